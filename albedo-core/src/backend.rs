@@ -1,0 +1,289 @@
+//! Models: the [`ModelBackend`] and [`ModelSession`] roles and their requests.
+
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::context::CallContext;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::identity::Identity;
+
+/// Loads models.
+#[async_trait]
+pub trait ModelBackend: Debug + Send + Sync + 'static {
+    /// What this backend is; goes into the plan and the record.
+    fn identity(&self) -> &Identity;
+
+    /// Loads `model` and checks it.
+    ///
+    /// # Errors
+    /// A model whose bytes are missing, malformed or not finite is reported
+    /// with the file, the tensor and the reason; the caller, who knows which
+    /// side the model is, sets a contestant's fault. Cancellation leaves
+    /// nothing on the device.
+    async fn load(&self, model: &ModelSource, cx: &CallContext) -> Result<Arc<dyn ModelSession>>;
+}
+
+/// A loaded model. Dropping the last `Arc` frees the device.
+#[async_trait]
+pub trait ModelSession: Debug + Send + Sync + 'static {
+    /// What is loaded.
+    fn model(&self) -> &ModelInfo;
+
+    /// Number of tokens of `messages` rendered with the model's chat template
+    /// and the generation prompt; `None` where only the provider knows.
+    ///
+    /// # Errors
+    /// Messages that the template refuses.
+    fn count_prompt_tokens(&self, messages: &[Message]) -> Result<Option<u32>>;
+
+    /// Answers every request, as they finish, in any order.
+    ///
+    /// # Behavior
+    /// - Exactly one [`Generated`] a request, also for one that failed.
+    /// - Concurrent calls share the device: a request may be batched with those
+    ///   of other calls, and its text depends on none of them.
+    /// - The same request gives the same text (as far as [`ModelInfo`] says).
+    /// - Dropping the stream, or cancelling `cx`, stops the unfinished requests.
+    fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated>;
+
+    /// Teacher-forced log-probabilities, one [`TokenScores`] a request, in order.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] if the session cannot score.
+    async fn score(&self, requests: Vec<ScoreRequest>, cx: &CallContext) -> Result<Vec<TokenScores>>;
+}
+
+/// Where a model's bytes are, and what they are pinned to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelSource {
+    /// A folder with `config.json`, `*.safetensors`, `tokenizer.json` and
+    /// `tokenizer_config.json`; for remote backends, the served model's name.
+    pub location: PathBuf,
+    /// Refuse to load anything with another parameters digest.
+    pub parameters: Option<Digest>,
+    /// Take tokenizer, chat template and stop ids from this folder instead: a
+    /// duel gives both sides the king's.
+    pub text_from: Option<PathBuf>,
+}
+
+impl ModelSource {
+    /// The model at `location`, unpinned, with its own tokenizer.
+    pub fn new(location: impl Into<PathBuf>) -> Self {
+        Self { location: location.into(), parameters: None, text_from: None }
+    }
+
+    /// The same model with the tokenizer, template and stop ids of `folder`.
+    #[must_use]
+    pub fn with_text_from(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.text_from = Some(folder.into());
+        self
+    }
+
+    /// The folder that tokenizer, template and stop ids come from.
+    pub fn text_location(&self) -> &Path {
+        self.text_from.as_deref().unwrap_or(&self.location)
+    }
+}
+
+/// A loaded model, as the plan and the record name it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// Digest of the parameters: SHA-256 over the lines `{sha256}  {name}\n` of
+    /// its weight files in byte order of their names; for a remote model, of its
+    /// served name.
+    pub parameters: Digest,
+    /// Architecture, for example `Qwen3ForCausalLM`.
+    pub architecture: String,
+    /// Number of parameters.
+    pub parameter_count: u64,
+    /// Longest prompt and reply together, in tokens.
+    pub context_length: u32,
+    /// Data type that the model computes in: `f32`, `bf16`.
+    pub dtype: String,
+    /// Digest of the tokenizer's file.
+    pub tokenizer: Digest,
+    /// Digest of the chat template's text.
+    pub chat_template: Digest,
+    /// Token ids that end a reply, ascending.
+    pub stop_ids: Vec<u32>,
+    /// Digest of the model's configuration as the backend understood it.
+    pub config: Digest,
+}
+
+/// Author of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Instructions that hold for the whole conversation.
+    System,
+    /// The task, and what the environment answers.
+    User,
+    /// The model.
+    Assistant,
+    /// A tool's result.
+    Tool,
+}
+
+impl Role {
+    /// The name that chat templates and data sets use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+        }
+    }
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Message {
+    /// Who wrote it.
+    pub role: Role,
+    /// Its text.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of `role`.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: content.into() }
+    }
+}
+
+/// How the next token is chosen from the logits.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampling {
+    /// Divides the logits; 0 is greedy: the highest logit, the lowest id among equals.
+    pub temperature: f64,
+    /// Keep the smallest set of most likely tokens whose probabilities reach
+    /// this sum; 1 keeps all. After `top_k`.
+    pub top_p: f64,
+    /// Keep this many most likely tokens; 0 keeps all.
+    pub top_k: u32,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 0.0, top_p: 1.0, top_k: 0 }
+    }
+}
+
+impl Sampling {
+    /// Checks the ranges: temperature finite and at least 0, `top_p` in (0, 1].
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::ConfigInvalid`], naming the value.
+    pub fn check(&self) -> Result<()> {
+        let invalid = |message| {
+            Err(Error::new(crate::ErrorKind::ConfigInvalid, "check the sampling settings", message))
+        };
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return invalid(format!("temperature is {}, it must be 0 or more", self.temperature));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return invalid(format!("top_p is {}, it must be above 0 and at most 1", self.top_p));
+        }
+        Ok(())
+    }
+}
+
+/// One reply to write.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateRequest {
+    /// The conversation so far, the last message not the assistant's.
+    pub messages: Vec<Message>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// The reply is cut after this many tokens.
+    pub max_new_tokens: u32,
+    /// Seed of this request's own random stream.
+    pub seed: u64,
+    /// Also score this text as the reply, on the same prompt: cheaper than a
+    /// [`ModelSession::score`] call because the prompt is read once.
+    pub score_reply: Option<String>,
+}
+
+/// The answer to request `index` of a [`ModelSession::generate`] call.
+#[derive(Debug)]
+pub struct Generated {
+    /// Position in the call's requests.
+    pub index: usize,
+    /// The reply, or why there is none.
+    pub result: Result<Completion>,
+}
+
+/// A finished reply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Completion {
+    /// The text, special tokens included except the one that ended it.
+    pub text: String,
+    /// Ids of the reply's tokens, the one that ended it included; empty if the
+    /// provider does not tell.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub finish: FinishReason,
+    /// Tokens read and written.
+    pub usage: Usage,
+    /// Scores of [`GenerateRequest::score_reply`].
+    pub reply_scores: Option<TokenScores>,
+}
+
+/// Why a reply ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model wrote a stop token.
+    Stop,
+    /// `max_new_tokens` was reached.
+    Length,
+    /// The provider did not say; the reply may be cut.
+    Unknown,
+}
+
+/// Tokens, and what they cost where the provider tells.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens of the rendered prompt.
+    pub prompt_tokens: u32,
+    /// Tokens of the reply, the stop token included.
+    pub completion_tokens: u32,
+    /// Price in US dollars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_usd: Option<f64>,
+}
+
+/// One reply to score.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScoreRequest {
+    /// The conversation so far.
+    pub messages: Vec<Message>,
+    /// The reply whose tokens, and the stop token after them, are scored.
+    pub reply: String,
+}
+
+/// Log-probabilities of a reply's tokens given the prompt and the tokens
+/// before each, under the model's own distribution (temperature 1), in nats;
+/// the closing stop token is the last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenScores {
+    /// One value a token.
+    pub log_probs: Vec<f32>,
+}
+
+impl TokenScores {
+    /// The mean log-probability a token in nats; `None` if there is no token.
+    pub fn mean(&self) -> Option<f64> {
+        let sum: f64 = self.log_probs.iter().map(|&value| f64::from(value)).sum();
+        (!self.log_probs.is_empty()).then(|| sum / self.log_probs.len() as f64)
+    }
+}

@@ -1,0 +1,39 @@
+//! The heart of albedo: the roles that plugins play, the duel engine, the
+//! decision rules and the record. It knows no network, GPU, chain or file
+//! format of tasks, and touches files only in its file record store.
+#![forbid(unsafe_code)]
+
+pub mod backend;
+pub mod chain;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod context;
+pub mod digest;
+pub mod error;
+pub mod files;
+pub mod identity;
+pub mod judge;
+pub mod registry;
+pub mod rng;
+pub mod safetensors;
+pub mod screen;
+pub mod tasks;
+pub mod weights;
+
+pub use backend::{
+    Completion, FinishReason, GenerateRequest, Generated, Message, ModelBackend, ModelInfo, ModelSession,
+    ModelSource, Role as MessageRole, Sampling, ScoreRequest, TokenScores, Usage,
+};
+pub use chain::ChainClient;
+pub use context::CallContext;
+pub use digest::{Digest, canonical_json};
+pub use error::{Error, ErrorKind, Fault, Result, Retry, Side};
+pub use files::{FileEntry, ModelFiles};
+pub use identity::Identity;
+pub use judge::{Assessment, Candidate, Comparison, Judge, Metric, Needs, Score};
+pub use registry::{BuildContext, Factory, Plugin, PluginInfo, Registry, Role};
+pub use screen::{Finding, Screen, ScreenStage, Subject};
+pub use tasks::{TaskRow, TaskSetInfo, TaskSource};
+
+#[doc(hidden)]
+pub use inventory;
