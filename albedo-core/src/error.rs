@@ -24,6 +24,7 @@ impl Side {
     pub const BOTH: [Self; 2] = [Self::King, Self::Challenger];
 
     /// The other side.
+    #[must_use]
     pub fn opponent(self) -> Self {
         match self {
             Self::King => Self::Challenger,

@@ -8,16 +8,25 @@ pub mod chain;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod context;
+pub mod decision;
 pub mod digest;
+pub mod draw;
+pub mod duel;
 pub mod error;
 pub mod files;
 pub mod identity;
 pub mod judge;
+pub mod numpy;
+pub mod panel;
+pub mod plan;
+pub mod record;
 pub mod registry;
 pub mod rng;
 pub mod safetensors;
 pub mod screen;
+pub mod stats;
 pub mod tasks;
+pub mod verdict;
 pub mod weights;
 
 pub use backend::{
@@ -26,14 +35,19 @@ pub use backend::{
 };
 pub use chain::ChainClient;
 pub use context::CallContext;
+pub use decision::Rule;
 pub use digest::{Digest, canonical_json};
+pub use duel::{Contestant, Duel, DuelEvent, DuelReport, Observer};
 pub use error::{Error, ErrorKind, Fault, Result, Retry, Side};
 pub use files::{FileEntry, ModelFiles};
 pub use identity::Identity;
 pub use judge::{Assessment, Candidate, Comparison, Judge, Metric, Needs, Score};
+pub use plan::{DuelPlan, DuelSettings, Seed};
+pub use record::{FileStore, MemoryStore, Record, RecordStore};
 pub use registry::{BuildContext, Factory, Plugin, PluginInfo, Registry, Role};
 pub use screen::{Finding, Screen, ScreenStage, Subject};
 pub use tasks::{TaskRow, TaskSetInfo, TaskSource};
+pub use verdict::{Outcome, Verdict};
 
 #[doc(hidden)]
 pub use inventory;

@@ -1,0 +1,309 @@
+//! The duel engine: draws, generates, judges and decides, as pairs complete,
+//! in plan order.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream;
+
+use crate::backend::{ModelBackend, ModelSession, ModelSource};
+use crate::context::CallContext;
+use crate::decision::Decider;
+use crate::digest::Digest;
+use crate::draw::Drawer;
+use crate::error::{Error, ErrorKind, Fault, Result, Side};
+use crate::identity::Identity;
+use crate::judge::Judge;
+use crate::plan::{ContestantPlan, DuelPlan, DuelSettings, JudgePlan, Limits, Sampler};
+use crate::record::{JournalEvent, RecordBuilder, RecordLine, RecordStore};
+use crate::tasks::TaskSource;
+use crate::verdict::{Outcome, Verdict};
+
+mod event;
+mod sample;
+
+pub use event::{DuelEvent, Observer};
+use sample::SampleRun;
+
+/// One side of a duel: a loaded model and what runs it.
+#[derive(Debug, Clone)]
+pub struct Contestant {
+    session: Arc<dyn ModelSession>,
+    backend: Identity,
+}
+
+impl Contestant {
+    /// Loads `source` with `backend` as `side`.
+    ///
+    /// # Errors
+    /// Whatever the backend meets, naming the side. Bytes that are malformed
+    /// are `side`'s own fault.
+    pub async fn load(
+        side: Side,
+        backend: &dyn ModelBackend,
+        source: &ModelSource,
+        cx: &CallContext,
+    ) -> Result<Self> {
+        let session = backend.load(source, cx).await.map_err(|error| {
+            let own = matches!(
+                error.kind(),
+                ErrorKind::DataInvalid | ErrorKind::DigestMismatch | ErrorKind::Unsupported
+            );
+            let error = error.with("side", side);
+            if own { error.with_fault(Fault::Contestant(side)) } else { error }
+        })?;
+        Ok(Self { session, backend: backend.identity().clone() })
+    }
+
+    /// The loaded model.
+    pub fn session(&self) -> &Arc<dyn ModelSession> {
+        &self.session
+    }
+
+    fn plan(&self) -> ContestantPlan {
+        ContestantPlan { model: self.session.model().clone(), backend: self.backend.clone() }
+    }
+}
+
+/// A duel whose plan is frozen and whose parts are at hand.
+#[derive(Debug)]
+pub struct Duel {
+    plan: DuelPlan,
+    digest: Digest,
+    limits: Limits,
+    sessions: [Arc<dyn ModelSession>; 2],
+    tasks: Arc<dyn TaskSource>,
+    judges: Vec<Arc<dyn Judge>>,
+}
+
+/// How a duel ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DuelReport {
+    /// The plan's digest.
+    pub plan: Digest,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The record's digest; none if the duel is void.
+    pub record: Option<Digest>,
+}
+
+impl Duel {
+    /// Freezes the plan of a duel between `king` and `challenger` on `tasks`
+    /// before `judges`.
+    ///
+    /// # Errors
+    /// The operator's: absurd settings, no judge, two judges of one identity,
+    /// fewer tasks than samples, a challenger loaded with another tokenizer,
+    /// template or stop ids than the king's. The challenger's: another
+    /// architecture than the king's.
+    pub fn new(
+        settings: &DuelSettings,
+        king: Contestant,
+        challenger: Contestant,
+        tasks: Arc<dyn TaskSource>,
+        judges: Vec<Arc<dyn Judge>>,
+    ) -> Result<Self> {
+        settings.check()?;
+        check_contestants(&king, &challenger)?;
+        let judge_plans = plan_judges(&judges)?;
+        let info = tasks.info();
+        if info.rows < u64::from(settings.samples) {
+            return Err(Error::new(
+                ErrorKind::ConfigInvalid,
+                "plan the duel",
+                "there are fewer tasks than samples",
+            )
+            .with("rows", info.rows)
+            .with("samples", settings.samples)
+            .with_hint("lower `samples` or use more tasks"));
+        }
+        let longest = [&king, &challenger].map(|side| side.session.model().context_length);
+        let longest = longest[0].min(longest[1]);
+        let context_tokens = settings.context_tokens.unwrap_or(longest);
+        if context_tokens > longest || context_tokens <= settings.generation.max_new_tokens {
+            return Err(Error::new(ErrorKind::ConfigInvalid, "plan the duel", "the context does not fit")
+                .with("context tokens", context_tokens)
+                .with("the models' context", longest)
+                .with("max_new_tokens", settings.generation.max_new_tokens)
+                .with_hint("lower `context_tokens` or `generation.max_new_tokens`"));
+        }
+        let plan = DuelPlan {
+            version: env!("CARGO_PKG_VERSION").into(),
+            king: king.plan(),
+            challenger: challenger.plan(),
+            tasks: info.clone(),
+            sampler: Sampler::RowDraw,
+            samples: settings.samples,
+            seed: settings.seed,
+            context_tokens,
+            generation: settings.generation,
+            judges: judge_plans,
+            panel: settings.panel,
+            rule: settings.rule.clone(),
+        };
+        Ok(Self {
+            digest: plan.digest()?,
+            plan,
+            limits: settings.limits,
+            sessions: [king.session, challenger.session],
+            tasks,
+            judges,
+        })
+    }
+
+    /// The frozen plan.
+    pub fn plan(&self) -> &DuelPlan {
+        &self.plan
+    }
+
+    /// Runs the duel: every answer is in `store`'s journal before it is used,
+    /// the canonical record is published at the end. `observer` sees what
+    /// happens as it happens.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`] with how far it got, once `cx` is cancelled;
+    /// what the task source, the store, a model or a judge meets and no other
+    /// try can mend. Too many missing answers are not an error but the outcome
+    /// [`Outcome::Void`].
+    ///
+    /// # Cancellation
+    /// Dropping the future at any await leaves a journal that ends in a whole
+    /// line, and no record.
+    pub async fn run(
+        &self,
+        store: &dyn RecordStore,
+        observer: &dyn Observer,
+        cx: &CallContext,
+    ) -> Result<DuelReport> {
+        let cx = cx.child();
+        store
+            .append(
+                JournalEvent::Opened {
+                    format: crate::record::FORMAT,
+                    digest: self.digest,
+                    plan: Box::new(self.plan.clone()),
+                },
+                vec![],
+            )
+            .await?;
+        observer.on(&DuelEvent::Planned { plan: self.digest, samples: self.plan.samples });
+
+        let mut record = RecordBuilder::default();
+        record.line(&RecordLine::Header { format: crate::record::FORMAT })?;
+        record.line(&RecordLine::Plan { plan: Box::new(self.plan.clone()) })?;
+        let mut decider = Decider::new(self.plan.rule.clone(), self.plan.rule_context());
+
+        let drawer = Drawer::new(&self.plan, Arc::clone(&self.tasks), Arc::clone(&self.sessions[0]));
+        let drawn = stream::unfold(Some(drawer), |drawer| async {
+            let mut drawer = drawer?;
+            match drawer.next(&cx).await {
+                Ok(None) => None,
+                Ok(Some(drawn)) => Some((Ok(drawn), Some(drawer))),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        let runs = drawn.map(|drawn| async {
+            let (sample, draws) = drawn?;
+            SampleRun { duel: self, store, observer, cx: &cx }.run(sample, draws).await
+        });
+        let mut finished = Box::pin(runs.buffered(self.limits.samples_in_flight as usize));
+
+        // `buffered` hands the samples over in plan order, whatever order they
+        // finish in: otherwise stopping early would favour short replies.
+        while let Some(sample) = finished.next().await {
+            let sample = sample.map_err(|error| match error.kind() {
+                ErrorKind::Cancelled => error
+                    .with("samples decided", decider.clusters().len())
+                    .with("of", self.plan.samples)
+                    .with_hint("what was journalled is kept"),
+                _ => error,
+            })?;
+            let cluster = sample.write(&mut record)?;
+            let index = cluster.sample;
+            let decision = decider.consume(cluster);
+            observer.on(&DuelEvent::Decided {
+                sample: index,
+                difference: decider.clusters()[index as usize].difference,
+            });
+            if let Some(decision) = decision {
+                drop(finished);
+                let verdict = Verdict::new(&self.plan, decider.clusters(), decision);
+                return self.finish(verdict, record, store, observer).await;
+            }
+        }
+        Err(Error::bug("run the duel", "the samples ended and the rule had not decided"))
+    }
+
+    async fn finish(
+        &self,
+        verdict: Verdict,
+        mut record: RecordBuilder,
+        store: &dyn RecordStore,
+        observer: &dyn Observer,
+    ) -> Result<DuelReport> {
+        let mut digest = None;
+        if !matches!(verdict.outcome, Outcome::Void(_)) {
+            record.line(&RecordLine::Verdict(Box::new(verdict.clone())))?;
+            let record = record.finish();
+            store.publish(&record).await?;
+            digest = Some(record.digest);
+        }
+        store
+            .append(JournalEvent::Ended { verdict: Box::new(verdict.clone()), record: digest }, vec![])
+            .await?;
+        observer.on(&DuelEvent::Ended { outcome: verdict.outcome });
+        Ok(DuelReport { plan: self.digest, verdict, record: digest })
+    }
+}
+
+fn check_contestants(king: &Contestant, challenger: &Contestant) -> Result<()> {
+    let (king, challenger) = (king.session.model(), challenger.session.model());
+    if king.architecture != challenger.architecture {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "plan the duel",
+            "the challenger has another architecture",
+        )
+        .with_fault(Fault::Contestant(Side::Challenger))
+        .with("king", &king.architecture)
+        .with("challenger", &challenger.architecture));
+    }
+    let text =
+        |model: &crate::backend::ModelInfo| (model.tokenizer, model.chat_template, model.stop_ids.clone());
+    if text(king) != text(challenger) {
+        return Err(Error::new(
+            ErrorKind::ConfigInvalid,
+            "plan the duel",
+            "the challenger was loaded with another tokenizer, chat template or stop ids than the king",
+        )
+        .with_hint("load it with `ModelSource::with_text_from` the king's folder"));
+    }
+    Ok(())
+}
+
+fn plan_judges(judges: &[Arc<dyn Judge>]) -> Result<Vec<JudgePlan>> {
+    let invalid = |message: String| Error::new(ErrorKind::ConfigInvalid, "plan the duel", message);
+    if judges.is_empty() {
+        return Err(invalid("there is no judge".into()).with_hint("name at least one"));
+    }
+    let mut plans: Vec<JudgePlan> = Vec::new();
+    for judge in judges {
+        let plan =
+            JudgePlan { identity: judge.identity().clone(), metrics: judge.metrics().into_iter().collect() };
+        if plan.metrics.is_empty() {
+            return Err(
+                invalid(format!("judge `{}` speaks to no metric", plan.identity.name)).with_fault(Fault::Bug)
+            );
+        }
+        if plans.iter().any(|other| other.identity == plan.identity) {
+            return Err(invalid(format!("judge `{}` is on the panel twice", plan.identity.name))
+                .with_hint("one judge is one voice: remove one"));
+        }
+        plans.push(plan);
+    }
+    Ok(plans)
+}
+
+#[cfg(test)]
+mod tests;

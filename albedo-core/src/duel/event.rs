@@ -1,0 +1,81 @@
+//! What an onlooker sees of a running duel.
+
+use crate::backend::Usage;
+use crate::digest::Digest;
+use crate::error::{Error, Side};
+use crate::panel::Order;
+use crate::verdict::Outcome;
+
+/// Something that happened, in arrival order.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DuelEvent<'a> {
+    /// The plan is frozen and journalled.
+    Planned {
+        /// Its digest.
+        plan: Digest,
+        /// Samples planned.
+        samples: u32,
+    },
+    /// A sample was drawn.
+    Drawn {
+        /// Its place in plan order.
+        sample: u32,
+    },
+    /// A side replied.
+    Replied {
+        /// The sample.
+        sample: u32,
+        /// Whose reply.
+        side: Side,
+        /// Its tokens.
+        usage: Usage,
+    },
+    /// A judge answered.
+    Assessed {
+        /// The sample.
+        sample: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// Which reply it saw first.
+        order: Order,
+    },
+    /// A call failed; it may be tried again.
+    Failed {
+        /// The sample.
+        sample: u32,
+        /// The try, from 1.
+        call_try: u32,
+        /// Why.
+        error: &'a Error,
+    },
+    /// The decision consumed the next sample in plan order.
+    Decided {
+        /// The sample.
+        sample: u32,
+        /// Its difference, challenger minus king, in [−1, 1].
+        difference: f64,
+    },
+    /// The duel is over.
+    Ended {
+        /// What it came to.
+        outcome: Outcome,
+    },
+}
+
+/// Sees a duel's events. Called from the duel's own task: it must not block.
+pub trait Observer: Send + Sync {
+    /// `event` has just happened.
+    fn on(&self, event: &DuelEvent<'_>);
+}
+
+impl<F: Fn(&DuelEvent<'_>) + Send + Sync> Observer for F {
+    fn on(&self, event: &DuelEvent<'_>) {
+        self(event);
+    }
+}
+
+/// Sees nothing.
+impl Observer for () {
+    fn on(&self, _: &DuelEvent<'_>) {}
+}

@@ -1,0 +1,268 @@
+//! One sample's way through the duel: both replies, then every judge in both
+//! orders.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+
+use super::{Duel, DuelEvent, Observer};
+use crate::backend::{Completion, GenerateRequest, ModelSession};
+use crate::context::CallContext;
+use crate::digest::canonical_json;
+use crate::draw::{RowDraw, Sample};
+use crate::error::{Error, ErrorKind, Fault, Result, Retry, Side};
+use crate::judge::{Assessment, Candidate, Comparison};
+use crate::panel::{Cell, Cluster, Order};
+use crate::record::{
+    Call, JournalEvent, RecordBuilder, RecordLine, RecordStore, RecordedAnswer, RecordedReply, TextRef,
+};
+
+/// Pause before the second try of a failed call; doubled for each further one.
+const BACKOFF: Duration = Duration::from_millis(250);
+
+/// What a sample needs of the duel around it.
+#[derive(Clone, Copy)]
+pub(super) struct SampleRun<'a> {
+    pub(super) duel: &'a Duel,
+    pub(super) store: &'a dyn RecordStore,
+    pub(super) observer: &'a dyn Observer,
+    pub(super) cx: &'a CallContext,
+}
+
+/// A judged sample.
+pub(super) struct FinishedSample {
+    sample: Sample,
+    draws: Vec<RowDraw>,
+    replies: [Result<Completion, ErrorKind>; 2],
+    answers: Vec<[RecordedAnswer; 2]>,
+    cluster: Cluster,
+}
+
+impl SampleRun<'_> {
+    pub(super) async fn run(self, sample: Sample, draws: Vec<RowDraw>) -> Result<FinishedSample> {
+        let index = sample.index;
+        self.store.append(JournalEvent::Drawn { sample: index, draws: draws.clone() }, vec![]).await?;
+        self.observer.on(&DuelEvent::Drawn { sample: index });
+
+        let (king, challenger) =
+            futures::try_join!(self.reply(&sample, Side::King), self.reply(&sample, Side::Challenger))?;
+        let answers = match (&king, &challenger) {
+            (Ok(king), Ok(challenger)) => self.assess(&sample, king, challenger).await?,
+            _ => vec![
+                [RecordedAnswer::Missing { kind: None }, RecordedAnswer::Missing { kind: None }];
+                self.duel.judges.len()
+            ],
+        };
+        let plan = &self.duel.plan;
+        let cells = answers.iter().zip(&plan.judges).map(|([king_first, challenger_first], judge)| {
+            Cell::new(&judge.metrics, answered(king_first), answered(challenger_first))
+        });
+        let cluster = Cluster::new(index, cells.collect(), plan.panel.reducer);
+        Ok(FinishedSample { sample, draws, replies: [king, challenger], answers, cluster })
+    }
+
+    /// `side`'s reply, journalled; the kind of the last error if there is none.
+    async fn reply(&self, sample: &Sample, side: Side) -> Result<Result<Completion, ErrorKind>> {
+        let duel = self.duel;
+        let needs_scores = duel.judges.iter().any(|judge| judge.needs().reference_scores);
+        let request = GenerateRequest {
+            messages: sample.messages.clone(),
+            sampling: duel.plan.generation.sampling,
+            max_new_tokens: duel.plan.generation.max_new_tokens,
+            seed: duel.plan.request_seed(sample.index),
+            score_reply: needs_scores.then(|| sample.reference.clone()),
+        };
+        let session = &*duel.sessions[match side {
+            Side::King => 0,
+            Side::Challenger => 1,
+        }];
+        let call = || generate(session, request.clone(), self.cx);
+        let (call_try, completion) = match self.tries(sample.index, Call::Reply(side), call).await? {
+            Ok(answered) => answered,
+            Err(kind) => return Ok(Err(kind)),
+        };
+        let event = JournalEvent::Replied {
+            sample: sample.index,
+            side,
+            call_try,
+            text: TextRef::of(&completion.text),
+            finish: completion.finish,
+            usage: completion.usage,
+            reference_scores: completion.reply_scores.clone(),
+        };
+        self.store.append(event, vec![completion.text.clone()]).await?;
+        self.observer.on(&DuelEvent::Replied { sample: sample.index, side, usage: completion.usage });
+        Ok(Ok(completion))
+    }
+
+    /// Every judge's answers in both orders, in panel order.
+    async fn assess(
+        &self,
+        sample: &Sample,
+        king: &Completion,
+        challenger: &Completion,
+    ) -> Result<Vec<[RecordedAnswer; 2]>> {
+        let comparison = |first: &Completion, second: &Completion| Comparison {
+            messages: sample.messages.clone(),
+            reference: sample.reference.clone(),
+            first: candidate(first),
+            second: candidate(second),
+        };
+        let orders = [comparison(king, challenger), comparison(challenger, king)];
+        let judges = (0..self.duel.judges.len()).map(|judge| {
+            let [king_first, challenger_first] = &orders;
+            async move {
+                futures::try_join!(
+                    self.answer(sample.index, judge, Order::KingFirst, king_first),
+                    self.answer(sample.index, judge, Order::ChallengerFirst, challenger_first),
+                )
+                .map(|(king_first, challenger_first)| [king_first, challenger_first])
+            }
+        });
+        join_all(judges).await.into_iter().collect()
+    }
+
+    async fn answer(
+        &self,
+        sample: u32,
+        judge: usize,
+        order: Order,
+        comparison: &Comparison,
+    ) -> Result<RecordedAnswer> {
+        let index = judge as u32;
+        let call = || self.duel.judges[judge].compare(comparison, self.cx);
+        let (call_try, assessment) =
+            match self.tries(sample, Call::Assessment { judge: index, order }, call).await? {
+                Ok(answered) => answered,
+                Err(kind) => return Ok(RecordedAnswer::Missing { kind: Some(kind) }),
+            };
+        let event =
+            JournalEvent::Assessed { sample, judge: index, order, call_try, assessment: assessment.clone() };
+        self.store.append(event, vec![]).await?;
+        self.observer.on(&DuelEvent::Assessed { sample, judge: index, order });
+        Ok(RecordedAnswer::Answered(without_costs(assessment)))
+    }
+
+    /// Calls until there is an answer, with the number of the try that gave it;
+    /// the kind of the last error once infrastructure has failed for good.
+    /// Everybody else's faults end the duel.
+    async fn tries<T, F: Future<Output = Result<T>>>(
+        &self,
+        sample: u32,
+        call: Call,
+        attempt: impl Fn() -> F,
+    ) -> Result<Result<(u32, T), ErrorKind>> {
+        let mut call_try = 1;
+        loop {
+            let error = match attempt().await {
+                Ok(answer) => return Ok(Ok((call_try, answer))),
+                Err(error) => error,
+            };
+            if error.kind() == ErrorKind::Cancelled {
+                return Err(error);
+            }
+            let event = JournalEvent::Failed {
+                sample,
+                call,
+                call_try,
+                kind: error.kind(),
+                fault: error.fault(),
+                message: error.to_string(),
+            };
+            self.store.append(event, vec![]).await?;
+            self.observer.on(&DuelEvent::Failed { sample, call_try, error: &error });
+            if error.fault() != Fault::Infrastructure {
+                return Err(error.with("sample", sample));
+            }
+            if call_try == self.duel.limits.call_tries {
+                return Ok(Err(error.kind()));
+            }
+            let pause = match error.retry() {
+                Retry::Backoff => BACKOFF * 2_u32.saturating_pow(call_try - 1),
+                Retry::After(pause) => pause,
+                Retry::Never | Retry::Exhausted { .. } => return Ok(Err(error.kind())),
+            };
+            self.cx.run("wait before the next try", tokio::time::sleep(pause)).await?;
+            call_try += 1;
+        }
+    }
+}
+
+impl FinishedSample {
+    /// Writes the sample's lines and texts; what the decision consumes.
+    pub(super) fn write(self, record: &mut RecordBuilder) -> Result<Cluster> {
+        let Self {
+            sample: Sample { index: sample, repo, messages, reference, .. },
+            draws,
+            replies,
+            answers,
+            cluster,
+        } = self;
+        for draw in draws {
+            record.line(&RecordLine::Draw(draw))?;
+        }
+        let messages = String::from_utf8(canonical_json(&messages)?)
+            .map_err(|error| Error::bug("write the record", error.to_string()))?;
+        let messages = record.text(&messages);
+        let reference = record.text(&reference);
+        record.line(&RecordLine::Sample { sample, repo, messages, reference })?;
+        for (side, reply) in Side::BOTH.into_iter().zip(replies) {
+            let reply = match reply {
+                Ok(reply) => RecordedReply::Completed {
+                    text: record.text(&reply.text),
+                    finish: reply.finish,
+                    prompt_tokens: reply.usage.prompt_tokens,
+                    completion_tokens: reply.usage.completion_tokens,
+                    reference_scores: reply.reply_scores,
+                },
+                Err(kind) => RecordedReply::Missing { kind },
+            };
+            record.line(&RecordLine::Reply { sample, side, reply })?;
+        }
+        for (judge, answers) in answers.into_iter().enumerate() {
+            for (order, answer) in Order::BOTH.into_iter().zip(answers) {
+                record.line(&RecordLine::Assessment { sample, judge: judge as u32, order, answer })?;
+            }
+        }
+        record.line(&RecordLine::Cluster(cluster.clone()))?;
+        Ok(cluster)
+    }
+}
+
+/// The one answer to `request`.
+async fn generate(
+    session: &dyn ModelSession,
+    request: GenerateRequest,
+    cx: &CallContext,
+) -> Result<Completion> {
+    let mut answers = session.generate(vec![request], cx);
+    if let Some(answer) = answers.next().await {
+        return answer.result;
+    }
+    cx.check("generate a reply")?;
+    Err(Error::bug("generate a reply", "the session ended its answers without one"))
+}
+
+fn candidate(completion: &Completion) -> Candidate {
+    Candidate {
+        text: completion.text.clone(),
+        finish: completion.finish,
+        reference_scores: completion.reply_scores.clone(),
+    }
+}
+
+fn answered(answer: &RecordedAnswer) -> Option<&Assessment> {
+    match answer {
+        RecordedAnswer::Answered(assessment) => Some(assessment),
+        RecordedAnswer::Missing { .. } => None,
+    }
+}
+
+/// The assessment without what it cost, which is the journal's to keep.
+fn without_costs(assessment: Assessment) -> Assessment {
+    match assessment {
+        Assessment::Scored { scores, rationale, .. } => Assessment::Scored { scores, rationale, usage: None },
+        abstained @ Assessment::Abstained { .. } => abstained,
+    }
+}

@@ -1,0 +1,335 @@
+//! The frozen plan: everything that can change a verdict, in one value,
+//! digested before work begins.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::backend::{ModelInfo, Sampling};
+use crate::decision::{Rule, RuleContext};
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::identity::Identity;
+use crate::judge::Metric;
+use crate::panel::PanelSettings;
+use crate::rng::derive_seed;
+use crate::tasks::TaskSetInfo;
+
+/// What the user chooses of a duel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DuelSettings {
+    /// Samples to draw.
+    pub samples: u32,
+    /// Seed of the draw, of generation and of the rule's resampling.
+    pub seed: Seed,
+    /// Longest prompt and reply together in tokens; by default the smaller of
+    /// the two models' context lengths.
+    pub context_tokens: Option<u32>,
+    /// How replies are generated, the same for both sides.
+    pub generation: GenerationSettings,
+    /// How the judges' answers become one difference.
+    pub panel: PanelSettings,
+    /// How the duel is decided.
+    pub rule: Rule,
+    /// What bounds the work without changing the verdict.
+    pub limits: Limits,
+}
+
+impl Default for DuelSettings {
+    fn default() -> Self {
+        Self {
+            samples: 64,
+            seed: Seed::from(0),
+            context_tokens: None,
+            generation: GenerationSettings::default(),
+            panel: PanelSettings::default(),
+            rule: Rule::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl DuelSettings {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`], naming the value.
+    pub fn check(&self) -> Result<()> {
+        let invalid =
+            |message: String| Err(Error::new(ErrorKind::ConfigInvalid, "check the duel's settings", message));
+        if !(1..=1_000_000).contains(&self.samples) {
+            return invalid(format!("`samples` is {}, it must be between 1 and 1,000,000", self.samples));
+        }
+        if self.generation.max_new_tokens == 0 {
+            return invalid("`generation.max_new_tokens` is 0, it must be at least 1".into());
+        }
+        if self.context_tokens.is_some_and(|context| context <= self.generation.max_new_tokens) {
+            return invalid(
+                "`context_tokens` leaves no room for a prompt beside `generation.max_new_tokens`".into(),
+            );
+        }
+        if !(0.0..=1.0).contains(&self.panel.max_missing) {
+            return invalid(format!(
+                "`panel.max_missing` is {}, it must be between 0 and 1",
+                self.panel.max_missing
+            ));
+        }
+        if self.limits.samples_in_flight == 0 || self.limits.call_tries == 0 {
+            return invalid("`limits.samples_in_flight` and `limits.call_tries` must be at least 1".into());
+        }
+        self.generation.sampling.check()?;
+        self.rule.check()
+    }
+}
+
+/// How replies are generated.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct GenerationSettings {
+    /// A reply is cut after this many tokens and judged as it is.
+    pub max_new_tokens: u32,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+}
+
+impl Default for GenerationSettings {
+    fn default() -> Self {
+        Self { max_new_tokens: 256, sampling: Sampling::default() }
+    }
+}
+
+/// What bounds the work without changing the verdict; not part of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Samples between drawing and decision at any time.
+    pub samples_in_flight: u32,
+    /// Tries of a call that fails for a passing reason.
+    pub call_tries: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { samples_in_flight: 128, call_tries: 3 }
+    }
+}
+
+/// The duel's seed: 32 bytes. A whole number in configuration fills the first
+/// eight, little-endian; on chain it is a hash. 64 hexadecimal digits as text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Seed([u8; 32]);
+
+impl Seed {
+    /// The raw bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The first eight bytes, little-endian: the entropy of the Python system's
+    /// sampler and bootstrap.
+    pub fn entropy(&self) -> u64 {
+        self.0[..8].iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
+    }
+}
+
+impl From<u64> for Seed {
+    fn from(value: u64) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&value.to_le_bytes());
+        Self(bytes)
+    }
+}
+
+impl From<Digest> for Seed {
+    fn from(digest: Digest) -> Self {
+        Self(*digest.as_bytes())
+    }
+}
+
+impl FromStr for Seed {
+    type Err = Error;
+
+    /// A whole number in decimal, or 64 hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self> {
+        if let Ok(value) = text.parse::<u64>() {
+            return Ok(Self::from(value));
+        }
+        text.parse::<Digest>().map(Self::from).map_err(|_| {
+            Error::new(ErrorKind::ConfigInvalid, "read the seed", format!("`{text}` is no seed"))
+                .with_hint("give a whole number or 64 hexadecimal digits")
+        })
+    }
+}
+
+impl fmt::Display for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0[8..].iter().all(|&byte| byte == 0) {
+            write!(f, "{}", self.entropy())
+        } else {
+            write!(f, "{}", Digest::from(self.0))
+        }
+    }
+}
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Seed {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Seed {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Seed;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number or 64 hexadecimal digits")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Seed, E> {
+                Ok(Seed::from(value))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Seed, E> {
+                u64::try_from(value).map(Seed::from).map_err(|_| E::custom("a seed is not negative"))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Seed, E> {
+                text.parse().map_err(|error: Error| E::custom(error.message()))
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for Seed {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Seed".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string" }],
+            "description": "a whole number, or 64 hexadecimal digits"
+        })
+    }
+}
+
+/// Everything that can change the verdict of one duel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DuelPlan {
+    /// Version of albedo that froze it.
+    pub version: String,
+    /// The king.
+    pub king: ContestantPlan,
+    /// The challenger.
+    pub challenger: ContestantPlan,
+    /// The tasks.
+    pub tasks: TaskSetInfo,
+    /// How rows and turns are drawn.
+    pub sampler: Sampler,
+    /// Samples to draw.
+    pub samples: u32,
+    /// The seed.
+    pub seed: Seed,
+    /// Longest prompt and reply together, in tokens.
+    pub context_tokens: u32,
+    /// How replies are generated.
+    pub generation: GenerationSettings,
+    /// The judges, in panel order.
+    pub judges: Vec<JudgePlan>,
+    /// How their answers become one difference.
+    pub panel: PanelSettings,
+    /// How the duel is decided.
+    pub rule: Rule,
+}
+
+impl DuelPlan {
+    /// The plan's digest: SHA-256 of its canonical JSON.
+    pub fn digest(&self) -> Result<Digest> {
+        Digest::of_json(self)
+    }
+
+    /// The seed of the replies to sample `sample`: the same for both sides.
+    pub fn request_seed(&self, sample: u32) -> u64 {
+        derive_seed("reply", &[self.seed.as_bytes(), &sample.to_le_bytes()])
+    }
+
+    /// What the rule is told besides the clusters.
+    pub fn rule_context(&self) -> RuleContext {
+        RuleContext { samples: self.samples, entropy: self.seed.entropy() }
+    }
+
+    /// The judges' own metrics, in panel order.
+    pub fn metrics(&self) -> Vec<Vec<Metric>> {
+        self.judges.iter().map(|judge| judge.metrics.clone()).collect()
+    }
+}
+
+/// One side of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContestantPlan {
+    /// The loaded model.
+    pub model: ModelInfo,
+    /// The backend that runs it.
+    pub backend: Identity,
+}
+
+/// One judge of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JudgePlan {
+    /// The judge.
+    pub identity: Identity,
+    /// The metrics it speaks to, in the rubric's order.
+    pub metrics: Vec<Metric>,
+}
+
+/// How rows and turns are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sampler {
+    /// [`crate::draw`]: a row uniformly, then a turn among its assistant turns.
+    RowDraw,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_reads_numbers_and_hashes_and_keeps_its_entropy() {
+        let seed: Seed = serde_json::from_str("12345").expect("a number");
+        assert_eq!(seed.entropy(), 12_345);
+        assert_eq!(seed.to_string(), "12345");
+        let hash = Digest::of("x");
+        let seed: Seed = hash.to_string().parse().expect("a hash");
+        assert_eq!(seed.as_bytes(), hash.as_bytes());
+        assert!(serde_json::from_str::<Seed>("-1").is_err());
+        assert!("soon".parse::<Seed>().is_err());
+    }
+
+    #[test]
+    fn absurd_settings_are_named() {
+        let check = |settings: DuelSettings| settings.check().expect_err("absurd").to_string();
+        let default = DuelSettings::default;
+        assert!(default().check().is_ok());
+        assert!(check(DuelSettings { samples: 0, ..default() }).contains("`samples` is 0"));
+        let sampling = Sampling { temperature: f64::NAN, ..Sampling::default() };
+        let generation = GenerationSettings { sampling, ..GenerationSettings::default() };
+        assert!(check(DuelSettings { generation, ..default() }).contains("temperature"));
+        let rule = Rule::Margin { win_margin: -1.0 };
+        assert!(check(DuelSettings { rule, ..default() }).contains("`win_margin` is -1"));
+    }
+}

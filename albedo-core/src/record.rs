@@ -1,0 +1,216 @@
+//! What a duel leaves behind: the journal, in arrival order, and the canonical
+//! record, in plan order.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `journal.jsonl`, `journal.blobs` | what happened, with times and tries; not part of the verdict |
+//! | `record.jsonl`, `record.blobs` | what the decision consumed; no times, costs or secrets |
+//! | `record.digest` | *the* digest of the duel, over both `record` files |
+//!
+//! Long texts are blobs: the lines name them by digest ([`TextRef`]).
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::{FinishReason, TokenScores, Usage};
+use crate::digest::Digest;
+use crate::draw::RowDraw;
+use crate::error::{ErrorKind, Fault, Side};
+use crate::judge::Assessment;
+use crate::panel::{Cluster, Order};
+use crate::plan::DuelPlan;
+use crate::verdict::Verdict;
+
+mod blobs;
+mod canonical;
+mod reader;
+mod store;
+
+pub use blobs::TextRef;
+pub use canonical::{CanonicalRecord, RecordBuilder};
+pub use reader::Record;
+pub use store::{FileStore, JournalEntry, MemoryStore, RecordStore};
+
+/// Version of the record format that this build writes.
+pub const FORMAT: u32 = 1;
+
+/// One line of `record.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "line", rename_all = "snake_case")]
+pub enum RecordLine {
+    /// The first line.
+    Header {
+        /// [`FORMAT`].
+        format: u32,
+    },
+    /// The second line.
+    Plan {
+        /// The frozen plan.
+        plan: Box<DuelPlan>,
+    },
+    /// Every row draw up to and including a sample's own.
+    Draw(RowDraw),
+    /// A sample, before its replies.
+    Sample {
+        /// Its place in plan order.
+        sample: u32,
+        /// The repository.
+        repo: String,
+        /// Canonical JSON of the conversation.
+        messages: TextRef,
+        /// The recorded reply.
+        reference: TextRef,
+    },
+    /// One side's reply, the king's first.
+    Reply {
+        /// The sample.
+        sample: u32,
+        /// Whose.
+        side: Side,
+        /// The reply, or why there is none.
+        reply: RecordedReply,
+    },
+    /// One judge's answer, judges in panel order, the king-first order first.
+    Assessment {
+        /// The sample.
+        sample: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// Which reply it saw first.
+        order: Order,
+        /// Its answer, or why there is none.
+        answer: RecordedAnswer,
+    },
+    /// What the decision consumed, after the sample's answers.
+    Cluster(Cluster),
+    /// The last line.
+    Verdict(Box<Verdict>),
+}
+
+/// A reply as the record keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordedReply {
+    /// A finished reply.
+    Completed {
+        /// Its text.
+        text: TextRef,
+        /// Why it ended.
+        finish: FinishReason,
+        /// Tokens of the rendered prompt.
+        prompt_tokens: u32,
+        /// Tokens of the reply.
+        completion_tokens: u32,
+        /// Log-probabilities of the recorded reply under this side, if a judge
+        /// needs them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reference_scores: Option<TokenScores>,
+    },
+    /// There is none: missing for both sides.
+    Missing {
+        /// The kind of the last error.
+        kind: ErrorKind,
+    },
+}
+
+/// A judge's answer as the record keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordedAnswer {
+    /// The judge answered.
+    Answered(Assessment),
+    /// The judge could not find out, or there was no pair to judge.
+    Missing {
+        /// The kind of the last error; none if there was no pair.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kind: Option<ErrorKind>,
+    },
+}
+
+/// One line of `journal.jsonl`, without its time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum JournalEvent {
+    /// The first line.
+    Opened {
+        /// [`FORMAT`].
+        format: u32,
+        /// The plan's digest.
+        digest: Digest,
+        /// The frozen plan.
+        plan: Box<DuelPlan>,
+    },
+    /// A sample was drawn.
+    Drawn {
+        /// Its place in plan order.
+        sample: u32,
+        /// All row draws up to its own.
+        draws: Vec<RowDraw>,
+    },
+    /// A side replied.
+    Replied {
+        /// The sample.
+        sample: u32,
+        /// Whose reply.
+        side: Side,
+        /// The try that answered, from 1.
+        call_try: u32,
+        /// The text.
+        text: TextRef,
+        /// Why it ended.
+        finish: FinishReason,
+        /// Tokens, and what they cost.
+        usage: Usage,
+        /// Log-probabilities of the recorded reply, if a judge needs them.
+        reference_scores: Option<TokenScores>,
+    },
+    /// A judge answered.
+    Assessed {
+        /// The sample.
+        sample: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// Which reply it saw first.
+        order: Order,
+        /// The try that answered, from 1.
+        call_try: u32,
+        /// The answer.
+        assessment: Assessment,
+    },
+    /// A call failed.
+    Failed {
+        /// The sample.
+        sample: u32,
+        /// What was called.
+        call: Call,
+        /// The try that failed, from 1.
+        call_try: u32,
+        /// What went wrong.
+        kind: ErrorKind,
+        /// Who has to act.
+        fault: Fault,
+        /// The error in one line.
+        message: String,
+    },
+    /// The duel came to an end.
+    Ended {
+        /// The verdict.
+        verdict: Box<Verdict>,
+        /// The record's digest; none if the duel is void.
+        record: Option<Digest>,
+    },
+}
+
+/// A call to a model or a judge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Call {
+    /// A side's reply.
+    Reply(Side),
+    /// A judge's answer.
+    Assessment {
+        /// The judge's place in the panel.
+        judge: u32,
+        /// Which reply it saw first.
+        order: Order,
+    },
+}

@@ -1,0 +1,165 @@
+//! The verdict, and the numbers reported with it: pure functions of the plan
+//! and the clusters.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decision::{Decision, decide};
+use crate::judge::Metric;
+use crate::panel::{Cell, Cluster};
+use crate::plan::DuelPlan;
+use crate::stats::{Interval, bootstrap_interval};
+
+/// What a duel came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", content = "reason", rename_all = "snake_case")]
+pub enum Outcome {
+    /// The challenger takes the crown.
+    Dethroned,
+    /// The king keeps it.
+    KingHolds(Holds),
+    /// No decision, and nobody's loss.
+    Void(VoidReason),
+}
+
+/// Why a king holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holds {
+    /// A win by the margin was not shown.
+    NotShown,
+}
+
+/// Why a duel is void.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VoidReason {
+    /// More cells are missing than the panel's settings allow.
+    TooManyMissing,
+}
+
+/// The outcome and the numbers behind it. A score is the mean over samples of
+/// the challenger's share, 0 to 100; the king's is 100 minus it; the margin is
+/// the challenger's minus the king's, in points.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// What it came to.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// Samples that the decision consumed.
+    pub samples: u32,
+    /// Challenger minus king in points, mean over samples.
+    pub margin: f64,
+    /// 95 % bootstrap interval of the margin; approximate below 50 samples.
+    pub margin_interval: Interval,
+    /// By judge, in panel order.
+    pub judges: Vec<JudgeScore>,
+    /// Challenger minus king in points by metric, mean over the judges that
+    /// speak to it.
+    pub metrics: BTreeMap<Metric, f64>,
+    /// Missing cells.
+    pub missing: u32,
+    /// All cells.
+    pub cells: u32,
+    /// Whether the challenger would be crowned with every missing cell counted
+    /// for the king.
+    pub dethroned_if_missing_for_king: bool,
+    /// What the rule said.
+    pub decision: Decision,
+}
+
+/// One judge's numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JudgeScore {
+    /// The judge's name.
+    pub judge: String,
+    /// Challenger minus king in points.
+    pub margin: f64,
+    /// The same by metric.
+    pub metrics: BTreeMap<Metric, f64>,
+    /// Cells in which the two orders preferred different sides.
+    pub flips: u32,
+    /// Missing cells.
+    pub missing: u32,
+}
+
+impl Verdict {
+    /// The verdict of `decision` on `clusters` under `plan`.
+    pub fn new(plan: &DuelPlan, clusters: &[Cluster], decision: Decision) -> Self {
+        let judges: Vec<_> = (0..plan.judges.len()).map(|judge| judge_score(plan, clusters, judge)).collect();
+        let metrics = Metric::ALL.into_iter().filter_map(|metric| {
+            let scores: Vec<_> = judges.iter().filter_map(|judge| judge.metrics.get(&metric)).collect();
+            let mean = scores.iter().copied().sum::<f64>() / scores.len() as f64;
+            (!scores.is_empty()).then_some((metric, mean))
+        });
+        let metrics = metrics.collect();
+        let missing = judges.iter().map(|judge| judge.missing).sum();
+        let cells = (clusters.len() * plan.judges.len()) as u32;
+        let own = plan.metrics();
+        let for_king = clusters.iter().map(|cluster| cluster.missing_for_king(&own, plan.panel.reducer));
+        let for_king = decide(&plan.rule, plan.rule_context(), for_king);
+        let outcome = if f64::from(missing) > plan.panel.max_missing * f64::from(cells) {
+            Outcome::Void(VoidReason::TooManyMissing)
+        } else if decision.dethroned {
+            Outcome::Dethroned
+        } else {
+            Outcome::KingHolds(Holds::NotShown)
+        };
+        let differences: Vec<_> = clusters.iter().map(|cluster| cluster.difference).collect();
+        Self {
+            outcome,
+            samples: clusters.len() as u32,
+            margin: points(differences.iter().copied()),
+            margin_interval: bootstrap_interval(&differences, 0.95, plan.seed.entropy()).scaled(100.0),
+            judges,
+            metrics,
+            missing,
+            cells,
+            dethroned_if_missing_for_king: for_king.is_some_and(|decision| decision.dethroned),
+            decision,
+        }
+    }
+
+    /// The challenger's score, 0 to 100.
+    pub fn challenger(&self) -> f64 {
+        share(self.margin)
+    }
+
+    /// The king's score, 0 to 100.
+    pub fn king(&self) -> f64 {
+        share(-self.margin)
+    }
+
+    /// Share of the scored cells whose two orders preferred different sides.
+    pub fn flip_rate(&self) -> f64 {
+        let scored = self.cells.saturating_sub(self.missing);
+        let flips: u32 = self.judges.iter().map(|judge| judge.flips).sum();
+        if scored == 0 { 0.0 } else { f64::from(flips) / f64::from(scored) }
+    }
+}
+
+/// A margin in points as a score of 100.
+pub fn share(margin: f64) -> f64 {
+    50.0 + margin / 2.0
+}
+
+fn judge_score(plan: &DuelPlan, clusters: &[Cluster], judge: usize) -> JudgeScore {
+    let cells: Vec<_> = clusters.iter().filter_map(|cluster| cluster.cells.get(judge)).collect();
+    let metrics = plan.judges[judge].metrics.iter();
+    JudgeScore {
+        judge: plan.judges[judge].identity.name.clone(),
+        margin: points(cells.iter().map(|cell| cell.difference())),
+        metrics: metrics
+            .map(|&metric| (metric, points(cells.iter().map(|cell| cell.metric(metric)))))
+            .collect(),
+        flips: cells.iter().filter(|cell| matches!(cell, Cell::Scored { flipped: true, .. })).count() as u32,
+        missing: cells.iter().filter(|cell| cell.is_missing()).count() as u32,
+    }
+}
+
+/// The mean of differences in points; 0 for none.
+fn points(differences: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = differences.len();
+    if count == 0 { 0.0 } else { 100.0 * (differences.sum::<f64>() / count as f64) }
+}
