@@ -1,1 +1,22 @@
-//! stub
+//! Judges of albedo. The offline panel needs no network and answers the same
+//! question the same way on every machine:
+//!
+//! | judge | asks | metrics |
+//! | --- | --- | --- |
+//! | [`protocol`] | does the reply keep the operating contract? | protocol |
+//! | [`reference_action`] | how close is its command to the recorded one? | correctness, grounding, progress, efficiency |
+//! | [`reference_likelihood`] | how likely is the recorded reply to its model? | correctness |
+//!
+//! All three are mirrored exactly: for any two replies the scores of the two
+//! orders add up to 1 in `f64`, and a reply against itself scores 0.5.
+#![forbid(unsafe_code)]
+
+mod names;
+pub mod protocol;
+mod quality;
+pub mod reference_action;
+pub mod reference_likelihood;
+mod reply;
+mod shell;
+#[cfg(test)]
+mod testing;

@@ -1,1 +1,359 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use super::*;
+use crate::backend::{
+    Completion, FinishReason, GenerateRequest, Generated, Message, ModelInfo, Role, ScoreRequest,
+    TokenScores, Usage,
+};
+use crate::digest::Digest;
+use crate::error::Retry;
+use crate::judge::{Assessment, Comparison, Metric, Score};
+use crate::plan::Seed;
+use crate::record::{MemoryStore, Record};
+use crate::tasks::{TaskRow, TaskSetInfo};
+use crate::verdict::{Holds, VoidReason};
+
+/// Replies `{name} {request seed}` after yielding as often as the request's
+/// seed says, so that replies arrive out of order.
+#[derive(Debug)]
+struct Scripted {
+    model: ModelInfo,
+    name: &'static str,
+    failures: Mutex<BTreeMap<u64, Vec<Error>>>,
+}
+
+impl Scripted {
+    fn new(name: &'static str) -> Self {
+        let digest = Digest::of("shared");
+        let model = ModelInfo {
+            parameters: Digest::of(name),
+            architecture: "Scripted".into(),
+            parameter_count: 0,
+            context_length: 1000,
+            dtype: "none".into(),
+            tokenizer: digest,
+            chat_template: digest,
+            stop_ids: vec![0],
+            config: digest,
+        };
+        Self { model, name, failures: Mutex::default() }
+    }
+
+    fn contestant(self) -> Contestant {
+        let backend = Identity { name: "scripted".into(), version: "1".into(), config: Digest::of("") };
+        Contestant { session: Arc::new(self), backend }
+    }
+}
+
+#[async_trait]
+impl ModelSession for Scripted {
+    fn model(&self) -> &ModelInfo {
+        &self.model
+    }
+
+    fn count_prompt_tokens(&self, messages: &[Message]) -> Result<Option<u32>> {
+        Ok(Some(messages.iter().map(|message| message.content.len() as u32).sum()))
+    }
+
+    fn generate(&self, requests: Vec<GenerateRequest>, _: &CallContext) -> BoxStream<'static, Generated> {
+        let answers = requests.into_iter().enumerate().map(|(index, request)| {
+            let failure = self.failures.lock().expect("unpoisoned").get_mut(&request.seed).and_then(Vec::pop);
+            let result = failure.map_or_else(
+                || {
+                    Ok(Completion {
+                        text: format!("{} {}", self.name, request.seed),
+                        tokens: vec![],
+                        finish: FinishReason::Stop,
+                        usage: Usage { prompt_tokens: 3, completion_tokens: 2, price_usd: None },
+                        reply_scores: None,
+                    })
+                },
+                Err,
+            );
+            async move {
+                for _ in 0..request.seed % 7 {
+                    tokio::task::yield_now().await;
+                }
+                Generated { index, result }
+            }
+        });
+        stream::iter(answers.collect::<Vec<_>>()).buffer_unordered(8).boxed()
+    }
+
+    async fn score(&self, _: Vec<ScoreRequest>, _: &CallContext) -> Result<Vec<TokenScores>> {
+        Err(Error::new(ErrorKind::Unsupported, "score", "scripted"))
+    }
+}
+
+/// Thirty rows of ten instances, one row without an assistant turn.
+#[derive(Debug)]
+struct Rows(TaskSetInfo);
+
+impl Rows {
+    fn shared() -> Arc<dyn TaskSource> {
+        Arc::new(Self(TaskSetInfo { manifest: Digest::of("rows"), rows: 30, unhashed: false }))
+    }
+}
+
+#[async_trait]
+impl TaskSource for Rows {
+    fn info(&self) -> &TaskSetInfo {
+        &self.0
+    }
+
+    async fn row(&self, row: u64, _: &CallContext) -> Result<TaskRow> {
+        let mut messages = vec![Message::new(Role::System, "s"), Message::new(Role::User, "u")];
+        if row != 7 {
+            messages.push(Message::new(Role::Assistant, format!("recorded {row}")));
+            messages.push(Message::new(Role::User, "v".repeat(row as usize * 50)));
+            messages.push(Message::new(Role::Assistant, "done"));
+        }
+        Ok(TaskRow { instance_id: format!("instance {}", row % 10), repo: "repo".into(), messages })
+    }
+}
+
+type Answer = fn(&Comparison) -> Result<Assessment>;
+
+#[derive(Debug)]
+struct Asked {
+    identity: Identity,
+    answer: Answer,
+    calls: AtomicU32,
+}
+
+impl Asked {
+    fn new(name: &str, answer: Answer) -> Arc<Self> {
+        let identity = Identity { name: name.into(), version: "1".into(), config: Digest::of("") };
+        Arc::new(Self { identity, answer, calls: AtomicU32::new(0) })
+    }
+}
+
+#[async_trait]
+impl Judge for Asked {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn metrics(&self) -> BTreeSet<Metric> {
+        [Metric::Correctness].into()
+    }
+
+    async fn compare(&self, request: &Comparison, _: &CallContext) -> Result<Assessment> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        tokio::task::yield_now().await;
+        (self.answer)(request)
+    }
+}
+
+fn scored(score: f64) -> Result<Assessment> {
+    Ok(Assessment::scored([(Metric::Correctness, Score::new(score)?)]))
+}
+
+/// Prefers "better" by an eighth.
+fn fair(request: &Comparison) -> Result<Assessment> {
+    let quality = |text: &str| f64::from(u8::from(text.starts_with("better"))) / 4.0;
+    scored(0.5 + (quality(&request.first.text) - quality(&request.second.text)) / 2.0)
+}
+
+fn always_first(_: &Comparison) -> Result<Assessment> {
+    scored(1.0)
+}
+
+fn settings() -> DuelSettings {
+    DuelSettings {
+        samples: 8,
+        seed: Seed::from(5),
+        limits: Limits { samples_in_flight: 4, call_tries: 2 },
+        ..DuelSettings::default()
+    }
+}
+
+fn duel(king: Scripted, challenger: Scripted, judges: Vec<Arc<dyn Judge>>) -> Duel {
+    Duel::new(&settings(), king.contestant(), challenger.contestant(), Rows::shared(), judges).expect("plans")
+}
+
+async fn run(duel: &Duel) -> (DuelReport, MemoryStore) {
+    let store = MemoryStore::default();
+    let report = duel.run(&store, &(), &CallContext::new()).await.expect("runs");
+    (report, store)
+}
+
+#[tokio::test]
+async fn a_better_challenger_is_crowned_and_the_record_reads_back() {
+    let duel = duel(Scripted::new("plain"), Scripted::new("better"), vec![Asked::new("fair", fair)]);
+    let (report, store) = run(&duel).await;
+    assert_eq!(report.verdict.outcome, Outcome::Dethroned);
+    assert_eq!(report.verdict.judges[0].margin, 25.0);
+    assert_eq!((report.verdict.challenger(), report.verdict.king()), (62.5, 37.5));
+    let record = store.record().expect("published");
+    assert_eq!(Some(record.digest), report.record);
+    let read = Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads");
+    assert_eq!(read.verdict(), Some(&report.verdict));
+    assert_eq!(read.plan(), Some(duel.plan()));
+}
+
+#[tokio::test]
+async fn the_same_seed_gives_the_same_record_whatever_is_in_flight() {
+    let mut digests = BTreeSet::new();
+    for samples_in_flight in [1, 3, 8] {
+        let mut duel = duel(Scripted::new("plain"), Scripted::new("better"), vec![Asked::new("fair", fair)]);
+        duel.limits.samples_in_flight = samples_in_flight;
+        digests.insert(run(&duel).await.0.record);
+    }
+    assert_eq!(digests.len(), 1);
+}
+
+#[tokio::test]
+async fn exchanging_the_sides_mirrors_every_score() {
+    let here = duel(Scripted::new("plain"), Scripted::new("better"), vec![Asked::new("fair", fair)]);
+    let there = duel(Scripted::new("better"), Scripted::new("plain"), vec![Asked::new("fair", fair)]);
+    let (here, there) = (run(&here).await.0.verdict, run(&there).await.0.verdict);
+    assert_eq!(there.outcome, Outcome::KingHolds(Holds::NotShown));
+    assert_eq!(here.margin, -there.margin);
+    assert_eq!(here.challenger(), there.king());
+    assert_eq!(here.judges[0].metrics[&Metric::Correctness], -there.judges[0].metrics[&Metric::Correctness]);
+}
+
+#[tokio::test]
+async fn a_judge_that_always_answers_first_moves_nothing() {
+    let duel =
+        duel(Scripted::new("plain"), Scripted::new("better"), vec![Asked::new("biased", always_first)]);
+    let verdict = run(&duel).await.0.verdict;
+    assert_eq!(verdict.margin, 0.0);
+    assert_eq!(verdict.flip_rate(), 1.0);
+    assert_eq!(verdict.outcome, Outcome::KingHolds(Holds::NotShown));
+}
+
+#[tokio::test]
+async fn every_pair_is_judged_once_in_each_order() {
+    let judge = Asked::new("fair", fair);
+    let duel = duel(Scripted::new("plain"), Scripted::new("better"), vec![Arc::<Asked>::clone(&judge)]);
+    let (_, store) = run(&duel).await;
+    assert_eq!(judge.calls.load(Ordering::Relaxed), 16);
+    let assessed: Vec<_> = store
+        .journal()
+        .into_iter()
+        .filter_map(|event| match event {
+            JournalEvent::Assessed { sample, order, .. } => Some((sample, order)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(assessed.len(), 16);
+    assert_eq!(assessed.iter().collect::<BTreeSet<_>>().len(), 16);
+}
+
+#[tokio::test]
+async fn too_many_missing_cells_make_the_duel_void() {
+    fn out(_: &Comparison) -> Result<Assessment> {
+        Err(Error::new(ErrorKind::Unavailable, "ask the judge", "down")
+            .with_retry(Retry::After(Duration::ZERO)))
+    }
+    let broken = Asked::new("out", out);
+    let judges: Vec<Arc<dyn Judge>> = vec![Asked::new("fair", fair), Arc::<Asked>::clone(&broken)];
+    let duel = duel(Scripted::new("plain"), Scripted::new("better"), judges);
+    let (report, store) = run(&duel).await;
+    assert_eq!(report.verdict.outcome, Outcome::Void(VoidReason::TooManyMissing));
+    assert_eq!((report.verdict.missing, report.verdict.cells), (8, 16));
+    assert_eq!(report.record, None);
+    assert_eq!(store.record(), None);
+    assert_eq!(broken.calls.load(Ordering::Relaxed), 32, "two orders of eight samples, two tries each");
+}
+
+#[tokio::test]
+async fn a_failed_reply_is_tried_again_and_then_missing_for_both() {
+    let passing =
+        || Error::new(ErrorKind::DeviceLost, "generate", "gone").with_retry(Retry::After(Duration::ZERO));
+    let judge = Asked::new("fair", fair);
+    let king = Scripted::new("plain");
+    let duel = duel(king, Scripted::new("better"), vec![Arc::<Asked>::clone(&judge)]);
+    let seeds = [0, 1].map(|sample| duel.plan.request_seed(sample));
+    let failing = Scripted::new("plain");
+    *failing.failures.lock().expect("unpoisoned") =
+        [(seeds[0], vec![passing()]), (seeds[1], vec![passing(), passing()])].into();
+    let duel = Duel { sessions: [Arc::new(failing), Arc::clone(&duel.sessions[1])], ..duel };
+    let mut generous = duel;
+    generous.plan.panel.max_missing = 0.5;
+    let (report, _) = run(&generous).await;
+    assert_eq!((report.verdict.missing, report.verdict.cells), (1, 8));
+    assert_eq!(report.verdict.judges[0].margin, 100.0 * 7.0 * 0.25 / 8.0);
+    assert_eq!(judge.calls.load(Ordering::Relaxed), 14, "a missing pair is not judged");
+}
+
+#[tokio::test]
+async fn a_bug_of_ours_ends_the_duel() {
+    fn broken(_: &Comparison) -> Result<Assessment> {
+        Err(Error::bug("compare", "impossible"))
+    }
+    let duel = duel(Scripted::new("plain"), Scripted::new("better"), vec![Asked::new("broken", broken)]);
+    let error = duel.run(&MemoryStore::default(), &(), &CallContext::new()).await.expect_err("a bug");
+    assert_eq!(error.fault(), Fault::Bug);
+}
+
+#[tokio::test]
+async fn cancelling_says_how_far_it_got() {
+    let duel = duel(Scripted::new("plain"), Scripted::new("better"), vec![Asked::new("fair", fair)]);
+    let cx = CallContext::new();
+    let stop_after_three = |event: &DuelEvent<'_>| {
+        if matches!(event, DuelEvent::Decided { sample: 2, .. }) {
+            cx.cancel();
+        }
+    };
+    let error = duel.run(&MemoryStore::default(), &stop_after_three, &cx).await.expect_err("cancelled");
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(error.to_string().contains("samples decided: "), "{error}");
+}
+
+#[tokio::test]
+async fn the_draw_can_be_replayed_from_its_facts() {
+    let duel = duel(Scripted::new("plain"), Scripted::new("better"), vec![Asked::new("fair", fair)]);
+    let (_, store) = run(&duel).await;
+    let mut stream = crate::draw::RowStream::new(&duel.plan.seed);
+    let mut instances = BTreeSet::new();
+    for event in store.journal() {
+        let JournalEvent::Drawn { draws, .. } = event else { continue };
+        for draw in draws {
+            assert_eq!(draw.row, stream.row(30));
+            assert_eq!(draw.turn, stream.turn(draw.turns));
+            if draw.outcome == crate::draw::DrawOutcome::Sample {
+                assert!(draw.prompt_tokens <= Some(1000 - 256));
+                assert!(instances.insert(draw.instance_id));
+            }
+        }
+    }
+    assert_eq!(instances.len(), 8);
+}
+
+#[tokio::test]
+async fn a_task_set_without_enough_instances_is_the_operators() {
+    let settings = DuelSettings { samples: 11, ..settings() };
+    let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
+    let duel = Duel::new(&settings, king, challenger, Rows::shared(), vec![Asked::new("fair", fair)])
+        .expect("plans");
+    let error = duel.run(&MemoryStore::default(), &(), &CallContext::new()).await.expect_err("too few");
+    assert_eq!(error.fault(), Fault::Operator);
+    assert!(error.to_string().contains("too few usable instances"), "{error}");
+}
+
+#[test]
+fn plans_that_cannot_be_fair_are_refused() {
+    let plan = |king: Scripted, challenger: Scripted, judges| {
+        Duel::new(&settings(), king.contestant(), challenger.contestant(), Rows::shared(), judges)
+            .expect_err("refused")
+    };
+    let judge = || -> Arc<dyn Judge> { Asked::new("fair", fair) };
+    let same = || Scripted::new("plain");
+    assert!(plan(same(), same(), vec![]).to_string().contains("there is no judge"));
+    assert!(plan(same(), same(), vec![judge(), judge()]).to_string().contains("on the panel twice"));
+    let mut other = same();
+    other.model.architecture = "Other".into();
+    assert_eq!(plan(same(), other, vec![judge()]).fault(), Fault::Contestant(Side::Challenger));
+    let mut other = same();
+    other.model.tokenizer = Digest::of("other");
+    assert_eq!(plan(same(), other, vec![judge()]).fault(), Fault::Operator);
+}
