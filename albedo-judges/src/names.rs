@@ -1,7 +1,15 @@
 //! Names: the words of files, functions and variables in commands and texts.
 
+/// Python's reserved words of three letters or more, and `self`, in byte
+/// order: language, not something that a command could invent.
+const RESERVED: [&str; 31] = [
+    "False", "None", "True", "and", "assert", "async", "await", "break", "class", "continue", "def", "del",
+    "elif", "else", "except", "finally", "for", "from", "global", "import", "lambda", "nonlocal", "not",
+    "pass", "raise", "return", "self", "try", "while", "with", "yield",
+];
+
 /// The names in `text`: runs of at least three letters, digits and underscores
-/// that do not start with a digit. A character after a backslash belongs to
+/// that do not start with a digit and are no reserved word. A character after a backslash belongs to
 /// none, so that the `\b` and `\n` of patterns do not stick to names.
 pub(crate) fn names(text: &str) -> impl Iterator<Item = &str> {
     let mut escaped = false;
@@ -10,7 +18,10 @@ pub(crate) fn names(text: &str) -> impl Iterator<Item = &str> {
         escaped = c == '\\' && !escaped;
         ends
     });
-    runs.filter(|run| !run.starts_with(|c: char| c.is_numeric()) && run.chars().nth(2).is_some())
+    runs.filter(|run| {
+        let long_enough = run.chars().nth(2).is_some();
+        long_enough && !run.starts_with(char::is_numeric) && RESERVED.binary_search(run).is_err()
+    })
 }
 
 /// The insides of the string literals of program text in most languages:
@@ -38,6 +49,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn reserved_words_are_in_order() {
+        assert!(RESERVED.is_sorted());
+        assert_eq!(names("grep 'def join' classes").collect::<Vec<_>>(), ["grep", "join", "classes"]);
+    }
 
     #[test]
     fn names_are_words_of_code() {

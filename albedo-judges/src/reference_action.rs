@@ -102,9 +102,8 @@ impl Judge for ReferenceActionJudge {
         };
         let replies = [&request.first, &request.second].map(|candidate| self.action(&candidate.text));
         let known = known_names(&replies, &request.messages, &request.reference);
-        let [first, second] = replies.map(|action| {
-            action.map_or_else(BTreeMap::new, |action| action.qualities(&recorded, &known))
-        });
+        let [first, second] = replies
+            .map(|action| action.map_or_else(BTreeMap::new, |action| action.qualities(&recorded, &known)));
         let quality = |of: &BTreeMap<Metric, f64>, metric| of.get(&metric).copied().unwrap_or(0.0);
         let scores = self.metrics().into_iter().map(|metric| {
             graded(quality(&first, metric), quality(&second, metric)).map(|score| (metric, score))
@@ -148,23 +147,32 @@ impl Action {
         }
         let operands = steps.iter().flat_map(|step| step.operands.iter().copied());
         let literals = steps.iter().flat_map(|step| step.code.iter().flat_map(|code| string_literals(code)));
+        let mut names: BTreeSet<_> = operands.chain(literals).flat_map(names).map(str::to_owned).collect();
+        // An unknown program is a name, even if it does not look like one.
+        let unknown = steps.iter().filter(|step| step.kind == StepKind::Other).map(|step| &step.call);
+        names.extend(unknown.filter(|call| crate::names::names(call).next().is_none()).cloned());
         Self {
             normalized: script.normalized().chars().collect(),
             kind: steps.iter().map(|step| step.kind).max(),
-            names: operands.chain(literals).flat_map(names).map(str::to_owned).collect(),
             calls,
+            names,
         }
     }
 
     fn qualities(&self, recorded: &Self, known: &BTreeSet<String>) -> BTreeMap<Metric, f64> {
-        let shared_calls: usize =
-            self.calls.iter().map(|(call, &count)| count.min(recorded.calls.get(call).copied().unwrap_or(0))).sum();
+        let shared_calls: usize = self
+            .calls
+            .iter()
+            .map(|(call, &count)| count.min(recorded.calls.get(call).copied().unwrap_or(0)))
+            .sum();
         let (calls, recorded_calls) = (self.calls.values().sum(), recorded.calls.values().sum());
         // Of two programs that nothing is known of, only the name tells.
-        let same_kind = self.kind == recorded.kind && (self.kind != Some(StepKind::Other) || shared_calls > 0);
+        let same_kind =
+            self.kind == recorded.kind && (self.kind != Some(StepKind::Other) || shared_calls > 0);
         let same_kind = f64::from(u8::from(same_kind));
 
-        let known_names = share(self.names.intersection(known).count(), self.names.len());
+        let is_known = |name: &&String| known.contains(*name) || recorded.names.contains(*name);
+        let known_names = share(self.names.iter().filter(is_known).count(), self.names.len());
         let shared_names = self.names.intersection(&recorded.names).count();
         let about_the_same = dice(shared_names, self.names.len(), recorded.names.len());
 

@@ -17,8 +17,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use albedo_core::{
-    Assessment, BuildContext, CallContext, Comparison, Error, ErrorKind, Identity, Judge, Metric, Needs, Plugin,
-    Result,
+    Assessment, BuildContext, CallContext, Comparison, Error, ErrorKind, Identity, Judge, Metric, Needs,
+    Plugin, Result,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -74,7 +74,11 @@ impl ReferenceLikelihoodJudge {
             return Err("the recorded reply has no tokens");
         };
         let lead = first - second;
-        if lead.is_nan() { Err("the log-probabilities of the recorded reply are not finite") } else { Ok(lead) }
+        if lead.is_nan() {
+            Err("the log-probabilities of the recorded reply are not finite")
+        } else {
+            Ok(lead)
+        }
     }
 }
 
@@ -178,7 +182,8 @@ mod tests {
             (Some(vec![-1.0]), Some(vec![f32::NAN]), "not finite"),
             (Some(vec![f32::NEG_INFINITY]), Some(vec![f32::NEG_INFINITY]), "not finite"),
         ] {
-            let answer = judge().compare(&request(first, second), &CallContext::new()).await.expect("answers");
+            let answer =
+                judge().compare(&request(first, second), &CallContext::new()).await.expect("answers");
             let Assessment::Abstained { reason } = answer else { panic!("scored: {answer:?}") };
             assert!(reason.contains(expected), "{reason}");
         }
@@ -187,7 +192,8 @@ mod tests {
     #[test]
     fn a_scale_that_divides_nothing_is_refused() {
         for scale in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let error = ReferenceLikelihoodJudge::new(ReferenceLikelihoodConfig { scale }).expect_err("refused");
+            let error =
+                ReferenceLikelihoodJudge::new(ReferenceLikelihoodConfig { scale }).expect_err("refused");
             assert_eq!(error.kind(), ErrorKind::ConfigInvalid);
         }
     }

@@ -2,17 +2,22 @@
 
 use std::ops::Range;
 
+use albedo_core::{Error, ErrorKind, Result};
+
 /// A reply, taken apart. Borrows from its text; parsing is linear.
 #[derive(Debug)]
 pub(crate) struct Reply<'a> {
-    /// The text after the leading `<think> … </think>` section, if there is
-    /// one; empty if that section never ends.
+    /// The inside of a leading `<think> … </think>` section; empty without one.
+    pub(crate) thinking: &'a str,
+    /// That section never ends, so that nothing is left of the reply.
+    pub(crate) unfinished_thinking: bool,
+    /// The text after it.
     pub(crate) text: &'a str,
     /// The fenced blocks of `text`, in order.
     pub(crate) blocks: Vec<Block<'a>>,
 }
 
-/// A fenced block, by the rules of CommonMark: opened by a line of at least
+/// A fenced block, by Markdown's rules (`CommonMark`): opened by a line of at least
 /// three backticks or tildes after at most three spaces, closed by a line of
 /// nothing but at least as many of the same, or else by the end of the text.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,11 +35,14 @@ pub(crate) struct Block<'a> {
 impl<'a> Reply<'a> {
     /// Takes `text` apart.
     pub(crate) fn parse(text: &'a str) -> Self {
-        let text = match text.trim_start().strip_prefix("<think>") {
-            Some(thinking) => thinking.split_once("</think>").map_or("", |(_, rest)| rest),
-            None => text,
+        let (thinking, rest) = match text.trim_start().strip_prefix("<think>") {
+            Some(opened) => {
+                opened.split_once("</think>").map_or((opened, None), |(inside, rest)| (inside, Some(rest)))
+            }
+            None => ("", Some(text)),
         };
-        Self { text, blocks: blocks(text) }
+        let text = rest.unwrap_or("");
+        Self { thinking, unfinished_thinking: rest.is_none(), text, blocks: blocks(text) }
     }
 
     /// The closed blocks in one of `languages` (in any case): what the
@@ -51,6 +59,24 @@ impl<'a> Reply<'a> {
         let mut actions = self.actions(languages);
         actions.next().filter(|_| actions.next().is_none())
     }
+}
+
+/// Checks the setting `languages` of judge `judge`.
+///
+/// # Errors
+/// [`ErrorKind::ConfigInvalid`] if there is none or one that no block can have.
+pub(crate) fn check_languages(judge: &str, languages: &[String]) -> Result<()> {
+    let blank = |language: &String| language.is_empty() || language.contains(char::is_whitespace);
+    if !languages.is_empty() && !languages.iter().any(blank) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::ConfigInvalid,
+        format!("check the settings of judge `{judge}`"),
+        format!("languages is {languages:?}"),
+    )
+    .with("key", "languages")
+    .with_hint("name at least one language, each a single word, for example [\"bash\"]"))
 }
 
 fn blocks(text: &str) -> Vec<Block<'_>> {

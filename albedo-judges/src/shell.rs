@@ -6,8 +6,8 @@
 mod lexer;
 mod step;
 
-use lexer::{Token, Word};
 pub(crate) use lexer::Redirection;
+use lexer::{Token, Word};
 pub(crate) use step::{Step, StepKind};
 
 /// Substitutions inside substitutions are read this deep; deeper ones stay

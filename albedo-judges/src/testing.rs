@@ -1,7 +1,134 @@
-//! What the tests of all judges share: replies as they are recorded, and laws.
+//! What the tests of all judges share: a conversation as it is recorded, and
+//! the laws that every offline judge keeps.
 
-use albedo_core::conformance;
 use albedo_core::{
-    Assessment, CallContext, Candidate, Comparison, FinishReason, Judge, Message, MessageRole, Metric, Score,
+    Assessment, CallContext, Candidate, Comparison, FinishReason, Judge, Message, MessageRole, Metric,
 };
-use futures::executor::block_on;
+
+/// Looking for a function.
+pub(crate) const SEARCH: &str =
+    "THOUGHT: Let me read `join` line by line.\n\n```bash\ngrep -n -A 5 \"def join\" pointer.py\n```";
+
+/// Running the tests.
+pub(crate) const TEST: &str = "THOUGHT: I run the same tests again to confirm the fix.\n\n```bash\npython -m unittest test_pointer 2>&1 | tail -n 20\n```";
+
+/// Changing a line.
+pub(crate) const EDIT: &str = "THOUGHT: Here the arguments are swapped.\n\n```bash\nsed -i '20s/replace(\"~1\", \"\\/\")/replace(\"\\/\", \"~1\")/' pointer.py\n```";
+
+/// Changing a line with a program.
+pub(crate) const REWRITE: &str = "THOUGHT: The constant is off by one.\n\n```bash\npython - <<'EOF'\nfrom pathlib import Path\npath = Path(\"pointer.py\")\ntext = path.read_text()\nold = \"depth = 2001\"\nassert text.count(old) == 1\npath.write_text(text.replace(old, \"depth = 2000\"))\nEOF\n```";
+
+/// Handing in.
+pub(crate) const HAND_IN: &str =
+    "THOUGHT: All tests pass, so I hand it in.\n\n```bash\necho TASK_COMPLETE\n```";
+
+/// One reply of each kind.
+pub(crate) const RECORDED: [&str; 5] = [SEARCH, TEST, EDIT, REWRITE, HAND_IN];
+
+/// A comparison of two finished replies in a recorded conversation.
+pub(crate) fn comparison(reference: &str, first: &str, second: &str) -> Comparison {
+    let candidate =
+        |text: &str| Candidate { text: text.into(), finish: FinishReason::Stop, reference_scores: None };
+    let messages = [
+        (
+            MessageRole::System,
+            "You repair small Python projects. Answer every turn with a line that starts with THOUGHT: and \
+             then exactly one bash block. When the tests pass, hand in with `echo TASK_COMPLETE`.",
+        ),
+        (MessageRole::User, "slashref: test_join fails. Steps: run `test_pointer.py`."),
+        (MessageRole::Assistant, "THOUGHT: I list its files first.\n\n```bash\nls\n```"),
+        (
+            MessageRole::User,
+            "<returncode>0</returncode>\n<output>\nREADME.md\npointer.py\ntest_pointer.py\n</output>",
+        ),
+    ];
+    Comparison {
+        messages: messages.map(|(role, content)| Message::new(role, content)).into(),
+        reference: reference.into(),
+        first: candidate(first),
+        second: candidate(second),
+    }
+}
+
+/// The score of `metric` in `judge`'s answer to `request`.
+pub(crate) async fn score(judge: &dyn Judge, request: &Comparison, metric: Metric) -> f64 {
+    match judge.compare(request, &CallContext::new()).await.expect("answers") {
+        Assessment::Scored { scores, .. } => scores[&metric].value(),
+        Assessment::Abstained { reason } => panic!("abstained: {reason}"),
+    }
+}
+
+/// Checks that `judge` scores exactly its metrics, mirrored exactly, ties each
+/// reply with itself and answers alike when asked again.
+pub(crate) fn check_laws(judge: &dyn Judge, request: &Comparison) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let ask = |first: &Candidate, second: &Candidate| {
+        let request = Comparison { first: first.clone(), second: second.clone(), ..request.clone() };
+        runtime.block_on(judge.compare(&request, &CallContext::new())).expect("answers")
+    };
+    let (first, second) = (&request.first, &request.second);
+    let here = ask(first, second);
+    assert_eq!(here, ask(first, second));
+    match (here, ask(second, first), ask(first, first)) {
+        (
+            Assessment::Scored { scores: here, .. },
+            Assessment::Scored { scores: there, .. },
+            Assessment::Scored { scores: own, .. },
+        ) => {
+            assert!(here.keys().copied().eq(judge.metrics()), "{here:?}");
+            for (metric, score) in here {
+                assert!((0.0..=1.0).contains(&score.value()));
+                assert_eq!(score.value() + there[&metric].value(), 1.0, "{metric}");
+                assert_eq!(own[&metric].value(), 0.5, "{metric}");
+            }
+        }
+        (Assessment::Abstained { .. }, Assessment::Abstained { .. }, _) => {}
+        answers => panic!("the orders disagree: {answers:?}"),
+    }
+}
+
+mod tests {
+    use std::collections::BTreeMap;
+
+    use albedo_core::{ErrorKind, Registry};
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn judges_are_built_by_name_with_strict_settings() {
+        let registry = Registry::linked().expect("no two of a name");
+        let cx = CallContext::new();
+        for (name, metrics) in [
+            ("protocol", vec![Metric::Protocol]),
+            (
+                "reference-action",
+                vec![Metric::Correctness, Metric::Grounding, Metric::Progress, Metric::Efficiency],
+            ),
+            ("reference-likelihood", vec![Metric::Correctness]),
+        ] {
+            let judge = registry.build::<dyn Judge>(name, json!({}), &cx).await.expect("defaults");
+            assert_eq!(judge.identity().name, name);
+            assert!(judge.metrics().into_iter().eq(metrics));
+            assert_eq!(judge.needs().reference_scores, name == "reference-likelihood");
+            let error = registry.check::<dyn Judge>(name, &json!({"colour": 1})).expect_err("unknown key");
+            assert_eq!(error.kind(), ErrorKind::ConfigInvalid);
+            assert!(error.to_string().contains("colour"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn settings_are_part_of_the_identity() {
+        let registry = Registry::linked().expect("no two of a name");
+        let cx = CallContext::new();
+        let mut configs = BTreeMap::new();
+        for settings in [json!({}), json!({"scale": 0.25}), json!({"scale": 0.5})] {
+            let judge =
+                registry.build::<dyn Judge>("reference-likelihood", settings, &cx).await.expect("built");
+            *configs.entry(judge.identity().config).or_insert(0) += 1;
+        }
+        let mut counts: Vec<_> = configs.into_values().collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [1, 2]);
+    }
+}

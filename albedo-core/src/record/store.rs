@@ -253,3 +253,6 @@ impl RecordStore for MemoryStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

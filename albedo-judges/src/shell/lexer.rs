@@ -99,7 +99,8 @@ impl Lexer {
             ("(", "("),
             (")", ")"),
         ];
-        if let Some((written, meant)) = SEPARATORS.into_iter().find(|(written, _)| self.starts_with(written)) {
+        if let Some((written, meant)) = SEPARATORS.into_iter().find(|(written, _)| self.starts_with(written))
+        {
             self.at += written.len();
             self.tokens.push(Token::Separator(meant));
         }

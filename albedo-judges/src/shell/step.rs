@@ -29,17 +29,17 @@ pub(crate) struct Step<'a> {
     /// What is called: the program without its folder and, where an argument
     /// chooses the work, that argument: `git diff`, `python -m unittest`.
     pub(crate) call: String,
-    /// What it is applied to: arguments that are neither options nor part of
-    /// the call nor inline code, the values of `--option=value`, files that
-    /// redirections write, and a program that nothing is known of.
+    /// What it is about: what is printed; other arguments that are neither
+    /// options nor part of the call nor inline code; the values of
+    /// `--option=value`; files that redirections write; and a program that
+    /// nothing is known of.
     pub(crate) operands: Vec<&'a str>,
     /// Program text: here-documents and the argument of `-c` or `-e`.
     pub(crate) code: Vec<&'a str>,
 }
 
 /// Programs that only start another one.
-const WRAPPERS: [&str; 9] =
-    ["sudo", "env", "time", "timeout", "nohup", "nice", "exec", "command", "xargs"];
+const WRAPPERS: [&str; 9] = ["sudo", "env", "time", "timeout", "nohup", "nice", "exec", "command", "xargs"];
 
 /// Programs whose first operand chooses the work.
 const DISPATCHERS: [&str; 18] = [
@@ -84,7 +84,7 @@ impl<'a> Step<'a> {
         step.read_arguments(program, arguments);
         step.operands.extend(files(command));
         step.kind = if files(command).next().is_some() { StepKind::Edit } else { step.kind_of(program) };
-        if step.kind == StepKind::Other && !word.is_empty() {
+        if step.kind == StepKind::Other {
             step.operands.push(word);
         }
         Some(step)
@@ -114,6 +114,9 @@ impl<'a> Step<'a> {
             } else if dispatches {
                 self.call = format!("{} {argument}", self.call);
                 dispatches = false;
+                if matches!(program, "echo" | "printf") {
+                    self.operands.push(argument);
+                }
             } else {
                 self.operands.push(argument);
             }
@@ -125,17 +128,15 @@ impl<'a> Step<'a> {
         match program {
             "echo" | "printf" => StepKind::Announce,
             "sed" if self.call == "sed -i" => StepKind::Edit,
-            "ls" | "cat" | "head" | "tail" | "nl" | "less" | "more" | "wc" | "sed" | "awk" | "grep" | "egrep"
-            | "fgrep" | "rg" | "ag" | "find" | "fd" | "tree" | "file" | "stat" | "du" | "pwd" | "sort"
-            | "uniq" | "cut" | "tr" | "column" | "diff" | "cmp" | "strings" | "xxd" | "od" | "which" | "jq"
-            | "test" | "[" | "[[" => StepKind::Look,
-            "tee" | "patch" | "mv" | "rm" | "cp" | "mkdir" | "rmdir" | "touch" | "chmod" | "ln" | "truncate" | "ed" => {
-                StepKind::Edit
-            }
+            "ls" | "cat" | "head" | "tail" | "nl" | "less" | "more" | "wc" | "sed" | "awk" | "grep"
+            | "egrep" | "fgrep" | "rg" | "ag" | "find" | "fd" | "tree" | "file" | "stat" | "du" | "pwd"
+            | "sort" | "uniq" | "cut" | "tr" | "column" | "diff" | "cmp" | "strings" | "xxd" | "od"
+            | "which" | "jq" | "test" | "[" | "[[" => StepKind::Look,
+            "tee" | "patch" | "mv" | "rm" | "cp" | "mkdir" | "rmdir" | "touch" | "chmod" | "ln"
+            | "truncate" | "ed" => StepKind::Edit,
             "git" | "hg" | "svn" => match operand {
-                "apply" | "am" | "checkout" | "restore" | "reset" | "revert" | "stash" | "mv" | "rm" | "clean" => {
-                    StepKind::Edit
-                }
+                "apply" | "am" | "checkout" | "restore" | "reset" | "revert" | "stash" | "mv" | "rm"
+                | "clean" => StepKind::Edit,
                 "add" | "commit" | "push" | "pull" | "fetch" | "clone" | "config" | "tag" => StepKind::SetUp,
                 "grep" | "ls-files" => StepKind::Look,
                 _ => StepKind::Review,
@@ -146,8 +147,8 @@ impl<'a> Step<'a> {
                 let writes = self.code.iter().any(|code| code.contains(".write"));
                 if writes { StepKind::Edit } else { StepKind::Run }
             }
-            "pytest" | "tox" | "nox" | "make" | "cargo" | "go" | "npm" | "npx" | "yarn" | "uv" | "rustc" | "gcc"
-            | "mypy" | "ruff" | "flake8" => StepKind::Run,
+            "pytest" | "tox" | "nox" | "make" | "cargo" | "go" | "npm" | "npx" | "yarn" | "uv" | "rustc"
+            | "gcc" | "mypy" | "ruff" | "flake8" => StepKind::Run,
             _ => StepKind::Other,
         }
     }
@@ -161,7 +162,9 @@ fn unwrap(words: &[String]) -> &[String] {
         && WRAPPERS.contains(&wrapper.as_str())
     {
         let skipped = inner.iter().take_while(|word| {
-            word.starts_with('-') || super::is_assignment(word) || word.starts_with(|c: char| c.is_ascii_digit())
+            word.starts_with('-')
+                || super::is_assignment(word)
+                || word.starts_with(|c: char| c.is_ascii_digit())
         });
         let inner = &inner[skipped.count()..];
         if inner.is_empty() {
