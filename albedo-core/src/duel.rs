@@ -157,6 +157,11 @@ impl Duel {
         &self.plan
     }
 
+    /// The plan's digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
     /// Runs the duel: every answer is in `store`'s journal before it is used,
     /// the canonical record is published at the end. `observer` sees what
     /// happens as it happens.

@@ -194,8 +194,8 @@ async fn a_better_challenger_is_crowned_and_the_record_reads_back() {
     let record = store.record().expect("published");
     assert_eq!(Some(record.digest), report.record);
     let read = Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads");
-    assert_eq!(read.verdict(), Some(&report.verdict));
-    assert_eq!(read.plan(), Some(duel.plan()));
+    assert_eq!(read.verdict(), &report.verdict);
+    assert_eq!(read.plan(), duel.plan());
 }
 
 #[tokio::test]
