@@ -15,7 +15,7 @@ use crate::draw::Drawer;
 use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::identity::Identity;
 use crate::judge::Judge;
-use crate::plan::{ContestantPlan, DuelPlan, DuelSettings, JudgePlan, Limits, Sampler};
+use crate::plan::{ContestantPlan, DuelPlan, DuelSettings, JudgePlan, Limits};
 use crate::record::{JournalEvent, RecordBuilder, RecordLine, RecordStore};
 use crate::tasks::TaskSource;
 use crate::verdict::{Outcome, Verdict};
@@ -133,7 +133,7 @@ impl Duel {
             king: king.plan(),
             challenger: challenger.plan(),
             tasks: info.clone(),
-            sampler: Sampler::RowDraw,
+            sampler: settings.sampler,
             samples: settings.samples,
             seed: settings.seed,
             context_tokens,

@@ -12,9 +12,10 @@ use crate::backend::{
     TokenScores, Usage,
 };
 use crate::digest::Digest;
+use crate::draw::Replay;
 use crate::error::Retry;
 use crate::judge::{Assessment, Comparison, Metric, Score};
-use crate::plan::Seed;
+use crate::plan::{Sampler, Seed};
 use crate::record::{MemoryStore, Record};
 use crate::tasks::{TaskRow, TaskSetInfo};
 use crate::verdict::{Holds, VoidReason};
@@ -311,22 +312,19 @@ async fn cancelling_says_how_far_it_got() {
 
 #[tokio::test]
 async fn the_draw_can_be_replayed_from_its_facts() {
-    let duel = duel(Scripted::new("plain"), Scripted::new("better"), vec![Asked::new("fair", fair)]);
-    let (_, store) = run(&duel).await;
-    let mut stream = crate::draw::RowStream::new(&duel.plan.seed);
-    let mut instances = BTreeSet::new();
-    for event in store.journal() {
-        let JournalEvent::Drawn { draws, .. } = event else { continue };
-        for draw in draws {
-            assert_eq!(draw.row, stream.row(30));
-            assert_eq!(draw.turn, stream.turn(draw.turns));
-            if draw.outcome == crate::draw::DrawOutcome::Sample {
-                assert!(draw.prompt_tokens <= Some(1000 - 256));
-                assert!(instances.insert(draw.instance_id));
-            }
+    for sampler in [Sampler::RowDraw, Sampler::AlbedoPy] {
+        let settings = DuelSettings { sampler, ..settings() };
+        let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
+        let duel = Duel::new(&settings, king, challenger, Rows::shared(), vec![Asked::new("fair", fair)])
+            .expect("plans");
+        let (_, store) = run(&duel).await;
+        let mut replay = Replay::new(duel.plan());
+        for event in store.journal() {
+            let JournalEvent::Drawn { draws, .. } = event else { continue };
+            draws.iter().for_each(|draw| replay.check(draw).expect("follows from the seed"));
         }
+        assert_eq!(replay.samples(), 8);
     }
-    assert_eq!(instances.len(), 8);
 }
 
 #[tokio::test]
