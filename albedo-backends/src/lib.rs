@@ -1,12 +1,16 @@
-//! Model backends and task sources of albedo.
+//! Model backends, model files and task sources of albedo.
 //!
-//! | feature | what |
-//! | --- | --- |
-//! | `burn` | [`burn`]: Qwen3 models in-process, on the CPU |
-//! | `tasks` | `tasks`: trajectories in parquet shards |
+//! | module | feature | what |
+//! | --- | --- | --- |
+//! | [`burn`] | `burn` | Qwen3 models in-process, on the CPU |
+//! | [`files`] | | a model's files in a local folder |
+//! | [`tasks`] | `tasks` | pinned trajectories in parquet shards |
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "burn")]
 pub mod burn;
+pub mod files;
+#[cfg(feature = "tasks")]
+pub mod tasks;
 #[cfg(feature = "burn")]
 mod text;

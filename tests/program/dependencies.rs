@@ -5,13 +5,11 @@ use std::process::Command;
 
 use serde_json::Value;
 
-mod common;
-
 fn cargo(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO"))
         .args(arguments)
         .args(["--offline", "--locked"])
-        .current_dir(common::root())
+        .current_dir(crate::run::root())
         .output()
         .expect("cargo starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -8,9 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-mod common;
-
-use common::{albedo, command, demo, error};
+use crate::run::{albedo, command, demo, error};
 
 /// A folder under which copies of the demo's parts can be spoiled.
 struct Copies(TempDir);

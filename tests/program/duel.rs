@@ -6,9 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::TempDir;
 
-mod common;
-
-use common::{albedo, demo, stdout};
+use crate::run::{albedo, demo, stdout};
 
 /// A small duel with `arguments`, as JSON; its folder is under `out`.
 fn duel(out: &Path, arguments: &[&str]) -> Value {
@@ -99,5 +97,9 @@ fn a_record_can_be_shown() {
     fs::write(&record, bytes).expect("writes");
     let refused = albedo(["record", "show", path]);
     assert_eq!(refused.status.code(), Some(65));
-    assert!(common::error(&refused).contains("does not have the digest"), "{}", common::error(&refused));
+    assert!(
+        crate::run::error(&refused).contains("does not have the digest"),
+        "{}",
+        crate::run::error(&refused)
+    );
 }

@@ -2,8 +2,6 @@
 
 use albedo::Registry;
 
-mod common;
-
 #[test]
 fn every_plugin_is_linked() {
     let plugins = Registry::linked().expect("no name is taken twice").list();
@@ -23,11 +21,11 @@ fn every_plugin_is_linked() {
 
 #[test]
 fn the_program_lists_them_with_their_settings() {
-    let listed = common::stdout(&common::albedo(["plugins"]));
+    let listed = crate::run::stdout(&crate::run::albedo(["plugins"]));
     assert!(listed.contains("backend burn\n"), "{listed}");
     assert!(listed.contains("max_batch (default 32)"), "{listed}");
     assert!(listed.contains("path (required)"), "{listed}");
-    let json = common::stdout(&common::albedo(["plugins", "--json"]));
+    let json = crate::run::stdout(&crate::run::albedo(["plugins", "--json"]));
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert!(json.as_array().is_some_and(|plugins| plugins.len() > 3));
 }

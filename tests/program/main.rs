@@ -1,0 +1,7 @@
+//! The program as its users meet it, and the workspace as its readers do.
+
+mod dependencies;
+mod duel;
+mod mistakes;
+mod plugins;
+mod run;
