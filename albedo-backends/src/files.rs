@@ -1,0 +1,219 @@
+//! A model's files in a local folder.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Component, Path, PathBuf};
+
+use albedo_core::{CallContext, Error, ErrorKind, FileEntry, ModelFiles, Result};
+use async_trait::async_trait;
+
+/// The files below a folder. Files are read by position, and nothing outside
+/// the folder is, whatever the links in it say.
+#[derive(Debug, Clone)]
+pub struct FolderFiles {
+    folder: PathBuf,
+}
+
+impl FolderFiles {
+    /// The files below `folder`, which is looked at when it is listed or read.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        cx: &CallContext,
+        work: impl FnOnce(&Path) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let folder = self.folder.clone();
+        let work = move || {
+            let folder = fs::canonicalize(&folder).map_err(|error| Error::io(operation, &folder, error))?;
+            work(&folder)
+        };
+        cx.run(operation, tokio::task::spawn_blocking(work))
+            .await?
+            .map_err(|error| Error::bug(operation, error.to_string()))?
+    }
+}
+
+#[async_trait]
+impl ModelFiles for FolderFiles {
+    /// All files below the folder. A link to a file in the folder is that file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DataInvalid`] for a link out of the folder or to a folder,
+    /// for what is neither file nor folder, and for a name that is not UTF-8.
+    async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
+        let inner = cx.clone();
+        self.run(LIST, cx, move |folder| list(folder, &inner)).await
+    }
+
+    async fn read(&self, name: &str, range: Range<u64>, cx: &CallContext) -> Result<Vec<u8>> {
+        let name = name.to_owned();
+        self.run(READ, cx, move |folder| read(folder, &name, range)).await
+    }
+}
+
+const LIST: &str = "list the model's files";
+const READ: &str = "read a model's file";
+
+fn list(folder: &Path, cx: &CallContext) -> Result<Vec<FileEntry>> {
+    let (mut files, mut waiting) = (Vec::new(), vec![PathBuf::new()]);
+    while let Some(relative) = waiting.pop() {
+        let path = folder.join(&relative);
+        for entry in fs::read_dir(&path).map_err(|error| Error::io(LIST, &path, error))? {
+            cx.check(LIST)?;
+            let entry = entry.map_err(|error| Error::io(LIST, &path, error))?;
+            let path = entry.path();
+            let relative = relative.join(entry.file_name());
+            let kind = entry.file_type().map_err(|error| Error::io(LIST, &path, error))?;
+            if kind.is_dir() {
+                waiting.push(relative);
+                continue;
+            }
+            let name = relative.to_str().ok_or_else(|| refused(LIST, "a file's name is not UTF-8", &path))?;
+            let size = contained(folder, &path, LIST)?.1;
+            files.push(FileEntry { name: name.to_owned(), size });
+        }
+    }
+    files.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    Ok(files)
+}
+
+fn read(folder: &Path, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+    let plain = |part| matches!(part, Component::Normal(_));
+    if name.is_empty() || !Path::new(name).components().all(plain) {
+        return Err(
+            Error::new(ErrorKind::NotFound, READ, "the name is not one of the listing").with("name", name)
+        );
+    }
+    let (path, size) = contained(folder, &folder.join(name), READ)?;
+    if range.start > range.end || range.end > size {
+        return Err(Error::new(ErrorKind::DataInvalid, READ, "the range reaches past the end of the file")
+            .with("path", path.display())
+            .with("range", format!("{}..{}", range.start, range.end))
+            .with("size", size));
+    }
+    let length = (range.end - range.start) as usize;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(length).map_err(|error| {
+        Error::new(ErrorKind::ResourceExhausted, READ, error.to_string())
+            .with("path", path.display())
+            .with("bytes", length)
+            .with_source(error)
+    })?;
+    bytes.resize(length, 0);
+    File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, range.start)).map_err(|error| {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => refused(READ, "the file became shorter", &path),
+            _ => Error::io(READ, &path, error),
+        }
+    })?;
+    Ok(bytes)
+}
+
+/// The file that `path` is, or links to, in the canonical `folder`, and its
+/// size in bytes.
+fn contained(folder: &Path, path: &Path, operation: &'static str) -> Result<(PathBuf, u64)> {
+    let target = fs::canonicalize(path).map_err(|error| Error::io(operation, path, error))?;
+    if !target.starts_with(folder) {
+        return Err(refused(operation, "a symbolic link leaves the folder", path)
+            .with_hint("put a copy of the file in its place"));
+    }
+    let metadata = fs::metadata(&target).map_err(|error| Error::io(operation, path, error))?;
+    if !metadata.is_file() {
+        return Err(refused(operation, "it is no regular file", path));
+    }
+    Ok((target, metadata.len()))
+}
+
+fn refused(operation: &'static str, message: &str, path: &Path) -> Error {
+    Error::new(ErrorKind::DataInvalid, operation, message).with("path", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// `a/b.bin`, `a-c` and `z.txt`, the last a link to the first.
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("a")).expect("a folder");
+        fs::write(folder.path().join("a/b.bin"), b"0123456789").expect("written");
+        fs::write(folder.path().join("a-c"), b"").expect("written");
+        symlink("a/b.bin", folder.path().join("z.txt")).expect("linked");
+        folder
+    }
+
+    async fn refusal(folder: &Path) -> String {
+        let error = FolderFiles::new(folder).list(&CallContext::new()).await.expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::DataInvalid);
+        error.to_string()
+    }
+
+    #[tokio::test]
+    async fn files_are_listed_in_byte_order_and_read_by_position() {
+        let folder = folder();
+        let (files, cx) = (FolderFiles::new(folder.path()), CallContext::new());
+        let listed = files.list(&cx).await.expect("listed");
+        let names: Vec<_> = listed.iter().map(|file| (file.name.as_str(), file.size)).collect();
+        assert_eq!(names, [("a-c", 0), ("a/b.bin", 10), ("z.txt", 10)]);
+        assert_eq!(files.read("a/b.bin", 3..6, &cx).await.expect("read"), b"345");
+        assert_eq!(files.read("z.txt", 0..10, &cx).await.expect("read"), b"0123456789");
+        assert_eq!(files.read("a-c", 0..0, &cx).await.expect("read"), b"");
+    }
+
+    #[tokio::test]
+    async fn a_range_past_the_end_is_an_error() {
+        let folder = folder();
+        let (files, cx) = (FolderFiles::new(folder.path()), CallContext::new());
+        for range in [5..11, 11..11, u64::MAX - 1..u64::MAX, Range { start: 6, end: 5 }] {
+            let error = files.read("a/b.bin", range, &cx).await.expect_err("past the end");
+            assert_eq!(error.kind(), ErrorKind::DataInvalid);
+            assert!(error.to_string().contains("past the end of the file"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn names_cannot_leave_the_folder() {
+        let folder = folder();
+        let outside = folder.path().join("a-c");
+        let files = FolderFiles::new(folder.path().join("a"));
+        for name in ["", "../a-c", "./b.bin", outside.to_str().expect("UTF-8"), "none"] {
+            let error = files.read(name, 0..0, &CallContext::new()).await.expect_err("not there");
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn links_out_of_the_folder_and_to_folders_are_refused() {
+        let folder = folder();
+        let inner = folder.path().join("a");
+        symlink("../a-c", inner.join("out")).expect("linked");
+        let message = refusal(&inner).await;
+        assert!(
+            message.contains("a symbolic link leaves the folder") && message.contains("out"),
+            "{message}"
+        );
+        let error = FolderFiles::new(&inner).read("out", 0..0, &CallContext::new()).await;
+        assert!(error.expect_err("refused").to_string().contains("leaves the folder"));
+
+        fs::remove_file(inner.join("out")).expect("removed");
+        symlink(".", inner.join("loop")).expect("linked");
+        assert!(refusal(&inner).await.contains("it is no regular file"));
+    }
+
+    #[tokio::test]
+    async fn a_missing_folder_and_a_cancelled_call_say_so() {
+        let files = FolderFiles::new("/nowhere/at/all");
+        let cx = CallContext::new();
+        assert_eq!(files.list(&cx).await.expect_err("missing").kind(), ErrorKind::NotFound);
+        cx.cancel();
+        assert_eq!(files.list(&cx).await.expect_err("cancelled").kind(), ErrorKind::Cancelled);
+    }
+}
