@@ -329,6 +329,14 @@ mod tests {
     }
 
     #[test]
+    fn the_sampler_is_chosen_by_name() {
+        let sampler = |text| serde_json::from_str::<DuelSettings>(text).map(|settings| settings.sampler).ok();
+        assert_eq!(sampler("{}"), Some(Sampler::RowDraw));
+        assert_eq!(sampler(r#"{"sampler": "albedo-py"}"#), Some(Sampler::AlbedoPy));
+        assert_eq!(sampler(r#"{"sampler": "python"}"#), None);
+    }
+
+    #[test]
     fn absurd_settings_are_named() {
         let check = |settings: DuelSettings| settings.check().expect_err("absurd").to_string();
         let default = DuelSettings::default;

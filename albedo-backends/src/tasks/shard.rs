@@ -9,6 +9,7 @@ use std::sync::Arc;
 use albedo_core::{Error, ErrorKind, Message, MessageRole, Result, TaskRow};
 use bytes::Bytes;
 use parquet::basic::Type as PhysicalType;
+use parquet::column::page::PageReader;
 use parquet::column::reader::{ColumnReader, get_column_reader};
 use parquet::data_type::ByteArray;
 use parquet::errors::ParquetError;
@@ -21,6 +22,9 @@ use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
 use super::READ;
 use super::manifest::ShardEntry;
 use super::verify::Stamp;
+
+/// Rows read at once on the way to the one wanted.
+const ROWS_SKIPPED: usize = 64;
 
 /// A verified shard with its footer. Holds no rows.
 #[derive(Debug)]
@@ -160,7 +164,7 @@ impl Column {
         let unreadable =
             |error| unreadable(error, &shard.path).with("column", self.name).with("shard", &shard.name);
         let metadata = shard.footer.row_groups().get(group).ok_or_else(|| invalid("there is no such row"))?;
-        let pages = SerializedPageReader::new_with_properties(
+        let mut pages = SerializedPageReader::new_with_properties(
             Arc::clone(&shard.source),
             metadata.column(self.index),
             metadata.num_rows() as usize,
@@ -168,19 +172,33 @@ impl Column {
             Arc::new(ReaderProperties::builder().build()),
         )
         .map_err(unreadable)?;
+        let mut skip = self.skip_pages(&mut pages, skip).map_err(unreadable)?;
         let ColumnReader::ByteArrayColumnReader(mut reader) =
             get_column_reader(Arc::clone(&self.descriptor), Box::new(pages))
         else {
             return Err(invalid("the column holds no strings"));
         };
-        let skipped = reader.skip_records(skip).map_err(unreadable)?;
         let (mut levels, mut repetitions, mut values) = (Vec::new(), Vec::new(), Vec::<ByteArray>::new());
-        let (records, ..) = reader
-            .read_records(1, Some(&mut levels), Some(&mut repetitions), &mut values)
-            .map_err(unreadable)?;
-        if (skipped, records) != (skip, 1) {
-            return Err(invalid("the column ends before the row"));
+        let mut read = |rows| {
+            levels.clear();
+            repetitions.clear();
+            values.clear();
+            let (read, ..) =
+                reader.read_records(rows, Some(&mut levels), Some(&mut repetitions), &mut values)?;
+            if read == rows {
+                Ok(())
+            } else {
+                Err(ParquetError::EOF("the column ends before the row".into()))
+            }
+        };
+        // Rows are read rather than skipped: `skip_records` does not return on a
+        // page whose repetition levels are fewer than it claims.
+        while skip > 0 {
+            let rows = skip.min(ROWS_SKIPPED);
+            read(rows).map_err(unreadable)?;
+            skip -= rows;
         }
+        read(1).map_err(unreadable)?;
         // In a list, one level below an element's is the list that is empty.
         let (present, empty) = (self.descriptor.max_def_level(), self.element_level - 1);
         if levels.iter().any(|&level| level != present && level != empty) {
@@ -190,6 +208,29 @@ impl Column {
             String::from_utf8(value.data().to_vec()).map_err(|_| invalid("a value is not UTF-8"))
         };
         values.into_iter().map(text).collect()
+    }
+
+    /// Skips the pages that end before the row after the first `skip`, without
+    /// decompressing them, where their headers or an index tell; the rows that
+    /// are left to skip.
+    fn skip_pages(
+        &self,
+        pages: &mut SerializedPageReader<Source>,
+        mut skip: usize,
+    ) -> parquet::errors::Result<usize> {
+        while let Some(page) = pages.peek_next_page()? {
+            let one_a_row = self.descriptor.max_rep_level() == 0;
+            let rows = if page.is_dict {
+                // Skipping it is putting it off.
+                pages.supports_deferred_dictionary().then_some(0)
+            } else {
+                page.num_rows.or(page.num_levels.filter(|_| one_a_row))
+            };
+            let Some(left) = rows.and_then(|rows| skip.checked_sub(rows)) else { break };
+            pages.skip_next_page()?;
+            skip = left;
+        }
+        Ok(skip)
     }
 }
 

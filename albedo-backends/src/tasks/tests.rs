@@ -418,8 +418,8 @@ async fn shards_that_are_not_what_they_should_be_are_refused_with_the_reason() {
     let whole = parquet(&tasks(3), Shape::default());
     for ((bytes, rows), row, reason) in [
         ((whole[..whole.len() - 1].to_vec(), 3), 0, "Corrupt footer"),
-        ((b"PAR1".to_vec(), 3), 0, "file size of 4 is less than footer"),
-        ((vec![], 3), 0, "file size of 0"),
+        ((b"PAR1".to_vec(), 3), 0, "Size is 4 but need 8"),
+        ((vec![], 3), 0, "Size is 0 but need 8"),
         ((whole.clone(), 4), 0, "not the manifest's rows (shard: 0.parquet, expected rows: 4, found: 3"),
         ((parquet(&[], Shape::default()), 1), 0, "expected rows: 1, found: 0"),
         (null(0, 0), 0, "null value (column: instance_id"),

@@ -1,0 +1,167 @@
+//! Drawing 128 turns from 12 million rows in 1,200 shards, with rows that cost
+//! nothing, and what rows cost: reads from the demo's shards. Times, and the
+//! most memory held at once.
+#![expect(clippy::expect_used, reason = "a bench that cannot run can only say so")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use albedo_backends::tasks::{Manifest, ParquetTasks, ParquetTasksConfig};
+use albedo_core::backend::{GenerateRequest, Generated, ScoreRequest, TokenScores};
+use albedo_core::draw::Drawer;
+use albedo_core::panel::PanelSettings;
+use albedo_core::plan::{ContestantPlan, GenerationSettings, Sampler};
+use albedo_core::{
+    CallContext, Digest, DuelPlan, Identity, Message, MessageRole, ModelInfo, ModelSession, Result, Rule,
+    Seed, TaskRow, TaskSetInfo, TaskSource,
+};
+use async_trait::async_trait;
+use divan::{AllocProfiler, Bencher};
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::runtime::{Builder, Runtime};
+
+const SHARDS: u64 = 1_200;
+const ROWS_PER_SHARD: u64 = 10_000;
+const SAMPLES: u32 = 128;
+
+#[global_allocator]
+static ALLOCATOR: AllocProfiler = AllocProfiler::system();
+
+fn main() {
+    divan::main();
+}
+
+/// The manifest read, and then all samples drawn.
+#[divan::bench(args = [Sampler::RowDraw, Sampler::AlbedoPy])]
+fn draw(bencher: Bencher<'_, '_>, sampler: Sampler) {
+    let (runtime, cx) = (runtime(), CallContext::new());
+    let king: Arc<dyn ModelSession> = Arc::new(Unmeasured);
+    bencher.with_inputs(manifest).bench_values(|manifest| {
+        let tasks = InstantTasks(Manifest::parse(manifest.as_bytes()).expect("a manifest"));
+        let mut drawer = Drawer::new(&plan(sampler, tasks.info()), Arc::new(tasks), Arc::clone(&king));
+        let mut drawn = 0;
+        while runtime.block_on(drawer.next(&cx)).expect("draws").is_some() {
+            drawn += 1;
+        }
+        assert_eq!(drawn, SAMPLES);
+    });
+}
+
+/// One row, its shard verified and open.
+#[divan::bench]
+fn row_read(bencher: Bencher<'_, '_>) {
+    let (runtime, cx) = (runtime(), CallContext::new());
+    let tasks = runtime.block_on(ParquetTasks::open(demo(), &cx)).expect("opens");
+    let read = |row| runtime.block_on(tasks.row(row, &cx)).expect("reads");
+    let rows = tasks.info().rows;
+    let mut row = 0;
+    let next = || {
+        row = (row + 37) % rows;
+        row
+    };
+    (0..rows).for_each(|row| drop(read(row)));
+    bencher.with_inputs(next).bench_local_values(read);
+}
+
+/// One row of tasks that are opened for it.
+#[divan::bench]
+fn first_row_read(bencher: Bencher<'_, '_>) {
+    let (runtime, cx) = (runtime(), CallContext::new());
+    bencher.bench_local(|| {
+        let tasks = runtime.block_on(ParquetTasks::open(demo(), &cx)).expect("opens");
+        runtime.block_on(tasks.row(99, &cx)).expect("reads")
+    });
+}
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).enable_time().build().expect("a runtime")
+}
+
+fn demo() -> ParquetTasksConfig {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/demo/tasks");
+    ParquetTasksConfig { path, manifest: None, allow_unhashed: false }
+}
+
+fn manifest() -> String {
+    let shard = |shard| {
+        let sha256 = Digest::of(format!("{shard}"));
+        format!(r#"{{"name":"data/train-{shard:05}.parquet","rows":{ROWS_PER_SHARD},"sha256":"{sha256}"}}"#)
+    };
+    let shards: Vec<_> = (0..SHARDS).map(shard).collect();
+    format!(r#"{{"shards":[{}],"total_rows":{}}}"#, shards.join(","), SHARDS * ROWS_PER_SHARD)
+}
+
+fn plan(sampler: Sampler, tasks: &TaskSetInfo) -> DuelPlan {
+    let digest = Digest::of("");
+    let model = ModelInfo {
+        parameters: digest,
+        architecture: "none".into(),
+        parameter_count: 0,
+        context_length: 32_768,
+        dtype: "none".into(),
+        tokenizer: digest,
+        chat_template: digest,
+        stop_ids: vec![],
+        config: digest,
+    };
+    let backend = Identity { name: "none".into(), version: "1".into(), config: digest };
+    let contestant = ContestantPlan { model, backend };
+    DuelPlan {
+        version: env!("CARGO_PKG_VERSION").into(),
+        king: contestant.clone(),
+        challenger: contestant,
+        tasks: tasks.clone(),
+        sampler,
+        samples: SAMPLES,
+        seed: Seed::from(2_000_061_265_262_017_674),
+        context_tokens: 32_768,
+        generation: GenerationSettings::default(),
+        judges: vec![],
+        panel: PanelSettings::default(),
+        rule: Rule::default(),
+    }
+}
+
+/// The manifest's rows, each found and then made up.
+#[derive(Debug)]
+struct InstantTasks(Manifest);
+
+#[async_trait]
+impl TaskSource for InstantTasks {
+    fn info(&self) -> &TaskSetInfo {
+        self.0.info()
+    }
+
+    async fn row(&self, row: u64, _: &CallContext) -> Result<TaskRow> {
+        let (shard, place) = self.0.locate(row).expect("a row");
+        let roles = [MessageRole::User, MessageRole::Assistant].into_iter().cycle().take(16);
+        Ok(TaskRow {
+            instance_id: format!("{shard}:{place}"),
+            repo: String::new(),
+            messages: roles.map(|role| Message::new(role, "")).collect(),
+        })
+    }
+}
+
+/// A session that is only asked for prompts, and cannot tell.
+#[derive(Debug)]
+struct Unmeasured;
+
+#[async_trait]
+impl ModelSession for Unmeasured {
+    fn model(&self) -> &ModelInfo {
+        unreachable!("the drawer has the plan")
+    }
+
+    fn count_prompt_tokens(&self, _: &[Message]) -> Result<Option<u32>> {
+        Ok(None)
+    }
+
+    fn generate(&self, _: Vec<GenerateRequest>, _: &CallContext) -> BoxStream<'static, Generated> {
+        stream::empty().boxed()
+    }
+
+    async fn score(&self, _: Vec<ScoreRequest>, _: &CallContext) -> Result<Vec<TokenScores>> {
+        Ok(vec![])
+    }
+}
