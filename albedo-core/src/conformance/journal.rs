@@ -77,7 +77,7 @@ pub async fn check_journal<S: JournalStore>(
     netuid.0 = netuid.0.wrapping_add(1);
     let hotkey = crate::chain::Hotkey(format!("{}, another", key.hotkey.0));
     for other in [
-        JournalKey { epoch: key.epoch + 1, ..key.clone() },
+        JournalKey { epoch: key.epoch.wrapping_add(1), ..key.clone() },
         JournalKey { hotkey, ..key.clone() },
         JournalKey { netuid, ..key.clone() },
     ] {

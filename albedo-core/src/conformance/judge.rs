@@ -158,6 +158,7 @@ fn hostile() -> Vec<String> {
         long("a"),
         long("THOUGHT: again\n```bash\nls -l \"x\n```\n"),
         long("é👍\n"),
+        format!("THOUGHT: x\n\n```bash\n{}\n```", long("cat a | ")),
         format!("THOUGHT: x\n\n```bash\n{}\n```", deep("$(", ")")),
         format!("THOUGHT: x\n\n```bash\n{}\n```", deep("{ ( \"", "\" ) }")),
         deep("[{\"a\":", "}]"),

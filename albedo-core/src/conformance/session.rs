@@ -52,8 +52,9 @@ impl SessionFixture {
 
 /// Checks what the engine relies on in a session: one answer a request; text
 /// that depends on its request alone, greedy or sampled, in any company;
-/// honest counts and finish reasons; requests that fail alone; scores; and
-/// that a call can be cancelled, dropped or timed out without harm to others.
+/// honest counts and finish reasons; bad requests (no token, a negative
+/// temperature, a prompt beyond the context) that fail alone; scores; and that
+/// a call can be cancelled, dropped or timed out without harm to others.
 ///
 /// # Errors
 /// The first promise found broken.
