@@ -1,6 +1,7 @@
 //! What the tests of all judges share: a conversation as it is recorded, and
-//! the laws that every offline judge keeps.
+//! the conformance suite.
 
+use albedo_core::conformance::{JudgeFixture, check_comparison};
 use albedo_core::{
     Assessment, CallContext, Candidate, Comparison, FinishReason, Judge, Message, MessageRole, Metric,
 };
@@ -58,39 +59,18 @@ pub(crate) async fn score(judge: &dyn Judge, request: &Comparison, metric: Metri
     }
 }
 
-/// Checks that `judge` scores exactly its metrics, mirrored exactly, ties each
-/// reply with itself and answers alike when asked again.
+/// Checks `judge`'s answers to `request`, which a property test made up.
 pub(crate) fn check_laws(judge: &dyn Judge, request: &Comparison) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let ask = |first: &Candidate, second: &Candidate| {
-        let request = Comparison { first: first.clone(), second: second.clone(), ..request.clone() };
-        runtime.block_on(judge.compare(&request, &CallContext::new())).expect("answers")
-    };
-    let (first, second) = (&request.first, &request.second);
-    let here = ask(first, second);
-    assert_eq!(here, ask(first, second));
-    match (here, ask(second, first), ask(first, first)) {
-        (
-            Assessment::Scored { scores: here, .. },
-            Assessment::Scored { scores: there, .. },
-            Assessment::Scored { scores: own, .. },
-        ) => {
-            assert!(here.keys().copied().eq(judge.metrics()), "{here:?}");
-            for (metric, score) in here {
-                assert!((0.0..=1.0).contains(&score.value()));
-                assert_eq!(score.value() + there[&metric].value(), 1.0, "{metric}");
-                assert_eq!(own[&metric].value(), 0.5, "{metric}");
-            }
-        }
-        (Assessment::Abstained { .. }, Assessment::Abstained { .. }, _) => {}
-        answers => panic!("the orders disagree: {answers:?}"),
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let fixture = JudgeFixture::new(Vec::new());
+    runtime.block_on(check_comparison(judge, request, &fixture)).expect("conforms");
 }
 
 mod tests {
     use std::collections::BTreeMap;
 
-    use albedo_core::{ErrorKind, Registry};
+    use albedo_core::conformance::check_judge;
+    use albedo_core::{ErrorKind, Registry, TokenScores};
     use serde_json::json;
 
     use super::*;
@@ -114,6 +94,27 @@ mod tests {
             let error = registry.check::<dyn Judge>(name, &json!({"colour": 1})).expect_err("unknown key");
             assert_eq!(error.kind(), ErrorKind::ConfigInvalid);
             assert!(error.to_string().contains("colour"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_judge_conforms() {
+        let registry = Registry::linked().expect("no two of a name");
+        let scores = |log_prob| Some(TokenScores { log_probs: vec![log_prob; 12] });
+        let comparisons: Vec<_> = RECORDED
+            .iter()
+            .flat_map(|reference| RECORDED.iter().map(move |first| comparison(reference, first, TEST)))
+            .map(|mut request| {
+                request.first.reference_scores = scores(-0.5);
+                request.second.reference_scores = scores(-0.75);
+                request
+            })
+            .collect();
+        let fixture = JudgeFixture::new(comparisons);
+        for name in ["protocol", "reference-action", "reference-likelihood"] {
+            let judge =
+                registry.build::<dyn Judge>(name, json!({}), &CallContext::new()).await.expect("defaults");
+            check_judge(&*judge, &fixture).await.expect(name);
         }
     }
 

@@ -1,0 +1,211 @@
+//! The suite of [`ChainClient`].
+
+use std::fmt::{self, Debug};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use super::{
+    Checked, FITTING, MemoryJournal, PATIENCE, brief, broken, ends, ensure, refuses, stops, succeeds,
+};
+use crate::chain::{
+    BlockRef, ChainClient, Hotkey, Metagraph, NetUid, Reveal, Subnet, Uid, WeightReceipt, WeightsView,
+};
+use crate::context::CallContext;
+use crate::digest::Digest;
+use crate::error::ErrorKind;
+use crate::weights::{Cleared, WeightJournal, WeightVector};
+
+/// What the chain suite needs to know.
+pub struct ChainFixture<'a> {
+    /// A subnet with at least two neurons.
+    pub netuid: NetUid,
+    /// A validator of it that may set weights now.
+    pub validator: Hotkey,
+    /// Makes at least so many blocks final, or waits until they are.
+    pub advance: &'a (dyn Fn(u64) -> BoxFuture<'static, ()> + Send + Sync),
+    /// Longest time for one call.
+    pub patience: Duration,
+}
+
+impl<'a> ChainFixture<'a> {
+    /// A fixture with the usual patience.
+    pub fn new(
+        netuid: NetUid,
+        validator: Hotkey,
+        advance: &'a (dyn Fn(u64) -> BoxFuture<'static, ()> + Send + Sync),
+    ) -> Self {
+        Self { netuid, validator, advance, patience: PATIENCE }
+    }
+}
+
+impl Debug for ChainFixture<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { netuid, validator, patience, .. } = self;
+        f.debug_struct("ChainFixture")
+            .field("netuid", netuid)
+            .field("validator", validator)
+            .field("patience", patience)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Checks what a validator relies on in a chain: a head that only grows;
+/// blocks by number, once they are final; reads that see the state at their
+/// block, then and later; tables in their order; weights that are in force
+/// after they are set, once however often they are submitted; calls that can
+/// be stopped. It sets weights once.
+///
+/// # Errors
+/// The first promise found broken.
+pub async fn check_chain(chain: &dyn ChainClient, fixture: &ChainFixture<'_>) -> Checked {
+    let suite = Suite { chain, fixture, cx: CallContext::new() };
+    let before = suite.head().await?;
+    suite.blocks(&before).await?;
+    let state = suite.state(&before).await?;
+    suite.tables(&before, &state)?;
+    suite.advance(1).await?;
+    suite.same_state(&before, &state).await?;
+    suite.other_branches(&before).await?;
+    suite.weights(&state.metagraph).await?;
+    suite.same_state(&before, &state).await?;
+    stops(fixture.patience, |cx| async move { chain.head(&cx).await }).await
+}
+
+struct Suite<'a> {
+    chain: &'a dyn ChainClient,
+    fixture: &'a ChainFixture<'a>,
+    cx: CallContext,
+}
+
+/// Everything that can be read at a block.
+#[derive(Debug, PartialEq)]
+struct State {
+    subnet: Subnet,
+    metagraph: Metagraph,
+    reveals: Vec<Reveal>,
+    weights: WeightsView,
+}
+
+impl Suite<'_> {
+    async fn head(&self) -> Checked<BlockRef> {
+        succeeds(self.fixture.patience, "the head is known", self.chain.head(&self.cx)).await
+    }
+
+    /// The head after `blocks` more.
+    async fn advance(&self, blocks: u64) -> Checked<BlockRef> {
+        let before = self.head().await?;
+        ends(self.fixture.patience, (self.fixture.advance)(blocks)).await?;
+        let after = self.head().await?;
+        ensure(after.number >= before.number + blocks, "the head only grows", || {
+            format!("{after:?}, {blocks} blocks after {before:?}")
+        })?;
+        self.blocks(&before).await?;
+        Ok(after)
+    }
+
+    async fn blocks(&self, known: &BlockRef) -> Checked {
+        const FINAL: &str = "a final block keeps its hash";
+        const LATER: &str = "a block that is not final yet is not found";
+        let Self { chain, fixture, cx } = self;
+        let block = succeeds(fixture.patience, FINAL, chain.block(known.number, cx)).await?;
+        ensure(&block == known, FINAL, || format!("{block:?} after {known:?}"))?;
+        let error = refuses(fixture.patience, LATER, chain.block(known.number + 1_000_000, cx)).await?;
+        ensure(error.kind() == ErrorKind::NotFound, LATER, || error.to_string())
+    }
+
+    async fn state(&self, at: &BlockRef) -> Checked<State> {
+        const READ: &str = "the state at a block is read";
+        let Self { chain, fixture: ChainFixture { netuid, patience, .. }, cx } = self;
+        Ok(State {
+            subnet: succeeds(*patience, READ, chain.subnet(*netuid, at, cx)).await?,
+            metagraph: succeeds(*patience, READ, chain.metagraph(*netuid, at, cx)).await?,
+            reveals: succeeds(*patience, READ, chain.reveals(*netuid, at, cx)).await?,
+            weights: succeeds(*patience, READ, chain.weights(*netuid, at, cx)).await?,
+        })
+    }
+
+    async fn same_state(&self, at: &BlockRef, state: &State) -> Checked {
+        let again = self.state(at).await?;
+        ensure(&again == state, "reads at a block are repeatable", || {
+            format!("{} after {}", brief(&again), brief(state))
+        })
+    }
+
+    fn tables(&self, at: &BlockRef, state: &State) -> Checked {
+        let State { subnet, metagraph: Metagraph { neurons }, reveals, weights } = state;
+        ensure(subnet.tempo > 0, "an epoch has blocks", || format!("{subnet:?}"))?;
+        ensure(neurons.is_sorted_by(|a, b| a.uid < b.uid), "neurons are by uid, ascending", || {
+            brief(neurons)
+        })?;
+        let validator = neurons.iter().find(|neuron| neuron.hotkey == self.fixture.validator);
+        let fits = neurons.len() > 1 && validator.is_some_and(|neuron| neuron.validator_permit);
+        ensure(fits, FITTING, || brief(neurons))?;
+        let later = neurons.iter().find(|neuron| neuron.registered_at > at.number);
+        ensure(later.is_none(), "a block knows nothing of later ones", || brief(&later))?;
+        let later = reveals.iter().find(|reveal| reveal.block > at.number);
+        ensure(later.is_none(), "a block knows nothing of later ones", || brief(&later))?;
+        ensure(reveals.is_sorted_by_key(|reveal| reveal.block), "reveals are oldest first", || {
+            brief(reveals)
+        })?;
+        let sorted = weights.rows.is_sorted_by(|a, b| a.validator < b.validator);
+        ensure(sorted, "weights are by uid, ascending", || brief(weights))
+    }
+
+    async fn other_branches(&self, known: &BlockRef) -> Checked {
+        let Self { chain, fixture: ChainFixture { netuid, patience, .. }, cx } = self;
+        let at = BlockRef { hash: Digest::of("another branch"), ..known.clone() };
+        match ends(*patience, chain.metagraph(*netuid, &at, cx)).await? {
+            Err(_) => Ok(()),
+            Ok(table) => broken("a block of another branch is refused", brief(&table)),
+        }
+    }
+
+    async fn weights(&self, metagraph: &Metagraph) -> Checked {
+        const SET: &str = "cleared weights are set";
+        const ONCE: &str = "submitting weights again has no further effect";
+        let Self { chain, fixture: ChainFixture { netuid, validator, patience, .. }, cx } = self;
+        let [first, .., last] = &*metagraph.neurons else { return broken(FITTING, "fewer than two neurons") };
+        let epoch = self.head().await?.number;
+        let vector = |hotkey: &Hotkey| WeightVector {
+            netuid: *netuid,
+            hotkey: hotkey.clone(),
+            epoch,
+            shares: vec![(first.uid, 21_845), (last.uid, 43_690)],
+        };
+        let stranger = self.clear(vector(&Hotkey("nobody".into()))).await?;
+        let strange = chain.set_weights(stranger, cx);
+        refuses(*patience, "only a registered validator sets weights", strange).await?;
+
+        let cleared = self.clear(vector(validator)).await?;
+        let receipt = succeeds(*patience, SET, chain.set_weights(cleared.clone(), cx)).await?;
+        let after = self.advance(1).await?;
+        let state = self.state(&after).await?;
+        if receipt == WeightReceipt::Set {
+            let row = |view: &WeightsView| {
+                let neuron = metagraph.neurons.iter().find(|neuron| &neuron.hotkey == validator)?;
+                let row = view.rows.iter().find(|row| row.validator == neuron.uid)?;
+                Some(row.weights.iter().copied().filter(|(_, weight)| *weight > 0).collect::<Vec<_>>())
+            };
+            let found = row(&state.weights);
+            // Half of the largest, which the chain stores as 65,535.
+            let half = |(uid, weight): (Uid, u16)| uid == first.uid && (32_767..=32_768).contains(&weight);
+            let kept = matches!(found.as_deref(), Some(&[small, large])
+                if half(small) && large == (last.uid, u16::MAX));
+            ensure(kept, SET, || format!("{found:?} of {:?}", vector(validator).shares))?;
+        }
+
+        succeeds(*patience, ONCE, chain.set_weights(cleared, cx)).await?;
+        let later = self.advance(1).await?;
+        let now = self.state(&later).await?.weights;
+        ensure(now == state.weights, ONCE, || format!("{} after {}", brief(&now), brief(&state.weights)))
+    }
+
+    async fn clear(&self, vector: WeightVector) -> Checked<Cleared<WeightVector>> {
+        let journal = WeightJournal::new(MemoryJournal::default());
+        succeeds(self.fixture.patience, "a first vector is cleared", journal.clear(vector)).await
+    }
+}
+
+#[cfg(test)]
+mod tests;
