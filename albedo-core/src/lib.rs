@@ -42,7 +42,7 @@ pub use error::{Error, ErrorKind, Fault, Result, Retry, Side};
 pub use files::{FileEntry, ModelFiles};
 pub use identity::Identity;
 pub use judge::{Assessment, Candidate, Comparison, Judge, Metric, Needs, Score};
-pub use plan::{DuelPlan, DuelSettings, Seed};
+pub use plan::{DuelPlan, DuelSettings, Seed, Terms};
 pub use record::{FileStore, MemoryStore, Record, RecordStore};
 pub use registry::{BuildContext, Factory, Plugin, PluginInfo, Registry, Role};
 pub use screen::{Finding, Screen, ScreenStage, Subject};
