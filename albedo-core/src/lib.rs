@@ -21,6 +21,7 @@ pub mod panel;
 pub mod plan;
 pub mod record;
 pub mod registry;
+pub mod reign;
 pub mod rng;
 pub mod safetensors;
 pub mod screen;
