@@ -44,7 +44,8 @@ pub struct Verdict {
     pub samples: u32,
     /// Challenger minus king in points, mean over samples.
     pub margin: f64,
-    /// 95 % bootstrap interval of the margin; approximate below 50 samples.
+    /// 95 % bootstrap interval of the margin; approximate: it holds 94 to 95 % at
+    /// 50 samples and more, less below (`docs/error-rates.md`).
     pub margin_interval: Interval,
     /// By judge, in panel order.
     pub judges: Vec<JudgeScore>,

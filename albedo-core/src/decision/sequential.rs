@@ -127,6 +127,7 @@ impl SequentialTest {
     }
 
     /// Consumes the next difference, in [−1, 1]; the ruling, once there is one.
+    /// Evidence can be gathered beyond it.
     pub fn consume(&mut self, difference: f64) -> Option<Ruling> {
         let bet = self.bets.next();
         self.evidence.multiply(1.0 + bet * above(difference, self.null_margin));
@@ -168,8 +169,8 @@ impl SequentialTest {
         self.evidence.ln()
     }
 
-    /// The numbers behind the ruling on `differences`, all that was consumed.
-    pub(super) fn evidence(&self, differences: &[f64]) -> SequentialEvidence {
+    /// The numbers so far; `differences` are all that was consumed.
+    pub fn evidence(&self, differences: &[f64]) -> SequentialEvidence {
         // To six decimals: logarithms differ in their last digit between platforms.
         let reported = |value: f64| round(value, 1e6);
         let unbet = Bets::new(self.alpha, self.cap());
