@@ -25,7 +25,7 @@ const EFFECT_SD: f64 = 0.02;
 
 /// The cap of a duel within a reign at `alpha`: 512 samples at 1 %, in
 /// proportion to ln(1 / alpha), rounded up to a multiple of 4. At every alpha it
-/// gives the same power against the same effect.
+/// gives about the same power against the same effect.
 pub fn cap(alpha: f64) -> u32 {
     let exact = 512.0 * alpha.ln() / 0.01_f64.ln();
     // A hair less: 512 stays 512 whatever the last digit of the logarithms.
