@@ -7,13 +7,13 @@
 //! ```
 #![expect(clippy::print_stdout, reason = "an example prints")]
 
-use albedo_core::decision::{Rule, RuleContext, Ruling, SequentialTest, cap, decide};
-use albedo_core::error::Result;
-use albedo_core::judge::Metric;
-use albedo_core::panel::{Cell, Cluster, Reducer};
-use albedo_core::reign::ErrorBudget;
-use albedo_core::rng::{Stream, Use, derive_seed};
-use albedo_core::stats::bootstrap_interval;
+use albedo::decision::{Rule, RuleContext, Ruling, SequentialTest, cap, decide};
+use albedo::error::Result;
+use albedo::judge::Metric;
+use albedo::panel::{Cell, Cluster, Reducer};
+use albedo::reign::ErrorBudget;
+use albedo::rng::{Stream, Use, derive_seed};
+use albedo::stats::bootstrap_interval;
 
 use crate::noise::{Profile, Source};
 use crate::rates::{Rate, simulate};

@@ -1,1 +1,38 @@
-//! stub
+//! Duels between language models, with verdicts you can check.
+//!
+//! A reigning *king* and a *challenger* answer the same pinned trajectories, a
+//! panel of judges compares their replies in both orders, and a decision rule
+//! crowns the challenger only by a clear margin. [`Duel`] is the way in; the
+//! [`prelude`] has what a duel of one's own takes; everything of
+//! [`albedo_core`] is re-exported here.
+//!
+//! | feature | default | brings |
+//! | --- | --- | --- |
+//! | `cli` | yes | the `albedo` program, [`config`], and the task reader |
+//! | `tasks` | with `cli` | tasks `parquet` |
+//! | `cpu` | yes | backend `burn`: Qwen3 models on the CPU |
+//! | `openai` | yes | nothing yet: chat models behind a server |
+//! | `judges` | yes | judges `protocol`, `reference-action`, `reference-likelihood` |
+//! | `chain` | no | chain `local` |
+//!
+//! Linking a crate registers its plugins: [`Registry::linked`] has them all.
+#![forbid(unsafe_code)]
+
+pub use albedo_core::*;
+
+#[cfg(any(feature = "cpu", feature = "tasks"))]
+pub use albedo_backends as backends;
+#[cfg(feature = "chain")]
+pub use albedo_chain as local_chain;
+#[cfg(feature = "judges")]
+pub use albedo_judges as judges;
+
+#[cfg(feature = "cli")]
+pub mod config;
+pub mod demo;
+mod plugins;
+pub mod prelude;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

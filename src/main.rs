@@ -1,2 +1,11 @@
-//! stub
-fn main() {}
+//! The `albedo` program.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+mod cli;
+mod report;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -109,7 +109,7 @@ pub struct ModelInfo {
     pub dtype: String,
     /// Digest of the tokenizer's file.
     pub tokenizer: Digest,
-    /// Digest of the chat template's text.
+    /// Digest of the chat template and the special tokens that it may name.
     pub chat_template: Digest,
     /// Token ids that end a reply, ascending.
     pub stop_ids: Vec<u32>,

@@ -1,8 +1,23 @@
-//! Drawing samples: a row uniformly, then a turn among its assistant turns;
-//! every row draw and discard leaves its facts, so that the draw can be
-//! replayed without the data and checked against it with.
+//! Drawing samples; every row draw and discard leaves its facts, so that the
+//! draw can be replayed without the data ([`Replay`]) and checked against it
+//! with ([`RowDraw::check`]).
+//!
+//! Only assistant turns with something before them are drawn from, by either
+//! [`Sampler`](crate::plan::Sampler); they are counted from 0.
+//!
+//! | sampler | row | turn | discarded |
+//! |---|---|---|---|
+//! | `row-draw` | uniformly | uniformly among the row's | if its instance is already in the sample |
+//! | `albedo-py` | as Python's `choices` over all rows, four times as many as samples | Python's `choice` among the row's first ten | if row and turn are already in the sample |
+//!
+//! Both discard a prompt that leaves no room for the longest reply, and draw
+//! on. The Python system keeps it and loses it to its model server: up to the
+//! first of them the samples are the same, after it they are the same but for
+//! the gap. Where that system would go on with too few samples, `albedo-py` is
+//! an error. Its samples may share an instance, so that a cluster is not an
+//! instance and a rule that counts on independent clusters is too sure: it is
+//! there for compatibility, not for verdicts to trust.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -10,9 +25,14 @@ use serde::{Deserialize, Serialize};
 use crate::backend::{Message, ModelSession};
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Fault, Result};
-use crate::plan::{DuelPlan, Seed};
-use crate::rng::{Stream, Use, derive_seed};
-use crate::tasks::TaskSource;
+use crate::plan::DuelPlan;
+use crate::tasks::{TaskRow, TaskSource};
+
+mod replay;
+mod walk;
+
+pub use replay::Replay;
+use walk::Walk;
 
 /// Row draws in a row that may be discarded before the task set counts as
 /// exhausted: at one usable row in 1,000 a draw fails by chance once in 22,000.
@@ -25,7 +45,7 @@ pub struct RowDraw {
     pub row: u64,
     /// Its instance.
     pub instance_id: String,
-    /// Number of its assistant turns.
+    /// Number of its assistant turns with something before them.
     pub turns: u32,
     /// The turn drawn, counted from 0 among the assistant turns; none if there
     /// is no turn to draw from.
@@ -37,6 +57,26 @@ pub struct RowDraw {
     pub outcome: DrawOutcome,
 }
 
+impl RowDraw {
+    /// Checks what only the data can tell, instance and number of turns,
+    /// against `task`, the row drawn.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DataInvalid`], naming what differs.
+    pub fn check(&self, task: &TaskRow) -> Result<()> {
+        let turns = turns(task).len() as u32;
+        if self.instance_id == task.instance_id && self.turns == turns {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::DataInvalid, "check a row draw", "the tasks hold another row")
+            .with("row", self.row)
+            .with("recorded instance", &self.instance_id)
+            .with("instance", &task.instance_id)
+            .with("recorded turns", self.turns)
+            .with("turns", turns))
+    }
+}
+
 /// What became of a row draw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -45,7 +85,8 @@ pub enum DrawOutcome {
     Sample,
     /// The row has no assistant turn with something before it.
     NoTurn,
-    /// Its instance is already in the sample.
+    /// Its instance, or under `albedo-py` its row and turn, is already in the
+    /// sample.
     Repeated,
     /// Prompt and longest reply do not fit the context.
     TooLong,
@@ -66,71 +107,51 @@ pub struct Sample {
     pub reference: String,
 }
 
-/// The random part of the sampler: which row, then which turn. Replaying it
-/// over recorded facts needs no data.
-#[derive(Debug, Clone)]
-pub struct RowStream(Stream);
-
-impl RowStream {
-    /// The stream of a duel's seed.
-    pub fn new(seed: &Seed) -> Self {
-        Self(Stream::new(derive_seed("row draw", &[seed.as_bytes()]), Use::RowDraw))
-    }
-
-    /// The next row of `rows`.
-    pub fn row(&mut self, rows: u64) -> u64 {
-        self.0.below(rows)
-    }
-
-    /// The turn among `turns` of the row just drawn; none, and nothing drawn,
-    /// if there is none.
-    pub fn turn(&mut self, turns: u32) -> Option<u32> {
-        (turns > 0).then(|| self.0.below(u64::from(turns)) as u32)
+impl Sample {
+    /// The sample that turn `turn` of `task` gives; none if there is no such
+    /// turn.
+    pub fn new(index: u32, task: TaskRow, turn: u32) -> Option<Self> {
+        let position = *turns(&task).get(turn as usize)?;
+        let TaskRow { instance_id, repo, mut messages } = task;
+        messages.truncate(position + 1);
+        let reference = messages.pop()?.content;
+        Some(Self { index, instance_id, repo, messages, reference })
     }
 }
 
 /// Draws a plan's samples in plan order.
 #[derive(Debug)]
 pub struct Drawer {
-    stream: RowStream,
+    walk: Walk,
     tasks: Arc<dyn TaskSource>,
     king: Arc<dyn ModelSession>,
     samples: u32,
-    prompt_limit: u32,
-    drawn: BTreeSet<String>,
 }
 
 impl Drawer {
     /// The sampler of `plan` over `tasks`, measuring prompts with `king`.
     pub fn new(plan: &DuelPlan, tasks: Arc<dyn TaskSource>, king: Arc<dyn ModelSession>) -> Self {
-        Self {
-            stream: RowStream::new(&plan.seed),
-            tasks,
-            king,
-            samples: plan.samples,
-            prompt_limit: plan.context_tokens.saturating_sub(plan.generation.max_new_tokens),
-            drawn: BTreeSet::new(),
-        }
+        Self { walk: Walk::new(plan), tasks, king, samples: plan.samples }
     }
 
     /// The next sample with all its row draws, the last of which is its own;
     /// `None` once the plan's number is drawn.
     ///
     /// # Errors
-    /// The operator's, if the task set has too few usable instances; whatever
-    /// the task source meets.
+    /// The operator's, if the task set has too few usable rows; whatever the
+    /// task source meets.
     pub async fn next(&mut self, cx: &CallContext) -> Result<Option<(Sample, Vec<RowDraw>)>> {
-        let index = self.drawn.len() as u32;
+        let index = self.walk.samples();
         if index == self.samples {
             return Ok(None);
         }
         let mut draws = Vec::new();
         for _ in 0..MAX_DISCARDS {
             cx.check("draw samples")?;
-            let (draw, sample) = self.draw(index, cx).await?;
+            let Some(row) = self.walk.row() else { break };
+            let (draw, sample) = self.draw(row, index, cx).await?;
             draws.push(draw);
             if let Some(sample) = sample {
-                self.drawn.insert(sample.instance_id.clone());
                 return Ok(Some((sample, draws)));
             }
         }
@@ -144,39 +165,39 @@ impl Drawer {
             .with_hint("lower `samples`, raise `context_tokens`, or use more tasks"))
     }
 
-    async fn draw(&mut self, index: u32, cx: &CallContext) -> Result<(RowDraw, Option<Sample>)> {
-        let row = self.stream.row(self.tasks.info().rows);
+    async fn draw(&mut self, row: u64, index: u32, cx: &CallContext) -> Result<(RowDraw, Option<Sample>)> {
         let task = self.tasks.row(row, cx).await?;
-        let mut turns = task.assistant_turns();
-        turns.retain(|&position| position > 0);
-        let turn = self.stream.turn(turns.len() as u32);
-        let mut draw = RowDraw {
-            row,
-            instance_id: task.instance_id.clone(),
-            turns: turns.len() as u32,
-            turn,
-            prompt_tokens: None,
-            outcome: DrawOutcome::NoTurn,
-        };
-        let Some(&position) = turn.and_then(|turn| turns.get(turn as usize)) else {
-            return Ok((draw, None));
-        };
-        if self.drawn.contains(&task.instance_id) {
-            draw.outcome = DrawOutcome::Repeated;
+        let turns = turns(&task).len() as u32;
+        let turn = self.walk.turn(turns);
+        let instance_id = task.instance_id.clone();
+        let mut draw =
+            RowDraw { row, instance_id, turns, turn, prompt_tokens: None, outcome: DrawOutcome::NoTurn };
+        draw.outcome = self.walk.outcome(&draw);
+        if draw.outcome != DrawOutcome::Sample {
             return Ok((draw, None));
         }
-        let mut messages = task.messages;
-        messages.truncate(position + 1);
-        let reference = messages.pop().map(|message| message.content).unwrap_or_default();
-        draw.prompt_tokens = self.king.count_prompt_tokens(&messages).map_err(|error| {
-            error.with_fault(Fault::Operator).with("row", row).with("turn", draw.turn.unwrap_or_default())
-        })?;
-        if draw.prompt_tokens.is_some_and(|tokens| tokens > self.prompt_limit) {
-            draw.outcome = DrawOutcome::TooLong;
+        let turn = turn.unwrap_or_default();
+        let sample = Sample::new(index, task, turn)
+            .ok_or_else(|| Error::bug("draw samples", "the turn drawn is not the row's"))?;
+        draw.prompt_tokens = self
+            .king
+            .count_prompt_tokens(&sample.messages)
+            .map_err(|error| error.with_fault(Fault::Operator).with("row", row).with("turn", turn))?;
+        draw.outcome = self.walk.outcome(&draw);
+        if draw.outcome != DrawOutcome::Sample {
             return Ok((draw, None));
         }
-        draw.outcome = DrawOutcome::Sample;
-        let sample = Sample { index, instance_id: task.instance_id, repo: task.repo, messages, reference };
+        self.walk.keep(&draw);
         Ok((draw, Some(sample)))
     }
 }
+
+/// Positions in the conversation of the turns that can be drawn.
+fn turns(task: &TaskRow) -> Vec<usize> {
+    let mut turns = task.assistant_turns();
+    turns.retain(|&position| position > 0);
+    turns
+}
+
+#[cfg(test)]
+mod tests;

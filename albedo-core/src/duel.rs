@@ -15,7 +15,7 @@ use crate::draw::Drawer;
 use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::identity::Identity;
 use crate::judge::Judge;
-use crate::plan::{ContestantPlan, DuelPlan, DuelSettings, JudgePlan, Limits, Sampler};
+use crate::plan::{ContestantPlan, DuelPlan, DuelSettings, JudgePlan, Limits};
 use crate::record::{JournalEvent, RecordBuilder, RecordLine, RecordStore};
 use crate::tasks::TaskSource;
 use crate::verdict::{Outcome, Verdict};
@@ -134,7 +134,7 @@ impl Duel {
             king: king.plan(),
             challenger: challenger.plan(),
             tasks: info.clone(),
-            sampler: Sampler::RowDraw,
+            sampler: settings.sampler,
             samples,
             looks: settings.rule.looks(samples),
             seed: settings.seed,
@@ -158,6 +158,11 @@ impl Duel {
     /// The frozen plan.
     pub fn plan(&self) -> &DuelPlan {
         &self.plan
+    }
+
+    /// The plan's digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// Runs the duel: every answer is in `store`'s journal before it is used,

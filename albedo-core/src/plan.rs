@@ -24,6 +24,8 @@ pub struct DuelSettings {
     /// Samples to draw; the cap where the rule may stop early. The rule
     /// `sequential` sets its own cap within a reign.
     pub samples: u32,
+    /// How rows and turns are drawn.
+    pub sampler: Sampler,
     /// Seed of the draw, of generation and of the rule's resampling.
     pub seed: Seed,
     /// Longest prompt and reply together in tokens; by default the smaller of
@@ -45,6 +47,7 @@ impl Default for DuelSettings {
     fn default() -> Self {
         Self {
             samples: 64,
+            sampler: Sampler::default(),
             seed: Seed::from(0),
             context_tokens: None,
             generation: GenerationSettings::default(),
@@ -361,12 +364,17 @@ pub struct JudgePlan {
     pub metrics: Vec<Metric>,
 }
 
-/// How rows and turns are drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// How rows and turns are drawn; [`crate::draw`] says how exactly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sampler {
-    /// [`crate::draw`]: a row uniformly, then a turn among its assistant turns.
+    /// A row uniformly, then a turn among its assistant turns; every sample is
+    /// an instance of its own.
+    #[default]
     RowDraw,
+    /// What the Python system draws, for compatibility only: several samples
+    /// may share an instance, so they are not independent clusters.
+    AlbedoPy,
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -170,17 +171,34 @@ pub struct BuildContext<'a> {
     pub call: &'a CallContext,
 }
 
+impl BuildContext<'_> {
+    /// `path` as it stands in the settings, taken from the registry's folder if
+    /// it is relative.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.registry.folder.join(path)
+    }
+}
+
 /// The plugins that can be chosen by name. A value, not a global: tests and
 /// embedders add their own with [`Registry::with`].
 #[derive(Debug, Default)]
 pub struct Registry {
     factories: BTreeMap<(&'static str, &'static str), Box<dyn Any + Send + Sync>>,
+    folder: PathBuf,
 }
 
 impl Registry {
     /// A registry without plugins.
     pub fn empty() -> Self {
         Self::default()
+    }
+
+    /// The registry with relative paths in settings taken from `folder`, by
+    /// default the process's working directory.
+    #[must_use]
+    pub fn relative_to(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folder = folder.into();
+        self
     }
 
     /// The registry with `factory` added.

@@ -1,6 +1,6 @@
 //! What the simulated duels draw their differences from.
 
-use albedo_core::rng::{Stream, Use, derive_seed};
+use albedo::rng::{Stream, Use, derive_seed};
 
 /// Values of a tabulated distribution: a draw is one of these equally likely
 /// quantiles, so that mean and spread are exact.

@@ -13,9 +13,10 @@ use crate::backend::{
 };
 use crate::decision::Rule;
 use crate::digest::Digest;
+use crate::draw::Replay;
 use crate::error::Retry;
 use crate::judge::{Assessment, Comparison, Metric, Score};
-use crate::plan::Seed;
+use crate::plan::{Sampler, Seed};
 use crate::record::{MemoryStore, Record};
 use crate::tasks::{TaskRow, TaskSetInfo};
 use crate::verdict::{Holds, VoidReason};
@@ -196,8 +197,8 @@ async fn a_better_challenger_is_crowned_and_the_record_reads_back() {
     let record = store.record().expect("published");
     assert_eq!(Some(record.digest), report.record);
     let read = Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads");
-    assert_eq!(read.verdict(), Some(&report.verdict));
-    assert_eq!(read.plan(), Some(duel.plan()));
+    assert_eq!(read.verdict(), &report.verdict);
+    assert_eq!(read.plan(), duel.plan());
 }
 
 #[tokio::test]
@@ -218,7 +219,7 @@ async fn the_sequential_rule_stops_as_soon_as_it_is_sure() {
         assert_eq!((report.verdict.outcome, report.verdict.samples), (outcome, 5));
         let record = store.record().expect("published");
         let read = Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads");
-        assert_eq!(read.verdict(), Some(&report.verdict));
+        assert_eq!(read.verdict(), &report.verdict);
     }
 }
 
@@ -335,22 +336,21 @@ async fn cancelling_says_how_far_it_got() {
 
 #[tokio::test]
 async fn the_draw_can_be_replayed_from_its_facts() {
-    let duel = duel(Scripted::new("plain"), Scripted::new("better"), vec![Asked::new("fair", fair)]);
-    let (_, store) = run(&duel).await;
-    let mut stream = crate::draw::RowStream::new(&duel.plan.seed);
-    let mut instances = BTreeSet::new();
-    for event in store.journal() {
-        let JournalEvent::Drawn { draws, .. } = event else { continue };
-        for draw in draws {
-            assert_eq!(draw.row, stream.row(30));
-            assert_eq!(draw.turn, stream.turn(draw.turns));
-            if draw.outcome == crate::draw::DrawOutcome::Sample {
-                assert!(draw.prompt_tokens <= Some(1000 - 256));
-                assert!(instances.insert(draw.instance_id));
+    for sampler in [Sampler::RowDraw, Sampler::AlbedoPy] {
+        let settings = DuelSettings { sampler, ..settings() };
+        let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
+        let duel = Duel::new(&settings, king, challenger, Rows::shared(), vec![Asked::new("fair", fair)])
+            .expect("plans");
+        let (_, store) = run(&duel).await;
+        let mut replay = Replay::new(duel.plan());
+        for event in store.journal() {
+            let JournalEvent::Drawn { draws, .. } = event else { continue };
+            for draw in &draws {
+                replay.check(draw).expect("follows from the seed");
             }
         }
+        assert_eq!(replay.samples(), 8);
     }
-    assert_eq!(instances.len(), 8);
 }
 
 #[tokio::test]

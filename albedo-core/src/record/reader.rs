@@ -21,6 +21,8 @@ pub struct Record {
     pub digest: Digest,
     /// All lines, the header first.
     pub lines: Vec<RecordLine>,
+    plan: DuelPlan,
+    verdict: Verdict,
     texts: BTreeMap<Digest, String>,
 }
 
@@ -67,28 +69,23 @@ impl Record {
             serde_json::from_str(line).map_err(|error| invalid(format!("line {}: {error}", number + 1)))
         });
         let lines = lines.collect::<Result<Vec<RecordLine>>>()?;
-        if !matches!(lines.get(1), Some(RecordLine::Plan { .. }))
-            || !matches!(lines.last(), Some(RecordLine::Verdict(_)))
-        {
+        let (Some(RecordLine::Plan { plan }), Some(RecordLine::Verdict(verdict))) =
+            (lines.get(1), lines.last())
+        else {
             return Err(invalid("the second line is no plan, or the last no verdict".into()));
-        }
-        Ok(Self { digest, lines, texts: read_blobs(blobs)? })
+        };
+        let (plan, verdict) = ((**plan).clone(), (**verdict).clone());
+        Ok(Self { digest, lines, plan, verdict, texts: read_blobs(blobs)? })
     }
 
     /// The frozen plan.
-    pub fn plan(&self) -> Option<&DuelPlan> {
-        self.lines.iter().find_map(|line| match line {
-            RecordLine::Plan { plan } => Some(&**plan),
-            _ => None,
-        })
+    pub fn plan(&self) -> &DuelPlan {
+        &self.plan
     }
 
     /// The verdict.
-    pub fn verdict(&self) -> Option<&Verdict> {
-        self.lines.iter().rev().find_map(|line| match line {
-            RecordLine::Verdict(verdict) => Some(&**verdict),
-            _ => None,
-        })
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
     }
 
     /// The text behind `reference`.

@@ -1,0 +1,302 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use albedo_core::safetensors::{Dtype, read_header};
+use albedo_core::{MessageRole, Sampling};
+use half::{bf16, f16};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+
+fn demo(side: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/demo/models").join(side)
+}
+
+async fn load(folder: &Path, max_batch: u32) -> Result<Arc<dyn ModelSession>> {
+    let backend = BurnBackend::new(&BurnConfig { max_batch, ..BurnConfig::default() })?;
+    backend.load(&ModelSource::new(folder), &CallContext::new()).await
+}
+
+fn request(prompt: &str, seed: u64) -> GenerateRequest {
+    GenerateRequest {
+        messages: vec![
+            Message::new(MessageRole::System, "You repair small Python projects."),
+            Message::new(MessageRole::User, prompt),
+        ],
+        sampling: Sampling::default(),
+        max_new_tokens: 24,
+        seed,
+        score_reply: Some("THOUGHT: I list its files first.\n\n```bash\nls\n```".into()),
+    }
+}
+
+/// Sixteen requests, every other one sampled.
+fn requests() -> Vec<GenerateRequest> {
+    (0..16)
+        .map(|index| {
+            let prompt = "one two three four five six seven ".repeat(1 + index * 5 % 7);
+            let sampling = match index % 2 {
+                0 => Sampling::default(),
+                _ => Sampling { temperature: 1.0, top_p: 0.95, top_k: 40 },
+            };
+            GenerateRequest { sampling, ..request(&prompt, index as u64) }
+        })
+        .collect()
+}
+
+async fn answers(session: &dyn ModelSession, requests: Vec<GenerateRequest>) -> Vec<Completion> {
+    let answers: BTreeMap<_, _> = session
+        .generate(requests, &CallContext::new())
+        .map(|answer| (answer.index, answer.result.expect("answers")))
+        .collect()
+        .await;
+    answers.into_values().collect()
+}
+
+#[tokio::test]
+async fn a_reply_does_not_depend_on_the_batch() {
+    let alone = load(&demo("king"), 1).await.unwrap();
+    let expected = answers(&*alone, requests()).await;
+    assert_eq!(expected.len(), 16);
+    for max_batch in [2, 5, 16] {
+        let session = load(&demo("king"), max_batch).await.unwrap();
+        assert_eq!(answers(&*session, requests()).await, expected, "at most {max_batch} at once");
+        let mut reversed = answers(&*session, requests().into_iter().rev().collect()).await;
+        reversed.reverse();
+        assert_eq!(reversed, expected, "at most {max_batch} at once, in reverse");
+    }
+}
+
+#[tokio::test]
+async fn scores_beside_a_reply_are_those_of_a_call_of_their_own() {
+    let session = load(&demo("challenger"), 4).await.unwrap();
+    let request = request("The tests fail.", 0);
+    let reply = request.score_reply.clone().expect("a reply to score");
+    let score = ScoreRequest { messages: request.messages.clone(), reply };
+    let alone = session.score(vec![score], &CallContext::new()).await.unwrap();
+    let beside = answers(&*session, vec![request]).await;
+    assert_eq!(beside[0].reply_scores.as_ref(), alone.first());
+    assert!(alone[0].log_probs.iter().all(|value| value.is_finite() && *value <= 0.0));
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_served_fails_alone() {
+    let session = load(&demo("king"), 4).await.unwrap();
+    let good = request("Fix it.", 1);
+    let too_long = GenerateRequest { max_new_tokens: 4096, ..good.clone() };
+    let nothing = GenerateRequest { max_new_tokens: 0, ..good.clone() };
+    let absurd =
+        GenerateRequest { sampling: Sampling { temperature: -1.0, ..Sampling::default() }, ..good.clone() };
+    let answers: BTreeMap<_, _> = session
+        .generate(vec![too_long, good, nothing, absurd], &CallContext::new())
+        .map(|answer| (answer.index, answer.result.map_err(|error| error.kind())))
+        .collect()
+        .await;
+    assert_eq!(answers[&0], Err(ErrorKind::Unsupported));
+    assert!(answers[&1].is_ok());
+    assert_eq!(answers[&2], Err(ErrorKind::ConfigInvalid));
+    assert_eq!(answers[&3], Err(ErrorKind::ConfigInvalid));
+}
+
+#[tokio::test]
+async fn cancelling_and_dropping_leave_the_session_usable() {
+    let session = load(&demo("king"), 4).await.unwrap();
+    let cx = CallContext::new();
+    let mut stream = session.generate(requests(), &cx);
+    stream.next().await.expect("a first answer").result.expect("answers");
+    cx.cancel();
+    let rest: Vec<_> = stream.collect().await;
+    assert_eq!(rest.len(), 15);
+    assert!(
+        rest.iter().any(|answer| {
+            answer.result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled)
+        })
+    );
+    drop(session.generate(requests(), &CallContext::new()).next().await);
+    let fresh = load(&demo("king"), 4).await.unwrap();
+    let request = vec![request("Fix it.", 1)];
+    assert_eq!(answers(&*session, request.clone()).await, answers(&*fresh, request).await);
+}
+
+#[tokio::test]
+async fn the_stream_outlives_a_dropped_session_with_errors() {
+    let session = load(&demo("king"), 1).await.unwrap();
+    let stream = session.generate(requests(), &CallContext::new());
+    drop(session);
+    let answers: Vec<_> = stream.collect().await;
+    assert_eq!(answers.len(), 16);
+    assert!(answers.iter().all(|answer| answer.result.is_err()));
+}
+
+type Tensors = BTreeMap<String, (Vec<u64>, Vec<f32>)>;
+
+/// The king's tensors, widened.
+fn tensors() -> Tensors {
+    let bytes = std::fs::read(demo("king").join("model.safetensors")).unwrap();
+    let header = read_header(&mut bytes.as_slice(), bytes.len() as u64).unwrap();
+    let widen = |pair: &[u8]| bf16::from_le_bytes([pair[0], pair[1]]).to_f32();
+    (header.tensors.into_iter())
+        .map(|(name, info)| {
+            assert_eq!(info.dtype, Dtype::Bf16);
+            let range = info.range.start as usize..info.range.end as usize;
+            (name, (info.shape, bytes[range].chunks_exact(2).map(widen).collect()))
+        })
+        .collect()
+}
+
+/// A safetensors file of `tensors` in the data type `dtype`.
+fn safetensors(tensors: &Tensors, dtype: &str) -> Vec<u8> {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, (shape, values)) in tensors {
+        let start = data.len();
+        for value in values {
+            match dtype {
+                "F32" => data.extend(value.to_le_bytes()),
+                "F16" => data.extend(f16::from_f32(*value).to_le_bytes()),
+                _ => data.extend(bf16::from_f32(*value).to_le_bytes()),
+            }
+        }
+        header.insert(
+            name.clone(),
+            json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]}),
+        );
+    }
+    let header = Value::Object(header).to_string();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    file.extend(data);
+    file
+}
+
+/// A model folder with the king's configuration and text, and `files`.
+fn model(files: &[(&str, &[u8])]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        std::fs::copy(demo("king").join(name), folder.path().join(name)).unwrap();
+    }
+    for (name, bytes) in files {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    folder
+}
+
+async fn reply(folder: &Path) -> Completion {
+    answers(&*load(folder, 4).await.unwrap(), vec![request("Fix it.", 1)]).await.remove(0)
+}
+
+#[tokio::test]
+async fn the_layout_of_the_files_does_not_matter() {
+    let expected = reply(&demo("king")).await;
+    let tensors = tensors();
+    let wide = model(&[("model.safetensors", &safetensors(&tensors, "F32"))]);
+    assert_eq!(reply(wide.path()).await, expected);
+
+    let mut halves = [Tensors::new(), Tensors::new()];
+    let mut map = serde_json::Map::new();
+    for (index, (name, tensor)) in tensors.iter().enumerate() {
+        map.insert(name.clone(), json!(format!("part-{}.safetensors", index % 2)));
+        halves[index % 2].insert(name.clone(), tensor.clone());
+    }
+    let index = json!({"metadata": {}, "weight_map": map}).to_string();
+    let parts = halves.map(|half| safetensors(&half, "BF16"));
+    let sharded = model(&[
+        ("part-0.safetensors", &parts[0]),
+        ("part-1.safetensors", &parts[1]),
+        ("model.safetensors.index.json", index.as_bytes()),
+    ]);
+    assert_eq!(reply(sharded.path()).await, expected);
+
+    let mut untied = tensors.clone();
+    untied.insert("lm_head.weight".into(), tensors["model.embed_tokens.weight"].clone());
+    let untied = model(&[("model.safetensors", &safetensors(&untied, "BF16"))]);
+    assert_eq!(reply(untied.path()).await, expected, "a tied head may be repeated");
+    set(untied.path(), "tie_word_embeddings", &json!(false));
+    assert_eq!(reply(untied.path()).await, expected, "and may stand alone");
+}
+
+#[tokio::test]
+async fn half_precision_is_read() {
+    let folder = model(&[("model.safetensors", &safetensors(&tensors(), "F16"))]);
+    let [exact, half] = [reply(&demo("king")).await, reply(folder.path()).await];
+    let mean = |completion: &Completion| {
+        completion.reply_scores.as_ref().and_then(albedo_core::TokenScores::mean).expect("scores")
+    };
+    assert!((mean(&exact) - mean(&half)).abs() < 1e-3);
+}
+
+fn set(folder: &Path, key: &str, value: &Value) {
+    let path = folder.join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config[key] = value.clone();
+    std::fs::write(path, config.to_string()).unwrap();
+}
+
+#[tokio::test]
+async fn broken_weights_are_named_with_tensor_and_reason() {
+    const GATE: &str = "model.layers.2.mlp.gate_proj.weight";
+    let change = |change: &dyn Fn(&mut Tensors)| {
+        let mut tensors = tensors();
+        change(&mut tensors);
+        safetensors(&tensors, "BF16")
+    };
+    let whole = std::fs::read(demo("king").join("model.safetensors")).unwrap();
+    for (bytes, expected) in [
+        (whole[..whole.len() - 100].to_vec(), "the header promises"),
+        (whole[..5].to_vec(), "safetensors"),
+        (change(&|tensors| tensors.get_mut(GATE).unwrap().1[7] = f32::NAN), "is not finite: NaN at index 7"),
+        (
+            change(&|tensors| tensors.get_mut(GATE).unwrap().1[9] = f32::INFINITY),
+            "is not finite: inf at index 9",
+        ),
+        (change(&|tensors| drop(tensors.remove(GATE))), "`model.layers.2.mlp.gate_proj.weight` is missing"),
+        (change(&|tensors| tensors.get_mut(GATE).unwrap().0.reverse()), "has the shape [192, 576]"),
+        (
+            change(&|tensors| drop(tensors.insert("extra".into(), (vec![1], vec![0.0])))),
+            "the tensor `extra` is no part of the architecture",
+        ),
+    ] {
+        let folder = model(&[("model.safetensors", &bytes)]);
+        let error = load(folder.path(), 4).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DataInvalid, "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(error.to_string().contains("model.safetensors") || expected.contains("missing"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn folders_that_are_no_model_are_refused() {
+    let weights = std::fs::read(demo("king").join("model.safetensors")).unwrap();
+    let error = load(&demo("nobody"), 4).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let error = load(model(&[]).path(), 4).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+
+    let other = model(&[("model.safetensors", &weights)]);
+    set(other.path(), "architectures", &json!(["LlamaForCausalLM"]));
+    let error = load(other.path(), 4).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("LlamaForCausalLM; supported is Qwen3ForCausalLM"), "{error}");
+
+    let small = model(&[("model.safetensors", &weights)]);
+    set(small.path(), "vocab_size", &json!(100));
+    let error = load(small.path(), 4).await.unwrap_err();
+    assert!(error.to_string().contains("the tokenizer has 4096 ids, the model's vocabulary 100"), "{error}");
+
+    let two = model(&[("model.safetensors", &weights), ("copy.safetensors", &weights)]);
+    let error = load(two.path(), 4).await.unwrap_err();
+    assert!(error.to_string().contains("two files hold the tensor"), "{error}");
+}
+
+#[tokio::test]
+async fn a_pinned_digest_has_to_be_met() {
+    let backend = BurnBackend::new(&BurnConfig::default()).unwrap();
+    let cx = CallContext::new();
+    let digest = backend.load(&ModelSource::new(demo("king")), &cx).await.unwrap().model().parameters;
+    let pinned = |digest| ModelSource { parameters: Some(digest), ..ModelSource::new(demo("king")) };
+    assert!(backend.load(&pinned(digest), &cx).await.is_ok());
+    let error = backend.load(&pinned(Digest::of("other")), &cx).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DigestMismatch);
+    cx.cancel();
+    assert_eq!(backend.load(&pinned(digest), &cx).await.unwrap_err().kind(), ErrorKind::Cancelled);
+}

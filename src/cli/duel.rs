@@ -1,0 +1,165 @@
+//! `albedo duel`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use albedo::config::{DuelConfig, ModelConfig, PluginConfig};
+use albedo::demo::Demo;
+use albedo::plan::DuelPlan;
+use albedo::{
+    CallContext, Duel, DuelReport, Error, ErrorKind, FileStore, Outcome, Registry, Result, Rule, Seed,
+};
+use serde_json::json;
+
+use super::{TRY_AGAIN, print, print_json};
+use crate::report::{self, Progress};
+
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("source").required(true))]
+pub(crate) struct Arguments {
+    /// Run the demo duel: two small trained models on the CPU, offline judges.
+    #[arg(long, group = "source")]
+    demo: bool,
+    /// Run the duel that this TOML file describes.
+    #[arg(long, value_name = "FILE", group = "source")]
+    config: Option<PathBuf>,
+    /// Model folder of the king, instead of the configuration's.
+    #[arg(long, value_name = "DIR")]
+    king: Option<PathBuf>,
+    /// Model folder of the challenger.
+    #[arg(long, value_name = "DIR")]
+    challenger: Option<PathBuf>,
+    /// Folder of parquet tasks with their `manifest.json`.
+    #[arg(long, value_name = "DIR")]
+    tasks: Option<PathBuf>,
+    /// A judge of the panel; once for each. Settings are the configuration's.
+    #[arg(long = "judge", value_name = "NAME")]
+    judges: Vec<String>,
+    /// The decision rule, with the configuration's constants if it names the
+    /// same, else with its defaults.
+    #[arg(long, value_name = "NAME")]
+    rule: Option<String>,
+    /// Samples to draw.
+    #[arg(long, value_name = "N")]
+    samples: Option<u32>,
+    /// A whole number or 64 hexadecimal digits.
+    #[arg(long, value_name = "SEED")]
+    seed: Option<Seed>,
+    /// New folder for journal and record [default: one under `duels/`].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    fn config(&self) -> Result<DuelConfig> {
+        let mut config = match &self.config {
+            Some(path) => DuelConfig::read(path)?,
+            None => DuelConfig::read(&Demo::locate()?.config())?,
+        };
+        for (model, path) in [(&mut config.king, &self.king), (&mut config.challenger, &self.challenger)] {
+            if let Some(path) = path {
+                *model = ModelConfig { path: absolute(path)?, parameters: None };
+            }
+        }
+        if let Some(path) = &self.tasks {
+            config.tasks = PluginConfig::named("parquet");
+            config.tasks.settings.insert("path".into(), json!(absolute(path)?));
+        }
+        if !self.judges.is_empty() {
+            let known = std::mem::take(&mut config.judges);
+            config.judges = (self.judges.iter())
+                .map(|name| {
+                    let known = known.iter().find(|judge| judge.name == *name);
+                    known.cloned().unwrap_or_else(|| PluginConfig::named(name))
+                })
+                .collect();
+        }
+        if let Some(name) = &self.rule
+            && *name != config.duel.rule.name()
+        {
+            config.duel.rule = Rule::by_name(name)?;
+        }
+        config.duel.samples = self.samples.unwrap_or(config.duel.samples);
+        config.duel.seed = self.seed.unwrap_or(config.duel.seed);
+        Ok(config)
+    }
+}
+
+pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
+    let duel = arguments.config()?.prepare(Registry::linked()?, cx).await?;
+    let store = match &arguments.out {
+        Some(folder) => FileStore::create(folder)?,
+        None => new_folder(&duel)?,
+    };
+    let plan = duel.plan();
+    if !arguments.json {
+        print(&heading(plan, &duel.digest().short()))?;
+    }
+    let progress = Progress::new(plan.samples, plan.judges.len() as u32);
+    let ended = duel.run(&store, &progress, cx).await;
+    progress.finish();
+    let report = ended.map_err(|error| error.with("folder", store.folder().display()))?;
+    if arguments.json {
+        print_result(&report, store.folder())?;
+    } else {
+        print(&format!(
+            "\n{}{:<12}{:.1} s\n{:<12}{} in {}\n",
+            report::verdict(plan, &report.verdict, progress.tokens()),
+            "time",
+            progress.elapsed().as_secs_f64(),
+            "record",
+            report.record.map_or_else(|| "none, only a journal".into(), |digest| digest.to_string()),
+            store.folder().display(),
+        ))?;
+    }
+    Ok(match report.verdict.outcome {
+        Outcome::Void(_) => ExitCode::from(TRY_AGAIN),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+fn heading(plan: &DuelPlan, digest: &str) -> String {
+    let judges: Vec<_> = plan.judges.iter().map(|judge| judge.identity.name.as_str()).collect();
+    format!(
+        "{}{:<12}{} of {} tasks, seed {}\n{:<12}{}\n{:<12}{digest}\n\n",
+        report::contestants(plan),
+        "samples",
+        plan.samples,
+        plan.tasks.rows,
+        plan.seed,
+        "judges",
+        judges.join(", "),
+        "plan",
+    )
+}
+
+fn print_result(report: &DuelReport, folder: &Path) -> Result<()> {
+    print_json(&json!({
+        "plan": report.plan,
+        "verdict": report.verdict,
+        "record": report.record,
+        "folder": folder,
+    }))
+}
+
+/// A new folder under `duels/`, named after the plan; a number tells duels of
+/// one plan apart.
+fn new_folder(duel: &Duel) -> Result<FileStore> {
+    let name = duel.digest().short();
+    let folders = std::iter::once(name.clone()).chain((2..=1000).map(|number| format!("{name}-{number}")));
+    let mut taken = None;
+    for folder in folders {
+        match FileStore::create(Path::new("duels").join(folder)) {
+            Err(error) if error.kind() == ErrorKind::Conflict => taken = Some(error),
+            created => return created,
+        }
+    }
+    Err(taken.unwrap_or_else(|| Error::bug("choose a folder", "there was none to choose from")))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::io("find the path", path, error))
+}

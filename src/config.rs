@@ -1,0 +1,230 @@
+//! A duel as a TOML file describes it.
+//!
+//! ```
+//! # fn main() -> albedo::Result<()> {
+//! let config = albedo::config::DuelConfig::parse(
+//!     r#"
+//!     [king]
+//!     path = "models/king"
+//!
+//!     [challenger]
+//!     path = "models/challenger"
+//!
+//!     [tasks]
+//!     name = "parquet"
+//!     path = "tasks"
+//!
+//!     [[judges]]
+//!     name = "reference-action"
+//!
+//!     [duel]
+//!     samples = 128
+//!     generation.sampling = { temperature = 0.7, top_p = 0.95 }
+//!     "#,
+//! )?;
+//! assert_eq!(config.duel.samples, 128);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::{
+    CallContext, Contestant, Digest, Duel, DuelSettings, Error, ErrorKind, Judge, ModelBackend, ModelSource,
+    Registry, Result, Side, TaskSource,
+};
+
+const READ: &str = "read the configuration";
+
+/// The largest configuration file that is read, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The contestants, what runs them, what they answer and who judges. Unknown
+/// keys are refused.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DuelConfig {
+    /// The reigning model.
+    pub king: ModelConfig,
+    /// The model that tries to dethrone it; it is given the king's tokenizer,
+    /// chat template and stop ids.
+    pub challenger: ModelConfig,
+    /// The backend that loads both; `burn` by default.
+    #[serde(default = "burn")]
+    pub backend: PluginConfig,
+    /// The tasks.
+    pub tasks: PluginConfig,
+    /// The panel, in order.
+    pub judges: Vec<PluginConfig>,
+    /// Everything else that can change the verdict, and the limits.
+    #[serde(default)]
+    pub duel: DuelSettings,
+    /// Relative paths are taken from here: the file's folder.
+    #[serde(skip)]
+    pub folder: PathBuf,
+}
+
+/// A model's folder and what its parameters are pinned to.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The folder.
+    pub path: PathBuf,
+    /// Refuse parameters of another digest.
+    pub parameters: Option<Digest>,
+}
+
+/// A plugin by name, and its settings: the table's other keys.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct PluginConfig {
+    /// The plugin's name; `albedo plugins` lists them.
+    pub name: String,
+    /// Its settings, checked by the plugin itself.
+    #[serde(flatten)]
+    pub settings: Map<String, Value>,
+}
+
+fn burn() -> PluginConfig {
+    PluginConfig::named("burn")
+}
+
+impl PluginConfig {
+    /// The plugin `name` with its default settings.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), settings: Map::new() }
+    }
+
+    fn value(&self) -> Value {
+        Value::Object(self.settings.clone())
+    }
+}
+
+impl DuelConfig {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// The operator's: no such file; as [`DuelConfig::parse`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let io = |error| Error::io(READ, path, error);
+        let size = std::fs::metadata(path).map_err(io)?.len();
+        if size > MAX_BYTES {
+            return Err(Error::new(
+                ErrorKind::ConfigInvalid,
+                READ,
+                format!("the file has {size} bytes, more than {MAX_BYTES}"),
+            )
+            .with("path", path.display())
+            .with_hint("name a configuration file"));
+        }
+        let text = String::from_utf8(std::fs::read(path).map_err(io)?).map_err(|_| {
+            Error::new(ErrorKind::ConfigInvalid, READ, "the file is not UTF-8").with("path", path.display())
+        })?;
+        let config = Self::parse(&text).map_err(|error| error.with("path", path.display()))?;
+        Ok(Self { folder: path.parent().map(Path::to_owned).unwrap_or_default(), ..config })
+    }
+
+    /// Reads the configuration in `text`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`] with the line of a syntax error, or the path
+    /// of a key that is unknown, missing or of the wrong type.
+    pub fn parse(text: &str) -> Result<Self> {
+        let invalid = |error: &toml::de::Error| {
+            let message = error.message().lines().collect::<Vec<_>>().join(", ");
+            let line = error.span().and_then(|span| text.get(..span.start));
+            let error = Error::new(ErrorKind::ConfigInvalid, READ, message);
+            match line {
+                Some(before) => error.with("line", before.matches('\n').count() + 1),
+                None => error,
+            }
+        };
+        let deserializer = toml::Deserializer::parse(text).map_err(|error| invalid(&error))?;
+        serde_path_to_error::deserialize(deserializer).map_err(|error| {
+            let path = error.path().to_string();
+            let inner = invalid(error.inner());
+            if path == "." { inner } else { inner.with("key", path) }
+        })
+    }
+
+    /// Checks every setting, builds every part and freezes the plan. Names and
+    /// settings are checked before any model is loaded.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the settings, the files that they name, or one
+    /// side's model.
+    pub async fn prepare(&self, registry: Registry, cx: &CallContext) -> Result<Duel> {
+        self.duel.check()?;
+        let registry = registry.relative_to(&self.folder);
+        registry.check::<dyn ModelBackend>(&self.backend.name, &self.backend.value())?;
+        registry.check::<dyn TaskSource>(&self.tasks.name, &self.tasks.value())?;
+        for judge in &self.judges {
+            registry.check::<dyn Judge>(&judge.name, &judge.value())?;
+        }
+
+        let tasks = registry.build::<dyn TaskSource>(&self.tasks.name, self.tasks.value(), cx).await?;
+        let mut judges = Vec::with_capacity(self.judges.len());
+        for judge in &self.judges {
+            judges.push(registry.build::<dyn Judge>(&judge.name, judge.value(), cx).await?);
+        }
+        let backend =
+            registry.build::<dyn ModelBackend>(&self.backend.name, self.backend.value(), cx).await?;
+        let [king, challenger] = [&self.king, &self.challenger]
+            .map(|model| self.source(model).with_text_from(self.folder.join(&self.king.path)));
+        let king = Contestant::load(Side::King, &*backend, &king, cx).await?;
+        let challenger = Contestant::load(Side::Challenger, &*backend, &challenger, cx).await?;
+        Duel::new(&self.duel, king, challenger, tasks, judges)
+    }
+
+    fn source(&self, model: &ModelConfig) -> ModelSource {
+        let source = ModelSource::new(self.folder.join(&model.path));
+        ModelSource { parameters: model.parameters, ..source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"
+        judges = []
+        king.path = "k"
+        challenger.path = "c"
+        tasks.name = "parquet"
+    "#;
+
+    #[test]
+    fn defaults_fill_what_is_left_out() {
+        let config = DuelConfig::parse(SMALL).expect("reads");
+        assert_eq!(config.backend, PluginConfig::named("burn"));
+        assert_eq!(config.duel, DuelSettings::default());
+    }
+
+    #[test]
+    fn a_plugins_other_keys_are_its_settings() {
+        let config = DuelConfig::parse(&format!("{SMALL}\ntasks.path = \"t\"")).expect("reads");
+        assert_eq!(config.tasks.settings["path"], "t");
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_path() {
+        for (line, expected) in [
+            ("duel.sampels = 3", "unknown field `sampels`"),
+            ("duel.sampels = 3", "key: duel.sampels"),
+            ("duel.generation.max_new_tokens = \"many\"", "key: duel.generation.max_new_tokens"),
+            ("king.parameters = \"abc\"", "is not 64 hexadecimal digits"),
+            ("duel.rule = { name = \"majority\" }", "unknown variant `majority`"),
+            ("duel.seed = -1", "a seed is not negative"),
+            ("duel = ", "line: 6"),
+        ] {
+            let error = DuelConfig::parse(&format!("{SMALL}{line}")).expect_err("a mistake");
+            assert_eq!(error.kind(), ErrorKind::ConfigInvalid);
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(!error.to_string().contains('\n'), "{error}");
+        }
+        let error = DuelConfig::parse("judges = []").expect_err("no king");
+        assert!(error.to_string().contains("missing field `king`"), "{error}");
+    }
+}

@@ -1,0 +1,9 @@
+//! The one list of plugin crates. A crate that is only a dependency and never
+//! named is dropped by the linker, and its plugins with it.
+
+#[cfg(any(feature = "cpu", feature = "tasks"))]
+use albedo_backends as _;
+#[cfg(feature = "chain")]
+use albedo_chain as _;
+#[cfg(feature = "judges")]
+use albedo_judges as _;

@@ -1,0 +1,155 @@
+//! Progress on standard error: bars on a terminal, plain lines elsewhere.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use albedo::{DuelEvent, Observer, Side};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::Tokens;
+
+/// Failed calls that are shown one by one; the rest are only counted.
+const FAILURES_SHOWN: u32 = 5;
+
+/// Plain lines that a duel of any size comes to.
+const LINES: u32 = 8;
+
+/// Shows a duel as it runs, and counts what it took.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    started: Instant,
+    samples: u32,
+    judges: u32,
+    bars: Option<Bars>,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug)]
+struct Bars {
+    all: MultiProgress,
+    replies: ProgressBar,
+    answers: ProgressBar,
+    decided: ProgressBar,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    decided: u32,
+    difference: f64,
+    tokens: [Tokens; 2],
+    failures: u32,
+}
+
+impl Progress {
+    /// The progress of a duel of `samples` before `judges`.
+    pub(crate) fn new(samples: u32, judges: u32) -> Self {
+        let bars = io::stderr().is_terminal().then(|| Bars::new(samples, judges));
+        Self { started: Instant::now(), samples, judges, bars, counts: Mutex::default() }
+    }
+
+    /// Takes the bars off the screen.
+    pub(crate) fn finish(&self) {
+        if let Some(bars) = &self.bars {
+            for bar in [&bars.replies, &bars.answers, &bars.decided] {
+                bar.finish_and_clear();
+            }
+        }
+    }
+
+    /// What the king and the challenger read and wrote so far.
+    pub(crate) fn tokens(&self) -> [Tokens; 2] {
+        self.counts().tokens
+    }
+
+    /// Since the progress was made.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bars {
+            // A terminal that goes away must not end the duel.
+            Some(bars) => drop(bars.all.println(line)),
+            None => drop(writeln!(io::stderr(), "{line}")),
+        }
+    }
+}
+
+impl Bars {
+    fn new(samples: u32, judges: u32) -> Self {
+        let all = MultiProgress::new();
+        let style = ProgressStyle::with_template("{prefix:>9} {bar:30} {pos}/{len} {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = |name: &'static str, length: u32| {
+            all.add(ProgressBar::new(u64::from(length))).with_style(style.clone()).with_prefix(name)
+        };
+        Self {
+            replies: bar("replies", 2 * samples),
+            answers: bar("judged", 2 * samples * judges),
+            decided: bar("decided", samples),
+            all,
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn on(&self, event: &DuelEvent<'_>) {
+        let mut counts = self.counts();
+        match event {
+            DuelEvent::Replied { side, usage, .. } => {
+                let side = match side {
+                    Side::King => 0,
+                    Side::Challenger => 1,
+                };
+                counts.tokens[side].add(usage.prompt_tokens, usage.completion_tokens);
+                if let Some(bars) = &self.bars {
+                    let written: u64 = counts.tokens.iter().map(|tokens| tokens.reply).sum();
+                    let speed = written as f64 / self.elapsed().as_secs_f64().max(1e-3);
+                    bars.replies.inc(1);
+                    bars.replies.set_message(format!("{written} tokens, {speed:.0} a second"));
+                }
+            }
+            DuelEvent::Assessed { .. } => {
+                if let Some(bars) = &self.bars {
+                    bars.answers.inc(1);
+                }
+            }
+            DuelEvent::Failed { sample, call_try, error } => {
+                counts.failures += 1;
+                if counts.failures <= FAILURES_SHOWN {
+                    self.say(&format!("sample {sample}, try {call_try}: {error}"));
+                }
+                if counts.failures == FAILURES_SHOWN {
+                    self.say("further failures are in the journal");
+                }
+            }
+            DuelEvent::Decided { difference, .. } => {
+                counts.decided += 1;
+                counts.difference += difference;
+                let margin = 100.0 * counts.difference / f64::from(counts.decided);
+                let message = format!("margin so far {margin:+.1} points");
+                let step = self.samples.div_ceil(LINES);
+                match &self.bars {
+                    Some(bars) => {
+                        bars.decided.set_position(u64::from(counts.decided));
+                        bars.decided.set_message(message);
+                    }
+                    None if counts.decided.is_multiple_of(step) || counts.decided == self.samples => {
+                        let seconds = self.elapsed().as_secs_f64();
+                        self.say(&format!(
+                            "{:5.1} s  {}/{} samples decided by {} judges, {message}",
+                            seconds, counts.decided, self.samples, self.judges
+                        ));
+                    }
+                    None => {}
+                }
+            }
+            _ => {}
+        }
+    }
+}

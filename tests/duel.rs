@@ -1,0 +1,103 @@
+//! Duels of the demo models, run as a user runs them.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+mod common;
+
+use common::{albedo, demo, stdout};
+
+/// A small duel with `arguments`, as JSON; its folder is under `out`.
+fn duel(out: &Path, arguments: &[&str]) -> Value {
+    let out = out.to_str().expect("a UTF-8 path");
+    let fixed = ["duel", "--json", "--samples", "12", "--rule", "margin-lcb", "--out", out];
+    let output = albedo(fixed.into_iter().chain(arguments.iter().copied()));
+    serde_json::from_str(&stdout(&output)).expect("JSON")
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+#[test]
+fn the_same_seed_gives_the_same_record_and_another_batch_the_same_texts() {
+    let out = folder();
+    let first = duel(&out.path().join("a"), &["--demo"]);
+    let again = duel(&out.path().join("b"), &["--demo"]);
+    assert_eq!(first["record"], again["record"]);
+    let other = duel(&out.path().join("c"), &["--demo", "--seed", "1"]);
+    assert_ne!(first["record"], other["record"]);
+
+    let text = fs::read_to_string(demo().join("duel.toml")).expect("the demo's configuration");
+    let small = text.replace("max_batch = 32", "max_batch = 3").replace("\"models/", "\"MODELS/");
+    assert_ne!(small, text);
+    let small = small
+        .replace("MODELS", demo().join("models").to_str().expect("UTF-8"))
+        .replace("\"tasks\"", &format!("{:?}", demo().join("tasks")));
+    let config = out.path().join("duel.toml");
+    fs::write(&config, small).expect("writes");
+    let small = duel(&out.path().join("d"), &["--config", config.to_str().expect("UTF-8")]);
+    assert_eq!(first["record"], small["record"], "the record does not depend on the batch size");
+}
+
+#[test]
+fn exchanging_the_sides_mirrors_every_score() {
+    let out = folder();
+    let here = &duel(&out.path().join("a"), &["--demo"])["verdict"];
+    let swapped =
+        ["--demo", "--king", "examples/demo/models/challenger", "--challenger", "examples/demo/models/king"];
+    let there = &duel(&out.path().join("b"), &swapped)["verdict"];
+    let number = |value: &Value| value.as_f64().expect("a number");
+    assert_eq!(number(&here["margin"]), -number(&there["margin"]));
+    assert!(number(&here["margin"]) > 0.0);
+    for (metric, margin) in here["metrics"].as_object().expect("metrics") {
+        assert_eq!(number(margin), -number(&there["metrics"][metric]), "{metric}");
+    }
+    for (here, there) in
+        here["judges"].as_array().expect("judges").iter().zip(there["judges"].as_array().expect("judges"))
+    {
+        assert_eq!(number(&here["margin"]), -number(&there["margin"]));
+        assert_eq!(here["flips"], there["flips"]);
+    }
+}
+
+#[test]
+fn the_king_against_itself_is_even() {
+    let out = folder();
+    let result = duel(&out.path().join("a"), &["--demo", "--challenger", "examples/demo/models/king"]);
+    let verdict = &result["verdict"];
+    assert_eq!(verdict["outcome"], "king_holds");
+    assert_eq!(verdict["margin"], 0.0);
+    assert_eq!(verdict["decision"]["evidence"]["challenger"], 50.0);
+    assert_eq!(verdict["decision"]["evidence"]["king"], 50.0);
+}
+
+#[test]
+fn a_record_can_be_shown() {
+    let out = folder();
+    let path = out.path().join("a");
+    let arguments = ["--demo", "--judge", "protocol", "--judge", "reference-action"];
+    let result = duel(&path, &arguments);
+    let path = path.to_str().expect("UTF-8");
+    let shown = stdout(&albedo(["record", "show", path]));
+    assert!(shown.contains(result["record"].as_str().expect("a digest")), "{shown}");
+    assert!(shown.contains("reference-action"), "{shown}");
+    assert!(!shown.contains("reference-likelihood"), "the panel was overridden: {shown}");
+    let json: Value =
+        serde_json::from_str(&stdout(&albedo(["record", "show", "--json", path]))).expect("JSON");
+    assert_eq!(json["verdict"], result["verdict"]);
+    let sample = stdout(&albedo(["record", "show", path, "--sample", "3"]));
+    assert!(sample.contains("── king: ") && sample.contains("── recorded reply"), "{sample}");
+
+    let record = Path::new(path).join("record.jsonl");
+    let mut bytes = fs::read(&record).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&record, bytes).expect("writes");
+    let refused = albedo(["record", "show", path]);
+    assert_eq!(refused.status.code(), Some(65));
+    assert!(common::error(&refused).contains("does not have the digest"), "{}", common::error(&refused));
+}

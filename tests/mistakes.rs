@@ -1,0 +1,262 @@
+//! Bad input: one line with cause and remedy, and the documented exit code.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+mod common;
+
+use common::{albedo, command, demo, error};
+
+/// A folder under which copies of the demo's parts can be spoiled.
+struct Copies(TempDir);
+
+impl Copies {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn out(&self) -> String {
+        self.0.path().join("out").to_str().expect("UTF-8").to_owned()
+    }
+
+    /// A copy of the demo's `part`.
+    fn copy(&self, part: &str) -> PathBuf {
+        let target = self.0.path().join(part.replace('/', "-"));
+        copy(&demo().join(part), &target);
+        target
+    }
+}
+
+fn copy(source: &Path, target: &Path) {
+    if source.is_dir() {
+        fs::create_dir_all(target).expect("creates");
+        for entry in fs::read_dir(source).expect("lists") {
+            let name = entry.expect("lists").file_name();
+            copy(&source.join(&name), &target.join(&name));
+        }
+    } else {
+        fs::write(target, fs::read(source).expect("reads")).expect("writes");
+    }
+}
+
+fn edit_json(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value = serde_json::from_slice(&fs::read(path).expect("reads")).expect("JSON");
+    change(&mut value);
+    fs::write(path, value.to_string()).expect("writes");
+}
+
+/// `albedo duel --demo` with `arguments` fails with `code` and one line that
+/// holds all of `expected`; no record is begun.
+#[track_caller]
+fn refused(copies: &Copies, arguments: &[&str], code: i32, expected: &[&str]) {
+    let out = copies.out();
+    let output = albedo(["duel", "--demo", "--out", &out].into_iter().chain(arguments.iter().copied()));
+    let line = error(&output);
+    assert_eq!(output.status.code(), Some(code), "{line}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr).trim_end(), line, "there is one line");
+    for expected in expected {
+        assert!(line.contains(expected), "`{expected}` is not in: {line}");
+    }
+    assert!(!Path::new(&out).exists(), "nothing was begun");
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+#[test]
+fn a_model_that_is_not_there() {
+    refused(
+        &Copies::new(),
+        &["--king", "no/such/model"],
+        66,
+        &["no/such/model", "side: king", "check the path"],
+    );
+}
+
+#[test]
+fn weights_that_are_cut_short() {
+    let copies = Copies::new();
+    let model = copies.copy("models/challenger");
+    let weights = model.join("model.safetensors");
+    let bytes = fs::read(&weights).expect("reads");
+    fs::write(&weights, &bytes[..bytes.len() / 2]).expect("writes");
+    refused(&copies, &["--challenger", text(&model)], 65, &["model.safetensors", "side: challenger"]);
+}
+
+#[test]
+fn weights_that_are_not_finite() {
+    let copies = Copies::new();
+    let model = copies.copy("models/king");
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).expect("reads");
+    let end = bytes.len();
+    bytes[end - 2..].copy_from_slice(&[0xc0, 0x7f]);
+    fs::write(&weights, bytes).expect("writes");
+    refused(&copies, &["--king", text(&model)], 65, &["is not finite: NaN at index", "the tensor `"]);
+}
+
+#[test]
+fn a_model_of_another_architecture() {
+    let copies = Copies::new();
+    let model = copies.copy("models/challenger");
+    edit_json(&model.join("config.json"), |config| config["architectures"] = json!(["LlamaForCausalLM"]));
+    refused(
+        &copies,
+        &["--challenger", text(&model)],
+        65,
+        &["LlamaForCausalLM; supported is Qwen3ForCausalLM", "side: challenger"],
+    );
+}
+
+#[test]
+fn a_tokenizer_without_the_templates_tokens() {
+    let copies = Copies::new();
+    let model = copies.copy("models/king");
+    edit_json(&model.join("tokenizer_config.json"), |config| {
+        config["chat_template"] = json!("<|start_header|>{{ messages[0].content }}");
+    });
+    refused(&copies, &["--king", text(&model)], 65, &["`<|start_header|>`", "of the same model"]);
+}
+
+#[test]
+fn a_manifest_of_another_digest() {
+    let copies = Copies::new();
+    let pack = copies.0.path().join("pack");
+    fs::create_dir(&pack).expect("creates");
+    let config = fs::read_to_string(demo().join("duel.toml")).expect("reads");
+    let config =
+        config.replace("ad79bf", "ad79be").replace("\"models/", &format!("\"{}/models/", text(&demo())));
+    fs::write(pack.join("duel.toml"), config).expect("writes");
+    copy(&demo().join("tasks"), &pack.join("tasks"));
+    let output = albedo(["duel", "--config", text(&pack.join("duel.toml")), "--out", &copies.out()]);
+    assert_eq!(output.status.code(), Some(65));
+    assert!(error(&output).contains("manifest"), "{}", error(&output));
+}
+
+#[test]
+fn a_shard_of_another_digest() {
+    let copies = Copies::new();
+    let tasks = copies.copy("tasks");
+    let shard = tasks.join("data/train-00001.parquet");
+    let mut bytes = fs::read(&shard).expect("reads");
+    bytes[1000] ^= 1;
+    fs::write(&shard, bytes).expect("writes");
+    let out = copies.out();
+    let output = albedo(["duel", "--demo", "--samples", "40", "--tasks", text(&tasks), "--out", &out]);
+    assert_eq!(output.status.code(), Some(65), "{}", error(&output));
+    assert!(error(&output).contains("train-00001.parquet"), "{}", error(&output));
+}
+
+#[test]
+fn a_judge_that_nobody_knows() {
+    refused(&Copies::new(), &["--judge", "protocl"], 78, &["`protocl`", "did you mean `protocol`?"]);
+}
+
+#[test]
+fn a_rule_that_nobody_knows() {
+    refused(&Copies::new(), &["--rule", "majority"], 78, &["`majority`", "margin-lcb"]);
+}
+
+#[test]
+fn more_samples_than_tasks() {
+    refused(&Copies::new(), &["--samples", "1000"], 78, &["fewer tasks than samples", "rows: 200"]);
+    refused(&Copies::new(), &["--samples", "0"], 78, &["`samples` is 0"]);
+}
+
+#[test]
+fn a_key_that_nobody_knows() {
+    let copies = Copies::new();
+    let path = copies.0.path().join("duel.toml");
+    let config = fs::read_to_string(demo().join("duel.toml")).expect("reads");
+    for (old, new, expected) in [
+        ("samples = 64", "sampels = 64", "key: duel.sampels"),
+        ("max_batch", "max_bach", "unknown field `max_bach`"),
+        ("[king]", "[[king]]", "king"),
+        ("seed = 0", "seed = ", "line: "),
+    ] {
+        assert!(config.contains(old));
+        fs::write(&path, config.replace(old, new)).expect("writes");
+        let output = albedo(["duel", "--config", text(&path), "--out", &copies.out()]);
+        assert_eq!(output.status.code(), Some(78), "{}", error(&output));
+        assert!(error(&output).contains(expected), "{}", error(&output));
+    }
+    let output = albedo(["duel", "--config", "no/such/file.toml"]);
+    assert_eq!(output.status.code(), Some(66), "{}", error(&output));
+    let output = albedo(["duel"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_folder_that_holds_a_duel_already() {
+    let copies = Copies::new();
+    fs::create_dir(copies.out()).expect("creates");
+    let journal = Path::new(&copies.out()).join("journal.jsonl");
+    fs::write(&journal, "kept").expect("writes");
+    let output = albedo(["duel", "--demo", "--out", &copies.out()]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(error(&output).contains("it already holds a duel"), "{}", error(&output));
+    assert_eq!(fs::read_to_string(journal).expect("reads"), "kept");
+}
+
+#[test]
+fn a_demo_that_is_not_there_says_where_it_was_looked_for() {
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let run = |pack: Option<&Path>| {
+        let mut command = command(["duel", "--demo", "--judge", "nobody"]);
+        command.current_dir(elsewhere.path());
+        if let Some(pack) = pack {
+            command.env("ALBEDO_DEMO_DIR", pack);
+        }
+        command.output().expect("albedo starts")
+    };
+    let lost = run(None);
+    assert_eq!(lost.status.code(), Some(66));
+    assert!(error(&lost).contains("set ALBEDO_DEMO_DIR to the pack's folder"), "{}", error(&lost));
+    let found = run(Some(&demo()));
+    assert!(error(&found).contains("no judge named `nobody`"), "{}", error(&found));
+}
+
+#[test]
+fn a_record_that_is_not_there() {
+    let output = albedo(["record", "show", "examples"]);
+    assert_eq!(output.status.code(), Some(66));
+    assert!(error(&output).contains("record.digest"), "{}", error(&output));
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_duel_says_how_far_it_got_and_keeps_its_journal() {
+    let copies = Copies::new();
+    let out = copies.out();
+    let mut duel = command(["duel", "--demo", "--samples", "150", "--rule", "margin-lcb", "--out", &out])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("albedo starts");
+    let mut lines = BufReader::new(duel.stderr.take().expect("a pipe")).lines();
+    let mut seen = Vec::new();
+    for line in lines.by_ref() {
+        seen.push(line.expect("reads"));
+        if seen.last().is_some_and(|line| line.contains("samples decided by")) {
+            let kill = Command::new("kill").args(["-INT", &duel.id().to_string()]).status();
+            assert!(kill.expect("kill runs").success());
+            break;
+        }
+    }
+    seen.extend(lines.map(|line| line.expect("reads")));
+    assert_eq!(duel.wait().expect("ends").code(), Some(130), "{seen:?}");
+    let last = seen.last().expect("a line");
+    assert!(last.contains("samples decided: ") && last.contains("of: 150"), "{last}");
+    assert!(last.contains("what was journalled is kept") && last.contains(&out), "{last}");
+    let journal = fs::read_to_string(Path::new(&out).join("journal.jsonl")).expect("reads");
+    assert!(journal.ends_with('\n'));
+    assert!(journal.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+    assert!(journal.contains("\"assessed\""));
+    assert!(!Path::new(&out).join("record.digest").exists());
+}
