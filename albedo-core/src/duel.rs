@@ -108,14 +108,15 @@ impl Duel {
         check_contestants(&king, &challenger)?;
         let judge_plans = plan_judges(&judges)?;
         let info = tasks.info();
-        if info.rows < u64::from(settings.samples) {
+        let samples = settings.planned_samples();
+        if info.rows < u64::from(samples) {
             return Err(Error::new(
                 ErrorKind::ConfigInvalid,
                 "plan the duel",
                 "there are fewer tasks than samples",
             )
             .with("rows", info.rows)
-            .with("samples", settings.samples)
+            .with("samples", samples)
             .with_hint("lower `samples` or use more tasks"));
         }
         let longest = [&king, &challenger].map(|side| side.session.model().context_length);
@@ -134,13 +135,15 @@ impl Duel {
             challenger: challenger.plan(),
             tasks: info.clone(),
             sampler: settings.sampler,
-            samples: settings.samples,
+            samples,
+            looks: settings.rule.looks(samples),
             seed: settings.seed,
             context_tokens,
             generation: settings.generation,
             judges: judge_plans,
             panel: settings.panel,
             rule: settings.rule.clone(),
+            terms: settings.terms,
         };
         Ok(Self {
             digest: plan.digest()?,

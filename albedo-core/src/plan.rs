@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{ModelInfo, Sampling};
-use crate::decision::{Rule, RuleContext};
+use crate::decision::{Rule, RuleContext, cap};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::Identity;
@@ -21,7 +21,8 @@ use crate::tasks::TaskSetInfo;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DuelSettings {
-    /// Samples to draw.
+    /// Samples to draw; the cap where the rule may stop early. The rule
+    /// `sequential` sets its own cap within a reign.
     pub samples: u32,
     /// How rows and turns are drawn.
     pub sampler: Sampler,
@@ -36,6 +37,8 @@ pub struct DuelSettings {
     pub panel: PanelSettings,
     /// How the duel is decided.
     pub rule: Rule,
+    /// The error that the duel may spend; only the rule `sequential` asks.
+    pub terms: Terms,
     /// What bounds the work without changing the verdict.
     pub limits: Limits,
 }
@@ -50,6 +53,7 @@ impl Default for DuelSettings {
             generation: GenerationSettings::default(),
             panel: PanelSettings::default(),
             rule: Rule::default(),
+            terms: Terms::default(),
             limits: Limits::default(),
         }
     }
@@ -83,8 +87,60 @@ impl DuelSettings {
         if self.limits.samples_in_flight == 0 || self.limits.call_tries == 0 {
             return invalid("`limits.samples_in_flight` and `limits.call_tries` must be at least 1".into());
         }
+        let alpha = self.terms.alpha();
+        if !(alpha > 1e-100 && alpha < 0.5) {
+            return invalid(format!("the alpha of `terms` is {alpha}, it must be between 0 and 0.5"));
+        }
+        if matches!(self.terms, Terms::Reign { attempt: 0, .. }) {
+            return invalid("the attempt of `terms` is 0, attempts count from 1".into());
+        }
         self.generation.sampling.check()?;
-        self.rule.check()
+        self.rule.check()?;
+        self.rule.check_reach(alpha, self.planned_samples())
+    }
+
+    /// The samples that a plan allows for: `samples`, or within a reign the cap
+    /// of the rule `sequential`.
+    pub fn planned_samples(&self) -> u32 {
+        match (&self.rule, self.terms) {
+            (Rule::Sequential { .. }, Terms::Reign { share, .. }) => cap(share),
+            _ => self.samples,
+        }
+    }
+}
+
+/// The error that a duel may spend: the chance of crowning a challenger that is
+/// not better.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Terms {
+    /// A duel by itself.
+    Standalone {
+        /// Its chance of a false crown.
+        alpha: f64,
+    },
+    /// One of the duels of a king, which share one error budget
+    /// ([`crate::reign`]).
+    Reign {
+        /// The duel's number within the reign, from 1.
+        attempt: u64,
+        /// Its share of the budget.
+        share: f64,
+    },
+}
+
+impl Terms {
+    /// The duel's chance of a false crown.
+    pub fn alpha(&self) -> f64 {
+        match *self {
+            Self::Standalone { alpha } | Self::Reign { share: alpha, .. } => alpha,
+        }
+    }
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self::Standalone { alpha: 0.05 }
     }
 }
 
@@ -243,8 +299,10 @@ pub struct DuelPlan {
     pub tasks: TaskSetInfo,
     /// How rows and turns are drawn.
     pub sampler: Sampler,
-    /// Samples to draw.
+    /// Samples to draw; the cap where the rule may stop early.
     pub samples: u32,
+    /// The sample counts at which the rule may crown, rising.
+    pub looks: Vec<u32>,
     /// The seed.
     pub seed: Seed,
     /// Longest prompt and reply together, in tokens.
@@ -257,6 +315,8 @@ pub struct DuelPlan {
     pub panel: PanelSettings,
     /// How the duel is decided.
     pub rule: Rule,
+    /// The error that the duel may spend.
+    pub terms: Terms,
 }
 
 impl DuelPlan {
@@ -272,7 +332,12 @@ impl DuelPlan {
 
     /// What the rule is told besides the clusters.
     pub fn rule_context(&self) -> RuleContext {
-        RuleContext { samples: self.samples, entropy: self.seed.entropy() }
+        RuleContext {
+            samples: self.samples,
+            looks: self.looks.clone(),
+            alpha: self.terms.alpha(),
+            entropy: self.seed.entropy(),
+        }
     }
 
     /// The judges' own metrics, in panel order.
@@ -337,6 +402,16 @@ mod tests {
     }
 
     #[test]
+    fn within_a_reign_the_sequential_rule_sets_the_cap() {
+        let terms = Terms::Reign { attempt: 1, share: 2e-4 };
+        let reign = DuelSettings { terms, ..DuelSettings::default() };
+        assert_eq!(reign.planned_samples(), 948);
+        assert!(reign.check().is_ok());
+        let rule = Rule::Margin { win_margin: 2.0 };
+        assert_eq!(DuelSettings { rule, ..reign }.planned_samples(), 64);
+    }
+
+    #[test]
     fn absurd_settings_are_named() {
         let check = |settings: DuelSettings| settings.check().expect_err("absurd").to_string();
         let default = DuelSettings::default;
@@ -345,6 +420,11 @@ mod tests {
         let sampling = Sampling { temperature: f64::NAN, ..Sampling::default() };
         let generation = GenerationSettings { sampling, ..GenerationSettings::default() };
         assert!(check(DuelSettings { generation, ..default() }).contains("temperature"));
+        let terms = Terms::Standalone { alpha: 1.0 };
+        assert!(check(DuelSettings { terms, ..default() }).contains("the alpha of `terms` is 1"));
+        let terms = Terms::Reign { attempt: 0, share: 2e-4 };
+        assert!(check(DuelSettings { terms, ..default() }).contains("attempts count from 1"));
+        assert!(check(DuelSettings { samples: 4, ..default() }).contains("the cap is too low"));
         let rule = Rule::Margin { win_margin: -1.0 };
         assert!(check(DuelSettings { rule, ..default() }).contains("`win_margin` is -1"));
     }

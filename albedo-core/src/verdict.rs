@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::decision::{Decision, decide};
+pub use crate::decision::Holds;
+use crate::decision::{Decision, Ruling, decide};
 use crate::judge::Metric;
 use crate::panel::{Cell, Cluster};
 use crate::plan::DuelPlan;
@@ -21,14 +22,6 @@ pub enum Outcome {
     KingHolds(Holds),
     /// No decision, and nobody's loss.
     Void(VoidReason),
-}
-
-/// Why a king holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Holds {
-    /// A win by the margin was not shown.
-    NotShown,
 }
 
 /// Why a duel is void.
@@ -51,7 +44,8 @@ pub struct Verdict {
     pub samples: u32,
     /// Challenger minus king in points, mean over samples.
     pub margin: f64,
-    /// 95 % bootstrap interval of the margin; approximate below 50 samples.
+    /// 95 % bootstrap interval of the margin; approximate: it holds 94 to 95 % at
+    /// 50 samples and more, less below (`docs/error-rates.md`).
     pub margin_interval: Interval,
     /// By judge, in panel order.
     pub judges: Vec<JudgeScore>,
@@ -101,10 +95,11 @@ impl Verdict {
         let for_king = decide(&plan.rule, plan.rule_context(), for_king);
         let outcome = if f64::from(missing) > plan.panel.max_missing * f64::from(cells) {
             Outcome::Void(VoidReason::TooManyMissing)
-        } else if decision.dethroned {
-            Outcome::Dethroned
         } else {
-            Outcome::KingHolds(Holds::NotShown)
+            match decision.ruling {
+                Ruling::Dethroned => Outcome::Dethroned,
+                Ruling::KingHolds(holds) => Outcome::KingHolds(holds),
+            }
         };
         let differences: Vec<_> = clusters.iter().map(|cluster| cluster.difference).collect();
         Self {
@@ -116,7 +111,8 @@ impl Verdict {
             metrics,
             missing,
             cells,
-            dethroned_if_missing_for_king: for_king.is_some_and(|decision| decision.dethroned),
+            dethroned_if_missing_for_king: for_king
+                .is_some_and(|decision| decision.ruling == Ruling::Dethroned),
             decision,
         }
     }

@@ -35,7 +35,7 @@ pub(crate) fn verdict(plan: &DuelPlan, verdict: &Verdict, tokens: [Tokens; 2]) -
     let interval = verdict.margin_interval;
     line(format!(
         "{}: {:+.2} points, 95 % interval {:+.2} to {:+.2}",
-        outcome(&verdict.outcome, plan),
+        outcome(verdict.outcome, plan),
         verdict.margin,
         interval.low,
         interval.high
@@ -90,9 +90,10 @@ pub(crate) fn verdict(plan: &DuelPlan, verdict: &Verdict, tokens: [Tokens; 2]) -
     text
 }
 
-fn outcome(outcome: &Outcome, plan: &DuelPlan) -> String {
+fn outcome(outcome: Outcome, plan: &DuelPlan) -> String {
     match outcome {
         Outcome::Dethroned => "The challenger is crowned".into(),
+        Outcome::KingHolds(Holds::Futile) => "The king holds, a clear win is out of reach".into(),
         Outcome::KingHolds(Holds::NotShown) => "The king holds, a clear win was not shown".into(),
         Outcome::Void(VoidReason::TooManyMissing) => format!(
             "The duel is void, more than {:.0} % of the answers are missing",
@@ -104,6 +105,17 @@ fn outcome(outcome: &Outcome, plan: &DuelPlan) -> String {
 fn evidence(evidence: &Evidence) -> String {
     let met = |met: bool| if met { "met" } else { "not met" };
     match evidence {
+        Evidence::Sequential(sequential) => format!(
+            "evidence e^{:.2} of e^{:.2} at {} of at most {} samples; 95 % confidence sequence {:+.2} to {:+.2} \
+             points; shrunken estimate {:+.2}",
+            sequential.log_e_value,
+            -sequential.alpha.ln(),
+            sequential.samples,
+            sequential.cap,
+            sequential.confidence.low,
+            sequential.confidence.high,
+            sequential.shrunken
+        ),
         Evidence::Margin(margin) => {
             format!("{} to {}, win margin {}", margin.challenger, margin.king, met(margin.margin_met))
         }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Decision, Evidence};
+use super::{Decision, Evidence, Ruling};
 use crate::judge::Metric;
 use crate::numpy;
 use crate::panel::{Cell, Cluster};
@@ -37,7 +37,7 @@ pub struct LcbEvidence {
 
 pub(super) fn decide(clusters: &[Cluster], win_margin: f64) -> Decision {
     let evidence = compare(clusters, win_margin);
-    Decision { dethroned: evidence.margin_met, evidence: Evidence::Margin(evidence) }
+    Decision { ruling: Ruling::shown(evidence.margin_met), evidence: Evidence::Margin(evidence) }
 }
 
 pub(super) fn decide_lcb(
@@ -57,7 +57,8 @@ pub(super) fn decide_lcb(
         lcb: lower_bound(&deltas, alpha, resamples, entropy),
         standard_error: numpy::standard_error(&deltas),
     };
-    Decision { dethroned: margin_met && evidence.lcb > 0.0, evidence: Evidence::MarginLcb(evidence) }
+    let ruling = Ruling::shown(margin_met && evidence.lcb > 0.0);
+    Decision { ruling, evidence: Evidence::MarginLcb(evidence) }
 }
 
 /// Metric first: each judge's mean a metric over all samples, the judge's mean
@@ -118,7 +119,10 @@ fn round(value: f64, digits: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decision::Holds;
     use crate::panel::Reducer;
+
+    const HELD: Ruling = Ruling::KingHolds(Holds::NotShown);
 
     fn cluster(difference: f64) -> Cluster {
         let cell = Cell::Scored { difference: [(Metric::Protocol, difference)].into(), flipped: false };
@@ -138,20 +142,20 @@ mod tests {
     #[test]
     fn the_margin_is_met_on_rounded_numbers() {
         // 51.00000 and 50.99999 of 100: a margin of 2.0000 and of 2.0000 after rounding.
-        assert!(decide(&[cluster(0.02)], 2.0).dethroned);
-        assert!(decide(&[cluster(0.019_999_9)], 2.0).dethroned);
-        assert!(!decide(&[cluster(0.019_99)], 2.0).dethroned);
+        assert_eq!(decide(&[cluster(0.02)], 2.0).ruling, Ruling::Dethroned);
+        assert_eq!(decide(&[cluster(0.019_999_9)], 2.0).ruling, Ruling::Dethroned);
+        assert_eq!(decide(&[cluster(0.019_99)], 2.0).ruling, HELD);
     }
 
     #[test]
     fn the_lower_bound_must_be_above_zero() {
         let clear: Vec<_> = (0..20).map(|_| cluster(0.2)).collect();
-        assert!(decide_lcb(&clear, 2.0, 0.05, 1000, 1).dethroned);
+        assert_eq!(decide_lcb(&clear, 2.0, 0.05, 1000, 1).ruling, Ruling::Dethroned);
         let noisy: Vec<_> = (0..20).map(|index| cluster(if index < 11 { 1.0 } else { -1.0 })).collect();
-        assert!(decide(&noisy, 2.0).dethroned);
-        assert!(!decide_lcb(&noisy, 2.0, 0.05, 1000, 1).dethroned);
+        assert_eq!(decide(&noisy, 2.0).ruling, Ruling::Dethroned);
+        assert_eq!(decide_lcb(&noisy, 2.0, 0.05, 1000, 1).ruling, HELD);
         let equal = vec![cluster(0.0); 20];
-        assert!(!decide_lcb(&equal, 0.0, 0.05, 1000, 1).dethroned);
+        assert_eq!(decide_lcb(&equal, 0.0, 0.05, 1000, 1).ruling, HELD);
     }
 
     #[test]

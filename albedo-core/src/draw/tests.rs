@@ -10,7 +10,7 @@ use crate::decision::Rule;
 use crate::digest::Digest;
 use crate::identity::Identity;
 use crate::panel::PanelSettings;
-use crate::plan::{ContestantPlan, GenerationSettings, Sampler, Seed};
+use crate::plan::{ContestantPlan, GenerationSettings, Sampler, Seed, Terms};
 use crate::tasks::TaskSetInfo;
 
 /// Row `r` has `r % 14` assistant turns, is of instance `r % instances`, and
@@ -86,12 +86,14 @@ fn plan(sampler: Sampler, seed: u64, rows: u64, samples: u32, prompt_limit: u32)
         tasks: TaskSetInfo { manifest: digest, rows, unhashed: false },
         sampler,
         samples,
+        looks: vec![samples],
         seed: Seed::from(seed),
         context_tokens: prompt_limit + generation.max_new_tokens,
         generation,
         judges: vec![],
         panel: PanelSettings::default(),
         rule: Rule::default(),
+        terms: Terms::default(),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::backend::{
     Completion, FinishReason, GenerateRequest, Generated, Message, ModelInfo, Role, ScoreRequest,
     TokenScores, Usage,
 };
+use crate::decision::Rule;
 use crate::digest::Digest;
 use crate::draw::Replay;
 use crate::error::Retry;
@@ -170,6 +171,7 @@ fn settings() -> DuelSettings {
     DuelSettings {
         samples: 8,
         seed: Seed::from(5),
+        rule: Rule::by_name("margin-lcb").expect("a rule"),
         limits: Limits { samples_in_flight: 4, call_tries: 2 },
         ..DuelSettings::default()
     }
@@ -197,6 +199,28 @@ async fn a_better_challenger_is_crowned_and_the_record_reads_back() {
     let read = Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads");
     assert_eq!(read.verdict(), &report.verdict);
     assert_eq!(read.plan(), duel.plan());
+}
+
+#[tokio::test]
+async fn the_sequential_rule_stops_as_soon_as_it_is_sure() {
+    fn decisive(request: &Comparison) -> Result<Assessment> {
+        scored(f64::from(u8::from(request.first.text.starts_with("better"))))
+    }
+    let settings =
+        DuelSettings { samples: 10, rule: Rule::by_name("sequential").expect("a rule"), ..settings() };
+    for (king, challenger, outcome) in
+        [("plain", "better", Outcome::Dethroned), ("better", "plain", Outcome::KingHolds(Holds::Futile))]
+    {
+        let [king, challenger] = [king, challenger].map(|name| Scripted::new(name).contestant());
+        let judges: Vec<Arc<dyn Judge>> = vec![Asked::new("decisive", decisive)];
+        let duel = Duel::new(&settings, king, challenger, Rows::shared(), judges).expect("plans");
+        assert_eq!(duel.plan.looks, [3, 5, 10]);
+        let (report, store) = run(&duel).await;
+        assert_eq!((report.verdict.outcome, report.verdict.samples), (outcome, 5));
+        let record = store.record().expect("published");
+        let read = Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads");
+        assert_eq!(read.verdict(), &report.verdict);
+    }
 }
 
 #[tokio::test]
@@ -321,8 +345,8 @@ async fn the_draw_can_be_replayed_from_its_facts() {
         let mut replay = Replay::new(duel.plan());
         for event in store.journal() {
             let JournalEvent::Drawn { draws, .. } = event else { continue };
-            for draw in draws {
-                replay.check(&draw).expect("follows from the seed");
+            for draw in &draws {
+                replay.check(draw).expect("follows from the seed");
             }
         }
         assert_eq!(replay.samples(), 8);

@@ -1,0 +1,220 @@
+//! The error budget of a reign: a king is ever dethroned by a challenger that
+//! is not better with probability at most alpha, however many try.
+//!
+//! Reign attempts are numbered in the order in which their plans freeze. An
+//! attempt's share is reserved then and never refunded; with fresh tasks and
+//! fresh king replies for every duel each test is valid given all that is
+//! public before it, so the shares add up.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::Terms;
+
+/// Attempts that share [`FLAT_PART`] equally; ours.
+const FLAT_ATTEMPTS: u64 = 200;
+
+/// Part of alpha that they share; ours.
+const FLAT_PART: f64 = 0.8;
+
+/// How a reign's alpha is split over its attempts: four fifths equally over the
+/// first 200, the rest on a tail for all others.
+///
+/// The tail is the 1 / (i · ln² i) schedule in the form that telescopes: attempt
+/// `i` has 1 / ln(i − 1) − 1 / ln i = −ln(1 − 1 / i) / (ln(i − 1) · ln i), and
+/// the sum from attempt 201 on is 1 / ln 200 − lim 1 / ln i = 1 / ln 200 exactly,
+/// so ln 200 normalises it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ErrorBudget {
+    alpha: f64,
+}
+
+impl ErrorBudget {
+    /// The budget of a reign that is ended wrongly with probability at most
+    /// `alpha`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`] if `alpha` is not between 0 and 0.5.
+    pub fn new(alpha: f64) -> Result<Self> {
+        if alpha > 0.0 && alpha < 0.5 {
+            return Ok(Self { alpha });
+        }
+        Err(Error::new(
+            ErrorKind::ConfigInvalid,
+            "set the error budget",
+            format!("the alpha of a reign is {alpha}, it must be between 0 and 0.5"),
+        ))
+    }
+
+    /// The whole budget.
+    pub fn alpha(&self) -> f64 {
+        self.alpha
+    }
+
+    /// The share of `attempt`, counted from 1; 0 for attempt 0.
+    pub fn share(&self, attempt: u64) -> f64 {
+        self.alpha * weight(attempt)
+    }
+
+    /// The shares of attempts 1 to `attempts` together, in closed form.
+    pub fn spent(&self, attempts: u64) -> f64 {
+        let flat = FLAT_PART * attempts.min(FLAT_ATTEMPTS) as f64 / FLAT_ATTEMPTS as f64;
+        let left = (FLAT_ATTEMPTS as f64).ln() / (attempts.max(FLAT_ATTEMPTS) as f64).ln();
+        self.alpha * (flat + (1.0 - FLAT_PART) * (1.0 - left))
+    }
+
+    /// The terms on which `attempt` duels.
+    pub fn terms(&self, attempt: u64) -> Terms {
+        Terms::Reign { attempt, share: self.share(attempt) }
+    }
+}
+
+/// Part of the budget that `attempt` has; all of them sum to 1.
+fn weight(attempt: u64) -> f64 {
+    match attempt {
+        0 => 0.0,
+        1..=FLAT_ATTEMPTS => FLAT_PART / FLAT_ATTEMPTS as f64,
+        _ => {
+            let i = attempt as f64;
+            let step = -(-1.0 / i).ln_1p() / ((i - 1.0).ln() * i.ln());
+            (1.0 - FLAT_PART) * (FLAT_ATTEMPTS as f64).ln() * step
+        }
+    }
+}
+
+/// The online procedure e-LOND (Xu and Ramdas, *Online multiple testing with
+/// e-values*, 2024) over the duels of all reigns, in the order in which their
+/// plans froze: the expected share of false crowns among its discoveries is at
+/// most alpha, whatever the dependence between duels. Reported beside the
+/// verdicts; it gates nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ELond {
+    alpha: f64,
+    tests: u64,
+    discoveries: u64,
+}
+
+/// What e-LOND says of one duel.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ELondTest {
+    /// The duel's level.
+    pub level: f64,
+    /// Its e-value is at least 1 / level.
+    pub discovery: bool,
+}
+
+impl ELond {
+    /// Before the first duel, for a false discovery rate of at most `alpha`.
+    pub fn new(alpha: f64) -> Self {
+        Self { alpha, tests: 0, discoveries: 0 }
+    }
+
+    /// Tests the next duel by the logarithm of its e-value at its end
+    /// ([`crate::decision::SequentialEvidence::log_e_value`]): the level of duel
+    /// `i` is alpha · `w_i` · (discoveries before it + 1), with the weights `w_i` of
+    /// [`ErrorBudget`].
+    pub fn test(&mut self, log_e_value: f64) -> ELondTest {
+        self.tests += 1;
+        let level = self.alpha * weight(self.tests) * (self.discoveries + 1) as f64;
+        let discovery = log_e_value >= -level.ln();
+        self.discoveries += u64::from(discovery);
+        ELondTest { level, discovery }
+    }
+
+    /// Duels tested.
+    pub fn tests(&self) -> u64 {
+        self.tests
+    }
+
+    /// Discoveries among them.
+    pub fn discoveries(&self) -> u64 {
+        self.discoveries
+    }
+}
+
+/// The evidence of a duel and of its confirmation: the logarithm of the product
+/// of their e-values, itself the logarithm of an e-value against the same null
+/// hypothesis.
+///
+/// This holds only if the second stage's e-value is one *given* the first: its
+/// tasks must come from a seed that nobody knew when the first stage ended, and
+/// whether it takes place must rest on the first stage alone.
+pub fn confirmed_log_e_value(first: f64, second: f64) -> f64 {
+    first + second
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::decision::cap;
+
+    #[test]
+    fn two_hundred_attempts_share_four_fifths() {
+        let budget = ErrorBudget::new(0.05).expect("a budget");
+        assert!((budget.share(1) - 2e-4).abs() < 1e-18);
+        assert_eq!(budget.share(1), budget.share(200));
+        assert!((budget.spent(200) - 0.04).abs() < 1e-15);
+        assert_eq!(cap(budget.share(200)), 948);
+        assert_eq!(budget.share(0), 0.0);
+        assert!(
+            (budget.share(201) - 0.01 * 200.0_f64.ln() * (1.0 / 200.0_f64.ln() - 1.0 / 201.0_f64.ln())).abs()
+                < 1e-15
+        );
+        assert!(ErrorBudget::new(0.0).is_err() && ErrorBudget::new(f64::NAN).is_err());
+    }
+
+    #[test]
+    fn a_million_shares_stay_within_the_budget_and_add_up() {
+        let budget = ErrorBudget::new(0.05).expect("a budget");
+        let (mut total, mut last) = (0.0, f64::INFINITY);
+        for attempt in 1..=1_000_000 {
+            let share = budget.share(attempt);
+            assert!(share > 0.0 && share <= last, "share {attempt}");
+            assert_eq!(cap(share) % 4, 0);
+            total += share;
+            last = share;
+        }
+        assert!(total < 0.05);
+        assert!((total - budget.spent(1_000_000)).abs() < 1e-12);
+        assert!(
+            (budget.spent(u64::MAX) - (0.04 + 0.01 * (1.0 - 200.0_f64.ln() / 64.0 / 2.0_f64.ln()))).abs()
+                < 1e-12
+        );
+    }
+
+    #[test]
+    fn e_lond_levels_grow_with_discoveries() {
+        let mut procedure = ELond::new(0.05);
+        let sure = procedure.test(20.0);
+        assert!(sure.discovery && (sure.level - 2e-4).abs() < 1e-18);
+        let unsure = procedure.test(5.0);
+        assert!(!unsure.discovery && (unsure.level - 4e-4).abs() < 1e-18);
+        assert!(procedure.test(-4e-4_f64.ln() + 1e-9).discovery, "one discovery, so twice the level");
+        assert_eq!((procedure.tests(), procedure.discoveries()), (3, 2));
+        assert!(!procedure.test(f64::NEG_INFINITY).discovery);
+    }
+
+    #[test]
+    fn stages_multiply() {
+        assert_eq!(confirmed_log_e_value(4.0, -1.5), 2.5);
+    }
+
+    proptest! {
+        #[test]
+        fn no_number_of_attempts_overspends(alpha in 1e-6..0.4999_f64, attempts in 0_u64..u64::MAX) {
+            let budget = ErrorBudget::new(alpha).expect("a budget");
+            prop_assert!(budget.spent(attempts) <= alpha);
+            prop_assert!(budget.spent(attempts) <= budget.spent(attempts + 1));
+        }
+
+        #[test]
+        fn shares_never_rise_and_make_the_sum(alpha in 1e-6..0.4999_f64, attempt in 1_u64..1 << 40) {
+            let budget = ErrorBudget::new(alpha).expect("a budget");
+            prop_assert!(budget.share(attempt + 1) <= budget.share(attempt));
+            let step = budget.spent(attempt) - budget.spent(attempt - 1);
+            prop_assert!((budget.share(attempt) - step).abs() <= 1e-15);
+        }
+    }
+}
