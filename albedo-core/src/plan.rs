@@ -36,6 +36,8 @@ pub struct DuelSettings {
     pub rule: Rule,
     /// What bounds the work without changing the verdict.
     pub limits: Limits,
+    /// Digest of the reign's previous record: records of a reign are a chain.
+    pub previous: Option<Digest>,
 }
 
 impl Default for DuelSettings {
@@ -48,6 +50,7 @@ impl Default for DuelSettings {
             panel: PanelSettings::default(),
             rule: Rule::default(),
             limits: Limits::default(),
+            previous: None,
         }
     }
 }
@@ -254,6 +257,9 @@ pub struct DuelPlan {
     pub panel: PanelSettings,
     /// How the duel is decided.
     pub rule: Rule,
+    /// Digest of the reign's previous record, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Digest>,
 }
 
 impl DuelPlan {
