@@ -289,3 +289,15 @@ async fn replies_are_generated_again_and_others_told_apart() {
         regenerate(&record, &[challenger, king], 1, 1, &CallContext::new()).await.expect_err("swapped");
     assert_eq!(error.kind(), ErrorKind::DigestMismatch);
 }
+
+#[tokio::test]
+#[ignore = "writes the fixture of the current format, which only changes with the format"]
+async fn write_the_fixture() {
+    let settings = crate::DuelSettings { previous: Some(Digest::of("before")), ..settings() };
+    let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
+    let judges: Vec<Arc<dyn crate::Judge>> =
+        vec![Asked::new("fair", fair), Asked::new("biased", always_first)];
+    let duel = Duel::new(&settings, king, challenger, Rows::shared(), judges).expect("plans");
+    let store = FileStore::create(format!("tests/fixtures/record-{FORMAT}")).expect("creates");
+    duel.run(&store, &(), &CallContext::new()).await.expect("runs");
+}
