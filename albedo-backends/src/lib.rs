@@ -4,12 +4,14 @@
 //! | --- | --- | --- |
 //! | [`burn`] | `burn` | Qwen3 models in-process, on the CPU |
 //! | [`files`] | | a model's files in a local folder |
+//! | [`replay`] | | the replies of a record |
 //! | [`tasks`] | `tasks` | pinned trajectories in parquet shards |
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "burn")]
 pub mod burn;
 pub mod files;
+pub mod replay;
 #[cfg(feature = "tasks")]
 pub mod tasks;
 #[cfg(feature = "burn")]

@@ -200,4 +200,24 @@ mod tests {
         let text = canonical_json(&value).unwrap_or_default();
         assert_eq!(String::from_utf8_lossy(&text), r#"{"a":"é\n","b":[{"x":0.1,"y":1}]}"#);
     }
+
+    #[test]
+    fn numbers_are_written_as_the_record_format_says() {
+        for (value, text) in [
+            (-0.0, "-0.0"),
+            (12.0, "12.0"),
+            (0.1 + 0.2, "0.30000000000000004"),
+            (f64::from(0.1_f32), "0.10000000149011612"),
+            (1e15, "1000000000000000.0"),
+            (1.5e16, "1.5e+16"),
+            (1e-5, "0.00001"),
+            (1e-6, "1e-6"),
+            (5e-324, "5e-324"),
+        ] {
+            let bytes = canonical_json(&value).unwrap_or_default();
+            assert_eq!(String::from_utf8_lossy(&bytes), text);
+            let read: f64 = serde_json::from_slice(&bytes).unwrap_or(f64::NAN);
+            assert_eq!(read.to_bits(), value.to_bits(), "{text}");
+        }
+    }
 }

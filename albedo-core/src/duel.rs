@@ -22,9 +22,14 @@ use crate::verdict::{Outcome, Verdict};
 
 mod event;
 mod sample;
+mod stored;
 
 pub use event::{DuelEvent, Observer};
 use sample::SampleRun;
+use stored::Stored;
+
+/// Bytes of the record that are gathered before the store is given them.
+const PART: usize = 64 << 10;
 
 /// One side of a duel: a loaded model and what runs it.
 #[derive(Debug, Clone)]
@@ -144,6 +149,7 @@ impl Duel {
             panel: settings.panel,
             rule: settings.rule.clone(),
             terms: settings.terms,
+            previous: settings.previous,
         };
         Ok(Self {
             digest: plan.digest()?,
@@ -169,11 +175,17 @@ impl Duel {
     /// the canonical record is published at the end. `observer` sees what
     /// happens as it happens.
     ///
+    /// A store that holds this duel's journal is gone on with: nothing that it
+    /// holds is asked for again, verdict and record are those of a run without
+    /// interruption (if judges and models answer alike), and a duel that was
+    /// decided is not run again. After a void end only what is missing is asked.
+    ///
     /// # Errors
     /// [`ErrorKind::Cancelled`] with how far it got, once `cx` is cancelled;
-    /// what the task source, the store, a model or a judge meets and no other
-    /// try can mend. Too many missing answers are not an error but the outcome
-    /// [`Outcome::Void`].
+    /// [`ErrorKind::Conflict`] if the store holds another duel, or other draws
+    /// than the tasks now give; what the task source, the store, a model or a
+    /// judge meets and no other try can mend. Too many missing answers are not
+    /// an error but the outcome [`Outcome::Void`].
     ///
     /// # Cancellation
     /// Dropping the future at any await leaves a journal that ends in a whole
@@ -185,18 +197,12 @@ impl Duel {
         cx: &CallContext,
     ) -> Result<DuelReport> {
         let cx = cx.child();
-        store
-            .append(
-                JournalEvent::Opened {
-                    format: crate::record::FORMAT,
-                    digest: self.digest,
-                    plan: Box::new(self.plan.clone()),
-                },
-                vec![],
-            )
-            .await?;
-        observer.on(&DuelEvent::Planned { plan: self.digest, samples: self.plan.samples });
-
+        let mut stored = self.open(store, observer).await?;
+        if let Some(report) = stored.report {
+            observer.on(&DuelEvent::Ended { outcome: report.verdict.outcome });
+            return Ok(report);
+        }
+        store.begin().await?;
         let mut record = RecordBuilder::default();
         record.line(&RecordLine::Header { format: crate::record::FORMAT })?;
         record.line(&RecordLine::Plan { plan: Box::new(self.plan.clone()) })?;
@@ -211,9 +217,13 @@ impl Duel {
                 Err(error) => Some((Err(error), None)),
             }
         });
-        let runs = drawn.map(|drawn| async {
-            let (sample, draws) = drawn?;
-            SampleRun { duel: self, store, observer, cx: &cx }.run(sample, draws).await
+        let run = SampleRun { duel: self, store, observer, cx: &cx };
+        let runs = drawn.map(|drawn| {
+            let drawn = drawn.map(|(sample, draws)| (stored.take(sample.index), sample, draws));
+            async move {
+                let (stored, sample, draws) = drawn?;
+                run.run(sample, draws, stored).await
+            }
         });
         let mut finished = Box::pin(runs.buffered(self.limits.samples_in_flight as usize));
 
@@ -228,6 +238,9 @@ impl Duel {
                 _ => error,
             })?;
             let cluster = sample.write(&mut record)?;
+            if record.pending() >= PART {
+                store.extend(record.take()).await?;
+            }
             let index = cluster.sample;
             let decision = decider.consume(cluster);
             observer.on(&DuelEvent::Decided {
@@ -243,6 +256,25 @@ impl Duel {
         Err(Error::bug("run the duel", "the samples ended and the rule had not decided"))
     }
 
+    /// What the store's journal holds of this duel; opened or resumed in it.
+    async fn open(&self, store: &dyn RecordStore, observer: &dyn Observer) -> Result<Stored> {
+        let stored = Stored::read(store.stored().await?, &self.plan, self.digest)?;
+        observer.on(&DuelEvent::Planned { plan: self.digest, samples: self.plan.samples });
+        if !stored.opened {
+            let event = JournalEvent::Opened {
+                format: crate::record::FORMAT,
+                digest: self.digest,
+                plan: Box::new(self.plan.clone()),
+            };
+            store.append(event, vec![]).await?;
+        } else if stored.report.is_none() {
+            store.append(JournalEvent::Resumed, vec![]).await?;
+            let (replies, assessments) = stored.counts();
+            observer.on(&DuelEvent::Resumed { replies, assessments });
+        }
+        Ok(stored)
+    }
+
     async fn finish(
         &self,
         verdict: Verdict,
@@ -253,9 +285,10 @@ impl Duel {
         let mut digest = None;
         if !matches!(verdict.outcome, Outcome::Void(_)) {
             record.line(&RecordLine::Verdict(Box::new(verdict.clone())))?;
-            let record = record.finish();
-            store.publish(&record).await?;
-            digest = Some(record.digest);
+            let (part, digests) = record.finish();
+            store.extend(part).await?;
+            store.publish(&digests).await?;
+            digest = Some(digests.root());
         }
         store
             .append(JournalEvent::Ended { verdict: Box::new(verdict.clone()), record: digest }, vec![])
@@ -313,5 +346,9 @@ fn plan_judges(judges: &[Arc<dyn Judge>]) -> Result<Vec<JudgePlan>> {
     Ok(plans)
 }
 
+#[cfg(test)]
+mod resume_tests;
+#[cfg(test)]
+pub(crate) mod scripted;
 #[cfg(test)]
 mod tests;

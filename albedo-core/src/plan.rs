@@ -41,6 +41,8 @@ pub struct DuelSettings {
     pub terms: Terms,
     /// What bounds the work without changing the verdict.
     pub limits: Limits,
+    /// Digest of the reign's previous record: records of a reign are a chain.
+    pub previous: Option<Digest>,
 }
 
 impl Default for DuelSettings {
@@ -55,6 +57,7 @@ impl Default for DuelSettings {
             rule: Rule::default(),
             terms: Terms::default(),
             limits: Limits::default(),
+            previous: None,
         }
     }
 }
@@ -317,6 +320,9 @@ pub struct DuelPlan {
     pub rule: Rule,
     /// The error that the duel may spend.
     pub terms: Terms,
+    /// Digest of the reign's previous record, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Digest>,
 }
 
 impl DuelPlan {

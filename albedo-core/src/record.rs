@@ -5,9 +5,10 @@
 //! |---|---|
 //! | `journal.jsonl`, `journal.blobs` | what happened, with times and tries; not part of the verdict |
 //! | `record.jsonl`, `record.blobs` | what the decision consumed; no times, costs or secrets |
-//! | `record.digest` | *the* digest of the duel, over both `record` files |
+//! | `record.digest` | *the* digest of the duel, over both `record` files, and theirs |
 //!
-//! Long texts are blobs: the lines name them by digest ([`TextRef`]).
+//! Long texts are blobs: the lines name them by digest ([`TextRef`]). The format
+//! is described byte by byte in `docs/record-format.md`.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,13 +23,21 @@ use crate::verdict::Verdict;
 
 mod blobs;
 mod canonical;
+mod file_store;
+mod journal;
 mod reader;
+mod regenerate;
 mod store;
+mod verify;
 
 pub use blobs::TextRef;
-pub use canonical::{CanonicalRecord, RecordBuilder};
-pub use reader::Record;
-pub use store::{FileStore, JournalEntry, MemoryStore, RecordStore};
+pub use canonical::{CanonicalRecord, Digests, RecordBuilder, RecordPart};
+pub use file_store::FileStore;
+pub use journal::JournalEntry;
+pub use reader::{Record, RecordedSample};
+pub use regenerate::{Difference, Regenerated, regenerate};
+pub use store::{MemoryStore, RecordStore};
+pub use verify::{Verification, VerifyOptions, verify, verify_chain, verify_record};
 
 /// Version of the record format that this build writes.
 pub const FORMAT: u32 = 1;
@@ -176,6 +185,8 @@ pub enum JournalEvent {
         /// The answer.
         assessment: Assessment,
     },
+    /// The duel goes on after an interruption or a void end.
+    Resumed,
     /// A call failed.
     Failed {
         /// The sample.

@@ -6,8 +6,9 @@
 //! | [`protocol`] | does the reply keep the operating contract? | protocol |
 //! | [`reference_action`] | how close is its command to the recorded one? | correctness, grounding, progress, efficiency |
 //! | [`reference_likelihood`] | how likely is the recorded reply to its model? | correctness |
+//! | [`replay`] | what did a judge answer in a record? | that judge's |
 //!
-//! All three are mirrored exactly: for any two replies the scores of the two
+//! The first three are mirrored exactly: for any two replies the scores of the two
 //! orders add up to 1 in `f64`, and a reply against itself scores 0.5.
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ pub mod protocol;
 mod quality;
 pub mod reference_action;
 pub mod reference_likelihood;
+pub mod replay;
 mod reply;
 mod shell;
 #[cfg(test)]

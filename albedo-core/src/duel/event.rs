@@ -17,6 +17,13 @@ pub enum DuelEvent<'a> {
         /// Samples planned.
         samples: u32,
     },
+    /// The duel goes on from its journal, whose answers are not asked for again.
+    Resumed {
+        /// Replies stored.
+        replies: usize,
+        /// Judges' answers stored.
+        assessments: usize,
+    },
     /// A sample was drawn.
     Drawn {
         /// Its place in plan order.

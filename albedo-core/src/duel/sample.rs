@@ -1,19 +1,22 @@
 //! One sample's way through the duel: both replies, then every judge in both
 //! orders.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::join_all;
 
+use super::stored::{StoredReply, StoredSample};
 use super::{Duel, DuelEvent, Observer};
 use crate::backend::{Completion, GenerateRequest, ModelSession};
 use crate::context::CallContext;
 use crate::digest::canonical_json;
 use crate::draw::{RowDraw, Sample};
 use crate::error::{Error, ErrorKind, Fault, Result, Retry, Side};
-use crate::judge::{Assessment, Candidate, Comparison};
+use crate::judge::{Assessment, Candidate, Comparison, Judge};
 use crate::panel::{Cell, Cluster, Order};
+use crate::plan::JudgePlan;
 use crate::record::{
     Call, JournalEvent, RecordBuilder, RecordLine, RecordStore, RecordedAnswer, RecordedReply, TextRef,
 };
@@ -40,15 +43,38 @@ pub(super) struct FinishedSample {
 }
 
 impl SampleRun<'_> {
-    pub(super) async fn run(self, sample: Sample, draws: Vec<RowDraw>) -> Result<FinishedSample> {
+    /// Judges `sample`, asking only for what is not in `stored`.
+    pub(super) async fn run(
+        self,
+        sample: Sample,
+        draws: Vec<RowDraw>,
+        stored: StoredSample,
+    ) -> Result<FinishedSample> {
         let index = sample.index;
-        self.store.append(JournalEvent::Drawn { sample: index, draws: draws.clone() }, vec![]).await?;
+        match stored.draws {
+            None => {
+                let event = JournalEvent::Drawn { sample: index, draws: draws.clone() };
+                self.store.append(event, vec![]).await?;
+            }
+            Some(stored) if stored == draws => {}
+            Some(_) => {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "resume the duel",
+                    "the tasks give another draw than the journal holds",
+                )
+                .with("sample", index)
+                .with_hint("the tasks or the king's tokenizer were changed: restore them"));
+            }
+        }
         self.observer.on(&DuelEvent::Drawn { sample: index });
 
-        let (king, challenger) =
-            futures::try_join!(self.reply(&sample, Side::King), self.reply(&sample, Side::Challenger))?;
+        let (king, challenger) = futures::try_join!(
+            self.reply(&sample, Side::King, stored.king),
+            self.reply(&sample, Side::Challenger, stored.challenger),
+        )?;
         let answers = match (&king, &challenger) {
-            (Ok(king), Ok(challenger)) => self.assess(&sample, king, challenger).await?,
+            (Ok(king), Ok(challenger)) => self.assess(&sample, king, challenger, stored.answers).await?,
             _ => vec![
                 [RecordedAnswer::Missing { kind: None }, RecordedAnswer::Missing { kind: None }];
                 self.duel.judges.len()
@@ -63,8 +89,18 @@ impl SampleRun<'_> {
     }
 
     /// `side`'s reply, journalled; the kind of the last error if there is none.
-    async fn reply(&self, sample: &Sample, side: Side) -> Result<Result<Completion, ErrorKind>> {
+    async fn reply(
+        &self,
+        sample: &Sample,
+        side: Side,
+        stored: Option<StoredReply>,
+    ) -> Result<Result<Completion, ErrorKind>> {
         let duel = self.duel;
+        if let Some(StoredReply { text, finish, usage, reference_scores }) = stored {
+            let text = self.store.text(&text).await?;
+            let reply_scores = reference_scores;
+            return Ok(Ok(Completion { text, tokens: vec![], finish, usage, reply_scores }));
+        }
         let needs_scores = duel.judges.iter().any(|judge| judge.needs().reference_scores);
         let request = GenerateRequest {
             messages: sample.messages.clone(),
@@ -102,6 +138,7 @@ impl SampleRun<'_> {
         sample: &Sample,
         king: &Completion,
         challenger: &Completion,
+        mut stored: BTreeMap<(u32, Order), Assessment>,
     ) -> Result<Vec<[RecordedAnswer; 2]>> {
         let comparison = |first: &Completion, second: &Completion| Comparison {
             messages: sample.messages.clone(),
@@ -112,10 +149,18 @@ impl SampleRun<'_> {
         let orders = [comparison(king, challenger), comparison(challenger, king)];
         let judges = (0..self.duel.judges.len()).map(|judge| {
             let [king_first, challenger_first] = &orders;
+            let stored = Order::BOTH.map(|order| stored.remove(&(judge as u32, order)));
             async move {
+                let [king_first_stored, challenger_first_stored] = stored;
                 futures::try_join!(
-                    self.answer(sample.index, judge, Order::KingFirst, king_first),
-                    self.answer(sample.index, judge, Order::ChallengerFirst, challenger_first),
+                    self.answer(sample.index, judge, Order::KingFirst, king_first, king_first_stored),
+                    self.answer(
+                        sample.index,
+                        judge,
+                        Order::ChallengerFirst,
+                        challenger_first,
+                        challenger_first_stored
+                    ),
                 )
                 .map(|(king_first, challenger_first)| [king_first, challenger_first])
             }
@@ -129,9 +174,13 @@ impl SampleRun<'_> {
         judge: usize,
         order: Order,
         comparison: &Comparison,
+        stored: Option<Assessment>,
     ) -> Result<RecordedAnswer> {
         let index = judge as u32;
-        let call = || self.duel.judges[judge].compare(comparison, self.cx);
+        if let Some(assessment) = stored {
+            return Ok(RecordedAnswer::Answered(without_costs(assessment)));
+        }
+        let call = || compare(&*self.duel.judges[judge], &self.duel.plan.judges[judge], comparison, self.cx);
         let (call_try, assessment) =
             match self.tries(sample, Call::Assessment { judge: index, order }, call).await? {
                 Ok(answered) => answered,
@@ -230,18 +279,46 @@ impl FinishedSample {
     }
 }
 
-/// The one answer to `request`.
+/// The one answer to `request`, whose scores can be recorded.
 async fn generate(
     session: &dyn ModelSession,
     request: GenerateRequest,
     cx: &CallContext,
 ) -> Result<Completion> {
     let mut answers = session.generate(vec![request], cx);
-    if let Some(answer) = answers.next().await {
-        return answer.result;
+    let Some(answer) = answers.next().await else {
+        cx.check("generate a reply")?;
+        return Err(Error::bug("generate a reply", "the session ended its answers without one"));
+    };
+    let completion = answer.result?;
+    let mut scores = completion.reply_scores.iter().flat_map(|scores| &scores.log_probs);
+    if scores.any(|log_prob| !log_prob.is_finite()) {
+        return Err(Error::new(
+            ErrorKind::Protocol,
+            "generate a reply",
+            "a log-probability of the recorded reply is not finite",
+        ));
     }
-    cx.check("generate a reply")?;
-    Err(Error::bug("generate a reply", "the session ended its answers without one"))
+    Ok(completion)
+}
+
+/// `judge`'s answer, which has a score for exactly its planned metrics.
+async fn compare(
+    judge: &dyn Judge,
+    plan: &JudgePlan,
+    comparison: &Comparison,
+    cx: &CallContext,
+) -> Result<Assessment> {
+    let assessment = judge.compare(comparison, cx).await?;
+    match &assessment {
+        Assessment::Scored { scores, .. } if !scores.keys().eq(&plan.metrics) => Err(Error::new(
+            ErrorKind::Protocol,
+            "compare the replies",
+            "the judge scored other metrics than its own",
+        )
+        .with("judge", &plan.identity.name)),
+        _ => Ok(assessment),
+    }
 }
 
 fn candidate(completion: &Completion) -> Candidate {

@@ -1,20 +1,22 @@
 //! Reading a record back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::blobs::read_blobs;
-use super::canonical::root_digest;
-use super::{FORMAT, RecordLine, TextRef};
-use crate::digest::Digest;
+use super::canonical::{Digests, check_format};
+use super::{RecordLine, RecordedAnswer, RecordedReply, TextRef};
+use crate::backend::Message;
+use crate::digest::{Digest, canonical_json};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::DuelPlan;
 use crate::verdict::Verdict;
 
-/// A record whose bytes have the digest that stands beside them.
+/// A record whose bytes are whole and canonical, and have the digest that
+/// stands beside them. Whether it is true is [`super::verify`]'s question.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     /// The digest of the duel.
@@ -26,24 +28,50 @@ pub struct Record {
     texts: BTreeMap<Digest, String>,
 }
 
+/// The lines of one sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordedSample<'a> {
+    /// Its place in plan order.
+    pub sample: u32,
+    /// Canonical JSON of the conversation.
+    pub messages: TextRef,
+    /// The recorded reply.
+    pub reference: TextRef,
+    /// The replies, the king's first.
+    pub replies: Vec<&'a RecordedReply>,
+    /// The judges' answers in panel order, the king-first order first.
+    pub answers: Vec<&'a RecordedAnswer>,
+}
+
 impl Record {
-    /// Reads the record in `folder` and checks its digest, its blobs and its
-    /// shape.
+    /// Reads the record in `folder` and checks its bytes: digests, blobs, and
+    /// that every line is what albedo writes for its value.
     ///
     /// # Errors
-    /// A file is missing, altered or malformed; the record was written by a
-    /// newer albedo.
+    /// A file is missing, altered or malformed, naming it; the record was
+    /// written by a newer albedo.
     pub fn open(folder: &Path) -> Result<Self> {
         let read = |name: &str| {
             let path = folder.join(name);
             fs::read(&path).map_err(|error| Error::io("read the record", &path, error))
         };
-        let stated: Digest = String::from_utf8_lossy(&read("record.digest")?)
-            .trim()
-            .parse()
-            .map_err(|error: Error| error.with("file", folder.join("record.digest").display()))?;
-        Self::from_bytes(&read("record.jsonl")?, &read("record.blobs")?, stated)
+        Self::from_files(&read(LINES)?, &read(BLOBS)?, &read(DIGEST)?)
             .map_err(|error| error.with("record", folder.display()))
+    }
+
+    /// The record of its three files.
+    ///
+    /// # Errors
+    /// As [`Record::open`].
+    pub fn from_files(lines: &[u8], blobs: &[u8], digest: &[u8]) -> Result<Self> {
+        let digests = Digests::parse(digest).map_err(|error| in_file(error, DIGEST))?;
+        for (file, bytes, stated) in [(LINES, lines, digests.lines), (BLOBS, blobs, digests.blobs)] {
+            let actual = Digest::of(bytes);
+            if actual != stated {
+                return Err(in_file(altered(stated, actual), file));
+            }
+        }
+        Self::from_bytes(lines, blobs, digests.root())
     }
 
     /// The record of two files whose digest has to be `stated`.
@@ -51,31 +79,21 @@ impl Record {
     /// # Errors
     /// As [`Record::open`].
     pub fn from_bytes(lines: &[u8], blobs: &[u8], stated: Digest) -> Result<Self> {
-        let invalid = |message: String| Error::new(ErrorKind::DataInvalid, "read the record", message);
-        let text = std::str::from_utf8(lines).map_err(|_| invalid("`record.jsonl` is not UTF-8".into()))?;
-        let format = read_format(text)?;
-        let digest = root_digest(format, lines, blobs);
+        let format = read_format(lines).map_err(|error| in_file(error, LINES))?;
+        let digest = Digests { format, lines: Digest::of(lines), blobs: Digest::of(blobs) }.root();
         if digest != stated {
-            return Err(Error::new(
-                ErrorKind::DigestMismatch,
-                "read the record",
-                "`record.jsonl` or `record.blobs` does not have the digest in `record.digest`",
-            )
-            .with("stated", stated)
-            .with("actual", digest)
-            .with_hint("the record was altered or is incomplete: fetch it again"));
+            return Err(in_file(altered(stated, digest), "record.jsonl or record.blobs"));
         }
-        let lines = text.lines().enumerate().map(|(number, line)| {
-            serde_json::from_str(line).map_err(|error| invalid(format!("line {}: {error}", number + 1)))
-        });
-        let lines = lines.collect::<Result<Vec<RecordLine>>>()?;
+        let lines = read_lines(lines).map_err(|error| in_file(error, LINES))?;
+        let blobs = read_blobs(blobs).map_err(|error| in_file(error, BLOBS))?;
         let (Some(RecordLine::Plan { plan }), Some(RecordLine::Verdict(verdict))) =
             (lines.get(1), lines.last())
         else {
-            return Err(invalid("the second line is no plan, or the last no verdict".into()));
+            return Err(in_file(invalid("the second line is no plan, or the last no verdict"), LINES));
         };
         let (plan, verdict) = ((**plan).clone(), (**verdict).clone());
-        Ok(Self { digest, lines, plan, verdict, texts: read_blobs(blobs)? })
+        let texts = check_texts(&lines, blobs)?;
+        Ok(Self { digest, lines, plan, verdict, texts })
     }
 
     /// The frozen plan.
@@ -88,6 +106,23 @@ impl Record {
         &self.verdict
     }
 
+    /// The samples in plan order.
+    pub fn samples(&self) -> Vec<RecordedSample<'_>> {
+        let mut samples: Vec<RecordedSample<'_>> = Vec::new();
+        for line in &self.lines {
+            match (line, samples.last_mut()) {
+                (&RecordLine::Sample { sample, messages, reference, .. }, _) => {
+                    let (replies, answers) = (Vec::new(), Vec::new());
+                    samples.push(RecordedSample { sample, messages, reference, replies, answers });
+                }
+                (RecordLine::Reply { reply, .. }, Some(sample)) => sample.replies.push(reply),
+                (RecordLine::Assessment { answer, .. }, Some(sample)) => sample.answers.push(answer),
+                _ => {}
+            }
+        }
+        samples
+    }
+
     /// The text behind `reference`.
     ///
     /// # Errors
@@ -98,27 +133,95 @@ impl Record {
                 .with("digest", reference.sha256)
         })
     }
+
+    /// The conversation behind `reference`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DataInvalid`] if it is not the canonical JSON of messages.
+    pub fn messages(&self, reference: &TextRef) -> Result<Vec<Message>> {
+        let text = self.text(reference)?;
+        let messages: Vec<Message> = serde_json::from_str(text)
+            .map_err(|error| invalid(format!("a conversation is malformed: {error}")).with("file", BLOBS))?;
+        if canonical_json(&messages)? == text.as_bytes() {
+            Ok(messages)
+        } else {
+            Err(invalid("a conversation is not in canonical form").with("file", BLOBS))
+        }
+    }
+}
+
+pub(super) const LINES: &str = "record.jsonl";
+pub(super) const BLOBS: &str = "record.blobs";
+pub(super) const DIGEST: &str = "record.digest";
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::DataInvalid, "read the record", message)
+}
+
+fn in_file(error: Error, file: &str) -> Error {
+    error.with("file", file)
+}
+
+fn altered(stated: Digest, actual: Digest) -> Error {
+    Error::new(ErrorKind::DigestMismatch, "read the record", "its bytes do not have their digest")
+        .with("stated", stated)
+        .with("actual", actual)
+        .with_hint("the record was altered or is incomplete: fetch it again")
 }
 
 /// The format in the header, which every version of the format has.
-fn read_format(text: &str) -> Result<u32> {
+fn read_format(lines: &[u8]) -> Result<u32> {
     #[derive(Deserialize)]
     struct Header {
         format: u32,
     }
-    let header = text.lines().next().unwrap_or_default();
-    let Header { format } = serde_json::from_str(header).map_err(|error| {
-        Error::new(ErrorKind::DataInvalid, "read the record", format!("its first line is no header: {error}"))
-    })?;
-    if (1..=FORMAT).contains(&format) {
-        return Ok(format);
+    let header = lines.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let Header { format } = serde_json::from_slice(header)
+        .map_err(|error| invalid(format!("its first line is no header: {error}")))?;
+    check_format(format)?;
+    Ok(format)
+}
+
+fn read_lines(file: &[u8]) -> Result<Vec<RecordLine>> {
+    let Some(file) = file.strip_suffix(b"\n") else {
+        return Err(invalid("the last line has no end"));
+    };
+    let read = |(number, bytes): (usize, &[u8])| {
+        let line = serde_json::from_slice(bytes)
+            .map_err(|error| invalid(error.to_string()).with("line", number + 1))?;
+        if canonical_json(&line)? == bytes {
+            Ok(line)
+        } else {
+            Err(invalid("a line is not in canonical form").with("line", number + 1))
+        }
+    };
+    file.split(|&byte| byte == b'\n').enumerate().map(read).collect()
+}
+
+/// The texts that `line` names, in the order in which they are written.
+fn texts_of(line: &RecordLine) -> Vec<TextRef> {
+    match line {
+        RecordLine::Sample { messages, reference, .. } => vec![*messages, *reference],
+        RecordLine::Reply { reply: RecordedReply::Completed { text, .. }, .. } => vec![*text],
+        _ => vec![],
     }
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        "read the record",
-        "it has a format that this albedo does not know",
-    )
-    .with("format", format)
-    .with("known", format!("1 to {FORMAT}"))
-    .with_hint("update albedo"))
+}
+
+/// Exactly the texts that `lines` name, in the order in which they do first.
+fn check_texts(lines: &[RecordLine], blobs: Vec<(TextRef, String)>) -> Result<BTreeMap<Digest, String>> {
+    let mut seen = BTreeSet::new();
+    let mut expected = lines.iter().flat_map(texts_of).filter(|text| seen.insert(*text));
+    for (reference, _) in &blobs {
+        if expected.next() != Some(*reference) {
+            return Err(invalid("a text is not named by a line, or not where it is first named")
+                .with("digest", reference.sha256)
+                .with("file", BLOBS));
+        }
+    }
+    match expected.next() {
+        None => Ok(blobs.into_iter().map(|(reference, text)| (reference.sha256, text)).collect()),
+        Some(missing) => Err(invalid("a text that a line names is missing, or has another length")
+            .with("digest", missing.sha256)
+            .with("file", BLOBS)),
+    }
 }

@@ -1,0 +1,207 @@
+//! `replay`: replies from a record instead of a model.
+//!
+//! A source's location names the side: `king` or `challenger`. Sessions are the
+//! recorded models and the backend has the recorded identity, so that the plan
+//! of a duel replayed with it stays the same.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use albedo_core::draw::DrawOutcome;
+use albedo_core::plan::ContestantPlan;
+use albedo_core::record::{RecordLine, RecordedReply, TextRef};
+use albedo_core::{
+    BuildContext, CallContext, Completion, Digest, DuelPlan, Error, ErrorKind, Fault, GenerateRequest,
+    Generated, Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource, Plugin, Record, Result,
+    Retry, ScoreRequest, Side, TokenScores, Usage,
+};
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Settings of [`ReplayBackend`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayConfig {
+    /// Folder of the record.
+    pub record: PathBuf,
+}
+
+/// Loads the sides of a record; see the [module](self).
+#[derive(Debug)]
+pub struct ReplayBackend {
+    record: Arc<Record>,
+    plan: DuelPlan,
+}
+
+impl ReplayBackend {
+    /// The sides of `record`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if two backends ran them: one cannot be both.
+    pub fn new(record: Arc<Record>) -> Result<Self> {
+        let operation = "replay a record";
+        let plan = record.plan().clone();
+        if plan.king.backend != plan.challenger.backend {
+            return Err(Error::new(ErrorKind::Unsupported, operation, "its sides were run by two backends")
+                .with("king", &plan.king.backend.name)
+                .with("challenger", &plan.challenger.backend.name));
+        }
+        Ok(Self { record, plan })
+    }
+}
+
+#[async_trait]
+impl ModelBackend for ReplayBackend {
+    fn identity(&self) -> &Identity {
+        &self.plan.king.backend
+    }
+
+    async fn load(&self, model: &ModelSource, _: &CallContext) -> Result<Arc<dyn ModelSession>> {
+        let error = |kind, message: &str| {
+            Error::new(kind, "load a recorded side", message).with("location", model.location.display())
+        };
+        let (side, ContestantPlan { model: info, .. }) = match model.location.to_str() {
+            Some("king") => (Side::King, &self.plan.king),
+            Some("challenger") => (Side::Challenger, &self.plan.challenger),
+            _ => {
+                return Err(error(ErrorKind::NotFound, "a record has no such side")
+                    .with_hint("name `king` or `challenger`"));
+            }
+        };
+        if model.parameters.is_some_and(|pinned| pinned != info.parameters) {
+            return Err(error(ErrorKind::DigestMismatch, "the recorded model is not the pinned one")
+                .with("recorded", info.parameters));
+        }
+        Ok(Arc::new(ReplaySession::new(Arc::clone(&self.record), &self.plan, info.clone(), side)))
+    }
+}
+
+impl Plugin<dyn ModelBackend> for ReplayBackend {
+    const NAME: &'static str = "replay";
+    const SUMMARY: &'static str = "replies from a record instead of a model";
+    type Config = ReplayConfig;
+
+    async fn build(config: ReplayConfig, _: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
+        Ok(Arc::new(Self::new(Arc::new(Record::open(&config.record)?))?))
+    }
+}
+
+albedo_core::register!(dyn ModelBackend => ReplayBackend);
+
+/// One side of a record.
+#[derive(Debug)]
+struct ReplaySession {
+    record: Arc<Record>,
+    info: ModelInfo,
+    /// Replies by conversation and request seed.
+    replies: BTreeMap<(Digest, u64), RecordedReply>,
+    /// Scores by conversation and recorded reply.
+    scores: BTreeMap<(Digest, Digest), TokenScores>,
+    /// Prompt tokens of the samples' conversations.
+    prompts: BTreeMap<Digest, Option<u32>>,
+    /// Prompt tokens of the draws that were too long, whose conversations are
+    /// not recorded: counted in the order in which they are drawn.
+    too_long: Vec<Option<u32>>,
+    next_too_long: AtomicUsize,
+}
+
+impl ReplaySession {
+    fn new(record: Arc<Record>, plan: &DuelPlan, info: ModelInfo, side: Side) -> Self {
+        let (mut replies, mut scores) = (BTreeMap::new(), BTreeMap::new());
+        for sample in record.samples() {
+            let Some(&reply) = sample.replies.get(usize::from(side == Side::Challenger)) else { continue };
+            let messages = sample.messages.sha256;
+            if let RecordedReply::Completed { reference_scores: Some(recorded), .. } = reply {
+                scores.insert((messages, sample.reference.sha256), recorded.clone());
+            }
+            replies.insert((messages, plan.request_seed(sample.sample)), reply.clone());
+        }
+        let (mut prompts, mut too_long, mut tokens) = (BTreeMap::new(), Vec::new(), None);
+        for line in &record.lines {
+            match line {
+                RecordLine::Draw(draw) if draw.outcome == DrawOutcome::TooLong => {
+                    too_long.push(draw.prompt_tokens);
+                }
+                RecordLine::Draw(draw) => tokens = draw.prompt_tokens,
+                RecordLine::Sample { messages, .. } => {
+                    prompts.insert(messages.sha256, tokens);
+                }
+                _ => {}
+            }
+        }
+        Self { record, info, replies, scores, prompts, too_long, next_too_long: AtomicUsize::new(0) }
+    }
+
+    fn reply(&self, request: &GenerateRequest) -> Result<Completion> {
+        let messages = Digest::of_json(&request.messages)?;
+        match self.replies.get(&(messages, request.seed)) {
+            Some(&RecordedReply::Completed { text, finish, prompt_tokens, completion_tokens, .. }) => {
+                let reply_scores = match &request.score_reply {
+                    Some(reply) => Some(self.recorded_scores(messages, reply)?),
+                    None => None,
+                };
+                Ok(Completion {
+                    text: self.record.text(&text)?.to_owned(),
+                    tokens: vec![],
+                    finish,
+                    usage: Usage { prompt_tokens, completion_tokens, price_usd: None },
+                    reply_scores,
+                })
+            }
+            Some(&RecordedReply::Missing { kind }) => {
+                Err(Error::new(kind, OPERATION, "the model had no reply")
+                    .with_fault(Fault::Infrastructure)
+                    .with_retry(Retry::Never))
+            }
+            None => Err(unknown("the record has no reply to such a conversation and seed")),
+        }
+    }
+
+    fn recorded_scores(&self, messages: Digest, reply: &str) -> Result<TokenScores> {
+        let scores = self.scores.get(&(messages, TextRef::of(reply).sha256)).cloned();
+        scores.ok_or_else(|| unknown("the record has no log-probabilities of such a reply"))
+    }
+}
+
+#[async_trait]
+impl ModelSession for ReplaySession {
+    fn model(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn count_prompt_tokens(&self, messages: &[Message]) -> Result<Option<u32>> {
+        if let Some(tokens) = self.prompts.get(&Digest::of_json(&messages)?) {
+            return Ok(*tokens);
+        }
+        let place = self.next_too_long.fetch_add(1, Ordering::Relaxed);
+        self.too_long.get(place).copied().ok_or_else(|| {
+            unknown("the record has no such conversation").with_hint("replay it with its own tasks")
+        })
+    }
+
+    fn generate(&self, requests: Vec<GenerateRequest>, _: &CallContext) -> BoxStream<'static, Generated> {
+        let answer = |(index, request)| Generated { index, result: self.reply(&request) };
+        let answers: Vec<_> = requests.into_iter().enumerate().map(answer).collect();
+        stream::iter(answers).boxed()
+    }
+
+    async fn score(&self, requests: Vec<ScoreRequest>, _: &CallContext) -> Result<Vec<TokenScores>> {
+        let score =
+            |request: ScoreRequest| self.recorded_scores(Digest::of_json(&request.messages)?, &request.reply);
+        requests.into_iter().map(score).collect()
+    }
+}
+
+const OPERATION: &str = "answer from the record";
+
+fn unknown(message: &str) -> Error {
+    Error::new(ErrorKind::NotFound, OPERATION, message)
+}
+
+#[cfg(test)]
+mod tests;

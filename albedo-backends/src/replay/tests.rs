@@ -1,0 +1,111 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use albedo_core::{
+    Assessment, Comparison, Contestant, Duel, DuelSettings, Judge, MemoryStore, MessageRole, Metric,
+    Registry, Score, TaskRow, TaskSetInfo, TaskSource,
+};
+use serde_json::json;
+
+use super::*;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../albedo-core/tests/fixtures/record-1")
+}
+
+/// The tasks that the fixture was drawn from.
+#[derive(Debug)]
+struct Rows(TaskSetInfo);
+
+#[async_trait]
+impl TaskSource for Rows {
+    fn info(&self) -> &TaskSetInfo {
+        &self.0
+    }
+
+    async fn row(&self, row: u64, _: &CallContext) -> Result<TaskRow> {
+        let mut messages = vec![Message::new(MessageRole::System, "s"), Message::new(MessageRole::User, "u")];
+        if row != 7 {
+            messages.push(Message::new(MessageRole::Assistant, format!("recorded {row}")));
+            messages.push(Message::new(MessageRole::User, "v".repeat(row as usize * 50)));
+            messages.push(Message::new(MessageRole::Assistant, "done"));
+        }
+        Ok(TaskRow { instance_id: format!("instance {}", row % 10), repo: "repo".into(), messages })
+    }
+}
+
+/// The fixture's judges: one prefers "better", the other whatever is first.
+#[derive(Debug)]
+struct Fixture(Identity);
+
+#[async_trait]
+impl Judge for Fixture {
+    fn identity(&self) -> &Identity {
+        &self.0
+    }
+
+    fn metrics(&self) -> BTreeSet<Metric> {
+        [Metric::Correctness].into()
+    }
+
+    async fn compare(&self, request: &Comparison, _: &CallContext) -> Result<Assessment> {
+        let quality = |text: &str| f64::from(u8::from(text.starts_with("better"))) / 4.0;
+        let score = match &*self.0.name {
+            "fair" => Score::from_difference(quality(&request.first.text), quality(&request.second.text))?,
+            _ => Score::WIN,
+        };
+        Ok(Assessment::scored([(Metric::Correctness, score)]))
+    }
+}
+
+async fn session(side: &str) -> Result<Arc<dyn ModelSession>> {
+    let (cx, registry) = (CallContext::new(), Registry::linked()?);
+    let backend = registry.build::<dyn ModelBackend>("replay", json!({ "record": folder() }), &cx).await?;
+    backend.load(&ModelSource::new(side), &cx).await
+}
+
+#[tokio::test]
+async fn a_replayed_duel_gives_the_same_lines() {
+    let (record, cx) = (Arc::new(Record::open(&folder()).expect("opens")), CallContext::new());
+    let plan = record.plan().clone();
+    let backend = ReplayBackend::new(Arc::clone(&record)).expect("builds");
+    let load = async |side, name| {
+        Contestant::load(side, &backend, &ModelSource::new(name), &cx).await.expect("loads")
+    };
+    let (king, challenger) = (load(Side::King, "king").await, load(Side::Challenger, "challenger").await);
+    let settings = DuelSettings {
+        samples: plan.samples,
+        seed: plan.seed,
+        rule: plan.rule.clone(),
+        previous: plan.previous,
+        ..DuelSettings::default()
+    };
+    let judges =
+        plan.judges.iter().map(|judge| -> Arc<dyn Judge> { Arc::new(Fixture(judge.identity.clone())) });
+    let tasks = Arc::new(Rows(plan.tasks.clone()));
+    let duel = Duel::new(&settings, king, challenger, tasks, judges.collect()).expect("plans");
+    let mut replayed_plan = duel.plan().clone();
+    replayed_plan.version.clone_from(&plan.version);
+    assert_eq!(replayed_plan, plan);
+    let store = MemoryStore::default();
+    duel.run(&store, &(), &cx).await.expect("runs");
+    let again = store.record().expect("published");
+    let again = Record::from_bytes(&again.lines, &again.blobs, again.digest).expect("reads");
+    assert_eq!(again.lines[2..], record.lines[2..]);
+}
+
+#[tokio::test]
+async fn what_was_not_recorded_is_not_answered() {
+    assert_eq!(session("somebody").await.expect_err("no side").kind(), ErrorKind::NotFound);
+    let session = session("challenger").await.expect("loads");
+    let request = GenerateRequest {
+        messages: vec![Message::new(MessageRole::User, "new")],
+        sampling: albedo_core::Sampling::default(),
+        max_new_tokens: 1,
+        seed: 0,
+        score_reply: None,
+    };
+    let cx = CallContext::new();
+    let answer = session.generate(vec![request], &cx).next().await.expect("an answer");
+    assert_eq!(answer.result.expect_err("unknown").kind(), ErrorKind::NotFound);
+}

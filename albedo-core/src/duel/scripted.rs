@@ -1,0 +1,187 @@
+//! A small duel between scripted models, for tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use super::*;
+use crate::backend::{
+    Completion, FinishReason, GenerateRequest, Generated, Message, ModelInfo, Role, ScoreRequest,
+    TokenScores, Usage,
+};
+use crate::decision::Rule;
+use crate::judge::{Assessment, Comparison, Metric, Score};
+use crate::plan::Seed;
+use crate::record::MemoryStore;
+use crate::tasks::{TaskRow, TaskSetInfo};
+
+/// Replies `{name} {request seed}` after yielding as often as the request's
+/// seed says, so that replies arrive out of order.
+#[derive(Debug)]
+pub(crate) struct Scripted {
+    pub(crate) model: ModelInfo,
+    name: &'static str,
+    pub(crate) failures: Mutex<BTreeMap<u64, Vec<Error>>>,
+    pub(crate) calls: Arc<AtomicU32>,
+}
+
+impl Scripted {
+    pub(crate) fn new(name: &'static str) -> Self {
+        let digest = Digest::of("shared");
+        let model = ModelInfo {
+            parameters: Digest::of(name),
+            architecture: "Scripted".into(),
+            parameter_count: 0,
+            context_length: 1000,
+            dtype: "none".into(),
+            tokenizer: digest,
+            chat_template: digest,
+            stop_ids: vec![0],
+            config: digest,
+        };
+        Self { model, name, failures: Mutex::default(), calls: Arc::default() }
+    }
+
+    pub(crate) fn contestant(self) -> Contestant {
+        let backend = Identity { name: "scripted".into(), version: "1".into(), config: Digest::of("") };
+        Contestant { session: Arc::new(self), backend }
+    }
+}
+
+#[async_trait]
+impl ModelSession for Scripted {
+    fn model(&self) -> &ModelInfo {
+        &self.model
+    }
+
+    fn count_prompt_tokens(&self, messages: &[Message]) -> Result<Option<u32>> {
+        Ok(Some(messages.iter().map(|message| message.content.len() as u32).sum()))
+    }
+
+    fn generate(&self, requests: Vec<GenerateRequest>, _: &CallContext) -> BoxStream<'static, Generated> {
+        self.calls.fetch_add(requests.len() as u32, Ordering::Relaxed);
+        let answers = requests.into_iter().enumerate().map(|(index, request)| {
+            let failure = self.failures.lock().expect("unpoisoned").get_mut(&request.seed).and_then(Vec::pop);
+            let result = failure.map_or_else(
+                || {
+                    Ok(Completion {
+                        text: format!("{} {}", self.name, request.seed),
+                        tokens: vec![],
+                        finish: FinishReason::Stop,
+                        usage: Usage { prompt_tokens: 3, completion_tokens: 2, price_usd: None },
+                        reply_scores: None,
+                    })
+                },
+                Err,
+            );
+            async move {
+                for _ in 0..request.seed % 7 {
+                    tokio::task::yield_now().await;
+                }
+                Generated { index, result }
+            }
+        });
+        stream::iter(answers.collect::<Vec<_>>()).buffer_unordered(8).boxed()
+    }
+
+    async fn score(&self, _: Vec<ScoreRequest>, _: &CallContext) -> Result<Vec<TokenScores>> {
+        Err(Error::new(ErrorKind::Unsupported, "score", "scripted"))
+    }
+}
+
+/// Thirty rows of ten instances, one row without an assistant turn.
+#[derive(Debug)]
+pub(crate) struct Rows(TaskSetInfo);
+
+impl Rows {
+    pub(crate) fn shared() -> Arc<dyn TaskSource> {
+        Arc::new(Self(TaskSetInfo { manifest: Digest::of("rows"), rows: 30, unhashed: false }))
+    }
+}
+
+#[async_trait]
+impl TaskSource for Rows {
+    fn info(&self) -> &TaskSetInfo {
+        &self.0
+    }
+
+    async fn row(&self, row: u64, _: &CallContext) -> Result<TaskRow> {
+        let mut messages = vec![Message::new(Role::System, "s"), Message::new(Role::User, "u")];
+        if row != 7 {
+            messages.push(Message::new(Role::Assistant, format!("recorded {row}")));
+            messages.push(Message::new(Role::User, "v".repeat(row as usize * 50)));
+            messages.push(Message::new(Role::Assistant, "done"));
+        }
+        Ok(TaskRow { instance_id: format!("instance {}", row % 10), repo: "repo".into(), messages })
+    }
+}
+
+pub(crate) type Answer = fn(&Comparison) -> Result<Assessment>;
+
+#[derive(Debug)]
+pub(crate) struct Asked {
+    identity: Identity,
+    answer: Answer,
+    pub(crate) calls: AtomicU32,
+}
+
+impl Asked {
+    pub(crate) fn new(name: &str, answer: Answer) -> Arc<Self> {
+        let identity = Identity { name: name.into(), version: "1".into(), config: Digest::of("") };
+        Arc::new(Self { identity, answer, calls: AtomicU32::new(0) })
+    }
+}
+
+#[async_trait]
+impl Judge for Asked {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn metrics(&self) -> BTreeSet<Metric> {
+        [Metric::Correctness].into()
+    }
+
+    async fn compare(&self, request: &Comparison, _: &CallContext) -> Result<Assessment> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        tokio::task::yield_now().await;
+        (self.answer)(request)
+    }
+}
+
+pub(crate) fn scored(score: f64) -> Result<Assessment> {
+    Ok(Assessment::scored([(Metric::Correctness, Score::new(score)?)]))
+}
+
+/// Prefers "better" by an eighth.
+pub(crate) fn fair(request: &Comparison) -> Result<Assessment> {
+    let quality = |text: &str| f64::from(u8::from(text.starts_with("better"))) / 4.0;
+    scored(0.5 + (quality(&request.first.text) - quality(&request.second.text)) / 2.0)
+}
+
+pub(crate) fn always_first(_: &Comparison) -> Result<Assessment> {
+    scored(1.0)
+}
+
+pub(crate) fn settings() -> DuelSettings {
+    DuelSettings {
+        samples: 8,
+        seed: Seed::from(5),
+        rule: Rule::by_name("margin-lcb").expect("a rule"),
+        limits: Limits { samples_in_flight: 4, call_tries: 2 },
+        ..DuelSettings::default()
+    }
+}
+
+pub(crate) fn duel(king: Scripted, challenger: Scripted, judges: Vec<Arc<dyn Judge>>) -> Duel {
+    Duel::new(&settings(), king.contestant(), challenger.contestant(), Rows::shared(), judges).expect("plans")
+}
+
+pub(crate) async fn run(duel: &Duel) -> (DuelReport, MemoryStore) {
+    let store = MemoryStore::default();
+    let report = duel.run(&store, &(), &CallContext::new()).await.expect("runs");
+    (report, store)
+}

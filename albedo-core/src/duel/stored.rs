@@ -1,0 +1,135 @@
+//! What an interrupted or void duel has left in its journal, to go on from.
+
+use std::collections::BTreeMap;
+
+use super::DuelReport;
+use crate::backend::{FinishReason, TokenScores, Usage};
+use crate::digest::Digest;
+use crate::draw::RowDraw;
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::judge::Assessment;
+use crate::panel::Order;
+use crate::plan::DuelPlan;
+use crate::record::{JournalEvent, TextRef};
+use crate::verdict::Outcome;
+
+/// The answers of a journal, by sample. Nothing in it is asked for again.
+#[derive(Debug, Default)]
+pub(super) struct Stored {
+    samples: BTreeMap<u32, StoredSample>,
+    /// Whether the journal has its first line.
+    pub(super) opened: bool,
+    /// How the duel ended, if it was decided.
+    pub(super) report: Option<DuelReport>,
+}
+
+/// The answers to one sample.
+#[derive(Debug, Default)]
+pub(super) struct StoredSample {
+    pub(super) draws: Option<Vec<RowDraw>>,
+    pub(super) king: Option<StoredReply>,
+    pub(super) challenger: Option<StoredReply>,
+    pub(super) answers: BTreeMap<(u32, Order), Assessment>,
+}
+
+/// A reply whose text is in the store.
+#[derive(Debug)]
+pub(super) struct StoredReply {
+    pub(super) text: TextRef,
+    pub(super) finish: FinishReason,
+    pub(super) usage: Usage,
+    pub(super) reference_scores: Option<TokenScores>,
+}
+
+impl Stored {
+    /// What `events` hold for the duel of `plan`. The first of two answers to
+    /// one call counts; an assessment counts only after both replies. Once a
+    /// duel was void, abstentions are asked for again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if the journal is another duel's,
+    /// [`ErrorKind::DataInvalid`] if it does not begin with its plan.
+    pub(super) fn read(events: Vec<JournalEvent>, plan: &DuelPlan, digest: Digest) -> Result<Self> {
+        let mut stored = Self::default();
+        for event in events {
+            match event {
+                JournalEvent::Opened { digest: theirs, .. } if theirs == digest => stored.opened = true,
+                JournalEvent::Opened { digest: theirs, plan: their_plan, .. } => {
+                    return Err(another_duel(theirs, &their_plan, digest, plan));
+                }
+                _ if !stored.opened => {
+                    return Err(Error::new(
+                        ErrorKind::DataInvalid,
+                        "resume the duel",
+                        "the journal does not begin with a plan",
+                    ));
+                }
+                JournalEvent::Drawn { sample, draws } => {
+                    stored.samples.entry(sample).or_default().draws.get_or_insert(draws);
+                }
+                JournalEvent::Replied { sample, side, text, finish, usage, reference_scores, .. } => {
+                    let sample = stored.samples.entry(sample).or_default();
+                    let reply = StoredReply { text, finish, usage, reference_scores };
+                    match side {
+                        Side::King => sample.king.get_or_insert(reply),
+                        Side::Challenger => sample.challenger.get_or_insert(reply),
+                    };
+                }
+                JournalEvent::Assessed { sample, judge, order, assessment, .. } => {
+                    let sample = stored.samples.entry(sample).or_default();
+                    if sample.king.is_some() && sample.challenger.is_some() {
+                        sample.answers.entry((judge, order)).or_insert(assessment);
+                    }
+                }
+                JournalEvent::Ended { verdict, record } => {
+                    stored.end(DuelReport { plan: digest, verdict: *verdict, record });
+                }
+                JournalEvent::Resumed | JournalEvent::Failed { .. } => {}
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Takes out the answers to `sample`.
+    pub(super) fn take(&mut self, sample: u32) -> StoredSample {
+        self.samples.remove(&sample).unwrap_or_default()
+    }
+
+    /// Replies and assessments stored.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let replies = |sample: &StoredSample| {
+            usize::from(sample.king.is_some()) + usize::from(sample.challenger.is_some())
+        };
+        let samples = || self.samples.values();
+        (samples().map(replies).sum(), samples().map(|sample| sample.answers.len()).sum())
+    }
+
+    fn end(&mut self, report: DuelReport) {
+        if matches!(report.verdict.outcome, Outcome::Void(_)) {
+            for sample in self.samples.values_mut() {
+                sample.answers.retain(|_, answer| matches!(answer, Assessment::Scored { .. }));
+            }
+        } else {
+            self.report = Some(report);
+        }
+    }
+}
+
+fn another_duel(theirs: Digest, their_plan: &DuelPlan, ours: Digest, our_plan: &DuelPlan) -> Error {
+    let keys = |plan: &DuelPlan| match serde_json::to_value(plan) {
+        Ok(serde_json::Value::Object(keys)) => keys,
+        _ => serde_json::Map::new(),
+    };
+    let (their_plan, our_plan) = (keys(their_plan), keys(our_plan));
+    let mut differing: Vec<_> = (our_plan.keys().chain(their_plan.keys()))
+        .filter(|key| our_plan.get(*key) != their_plan.get(*key))
+        .map(String::as_str)
+        .collect();
+    differing.sort_unstable();
+    differing.dedup();
+    Error::new(ErrorKind::Conflict, "resume the duel", "the journal is that of another duel")
+        .with("its plan", theirs)
+        .with("this plan", ours)
+        .with("they differ in", differing.join(", "))
+        .with_hint("resume it with the settings, models and tasks that it was begun with")
+}

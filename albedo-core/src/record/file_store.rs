@@ -1,0 +1,380 @@
+//! A folder that holds one duel.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use super::blobs::BlobIndex;
+use super::journal::{index_blobs, read_events, whole_lines};
+use super::reader::{BLOBS, DIGEST, LINES};
+use super::store::missing;
+use super::{Digests, JournalEntry, JournalEvent, RecordPart, RecordStore, TextRef};
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Fault, Result};
+
+/// A folder: see the table in [`crate::record`]. One process at a time: the
+/// journal is locked while the store lives.
+///
+/// Appends are committed in groups: a writer thread takes all that are waiting,
+/// writes and syncs the texts, then the lines, and acknowledges them together.
+/// The record grows beside the journal under names that end in `.partial`.
+#[derive(Debug)]
+pub struct FileStore {
+    folder: PathBuf,
+    commands: Option<mpsc::SyncSender<Command>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// Commands that may wait for the writer.
+const QUEUE: usize = 1024;
+
+impl FileStore {
+    /// A store in `folder`, which is created; it must not hold a journal yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if the folder holds a journal; the operating
+    /// system's answer otherwise.
+    pub fn create(folder: impl Into<PathBuf>) -> Result<Self> {
+        let folder = folder.into();
+        let operation = "create the record's folder";
+        fs::create_dir_all(&folder).map_err(|error| Error::io(operation, &folder, error))?;
+        let path = folder.join(JOURNAL);
+        let journal = open().create_new(true).open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                Error::new(ErrorKind::Conflict, operation, "it already holds a duel")
+                    .with("path", path.display())
+                    .with_hint("resume it, or choose another folder")
+            }
+            _ => Error::io(operation, &path, error),
+        })?;
+        lock(&journal, &path)?;
+        Self::start(folder, journal)
+    }
+
+    /// The store in `folder` that an earlier process left, to go on with. A torn
+    /// last line and a torn last text are cut off; nothing else is changed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is no journal, [`ErrorKind::Conflict`]
+    /// if another process has it open, [`ErrorKind::Unsupported`] if a newer
+    /// albedo wrote it, [`ErrorKind::DataInvalid`] if its texts are malformed.
+    pub fn resume(folder: impl Into<PathBuf>) -> Result<Self> {
+        let folder = folder.into();
+        let path = folder.join(JOURNAL);
+        let journal = open().open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                Error::new(ErrorKind::NotFound, "resume the duel", "the folder holds no journal")
+                    .with("path", path.display())
+                    .with_hint("check the folder's name")
+            }
+            _ => Error::io("resume the duel", &path, error),
+        })?;
+        lock(&journal, &path)?;
+        cut(&journal, whole_lines(&journal, &path)?, &path)?;
+        Self::start(folder, journal)
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn start(folder: PathBuf, journal: File) -> Result<Self> {
+        let path = folder.join(JOURNAL_BLOBS);
+        let blobs = open()
+            .create(true)
+            .open(&path)
+            .map_err(|error| Error::io("open the journal's texts", &path, error))?;
+        let index = index_blobs(&blobs, &path)?;
+        cut(&blobs, index.end(), &path)?;
+        sync_folder(&folder).map_err(|error| Error::io("sync the record's folder", &folder, error))?;
+        let writer = Writer { folder: folder.clone(), journal, blobs, index, record: None, failed: None };
+        let (commands, waiting) = mpsc::sync_channel(QUEUE);
+        let writer = std::thread::Builder::new()
+            .name("albedo-journal".into())
+            .spawn(move || writer.run(&waiting))
+            .map_err(|error| Error::io("start the journal's writer", &folder, error))?;
+        Ok(Self { folder, commands: Some(commands), writer: Some(writer) })
+    }
+
+    async fn send(&self, command: Command) -> Result<()> {
+        let Some(commands) = &self.commands else { return Err(self.gone()) };
+        match commands.try_send(command) {
+            Ok(()) => Ok(()),
+            Err(mpsc::TrySendError::Full(command)) => {
+                let commands = commands.clone();
+                tokio::task::spawn_blocking(move || commands.send(command))
+                    .await
+                    .map_err(|_| self.gone())?
+                    .map_err(|_| self.gone())
+            }
+            Err(mpsc::TrySendError::Disconnected(_)) => Err(self.gone()),
+        }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+        let (done, answer) = oneshot::channel();
+        self.send(command(done)).await?;
+        answer.await.map_err(|_| self.gone())?
+    }
+
+    fn gone(&self) -> Error {
+        Error::bug("write the journal", "its writer has stopped").with("path", self.folder.display())
+    }
+}
+
+impl Drop for FileStore {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has already failed its commands.
+            let _ = writer.join();
+        }
+    }
+}
+
+#[async_trait]
+impl RecordStore for FileStore {
+    async fn stored(&self) -> Result<Vec<JournalEvent>> {
+        self.ask(Command::Stored).await
+    }
+
+    async fn text(&self, text: &TextRef) -> Result<String> {
+        let text = *text;
+        self.ask(|done| Command::Text(text, done)).await
+    }
+
+    async fn append(&self, event: JournalEvent, texts: Vec<String>) -> Result<()> {
+        // For people: nothing is computed from it.
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let entry = JournalEntry { time_ms: since_epoch.as_millis() as u64, event };
+        let mut line = serde_json::to_vec(&entry)
+            .map_err(|error| Error::bug("write the journal", error.to_string()).with_source(error))?;
+        line.push(b'\n');
+        self.ask(|done| Command::Append(Append { line, texts, done })).await
+    }
+
+    async fn begin(&self) -> Result<()> {
+        self.send(Command::Begin).await
+    }
+
+    async fn extend(&self, part: RecordPart) -> Result<()> {
+        self.send(Command::Extend(part)).await
+    }
+
+    async fn publish(&self, digests: &Digests) -> Result<()> {
+        let digests = *digests;
+        self.ask(|done| Command::Publish(digests, done)).await
+    }
+}
+
+const JOURNAL: &str = "journal.jsonl";
+const JOURNAL_BLOBS: &str = "journal.blobs";
+
+type Reply<T> = oneshot::Sender<Result<T>>;
+
+enum Command {
+    Append(Append),
+    Stored(Reply<Vec<JournalEvent>>),
+    Text(TextRef, Reply<String>),
+    Begin,
+    Extend(RecordPart),
+    Publish(Digests, Reply<()>),
+}
+
+struct Append {
+    line: Vec<u8>,
+    texts: Vec<String>,
+    done: Reply<()>,
+}
+
+struct Writer {
+    folder: PathBuf,
+    journal: File,
+    blobs: File,
+    index: BlobIndex,
+    /// The record in the making: lines and blobs.
+    record: Option<[File; 2]>,
+    /// The first error of a write: nothing is written after it.
+    failed: Option<(PathBuf, io::Error)>,
+}
+
+impl Writer {
+    fn run(mut self, commands: &mpsc::Receiver<Command>) {
+        let mut group = Vec::new();
+        while let Ok(first) = commands.recv() {
+            let mut next = Some(first);
+            while let Some(Command::Append(append)) = next {
+                group.push(append);
+                next = commands.try_recv().ok();
+            }
+            self.append(&mut group);
+            if let Some(command) = next {
+                self.handle(command);
+            }
+        }
+        if self.record.take().is_some() {
+            // Never published: a duel that is void, or will go on.
+            for name in [LINES, BLOBS] {
+                let _ = fs::remove_file(partial(&self.folder, name));
+            }
+        }
+    }
+
+    /// Writes `group` and acknowledges it. A caller may have been cancelled; its
+    /// line stays.
+    fn append(&mut self, group: &mut Vec<Append>) {
+        if group.is_empty() {
+            return;
+        }
+        let (mut blobs, mut lines) = (Vec::new(), Vec::new());
+        for append in &*group {
+            for text in &append.texts {
+                self.index.append(text, &mut blobs);
+            }
+            lines.extend_from_slice(&append.line);
+        }
+        self.try_write(JOURNAL_BLOBS, |writer| write_synced(&mut writer.blobs, &blobs));
+        self.try_write(JOURNAL, |writer| write_synced(&mut writer.journal, &lines));
+        for append in group.drain(..) {
+            let _ = append.done.send(self.state());
+        }
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Append(append) => self.append(&mut vec![append]),
+            Command::Stored(done) => {
+                let _ = done.send(self.stored());
+            }
+            Command::Text(text, done) => {
+                let _ = done.send(self.text(&text));
+            }
+            Command::Begin => self.try_write(&format!("{LINES}.partial"), |writer| {
+                let create = |name| File::create(partial(&writer.folder, name));
+                writer.record = Some([create(LINES)?, create(BLOBS)?]);
+                Ok(())
+            }),
+            Command::Extend(part) => {
+                for (index, name, bytes) in [(0, LINES, &part.lines), (1, BLOBS, &part.blobs)] {
+                    self.try_write(&format!("{name}.partial"), |writer| match &mut writer.record {
+                        Some(files) => files[index].write_all(bytes),
+                        None => Err(io::Error::other("no record was begun")),
+                    });
+                }
+            }
+            Command::Publish(digests, done) => {
+                self.try_write(DIGEST, |writer| writer.publish(&digests));
+                let _ = done.send(self.state());
+            }
+        }
+    }
+
+    /// Runs `write` on file `name` unless an earlier write has failed.
+    fn try_write(&mut self, name: &str, write: impl FnOnce(&mut Self) -> io::Result<()>) {
+        if self.failed.is_none()
+            && let Err(error) = write(self)
+        {
+            self.failed = Some((self.folder.join(name), error));
+        }
+    }
+
+    fn state(&self) -> Result<()> {
+        let Some((path, error)) = &self.failed else { return Ok(()) };
+        let copy = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+        Err(Error::io("write the journal or the record", path, copy).with_fault(Fault::Infrastructure))
+    }
+
+    fn stored(&mut self) -> Result<Vec<JournalEvent>> {
+        let path = self.folder.join(JOURNAL);
+        self.journal.rewind().map_err(|error| Error::io("read the journal", &path, error))?;
+        read_events(&self.journal, &self.index, &path)
+    }
+
+    fn text(&mut self, text: &TextRef) -> Result<String> {
+        let path = self.folder.join(JOURNAL_BLOBS);
+        let position = self.index.position(text).ok_or_else(|| missing(text))?;
+        let mut bytes = vec![0; text.bytes as usize];
+        self.blobs
+            .seek(SeekFrom::Start(position))
+            .and_then(|_| self.blobs.read_exact(&mut bytes))
+            .map_err(|error| Error::io("read the journal's texts", &path, error))?;
+        String::from_utf8(bytes).ok().filter(|read| Digest::of(read) == text.sha256).ok_or_else(|| {
+            Error::new(
+                ErrorKind::DigestMismatch,
+                "read the journal's texts",
+                "a text does not have its digest",
+            )
+            .with("path", path.display())
+            .with("byte", position)
+        })
+    }
+
+    /// The digest last: a record without one is not published.
+    fn publish(&mut self, digests: &Digests) -> io::Result<()> {
+        let Some([lines, blobs]) = self.record.take() else {
+            return Err(io::Error::other("no record was begun"));
+        };
+        let mut digest = File::create(partial(&self.folder, DIGEST))?;
+        digest.write_all(digests.to_string().as_bytes())?;
+        for (file, name) in [(blobs, BLOBS), (lines, LINES), (digest, DIGEST)] {
+            file.sync_all()?;
+            fs::rename(partial(&self.folder, name), self.folder.join(name))?;
+        }
+        sync_folder(&self.folder)
+    }
+}
+
+fn open() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true);
+    options
+}
+
+fn lock(journal: &File, path: &Path) -> Result<()> {
+    journal.try_lock().map_err(|error| match error {
+        fs::TryLockError::WouldBlock => {
+            Error::new(ErrorKind::Conflict, "lock the journal", "another process has it open")
+                .with("path", path.display())
+                .with_hint("wait until it ends, or end it")
+        }
+        fs::TryLockError::Error(error) => Error::io("lock the journal", path, error),
+    })
+}
+
+/// Cuts off what is torn behind the first `length` bytes.
+fn cut(file: &File, length: u64, path: &Path) -> Result<()> {
+    let cut = || {
+        if file.metadata()?.len() > length {
+            file.set_len(length)?;
+            file.sync_all()?;
+        }
+        Ok(())
+    };
+    cut().map_err(|error| Error::io("cut off a torn line", path, error))
+}
+
+fn write_synced(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    file.write_all(bytes)?;
+    file.sync_data()
+}
+
+fn partial(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.partial"))
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all())
+}
+
+#[cfg(test)]
+mod tests;

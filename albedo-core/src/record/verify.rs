@@ -1,0 +1,405 @@
+//! Whether a record is true: everything that follows from its facts is worked
+//! out again and compared.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::reader::LINES;
+use super::{Record, RecordLine, RecordedAnswer, RecordedReply};
+use crate::context::CallContext;
+use crate::decision::{Decider, Decision};
+use crate::digest::{Digest, canonical_json};
+use crate::draw::{DrawOutcome, Replay, RowDraw, Sample};
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::judge::Assessment;
+use crate::panel::{Cell, Cluster, Order};
+use crate::plan::{DuelPlan, DuelSettings, JudgePlan, Limits};
+use crate::tasks::{TaskRow, TaskSource};
+use crate::verdict::{Outcome, Verdict};
+
+/// What a record is checked against besides itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct VerifyOptions<'a> {
+    /// The digest that the duel is known by: an invented record that agrees
+    /// with itself has another.
+    pub expect: Option<Digest>,
+    /// The tasks that the facts of every row draw are compared with.
+    pub tasks: Option<&'a dyn TaskSource>,
+}
+
+/// What was found to be true.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verification {
+    /// The digest of the duel.
+    pub digest: Digest,
+    /// The frozen plan.
+    pub plan: DuelPlan,
+    /// What the duel came to.
+    pub outcome: Outcome,
+    /// Row draws replayed.
+    pub draws: usize,
+    /// Samples decided again.
+    pub samples: usize,
+    /// Judges' answers read again.
+    pub answers: usize,
+    /// Whether the draws were compared with the tasks.
+    pub tasks: bool,
+}
+
+/// Verifies the record in `folder`: digests, form and order of its bytes; the
+/// draw, replayed from the seed and the recorded facts; the panel's arithmetic,
+/// the decision and every field of the verdict.
+///
+/// It cannot tell whether a reply is the model's ([`super::regenerate`]) or an
+/// answer the judge's.
+///
+/// # Errors
+/// [`ErrorKind::DigestMismatch`] or [`ErrorKind::DataInvalid`] with the file
+/// and the line of the first difference; what the task source meets.
+pub async fn verify(folder: &Path, options: &VerifyOptions<'_>, cx: &CallContext) -> Result<Verification> {
+    let record = Record::open(folder)?;
+    verify_record(&record, options, cx).await.map_err(|error| error.with("record", folder.display()))
+}
+
+/// Verifies a record that was read before, as [`verify`] does.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn verify_record(
+    record: &Record,
+    options: &VerifyOptions<'_>,
+    cx: &CallContext,
+) -> Result<Verification> {
+    if let Some(expected) = options.expect
+        && expected != record.digest
+    {
+        return Err(Error::new(
+            ErrorKind::DigestMismatch,
+            OPERATION,
+            "it is another record than the expected",
+        )
+        .with("expected", expected)
+        .with("actual", record.digest));
+    }
+    let verification = Walk::new(record)?.verify(options.tasks.is_some())?;
+    if let Some(tasks) = options.tasks {
+        check_tasks(record, &verification.plan, tasks, cx).await?;
+    }
+    Ok(verification)
+}
+
+/// Verifies that records of one reign, in order, are a chain: each names the
+/// one before it, and the king that held is the next one's king.
+///
+/// # Errors
+/// [`ErrorKind::DataInvalid`] with the digest of the first record that does not
+/// follow.
+pub fn verify_chain(records: &[Verification]) -> Result<()> {
+    for pair in records.windows(2) {
+        let [earlier, later] = pair else { continue };
+        let broken = |message: &str| {
+            Err(Error::new(ErrorKind::DataInvalid, "verify the chain of records", message)
+                .with("record", later.digest)
+                .with("after", earlier.digest))
+        };
+        if later.plan.previous != Some(earlier.digest) {
+            return broken("a record does not name the one before it");
+        }
+        if earlier.outcome == Outcome::Dethroned {
+            return broken("the record before it ended the reign");
+        }
+        if later.plan.king.model.parameters != earlier.plan.king.model.parameters {
+            return broken("it has another king");
+        }
+    }
+    Ok(())
+}
+
+const OPERATION: &str = "verify the record";
+
+/// Goes through a record's lines once.
+struct Walk<'a> {
+    record: &'a Record,
+    plan: &'a DuelPlan,
+    /// The next line, counted from 0.
+    next: usize,
+    draws: Replay,
+    counted: usize,
+    answers: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn new(record: &'a Record) -> Result<Self> {
+        let [RecordLine::Header { .. }, RecordLine::Plan { plan }, ..] = &record.lines[..] else {
+            return Err(wrong(1, "the header and the plan do not come first"));
+        };
+        check_plan(plan).map_err(|why| wrong(2, why))?;
+        Ok(Self { record, plan, next: 2, draws: Replay::new(plan), counted: 0, answers: 0 })
+    }
+
+    fn verify(mut self, tasks: bool) -> Result<Verification> {
+        let (clusters, decision) = self.decide()?;
+        let verdict = Verdict::new(self.plan, &clusters, decision);
+        let recorded = self.line()?;
+        let number = self.next;
+        if !matches!(recorded, RecordLine::Verdict(_)) {
+            return Err(wrong(number, "the rule has decided, but the verdict does not follow"));
+        }
+        let outcome = verdict.outcome;
+        compare_lines(number, recorded, &RecordLine::Verdict(Box::new(verdict)))?;
+        if matches!(outcome, Outcome::Void(_)) {
+            return Err(wrong(number, "the duel is void: it has no record"));
+        }
+        if self.next != self.record.lines.len() {
+            return Err(wrong(self.next + 1, "there is a line after the verdict"));
+        }
+        Ok(Verification {
+            digest: self.record.digest,
+            plan: self.plan.clone(),
+            outcome,
+            draws: self.counted,
+            samples: clusters.len(),
+            answers: self.answers,
+            tasks,
+        })
+    }
+
+    /// The clusters up to the decision.
+    fn decide(&mut self) -> Result<(Vec<Cluster>, Decision)> {
+        let mut decider = Decider::new(self.plan.rule.clone(), self.plan.rule_context());
+        for sample in 0.. {
+            if matches!(self.record.lines.get(self.next), Some(RecordLine::Verdict(_))) {
+                return Err(wrong(self.next + 1, "the verdict comes before the rule has decided"));
+            }
+            let cluster = self.sample(sample)?;
+            if let Some(decision) = decider.consume(cluster) {
+                return Ok((decider.clusters().to_vec(), decision));
+            }
+        }
+        Err(wrong(self.next, "the rule has not decided"))
+    }
+
+    /// The lines of sample `index`, its row draws first.
+    fn sample(&mut self, index: u32) -> Result<Cluster> {
+        loop {
+            let RecordLine::Draw(draw) = self.line()? else { return Err(self.unexpected("a row draw")) };
+            self.counted += 1;
+            self.draws.check(draw).map_err(|why| wrong(self.next, why.message()))?;
+            if draw.outcome == DrawOutcome::Sample {
+                break;
+            }
+        }
+        match self.line()? {
+            RecordLine::Sample { sample, messages, .. } if *sample == index => {
+                let messages = self.record.messages(messages);
+                messages.map_err(|error| error.with("line", self.next))?;
+            }
+            _ => return Err(self.unexpected(format!("sample {index}"))),
+        }
+        let king = self.reply(index, Side::King)?;
+        let challenger = self.reply(index, Side::Challenger)?;
+        let pair = [king, challenger].iter().all(|reply| matches!(reply, RecordedReply::Completed { .. }));
+        let mut cells = Vec::new();
+        for (judge, plan) in (0..).zip(&self.plan.judges) {
+            let king_first = self.answer(index, judge, Order::KingFirst, plan, pair)?;
+            let challenger_first = self.answer(index, judge, Order::ChallengerFirst, plan, pair)?;
+            cells.push(Cell::new(&plan.metrics, king_first, challenger_first));
+        }
+        let cluster = Cluster::new(index, cells, self.plan.panel.reducer);
+        let recorded = self.line()?;
+        if !matches!(recorded, RecordLine::Cluster(_)) {
+            return Err(self.unexpected(format!("the cluster of sample {index}")));
+        }
+        compare_lines(self.next, recorded, &RecordLine::Cluster(cluster.clone()))?;
+        Ok(cluster)
+    }
+
+    fn reply(&mut self, index: u32, side: Side) -> Result<&'a RecordedReply> {
+        match self.line()? {
+            RecordLine::Reply { sample, side: whose, reply } if (*sample, *whose) == (index, side) => {
+                Ok(reply)
+            }
+            _ => Err(self.unexpected(format!("the {side}'s reply to sample {index}"))),
+        }
+    }
+
+    fn answer(
+        &mut self,
+        index: u32,
+        judge: u32,
+        order: Order,
+        plan: &JudgePlan,
+        pair: bool,
+    ) -> Result<Option<&'a Assessment>> {
+        let found = match self.line()? {
+            RecordLine::Assessment { sample, judge: whose, order: seen, answer }
+                if (*sample, *whose, *seen) == (index, judge, order) =>
+            {
+                answer
+            }
+            _ => {
+                let name = &plan.identity.name;
+                return Err(self.unexpected(format!("the answer of judge `{name}` to sample {index}")));
+            }
+        };
+        self.answers += 1;
+        let why = match found {
+            RecordedAnswer::Missing { kind } if kind.is_some() == pair => return Ok(None),
+            RecordedAnswer::Missing { .. } => {
+                "an answer is missing for no reason, or without a pair to judge"
+            }
+            RecordedAnswer::Answered(_) if !pair => "a judge has answered, but there is no pair of replies",
+            RecordedAnswer::Answered(Assessment::Scored { scores, .. })
+                if !scores.keys().eq(&plan.metrics) =>
+            {
+                "a judge has scored other metrics than its own"
+            }
+            RecordedAnswer::Answered(Assessment::Scored { usage: Some(_), .. }) => "a judgement has a cost",
+            RecordedAnswer::Answered(assessment) => return Ok(Some(assessment)),
+        };
+        Err(wrong(self.next, why))
+    }
+
+    fn line(&mut self) -> Result<&'a RecordLine> {
+        let line = self.record.lines.get(self.next);
+        self.next += 1;
+        line.ok_or_else(|| wrong(self.next, "the record ends before its verdict"))
+    }
+
+    /// The line just read is not `expected`.
+    fn unexpected(&self, expected: impl std::fmt::Display) -> Error {
+        wrong(self.next, format!("this is not {expected}, which comes next"))
+    }
+}
+
+/// Whether a duel can have been planned like this; why not.
+fn check_plan(plan: &DuelPlan) -> Result<(), String> {
+    let settings = DuelSettings {
+        samples: plan.samples,
+        seed: plan.seed,
+        context_tokens: Some(plan.context_tokens),
+        generation: plan.generation,
+        panel: plan.panel,
+        rule: plan.rule.clone(),
+        sampler: plan.sampler,
+        terms: plan.terms,
+        limits: Limits::default(),
+        previous: plan.previous,
+    };
+    settings.check().map_err(|error| error.message().to_owned())?;
+    if plan.samples != settings.planned_samples() {
+        return Err("the plan has another number of samples than its rule and terms give".into());
+    }
+    if plan.looks != plan.rule.looks(plan.samples) {
+        return Err("the plan has other looks than its rule".into());
+    }
+    if plan.judges.is_empty() {
+        return Err("the plan has no judge".into());
+    }
+    let mut judges = plan.judges.iter().enumerate();
+    if judges.any(|(place, judge)| plan.judges[..place].iter().any(|other| other.identity == judge.identity))
+    {
+        return Err("a judge is on the panel twice".into());
+    }
+    if plan.judges.iter().any(|judge| judge.metrics.is_empty() || !judge.metrics.is_sorted_by(|a, b| a < b)) {
+        return Err("a judge's metrics are empty or out of order".into());
+    }
+    Ok(())
+}
+
+/// Compares the facts of every row draw, and what every sample was drawn from,
+/// with `tasks`.
+async fn check_tasks(
+    record: &Record,
+    plan: &DuelPlan,
+    tasks: &dyn TaskSource,
+    cx: &CallContext,
+) -> Result<()> {
+    if *tasks.info() != plan.tasks {
+        return Err(wrong(2, "the plan names other tasks than these")
+            .with("the record's manifest", plan.tasks.manifest)
+            .with("this manifest", tasks.info().manifest));
+    }
+    let mut drawn: Option<(TaskRow, &RowDraw)> = None;
+    for (index, line) in record.lines.iter().enumerate() {
+        let differs = |what: &str| {
+            wrong(index + 1, format!("{what} is not what the tasks have")).with("checked", "tasks")
+        };
+        match line {
+            RecordLine::Draw(draw) => {
+                let task = tasks.row(draw.row, cx).await?;
+                draw.check(&task).map_err(|error| wrong(index + 1, error.to_string()))?;
+                drawn = Some((task, draw));
+            }
+            RecordLine::Sample { sample, repo, messages, reference } => {
+                let actual = drawn
+                    .take()
+                    .and_then(|(task, draw)| Sample::new(*sample, task, draw.turn?))
+                    .ok_or_else(|| differs("the sample"))?;
+                if *repo != actual.repo {
+                    return Err(differs("the repository"));
+                }
+                if record.messages(messages)? != actual.messages {
+                    return Err(differs("the conversation"));
+                }
+                if record.text(reference)? != actual.reference {
+                    return Err(differs("the recorded reply"));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Compares a line with what it has to be, byte for byte.
+fn compare_lines(number: usize, recorded: &RecordLine, actual: &RecordLine) -> Result<()> {
+    if canonical_json(recorded)? == canonical_json(actual)? {
+        return Ok(());
+    }
+    let value = |line| {
+        serde_json::to_value(line)
+            .map_err(|error| Error::bug(OPERATION, error.to_string()).with_source(error))
+    };
+    let (field, recorded, actual) = first_difference(&value(recorded)?, &value(actual)?, String::new());
+    Err(wrong(number, format!("`{field}` does not follow from the lines before"))
+        .with("recorded", recorded)
+        .with("recomputed", actual))
+}
+
+/// The path of the first difference between two values, and both values there.
+fn first_difference(recorded: &Value, actual: &Value, path: String) -> (String, Value, Value) {
+    let inner = match (recorded, actual) {
+        (Value::Object(recorded), Value::Object(actual)) => {
+            recorded.keys().chain(actual.keys()).find_map(|key| {
+                let (recorded, actual) = (recorded.get(key), actual.get(key));
+                let point = if path.is_empty() { "" } else { "." };
+                (recorded.map(Value::to_string) != actual.map(Value::to_string))
+                    .then(|| (format!("{path}{point}{key}"), recorded, actual))
+            })
+        }
+        (Value::Array(recorded), Value::Array(actual)) => {
+            (0..recorded.len().max(actual.len())).find_map(|index| {
+                let (recorded, actual) = (recorded.get(index), actual.get(index));
+                (recorded.map(Value::to_string) != actual.map(Value::to_string))
+                    .then(|| (format!("{path}[{index}]"), recorded, actual))
+            })
+        }
+        _ => None,
+    };
+    match inner {
+        Some((path, recorded, actual)) => {
+            first_difference(recorded.unwrap_or(&Value::Null), actual.unwrap_or(&Value::Null), path)
+        }
+        None => (path, recorded.clone(), actual.clone()),
+    }
+}
+
+/// Line `number`, counted from 1, is wrong.
+fn wrong(number: usize, why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::DataInvalid, OPERATION, why).with("file", LINES).with("line", number)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! `replay`: answers what a judge answered in a record.
+//!
+//! It has the recorded judge's identity and metrics, so that the plan of a duel
+//! replayed with it stays the same. It knows the conversations and pairs of
+//! replies of its record and no others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use albedo_core::panel::Order;
+use albedo_core::plan::JudgePlan;
+use albedo_core::record::{RecordedAnswer, RecordedReply};
+use albedo_core::{
+    Assessment, BuildContext, CallContext, Comparison, Digest, Error, ErrorKind, Fault, Identity, Judge,
+    Metric, Needs, Plugin, Record, Result, Retry,
+};
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Settings of [`ReplayJudge`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayConfig {
+    /// Folder of the record.
+    pub record: PathBuf,
+    /// Which of its judges to be: a name, or a place in the panel from 0.
+    pub judge: JudgeKey,
+}
+
+/// One judge of a panel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum JudgeKey {
+    /// By its place, from 0.
+    Place(usize),
+    /// By its name, if no other has it.
+    Name(String),
+}
+
+/// Answers from a record; see the [module](self).
+#[derive(Debug)]
+pub struct ReplayJudge {
+    plan: JudgePlan,
+    needs: Needs,
+    answers: BTreeMap<Question, Replayed>,
+}
+
+/// Digests of the conversation, the first reply and the second.
+type Question = [Digest; 3];
+
+#[derive(Debug, Clone, PartialEq)]
+enum Replayed {
+    Answer(Assessment),
+    Missing(ErrorKind),
+    /// The record has two answers to the same question.
+    Several,
+}
+
+impl ReplayJudge {
+    /// Judge `judge` of `record`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`] if there is no such judge, or several.
+    pub fn new(record: &Record, judge: &JudgeKey) -> Result<Self> {
+        let plans = &record.plan().judges;
+        let place = find(plans, judge)?;
+        let (mut answers, mut needs) = (BTreeMap::new(), Needs::default());
+        for sample in record.samples() {
+            let [
+                RecordedReply::Completed { text: king, reference_scores, .. },
+                RecordedReply::Completed { text: challenger, .. },
+            ] = sample.replies[..]
+            else {
+                continue;
+            };
+            needs.reference_scores |= reference_scores.is_some();
+            let recorded = sample.answers.iter().skip(place * Order::BOTH.len());
+            for ([first, second], answer) in
+                [[king, challenger], [challenger, king]].into_iter().zip(recorded)
+            {
+                let answer = match answer {
+                    RecordedAnswer::Answered(assessment) => Replayed::Answer(assessment.clone()),
+                    RecordedAnswer::Missing { kind: Some(kind) } => Replayed::Missing(*kind),
+                    RecordedAnswer::Missing { kind: None } => continue,
+                };
+                let question = [sample.messages.sha256, first.sha256, second.sha256];
+                let known = answers.entry(question).or_insert_with(|| answer.clone());
+                if *known != answer {
+                    *known = Replayed::Several;
+                }
+            }
+        }
+        Ok(Self { plan: plans[place].clone(), needs, answers })
+    }
+}
+
+#[async_trait]
+impl Judge for ReplayJudge {
+    fn identity(&self) -> &Identity {
+        &self.plan.identity
+    }
+
+    fn metrics(&self) -> BTreeSet<Metric> {
+        self.plan.metrics.iter().copied().collect()
+    }
+
+    fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    async fn compare(&self, request: &Comparison, _: &CallContext) -> Result<Assessment> {
+        let operation = "answer from the record";
+        let messages = Digest::of_json(&request.messages)?;
+        let question = [messages, Digest::of(&request.first.text), Digest::of(&request.second.text)];
+        let refused = |message: &str| {
+            Error::new(ErrorKind::NotFound, operation, message).with("judge", &self.plan.identity.name)
+        };
+        match self.answers.get(&question) {
+            Some(Replayed::Answer(assessment)) => Ok(assessment.clone()),
+            Some(Replayed::Missing(kind)) => Err(Error::new(*kind, operation, "the judge had no answer")
+                .with_fault(Fault::Infrastructure)
+                .with_retry(Retry::Never)),
+            Some(Replayed::Several) => {
+                Err(refused("the judge answered this question in two ways, and nothing tells them apart"))
+            }
+            None => Err(refused("the record has no such conversation and pair of replies")
+                .with_hint("replay the replies too")),
+        }
+    }
+}
+
+impl Plugin<dyn Judge> for ReplayJudge {
+    const NAME: &'static str = "replay";
+    const SUMMARY: &'static str = "answers what a judge answered in a record";
+    type Config = ReplayConfig;
+
+    async fn build(config: ReplayConfig, _: &BuildContext<'_>) -> Result<Arc<dyn Judge>> {
+        Ok(Arc::new(Self::new(&Record::open(&config.record)?, &config.judge)?))
+    }
+}
+
+albedo_core::register!(dyn Judge => ReplayJudge);
+
+fn find(plans: &[JudgePlan], judge: &JudgeKey) -> Result<usize> {
+    let places: Vec<_> = (plans.iter().enumerate())
+        .filter(|(place, plan)| match judge {
+            JudgeKey::Place(wanted) => place == wanted,
+            JudgeKey::Name(name) => plan.identity.name == *name,
+        })
+        .map(|(place, _)| place)
+        .collect();
+    if let [place] = places[..] {
+        return Ok(place);
+    }
+    let names: Vec<_> = plans.iter().map(|plan| plan.identity.name.as_str()).collect();
+    Err(Error::new(
+        ErrorKind::ConfigInvalid,
+        "choose the judge to replay",
+        "the record has no such judge, or several",
+    )
+    .with(
+        "judge",
+        match judge {
+            JudgeKey::Place(place) => place.to_string(),
+            JudgeKey::Name(name) => name.clone(),
+        },
+    )
+    .with_hint(format!("its panel: {}; give a place from 0 if a name stands twice", names.join(", "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use albedo_core::{Candidate, FinishReason, Registry};
+    use serde_json::json;
+
+    use super::*;
+
+    fn folder() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../albedo-core/tests/fixtures/record-1")
+    }
+
+    #[tokio::test]
+    async fn every_recorded_answer_is_given_again() {
+        let (record, cx) = (Record::open(&folder()).expect("opens"), CallContext::new());
+        let registry = Registry::linked().expect("links");
+        for (place, name) in ["fair", "biased"].into_iter().enumerate() {
+            let config = json!({ "record": folder(), "judge": name });
+            let judge = registry.build::<dyn Judge>("replay", config, &cx).await.expect("builds");
+            assert_eq!(*judge.identity(), record.plan().judges[place].identity);
+            for sample in record.samples() {
+                let candidates: Vec<_> = (sample.replies.iter())
+                    .map(|reply| match reply {
+                        RecordedReply::Completed { text, finish, .. } => Candidate {
+                            text: record.text(text).expect("kept").into(),
+                            finish: *finish,
+                            reference_scores: None,
+                        },
+                        RecordedReply::Missing { .. } => panic!("every reply of this record is there"),
+                    })
+                    .collect();
+                let mut request = Comparison {
+                    messages: record.messages(&sample.messages).expect("reads"),
+                    reference: String::new(),
+                    first: candidates[0].clone(),
+                    second: candidates[1].clone(),
+                };
+                for order in [0, 1] {
+                    let answer = judge.compare(&request, &cx).await.expect("answers");
+                    assert_eq!(*sample.answers[2 * place + order], RecordedAnswer::Answered(answer));
+                    std::mem::swap(&mut request.first, &mut request.second);
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_not_recorded_is_not_answered() {
+        let record = Record::open(&folder()).expect("opens");
+        let judge = ReplayJudge::new(&record, &JudgeKey::Place(1)).expect("builds");
+        let candidate = Candidate { text: "new".into(), finish: FinishReason::Stop, reference_scores: None };
+        let request = Comparison {
+            messages: vec![],
+            reference: String::new(),
+            first: candidate.clone(),
+            second: candidate,
+        };
+        let error = judge.compare(&request, &CallContext::new()).await.expect_err("unknown");
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        let error = ReplayJudge::new(&record, &JudgeKey::Name("fare".into())).expect_err("no judge");
+        assert!(error.to_string().contains("its panel: fair, biased"), "{error}");
+    }
+}
