@@ -1,6 +1,7 @@
 //! The command line: parsing, printing and exit codes.
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use albedo::{CallContext, Error, ErrorKind, Fault, Result};
@@ -80,7 +81,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     runtime.spawn(cancel_on_signal(cx.clone()));
     match arguments.command {
         Command::Duel(arguments) => runtime.block_on(duel::run(&arguments, &cx)),
-        Command::Record(command) => record::run(&command),
+        Command::Record(command) => runtime.block_on(record::run(&command, &cx)),
         Command::Plugins(arguments) => plugins::run(&arguments),
     }
 }
@@ -144,6 +145,10 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let json = serde_json::to_string_pretty(value)
         .map_err(|error| Error::bug("write JSON", error.to_string()).with_source(error))?;
     print(&format!("{json}\n"))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::io("find the path", path, error))
 }
 
 /// Control characters, which a terminal would obey, as a visible character.

@@ -29,7 +29,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -39,12 +39,16 @@ use crate::{
 
 const READ: &str = "read the configuration";
 
+/// Name of the file in which a duel's folder keeps its configuration, so that
+/// the folder is all that resuming takes.
+const SAVED: &str = "duel.json";
+
 /// The largest configuration file that is read, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// The contestants, what runs them, what they answer and who judges. Unknown
 /// keys are refused.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DuelConfig {
     /// The reigning model.
@@ -68,7 +72,7 @@ pub struct DuelConfig {
 }
 
 /// A model's folder and what its parameters are pinned to.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     /// The folder.
@@ -78,7 +82,7 @@ pub struct ModelConfig {
 }
 
 /// A plugin by name, and its settings: the table's other keys.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PluginConfig {
     /// The plugin's name; `albedo plugins` lists them.
     pub name: String,
@@ -149,6 +153,34 @@ impl DuelConfig {
         })
     }
 
+    /// Keeps the configuration in a duel's folder. It is not part of the record.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn save(&self, duel: &Path) -> Result<()> {
+        let path = duel.join(SAVED);
+        let io = |error| Error::io("save the configuration", &path, error);
+        let saved = Saved { folder: std::path::absolute(&self.folder).map_err(io)?, config: self.clone() };
+        let json = serde_json::to_vec_pretty(&saved)
+            .map_err(|error| Error::bug("save the configuration", error.to_string()).with_source(error))?;
+        std::fs::write(&path, json).map_err(io)
+    }
+
+    /// The configuration that a duel's folder keeps.
+    ///
+    /// # Errors
+    /// The operator's: there is none, or it is malformed.
+    pub fn saved(duel: &Path) -> Result<Self> {
+        let path = duel.join(SAVED);
+        let bytes = std::fs::read(&path).map_err(|error| {
+            Error::io(READ, &path, error).with_hint("name the folder of a duel that `albedo duel` began")
+        })?;
+        let Saved { folder, config } = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::new(ErrorKind::DataInvalid, READ, error.to_string()).with("path", path.display())
+        })?;
+        Ok(Self { folder, ..config })
+    }
+
     /// Checks every setting, builds every part and freezes the plan. Names and
     /// settings are checked before any model is loaded.
     ///
@@ -169,19 +201,33 @@ impl DuelConfig {
         for judge in &self.judges {
             judges.push(registry.build::<dyn Judge>(&judge.name, judge.value(), cx).await?);
         }
-        let backend =
-            registry.build::<dyn ModelBackend>(&self.backend.name, self.backend.value(), cx).await?;
-        let [king, challenger] = [&self.king, &self.challenger]
-            .map(|model| self.source(model).with_text_from(self.folder.join(&self.king.path)));
-        let king = Contestant::load(Side::King, &*backend, &king, cx).await?;
-        let challenger = Contestant::load(Side::Challenger, &*backend, &challenger, cx).await?;
+        let [king, challenger] = self.contestants(&registry, cx).await?;
         Duel::new(&self.duel, king, challenger, tasks, judges)
     }
 
-    fn source(&self, model: &ModelConfig) -> ModelSource {
-        let source = ModelSource::new(self.folder.join(&model.path));
-        ModelSource { parameters: model.parameters, ..source }
+    /// Loads both contestants, the king first.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the backend's settings or one side's model.
+    pub async fn contestants(&self, registry: &Registry, cx: &CallContext) -> Result<[Contestant; 2]> {
+        let backend =
+            registry.build::<dyn ModelBackend>(&self.backend.name, self.backend.value(), cx).await?;
+        let source = |model: &ModelConfig| ModelSource {
+            location: self.folder.join(&model.path),
+            parameters: model.parameters,
+            text_from: Some(self.folder.join(&self.king.path)),
+        };
+        let king = Contestant::load(Side::King, &*backend, &source(&self.king), cx).await?;
+        let challenger = Contestant::load(Side::Challenger, &*backend, &source(&self.challenger), cx).await?;
+        Ok([king, challenger])
     }
+}
+
+/// What [`DuelConfig::save`] writes.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    folder: PathBuf,
+    config: DuelConfig,
 }
 
 #[cfg(test)]
@@ -200,6 +246,15 @@ mod tests {
         let config = DuelConfig::parse(SMALL).expect("reads");
         assert_eq!(config.backend, PluginConfig::named("burn"));
         assert_eq!(config.duel, DuelSettings::default());
+    }
+
+    #[test]
+    fn what_is_saved_reads_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = format!("{SMALL}\ntasks.path = \"t\"\nduel.seed = 7\nduel.sampler = \"albedo-py\"");
+        let config = DuelConfig { folder: "/somewhere".into(), ..DuelConfig::parse(&text).expect("reads") };
+        config.save(folder.path()).expect("saves");
+        assert_eq!(DuelConfig::saved(folder.path()).expect("reads"), config);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What people see: progress while a duel runs, tables of how it ended.
 
+use albedo::Record;
+use albedo::record::RecordedReply;
+
 mod progress;
 mod table;
 
@@ -11,6 +14,19 @@ pub(crate) use table::{contestants, verdict};
 pub(crate) struct Tokens {
     pub(crate) prompt: u64,
     pub(crate) reply: u64,
+}
+
+/// Tokens of a record's replies, the king's first.
+pub(crate) fn tokens(record: &Record) -> [Tokens; 2] {
+    let mut tokens = [Tokens::default(); 2];
+    for sample in record.samples() {
+        for (tokens, reply) in tokens.iter_mut().zip(sample.replies) {
+            if let RecordedReply::Completed { prompt_tokens, completion_tokens, .. } = reply {
+                tokens.add(*prompt_tokens, *completion_tokens);
+            }
+        }
+    }
+    tokens
 }
 
 impl Tokens {

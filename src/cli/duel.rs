@@ -7,11 +7,11 @@ use albedo::config::{DuelConfig, ModelConfig, PluginConfig};
 use albedo::demo::Demo;
 use albedo::plan::DuelPlan;
 use albedo::{
-    CallContext, Duel, DuelReport, Error, ErrorKind, FileStore, Outcome, Registry, Result, Rule, Seed,
+    CallContext, Duel, DuelReport, Error, ErrorKind, FileStore, Outcome, Record, Registry, Result, Rule, Seed,
 };
 use serde_json::json;
 
-use super::{TRY_AGAIN, print, print_json};
+use super::{TRY_AGAIN, absolute, print, print_json};
 use crate::report::{self, Progress};
 
 #[derive(Debug, clap::Args)]
@@ -23,30 +23,34 @@ pub(crate) struct Arguments {
     /// Run the duel that this TOML file describes.
     #[arg(long, value_name = "FILE", group = "source")]
     config: Option<PathBuf>,
+    /// Go on with the duel that this folder holds: nothing that its journal
+    /// holds is asked for again.
+    #[arg(long, value_name = "DIR", group = "source")]
+    resume: Option<PathBuf>,
     /// Model folder of the king, instead of the configuration's.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     king: Option<PathBuf>,
     /// Model folder of the challenger.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     challenger: Option<PathBuf>,
     /// Folder of parquet tasks with their `manifest.json`.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     tasks: Option<PathBuf>,
     /// A judge of the panel; once for each. Settings are the configuration's.
-    #[arg(long = "judge", value_name = "NAME")]
+    #[arg(long = "judge", value_name = "NAME", conflicts_with = "resume")]
     judges: Vec<String>,
     /// The decision rule, with the configuration's constants if it names the
     /// same, else with its defaults.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "resume")]
     rule: Option<String>,
     /// Samples to draw.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
     samples: Option<u32>,
     /// A whole number or 64 hexadecimal digits.
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, value_name = "SEED", conflicts_with = "resume")]
     seed: Option<Seed>,
     /// New folder for journal and record [default: one under `duels/`].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     out: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
@@ -89,10 +93,22 @@ impl Arguments {
 }
 
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
-    let duel = arguments.config()?.prepare(Registry::linked()?, cx).await?;
-    let store = match &arguments.out {
-        Some(folder) => FileStore::create(folder)?,
-        None => new_folder(&duel)?,
+    let (duel, store) = match &arguments.resume {
+        Some(folder) => {
+            let config = DuelConfig::saved(folder)?;
+            let store = FileStore::resume(folder)?;
+            (config.prepare(Registry::linked()?, cx).await?, store)
+        }
+        None => {
+            let config = arguments.config()?;
+            let duel = config.prepare(Registry::linked()?, cx).await?;
+            let store = match &arguments.out {
+                Some(folder) => FileStore::create(folder)?,
+                None => new_folder(&duel)?,
+            };
+            config.save(store.folder())?;
+            (duel, store)
+        }
     };
     let plan = duel.plan();
     if !arguments.json {
@@ -101,13 +117,25 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
     let progress = Progress::new(plan.samples, plan.judges.len() as u32);
     let ended = duel.run(&store, &progress, cx).await;
     progress.finish();
-    let report = ended.map_err(|error| error.with("folder", store.folder().display()))?;
+    let report = ended.map_err(|error| {
+        let folder = store.folder().display();
+        match error.kind() {
+            ErrorKind::Cancelled => error.with_hint(format!(
+                "what was journalled is kept: go on with `albedo duel --resume {folder}`"
+            )),
+            _ => error.with("folder", folder),
+        }
+    })?;
     if arguments.json {
         print_result(&report, store.folder())?;
     } else {
+        let tokens = match report.record {
+            Some(_) => report::tokens(&Record::open(store.folder())?),
+            None => progress.tokens(),
+        };
         print(&format!(
             "\n{}{:<12}{:.1} s\n{:<12}{} in {}\n",
-            report::verdict(plan, &report.verdict, progress.tokens()),
+            report::verdict(plan, &report.verdict, tokens),
             "time",
             progress.elapsed().as_secs_f64(),
             "record",
@@ -158,8 +186,4 @@ fn new_folder(duel: &Duel) -> Result<FileStore> {
         }
     }
     Err(taken.unwrap_or_else(|| Error::bug("choose a folder", "there was none to choose from")))
-}
-
-fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|error| Error::io("find the path", path, error))
 }

@@ -1,21 +1,28 @@
 //! `albedo record`.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use albedo::config::{DuelConfig, ModelConfig};
 use albedo::panel::Order;
-use albedo::record::{RecordLine, RecordedAnswer, RecordedReply};
-use albedo::{Assessment, Error, ErrorKind, Message, Record, Result, Side};
+use albedo::record::{
+    self, Difference, RecordLine, RecordedAnswer, RecordedReply, Regenerated, Verification, VerifyOptions,
+};
+use albedo::{Assessment, CallContext, Digest, Error, ErrorKind, Record, Registry, Result, TaskSource};
 use serde_json::json;
 
 use super::{print, print_json};
-use crate::report::{self, Tokens};
+use crate::report;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Check a record's digest and print its verdict, or one of its samples.
     Show(Show),
+    /// Work a record's verdict out again from its facts, and compare. Several
+    /// records, oldest first, must be the chain of one reign.
+    Verify(Verify),
 }
 
 #[derive(Debug, clap::Args)]
@@ -30,8 +37,128 @@ pub(crate) struct Show {
     json: bool,
 }
 
-pub(crate) fn run(command: &Command) -> Result<ExitCode> {
-    let Command::Show(show) = command;
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    /// The records' folders.
+    #[arg(required = true)]
+    folders: Vec<PathBuf>,
+    /// The digest that the (last) record must have.
+    #[arg(long, value_name = "DIGEST")]
+    expect: Option<Digest>,
+    /// Compare the row draws with the tasks in this folder too.
+    #[arg(long, value_name = "DIR")]
+    tasks: Option<PathBuf>,
+    /// Generate this many of the (last) record's replies again, with the models
+    /// that the duel's folder names.
+    #[arg(long, value_name = "N")]
+    regenerate: Option<usize>,
+    /// Chooses which replies are generated again.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "regenerate")]
+    seed: u64,
+    /// Model folder of the king, if it is not where the duel found it.
+    #[arg(long, value_name = "DIR", requires_all = ["regenerate", "challenger"])]
+    king: Option<PathBuf>,
+    /// Model folder of the challenger.
+    #[arg(long, value_name = "DIR", requires_all = ["regenerate", "king"])]
+    challenger: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<ExitCode> {
+    match command {
+        Command::Show(arguments) => show(arguments),
+        Command::Verify(arguments) => verify(arguments, cx).await,
+    }
+}
+
+async fn verify(arguments: &Verify, cx: &CallContext) -> Result<ExitCode> {
+    let registry = Registry::linked()?;
+    let tasks = match &arguments.tasks {
+        Some(path) => Some(registry.build::<dyn TaskSource>("parquet", json!({ "path": path }), cx).await?),
+        None => None,
+    };
+    let mut verified = Vec::with_capacity(arguments.folders.len());
+    for (index, folder) in arguments.folders.iter().enumerate() {
+        let expect = arguments.expect.filter(|_| index + 1 == arguments.folders.len());
+        let options = VerifyOptions { expect, tasks: tasks.as_deref() };
+        verified.push(record::verify(folder, &options, cx).await?);
+    }
+    record::verify_chain(&verified)?;
+    let regenerated = match (arguments.regenerate, arguments.folders.last()) {
+        (Some(count), Some(folder)) => Some(regenerate(arguments, folder, count, registry, cx).await?),
+        _ => None,
+    };
+    if arguments.json {
+        print_json(&json!({
+            "records": verified.iter().map(|verification| json!({
+                "digest": verification.digest,
+                "outcome": verification.outcome,
+                "draws": verification.draws,
+                "samples": verification.samples,
+                "answers": verification.answers,
+                "tasks_compared": verification.tasks,
+            })).collect::<Vec<_>>(),
+            "regenerated": regenerated,
+        }))?;
+    } else {
+        let mut text: String = verified.iter().map(describe_verification).collect();
+        if verified.len() > 1 {
+            text += &format!("the {} records are a chain\n", verified.len());
+        }
+        for reply in regenerated.iter().flatten() {
+            text += &describe_regenerated(reply);
+        }
+        print(&text)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn regenerate(
+    arguments: &Verify,
+    folder: &Path,
+    count: usize,
+    registry: Registry,
+    cx: &CallContext,
+) -> Result<Vec<Regenerated>> {
+    let mut config = DuelConfig::saved(folder)?;
+    for (model, path) in
+        [(&mut config.king, &arguments.king), (&mut config.challenger, &arguments.challenger)]
+    {
+        if let Some(path) = path {
+            *model = ModelConfig { path: super::absolute(path)?, parameters: None };
+        }
+    }
+    let registry = registry.relative_to(&config.folder);
+    let sessions =
+        config.contestants(&registry, cx).await?.map(|contestant| Arc::clone(contestant.session()));
+    record::regenerate(&Record::open(folder)?, &sessions, count, arguments.seed, cx).await
+}
+
+fn describe_verification(verification: &Verification) -> String {
+    let Verification { digest, outcome, draws, samples, answers, tasks, .. } = verification;
+    let compared = if *tasks { ", compared with the tasks" } else { "" };
+    format!(
+        "verified {digest}\n    {draws} row draws replayed{compared}; {samples} samples and {answers} answers \
+         decided again: {outcome:?}\n"
+    )
+}
+
+fn describe_regenerated(reply: &Regenerated) -> String {
+    let Regenerated { sample, side, difference } = reply;
+    let found = match difference {
+        None => "reproduced".to_owned(),
+        Some(Difference { character, token, log_prob_gap }) => {
+            let token = token.map(|token| format!(", token {token}")).unwrap_or_default();
+            let gap = log_prob_gap.map(|gap| format!(", {gap:+.4} nats")).unwrap_or_default();
+            format!("not reproduced: differs from character {character}{token}{gap}")
+        }
+    };
+    format!("sample {sample}, {side}: {found}\n")
+}
+
+fn show(show: &Show) -> Result<ExitCode> {
     let record = Record::open(&show.folder)?;
     match (show.sample, show.json) {
         (None, false) => print(&summary(&record))?,
@@ -50,23 +177,12 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
 
 fn summary(record: &Record) -> String {
     let (plan, verdict) = (record.plan(), record.verdict());
-    let mut tokens = [Tokens::default(); 2];
-    for line in &record.lines {
-        if let RecordLine::Reply {
-            side,
-            reply: RecordedReply::Completed { prompt_tokens, completion_tokens, .. },
-            ..
-        } = line
-        {
-            tokens[usize::from(*side == Side::Challenger)].add(*prompt_tokens, *completion_tokens);
-        }
-    }
     format!(
         "{}{:<12}{}\n\n{}",
         report::contestants(plan),
         "record",
         record.digest,
-        report::verdict(plan, verdict, tokens)
+        report::verdict(plan, verdict, report::tokens(record))
     )
 }
 
@@ -104,11 +220,7 @@ fn one_sample(record: &Record, wanted: u32) -> Result<String> {
         match line {
             RecordLine::Sample { sample, repo, messages, reference } => {
                 section(format!("sample {sample} of {repo}"), "");
-                let messages: Vec<Message> =
-                    serde_json::from_str(record.text(messages)?).map_err(|error| {
-                        Error::new(ErrorKind::DataInvalid, "show a sample", error.to_string())
-                    })?;
-                for message in messages {
+                for message in record.messages(messages)? {
                     section(message.role.as_str().to_owned(), &message.content);
                 }
                 section("recorded reply".into(), record.text(reference)?);

@@ -114,6 +114,13 @@ impl Observer for Progress {
                     bars.replies.set_message(format!("{written} tokens, {speed:.0} a second"));
                 }
             }
+            DuelEvent::Resumed { replies, assessments } => {
+                self.say(&format!("going on with {replies} replies and {assessments} judges' answers"));
+                if let Some(bars) = &self.bars {
+                    bars.replies.inc(*replies as u64);
+                    bars.answers.inc(*assessments as u64);
+                }
+            }
             DuelEvent::Assessed { .. } => {
                 if let Some(bars) = &self.bars {
                     bars.answers.inc(1);

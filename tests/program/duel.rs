@@ -98,7 +98,55 @@ fn a_record_can_be_shown() {
     let refused = albedo(["record", "show", path]);
     assert_eq!(refused.status.code(), Some(65));
     assert!(
-        crate::run::error(&refused).contains("does not have the digest"),
+        crate::run::error(&refused).contains("do not have their digest"),
+        "{}",
+        crate::run::error(&refused)
+    );
+}
+
+#[test]
+fn a_record_verifies_against_itself_its_tasks_and_its_models() {
+    let out = folder();
+    let path = out.path().join("a");
+    let digest = duel(&path, &["--demo"])["record"].as_str().expect("a digest").to_owned();
+    let path = path.to_str().expect("UTF-8");
+    let tasks = demo().join("tasks");
+    let tasks = tasks.to_str().expect("UTF-8");
+    let verify = ["record", "verify", path, "--expect", &digest, "--tasks", tasks, "--regenerate", "6"];
+    let text = stdout(&albedo(verify));
+    assert!(
+        text.contains(&format!("verified {digest}")) && text.contains("compared with the tasks"),
+        "{text}"
+    );
+    assert_eq!(text.matches(": reproduced").count(), 6, "{text}");
+
+    let other = "0".repeat(64);
+    let refused = albedo(["record", "verify", path, "--expect", &other]);
+    assert_eq!(refused.status.code(), Some(65));
+    assert!(crate::run::error(&refused).contains("another record"), "{}", crate::run::error(&refused));
+    let chain = albedo(["record", "verify", path, path]);
+    assert_eq!(chain.status.code(), Some(65));
+    assert!(
+        crate::run::error(&chain).contains("does not name the one before it"),
+        "{}",
+        crate::run::error(&chain)
+    );
+}
+
+#[test]
+fn models_that_are_not_the_records_do_not_reproduce_it() {
+    let out = folder();
+    let path = out.path().join("a");
+    duel(&path, &["--demo"]);
+    let models = demo().join("models");
+    let [king, challenger] = ["king", "challenger"].map(|side| models.join(side));
+    let [king, challenger] = [&king, &challenger].map(|folder| folder.to_str().expect("UTF-8"));
+    let path = path.to_str().expect("UTF-8");
+    let swapped = ["record", "verify", path, "--regenerate", "2", "--king", challenger, "--challenger", king];
+    let refused = albedo(swapped);
+    assert_eq!(refused.status.code(), Some(65));
+    assert!(
+        crate::run::error(&refused).contains("the loaded model is not the recorded one"),
         "{}",
         crate::run::error(&refused)
     );

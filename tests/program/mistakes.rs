@@ -224,7 +224,7 @@ fn a_demo_that_is_not_there_says_where_it_was_looked_for() {
 fn a_record_that_is_not_there() {
     let output = albedo(["record", "show", "examples"]);
     assert_eq!(output.status.code(), Some(66));
-    assert!(error(&output).contains("record.digest"), "{}", error(&output));
+    assert!(error(&output).contains("record.jsonl"), "{}", error(&output));
 }
 
 #[test]

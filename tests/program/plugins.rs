@@ -10,10 +10,12 @@ fn every_plugin_is_linked() {
         names,
         [
             "backend burn",
+            "backend replay",
             "tasks parquet",
             "judge protocol",
             "judge reference-action",
             "judge reference-likelihood",
+            "judge replay",
         ]
     );
     assert!(plugins.iter().all(|plugin| !plugin.summary.is_empty()));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
+use serde::Serialize;
 
 use super::{Record, RecordedReply};
 use crate::backend::{GenerateRequest, Message, ModelSession, ScoreRequest};
@@ -11,7 +12,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result, Side};
 
 /// A reply that was generated again.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Regenerated {
     /// The sample.
     pub sample: u32,
@@ -23,7 +24,7 @@ pub struct Regenerated {
 
 /// How a regenerated reply differs from the recorded one. It need not be the
 /// record's fault: bits are promised on the same device model and build only.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Difference {
     /// First differing character, from 0.
     pub character: usize,
