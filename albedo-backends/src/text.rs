@@ -43,14 +43,14 @@ pub(crate) struct ChatText {
 /// undefined.
 #[derive(Debug, Clone, Default, Serialize)]
 struct SpecialTokens {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bos_token: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    eos_token: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pad_token: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unk_token: Option<String>,
+    #[serde(rename = "bos_token", skip_serializing_if = "Option::is_none")]
+    bos: Option<String>,
+    #[serde(rename = "eos_token", skip_serializing_if = "Option::is_none")]
+    eos: Option<String>,
+    #[serde(rename = "pad_token", skip_serializing_if = "Option::is_none")]
+    pad: Option<String>,
+    #[serde(rename = "unk_token", skip_serializing_if = "Option::is_none")]
+    unk: Option<String>,
 }
 
 /// The keys of `tokenizer_config.json` that matter here.
@@ -107,10 +107,10 @@ impl ChatText {
         let tokenizer = parse_tokenizer(&bytes).map_err(|error| in_file(error, folder, "tokenizer.json"))?;
         let config: TokenizerConfig = read_json(folder, "tokenizer_config.json")?;
         let special = SpecialTokens {
-            bos_token: config.bos_token.map(SpecialToken::text),
-            eos_token: config.eos_token.map(SpecialToken::text),
-            pad_token: config.pad_token.map(SpecialToken::text),
-            unk_token: config.unk_token.map(SpecialToken::text),
+            bos: config.bos_token.map(SpecialToken::text),
+            eos: config.eos_token.map(SpecialToken::text),
+            pad: config.pad_token.map(SpecialToken::text),
+            unk: config.unk_token.map(SpecialToken::text),
         };
         let template = read_template(folder, config.chat_template)?;
         require_tokens(&tokenizer, &template).map_err(|error| error.with("path", folder.display()))?;
@@ -282,7 +282,7 @@ fn require_tokens(tokenizer: &Tokenizer, template: &str) -> Result<()> {
 }
 
 fn end_of_turn(tokenizer: &Tokenizer, special: &SpecialTokens) -> Result<u32> {
-    let Some(token) = &special.eos_token else {
+    let Some(token) = &special.eos else {
         return Err(invalid("there is no `eos_token`").with_hint("name the token that ends a turn"));
     };
     tokenizer

@@ -94,21 +94,8 @@ impl Arguments {
 
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
     let (duel, store) = match &arguments.resume {
-        Some(folder) => {
-            let config = DuelConfig::saved(folder)?;
-            let store = FileStore::resume(folder)?;
-            (config.prepare(Registry::linked()?, cx).await?, store)
-        }
-        None => {
-            let config = arguments.config()?;
-            let duel = config.prepare(Registry::linked()?, cx).await?;
-            let store = match &arguments.out {
-                Some(folder) => FileStore::create(folder)?,
-                None => new_folder(&duel)?,
-            };
-            config.save(store.folder())?;
-            (duel, store)
-        }
+        Some(folder) => resume(folder, cx).await?,
+        None => begin(arguments, cx).await?,
     };
     let plan = duel.plan();
     if !arguments.json {
@@ -147,6 +134,23 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
         Outcome::Void(_) => ExitCode::from(TRY_AGAIN),
         _ => ExitCode::SUCCESS,
     })
+}
+
+async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileStore)> {
+    let config = arguments.config()?;
+    let duel = config.prepare(Registry::linked()?, cx).await?;
+    let store = match &arguments.out {
+        Some(folder) => FileStore::create(folder)?,
+        None => new_folder(&duel)?,
+    };
+    config.save(store.folder())?;
+    Ok((duel, store))
+}
+
+async fn resume(folder: &Path, cx: &CallContext) -> Result<(Duel, FileStore)> {
+    let config = DuelConfig::saved(folder)?;
+    let store = FileStore::resume(folder)?;
+    Ok((config.prepare(Registry::linked()?, cx).await?, store))
 }
 
 fn heading(plan: &DuelPlan, digest: &str) -> String {

@@ -103,14 +103,12 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<ExitCode> {
             "regenerated": regenerated,
         }))?;
     } else {
-        let mut text: String = verified.iter().map(describe_verification).collect();
+        let mut lines: Vec<_> = verified.iter().map(describe_verification).collect();
         if verified.len() > 1 {
-            text += &format!("the {} records are a chain\n", verified.len());
+            lines.push(format!("the {} records are a chain\n", verified.len()));
         }
-        for reply in regenerated.iter().flatten() {
-            text += &describe_regenerated(reply);
-        }
-        print(&text)?;
+        lines.extend(regenerated.iter().flatten().map(describe_regenerated));
+        print(&lines.concat())?;
     }
     Ok(ExitCode::SUCCESS)
 }

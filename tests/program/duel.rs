@@ -1,18 +1,21 @@
 //! Duels of the demo models, run as a user runs them.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::run::{albedo, demo, stdout};
+use crate::run::{albedo, command, demo, error, stdout};
 
 /// A small duel with `arguments`, as JSON; its folder is under `out`.
 fn duel(out: &Path, arguments: &[&str]) -> Value {
     let out = out.to_str().expect("a UTF-8 path");
-    let fixed = ["duel", "--json", "--samples", "12", "--rule", "margin-lcb", "--out", out];
-    let output = albedo(fixed.into_iter().chain(arguments.iter().copied()));
+    let fixed = ["duel", "--json", "--rule", "margin-lcb", "--out", out];
+    let samples = if arguments.contains(&"--samples") { &[][..] } else { &["--samples", "12"] };
+    let output = albedo(fixed.into_iter().chain(samples.iter().chain(arguments).copied()));
     serde_json::from_str(&stdout(&output)).expect("JSON")
 }
 
@@ -97,11 +100,7 @@ fn a_record_can_be_shown() {
     fs::write(&record, bytes).expect("writes");
     let refused = albedo(["record", "show", path]);
     assert_eq!(refused.status.code(), Some(65));
-    assert!(
-        crate::run::error(&refused).contains("do not have their digest"),
-        "{}",
-        crate::run::error(&refused)
-    );
+    assert!(error(&refused).contains("do not have their digest"), "{}", error(&refused));
 }
 
 #[test]
@@ -123,14 +122,10 @@ fn a_record_verifies_against_itself_its_tasks_and_its_models() {
     let other = "0".repeat(64);
     let refused = albedo(["record", "verify", path, "--expect", &other]);
     assert_eq!(refused.status.code(), Some(65));
-    assert!(crate::run::error(&refused).contains("another record"), "{}", crate::run::error(&refused));
+    assert!(error(&refused).contains("another record"), "{}", error(&refused));
     let chain = albedo(["record", "verify", path, path]);
     assert_eq!(chain.status.code(), Some(65));
-    assert!(
-        crate::run::error(&chain).contains("does not name the one before it"),
-        "{}",
-        crate::run::error(&chain)
-    );
+    assert!(error(&chain).contains("does not name the one before it"), "{}", error(&chain));
 }
 
 #[test]
@@ -145,9 +140,49 @@ fn models_that_are_not_the_records_do_not_reproduce_it() {
     let swapped = ["record", "verify", path, "--regenerate", "2", "--king", challenger, "--challenger", king];
     let refused = albedo(swapped);
     assert_eq!(refused.status.code(), Some(65));
-    assert!(
-        crate::run::error(&refused).contains("the loaded model is not the recorded one"),
-        "{}",
-        crate::run::error(&refused)
-    );
+    assert!(error(&refused).contains("the loaded model is not the recorded one"), "{}", error(&refused));
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_duel_says_how_far_it_got_and_goes_on() {
+    let folder = folder();
+    let [undisturbed, out] = ["a", "b"].map(|name| folder.path().join(name));
+    let out = out.to_str().expect("UTF-8");
+    let mut running = command(["duel", "--demo", "--samples", "40", "--rule", "margin-lcb", "--out", out])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("albedo starts");
+    let mut lines = BufReader::new(running.stderr.take().expect("a pipe")).lines();
+    let mut seen = Vec::new();
+    for line in lines.by_ref() {
+        seen.push(line.expect("reads"));
+        if seen.last().is_some_and(|line| line.contains("samples decided by")) {
+            let kill = Command::new("kill").args(["-INT", &running.id().to_string()]).status();
+            assert!(kill.expect("kill runs").success());
+            break;
+        }
+    }
+    seen.extend(lines.map(|line| line.expect("reads")));
+    assert_eq!(running.wait().expect("ends").code(), Some(130), "{seen:?}");
+    let last = seen.last().expect("a line");
+    assert!(last.contains("samples decided: ") && last.contains("of: 40"), "{last}");
+    assert!(last.contains(&format!("go on with `albedo duel --resume {out}`")), "{last}");
+    let journal = fs::read_to_string(Path::new(out).join("journal.jsonl")).expect("reads");
+    assert!(journal.ends_with('\n'));
+    assert!(journal.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+    assert!(journal.contains("\"assessed\""));
+    assert!(!Path::new(out).join("record.digest").exists());
+
+    let resumed = albedo(["duel", "--json", "--resume", out]);
+    let notes = String::from_utf8_lossy(&resumed.stderr).into_owned();
+    assert!(notes.contains("going on with "), "{notes}");
+    let resumed: Value = serde_json::from_str(&stdout(&resumed)).expect("JSON");
+    let expected = duel(&undisturbed, &["--demo", "--samples", "40"]);
+    assert_eq!(resumed["record"], expected["record"]);
+    assert_eq!(resumed["verdict"], expected["verdict"]);
+    let again: Value =
+        serde_json::from_str(&stdout(&albedo(["duel", "--json", "--resume", out]))).expect("JSON");
+    assert_eq!(again["record"], expected["record"], "a duel that has ended is not run again");
 }

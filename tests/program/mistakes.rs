@@ -1,9 +1,7 @@
 //! Bad input: one line with cause and remedy, and the documented exit code.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -225,36 +223,4 @@ fn a_record_that_is_not_there() {
     let output = albedo(["record", "show", "examples"]);
     assert_eq!(output.status.code(), Some(66));
     assert!(error(&output).contains("record.jsonl"), "{}", error(&output));
-}
-
-#[test]
-#[cfg(unix)]
-fn an_interrupted_duel_says_how_far_it_got_and_keeps_its_journal() {
-    let copies = Copies::new();
-    let out = copies.out();
-    let mut duel = command(["duel", "--demo", "--samples", "150", "--rule", "margin-lcb", "--out", &out])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("albedo starts");
-    let mut lines = BufReader::new(duel.stderr.take().expect("a pipe")).lines();
-    let mut seen = Vec::new();
-    for line in lines.by_ref() {
-        seen.push(line.expect("reads"));
-        if seen.last().is_some_and(|line| line.contains("samples decided by")) {
-            let kill = Command::new("kill").args(["-INT", &duel.id().to_string()]).status();
-            assert!(kill.expect("kill runs").success());
-            break;
-        }
-    }
-    seen.extend(lines.map(|line| line.expect("reads")));
-    assert_eq!(duel.wait().expect("ends").code(), Some(130), "{seen:?}");
-    let last = seen.last().expect("a line");
-    assert!(last.contains("samples decided: ") && last.contains("of: 150"), "{last}");
-    assert!(last.contains("what was journalled is kept") && last.contains(&out), "{last}");
-    let journal = fs::read_to_string(Path::new(&out).join("journal.jsonl")).expect("reads");
-    assert!(journal.ends_with('\n'));
-    assert!(journal.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
-    assert!(journal.contains("\"assessed\""));
-    assert!(!Path::new(&out).join("record.digest").exists());
 }

@@ -84,7 +84,9 @@ impl BurnOps {
         let weights = self.tensor(weights, [all, seen]);
         let mut mixed = read(weights.matmul(values.clone().slice([0..seen, 0..dim])))?;
         for (row, sum) in mixed.chunks_exact_mut(dim).zip(sums) {
-            row.iter_mut().for_each(|value| *value /= sum);
+            for value in row {
+                *value /= sum;
+            }
         }
         Ok(mixed)
     }

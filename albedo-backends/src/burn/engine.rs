@@ -121,7 +121,7 @@ impl<O: Ops> Engine<O> {
             if batch.len() < self.max_batch
                 && let Some(Waiting { origin, request }) = waiting.pop_front()
             {
-                batch.extend(self.admit(origin, request));
+                batch.extend(self.admit(origin, &request));
                 continue;
             }
             batch = self.step(batch);
@@ -144,7 +144,7 @@ impl<O: Ops> Engine<O> {
 
     /// Reads the prompt, scores what is to be scored, and chooses the first
     /// token; `None` if the request is answered with that.
-    fn admit(&self, origin: Origin, request: Request) -> Option<Sequence<O>> {
+    fn admit(&self, origin: Origin, request: &Request) -> Option<Sequence<O>> {
         match self.start(&origin, request) {
             Err(error) => {
                 origin.answer(Err(error));
@@ -168,7 +168,7 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    fn start(&self, origin: &Origin, request: Request) -> Result<Started<O>> {
+    fn start(&self, origin: &Origin, request: &Request) -> Result<Started<O>> {
         self.go_on(origin)?;
         if let Some(write) = &request.write {
             write.sampling.check()?;

@@ -30,12 +30,12 @@ struct Case {
     prompt_text: String,
     reference_text: String,
     reference_ids: Vec<u32>,
-    king: Reference,
-    challenger: Reference,
+    king: Expected,
+    challenger: Expected,
 }
 
 #[derive(Deserialize)]
-struct Reference {
+struct Expected {
     top5_ids: Vec<u32>,
     top5_logits: Vec<f32>,
     logsumexp: f64,
@@ -84,7 +84,7 @@ fn the_challenger_computes_the_reference_numbers() {
     computes_the_reference_numbers("challenger", |case| &case.challenger);
 }
 
-fn computes_the_reference_numbers(side: &str, reference: impl Fn(&Case) -> &Reference) {
+fn computes_the_reference_numbers(side: &str, reference: impl Fn(&Case) -> &Expected) {
     let model = load(side);
     let vocab = model.vocab_size();
     for case in &golden().cases {

@@ -18,7 +18,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// `exp(x)` within 3e-7 relative for x in [-87, 88], and the value at the
 /// nearer bound outside. Only additions, multiplications and bit shifts, so
 /// that loops over it vectorise and no maths library decides its bits.
-#[expect(clippy::inline_always, reason = "loops over it vectorise only when it is inlined")]
+// Loops over it vectorise only when it is inlined.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     // ln 2 in two parts, the first with few enough bits that n · LN2_HIGH is exact.

@@ -76,7 +76,7 @@ impl WeightFiles {
     /// # Errors
     /// A read error; `cx`.
     pub(super) fn digest(&self, cx: &CallContext) -> Result<Digest> {
-        let mut lines = String::new();
+        let mut lines = Hasher::default();
         let mut block = vec![0; 1 << 20];
         for weight_file in &self.files {
             let mut hasher = Hasher::default();
@@ -88,9 +88,9 @@ impl WeightFiles {
                 hasher.update(&block[..size]);
                 offset += size as u64;
             }
-            lines.push_str(&format!("{}  {}\n", hasher.finish(), weight_file.name));
+            lines.update(format!("{}  {}\n", hasher.finish(), weight_file.name));
         }
-        Ok(Digest::of(lines))
+        Ok(lines.finish())
     }
 
     /// Reads the headers, and the index if there is one.
