@@ -88,12 +88,16 @@ impl Bars {
         let bar = |name: &'static str, length: u32| {
             all.add(ProgressBar::new(u64::from(length))).with_style(style.clone()).with_prefix(name)
         };
-        Self {
+        let bars = Self {
             replies: bar("replies", 2 * samples),
             answers: bar("judged", 2 * samples * judges),
             decided: bar("decided", samples),
             all,
+        };
+        for bar in [&bars.replies, &bars.answers, &bars.decided] {
+            bar.tick();
         }
+        bars
     }
 }
 
