@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod calibrate;
 pub mod chain;
 #[cfg(feature = "conformance")]
 pub mod conformance;

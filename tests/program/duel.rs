@@ -151,3 +151,23 @@ fn models_that_are_not_the_records_do_not_reproduce_it() {
         crate::run::error(&refused)
     );
 }
+
+#[test]
+fn a_model_that_duels_itself_in_two_lanes_is_calibrated() {
+    let out = folder();
+    let records = out.path().join("a");
+    let fixed = ["calibrate", "--demo", "--json", "--duels", "3", "--samples", "8", "--temperature", "0.8"];
+    let output = albedo(fixed.into_iter().chain(["--out", records.to_str().expect("UTF-8")]));
+    let result: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let calibration = &result["calibration"];
+    assert_eq!((&calibration["duels"], &calibration["samples"]), (&3.into(), &8.into()));
+    assert!(calibration["within_sd"].as_f64().expect("a number") > 0.0, "{calibration}");
+    for (number, duel) in (1..).zip(result["duels"].as_array().expect("duels")) {
+        let folder = records.join(format!("duel-{number}"));
+        let folder = folder.to_str().expect("UTF-8");
+        let digest = duel["record"].as_str().expect("a digest");
+        let verify = ["record", "verify", folder, "--expect", digest, "--regenerate", "2"];
+        let text = stdout(&albedo(verify));
+        assert_eq!(text.matches(": reproduced").count(), 2, "{text}");
+    }
+}

@@ -258,3 +258,11 @@ fn an_interrupted_duel_says_how_far_it_got_and_keeps_its_journal() {
     assert!(journal.contains("\"assessed\""));
     assert!(!Path::new(&out).join("record.digest").exists());
 }
+
+#[test]
+fn calibrating_under_greedy_sampling_is_refused() {
+    let output = albedo(["calibrate", "--demo"]);
+    let line = error(&output);
+    assert_eq!(output.status.code(), Some(78), "{line}");
+    assert!(line.contains("sampling is greedy") && line.contains("above 0"), "{line}");
+}
