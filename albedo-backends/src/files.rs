@@ -138,6 +138,8 @@ fn refused(operation: &'static str, message: &str, path: &Path) -> Error {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use albedo_core::conformance::{PATIENCE, check_files};
+
     use super::*;
 
     /// `a/b.bin`, `a-c` and `z.txt`, the last a link to the first.
@@ -154,6 +156,12 @@ mod tests {
         let error = FolderFiles::new(folder).list(&CallContext::new()).await.expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::DataInvalid);
         error.to_string()
+    }
+
+    #[tokio::test]
+    async fn a_folder_conforms() {
+        let folder = folder();
+        check_files(&FolderFiles::new(folder.path()), PATIENCE).await.expect("conforms");
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod dependencies;
 mod duel;
+mod kill;
 mod mistakes;
 mod plugins;
 mod run;

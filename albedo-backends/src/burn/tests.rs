@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use albedo_core::conformance::{BackendFixture, SessionFixture, check_backend};
 use albedo_core::safetensors::{Dtype, read_header};
 use albedo_core::{MessageRole, Sampling};
 use half::{bf16, f16};
@@ -127,6 +128,30 @@ async fn the_stream_outlives_a_dropped_session_with_errors() {
     let answers: Vec<_> = stream.collect().await;
     assert_eq!(answers.len(), 16);
     assert!(answers.iter().all(|answer| answer.result.is_err()));
+}
+
+#[tokio::test]
+async fn the_backend_conforms() {
+    let conversation = |words: usize| {
+        vec![
+            Message::new(MessageRole::System, "You repair small Python projects."),
+            Message::new(MessageRole::User, "It fails. ".repeat(words)),
+        ]
+    };
+    let reply = "THOUGHT: I list its files first.\n\n```bash\nls\n```";
+    let text = ChatText::load(&demo("king")).unwrap();
+    let replies =
+        [reply, "", "naïve 日本"].map(|reply| (reply.to_owned(), text.encode_reply(reply).unwrap().len()));
+    let fixture = BackendFixture {
+        model: ModelSource::new(demo("king")),
+        missing: ModelSource::new(demo("nobody")),
+        session: SessionFixture {
+            replies: replies.into(),
+            ..SessionFixture::new([1, 7, 40, 3].map(conversation).into())
+        },
+    };
+    let backend = BurnBackend::new(&BurnConfig { max_batch: 3, ..BurnConfig::default() }).unwrap();
+    check_backend(&backend, &fixture).await.unwrap();
 }
 
 type Tensors = BTreeMap<String, (Vec<u64>, Vec<f32>)>;

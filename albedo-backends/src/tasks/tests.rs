@@ -1,5 +1,6 @@
 use std::fs;
 
+use albedo_core::conformance::{PATIENCE, check_tasks};
 use albedo_core::{Fault, Message, MessageRole, Registry};
 use futures::future::join_all;
 use parquet::data_type::{ByteArray, ByteArrayType, Int32Type};
@@ -196,6 +197,14 @@ fn demo() -> TempDir {
         fs::copy(demo.join(name), copy.path().join(name)).expect("copied");
     }
     copy
+}
+
+#[tokio::test]
+async fn the_demos_tasks_conform() {
+    let folder = demo();
+    let config = ParquetTasksConfig { path: folder.path().into(), manifest: None, allow_unhashed: false };
+    let tasks = ParquetTasks::open(config, &CallContext::new()).await.expect("opens");
+    check_tasks(&tasks, PATIENCE).await.expect("conforms");
 }
 
 /// All rows of a parquet file through the record interface.

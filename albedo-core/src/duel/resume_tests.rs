@@ -153,7 +153,7 @@ async fn another_duels_journal_is_refused_and_kept() {
         .expect("plans");
     let error = other.run(&store, &(), &CallContext::new()).await.expect_err("another duel");
     assert_eq!(error.kind(), ErrorKind::Conflict);
-    assert!(error.to_string().contains("they differ in: samples, seed"), "{error}");
+    assert!(error.to_string().contains("they differ in: looks, samples, seed"), "{error}");
     assert_eq!(store.journal(), before);
 }
 

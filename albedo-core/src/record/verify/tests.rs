@@ -151,7 +151,7 @@ async fn an_invented_record_contradicts_itself_at_a_line() {
             }),
         ),
         (
-            "the seed draws row",
+            "the row recorded is",
             Box::new(move |lines| {
                 if let RecordLine::Draw(draw) = &mut lines[draw] {
                     draw.row += 1;
@@ -159,7 +159,7 @@ async fn an_invented_record_contradicts_itself_at_a_line() {
             }),
         ),
         (
-            "the draw's facts make it Sample",
+            "the outcome recorded is Repeated",
             Box::new(move |lines| {
                 if let RecordLine::Draw(draw) = &mut lines[draw] {
                     draw.outcome = DrawOutcome::Repeated;
@@ -186,7 +186,7 @@ async fn an_invented_record_contradicts_itself_at_a_line() {
             }),
         ),
         (
-            "the seed draws row",
+            "the row recorded is",
             Box::new(|lines| {
                 if let RecordLine::Plan { plan } = &mut lines[1] {
                     plan.seed = crate::Seed::from(9);
