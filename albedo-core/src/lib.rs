@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod calibrate;
 pub mod chain;
+pub mod confirmation;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod context;

@@ -1,6 +1,7 @@
 //! The frozen plan: everything that can change a verdict, in one value,
 //! digested before work begins.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -366,6 +367,17 @@ impl DuelPlan {
         let (sample, lane) = (sample.to_le_bytes(), lane.to_le_bytes());
         let parts: [&[u8]; 3] = [self.seed.as_bytes(), &sample, &lane];
         derive_seed("reply", if lane == [0; 4] { &parts[..2] } else { &parts })
+    }
+
+    /// Names of the fields in which `other` is another plan, ascending.
+    pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
+        let keys = |plan: &Self| match serde_json::to_value(plan) {
+            Ok(serde_json::Value::Object(keys)) => keys,
+            _ => serde_json::Map::new(),
+        };
+        let (ours, theirs) = (keys(self), keys(other));
+        let all: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+        all.into_iter().filter(|&key| ours.get(key) != theirs.get(key)).cloned().collect()
     }
 
     /// What the rule is told besides the clusters.
