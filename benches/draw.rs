@@ -10,7 +10,7 @@ use albedo_backends::tasks::{Manifest, ParquetTasks, ParquetTasksConfig};
 use albedo_core::backend::{GenerateRequest, Generated, ScoreRequest, TokenScores};
 use albedo_core::draw::Drawer;
 use albedo_core::panel::PanelSettings;
-use albedo_core::plan::{ContestantPlan, GenerationSettings, Sampler, Terms};
+use albedo_core::plan::{ContestantPlan, GenerationSettings, Lanes, Sampler, Terms};
 use albedo_core::{
     CallContext, Digest, DuelPlan, Identity, Message, MessageRole, ModelInfo, ModelSession, Result, Rule,
     Seed, TaskRow, TaskSetInfo, TaskSource,
@@ -117,6 +117,7 @@ fn plan(sampler: Sampler, tasks: &TaskSetInfo) -> DuelPlan {
         seed: Seed::from(2_000_061_265_262_017_674),
         context_tokens: 32_768,
         generation: GenerationSettings::default(),
+        lanes: Lanes::default(),
         judges: vec![],
         panel: PanelSettings::default(),
         rule: Rule::default(),

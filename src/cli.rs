@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use albedo::{CallContext, Error, ErrorKind, Fault, Result};
 use clap::{Parser, Subcommand};
 
+mod calibrate;
 mod duel;
 mod plugins;
 mod record;
@@ -23,6 +24,9 @@ struct Arguments {
 enum Command {
     /// Run a duel and record it.
     Duel(duel::Arguments),
+    /// Let the king duel itself, to measure what moves a duel besides its
+    /// samples' chance.
+    Calibrate(calibrate::Arguments),
     /// Read the record of a duel.
     #[command(subcommand)]
     Record(record::Command),
@@ -81,6 +85,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     runtime.spawn(cancel_on_signal(cx.clone()));
     match arguments.command {
         Command::Duel(arguments) => runtime.block_on(duel::run(&arguments, &cx)),
+        Command::Calibrate(arguments) => runtime.block_on(calibrate::run(&arguments, &cx)),
         Command::Record(command) => runtime.block_on(record::run(&command, &cx)),
         Command::Plugins(arguments) => plugins::run(&arguments),
     }

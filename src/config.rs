@@ -28,6 +28,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -181,13 +182,21 @@ impl DuelConfig {
         Ok(Self { folder, ..config })
     }
 
-    /// Checks every setting, builds every part and freezes the plan. Names and
-    /// settings are checked before any model is loaded.
+    /// Checks every setting, builds every part and freezes the plan.
+    ///
+    /// # Errors
+    /// As [`DuelConfig::parts`] and [`Duel::new`].
+    pub async fn prepare(&self, registry: Registry, cx: &CallContext) -> Result<Duel> {
+        self.parts(registry, cx).await?.duel(&self.duel)
+    }
+
+    /// Builds what duels of this configuration are made of. Names and settings
+    /// are checked before any model is loaded.
     ///
     /// # Errors
     /// Whatever is wrong with the settings, the files that they name, or one
     /// side's model.
-    pub async fn prepare(&self, registry: Registry, cx: &CallContext) -> Result<Duel> {
+    pub async fn parts(&self, registry: Registry, cx: &CallContext) -> Result<DuelParts> {
         self.duel.check()?;
         let registry = registry.relative_to(&self.folder);
         registry.check::<dyn ModelBackend>(&self.backend.name, &self.backend.value())?;
@@ -202,10 +211,10 @@ impl DuelConfig {
             judges.push(registry.build::<dyn Judge>(&judge.name, judge.value(), cx).await?);
         }
         let [king, challenger] = self.contestants(&registry, cx).await?;
-        Duel::new(&self.duel, king, challenger, tasks, judges)
+        Ok(DuelParts { king, challenger, tasks, judges })
     }
 
-    /// Loads both contestants, the king first.
+    /// Loads both contestants, the king first; a model that duels itself once.
     ///
     /// # Errors
     /// Whatever is wrong with the backend's settings or one side's model.
@@ -218,8 +227,32 @@ impl DuelConfig {
             text_from: Some(self.folder.join(&self.king.path)),
         };
         let king = Contestant::load(Side::King, &*backend, &source(&self.king), cx).await?;
-        let challenger = Contestant::load(Side::Challenger, &*backend, &source(&self.challenger), cx).await?;
+        let challenger = if self.challenger == self.king {
+            king.clone()
+        } else {
+            Contestant::load(Side::Challenger, &*backend, &source(&self.challenger), cx).await?
+        };
         Ok([king, challenger])
+    }
+}
+
+/// What a configuration's duels are made of, ready for as many as are wanted.
+#[derive(Debug, Clone)]
+pub struct DuelParts {
+    king: Contestant,
+    challenger: Contestant,
+    tasks: Arc<dyn TaskSource>,
+    judges: Vec<Arc<dyn Judge>>,
+}
+
+impl DuelParts {
+    /// Freezes the plan of a duel with `settings`.
+    ///
+    /// # Errors
+    /// As [`Duel::new`].
+    pub fn duel(&self, settings: &DuelSettings) -> Result<Duel> {
+        let Self { king, challenger, tasks, judges } = self;
+        Duel::new(settings, king.clone(), challenger.clone(), Arc::clone(tasks), judges.clone())
     }
 }
 

@@ -119,7 +119,7 @@ impl ReplaySession {
             if let RecordedReply::Completed { reference_scores: Some(recorded), .. } = reply {
                 scores.insert((messages, sample.reference.sha256), recorded.clone());
             }
-            replies.insert((messages, plan.request_seed(sample.sample)), reply.clone());
+            replies.insert((messages, plan.request_seed(sample.sample, side)), reply.clone());
         }
         let (mut prompts, mut too_long, mut tokens) = (BTreeMap::new(), Vec::new(), None);
         for line in &record.lines {

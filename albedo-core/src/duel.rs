@@ -145,6 +145,7 @@ impl Duel {
             seed: settings.seed,
             context_tokens,
             generation: settings.generation,
+            lanes: settings.lanes,
             judges: judge_plans,
             panel: settings.panel,
             rule: settings.rule.clone(),

@@ -4,7 +4,9 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod calibrate;
 pub mod chain;
+pub mod confirmation;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod context;

@@ -1,6 +1,7 @@
 //! The frozen plan: everything that can change a verdict, in one value,
 //! digested before work begins.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::{ModelInfo, Sampling};
 use crate::decision::{Rule, RuleContext, cap};
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Side};
 use crate::identity::Identity;
 use crate::judge::Metric;
 use crate::panel::PanelSettings;
@@ -33,6 +34,8 @@ pub struct DuelSettings {
     pub context_tokens: Option<u32>,
     /// How replies are generated, the same for both sides.
     pub generation: GenerationSettings,
+    /// The lane of each side's request seeds: calibration gives the sides two.
+    pub lanes: Lanes,
     /// How the judges' answers become one difference.
     pub panel: PanelSettings,
     /// How the duel is decided.
@@ -53,6 +56,7 @@ impl Default for DuelSettings {
             seed: Seed::from(0),
             context_tokens: None,
             generation: GenerationSettings::default(),
+            lanes: Lanes::default(),
             panel: PanelSettings::default(),
             rule: Rule::default(),
             terms: Terms::default(),
@@ -160,6 +164,25 @@ pub struct GenerationSettings {
 impl Default for GenerationSettings {
     fn default() -> Self {
         Self { max_new_tokens: 256, sampling: Sampling::default() }
+    }
+}
+
+/// Which of a sample's seeds each side generates with. Sides in one lane have
+/// one seed; a model that duels itself in two lanes shows how far its own chance
+/// moves a duel ([`crate::calibrate`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Lanes {
+    /// The king's.
+    pub king: u32,
+    /// The challenger's.
+    pub challenger: u32,
+}
+
+impl Lanes {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -312,6 +335,9 @@ pub struct DuelPlan {
     pub context_tokens: u32,
     /// How replies are generated.
     pub generation: GenerationSettings,
+    /// The lane of each side's request seeds.
+    #[serde(default, skip_serializing_if = "Lanes::is_default")]
+    pub lanes: Lanes,
     /// The judges, in panel order.
     pub judges: Vec<JudgePlan>,
     /// How their answers become one difference.
@@ -331,9 +357,27 @@ impl DuelPlan {
         Digest::of_json(self)
     }
 
-    /// The seed of the replies to sample `sample`: the same for both sides.
-    pub fn request_seed(&self, sample: u32) -> u64 {
-        derive_seed("reply", &[self.seed.as_bytes(), &sample.to_le_bytes()])
+    /// The seed of `side`'s reply to sample `sample`: the same for sides in one
+    /// lane. Lane 0 is not hashed.
+    pub fn request_seed(&self, sample: u32, side: Side) -> u64 {
+        let lane = match side {
+            Side::King => self.lanes.king,
+            Side::Challenger => self.lanes.challenger,
+        };
+        let (sample, lane) = (sample.to_le_bytes(), lane.to_le_bytes());
+        let parts: [&[u8]; 3] = [self.seed.as_bytes(), &sample, &lane];
+        derive_seed("reply", if lane == [0; 4] { &parts[..2] } else { &parts })
+    }
+
+    /// Names of the fields in which `other` is another plan, ascending.
+    pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
+        let keys = |plan: &Self| match serde_json::to_value(plan) {
+            Ok(serde_json::Value::Object(keys)) => keys,
+            _ => serde_json::Map::new(),
+        };
+        let (ours, theirs) = (keys(self), keys(other));
+        let all: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+        all.into_iter().filter(|&key| ours.get(key) != theirs.get(key)).cloned().collect()
     }
 
     /// What the rule is told besides the clusters.
@@ -405,6 +449,14 @@ mod tests {
         assert_eq!(sampler("{}"), Some(Sampler::RowDraw));
         assert_eq!(sampler(r#"{"sampler": "albedo-py"}"#), Some(Sampler::AlbedoPy));
         assert_eq!(sampler(r#"{"sampler": "python"}"#), None);
+    }
+
+    #[test]
+    fn sides_in_one_lane_share_their_seeds_and_lane_0_is_not_written() {
+        let lanes = |text| serde_json::from_str::<DuelSettings>(text).expect("reads").lanes;
+        assert_eq!(lanes("{}"), Lanes::default());
+        assert_eq!(lanes(r#"{"lanes": {"challenger": 1}}"#), Lanes { king: 0, challenger: 1 });
+        assert!(Lanes::default().is_default() && !Lanes { king: 1, challenger: 1 }.is_default());
     }
 
     #[test]

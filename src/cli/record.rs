@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use albedo::config::{DuelConfig, ModelConfig};
+use albedo::confirmation::Confirmation;
 use albedo::panel::Order;
 use albedo::record::{
     self, Difference, RecordLine, RecordedAnswer, RecordedReply, Regenerated, Verification, VerifyOptions,
@@ -23,6 +24,8 @@ pub(crate) enum Command {
     /// Work a record's verdict out again from its facts, and compare. Several
     /// records, oldest first, must be the chain of one reign.
     Verify(Verify),
+    /// Verify a duel and its confirmation on fresh tasks, and decide on both.
+    Confirm(Confirm),
 }
 
 #[derive(Debug, clap::Args)]
@@ -66,11 +69,54 @@ pub(crate) struct Verify {
     json: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Confirm {
+    /// Folder of the duel's record.
+    first: PathBuf,
+    /// Folder of the record of its confirmation, whose plan names the duel's
+    /// record as the previous one.
+    second: PathBuf,
+    /// The chance of a wrong crown that both may spend together [default: the
+    /// duel's].
+    #[arg(long, value_name = "A")]
+    alpha: Option<f64>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<ExitCode> {
     match command {
         Command::Show(arguments) => show(arguments),
         Command::Verify(arguments) => verify(arguments, cx).await,
+        Command::Confirm(arguments) => confirm(arguments, cx).await,
     }
+}
+
+async fn confirm(arguments: &Confirm, cx: &CallContext) -> Result<ExitCode> {
+    let Confirm { first, second, alpha, json } = arguments;
+    for folder in [first, second] {
+        record::verify(folder, &VerifyOptions::default(), cx).await?;
+    }
+    let confirmation = Confirmation::new(&Record::open(first)?, &Record::open(second)?, *alpha)?;
+    if *json {
+        print_json(&confirmation)?;
+    } else {
+        print(&describe_confirmation(&confirmation))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe_confirmation(confirmation: &Confirmation) -> String {
+    let Confirmation { stages, alpha, log_e_value, crowned } = confirmation;
+    let stages = stages.each_ref().map(|stage| {
+        format!(
+            "verified {}\n    {} samples, mean {:+.2} points of at least {:.2}, evidence e^{:.2}\n",
+            stage.record, stage.samples, stage.mean, stage.least_mean, stage.log_e_value
+        )
+    });
+    let outcome = if *crowned { "The challenger is crowned" } else { "The king holds" };
+    format!("{}{outcome}: evidence e^{log_e_value:.2} of e^{:.2}\n", stages.concat(), -alpha.ln())
 }
 
 async fn verify(arguments: &Verify, cx: &CallContext) -> Result<ExitCode> {

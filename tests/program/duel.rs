@@ -186,3 +186,23 @@ fn an_interrupted_duel_says_how_far_it_got_and_goes_on() {
         serde_json::from_str(&stdout(&albedo(["duel", "--json", "--resume", out]))).expect("JSON");
     assert_eq!(again["record"], expected["record"], "a duel that has ended is not run again");
 }
+
+#[test]
+fn a_model_that_duels_itself_in_two_lanes_is_calibrated() {
+    let out = folder();
+    let records = out.path().join("a");
+    let fixed = ["calibrate", "--demo", "--json", "--duels", "3", "--samples", "8", "--temperature", "0.8"];
+    let output = albedo(fixed.into_iter().chain(["--out", records.to_str().expect("UTF-8")]));
+    let result: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let calibration = &result["calibration"];
+    assert_eq!((&calibration["duels"], &calibration["samples"]), (&3.into(), &8.into()));
+    assert!(calibration["within_sd"].as_f64().expect("a number") > 0.0, "{calibration}");
+    for (number, duel) in (1..).zip(result["duels"].as_array().expect("duels")) {
+        let folder = records.join(format!("duel-{number}"));
+        let folder = folder.to_str().expect("UTF-8");
+        let digest = duel["record"].as_str().expect("a digest");
+        let verify = ["record", "verify", folder, "--expect", digest, "--regenerate", "2"];
+        let text = stdout(&albedo(verify));
+        assert_eq!(text.matches(": reproduced").count(), 2, "{text}");
+    }
+}

@@ -224,3 +224,11 @@ fn a_record_that_is_not_there() {
     assert_eq!(output.status.code(), Some(66));
     assert!(error(&output).contains("record.jsonl"), "{}", error(&output));
 }
+
+#[test]
+fn calibrating_under_greedy_sampling_is_refused() {
+    let output = albedo(["calibrate", "--demo"]);
+    let line = error(&output);
+    assert_eq!(output.status.code(), Some(78), "{line}");
+    assert!(line.contains("sampling is greedy") && line.contains("above 0"), "{line}");
+}

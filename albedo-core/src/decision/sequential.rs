@@ -93,6 +93,14 @@ pub struct SequentialEvidence {
     pub shrunken: f64,
 }
 
+impl SequentialEvidence {
+    /// The least mean in points that counts as a win by `win_margin` after this
+    /// many samples.
+    pub fn least_mean(&self, win_margin: f64) -> f64 {
+        least_mean(win_margin, self.cap, self.samples)
+    }
+}
+
 /// The rule at work on one duel: the clusters' differences in plan order, in
 /// constant memory.
 #[derive(Debug, Clone)]
@@ -146,7 +154,7 @@ impl SequentialTest {
         }
         if self.rejected_at.is_some()
             && self.looks.contains(&samples)
-            && self.bets.mean() >= self.least_mean()
+            && self.bets.mean() >= least_mean(self.win_margin, self.cap(), samples)
         {
             self.crowned_at = Some(samples);
             return Some(Ruling::Dethroned);
@@ -195,15 +203,15 @@ impl SequentialTest {
         }
     }
 
-    /// The least mean that is crowned at the current look: the margin, scaled
-    /// by the mean's noise there against that at the cap.
-    fn least_mean(&self) -> f64 {
-        self.win_margin * (f64::from(self.cap()) / f64::from(self.samples())).sqrt()
-    }
-
     fn cap(&self) -> u32 {
         self.looks.last().copied().unwrap_or(0)
     }
+}
+
+/// The least mean that is crowned after `samples`: the margin, scaled by the
+/// mean's noise there against that at the cap.
+fn least_mean(win_margin: f64, cap: u32, samples: u32) -> f64 {
+    win_margin * (f64::from(cap) / f64::from(samples)).sqrt()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::decision::Rule;
 use crate::digest::Digest;
 use crate::identity::Identity;
 use crate::panel::PanelSettings;
-use crate::plan::{ContestantPlan, GenerationSettings, Sampler, Seed, Terms};
+use crate::plan::{ContestantPlan, GenerationSettings, Lanes, Sampler, Seed, Terms};
 use crate::tasks::TaskSetInfo;
 
 /// Row `r` has `r % 14` assistant turns, is of instance `r % instances`, and
@@ -90,6 +90,7 @@ fn plan(sampler: Sampler, seed: u64, rows: u64, samples: u32, prompt_limit: u32)
         seed: Seed::from(seed),
         context_tokens: prompt_limit + generation.max_new_tokens,
         generation,
+        lanes: Lanes::default(),
         judges: vec![],
         panel: PanelSettings::default(),
         rule: Rule::default(),

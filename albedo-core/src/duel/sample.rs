@@ -106,7 +106,7 @@ impl SampleRun<'_> {
             messages: sample.messages.clone(),
             sampling: duel.plan.generation.sampling,
             max_new_tokens: duel.plan.generation.max_new_tokens,
-            seed: duel.plan.request_seed(sample.index),
+            seed: duel.plan.request_seed(sample.index, side),
             score_reply: needs_scores.then(|| sample.reference.clone()),
         };
         let session = &*duel.sessions[match side {

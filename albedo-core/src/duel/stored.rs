@@ -116,20 +116,9 @@ impl Stored {
 }
 
 fn another_duel(theirs: Digest, their_plan: &DuelPlan, ours: Digest, our_plan: &DuelPlan) -> Error {
-    let keys = |plan: &DuelPlan| match serde_json::to_value(plan) {
-        Ok(serde_json::Value::Object(keys)) => keys,
-        _ => serde_json::Map::new(),
-    };
-    let (their_plan, our_plan) = (keys(their_plan), keys(our_plan));
-    let mut differing: Vec<_> = (our_plan.keys().chain(their_plan.keys()))
-        .filter(|key| our_plan.get(*key) != their_plan.get(*key))
-        .map(String::as_str)
-        .collect();
-    differing.sort_unstable();
-    differing.dedup();
     Error::new(ErrorKind::Conflict, "resume the duel", "the journal is that of another duel")
         .with("its plan", theirs)
         .with("this plan", ours)
-        .with("they differ in", differing.join(", "))
+        .with("they differ in", our_plan.differences(their_plan).join(", "))
         .with_hint("resume it with the settings, models and tasks that it was begun with")
 }

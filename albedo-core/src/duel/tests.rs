@@ -123,7 +123,7 @@ async fn a_failed_reply_is_tried_again_and_then_missing_for_both() {
     let judge = Asked::new("fair", fair);
     let king = Scripted::new("plain");
     let duel = duel(king, Scripted::new("better"), vec![Arc::<Asked>::clone(&judge)]);
-    let seeds = [0, 1].map(|sample| duel.plan.request_seed(sample));
+    let seeds = [0, 1].map(|sample| duel.plan.request_seed(sample, Side::King));
     let failing = Scripted::new("plain");
     *failing.failures.lock().expect("unpoisoned") =
         [(seeds[0], vec![passing()]), (seeds[1], vec![passing(), passing()])].into();

@@ -88,7 +88,7 @@ pub async fn regenerate(
             messages: messages.clone(),
             sampling: plan.generation.sampling,
             max_new_tokens: plan.generation.max_new_tokens,
-            seed: plan.request_seed(sample),
+            seed: plan.request_seed(sample, side),
             score_reply: None,
         };
         let answer = session.generate(vec![request], cx).next().await;

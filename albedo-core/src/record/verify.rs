@@ -280,6 +280,7 @@ fn check_plan(plan: &DuelPlan) -> Result<(), String> {
         seed: plan.seed,
         context_tokens: Some(plan.context_tokens),
         generation: plan.generation,
+        lanes: plan.lanes,
         panel: plan.panel,
         rule: plan.rule.clone(),
         sampler: plan.sampler,

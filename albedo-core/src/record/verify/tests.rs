@@ -6,6 +6,7 @@ use crate::decision::Rule;
 use crate::duel::Duel;
 use crate::duel::scripted::*;
 use crate::judge::Score;
+use crate::plan::Lanes;
 use crate::record::{CanonicalRecord, Digests, FORMAT, FileStore, Regenerated, regenerate};
 use crate::rng::{Stream, Use};
 
@@ -288,6 +289,42 @@ async fn replies_are_generated_again_and_others_told_apart() {
     let error =
         regenerate(&record, &[challenger, king], 1, 1, &CallContext::new()).await.expect_err("swapped");
     assert_eq!(error.kind(), ErrorKind::DigestMismatch);
+}
+
+#[tokio::test]
+async fn a_self_duel_in_two_lanes_differs_by_seed_alone_and_verifies() {
+    let duel_in = |challenger| {
+        let lanes = Lanes { king: 0, challenger };
+        let settings = crate::DuelSettings { lanes, ..settings() };
+        let [king, challenger] = ["plain"; 2].map(|name| Scripted::new(name).contestant());
+        Duel::new(&settings, king, challenger, Rows::shared(), vec![Asked::new("fair", fair)]).expect("plans")
+    };
+    let (shared, apart) = (duel_in(0), duel_in(1));
+    for sample in 0..8 {
+        let seeds = |duel: &Duel| Side::BOTH.map(|side| duel.plan().request_seed(sample, side));
+        assert_eq!(seeds(&shared)[0], seeds(&shared)[1]);
+        assert_eq!(seeds(&shared)[0], seeds(&apart)[0], "the king's lane is the same");
+        assert_ne!(seeds(&apart)[0], seeds(&apart)[1]);
+    }
+    let written =
+        |duel: &Duel| String::from_utf8(canonical_json(duel.plan()).expect("writes")).expect("text");
+    assert!(!written(&shared).contains("lanes"), "records of one lane keep their bytes");
+    assert!(written(&apart).contains(r#""lanes":{"challenger":1,"king":0}"#));
+
+    let record = run(&apart).await.1.record().expect("published");
+    let record = Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads");
+    assert_eq!(verified(&record).await.expect("verifies").plan.lanes, Lanes { king: 0, challenger: 1 });
+    for sample in record.samples() {
+        let texts = sample.replies.iter().map(|reply| match reply {
+            RecordedReply::Completed { text, .. } => record.text(text).expect("named"),
+            RecordedReply::Missing { .. } => panic!("missing"),
+        });
+        let texts: Vec<_> = texts.collect();
+        assert_ne!(texts[0], texts[1]);
+    }
+    let sessions = ["plain"; 2].map(|name| Arc::clone(Scripted::new(name).contestant().session()));
+    let again = regenerate(&record, &sessions, 100, 1, &CallContext::new()).await.expect("generates");
+    assert!(again.len() == 16 && again.iter().all(|reply| reply.difference.is_none()));
 }
 
 #[tokio::test]

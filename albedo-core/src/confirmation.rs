@@ -1,0 +1,196 @@
+//! Confirmation: a duel and a second stage on fresh tasks, decided together.
+
+use serde::{Deserialize, Serialize};
+
+use crate::decision::{Evidence, Rule, SequentialEvidence};
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::DuelPlan;
+use crate::record::Record;
+use crate::reign::confirmed_log_e_value;
+
+const OPERATION: &str = "confirm the duel";
+
+/// What a confirmation's plan may have other than the duel's.
+const MAY_DIFFER: [&str; 6] = ["looks", "previous", "samples", "seed", "terms", "version"];
+
+/// What a duel and its confirmation say together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// The duel, then its confirmation.
+    pub stages: [Stage; 2],
+    /// Chance of a wrong crown that both may spend together.
+    pub alpha: f64,
+    /// Natural logarithm of the product of their e-values.
+    pub log_e_value: f64,
+    /// The product is at least 1 / alpha, and each stage's mean a win by the
+    /// rule's margin.
+    pub crowned: bool,
+}
+
+/// One of the two duels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Digest of its record.
+    pub record: Digest,
+    /// Samples that it consumed.
+    pub samples: u32,
+    /// Their mean in points.
+    pub mean: f64,
+    /// The least mean in points that its rule crowns after this many.
+    pub least_mean: f64,
+    /// Natural logarithm of its e-value, at its end.
+    pub log_e_value: f64,
+}
+
+impl Confirmation {
+    /// Decides on both records, each of them verified, at `alpha`; by default
+    /// at the first one's.
+    ///
+    /// That the second names the first shows that it was planned after the first
+    /// had ended. Where its seed comes from no record shows: the product is an
+    /// e-value only if nobody could know or choose that seed when the first
+    /// ended, and if this is *the* confirmation, not the best of several
+    /// ([`confirmed_log_e_value`]).
+    ///
+    /// # Errors
+    /// [`ErrorKind::DataInvalid`]: a rule other than `sequential`, a second
+    /// record that does not name the first or has its seed, or one that asks
+    /// another question: other contestants, tasks, judges, rule or generation.
+    /// [`ErrorKind::ConfigInvalid`]: an alpha that is not between 0 and 0.5.
+    pub fn new(first: &Record, second: &Record, alpha: Option<f64>) -> Result<Self> {
+        check_plans(first.digest, first.plan(), second.plan())?;
+        let alpha = alpha.unwrap_or(first.plan().terms.alpha());
+        if !(alpha > 0.0 && alpha < 0.5) {
+            return Err(Error::new(
+                ErrorKind::ConfigInvalid,
+                OPERATION,
+                format!("alpha is {alpha}, it must be between 0 and 0.5"),
+            ));
+        }
+        let stages = [stage(first)?, stage(second)?];
+        let log_e_value = confirmed_log_e_value(stages[0].log_e_value, stages[1].log_e_value);
+        let crowned = log_e_value >= -alpha.ln() && stages.iter().all(|stage| stage.mean >= stage.least_mean);
+        Ok(Self { stages, alpha, log_e_value, crowned })
+    }
+}
+
+/// Whether the second plan is that of a confirmation of `record`, the first's.
+fn check_plans(record: Digest, first: &DuelPlan, second: &DuelPlan) -> Result<()> {
+    let refused = |message: &str| Error::new(ErrorKind::DataInvalid, OPERATION, message);
+    if second.previous != Some(record) {
+        return Err(refused("the second record does not name the first: it may be older")
+            .with("first", record)
+            .with_hint("plan the confirmation with `previous` set to the first record's digest"));
+    }
+    if first.seed == second.seed {
+        return Err(refused("both have one seed, so the same tasks").with("seed", first.seed));
+    }
+    let mut differing = first.differences(second);
+    differing.retain(|field| !MAY_DIFFER.contains(&field.as_str()));
+    if !differing.is_empty() {
+        return Err(refused("the second asks another question than the first")
+            .with("they differ in", differing.join(", ")));
+    }
+    Ok(())
+}
+
+fn stage(record: &Record) -> Result<Stage> {
+    match (&record.plan().rule, &record.verdict().decision.evidence) {
+        (Rule::Sequential { win_margin, .. }, Evidence::Sequential(evidence)) => {
+            let SequentialEvidence { samples, mean, log_e_value, .. } = *evidence;
+            let least_mean = evidence.least_mean(*win_margin);
+            Ok(Stage { record: record.digest, samples, mean, least_mean, log_e_value })
+        }
+        (rule, _) => Err(Error::new(
+            ErrorKind::DataInvalid,
+            OPERATION,
+            format!("the rule `{}` gives no e-value", rule.name()),
+        )
+        .with("record", record.digest)
+        .with_hint("duel by the rule `sequential`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::duel::Duel;
+    use crate::duel::scripted::*;
+    use crate::plan::{DuelSettings, Seed, Terms};
+    use crate::{Assessment, Comparison, Judge};
+
+    /// Prefers "better" outright.
+    fn decisive(request: &Comparison) -> Result<Assessment> {
+        scored(f64::from(u8::from(request.first.text.starts_with("better"))))
+    }
+
+    fn stage_settings(seed: u64, previous: Option<Digest>) -> DuelSettings {
+        let terms = Terms::Standalone { alpha: 0.1 };
+        let rule = Rule::default();
+        DuelSettings { seed: Seed::from(seed), previous, terms, rule, ..settings() }
+    }
+
+    async fn recorded(settings: &DuelSettings, challenger: &'static str) -> Record {
+        judged(settings, challenger, decisive).await
+    }
+
+    async fn judged(settings: &DuelSettings, challenger: &'static str, answer: Answer) -> Record {
+        let [king, challenger] = ["plain", challenger].map(|name| Scripted::new(name).contestant());
+        let judges: Vec<Arc<dyn Judge>> = vec![Asked::new("judge", answer)];
+        let duel = Duel::new(settings, king, challenger, Rows::shared(), judges).expect("plans");
+        let record = run(&duel).await.1.record().expect("published");
+        Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads")
+    }
+
+    #[tokio::test]
+    async fn two_wins_multiply_and_crown_at_an_alpha_that_neither_reaches() {
+        let first = recorded(&stage_settings(1, None), "better").await;
+        let second = recorded(&stage_settings(2, Some(first.digest)), "better").await;
+        let confirmation = Confirmation::new(&first, &second, None).expect("a confirmation");
+        assert!(confirmation.crowned && confirmation.alpha == 0.1);
+        let [one, two] = &confirmation.stages;
+        assert_eq!((one.record, two.record), (first.digest, second.digest));
+        assert_eq!(one.mean, 100.0);
+        assert_eq!(confirmation.log_e_value, one.log_e_value + two.log_e_value);
+        let alpha = (-one.log_e_value - 0.1).exp();
+        assert!(Confirmation::new(&first, &second, Some(alpha)).expect("a confirmation").crowned);
+        let alpha = (-confirmation.log_e_value - 0.1).exp();
+        assert!(!Confirmation::new(&first, &second, Some(alpha)).expect("a confirmation").crowned);
+        assert!(Confirmation::new(&first, &second, Some(0.5)).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stage_without_a_win_crowns_nobody_whatever_the_evidence() {
+        let rule = Rule::Sequential { win_margin: 40.0, null_margin: 0.0 };
+        let asking = |settings| DuelSettings { rule: rule.clone(), ..settings };
+        let first = judged(&asking(stage_settings(1, None)), "better", fair).await;
+        let second = judged(&asking(stage_settings(2, Some(first.digest))), "better", fair).await;
+        let confirmation = Confirmation::new(&first, &second, Some(0.4)).expect("a confirmation");
+        assert!(confirmation.log_e_value > -confirmation.alpha.ln(), "{confirmation:?}");
+        assert!(confirmation.stages.iter().all(|stage| stage.mean == 25.0));
+        assert!(!confirmation.crowned);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_confirmation_is_refused() {
+        let refused =
+            |first: &Record, second: &Record| Confirmation::new(first, second, None).expect_err("refused");
+        let first = recorded(&stage_settings(1, None), "better").await;
+        let follows = Some(first.digest);
+        let unnamed = recorded(&stage_settings(2, None), "better").await;
+        assert!(refused(&first, &unnamed).to_string().contains("does not name the first"));
+        let same = recorded(&stage_settings(1, follows), "better").await;
+        assert!(refused(&first, &same).to_string().contains("one seed"));
+        let other = recorded(&stage_settings(2, follows), "better still").await;
+        assert!(refused(&first, &other).to_string().contains("they differ in: challenger"));
+        let rule = Rule::Margin { win_margin: 2.0 };
+        let by_margin =
+            |seed, previous| DuelSettings { rule: rule.clone(), ..stage_settings(seed, previous) };
+        let first = recorded(&by_margin(1, None), "better").await;
+        let second = recorded(&by_margin(2, Some(first.digest)), "better").await;
+        assert!(refused(&first, &second).to_string().contains("gives no e-value"));
+    }
+}

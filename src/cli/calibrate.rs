@@ -1,0 +1,167 @@
+//! `albedo calibrate`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+
+use albedo::calibrate::{Calibration, self_duels};
+use albedo::config::{DuelConfig, DuelParts};
+use albedo::demo::Demo;
+use albedo::{
+    CallContext, DuelEvent, DuelReport, Error, ErrorKind, FileStore, MemoryStore, Observer, Outcome,
+    Registry, Result, Seed,
+};
+use serde_json::json;
+
+use super::{print, print_json};
+
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("source").required(true))]
+pub(crate) struct Arguments {
+    /// The king, tasks and judges of the demo duel.
+    #[arg(long, group = "source")]
+    demo: bool,
+    /// The king, tasks and judges of the duel that this TOML file describes.
+    #[arg(long, value_name = "FILE", group = "source")]
+    config: Option<PathBuf>,
+    /// Self-duels.
+    #[arg(long, value_name = "K", default_value_t = 20)]
+    duels: u32,
+    /// Samples of each [default: the configuration's].
+    #[arg(long, value_name = "N")]
+    samples: Option<u32>,
+    /// Each duel's seed is derived from this one: a whole number or 64
+    /// hexadecimal digits [default: the configuration's].
+    #[arg(long, value_name = "SEED")]
+    seed: Option<Seed>,
+    /// Sampling temperature, above 0 [default: the configuration's].
+    #[arg(long, value_name = "T")]
+    temperature: Option<f64>,
+    /// Keep the duels' journals and records in folders of their own under this
+    /// one.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    fn config(&self) -> Result<DuelConfig> {
+        let mut config = match &self.config {
+            Some(path) => DuelConfig::read(path)?,
+            None => DuelConfig::read(&Demo::locate()?.config())?,
+        };
+        config.challenger = config.king.clone();
+        config.duel.samples = self.samples.unwrap_or(config.duel.samples);
+        config.duel.seed = self.seed.unwrap_or(config.duel.seed);
+        let sampling = &mut config.duel.generation.sampling;
+        sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
+        Ok(config)
+    }
+}
+
+pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
+    let mut config = arguments.config()?;
+    let duels = self_duels(&config.duel, arguments.duels)?;
+    if let Some(settings) = duels.first() {
+        config.duel = settings.clone();
+    }
+    let parts = config.parts(Registry::linked()?, cx).await?;
+    let (mut reports, mut differences) = (Vec::new(), Vec::new());
+    for (number, settings) in (1..).zip(duels) {
+        config.duel = settings;
+        let folder = arguments.out.as_ref().map(|out| out.join(format!("duel-{number}")));
+        let (report, measured) = self_duel(&config, &parts, folder, cx)
+            .await
+            .map_err(|error| error.with("self-duel", format!("{number} of {}", arguments.duels)))?;
+        if !arguments.json {
+            print(&format!(
+                "{number:>4}/{}  {:+.2} points  seed {}\n",
+                arguments.duels, report.verdict.margin, config.duel.seed
+            ))?;
+        }
+        reports.push((config.duel.seed, report));
+        differences.push(measured);
+    }
+    let calibration = Calibration::estimate(&differences)?;
+    if arguments.json {
+        print_json(&json!({
+            "calibration": calibration,
+            "temperature": config.duel.generation.sampling.temperature,
+            "duels": reports.iter().map(|(seed, report)| json!({
+                "seed": seed,
+                "plan": report.plan,
+                "margin": report.verdict.margin,
+                "record": report.record,
+            })).collect::<Vec<_>>(),
+        }))?;
+    } else {
+        print(&table(&calibration))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs one self-duel; the differences of its clusters.
+async fn self_duel(
+    config: &DuelConfig,
+    parts: &DuelParts,
+    folder: Option<PathBuf>,
+    cx: &CallContext,
+) -> Result<(DuelReport, Vec<f64>)> {
+    let duel = parts.duel(&config.duel)?;
+    let differences = Differences::default();
+    let report = match folder {
+        Some(folder) => {
+            let store = FileStore::create(folder)?;
+            config.save(store.folder())?;
+            duel.run(&store, &differences, cx).await?
+        }
+        None => duel.run(&MemoryStore::default(), &differences, cx).await?,
+    };
+    if let Outcome::Void(_) = report.verdict.outcome {
+        return Err(Error::new(
+            ErrorKind::Unavailable,
+            "calibrate",
+            format!(
+                "{} of {} judges' answers are missing, too many",
+                report.verdict.missing, report.verdict.cells
+            ),
+        )
+        .with_hint("try again, or look into the journal that `--out` keeps"));
+    }
+    Ok((report, differences.0.into_inner().unwrap_or_else(PoisonError::into_inner)))
+}
+
+/// Gathers the difference of every cluster.
+#[derive(Debug, Default)]
+struct Differences(Mutex<Vec<f64>>);
+
+impl Observer for Differences {
+    fn on(&self, event: &DuelEvent<'_>) {
+        if let DuelEvent::Decided { difference, .. } = event {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(*difference);
+        }
+    }
+}
+
+fn table(calibration: &Calibration) -> String {
+    let Calibration { duels, samples, mean, mean_interval, within_sd, duel_sd, duel_sd_upper, null_margin } =
+        calibration;
+    let noise = within_sd / (*samples as f64).sqrt();
+    // Rounded up: the suggestion is a bound.
+    let null_margin = (null_margin * 100.0).ceil() / 100.0;
+    format!(
+        "\n{duels} self-duels of {samples} samples, in points\n\
+         {:<26}{mean:>+8.2}   95 % interval {:+.2} to {:+.2}, should hold 0\n\
+         {:<26}{within_sd:>8.2}   gives a duel's margin an SD of {noise:.2}\n\
+         {:<26}{duel_sd:>8.2}   at most {duel_sd_upper:.2} with 95 % confidence\n\
+         {:<26}{null_margin:>8.2}   1.645 times that bound\n",
+        "mean margin",
+        mean_interval.low,
+        mean_interval.high,
+        "SD within a duel",
+        "duel-level SD",
+        "null_margin",
+    )
+}
