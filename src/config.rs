@@ -27,6 +27,8 @@
 //! # }
 //! ```
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -114,19 +116,16 @@ impl DuelConfig {
     /// The operator's: no such file; as [`DuelConfig::parse`].
     pub fn read(path: &Path) -> Result<Self> {
         let io = |error| Error::io(READ, path, error);
-        let size = std::fs::metadata(path).map_err(io)?.len();
-        if size > MAX_BYTES {
-            return Err(Error::new(
-                ErrorKind::ConfigInvalid,
-                READ,
-                format!("the file has {size} bytes, more than {MAX_BYTES}"),
-            )
-            .with("path", path.display())
-            .with_hint("name a configuration file"));
+        let mut bytes = Vec::new();
+        File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(io)?;
+        let invalid = |message: String| {
+            Error::new(ErrorKind::ConfigInvalid, READ, message).with("path", path.display())
+        };
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(invalid(format!("the file has more than {MAX_BYTES} bytes"))
+                .with_hint("name a configuration file"));
         }
-        let text = String::from_utf8(std::fs::read(path).map_err(io)?).map_err(|_| {
-            Error::new(ErrorKind::ConfigInvalid, READ, "the file is not UTF-8").with("path", path.display())
-        })?;
+        let text = String::from_utf8(bytes).map_err(|_| invalid("the file is not UTF-8".into()))?;
         let config = Self::parse(&text).map_err(|error| error.with("path", path.display()))?;
         Ok(Self { folder: path.parent().map(Path::to_owned).unwrap_or_default(), ..config })
     }

@@ -1,7 +1,7 @@
 //! A model's files in a local folder.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
@@ -55,6 +55,24 @@ impl ModelFiles for FolderFiles {
         let name = name.to_owned();
         self.run(READ, cx, move |folder| read(folder, &name, range)).await
     }
+}
+
+/// Reads a small file whole, but no more than `most` bytes of it: what calls
+/// itself a file may be without an end.
+///
+/// # Errors
+/// The operating system's; [`ErrorKind::DataInvalid`] if the file is longer.
+#[cfg(feature = "burn")]
+pub(crate) fn read_small(path: &Path, most: u64, operation: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
+        .map_err(|error| Error::io(operation, path, error))?;
+    if bytes.len() as u64 <= most {
+        return Ok(bytes);
+    }
+    Err(Error::new(ErrorKind::DataInvalid, operation, format!("the file has more than {most} bytes"))
+        .with("path", path.display()))
 }
 
 const LIST: &str = "list the model's files";

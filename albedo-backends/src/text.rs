@@ -9,6 +9,8 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
+use crate::files::read_small;
+
 const LOAD: &str = "load the model's tokenizer";
 const RENDER: &str = "render the chat template";
 
@@ -313,17 +315,7 @@ fn refused(error: minijinja::Error) -> Error {
 }
 
 fn read(folder: &Path, name: &str) -> Result<Vec<u8>> {
-    let path = folder.join(name);
-    let io = |error| Error::io(LOAD, &path, error);
-    let size = std::fs::metadata(&path).map_err(io)?.len();
-    if size > MAX_BYTES {
-        return Err(in_file(
-            invalid(format!("the file has {size} bytes, more than {MAX_BYTES}")),
-            folder,
-            name,
-        ));
-    }
-    std::fs::read(&path).map_err(io)
+    read_small(&folder.join(name), MAX_BYTES, LOAD)
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(folder: &Path, name: &str) -> Result<T> {

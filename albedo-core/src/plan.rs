@@ -96,7 +96,7 @@ impl DuelSettings {
         }
         let alpha = self.terms.alpha();
         if !(alpha > 1e-100 && alpha < 0.5) {
-            return invalid(format!("the alpha of `terms` is {alpha}, it must be between 0 and 0.5"));
+            return invalid(format!("the alpha of `terms` is {alpha:?}, it must be between 0 and 0.5"));
         }
         if matches!(self.terms, Terms::Reign { attempt: 0, .. }) {
             return invalid("the attempt of `terms` is 0, attempts count from 1".into());
@@ -479,7 +479,7 @@ mod tests {
         let generation = GenerationSettings { sampling, ..GenerationSettings::default() };
         assert!(check(DuelSettings { generation, ..default() }).contains("temperature"));
         let terms = Terms::Standalone { alpha: 1.0 };
-        assert!(check(DuelSettings { terms, ..default() }).contains("the alpha of `terms` is 1"));
+        assert!(check(DuelSettings { terms, ..default() }).contains("the alpha of `terms` is 1.0,"));
         let terms = Terms::Reign { attempt: 0, share: 2e-4 };
         assert!(check(DuelSettings { terms, ..default() }).contains("attempts count from 1"));
         assert!(check(DuelSettings { samples: 4, ..default() }).contains("the cap is too low"));

@@ -184,6 +184,8 @@ fn a_key_that_nobody_knows() {
     }
     let output = albedo(["duel", "--config", "no/such/file.toml"]);
     assert_eq!(output.status.code(), Some(66), "{}", error(&output));
+    let output = albedo(["duel", "--config", "/dev/zero"]);
+    assert_eq!(output.status.code(), Some(78), "{}", error(&output));
     let output = albedo(["duel"]);
     assert_eq!(output.status.code(), Some(2));
 }

@@ -6,6 +6,8 @@ use albedo_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::files::read_small;
+
 /// The one architecture that is supported.
 pub(super) const ARCHITECTURE: &str = "Qwen3ForCausalLM";
 
@@ -40,13 +42,7 @@ impl Qwen3Config {
     /// option of it, that is not supported.
     pub(super) fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let io = |error| Error::io(OPERATION, &path, error);
-        let size = std::fs::metadata(&path).map_err(io)?.len();
-        if size > MAX_BYTES {
-            return Err(invalid(format!("the file has {size} bytes, more than {MAX_BYTES}"))
-                .with("path", path.display()));
-        }
-        let bytes = std::fs::read(&path).map_err(io)?;
+        let bytes = read_small(&path, MAX_BYTES, OPERATION)?;
         Self::parse(&bytes).map_err(|error| error.with("path", path.display()))
     }
 

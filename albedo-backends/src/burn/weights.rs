@@ -14,6 +14,8 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use serde::Deserialize;
 
+use crate::files::read_small;
+
 const OPERATION: &str = "load the model's weights";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -120,23 +122,16 @@ impl WeightFiles {
 
     fn check_index(&self, tensors: &BTreeMap<String, Tensor<'_>>) -> Result<()> {
         let path = self.folder.join(INDEX);
-        let bytes = match std::fs::metadata(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if self.files.len() == 1 {
-                    return Ok(());
-                }
-                let names: Vec<_> = self.files.iter().map(|file| file.name.as_str()).collect();
-                return Err(invalid(format!("several weight files but no {INDEX}: {}", names.join(", ")))
-                    .with("path", self.folder.display())
-                    .with_hint("remove the file that is not the model's, or complete the download"));
+        if !path.exists() {
+            if self.files.len() == 1 {
+                return Ok(());
             }
-            Err(error) => return Err(Error::io(OPERATION, &path, error)),
-            Ok(metadata) if metadata.len() > MAX_INDEX_BYTES => {
-                return Err(invalid(format!("the index has more than {MAX_INDEX_BYTES} bytes"))
-                    .with("path", path.display()));
-            }
-            Ok(_) => std::fs::read(&path).map_err(|error| Error::io(OPERATION, &path, error))?,
-        };
+            let names: Vec<_> = self.files.iter().map(|file| file.name.as_str()).collect();
+            return Err(invalid(format!("several weight files but no {INDEX}: {}", names.join(", ")))
+                .with("path", self.folder.display())
+                .with_hint("remove the file that is not the model's, or complete the download"));
+        }
+        let bytes = read_small(&path, MAX_INDEX_BYTES, OPERATION)?;
         #[derive(Deserialize)]
         struct Index {
             weight_map: BTreeMap<String, String>,
