@@ -34,7 +34,7 @@ pub(crate) fn verdict(plan: &DuelPlan, verdict: &Verdict, tokens: [Tokens; 2]) -
     };
     let interval = verdict.margin_interval;
     line(format!(
-        "{}: {:+.2} points, 95 % interval {:+.2} to {:+.2}",
+        "{}: {:+.2} points, approximate 95 % interval {:+.2} to {:+.2}",
         outcome(verdict.outcome, plan),
         verdict.margin,
         interval.low,
