@@ -15,17 +15,21 @@ use tokio::sync::mpsc;
 
 use self::config::Qwen3Config;
 use self::cpu::BurnOps;
-use self::engine::{Call, Engine, Request, Write};
+use self::engine::Engine;
 use self::model::Qwen3;
+use self::requests::{Call, Desk, Request, Write};
 use self::weights::WeightFiles;
 use crate::text::ChatText;
 
 mod config;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod engine;
 mod kernels;
 mod model;
 mod ops;
+mod requests;
 mod sample;
 mod weights;
 
@@ -40,8 +44,11 @@ const GENERATE: &str = "generate replies";
 /// Calls that may wait for the device thread; more wait in their own tasks.
 const WAITING_CALLS: usize = 64;
 
-/// The largest batch that a configuration may ask for.
+/// The largest batch that a configuration may ask for on the CPU.
 const MAX_BATCH: u32 = 4096;
+
+/// The largest batch of a GPU: for more there are no recordings.
+const MAX_GPU_BATCH: u32 = 256;
 
 /// Loads Qwen3 dense decoders (`Qwen3ForCausalLM`) from a folder in the layout
 /// of Hugging Face: `config.json`, `*.safetensors` (one file, or several with
@@ -63,67 +70,125 @@ const MAX_BATCH: u32 = 4096;
 #[derive(Debug)]
 pub struct BurnBackend {
     identity: Identity,
+    device: Device,
     max_batch: usize,
+    memory_share: f64,
 }
 
 /// Settings of [`BurnBackend`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BurnConfig {
-    /// Where models are computed.
+    /// Where models are computed: `cpu`, `cuda` (the first NVIDIA GPU) or
+    /// `cuda:N`.
     pub device: Device,
-    /// Most sequences that are decoded together, 1 to 4096. Each holds the
-    /// keys and values of its tokens in memory. No reply depends on it.
-    pub max_batch: u32,
+    /// Most sequences that are decoded together; by default 32 on the CPU (at
+    /// most 4096) and 128 on a GPU (at most 256). No reply depends on it.
+    pub max_batch: Option<u32>,
+    /// The share of a GPU's memory that one session takes, above 0 and at most
+    /// 1. The default leaves room for a second model.
+    pub memory_share: f64,
 }
 
 impl Default for BurnConfig {
     fn default() -> Self {
-        Self { device: Device::Cpu, max_batch: 32 }
+        Self { device: Device::Cpu, max_batch: None, memory_share: 0.48 }
     }
 }
 
 /// Where models are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
 pub enum Device {
     /// The CPU, in f32, on all cores.
     Cpu,
+    /// The NVIDIA GPU of this number, in bf16 with f32 sums.
+    Cuda(u32),
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> Self {
+        match device {
+            Device::Cpu => "cpu".to_owned(),
+            Device::Cuda(0) => "cuda".to_owned(),
+            Device::Cuda(index) => format!("cuda:{index}"),
+        }
+    }
+}
+
+impl TryFrom<String> for Device {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        match text.as_str() {
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            other => {
+                let index = other.strip_prefix("cuda:").and_then(|index| index.parse().ok());
+                index.map(Self::Cuda).ok_or_else(|| format!("the device is `{text}`, it must be cpu, cuda or cuda:N"))
+            }
+        }
+    }
+}
+
+impl Device {
+    fn batches(self) -> (u32, u32) {
+        match self {
+            Self::Cpu => (32, MAX_BATCH),
+            Self::Cuda(_) => (128, MAX_GPU_BATCH),
+        }
+    }
 }
 
 impl BurnBackend {
     /// The backend with `config`.
     ///
     /// # Errors
-    /// [`ErrorKind::ConfigInvalid`] if `max_batch` is out of range.
+    /// [`ErrorKind::ConfigInvalid`] if a setting is out of range;
+    /// [`ErrorKind::Unsupported`] for a GPU in a build without the feature `cuda`.
     pub fn new(config: &BurnConfig) -> Result<Self> {
         <Self as Plugin<dyn ModelBackend>>::check(config)?;
-        /// The settings that can change a reply; `max_batch` cannot.
+        /// The settings that can change a reply.
         #[derive(Serialize)]
         struct Behavior {
-            device: Device,
+            device: &'static str,
         }
+        let device = match config.device {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+        };
         Ok(Self {
-            identity: Identity::new("burn", env!("CARGO_PKG_VERSION"), &Behavior { device: config.device })?,
-            max_batch: config.max_batch as usize,
+            identity: Identity::new("burn", env!("CARGO_PKG_VERSION"), &Behavior { device })?,
+            device: config.device,
+            max_batch: config.max_batch.unwrap_or(config.device.batches().0) as usize,
+            memory_share: config.memory_share,
         })
     }
 }
 
 impl Plugin<dyn ModelBackend> for BurnBackend {
     const NAME: &'static str = "burn";
-    const SUMMARY: &'static str = "Qwen3 models from a folder, computed in-process on the CPU";
+    const SUMMARY: &'static str = "Qwen3 models from a folder, computed in-process on the CPU or an NVIDIA GPU";
     type Config = BurnConfig;
 
     fn check(config: &BurnConfig) -> Result<()> {
-        if (1..=MAX_BATCH).contains(&config.max_batch) {
-            return Ok(());
+        const CHECK: &str = "check the settings of backend `burn`";
+        let (default, most) = config.device.batches();
+        let batch = config.max_batch.unwrap_or(default);
+        if !(1..=most).contains(&batch) {
+            let message = format!("`max_batch` is {batch}, it must be 1 to {most}");
+            return Err(Error::new(ErrorKind::ConfigInvalid, CHECK, message));
         }
-        Err(Error::new(
-            ErrorKind::ConfigInvalid,
-            "check the settings of backend `burn`",
-            format!("`max_batch` is {}, it must be 1 to {MAX_BATCH}", config.max_batch),
-        ))
+        if !(config.memory_share > 0.0 && config.memory_share <= 1.0) {
+            let message = format!("`memory_share` is {}, it must be above 0 and at most 1", config.memory_share);
+            return Err(Error::new(ErrorKind::ConfigInvalid, CHECK, message));
+        }
+        if cfg!(not(feature = "cuda")) && config.device != Device::Cpu {
+            return Err(Error::new(ErrorKind::Unsupported, CHECK, "this build has no GPU support")
+                .with_hint("build with `--features cuda`, or use `device = \"cpu\"`"));
+        }
+        Ok(())
     }
 
     async fn build(config: BurnConfig, _cx: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
@@ -140,14 +205,26 @@ impl ModelBackend for BurnBackend {
     }
 
     async fn load(&self, model: &ModelSource, cx: &CallContext) -> Result<Arc<dyn ModelSession>> {
-        let (source, max_batch, call) = (model.clone(), self.max_batch, cx.clone());
+        let (source, call) = (model.clone(), cx.clone());
+        let (device, max_batch, memory_share) = (self.device, self.max_batch, self.memory_share);
         // A load that is cancelled ends by itself before its next tensor.
-        let loading = tokio::task::spawn_blocking(move || Session::load(&source, max_batch, &call));
+        let loading = tokio::task::spawn_blocking(move || {
+            Session::load(&source, Placement { device, max_batch, memory_share }, &call)
+        });
         let session = cx.run(LOAD, loading).await?.map_err(|error| {
             Error::bug(LOAD, "loading panicked").with("path", model.location.display()).with_source(error)
         })??;
         Ok(Arc::new(session))
     }
+}
+
+/// Where a session computes, and how much of it.
+#[derive(Debug, Clone, Copy)]
+struct Placement {
+    device: Device,
+    max_batch: usize,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a GPU is shared"))]
+    memory_share: f64,
 }
 
 /// A loaded model and its device thread.
@@ -167,7 +244,7 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn load(source: &ModelSource, max_batch: usize, cx: &CallContext) -> Result<Self> {
+    fn load(source: &ModelSource, placement: Placement, cx: &CallContext) -> Result<Self> {
         cx.check(LOAD)?;
         let config = Qwen3Config::load(&source.location)?;
         let text = Arc::new(ChatText::load(source.text_location())?);
@@ -190,27 +267,37 @@ impl Session {
             architecture: config::ARCHITECTURE.to_owned(),
             parameter_count: config.parameter_count(),
             context_length: config.max_position_embeddings as u32,
-            dtype: "f32".to_owned(),
+            dtype: if placement.device == Device::Cpu { "f32" } else { "bf16" }.to_owned(),
             tokenizer: text.tokenizer_digest(),
             chat_template: text.template_digest(),
             stop_ids: text.stop_ids().to_vec(),
             config: Digest::of_json(&config)?,
         };
         let alive = CallContext::new();
-        let engine = Engine {
-            model: Qwen3::load(BurnOps::new(&config), &config, files.weights(cx)?)
-                .map_err(|error| error.with("model", source.location.display()))?,
+        let desk = Desk {
             text: Arc::clone(&text),
             name: source.location.display().to_string(),
             context_length: config.max_position_embeddings,
-            max_batch,
+            vocab_size: config.vocab_size,
             session: alive.clone(),
         };
         let (calls, receiver) = mpsc::channel(WAITING_CALLS);
-        std::thread::Builder::new()
-            .name("albedo-burn".to_owned())
-            .spawn(move || engine.run(receiver))
-            .map_err(|error| Error::io("start the device thread", Path::new("albedo-burn"), error))?;
+        match placement.device {
+            Device::Cpu => {
+                let ops = BurnOps::new(&config, burn::tensor::Device::flex());
+                let model = Qwen3::load(ops, &config, files.weights(cx)?)
+                    .map_err(|error| error.with("model", source.location.display()))?;
+                let engine = Engine { model, desk, max_batch: placement.max_batch };
+                start(move || engine.run(receiver))?;
+            }
+            Device::Cuda(index) => {
+                #[cfg(feature = "cuda")]
+                start_gpu(index, placement, config, files, desk, receiver, cx)
+                    .map_err(|error| error.with("model", source.location.display()))?;
+                #[cfg(not(feature = "cuda"))]
+                return Err(Error::bug(LOAD, format!("GPU {index} in a build without GPUs")));
+            }
+        }
         Ok(Self { info, text, calls, alive })
     }
 
@@ -220,6 +307,47 @@ impl Session {
         let call = Call { requests, cx: cx.clone(), answers };
         Answers { unsent: Some((call, self.calls.downgrade())), receiver, open, cx: cx.clone() }
     }
+}
+
+/// Starts a device thread.
+fn start(run: impl FnOnce() + Send + 'static) -> Result<()> {
+    let thread = std::thread::Builder::new().name("albedo-device".to_owned());
+    thread.spawn(run).map_err(|error| Error::io("start the device thread", Path::new("albedo-device"), error))?;
+    Ok(())
+}
+
+/// Starts the device thread of a GPU, on which the model is also loaded.
+#[cfg(feature = "cuda")]
+fn start_gpu(
+    index: u32,
+    placement: Placement,
+    config: Qwen3Config,
+    files: WeightFiles,
+    desk: Desk,
+    calls: mpsc::Receiver<Call>,
+    cx: &CallContext,
+) -> Result<()> {
+    let options =
+        cuda::GpuOptions { index, memory_share: placement.memory_share, max_batch: placement.max_batch };
+    let (loaded, outcome) = std::sync::mpsc::channel();
+    let cx = cx.clone();
+    start(move || {
+        let engine = files.weights(&cx).and_then(|weights| cuda::load(options, &config, weights, desk));
+        let engine = match engine {
+            Ok((engine, plan)) => {
+                let _ = loaded.send(Ok(plan));
+                engine
+            }
+            Err(error) => {
+                let _ = loaded.send(Err(error));
+                return;
+            }
+        };
+        drop(files);
+        engine.run(calls);
+    })?;
+    let lost = |_| Error::new(ErrorKind::DeviceLost, LOAD, "the device thread failed");
+    outcome.recv().map_err(lost)?.map(|_| ())
 }
 
 fn check_vocabulary(config: &Qwen3Config, text: &ChatText, source: &ModelSource) -> Result<()> {

@@ -6,7 +6,7 @@
 //! | [`files`] | | a model's files in a local folder |
 //! | [`replay`] | | the replies of a record |
 //! | [`tasks`] | `tasks` | pinned trajectories in parquet shards |
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "cuda"), forbid(unsafe_code))]
 
 #[cfg(feature = "burn")]
 pub mod burn;

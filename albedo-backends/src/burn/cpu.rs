@@ -7,9 +7,16 @@ use rayon::prelude::*;
 
 use super::config::Qwen3Config;
 use super::kernels;
-use super::ops::{Ops, Segment};
+use super::model::Qwen3;
+use super::ops::Ops;
+use super::weights::{self, Values};
 
 const OPERATION: &str = "run the model on the CPU";
+
+/// Rows of a prompt that go through the layers together: enough for the
+/// products to be fast, few enough that activations stay small. Cuts are at
+/// multiples of it, so they depend on the prompt alone.
+const PREFILL_ROWS: usize = 512;
 
 /// Positions by which a cache grows.
 const CACHE_CHUNK: usize = 256;
@@ -21,7 +28,7 @@ const QUERY_BLOCK: usize = 64;
 /// Values below which a row-wise loop is not worth handing to other threads.
 const PARALLEL_VALUES: usize = 1 << 14;
 
-/// The CPU.
+/// Burn on one device, in `f32`: the CPU, or another as a reference.
 #[derive(Debug)]
 pub(super) struct BurnOps {
     device: Device,
@@ -35,18 +42,17 @@ pub(super) struct BurnOps {
 }
 
 impl BurnOps {
-    /// The operations of a model of `config`.
-    pub(super) fn new(config: &Qwen3Config) -> Self {
+    /// The operations of a model of `config` on `device`.
+    pub(super) fn new(config: &Qwen3Config, device: Device) -> Self {
         let dim = config.head_dim;
-        let frequency = |pair: usize| config.rope_theta.powf(-((2 * pair) as f64) / dim as f64) as f32;
         Self {
-            device: Device::flex(),
+            device,
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
             head_dim: dim,
             layers: config.num_hidden_layers,
             eps: config.rms_norm_eps as f32,
-            frequencies: (0..dim / 2).map(frequency).collect(),
+            frequencies: frequencies(config),
         }
     }
 
@@ -54,122 +60,7 @@ impl BurnOps {
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }
 
-    /// Query heads that share a key-value head.
-    fn group(&self) -> usize {
-        self.heads / self.kv_heads
-    }
-
-    /// Attention of the queries at `first..first + rows` of one key-value
-    /// head's group, `queries` being `[group · rows, head_dim]`, scaled.
-    /// Returns the same shape.
-    fn attend_block(
-        &self,
-        queries: Vec<f32>,
-        keys: &Tensor<2>,
-        values: &Tensor<2>,
-        first: usize,
-        rows: usize,
-    ) -> Result<Vec<f32>> {
-        let dim = self.head_dim;
-        let all = self.group() * rows;
-        let seen = first + rows;
-        let queries = self.tensor(queries, [all, dim]);
-        let mut weights = read(queries.matmul(keys.clone().slice([0..seen, 0..dim]).transpose()))?;
-        let mut sums = vec![0.0; all];
-        for ((index, scores), sum) in weights.chunks_exact_mut(seen).enumerate().zip(&mut sums) {
-            let (visible, hidden) = scores.split_at_mut(first + index % rows + 1);
-            *sum = kernels::exp_scores(visible);
-            hidden.fill(0.0);
-        }
-        let weights = self.tensor(weights, [all, seen]);
-        let mut mixed = read(weights.matmul(values.clone().slice([0..seen, 0..dim])))?;
-        for (row, sum) in mixed.chunks_exact_mut(dim).zip(sums) {
-            for value in row {
-                *value /= sum;
-            }
-        }
-        Ok(mixed)
-    }
-}
-
-/// Activations `[rows, width]`, row by row.
-#[derive(Debug)]
-pub(super) struct Rows {
-    values: Vec<f32>,
-    width: usize,
-}
-
-impl Rows {
-    fn len(&self) -> usize {
-        self.values.len() / self.width
-    }
-
-    /// New rows of `width`, each written by `write` from the row of `self` at
-    /// its index.
-    fn map(&self, width: usize, write: impl Fn(&[f32], &mut [f32]) + Sync) -> Self {
-        let mut values = vec![0.0; self.len() * width];
-        let pairs = values.par_chunks_exact_mut(width).zip(self.values.par_chunks_exact(self.width));
-        pairs.with_min_len(PARALLEL_VALUES.div_ceil(self.width)).for_each(|(out, x)| write(x, out));
-        Self { values, width }
-    }
-}
-
-/// Keys and values of one sequence: `[layer][key-value head]`.
-#[derive(Debug)]
-pub(super) struct Cache(Vec<Vec<Head>>);
-
-/// Normalised and rotated keys, and values, each `[positions, head_dim]`.
-#[derive(Debug, Clone, Default)]
-struct Head {
-    keys: Vec<f32>,
-    values: Vec<f32>,
-}
-
-/// Cosines and sines of each row's angles, `[rows, head_dim / 2]`.
-#[derive(Debug)]
-pub(super) struct Angles {
-    cosines: Vec<f32>,
-    sines: Vec<f32>,
-}
-
-impl Ops for BurnOps {
-    type Matrix = Tensor<2>;
-    type Vector = Vec<f32>;
-    type Rows = Rows;
-    type Cache = Cache;
-    type Positions = Angles;
-
-    fn matrix(&self, values: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
-        self.tensor(values, shape)
-    }
-
-    fn vector(&self, values: Vec<f32>) -> Vec<f32> {
-        values
-    }
-
-    fn cache(&self) -> Cache {
-        Cache(vec![vec![Head::default(); self.kv_heads]; self.layers])
-    }
-
-    fn positions(&self, segments: &[Segment<'_, Cache>]) -> Angles {
-        let positions = segments.iter().flat_map(|segment| segment.start..segment.start + segment.rows);
-        // The angle is rounded to f32, as in the implementation that the models
-        // were trained with.
-        let angles = positions.flat_map(|position| {
-            self.frequencies.iter().map(move |frequency| f64::from(position as f32 * frequency).sin_cos())
-        });
-        let (sines, cosines) = angles.map(|(sine, cosine)| (sine as f32, cosine as f32)).unzip();
-        Angles { cosines, sines }
-    }
-
-    fn embed(&self, table: &Tensor<2>, ids: &[u32]) -> Result<Rows> {
-        let indices: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-        let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [ids.len()]), &self.device);
-        let [_, width] = table.dims();
-        Ok(Rows { values: read(table.clone().select(0, indices))?, width })
-    }
-
-    fn linear(&self, mut x: Rows, weight: &Tensor<2>) -> Result<Rows> {
+    fn product(&self, mut x: Rows, weight: &Tensor<2>) -> Result<Rows> {
         let [_, width] = weight.dims();
         let rows = x.len();
         if rows == 1 {
@@ -183,65 +74,21 @@ impl Ops for BurnOps {
         Ok(Rows { values, width })
     }
 
-    fn rms_norm(&self, x: &Rows, gain: &Vec<f32>) -> Rows {
-        x.map(x.width, |x, out| kernels::rms_norm(x, gain, self.eps, out))
+    /// Query heads that share a key-value head.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
     }
 
-    fn add_norm(&self, residual: &mut Rows, delta: &Rows, gain: &Vec<f32>) -> Rows {
-        let mut out = vec![0.0; residual.values.len()];
-        let width = residual.width;
-        (residual.values.par_chunks_exact_mut(width))
-            .zip(delta.values.par_chunks_exact(width))
-            .zip(out.par_chunks_exact_mut(width))
-            .with_min_len(PARALLEL_VALUES.div_ceil(width))
-            .for_each(|((residual, delta), out)| {
-                residual.iter_mut().zip(delta).for_each(|(residual, delta)| *residual += delta);
-                kernels::rms_norm(residual, gain, self.eps, out);
-            });
-        Rows { values: out, width }
+    /// Cosines and sines of every row's angles.
+    fn angles(&self, segments: &[Segment<'_>]) -> Angles {
+        let positions = segments.iter().flat_map(|segment| segment.start..segment.start + segment.rows);
+        let angles = positions.flat_map(|position| angles_at(position, &self.frequencies));
+        let (cosines, sines) = angles.unzip();
+        Angles { cosines, sines }
     }
 
-    fn qk_norm_rope_write_kv(
-        &self,
-        qkv: &Rows,
-        [q_norm, k_norm]: [&Vec<f32>; 2],
-        layer: usize,
-        angles: &Angles,
-        segments: &mut [Segment<'_, Cache>],
-    ) -> Result<Rows> {
-        let (dim, half) = (self.head_dim, self.head_dim / 2);
-        let width = self.heads * dim;
-        let mut queries = Rows { values: vec![0.0; qkv.len() * width], width };
-        let mut key = vec![0.0; dim];
-        let mut rows = qkv
-            .values
-            .chunks_exact(qkv.width)
-            .zip(queries.values.chunks_exact_mut(width))
-            .zip(angles.cosines.chunks_exact(half).zip(angles.sines.chunks_exact(half)));
-        for segment in segments {
-            let heads =
-                segment.cache.0.get_mut(layer).ok_or_else(|| Error::bug(OPERATION, "no such layer"))?;
-            for head in heads.iter_mut() {
-                head.reserve(segment.start * dim, segment.rows * dim, CACHE_CHUNK * dim)?;
-            }
-            for ((qkv, queries), (cosines, sines)) in rows.by_ref().take(segment.rows) {
-                let (q, kv) = qkv.split_at(width);
-                let (k, v) = kv.split_at(self.kv_heads * dim);
-                for (q, out) in q.chunks_exact(dim).zip(queries.chunks_exact_mut(dim)) {
-                    kernels::rms_norm(q, q_norm, self.eps, out);
-                    kernels::rotate(out, cosines, sines);
-                }
-                for ((head, k), v) in heads.iter_mut().zip(k.chunks_exact(dim)).zip(v.chunks_exact(dim)) {
-                    kernels::rms_norm(k, k_norm, self.eps, &mut key);
-                    kernels::rotate(&mut key, cosines, sines);
-                    head.keys.extend_from_slice(&key);
-                    head.values.extend_from_slice(v);
-                }
-            }
-        }
-        Ok(queries)
-    }
-
+    /// Attention of consecutive queries of one prompt, the first at position
+    /// `first`.
     fn attend_prefill(&self, queries: &Rows, layer: usize, cache: &Cache, first: usize) -> Result<Rows> {
         let (dim, group) = (self.head_dim, self.group());
         let scale = 1.0 / (dim as f32).sqrt();
@@ -285,7 +132,8 @@ impl Ops for BurnOps {
         Ok(Rows { values: out, width: queries.width })
     }
 
-    fn attend_decode(&self, queries: &Rows, layer: usize, segments: &[Segment<'_, Cache>]) -> Rows {
+    /// Attention of queries that each are computed alone.
+    fn attend_decode(&self, queries: &Rows, layer: usize, segments: &[Segment<'_>]) -> Rows {
         let dim = self.head_dim;
         let group_width = self.group() * dim;
         let rows: Vec<(&[Head], usize)> = segments
@@ -310,16 +158,313 @@ impl Ops for BurnOps {
         Rows { values: out, width: queries.width }
     }
 
-    fn silu_mul(&self, gate_up: &Rows) -> Rows {
-        gate_up.map(gate_up.width / 2, kernels::silu_mul)
+    /// Attention of the queries at `first..first + rows` of one key-value
+    /// head's group, `queries` being `[group · rows, head_dim]`, scaled.
+    /// Returns the same shape.
+    fn attend_block(
+        &self,
+        queries: Vec<f32>,
+        keys: &Tensor<2>,
+        values: &Tensor<2>,
+        first: usize,
+        rows: usize,
+    ) -> Result<Vec<f32>> {
+        let dim = self.head_dim;
+        let all = self.group() * rows;
+        let seen = first + rows;
+        let queries = self.tensor(queries, [all, dim]);
+        let mut weights = read(queries.matmul(keys.clone().slice([0..seen, 0..dim]).transpose()))?;
+        let mut sums = vec![0.0; all];
+        for ((index, scores), sum) in weights.chunks_exact_mut(seen).enumerate().zip(&mut sums) {
+            let (visible, hidden) = scores.split_at_mut(first + index % rows + 1);
+            *sum = kernels::exp_scores(visible);
+            hidden.fill(0.0);
+        }
+        let weights = self.tensor(weights, [all, seen]);
+        let mut mixed = read(weights.matmul(values.clone().slice([0..seen, 0..dim])))?;
+        for (row, sum) in mixed.chunks_exact_mut(dim).zip(sums) {
+            for value in row {
+                *value /= sum;
+            }
+        }
+        Ok(mixed)
+    }
+}
+
+/// Radians a position, one for each pair of a head's values.
+pub(super) fn frequencies(config: &Qwen3Config) -> Vec<f32> {
+    let dim = config.head_dim;
+    (0..dim / 2).map(|pair| config.rope_theta.powf(-((2 * pair) as f64) / dim as f64) as f32).collect()
+}
+
+/// Cosine and sine of each pair's angle at `position`. The angle is rounded to
+/// `f32`, as in the implementation that the models were trained with.
+pub(super) fn angles_at(position: usize, frequencies: &[f32]) -> impl Iterator<Item = (f32, f32)> {
+    frequencies.iter().map(move |frequency| {
+        let (sine, cosine) = f64::from(position as f32 * frequency).sin_cos();
+        (cosine as f32, sine as f32)
+    })
+}
+
+/// Activations `[rows, width]`, row by row.
+#[derive(Debug)]
+pub(super) struct Rows {
+    values: Vec<f32>,
+    width: usize,
+}
+
+impl Rows {
+    fn len(&self) -> usize {
+        self.values.len() / self.width
     }
 
-    fn last_row(&self, x: &Rows) -> Rows {
-        Rows { values: x.values[x.values.len() - x.width..].to_vec(), width: x.width }
+    /// The last row alone.
+    fn last(&self) -> Self {
+        Self { values: self.values[self.values.len() - self.width..].to_vec(), width: self.width }
     }
 
-    fn lm_head(&self, x: Rows, weight: &Tensor<2>) -> Result<Vec<f32>> {
-        Ok(self.linear(x, weight)?.values)
+    /// New rows of `width`, each written by `write` from the row of `self` at
+    /// its index.
+    fn map(&self, width: usize, write: impl Fn(&[f32], &mut [f32]) + Sync) -> Self {
+        let mut values = vec![0.0; self.len() * width];
+        let pairs = values.par_chunks_exact_mut(width).zip(self.values.par_chunks_exact(self.width));
+        pairs.with_min_len(PARALLEL_VALUES.div_ceil(self.width)).for_each(|(out, x)| write(x, out));
+        Self { values, width }
+    }
+}
+
+/// Keys and values of one sequence: `[layer][key-value head]`.
+#[derive(Debug)]
+pub(super) struct Cache(Vec<Vec<Head>>);
+
+/// Normalised and rotated keys, and values, each `[positions, head_dim]`.
+#[derive(Debug, Clone, Default)]
+struct Head {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+/// Cosines and sines of each row's angles, `[rows, head_dim / 2]`.
+#[derive(Debug)]
+struct Angles {
+    cosines: Vec<f32>,
+    sines: Vec<f32>,
+}
+
+/// Rows of one sequence in a step: `rows` tokens at positions `start`,
+/// `start + 1`, … of the sequence whose keys and values `cache` holds. What the
+/// cache held at `start` or later is dropped.
+#[derive(Debug)]
+pub(super) struct Segment<'a> {
+    pub(super) cache: &'a mut Cache,
+    pub(super) start: usize,
+    pub(super) rows: usize,
+}
+
+/// The rows of a step: those of its segments, one after the other.
+#[derive(Debug)]
+pub(super) struct Step<'a> {
+    ids: &'a [u32],
+    segments: Vec<Segment<'a>>,
+    angles: Angles,
+    wanted: Wanted,
+}
+
+/// The rows whose logits are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Every row, each an attention of its own.
+    Each,
+    /// None of this chunk of a prompt.
+    None,
+    /// The last of this chunk of a prompt.
+    Last,
+}
+
+impl Qwen3<BurnOps> {
+    /// A cache for one sequence.
+    pub(super) fn cache(&self) -> Cache {
+        let ops = self.ops();
+        Cache(vec![vec![Head::default(); ops.kv_heads]; ops.layers])
+    }
+
+    /// Reads a prompt (at least one id, each below the vocabulary's size) into
+    /// an empty cache and returns the logits of the token after it.
+    ///
+    /// # Errors
+    /// Memory; a lost device; whatever `go_on`, asked before every chunk, answers.
+    pub(super) fn prefill(
+        &self,
+        ids: &[u32],
+        cache: &mut Cache,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        let mut start = 0;
+        for chunk in ids.chunks(PREFILL_ROWS) {
+            go_on()?;
+            let end = start + chunk.len();
+            let wanted = if end == ids.len() { Wanted::Last } else { Wanted::None };
+            let mut segments = [Segment { cache: &mut *cache, start, rows: chunk.len() }];
+            if let Some(logits) = self.step(chunk, &mut segments, wanted)? {
+                return Ok(logits);
+            }
+            start = end;
+        }
+        Err(Error::bug(OPERATION, "a prompt without a token"))
+    }
+
+    /// Adds tokens (each below the vocabulary's size) to the sequences of
+    /// `segments`, and returns the logits after each: `[rows, vocabulary]`.
+    ///
+    /// # Errors
+    /// Memory; a lost device.
+    pub(super) fn extend(&self, ids: &[u32], segments: &mut [Segment<'_>]) -> Result<Vec<f32>> {
+        Ok(self.step(ids, segments, Wanted::Each)?.unwrap_or_default())
+    }
+
+    fn step(&self, ids: &[u32], segments: &mut [Segment<'_>], wanted: Wanted) -> Result<Option<Vec<f32>>> {
+        let angles = self.ops().angles(segments);
+        let segments = segments
+            .iter_mut()
+            .map(|Segment { cache, start, rows }| Segment { cache, start: *start, rows: *rows })
+            .collect();
+        self.forward(&mut Step { ids, segments, angles, wanted })
+    }
+}
+
+impl Ops for BurnOps {
+    type Matrix = Tensor<2>;
+    type Table = Tensor<2>;
+    type Vector = Vec<f32>;
+    type Rows = Rows;
+    type Step<'a> = Step<'a>;
+    type Logits = Vec<f32>;
+
+    fn matrix(&self, weights: &Values<'_>, tensors: &[weights::Tensor<'_>]) -> Result<Tensor<2>> {
+        let values = weights.read_transposed(tensors)?;
+        let inputs = tensors.first().map_or(1, |tensor| tensor.columns());
+        let shape = [inputs, values.len() / inputs];
+        Ok(self.tensor(values, shape))
+    }
+
+    fn table_and_head(
+        &self,
+        weights: &Values<'_>,
+        table: &weights::Tensor<'_>,
+        head: Option<&weights::Tensor<'_>>,
+    ) -> Result<(Tensor<2>, Tensor<2>)> {
+        let values = weights.read(table)?;
+        let shape = [values.len() / table.columns(), table.columns()];
+        let head = self.matrix(weights, std::slice::from_ref(head.unwrap_or(table)))?;
+        Ok((self.tensor(values, shape), head))
+    }
+
+    fn vector(&self, weights: &Values<'_>, tensor: &weights::Tensor<'_>) -> Result<Vec<f32>> {
+        weights.read(tensor)
+    }
+
+    fn embed(&self, table: &Tensor<2>, step: &Step<'_>) -> Result<Rows> {
+        let indices: Vec<i64> = step.ids.iter().map(|&id| i64::from(id)).collect();
+        let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [step.ids.len()]), &self.device);
+        let [_, width] = table.dims();
+        Ok(Rows { values: read(table.clone().select(0, indices))?, width })
+    }
+
+    fn linear(&self, x: Rows, weight: &Tensor<2>, _step: &Step<'_>) -> Result<Rows> {
+        self.product(x, weight)
+    }
+
+    fn rms_norm(&self, x: &Rows, gain: &Vec<f32>, _step: &Step<'_>) -> Result<Rows> {
+        Ok(x.map(x.width, |x, out| kernels::rms_norm(x, gain, self.eps, out)))
+    }
+
+    fn add_norm(
+        &self,
+        residual: &mut Rows,
+        delta: &Rows,
+        gain: &Vec<f32>,
+        _layer: usize,
+        _step: &Step<'_>,
+    ) -> Result<Rows> {
+        let mut out = vec![0.0; residual.values.len()];
+        let width = residual.width;
+        (residual.values.par_chunks_exact_mut(width))
+            .zip(delta.values.par_chunks_exact(width))
+            .zip(out.par_chunks_exact_mut(width))
+            .with_min_len(PARALLEL_VALUES.div_ceil(width))
+            .for_each(|((residual, delta), out)| {
+                residual.iter_mut().zip(delta).for_each(|(residual, delta)| *residual += delta);
+                kernels::rms_norm(residual, gain, self.eps, out);
+            });
+        Ok(Rows { values: out, width })
+    }
+
+    fn qk_norm_rope_write_kv(
+        &self,
+        qkv: &Rows,
+        [q_norm, k_norm]: [&Vec<f32>; 2],
+        layer: usize,
+        step: &mut Step<'_>,
+    ) -> Result<Rows> {
+        let (dim, half) = (self.head_dim, self.head_dim / 2);
+        let width = self.heads * dim;
+        let mut queries = Rows { values: vec![0.0; qkv.len() * width], width };
+        let mut key = vec![0.0; dim];
+        let Step { angles, segments, .. } = step;
+        let mut rows = qkv
+            .values
+            .chunks_exact(qkv.width)
+            .zip(queries.values.chunks_exact_mut(width))
+            .zip(angles.cosines.chunks_exact(half).zip(angles.sines.chunks_exact(half)));
+        for segment in segments.iter_mut() {
+            let heads =
+                segment.cache.0.get_mut(layer).ok_or_else(|| Error::bug(OPERATION, "no such layer"))?;
+            for head in heads.iter_mut() {
+                head.reserve(segment.start * dim, segment.rows * dim, CACHE_CHUNK * dim)?;
+            }
+            for ((qkv, queries), (cosines, sines)) in rows.by_ref().take(segment.rows) {
+                let (q, kv) = qkv.split_at(width);
+                let (k, v) = kv.split_at(self.kv_heads * dim);
+                for (q, out) in q.chunks_exact(dim).zip(queries.chunks_exact_mut(dim)) {
+                    kernels::rms_norm(q, q_norm, self.eps, out);
+                    kernels::rotate(out, cosines, sines);
+                }
+                for ((head, k), v) in heads.iter_mut().zip(k.chunks_exact(dim)).zip(v.chunks_exact(dim)) {
+                    kernels::rms_norm(k, k_norm, self.eps, &mut key);
+                    kernels::rotate(&mut key, cosines, sines);
+                    head.keys.extend_from_slice(&key);
+                    head.values.extend_from_slice(v);
+                }
+            }
+        }
+        Ok(queries)
+    }
+
+    fn attend(&self, queries: &Rows, layer: usize, step: &Step<'_>) -> Result<Rows> {
+        match (step.wanted, step.segments.as_slice()) {
+            (Wanted::Each, segments) => Ok(self.attend_decode(queries, layer, segments)),
+            (_, [segment]) => {
+                let first = segment.start + segment.rows - queries.len();
+                self.attend_prefill(queries, layer, segment.cache, first)
+            }
+            _ => Err(Error::bug(OPERATION, "a chunk of a prompt is one sequence's")),
+        }
+    }
+
+    fn silu_mul(&self, gate_up: &Rows, _step: &Step<'_>) -> Result<Rows> {
+        Ok(gate_up.map(gate_up.width / 2, kernels::silu_mul))
+    }
+
+    fn wanted(&self, queries: Rows, residual: Rows, step: &mut Step<'_>) -> Result<Option<(Rows, Rows)>> {
+        Ok(match step.wanted {
+            Wanted::Each => Some((queries, residual)),
+            Wanted::Last => Some((queries.last(), residual.last())),
+            Wanted::None => None,
+        })
+    }
+
+    fn lm_head(&self, x: Rows, weight: &Tensor<2>, _step: &Step<'_>) -> Result<Vec<f32>> {
+        Ok(self.product(x, weight)?.values)
     }
 }
 

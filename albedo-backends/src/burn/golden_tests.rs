@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::*;
-use crate::burn::ops::Segment;
+use crate::burn::cpu::Segment;
 
 /// As near as logits have to be.
 const LOGIT: f32 = 1e-3;
@@ -56,7 +56,7 @@ fn load(side: &str) -> Qwen3<BurnOps> {
     let config = Qwen3Config::load(&folder).unwrap();
     let files = WeightFiles::open(&folder).unwrap();
     let cx = CallContext::new();
-    Qwen3::load(BurnOps::new(&config), &config, files.weights(&cx).unwrap()).unwrap()
+    Qwen3::load(BurnOps::new(&config, burn::tensor::Device::flex()), &config, files.weights(&cx).unwrap()).unwrap()
 }
 
 #[test]

@@ -5,23 +5,17 @@ use std::fmt::Debug;
 use albedo_core::Result;
 
 use super::config::Qwen3Config;
-use super::ops::{Ops, Segment};
+use super::ops::Ops;
 use super::weights::Weights;
-
-/// Rows of a prompt that go through the layers together: enough for the
-/// products to be fast, few enough that activations stay small. Cuts are at
-/// multiples of it, so they depend on the prompt alone.
-const PREFILL_ROWS: usize = 512;
 
 /// A loaded model.
 #[derive(Debug)]
 pub(super) struct Qwen3<O: Ops> {
     ops: O,
-    /// `[vocabulary, hidden]`.
-    embedding: O::Matrix,
+    table: O::Table,
     layers: Vec<Layer<O>>,
     norm: O::Vector,
-    /// `[hidden, vocabulary]`; of a tied model, the embedding turned round.
+    /// From hidden to vocabulary; of a tied model, the table.
     head: O::Matrix,
     vocab_size: usize,
 }
@@ -29,16 +23,16 @@ pub(super) struct Qwen3<O: Ops> {
 #[derive(Debug)]
 struct Layer<O: Ops> {
     input_norm: O::Vector,
-    /// `[hidden, q | k | v]`.
+    /// From hidden to q | k | v.
     qkv: O::Matrix,
     q_norm: O::Vector,
     k_norm: O::Vector,
-    /// `[q, hidden]`.
+    /// From the heads' results to hidden.
     output: O::Matrix,
     mlp_norm: O::Vector,
-    /// `[hidden, gate | up]`.
+    /// From hidden to gate | up.
     gate_up: O::Matrix,
-    /// `[intermediate, hidden]`.
+    /// From the activations to hidden.
     down: O::Matrix,
 }
 
@@ -95,27 +89,25 @@ impl<O: Ops> Qwen3<O> {
             .into_iter()
             .map(|([input_norm, q_norm, k_norm, mlp_norm], qkv, output, gate_up, down)| {
                 Ok(Layer {
-                    input_norm: ops.vector(weights.read(&input_norm)?),
-                    qkv: ops.matrix(weights.read_transposed(&qkv)?, [hidden, q + 2 * kv]),
-                    q_norm: ops.vector(weights.read(&q_norm)?),
-                    k_norm: ops.vector(weights.read(&k_norm)?),
-                    output: ops.matrix(weights.read_transposed(&[output])?, [q, hidden]),
-                    mlp_norm: ops.vector(weights.read(&mlp_norm)?),
-                    gate_up: ops.matrix(weights.read_transposed(&gate_up)?, [hidden, 2 * inter]),
-                    down: ops.matrix(weights.read_transposed(&[down])?, [inter, hidden]),
+                    input_norm: ops.vector(&weights, &input_norm)?,
+                    qkv: ops.matrix(&weights, &qkv)?,
+                    q_norm: ops.vector(&weights, &q_norm)?,
+                    k_norm: ops.vector(&weights, &k_norm)?,
+                    output: ops.matrix(&weights, &[output])?,
+                    mlp_norm: ops.vector(&weights, &mlp_norm)?,
+                    gate_up: ops.matrix(&weights, &gate_up)?,
+                    down: ops.matrix(&weights, &[down])?,
                 })
             })
             .collect::<Result<_>>()?;
-        let embedding = ops.matrix(weights.read(&table)?, [vocab, hidden]);
-        let head = weights.read_transposed(&[head.unwrap_or(table)])?;
-        Ok(Self {
-            embedding,
-            layers,
-            norm: ops.vector(weights.read(&norm)?),
-            head: ops.matrix(head, [hidden, vocab]),
-            vocab_size: vocab,
-            ops,
-        })
+        let own_head = head.as_ref().filter(|_| !config.tie_word_embeddings);
+        let (table, head) = ops.table_and_head(&weights, &table, own_head)?;
+        Ok(Self { table, layers, norm: ops.vector(&weights, &norm)?, head, vocab_size: vocab, ops })
+    }
+
+    /// The device.
+    pub(super) fn ops(&self) -> &O {
+        &self.ops
     }
 
     /// Number of logits.
@@ -123,107 +115,38 @@ impl<O: Ops> Qwen3<O> {
         self.vocab_size
     }
 
-    /// A cache for one sequence.
-    pub(super) fn cache(&self) -> O::Cache {
-        self.ops.cache()
-    }
-
-    /// Reads a prompt (at least one id, each below the vocabulary's size) into
-    /// an empty cache and returns the logits of the token after it.
-    ///
-    /// # Errors
-    /// Memory; a lost device; whatever `go_on`, asked before every chunk, answers.
-    pub(super) fn prefill(
-        &self,
-        ids: &[u32],
-        cache: &mut O::Cache,
-        go_on: impl Fn() -> Result<()>,
-    ) -> Result<Vec<f32>> {
-        let mut logits = Vec::new();
-        let mut start = 0;
-        for chunk in ids.chunks(PREFILL_ROWS) {
-            go_on()?;
-            let end = start + chunk.len();
-            logits = self.prefill_chunk(chunk, cache, start, end == ids.len())?;
-            start = end;
-        }
-        Ok(logits)
-    }
-
-    /// The logits after the last row if this is the last chunk, else nothing.
-    fn prefill_chunk(&self, ids: &[u32], cache: &mut O::Cache, start: usize, last: bool) -> Result<Vec<f32>> {
-        let ops = &self.ops;
-        let mut segments = [Segment { cache, start, rows: ids.len() }];
-        let positions = ops.positions(&segments);
-        let mut residual = ops.embed(&self.embedding, ids)?;
-        let mut normed = ops.rms_norm(&residual, self.gain_before(0));
-        let mut first = start;
-        for (index, layer) in self.layers.iter().enumerate() {
-            let mut queries = self.queries(index, normed, &positions, &mut segments)?;
-            if index + 1 == self.layers.len() {
-                // Of the last layer only keys, values and the last row are needed.
-                if !last {
-                    return Ok(Vec::new());
-                }
-                queries = ops.last_row(&queries);
-                residual = ops.last_row(&residual);
-                first = start + ids.len() - 1;
-            }
-            let mixed = ops.attend_prefill(&queries, index, segments[0].cache, first)?;
-            normed = self.mix(layer, mixed, &mut residual, self.gain_before(index + 1))?;
-        }
-        ops.lm_head(normed, &self.head)
-    }
-
-    /// Adds tokens (each below the vocabulary's size) to the sequences of
-    /// `segments`, and returns the logits after each: `[rows, vocabulary]`.
+    /// Takes a step through the layers, and returns the logits of the rows for
+    /// which they are wanted; `None` if there are none.
     ///
     /// # Errors
     /// Memory; a lost device.
-    pub(super) fn extend(&self, ids: &[u32], segments: &mut [Segment<'_, O::Cache>]) -> Result<Vec<f32>> {
+    pub(super) fn forward(&self, step: &mut O::Step<'_>) -> Result<Option<O::Logits>> {
         let ops = &self.ops;
-        let positions = ops.positions(segments);
-        let mut residual = ops.embed(&self.embedding, ids)?;
-        let mut normed = ops.rms_norm(&residual, self.gain_before(0));
+        let mut residual = ops.embed(&self.table, step)?;
+        let mut normed = ops.rms_norm(&residual, self.gain_before(0), step)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let queries = self.queries(index, normed, &positions, segments)?;
-            let mixed = ops.attend_decode(&queries, index, segments);
-            normed = self.mix(layer, mixed, &mut residual, self.gain_before(index + 1))?;
+            let qkv = ops.linear(normed, &layer.qkv, step)?;
+            let mut queries =
+                ops.qk_norm_rope_write_kv(&qkv, [&layer.q_norm, &layer.k_norm], index, step)?;
+            if index + 1 == self.layers.len() {
+                // Of the last layer only keys, values and the wanted rows are needed.
+                match ops.wanted(queries, residual, step)? {
+                    None => return Ok(None),
+                    Some(wanted) => (queries, residual) = wanted,
+                }
+            }
+            let mixed = ops.attend(&queries, index, step)?;
+            let mixed = ops.linear(mixed, &layer.output, step)?;
+            normed = ops.add_norm(&mut residual, &mixed, &layer.mlp_norm, index, step)?;
+            let activated = ops.silu_mul(&ops.linear(normed, &layer.gate_up, step)?, step)?;
+            let output = ops.linear(activated, &layer.down, step)?;
+            normed = ops.add_norm(&mut residual, &output, self.gain_before(index + 1), index, step)?;
         }
-        ops.lm_head(normed, &self.head)
+        ops.lm_head(normed, &self.head, step).map(Some)
     }
 
     /// The norm before layer `index`; after the last layer, before the head.
     fn gain_before(&self, index: usize) -> &O::Vector {
         self.layers.get(index).map_or(&self.norm, |layer| &layer.input_norm)
-    }
-
-    fn queries(
-        &self,
-        index: usize,
-        normed: O::Rows,
-        positions: &O::Positions,
-        segments: &mut [Segment<'_, O::Cache>],
-    ) -> Result<O::Rows> {
-        let layer = &self.layers[index];
-        let qkv = self.ops.linear(normed, &layer.qkv)?;
-        self.ops.qk_norm_rope_write_kv(&qkv, [&layer.q_norm, &layer.k_norm], index, positions, segments)
-    }
-
-    /// What follows attention in a layer; returns the norm by `gain` of the
-    /// new residual.
-    fn mix(
-        &self,
-        layer: &Layer<O>,
-        mixed: O::Rows,
-        residual: &mut O::Rows,
-        gain: &O::Vector,
-    ) -> Result<O::Rows> {
-        let ops = &self.ops;
-        let mixed = ops.linear(mixed, &layer.output)?;
-        let normed = ops.add_norm(residual, &mixed, &layer.mlp_norm);
-        let activated = ops.silu_mul(&ops.linear(normed, &layer.gate_up)?);
-        let output = ops.linear(activated, &layer.down)?;
-        Ok(ops.add_norm(residual, &output, gain))
     }
 }

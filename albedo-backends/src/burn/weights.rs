@@ -22,6 +22,10 @@ const INDEX: &str = "model.safetensors.index.json";
 /// The largest index that is read: a model of a thousand layers has 2 MB.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 
+/// Values that one thread reads at a time.
+#[cfg(feature = "cuda")]
+const READ_BLOCK: usize = 1 << 20;
+
 /// Rows of the result that are transposed together: one cache line of `f32`.
 const TRANSPOSE_BLOCK: usize = 16;
 
@@ -255,6 +259,46 @@ impl Values<'_> {
         }
     }
 
+    /// Writes the values of `tensor` from `from` on to `out`, two bytes each,
+    /// little-endian, rounded to bf16 where they are stored otherwise.
+    ///
+    /// # Errors
+    /// As [`Values::read`]; a value beyond the range of bf16 is not finite.
+    #[cfg(feature = "cuda")]
+    pub(super) fn read_bf16(&self, tensor: &Tensor<'_>, from: usize, out: &mut [u8]) -> Result<()> {
+        self.cx.check(OPERATION)?;
+        let size = if tensor.info.dtype == Dtype::F32 { 4 } else { 2 };
+        let range = &tensor.info.range;
+        if range.end - range.start != (tensor.len() * size) as u64 {
+            return Err(tensor.wrong("has a size that is not its shape's"));
+        }
+        out.par_chunks_mut(2 * READ_BLOCK).enumerate().try_for_each(|(block, out)| {
+            let first = from + block * READ_BLOCK;
+            let offset = range.start + (first * size) as u64;
+            if tensor.info.dtype == Dtype::Bf16 {
+                tensor.file.read_at(out, offset)?;
+            } else {
+                let mut bytes = vec![0; out.len() / 2 * size];
+                tensor.file.read_at(&mut bytes, offset)?;
+                let wide: Vec<f32> = match tensor.info.dtype {
+                    Dtype::F32 => bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
+                    _ => bytes.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect(),
+                };
+                for (out, value) in out.as_chunks_mut().0.iter_mut().zip(wide) {
+                    *out = bf16::from_f32(value).to_le_bytes();
+                }
+            }
+            let values = out.as_chunks().0;
+            match values.iter().position(|&bytes| !bf16::from_le_bytes(bytes).is_finite()) {
+                None => Ok(()),
+                Some(index) => {
+                    let value = bf16::from_le_bytes(values[index]);
+                    Err(tensor.wrong(format!("is not finite: {value} at index {}", first + index)))
+                }
+            }
+        })
+    }
+
     /// Matrices `[out, in]` of the same `in`, each transposed, side by side:
     /// `[in, out + out + …]`.
     ///
@@ -264,7 +308,7 @@ impl Values<'_> {
         let size = tensors.iter().map(Tensor::len).sum();
         let mut joined = buffer(size)?;
         joined.resize(size, 0.0);
-        let inputs = tensors.first().and_then(|tensor| tensor.info.shape.last()).map_or(1, |&n| n as usize);
+        let inputs = tensors.first().map_or(1, Tensor::columns);
         let width = size / inputs;
         let mut left = 0;
         for tensor in tensors {
@@ -297,8 +341,14 @@ impl Values<'_> {
 }
 
 impl Tensor<'_> {
-    fn len(&self) -> usize {
+    /// Number of values.
+    pub(super) fn len(&self) -> usize {
         self.info.shape.iter().product::<u64>() as usize
+    }
+
+    /// Size of the last dimension.
+    pub(super) fn columns(&self) -> usize {
+        self.info.shape.last().map_or(1, |&size| size as usize)
     }
 
     fn bytes(&self) -> Result<Vec<u8>> {

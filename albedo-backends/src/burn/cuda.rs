@@ -1,0 +1,64 @@
+//! Qwen3 on an NVIDIA GPU.
+#![expect(unsafe_code, reason = "launches and replays take raw sizes; each says why they hold")]
+
+use albedo_core::Result;
+
+use self::device::Gpu;
+use self::engine::Engine;
+use self::memory::{MemoryPlan, StepSizes};
+use self::ops::CubeOps;
+use self::settings::Settings;
+use super::config::Qwen3Config;
+use super::model::Qwen3;
+use super::requests::Desk;
+use super::weights::Weights;
+
+mod device;
+mod engine;
+mod kernels;
+mod launch;
+mod memory;
+mod ops;
+mod pages;
+mod settings;
+
+#[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
+mod kernel_tests;
+
+/// Rows of prompts that go through the layers together.
+const PREFILL_ROWS: usize = 8192;
+
+/// How a session uses a GPU.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GpuOptions {
+    /// Which GPU, from 0.
+    pub(super) index: u32,
+    /// The share of its memory that the session takes.
+    pub(super) memory_share: f64,
+    /// Most sequences that are decoded together.
+    pub(super) max_batch: usize,
+}
+
+/// Loads a model and makes its engine, which has to run on this thread: the
+/// order of a GPU's queue is that of one thread.
+///
+/// # Errors
+/// No GPU or driver; memory, with the numbers; tensors that are missing,
+/// malformed or not finite.
+pub(super) fn load(
+    options: GpuOptions,
+    config: &Qwen3Config,
+    weights: Weights<'_>,
+    desk: Desk,
+) -> Result<(Engine, MemoryPlan)> {
+    let gpu = Gpu::open(options.index)?;
+    let sizes = StepSizes { rows: PREFILL_ROWS, batch: options.max_batch };
+    let plan = MemoryPlan::new(config, sizes, gpu.memory(), options.memory_share)?;
+    let ops = gpu.keep(|| CubeOps::new(gpu.clone(), config, &plan, sizes, Settings))?;
+    let model = gpu.keep(|| Qwen3::load(ops, config, weights))?;
+    gpu.sync()?;
+    let engine = gpu.keep(|| Engine::new(model, desk, plan.pages));
+    Ok((engine, plan))
+}

@@ -1,0 +1,273 @@
+//! One GPU: its memory and its queue.
+
+use std::fmt::{self, Debug};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use albedo_core::{Error, ErrorKind, Result};
+use cubecl::bytes::Bytes;
+use cubecl::client::{Client, Graph};
+use cubecl::device::CudaDevice;
+use cubecl::prelude::BufferArg;
+use cubecl::server::Handle;
+use cubecl::{CubeElement, Device};
+
+/// Values that are zeroed at a time.
+const ZEROS: usize = 32 << 20;
+
+/// A value that a buffer holds.
+pub(super) trait Value: CubeElement + Debug + Copy {}
+impl Value for f32 {}
+impl Value for u32 {}
+impl Value for half::bf16 {}
+
+/// Memory on the device for `len` values.
+#[derive(Clone)]
+pub(super) struct Buffer<T> {
+    handle: Handle,
+    len: usize,
+    value: PhantomData<T>,
+}
+
+impl<T> Debug for Buffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer<{}>[{}]", std::any::type_name::<T>(), self.len)
+    }
+}
+
+impl<T: Value> Buffer<T> {
+    /// Number of values.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The memory, for a library's launch.
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// The buffer as a kernel's argument, in vectors of `vector` values.
+    pub(super) fn arg(&self, vector: usize) -> BufferArg {
+        // SAFETY: the buffer was allocated with room for `len` values.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.len / vector) }
+    }
+
+    /// The first `len` values.
+    pub(super) fn first(&self, len: usize) -> Self {
+        debug_assert!(len <= self.len, "a view of {len} of {self:?}");
+        let cut = (self.len - len) * size_of::<T>();
+        Self { handle: self.handle.clone().offset_end(cut as u64), len, value: PhantomData }
+    }
+
+    /// The value at `index`, for writing.
+    pub(super) fn at(&self, index: usize) -> Self {
+        self.range(index, 1)
+    }
+
+    /// The values from `from` on, `len` of them, for writing.
+    pub(super) fn range(&self, from: usize, len: usize) -> Self {
+        debug_assert!(from + len <= self.len, "a view of {from} + {len} of {self:?}");
+        let handle = self.handle.clone().offset_start((from * size_of::<T>()) as u64);
+        let cut = (self.len - from - len) * size_of::<T>();
+        Self { handle: handle.offset_end(cut as u64), len, value: PhantomData }
+    }
+}
+
+/// A GPU and the stream that everything of a session goes through.
+#[derive(Clone)]
+pub(super) struct Gpu {
+    client: Client,
+}
+
+impl Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gpu")
+    }
+}
+
+impl Gpu {
+    /// The GPU with `index`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if there is no driver or no such GPU.
+    pub(super) fn open(index: u32) -> Result<Self> {
+        const OPERATION: &str = "open the GPU";
+        let opened = std::panic::catch_unwind(|| Device::Cuda(CudaDevice::new(index as usize)).client());
+        let client = opened.map_err(|panic| {
+            Error::new(ErrorKind::Unavailable, OPERATION, format!("GPU {index}: {}", panic_message(&*panic)))
+                .with_hint("an NVIDIA GPU and its driver (580 or newer) are needed; `device = \"cpu\"` runs without")
+        })?;
+        Ok(Self { client })
+    }
+
+    /// Bytes of memory that the GPU has.
+    pub(super) fn memory(&self) -> u64 {
+        let memory = &self.client.properties().memory;
+        memory.max_memory().unwrap_or(4 * memory.max_page_size)
+    }
+
+    /// The queue, for launches.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Runs `work`, whose buffers stay for long: each gets memory of its own
+    /// size, which is given back when it is dropped.
+    pub(super) fn keep<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.client.memory_persistent_allocation((), |()| work())
+    }
+
+    /// Memory for `len` values, with whatever it held.
+    pub(super) fn empty<T: Value>(&self, len: usize) -> Buffer<T> {
+        Buffer { handle: self.client.empty(len * size_of::<T>()), len, value: PhantomData }
+    }
+
+    /// Memory for `len` values, all bits 0.
+    pub(super) fn zeroed<T: Value>(&self, len: usize) -> Buffer<T> {
+        let buffer = self.empty(len);
+        for from in (0..len).step_by(ZEROS) {
+            let count = ZEROS.min(len - from);
+            let zeros = Bytes::from_bytes_vec(vec![0; count * size_of::<T>()]);
+            self.client.write(&buffer.range(from, count).handle, zeros);
+        }
+        buffer
+    }
+
+    /// Memory of the host that the device reads directly, `len` bytes.
+    pub(super) fn stage(&self, len: usize) -> Bytes {
+        let mut bytes = Bytes::from_bytes_vec(vec![0; len]);
+        self.client.staging(std::iter::once(&mut bytes), false);
+        bytes
+    }
+
+    /// Copies staged bytes to `buffer`, in the order of the queue.
+    pub(super) fn send<T: Value>(&self, buffer: &Buffer<T>, staged: Bytes) {
+        self.client.write(&buffer.handle, staged);
+    }
+
+    /// The values, copied to the device.
+    pub(super) fn upload<T: Value>(&self, values: &[T]) -> Buffer<T> {
+        let handle = self.client.create_from_slice(T::as_bytes(values));
+        Buffer { handle, len: values.len(), value: PhantomData }
+    }
+
+    /// Overwrites the first values of `buffer`, in the order of the queue.
+    pub(super) fn write<T: Value>(&self, buffer: &Buffer<T>, values: &[T]) {
+        self.client.write(&buffer.first(values.len()).handle, Bytes::from_bytes_vec(T::as_bytes(values).to_vec()));
+    }
+
+    /// Waits for everything before, and copies the values back.
+    ///
+    /// # Errors
+    /// A failed launch or a lost device.
+    pub(super) fn read<T: Value>(&self, buffer: &Buffer<T>) -> Result<Vec<T>> {
+        let bytes = self.client.read_one(buffer.handle.clone()).map_err(lost)?;
+        Ok(T::from_bytes(&bytes)[..buffer.len].to_vec())
+    }
+
+    /// Starts copying the values back, in the order of the queue.
+    pub(super) fn read_later<T: Value>(&self, buffer: &Buffer<T>) -> Reading<T> {
+        let (client, handle) = (self.client.clone(), buffer.handle.clone());
+        let mut reading: Pin<Box<dyn Future<Output = Copied> + Send>> =
+            Box::pin(async move { client.read_async(vec![handle]).await.map_err(lost) });
+        // The first poll puts the copy into the queue.
+        let copied = match reading.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(copied) => Err(copied),
+            Poll::Pending => Ok(reading),
+        };
+        Reading { copied, len: buffer.len, value: PhantomData }
+    }
+
+    /// Waits until the device is done.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub(super) fn sync(&self) -> Result<()> {
+        cubecl::future::block_on(self.client.sync()).map_err(lost)
+    }
+
+    /// Records what `work` launches, to be launched again as one.
+    ///
+    /// # Errors
+    /// Whatever `work` answers; a driver that cannot record.
+    pub(super) fn record(&self, work: impl Fn() -> Result<()>) -> Result<Recording> {
+        self.client.graph_prepare().map_err(lost)?;
+        work()?;
+        self.sync()?;
+        self.client.start_capture().map_err(lost)?;
+        let worked = work();
+        let graph = self.client.stop_capture().map_err(lost);
+        worked?;
+        Ok(Recording { graph: graph? })
+    }
+
+    /// Gives memory that nothing uses back to the driver.
+    pub(super) fn trim(&self) {
+        // It is a courtesy: if it fails, the next allocation tells.
+        let _ = self.client.memory_cleanup();
+    }
+}
+
+type Copied = Result<Vec<Bytes>>;
+
+/// Values on their way from the device.
+pub(super) struct Reading<T> {
+    copied: std::result::Result<Pin<Box<dyn Future<Output = Copied> + Send>>, Copied>,
+    len: usize,
+    value: PhantomData<T>,
+}
+
+impl<T: Value> Reading<T> {
+    /// Waits for the values.
+    ///
+    /// # Errors
+    /// A failed launch or a lost device.
+    pub(super) fn wait(self) -> Result<Vec<T>> {
+        let bytes = match self.copied {
+            Ok(reading) => cubecl::future::block_on(reading),
+            Err(copied) => copied,
+        }?;
+        let bytes = bytes.first().ok_or_else(|| Error::bug("read from the GPU", "nothing came back"))?;
+        Ok(T::from_bytes(bytes)[..self.len].to_vec())
+    }
+}
+
+/// Launches recorded by [`Gpu::record`].
+pub(super) struct Recording {
+    graph: Graph,
+}
+
+impl Debug for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Recording")
+    }
+}
+
+impl Recording {
+    /// Launches everything again, on the same buffers.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub(super) fn replay(&self) -> Result<()> {
+        // SAFETY: the engine keeps every buffer that a recording names (the
+        // workspace, the pages, the slots, the weights) for as long as it keeps
+        // the recording, and launches and writes on one stream only.
+        unsafe { self.graph.replay() }.map_err(lost)
+    }
+}
+
+/// A failure of the device or of a launch.
+pub(super) fn lost(error: impl std::fmt::Display) -> Error {
+    let message = error.to_string();
+    let exhausted = message.to_lowercase().contains("memory");
+    let kind = if exhausted { ErrorKind::ResourceExhausted } else { ErrorKind::DeviceLost };
+    let message: String = message.chars().take(600).collect();
+    Error::new(kind, "run the model on the GPU", message)
+}
+
+/// What a panic said.
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("the driver could not be loaded").lines().next().unwrap_or_default().chars().take(300).collect()
+}

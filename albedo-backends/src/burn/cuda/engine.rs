@@ -1,0 +1,540 @@
+//! The device thread of a GPU: admits requests while slots and pages last,
+//! reads prompts in chunks, and decodes all sequences together.
+//!
+//! A decode step is a recording that is replayed; tokens and positions move on
+//! on the device, and a step is launched before the tokens of the one before
+//! are read. So a sequence that ended is computed once too often; what that
+//! writes is never read.
+
+use std::collections::{HashMap, VecDeque};
+
+use albedo_core::{Error, ErrorKind, Result, TokenScores};
+use tokio::sync::mpsc;
+
+use super::device::{Buffer, Reading, Recording};
+use super::kernels::attention::{PAGE, TILE};
+use super::kernels::rows::NONE;
+use super::launch::{Places, SlotSettings, splits};
+use super::ops::{CubeOps, Kind, Step};
+use super::pages::Pages;
+use crate::burn::model::Qwen3;
+use crate::burn::requests::{Call, Desk, Origin, Prompt, Reply, Waiting, Write, enqueue};
+
+const OPERATION: &str = "generate a reply";
+
+/// Sizes of batch that have a recording; a smaller batch is padded.
+const BATCHES: [usize; 13] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256];
+
+/// What the device thread owns.
+pub(in crate::burn) struct Engine {
+    model: Qwen3<CubeOps>,
+    desk: Desk,
+    slots: Slots,
+    pages: Pages,
+    recordings: HashMap<(usize, usize), Recording>,
+    sequences: Vec<Option<Sequence>>,
+    /// Slots of the sequences whose prompts are not read yet, oldest first.
+    reading: VecDeque<usize>,
+}
+
+/// Everything on the device that has a place for each slot. The slot after the
+/// last belongs to the rows that pad a batch.
+struct Slots {
+    settings: SlotSettings,
+    /// `[slot, stride]`.
+    table: Buffer<u32>,
+    stride: usize,
+    /// The slots of the batch that is decoded.
+    rows: Buffer<u32>,
+    decoded: Vec<u32>,
+    ids: Buffer<u32>,
+    positions: Buffer<u32>,
+    chosen: Buffer<u32>,
+}
+
+/// A sequence in a slot.
+struct Sequence {
+    origin: Origin,
+    prompt: Prompt,
+    pages: Vec<u32>,
+    /// Tokens of the prompt and then of the scored reply that were read.
+    read: usize,
+    write: Option<Write>,
+    reply: Reply,
+    /// Log-probabilities of the scored reply so far.
+    scores: Vec<f32>,
+}
+
+impl Sequence {
+    /// Tokens to read before the reply: of a scored reply all but the last.
+    fn to_read(&self) -> usize {
+        self.prompt.ids.len() + self.prompt.reply.as_ref().map_or(0, |reply| reply.len().saturating_sub(1))
+    }
+
+    fn token(&self, at: usize) -> u32 {
+        let prompt = &self.prompt.ids;
+        let reply = self.prompt.reply.as_deref().unwrap_or_default();
+        prompt.get(at).or_else(|| reply.get(at - prompt.len())).copied().unwrap_or(0)
+    }
+
+    /// The token whose log-probability the row at `at` tells.
+    fn target(&self, at: usize) -> Option<u32> {
+        let reply = self.prompt.reply.as_deref()?;
+        reply.get((at + 1).checked_sub(self.prompt.ids.len())?).copied()
+    }
+}
+
+/// A decode step under way: its slots and the tokens that it chooses.
+struct Pending {
+    slots: Vec<u32>,
+    chosen: Reading<u32>,
+}
+
+/// A chunk of prompts.
+#[derive(Default)]
+struct Chunk {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    slots: Vec<u32>,
+    tiles: Vec<u32>,
+    wanted: Vec<Wanted>,
+    /// Slots and how far their sequences are read after this chunk.
+    read: Vec<(usize, usize)>,
+}
+
+/// A row whose logits are wanted.
+struct Wanted {
+    row: u32,
+    slot: u32,
+    position: usize,
+    /// The token to score.
+    target: u32,
+    /// Whether the first token of the reply is chosen here.
+    first: bool,
+}
+
+impl Engine {
+    /// An engine for a loaded model with `pages` pages.
+    pub(super) fn new(model: Qwen3<CubeOps>, desk: Desk, pages: usize) -> Self {
+        let sizes = model.ops().sizes();
+        let gpu = model.ops().gpu();
+        let slots = sizes.batch + 1;
+        let stride = desk.context_length.min(pages * PAGE).div_ceil(PAGE) + 1;
+        let padded = sizes.batch.next_multiple_of(128);
+        let slots = Slots {
+            settings: SlotSettings {
+                temperatures: gpu.zeroed(slots),
+                top_ps: gpu.zeroed(slots),
+                top_ks: gpu.zeroed(slots),
+                seeds: gpu.zeroed(2 * slots),
+                lengths: gpu.zeroed(slots),
+                tokens: gpu.zeroed(slots),
+                positions: gpu.zeroed(slots),
+            },
+            table: gpu.zeroed(slots * stride),
+            stride,
+            rows: gpu.zeroed(padded),
+            decoded: Vec::new(),
+            ids: gpu.zeroed(padded),
+            positions: gpu.zeroed(padded),
+            chosen: gpu.zeroed(2 * padded),
+        };
+        Self {
+            slots,
+            pages: Pages::new(pages),
+            recordings: HashMap::new(),
+            sequences: (0..sizes.batch).map(|_| None).collect(),
+            reading: VecDeque::new(),
+            model,
+            desk,
+        }
+    }
+
+    /// Serves calls until the session is dropped. Unanswered requests are
+    /// dropped with their senders.
+    pub(in crate::burn) fn run(mut self, mut calls: mpsc::Receiver<Call>) {
+        let mut waiting: VecDeque<Waiting> = VecDeque::new();
+        let mut pending: Option<Pending> = None;
+        loop {
+            let idle = pending.is_none() && self.sequences.iter().all(Option::is_none);
+            if idle && waiting.is_empty() {
+                match calls.blocking_recv() {
+                    Some(call) => enqueue(call, &mut waiting),
+                    None => return,
+                }
+            }
+            // Calls beyond the next batch stay in their bounded channel.
+            while waiting.len() < self.sequences.len() {
+                match calls.try_recv() {
+                    Ok(call) => enqueue(call, &mut waiting),
+                    Err(_) => break,
+                }
+            }
+            if self.desk.is_closed() {
+                return;
+            }
+            waiting.retain(|Waiting { origin, .. }| self.desk.is_wanted(origin));
+            self.drop_unwanted();
+            if let Err(error) = self.advance(&mut waiting, &mut pending) {
+                pending = None;
+                self.fail(&error);
+            }
+        }
+    }
+
+    /// One step of the device.
+    fn advance(&mut self, waiting: &mut VecDeque<Waiting>, pending: &mut Option<Pending>) -> Result<()> {
+        self.admit(waiting);
+        if !self.reading.is_empty() {
+            if let Some(pending) = pending.take() {
+                self.take_chosen(pending)?;
+            }
+            return self.read_prompts();
+        }
+        let launched = self.decode()?;
+        if let Some(before) = std::mem::replace(pending, launched) {
+            self.take_chosen(before)?;
+        }
+        Ok(())
+    }
+
+    /// Moves requests into slots, in order, while slots and pages last.
+    fn admit(&mut self, waiting: &mut VecDeque<Waiting>) {
+        while let Some(slot) = self.sequences.iter().position(Option::is_none)
+            && let Some(Waiting { origin, request }) = waiting.pop_front()
+        {
+            let prompt = match self.desk.prepare(&request).and_then(|prompt| self.fits(&request.write, prompt)) {
+                Ok(prompt) => prompt,
+                Err(error) => {
+                    origin.answer(Err(error));
+                    continue;
+                }
+            };
+            let names = Pages::names(&prompt.ids);
+            let Some((pages, known)) = self.pages.take(&names, pages_of(&prompt, request.write.as_ref())) else {
+                waiting.push_front(Waiting { origin, request });
+                return;
+            };
+            let gpu = self.model.ops().gpu();
+            let settings = &self.slots.settings;
+            if let Some(Write { sampling, seed, .. }) = request.write {
+                gpu.write(&settings.temperatures.at(slot), &[sampling.temperature as f32]);
+                gpu.write(&settings.top_ps.at(slot), &[sampling.top_p as f32]);
+                gpu.write(&settings.top_ks.at(slot), &[sampling.top_k]);
+                gpu.write(&settings.seeds.range(2 * slot, 2), &[seed as u32, (seed >> 32) as u32]);
+            }
+            gpu.write(&settings.lengths.at(slot), &[0]);
+            gpu.write(&settings.positions.at(slot), &[prompt.ids.len() as u32]);
+            gpu.write(&self.slots.table.range(slot * self.slots.stride, pages.len()), &pages);
+            let reply = Reply { prompt_tokens: prompt.ids.len(), tokens: Vec::new(), scores: None };
+            self.sequences[slot] = Some(Sequence {
+                origin,
+                prompt,
+                pages,
+                read: known * PAGE,
+                write: request.write,
+                reply,
+                scores: Vec::new(),
+            });
+            self.reading.push_back(slot);
+        }
+    }
+
+    /// Refuses what would not fit if it were alone.
+    fn fits(&self, write: &Option<Write>, prompt: Prompt) -> Result<Prompt> {
+        let needed = pages_of(&prompt, write.as_ref());
+        if needed <= self.pages.count() && needed <= self.slots.stride {
+            return Ok(prompt);
+        }
+        Err(Error::new(
+            ErrorKind::ResourceExhausted,
+            OPERATION,
+            format!(
+                "{} tokens need {needed} pages of keys and values, the GPU holds {}",
+                prompt.ids.len(),
+                self.pages.count()
+            ),
+        )
+        .with("model", &self.desk.name)
+        .with_hint("raise `memory_share`, or shorten the prompt or `max_new_tokens`"))
+    }
+
+    /// Reads a chunk of the prompts that wait.
+    fn read_prompts(&mut self) -> Result<()> {
+        let chunk = self.next_chunk();
+        let ops = self.model.ops();
+        let gpu = ops.gpu();
+        let places = Places {
+            positions: gpu.upload(&chunk.positions),
+            slots: gpu.upload(&chunk.slots),
+            pages: self.slots.table.clone(),
+            stride: self.slots.stride,
+        };
+        let index: Vec<u32> = chunk.wanted.iter().map(|wanted| wanted.row).collect();
+        let longest = chunk.wanted.iter().map(|wanted| splits(wanted.position)).max();
+        let wanted = longest.map(|splits| (gpu.upload(&index), splits));
+        let kind = Kind::Prefill { tiles: gpu.upload(&chunk.tiles), wanted };
+        let mut step = ops.step(chunk.ids.len(), gpu.upload(&chunk.ids), places, kind);
+        let logits = self.model.forward(&mut step)?;
+        for &(slot, read) in &chunk.read {
+            if let Some(sequence) = &mut self.sequences[slot] {
+                sequence.read = read;
+                let full = read.min(sequence.prompt.ids.len()) / PAGE;
+                let names = Pages::names(&sequence.prompt.ids);
+                self.pages.learn(&sequence.pages[..full.min(names.len())], &names);
+            }
+        }
+        match logits {
+            Some(logits) => self.take_wanted(&chunk, &logits, &step),
+            None => gpu.sync(),
+        }
+    }
+
+    /// The next rows of the prompts that wait, oldest first.
+    fn next_chunk(&self) -> Chunk {
+        let sizes = self.model.ops().sizes();
+        let mut chunk = Chunk::default();
+        for &slot in &self.reading {
+            let Some(sequence) = &self.sequences[slot] else { continue };
+            let mut at = sequence.read;
+            let first = chunk.ids.len();
+            while at < sequence.to_read() && chunk.ids.len() < sizes.rows {
+                let last_of_prompt = at + 1 == sequence.prompt.ids.len();
+                let target = sequence.target(at);
+                if last_of_prompt || target.is_some() {
+                    if chunk.wanted.len() == sizes.batch {
+                        break;
+                    }
+                    chunk.wanted.push(Wanted {
+                        row: chunk.ids.len() as u32,
+                        slot: slot as u32,
+                        position: at,
+                        target: target.unwrap_or(NONE),
+                        first: last_of_prompt && sequence.write.is_some(),
+                    });
+                }
+                chunk.ids.push(sequence.token(at));
+                chunk.positions.push(at as u32);
+                chunk.slots.push(slot as u32);
+                at += 1;
+            }
+            let rows = chunk.ids.len() - first;
+            for from in (0..rows).step_by(TILE) {
+                chunk.tiles.extend([(first + from) as u32, TILE.min(rows - from) as u32]);
+            }
+            chunk.read.push((slot, at));
+            if at < sequence.to_read() {
+                break;
+            }
+        }
+        chunk
+    }
+
+    /// Scores and chooses from the logits of a chunk, and starts the replies of
+    /// the sequences that are read.
+    fn take_wanted(&mut self, chunk: &Chunk, logits: &Buffer<f32>, step: &Step) -> Result<()> {
+        let ops = self.model.ops();
+        let gpu = ops.gpu();
+        let targets: Vec<u32> = chunk.wanted.iter().map(|wanted| wanted.target).collect();
+        let scores = gpu.zeroed::<f32>(2 * targets.len());
+        gpu.log_prob(logits, &gpu.upload(&targets), &scores, ops.vocabulary())?;
+        // Rows that only score choose for the slot of the padding.
+        let padding = self.sequences.len() as u32;
+        let slots: Vec<u32> =
+            chunk.wanted.iter().map(|wanted| if wanted.first { wanted.slot } else { padding }).collect();
+        let chosen = gpu.zeroed::<u32>(2 * slots.len());
+        gpu.sample(logits, &gpu.upload(&slots), ops.faults(step), &self.slots.settings, &chosen, ops.vocabulary())?;
+        let (scores, chosen) = (gpu.read(&scores)?, gpu.read(&chosen)?);
+        for ((wanted, scores), chosen) in
+            chunk.wanted.iter().zip(scores.chunks_exact(2)).zip(chosen.chunks_exact(2))
+        {
+            let slot = wanted.slot as usize;
+            let Some(sequence) = &mut self.sequences[slot] else { continue };
+            if chosen[0] == NONE {
+                self.retire(slot, Err(self.not_finite(chosen[1])));
+                continue;
+            }
+            if wanted.target != NONE {
+                sequence.scores.push(scores[0] - scores[1].ln());
+            }
+            if wanted.first {
+                sequence.reply.tokens.push(chosen[0]);
+            }
+        }
+        for &(slot, _) in &chunk.read {
+            self.finish_reading(slot);
+        }
+        Ok(())
+    }
+
+    /// Starts the reply of a sequence that is read, or answers it.
+    fn finish_reading(&mut self, slot: usize) {
+        let Some(sequence) = &mut self.sequences[slot] else { return };
+        if sequence.read < sequence.to_read() {
+            return;
+        }
+        self.reading.retain(|&reading| reading != slot);
+        if sequence.prompt.reply.is_some() {
+            sequence.reply.scores = Some(TokenScores { log_probs: std::mem::take(&mut sequence.scores) });
+        }
+        if sequence.write.is_none() {
+            let scores = sequence.reply.scores.take();
+            self.desk.answer_score(&sequence.origin, sequence.reply.prompt_tokens, scores);
+            self.free(slot);
+        } else {
+            self.finish_or_keep(slot);
+        }
+    }
+
+    /// Launches one more token for every sequence that is read.
+    fn decode(&mut self) -> Result<Option<Pending>> {
+        let slots: Vec<u32> = self
+            .sequences
+            .iter()
+            .enumerate()
+            .filter(|(_, sequence)| sequence.is_some())
+            .map(|(slot, _)| slot as u32)
+            .collect();
+        if slots.is_empty() {
+            return Ok(None);
+        }
+        let size = BATCHES.iter().copied().find(|&size| size >= slots.len()).unwrap_or(slots.len());
+        // The step under way may have added a token that is not known yet.
+        let longest = self
+            .sequences
+            .iter()
+            .flatten()
+            .map(|sequence| splits(sequence.prompt.ids.len() + sequence.reply.tokens.len() + 1))
+            .max()
+            .unwrap_or(1);
+        let splits = rounded(longest).min(splits(self.slots.stride * PAGE - 1));
+        if self.slots.decoded != slots {
+            let mut rows = slots.clone();
+            rows.resize(size, self.sequences.len() as u32);
+            self.model.ops().gpu().write(&self.slots.rows, &rows);
+            self.slots.decoded.clone_from(&slots);
+        }
+        if !self.recordings.contains_key(&(size, splits)) {
+            self.record(size, splits)?;
+        }
+        let recording = self.recordings.get(&(size, splits));
+        recording.ok_or_else(|| Error::bug(OPERATION, "a recording was lost"))?.replay()?;
+        let chosen = self.model.ops().gpu().read_later(&self.slots.chosen.first(2 * slots.len()));
+        Ok(Some(Pending { slots, chosen }))
+    }
+
+    /// Records a decode step. Recording runs the step, so tokens, positions and
+    /// lengths are put back.
+    fn record(&mut self, size: usize, splits: usize) -> Result<()> {
+        let ops = self.model.ops();
+        let gpu = ops.gpu();
+        let Slots { settings, .. } = &self.slots;
+        let before = (gpu.read(&settings.tokens)?, gpu.read(&settings.positions)?, gpu.read(&settings.lengths)?);
+        let recording = gpu.record(|| self.launch(size, splits));
+        gpu.write(&settings.tokens, &before.0);
+        gpu.write(&settings.positions, &before.1);
+        gpu.write(&settings.lengths, &before.2);
+        self.recordings.insert((size, splits), recording?);
+        Ok(())
+    }
+
+    /// Launches a decode step of the first `size` rows.
+    fn launch(&self, size: usize, splits: usize) -> Result<()> {
+        let ops = self.model.ops();
+        let gpu = ops.gpu();
+        let Slots { settings, table, stride, rows, ids, positions, chosen, .. } = &self.slots;
+        let rows = rows.first(size);
+        let padding = self.sequences.len() as u32;
+        gpu.decode_inputs(&rows, &settings.tokens, &settings.positions, ids, positions, padding)?;
+        let places =
+            Places { positions: positions.clone(), slots: rows.clone(), pages: table.clone(), stride: *stride };
+        let mut step = ops.step(size, ids.clone(), places, Kind::Decode { splits });
+        if let Some(logits) = self.model.forward(&mut step)? {
+            gpu.sample(&logits, &rows, ops.faults(&step), settings, chosen, ops.vocabulary())?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the tokens of a step and hands them out.
+    fn take_chosen(&mut self, pending: Pending) -> Result<()> {
+        let chosen = pending.chosen.wait()?;
+        for (&slot, chosen) in pending.slots.iter().zip(chosen.chunks_exact(2)) {
+            let slot = slot as usize;
+            // A sequence that ended in the step before has no use for it.
+            let Some(sequence) = &mut self.sequences[slot] else { continue };
+            if chosen[0] == NONE {
+                self.retire(slot, Err(self.not_finite(chosen[1])));
+                continue;
+            }
+            sequence.reply.tokens.push(chosen[0]);
+            self.finish_or_keep(slot);
+        }
+        Ok(())
+    }
+
+    fn finish_or_keep(&mut self, slot: usize) {
+        let Some(sequence) = self.sequences[slot].take() else { return };
+        let limit = sequence.write.map_or(0, |write| write.max_new_tokens);
+        match self.desk.finish_or_keep(&sequence.origin, sequence.reply, limit) {
+            Some(reply) => self.sequences[slot] = Some(Sequence { reply, ..sequence }),
+            None => self.pages.release(&sequence.pages),
+        }
+    }
+
+    /// Ends a sequence with `result`.
+    fn retire(&mut self, slot: usize, result: Result<albedo_core::Completion>) {
+        if let Some(sequence) = &self.sequences[slot] {
+            sequence.origin.answer(result);
+        }
+        self.free(slot);
+    }
+
+    fn free(&mut self, slot: usize) {
+        self.reading.retain(|&reading| reading != slot);
+        if let Some(sequence) = self.sequences[slot].take() {
+            self.pages.release(&sequence.pages);
+        }
+    }
+
+    fn drop_unwanted(&mut self) {
+        for slot in 0..self.sequences.len() {
+            if self.sequences[slot].as_ref().is_some_and(|sequence| !self.desk.is_wanted(&sequence.origin)) {
+                self.free(slot);
+            }
+        }
+    }
+
+    /// Answers every sequence with `error`: the device failed under all of them.
+    fn fail(&mut self, error: &Error) {
+        for slot in 0..self.sequences.len() {
+            if self.sequences[slot].is_some() {
+                let error = Error::new(error.kind(), error.operation(), error.message());
+                self.retire(slot, Err(error.with("model", &self.desk.name)));
+            }
+        }
+        // What the pages hold, and what was recorded, is not known any more.
+        self.pages = Pages::new(self.pages.count());
+        self.recordings.clear();
+        self.slots.decoded.clear();
+    }
+
+    fn not_finite(&self, layer: u32) -> Error {
+        let place = if layer == NONE { "in the logits".to_owned() } else { format!("in layer {layer}") };
+        Error::new(ErrorKind::DataInvalid, OPERATION, format!("the model computed a number that is not finite {place}"))
+            .with("model", &self.desk.name)
+            .with_hint("its weights overflow")
+    }
+}
+
+/// Pages that a request needs from start to end, and for the step too many.
+fn pages_of(prompt: &Prompt, write: Option<&Write>) -> usize {
+    let reply = prompt.reply.as_ref().map_or(0, Vec::len);
+    let new = write.map_or(0, |write| write.max_new_tokens as usize + 1);
+    (prompt.ids.len() + reply.max(new)).div_ceil(PAGE)
+}
+
+/// Splits for which there is a recording: powers of 2, and half-way between.
+fn rounded(splits: usize) -> usize {
+    let power = splits.next_power_of_two();
+    if splits <= power / 4 * 3 { (power / 4 * 3).max(1) } else { power }
+}

@@ -1,0 +1,385 @@
+//! [`Ops`] on a GPU: bf16 weights, activations and keys, f32 sums.
+
+use std::fmt::{self, Debug};
+
+use albedo_core::{Error, Result};
+use cubek::std::Hardware;
+use half::bf16;
+
+use super::device::{Buffer, Gpu};
+use super::launch::{Heads, Places, Pool};
+use super::memory::{MemoryPlan, StepSizes};
+use super::settings::Settings;
+use crate::burn::config::Qwen3Config;
+use crate::burn::cpu::{angles_at, frequencies};
+use crate::burn::ops::Ops;
+use crate::burn::weights::{Tensor, Values};
+
+const OPERATION: &str = "run the model on the GPU";
+
+/// Bytes of a weight that are read, checked and sent together.
+const UPLOAD: usize = 64 << 20;
+
+/// The GPU with everything of one model but its weights.
+pub(super) struct CubeOps {
+    gpu: Gpu,
+    hardware: Hardware,
+    settings: Settings,
+    heads: Heads,
+    hidden: usize,
+    inter: usize,
+    vocabulary: usize,
+    eps: f32,
+    sizes: StepSizes,
+    pools: Vec<Pool>,
+    cosines: Buffer<f32>,
+    sines: Buffer<f32>,
+    work: Workspace,
+}
+
+impl Debug for CubeOps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CubeOps").field("heads", &self.heads).finish_non_exhaustive()
+    }
+}
+
+/// Buffers that every step uses anew. A recording names them, so they stay.
+struct Workspace {
+    residual: Buffer<f32>,
+    normed: Buffer<bf16>,
+    qkv: Buffer<bf16>,
+    queries: Buffer<bf16>,
+    mixed: Buffer<bf16>,
+    delta: Buffer<bf16>,
+    gate_up: Buffer<bf16>,
+    activated: Buffer<bf16>,
+    faults: Buffer<u32>,
+    partial: Buffer<f32>,
+    stats: Buffer<f32>,
+    logits: Buffer<f32>,
+    wanted_residual: Buffer<f32>,
+    wanted_queries: Buffer<bf16>,
+    wanted_positions: Buffer<u32>,
+    wanted_slots: Buffer<u32>,
+    wanted_faults: Buffer<u32>,
+}
+
+/// A weight `[out, in]`.
+#[derive(Debug)]
+pub(super) struct Matrix {
+    values: Buffer<bf16>,
+    outputs: usize,
+    inputs: usize,
+}
+
+/// Activations of a step.
+#[derive(Debug)]
+pub(super) enum Rows {
+    /// What the layers add up.
+    Residual(Buffer<f32>),
+    /// Everything else.
+    Half(Buffer<bf16>),
+}
+
+impl Rows {
+    fn residual(&self) -> Result<&Buffer<f32>> {
+        match self {
+            Self::Residual(rows) => Ok(rows),
+            Self::Half(_) => Err(Error::bug(OPERATION, "rows of bf16 where the residual belongs")),
+        }
+    }
+
+    fn half(&self) -> Result<&Buffer<bf16>> {
+        match self {
+            Self::Half(rows) => Ok(rows),
+            Self::Residual(_) => Err(Error::bug(OPERATION, "the residual where rows of bf16 belong")),
+        }
+    }
+}
+
+/// How the rows of a step attend, and how their products are computed.
+#[derive(Debug, Clone)]
+pub(super) enum Kind {
+    /// Each row alone; `splits` are enough for the longest.
+    Decode { splits: usize },
+    /// Chunks of prompts, in tiles of consecutive rows.
+    Prefill {
+        tiles: Buffer<u32>,
+        /// The rows whose logits are wanted, and the splits that they need.
+        wanted: Option<(Buffer<u32>, usize)>,
+    },
+}
+
+/// The rows of a step.
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    pub(super) rows: usize,
+    pub(super) ids: Buffer<u32>,
+    pub(super) places: Places,
+    pub(super) kind: Kind,
+    faults: Buffer<u32>,
+}
+
+impl CubeOps {
+    /// Takes the memory of `plan` for a model of `config`.
+    ///
+    /// # Errors
+    /// Head sizes that the kernels do not have; memory.
+    pub(super) fn new(
+        gpu: Gpu,
+        config: &Qwen3Config,
+        plan: &MemoryPlan,
+        sizes: StepSizes,
+        settings: Settings,
+    ) -> Result<Self> {
+        let heads = Heads {
+            queries: config.num_attention_heads,
+            kv: config.num_key_value_heads,
+            dim: config.head_dim,
+        };
+        heads.check()?;
+        let frequencies = frequencies(config);
+        let (cosines, sines): (Vec<f32>, Vec<f32>) =
+            (0..config.max_position_embeddings).flat_map(|at| angles_at(at, &frequencies)).unzip();
+        let values = (plan.pages + 1) * super::kernels::attention::PAGE * config.kv_width();
+        let pools = (0..config.num_hidden_layers)
+            .map(|_| Pool { keys: gpu.empty(values), values: gpu.empty(values) })
+            .collect();
+        let (hidden, inter, q) = (config.hidden_size, config.intermediate_size, config.query_width());
+        // Products of few rows read whole tiles.
+        let rows = sizes.rows.max(sizes.batch).next_multiple_of(128);
+        let batch = sizes.batch.next_multiple_of(128);
+        let splits = super::memory::most_splits(config);
+        let work = Workspace {
+            residual: gpu.empty(rows * hidden),
+            normed: gpu.zeroed(rows * hidden),
+            qkv: gpu.empty(rows * (q + 2 * config.kv_width())),
+            queries: gpu.empty(rows * q),
+            mixed: gpu.zeroed(rows * q),
+            delta: gpu.empty(rows * hidden),
+            gate_up: gpu.empty(rows * 2 * inter),
+            activated: gpu.zeroed(rows * inter),
+            faults: gpu.empty(rows),
+            partial: gpu.empty(sizes.batch * q * splits),
+            stats: gpu.empty(sizes.batch * heads.queries * splits * 2),
+            logits: gpu.empty(sizes.batch * config.vocab_size),
+            wanted_residual: gpu.empty(batch * hidden),
+            wanted_queries: gpu.empty(batch * q),
+            wanted_positions: gpu.empty(batch),
+            wanted_slots: gpu.empty(batch),
+            wanted_faults: gpu.empty(batch),
+        };
+        Ok(Self {
+            hardware: Hardware::from_client(gpu.client()),
+            settings,
+            heads,
+            hidden,
+            inter,
+            vocabulary: config.vocab_size,
+            eps: config.rms_norm_eps as f32,
+            sizes,
+            pools,
+            cosines: gpu.upload(&cosines),
+            sines: gpu.upload(&sines),
+            work,
+            gpu,
+        })
+    }
+
+    /// The device.
+    pub(super) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Most rows and sequences of a step.
+    pub(super) fn sizes(&self) -> StepSizes {
+        self.sizes
+    }
+
+    /// Number of logits of a row.
+    pub(super) fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// A step of `rows` rows.
+    pub(super) fn step(&self, rows: usize, ids: Buffer<u32>, places: Places, kind: Kind) -> Step {
+        Step { rows, ids, places, kind, faults: self.work.faults.clone() }
+    }
+
+    /// The faults of the rows that a step ended with.
+    pub(super) fn faults<'a>(&self, step: &'a Step) -> &'a Buffer<u32> {
+        &step.faults
+    }
+
+    fn product(&self, x: &Buffer<bf16>, weight: &Matrix, out: &Buffer<bf16>, step: &Step) -> Result<()> {
+        let Matrix { values, outputs, inputs } = weight;
+        match step.kind {
+            Kind::Decode { .. } => {
+                let settings = self.settings.few_rows(*outputs, step.rows);
+                self.gpu.product_few(values, x, out, step.rows, *inputs, *outputs, settings)
+            }
+            Kind::Prefill { .. } => {
+                let settings = self.settings.many_rows(*inputs, *outputs, step.rows);
+                self.gpu.product_many(&self.hardware, values, x, out, step.rows, *inputs, *outputs, &settings)
+            }
+        }
+    }
+
+    fn load(&self, weights: &Values<'_>, tensors: &[Tensor<'_>]) -> Result<Matrix> {
+        let inputs = tensors.first().map_or(1, Tensor::columns);
+        let size: usize = tensors.iter().map(Tensor::len).sum();
+        let values = self.gpu.empty(size);
+        let mut at = 0;
+        for tensor in tensors {
+            let step = UPLOAD / 2;
+            for from in (0..tensor.len()).step_by(step) {
+                let count = step.min(tensor.len() - from);
+                let mut staged = self.gpu.stage(2 * count);
+                weights.read_bf16(tensor, from, &mut staged)?;
+                self.gpu.send(&values.range(at, count), staged);
+                at += count;
+            }
+        }
+        Ok(Matrix { values, outputs: size / inputs, inputs })
+    }
+}
+
+impl Ops for CubeOps {
+    type Matrix = Matrix;
+    type Table = Buffer<bf16>;
+    type Vector = Buffer<f32>;
+    type Rows = Rows;
+    type Step<'a> = Step;
+    type Logits = Buffer<f32>;
+
+    fn matrix(&self, weights: &Values<'_>, tensors: &[Tensor<'_>]) -> Result<Matrix> {
+        self.load(weights, tensors)
+    }
+
+    fn table_and_head(
+        &self,
+        weights: &Values<'_>,
+        table: &Tensor<'_>,
+        head: Option<&Tensor<'_>>,
+    ) -> Result<(Buffer<bf16>, Matrix)> {
+        let table = self.load(weights, std::slice::from_ref(table))?;
+        let values = table.values.clone();
+        let head = head.map(|head| self.load(weights, std::slice::from_ref(head))).transpose()?;
+        Ok((values, head.unwrap_or(table)))
+    }
+
+    fn vector(&self, weights: &Values<'_>, tensor: &Tensor<'_>) -> Result<Buffer<f32>> {
+        Ok(self.gpu.upload(&weights.read(tensor)?))
+    }
+
+    fn embed(&self, table: &Buffer<bf16>, step: &Step) -> Result<Rows> {
+        let out = &self.work.residual;
+        self.gpu.embed(&step.ids.first(step.rows), table, out, &step.faults, self.hidden)?;
+        Ok(Rows::Residual(out.clone()))
+    }
+
+    fn linear(&self, x: Rows, weight: &Matrix, step: &Step) -> Result<Rows> {
+        let work = &self.work;
+        // Every width of a result has its own place, but the two that are added.
+        let out = if weight.outputs == self.hidden {
+            &work.delta
+        } else if weight.outputs == 2 * self.inter {
+            &work.gate_up
+        } else {
+            &work.qkv
+        };
+        self.product(x.half()?, weight, out, step)?;
+        Ok(Rows::Half(out.clone()))
+    }
+
+    fn rms_norm(&self, x: &Rows, gain: &Buffer<f32>, step: &Step) -> Result<Rows> {
+        let out = &self.work.normed;
+        self.gpu.add_norm(x.residual()?, None, gain, out, &step.faults, step.rows, self.eps, 0)?;
+        Ok(Rows::Half(out.clone()))
+    }
+
+    fn add_norm(
+        &self,
+        residual: &mut Rows,
+        delta: &Rows,
+        gain: &Buffer<f32>,
+        layer: usize,
+        step: &Step,
+    ) -> Result<Rows> {
+        let out = &self.work.normed;
+        let (residual, delta) = (residual.residual()?, delta.half()?);
+        self.gpu.add_norm(residual, Some(delta), gain, out, &step.faults, step.rows, self.eps, layer as u32)?;
+        Ok(Rows::Half(out.clone()))
+    }
+
+    fn qk_norm_rope_write_kv(
+        &self,
+        qkv: &Rows,
+        gains: [&Buffer<f32>; 2],
+        layer: usize,
+        step: &mut Step,
+    ) -> Result<Rows> {
+        let queries = &self.work.queries;
+        let angles = [&self.cosines, &self.sines];
+        let pool = self.pools.get(layer).ok_or_else(|| Error::bug(OPERATION, "no such layer"))?;
+        let (rows, heads) = (step.rows, self.heads);
+        self.gpu.qk_norm_rope_write_kv(
+            qkv.half()?, gains, angles, &step.places, queries, pool, rows, self.eps, heads,
+        )?;
+        Ok(Rows::Half(queries.clone()))
+    }
+
+    fn attend(&self, queries: &Rows, layer: usize, step: &Step) -> Result<Rows> {
+        let (out, queries) = (&self.work.mixed, queries.half()?);
+        let pool = self.pools.get(layer).ok_or_else(|| Error::bug(OPERATION, "no such layer"))?;
+        match &step.kind {
+            Kind::Decode { splits } => {
+                let Workspace { partial, stats, .. } = &self.work;
+                let rows = step.rows;
+                self.gpu.attend_rows(
+                    queries, pool, &step.places, partial, stats, out, rows, *splits, self.heads,
+                )?;
+            }
+            Kind::Prefill { tiles, .. } => {
+                self.gpu.attend_tiles(queries, pool, &step.places, tiles, out, step.rows, self.heads)?;
+            }
+        }
+        Ok(Rows::Half(out.clone()))
+    }
+
+    fn silu_mul(&self, gate_up: &Rows, step: &Step) -> Result<Rows> {
+        let out = &self.work.activated;
+        self.gpu.silu_mul(gate_up.half()?, out, step.rows, self.inter)?;
+        Ok(Rows::Half(out.clone()))
+    }
+
+    fn wanted(&self, queries: Rows, residual: Rows, step: &mut Step) -> Result<Option<(Rows, Rows)>> {
+        let Kind::Prefill { wanted, .. } = &step.kind else {
+            return Ok(Some((queries, residual)));
+        };
+        let Some((index, splits)) = wanted.clone() else {
+            return Ok(None);
+        };
+        let (gpu, work) = (&self.gpu, &self.work);
+        let width = self.heads.queries * self.heads.dim;
+        gpu.take_rows(queries.half()?, &index, &work.wanted_queries, width)?;
+        gpu.take_rows(residual.residual()?, &index, &work.wanted_residual, self.hidden)?;
+        gpu.take(&step.places.positions, &index, &work.wanted_positions)?;
+        gpu.take(&step.places.slots, &index, &work.wanted_slots)?;
+        gpu.take(&step.faults, &index, &work.wanted_faults)?;
+        step.rows = index.len();
+        step.places.positions = work.wanted_positions.clone();
+        step.places.slots = work.wanted_slots.clone();
+        step.faults = work.wanted_faults.clone();
+        step.kind = Kind::Decode { splits };
+        Ok(Some((Rows::Half(work.wanted_queries.clone()), Rows::Residual(work.wanted_residual.clone()))))
+    }
+
+    fn lm_head(&self, x: Rows, weight: &Matrix, step: &Step) -> Result<Buffer<f32>> {
+        let out = &self.work.logits;
+        let Matrix { values, outputs, inputs } = weight;
+        let settings = self.settings.few_rows(*outputs, step.rows);
+        self.gpu.product_few(values, x.half()?, out, step.rows, *inputs, *outputs, settings)?;
+        Ok(out.first(step.rows * outputs))
+    }
+}

@@ -1,0 +1,214 @@
+//! Requests on their way to a device thread: what both engines do with them
+//! before and after the device's part.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use albedo_core::{
+    CallContext, Completion, Error, ErrorKind, FinishReason, Message, Result, Sampling, TokenScores, Usage,
+};
+use tokio::sync::mpsc;
+
+use crate::text::ChatText;
+
+const OPERATION: &str = "generate a reply";
+
+/// One prompt and what to do with it.
+#[derive(Debug)]
+pub(in crate::burn) struct Request {
+    pub(in crate::burn) messages: Vec<Message>,
+    /// Score this text as the reply.
+    pub(in crate::burn) score: Option<String>,
+    /// Write a reply.
+    pub(in crate::burn) write: Option<Write>,
+}
+
+/// How to write a reply.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::burn) struct Write {
+    pub(in crate::burn) sampling: Sampling,
+    pub(in crate::burn) max_new_tokens: u32,
+    pub(in crate::burn) seed: u64,
+}
+
+/// The requests of one call, and where their answers go: `answers` has room
+/// for all of them, so that answering never waits.
+#[derive(Debug)]
+pub(in crate::burn) struct Call {
+    pub(in crate::burn) requests: Vec<Request>,
+    pub(in crate::burn) cx: CallContext,
+    pub(in crate::burn) answers: mpsc::Sender<(usize, Result<Completion>)>,
+}
+
+/// A request that waits for a place in the batch.
+pub(super) struct Waiting {
+    pub(super) origin: Origin,
+    pub(super) request: Request,
+}
+
+/// Which request of which call, and whether somebody still waits for it.
+pub(super) struct Origin {
+    index: usize,
+    cx: CallContext,
+    answers: mpsc::Sender<(usize, Result<Completion>)>,
+}
+
+impl Origin {
+    /// Answers the request.
+    pub(super) fn answer(&self, result: Result<Completion>) {
+        // Fails only if nobody waits any more.
+        let _ = self.answers.try_send((self.index, result));
+    }
+}
+
+/// Puts the requests of a call behind those that wait.
+pub(super) fn enqueue(call: Call, waiting: &mut VecDeque<Waiting>) {
+    for (index, request) in call.requests.into_iter().enumerate() {
+        let origin = Origin { index, cx: call.cx.clone(), answers: call.answers.clone() };
+        waiting.push_back(Waiting { origin, request });
+    }
+}
+
+/// A request in tokens.
+#[derive(Debug)]
+pub(super) struct Prompt {
+    pub(super) ids: Vec<u32>,
+    /// The reply to score, its end of turn included.
+    pub(super) reply: Option<Vec<u32>>,
+}
+
+/// A reply that is finished, or a score without one.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) prompt_tokens: usize,
+    pub(super) tokens: Vec<u32>,
+    pub(super) scores: Option<TokenScores>,
+}
+
+/// What a session knows of its model's text and limits.
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub(super) text: Arc<ChatText>,
+    /// Names the model in messages.
+    pub(super) name: String,
+    pub(super) context_length: usize,
+    pub(super) vocab_size: usize,
+    /// Cancelled when the session is dropped.
+    pub(super) session: CallContext,
+}
+
+impl Desk {
+    /// Whether the session was dropped.
+    pub(super) fn is_closed(&self) -> bool {
+        self.session.check(OPERATION).is_err()
+    }
+
+    /// `Ok` while somebody waits for the answer.
+    pub(super) fn go_on(&self, origin: &Origin) -> Result<()> {
+        self.session.check(OPERATION)?;
+        if origin.answers.is_closed() {
+            return Err(Error::cancelled(OPERATION));
+        }
+        origin.cx.check(OPERATION)
+    }
+
+    /// Whether somebody waits for the answer; if not, says so to whoever may listen.
+    pub(super) fn is_wanted(&self, origin: &Origin) -> bool {
+        self.go_on(origin).map_err(|error| origin.answer(Err(error))).is_ok()
+    }
+
+    /// Turns a request into tokens, and checks that it can be served.
+    ///
+    /// # Errors
+    /// Sampling settings out of range; a conversation that the template
+    /// refuses; more tokens than the context holds.
+    pub(super) fn prepare(&self, request: &Request) -> Result<Prompt> {
+        if let Some(write) = &request.write {
+            write.sampling.check()?;
+            if write.max_new_tokens == 0 {
+                return Err(Error::new(
+                    ErrorKind::ConfigInvalid,
+                    OPERATION,
+                    "`max_new_tokens` is 0, it must be at least 1",
+                ));
+            }
+        }
+        let prompt = self.text.encode_prompt(&request.messages)?;
+        let reply = request.score.as_deref().map(|text| self.reply_ids(text)).transpose()?;
+        let new_tokens = request.write.map_or(0, |write| write.max_new_tokens as usize);
+        self.check(&prompt, new_tokens, reply.as_deref().unwrap_or_default())?;
+        Ok(Prompt { ids: prompt, reply })
+    }
+
+    /// Answers a request that only had a reply to score.
+    pub(super) fn answer_score(&self, origin: &Origin, prompt_tokens: usize, scores: Option<TokenScores>) {
+        origin.answer(Ok(Completion {
+            text: String::new(),
+            tokens: Vec::new(),
+            finish: FinishReason::Unknown,
+            usage: usage(prompt_tokens, 0),
+            reply_scores: scores,
+        }));
+    }
+
+    /// Answers with `reply` if its last token ends it or is the last allowed,
+    /// else gives it back.
+    pub(super) fn finish_or_keep(&self, origin: &Origin, reply: Reply, max_new_tokens: u32) -> Option<Reply> {
+        let written = reply.tokens.len();
+        let stopped = reply.tokens.last().is_some_and(|token| self.text.stop_ids().contains(token));
+        if !stopped && written < max_new_tokens as usize {
+            return Some(reply);
+        }
+        let text = self.text.decode(&reply.tokens[..written - usize::from(stopped)]);
+        origin.answer(text.map(|text| Completion {
+            text,
+            tokens: reply.tokens,
+            finish: if stopped { FinishReason::Stop } else { FinishReason::Length },
+            usage: usage(reply.prompt_tokens, written),
+            reply_scores: reply.scores,
+        }));
+        None
+    }
+
+    fn reply_ids(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.text.encode_reply(text)?;
+        ids.push(self.text.end_of_turn());
+        Ok(ids)
+    }
+
+    fn check(&self, prompt: &[u32], new_tokens: usize, reply: &[u32]) -> Result<()> {
+        if prompt.is_empty() {
+            return Err(Error::new(ErrorKind::DataInvalid, OPERATION, "the rendered prompt has no token"));
+        }
+        if let Some(id) = prompt.iter().chain(reply).find(|&&id| id as usize >= self.vocab_size) {
+            return Err(Error::new(
+                ErrorKind::DataInvalid,
+                OPERATION,
+                format!("token {id} is outside the model's vocabulary of {}", self.vocab_size),
+            )
+            .with("model", &self.name)
+            .with_hint("the tokenizer belongs to another model"));
+        }
+        for (what, tokens) in [("new", new_tokens), ("scored", reply.len())] {
+            if prompt.len() + tokens > self.context_length {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    OPERATION,
+                    format!(
+                        "{} prompt tokens and {tokens} {what} tokens do not fit in the context of {}",
+                        prompt.len(),
+                        self.context_length
+                    ),
+                )
+                .with("model", &self.name)
+                .with_hint("shorten the prompt or lower `max_new_tokens`"));
+            }
+        }
+        Ok(())
+    }
+
+}
+
+fn usage(prompt: usize, completion: usize) -> Usage {
+    Usage { prompt_tokens: prompt as u32, completion_tokens: completion as u32, price_usd: None }
+}
