@@ -248,7 +248,7 @@ impl Bench {
         let place = format!("{case} {round}");
         (0..case.requests())
             .map(|index| {
-                let seed = albedo_core::rng::derive_seed(
+                let seed = crate::rng::derive_seed(
                     "bench prompt",
                     &[&self.seed.to_le_bytes(), place.as_bytes(), &index.to_le_bytes()],
                 );
@@ -389,9 +389,10 @@ fn endless_text(model: &Path) -> Result<TempDir> {
         copy("chat_template.jinja")?;
     }
     let mut config = read_json(&model.join(TOKENIZER_CONFIG))?;
-    config["eos_token"] = NEVER_WRITTEN.into();
+    config.insert("eos_token".into(), NEVER_WRITTEN.into());
     let path = folder.path().join(TOKENIZER_CONFIG);
-    fs::write(&path, config.to_string()).map_err(|error| Error::io(MEASURE, &path, error))?;
+    fs::write(&path, serde_json::Value::Object(config).to_string())
+        .map_err(|error| Error::io(MEASURE, &path, error))?;
     Ok(folder)
 }
 

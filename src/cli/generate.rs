@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use albedo::{
     CallContext, Completion, Error, ErrorKind, ModelSession, ModelSource, Registry, Result, Sampling,
 };
-use futures::stream::{self, StreamExt};
+use futures::StreamExt;
 
 use self::input::{Input, Source};
 use self::request::{Answer, Defaults};
