@@ -193,30 +193,40 @@ impl NGrams {
         Ok(Self { text, suffixes, order })
     }
 
-    /// The probability of every next byte. Each order's estimate is smoothed
-    /// with the next shorter one's, as if that had been seen once (MacKay and
-    /// Peto, *A hierarchical Dirichlet language model*, 1995).
+    /// The probability of every next byte. Each order's counts are smoothed with
+    /// the next shorter one's estimate, the more the more different bytes
+    /// followed (Witten and Bell, *The zero-frequency problem*, 1991). An order
+    /// that is found nowhere else than the one before says nothing new.
     fn next(&self, context: &[u8]) -> [f64; 256] {
         let mut probabilities = [1.0 / 256.0; 256];
+        let mut before = usize::MAX;
         for length in 0..=self.order.min(context.len()) {
             let gram = &context[context.len() - length..];
             let start = |&at: &u32| &self.text[at as usize..self.text.len().min(at as usize + length)];
             let from = self.suffixes.partition_point(|at| start(at) < gram);
             let found = self.suffixes[from..].partition_point(|at| start(at) == gram);
-            let mut seen = &self.suffixes[from..from + found];
-            if seen.is_empty() {
+            if found == 0 {
                 break;
             }
-            let total = found as f64 + 1.0;
-            probabilities.iter_mut().for_each(|probability| *probability /= total);
+            if found == before {
+                continue;
+            }
+            before = found;
             let next = |at: u32| self.text.get(at as usize + length).copied();
-            while let Some(&first) = seen.first() {
-                let byte = next(first);
-                let count = seen.partition_point(|&at| next(at) <= byte);
-                if let Some(byte) = byte {
-                    probabilities[usize::from(byte)] += count as f64 / total;
-                }
-                seen = &seen[count..];
+            let mut counts = Vec::new();
+            let mut left = &self.suffixes[from..from + found];
+            while let Some(&first) = left.first() {
+                let count = left.partition_point(|&at| next(at) <= next(first));
+                counts.extend(next(first).map(|byte| (byte, count as f64)));
+                left = &left[count..];
+            }
+            let kinds = counts.len() as f64;
+            let all = kinds + counts.iter().map(|(_, count)| count).sum::<f64>();
+            if all > 0.0 {
+                probabilities.iter_mut().for_each(|probability| *probability *= kinds / all);
+            }
+            for (byte, count) in counts {
+                probabilities[usize::from(byte)] += count / all;
             }
         }
         probabilities
