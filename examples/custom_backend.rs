@@ -50,7 +50,7 @@ struct NGramConfig {
 
 impl Default for NGramConfig {
     fn default() -> Self {
-        Self { order: 24 }
+        Self { order: 16 }
     }
 }
 
@@ -195,12 +195,12 @@ impl NGrams {
 
     /// The probability of every next byte. Each order's counts are smoothed with
     /// the next shorter one's estimate, the more the more different bytes
-    /// followed (Witten and Bell, *The zero-frequency problem*, 1991). An order
-    /// that is found nowhere else than the one before says nothing new.
+    /// followed (Witten and Bell, *The zero-frequency problem*, 1991). Orders
+    /// double: neighbours would say the same twice.
     fn next(&self, context: &[u8]) -> [f64; 256] {
         let mut probabilities = [1.0 / 256.0; 256];
-        let mut before = usize::MAX;
-        for length in 0..=self.order.min(context.len()) {
+        let orders = std::iter::successors(Some(0), |&length| Some((2 * length).max(1)));
+        for length in orders.take_while(|&length| length <= self.order.min(context.len())) {
             let gram = &context[context.len() - length..];
             let start = |&at: &u32| &self.text[at as usize..self.text.len().min(at as usize + length)];
             let from = self.suffixes.partition_point(|at| start(at) < gram);
@@ -208,10 +208,6 @@ impl NGrams {
             if found == 0 {
                 break;
             }
-            if found == before {
-                continue;
-            }
-            before = found;
             let next = |at: u32| self.text.get(at as usize + length).copied();
             let mut counts = Vec::new();
             let mut left = &self.suffixes[from..from + found];
@@ -223,7 +219,9 @@ impl NGrams {
             let kinds = counts.len() as f64;
             let all = kinds + counts.iter().map(|(_, count)| count).sum::<f64>();
             if all > 0.0 {
-                probabilities.iter_mut().for_each(|probability| *probability *= kinds / all);
+                for probability in &mut probabilities {
+                    *probability *= kinds / all;
+                }
             }
             for (byte, count) in counts {
                 probabilities[usize::from(byte)] += count / all;
@@ -337,7 +335,8 @@ fn write_model(folder: &Path, conversations: usize) -> albedo::Result<()> {
         let trajectory: Trajectory = serde_json::from_str(&line.map_err(failed)?).map_err(|error| {
             Error::new(ErrorKind::DataInvalid, "read the training data", error.to_string())
         })?;
-        corpus += &format!("{}\n", json!(trajectory.messages));
+        corpus.push_str(&json!(trajectory.messages).to_string());
+        corpus.push('\n');
     }
     fs::create_dir_all(folder).and_then(|()| fs::write(folder.join(CORPUS), corpus)).map_err(failed)
 }
@@ -360,7 +359,8 @@ async fn main() -> albedo::Result<()> {
         judges.push(registry.build::<dyn Judge>(name, json!({}), &cx).await?);
     }
 
-    let settings = DuelSettings { samples: 24, ..DuelSettings::default() };
+    let mut settings = DuelSettings { samples: 48, ..DuelSettings::default() };
+    settings.generation.sampling.temperature = 1.0;
     let report =
         Duel::new(&settings, king, challenger, tasks, judges)?.run(&MemoryStore::default(), &(), &cx).await?;
     for judge in &report.verdict.judges {

@@ -8,7 +8,7 @@
 //!
 //! | feature | default | brings |
 //! | --- | --- | --- |
-//! | `cli` | yes | the `albedo` program, [`config`], [`bench`], and the task reader |
+//! | `cli` | yes | the `albedo` program, [`config`], [`mod@bench`], and the task reader |
 //! | `tasks` | with `cli` | tasks `parquet` |
 //! | `cpu` | yes | backend `burn`: Qwen3 models on the CPU |
 //! | `openai` | yes | nothing yet: chat models behind a server |

@@ -1,6 +1,6 @@
 //! `albedo generate`.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -87,9 +87,11 @@ impl Arguments {
         let reader: Box<dyn io::BufRead + Send> = if is_dash(path) {
             Box::new(BufReader::new(io::stdin()))
         } else {
-            let open = std::fs::File::open(path).and_then(|file| match file.metadata()?.is_dir() {
-                true => Err(io::ErrorKind::IsADirectory.into()),
-                false => Ok(file),
+            let open = File::open(path).and_then(|file| {
+                if file.metadata()?.is_dir() {
+                    return Err(io::ErrorKind::IsADirectory.into());
+                }
+                Ok(file)
             });
             Box::new(BufReader::new(open.map_err(|error| Error::io("read the requests", path, error))?))
         };
@@ -136,9 +138,10 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
         .requests(defaults)
         .take_until(cx.cancellation().cancelled())
         .map(|(line, id, request)| answer(&*session, line, id, request, cx));
-    let mut answers = match arguments.unordered {
-        true => answers.buffer_unordered(IN_FLIGHT).boxed(),
-        false => answers.buffered(IN_FLIGHT).boxed(),
+    let mut answers = if arguments.unordered {
+        answers.buffer_unordered(IN_FLIGHT).boxed()
+    } else {
+        answers.buffered(IN_FLIGHT).boxed()
     };
     let mut first_failure: Option<(u64, Error)> = None;
     while let Some(Answer { line, id, result }) = answers.next().await {

@@ -16,21 +16,25 @@ pub(crate) fn bench(
     load: &Load,
     measured: &[(Case, Result<Figures>)],
 ) -> String {
-    let settings: String = settings.iter().map(|(key, value)| format!(", {key} = {value}")).collect();
     let mut text = format!(
-        "{} of {} parameters in {}, sha256 {}, on {backend}{settings}.\n\
-         Loaded in {:.2} s, first token after {:.2} s.\n\n\
-         | case | median | least – most | tokens a second |\n\
-         |---|---:|---:|---:|\n",
+        "{} of {} parameters in {}, sha256 {}, on {backend}",
         model.architecture,
         count(model.parameter_count),
         model.dtype,
         model.parameters.short(),
-        load.seconds,
-        load.first_token_seconds,
+    );
+    // Writing to a string cannot fail.
+    for (key, value) in settings {
+        let _ = write!(text, ", {key} = {value}");
+    }
+    let _ = write!(
+        text,
+        ".\nLoaded in {:.2} s, first token after {:.2} s.\n\n\
+         | case | median | least – most | tokens a second |\n\
+         |---|---:|---:|---:|\n",
+        load.seconds, load.first_token_seconds,
     );
     for (case, figures) in measured {
-        // Writing to a string cannot fail.
         let _ = match figures {
             Ok(Figures { seconds, tokens_per_second, .. }) => {
                 let [median, low, high] = [seconds.median, seconds.low, seconds.high].map(|s| s * 1e3);

@@ -44,7 +44,7 @@ fn requests() -> String {
         ], "sampling": { "temperature": 1.0 }, "seed": 5 }),
         json!({ "id": 4, "prompt": "again", "score_reply": "THOUGHT: I look." }),
     ];
-    requests.iter().map(|request| format!("{request}\n")).collect()
+    requests.map(|request| request.to_string()).join("\n")
 }
 
 #[test]
