@@ -7,8 +7,11 @@ use std::process::ExitCode;
 use albedo::{CallContext, Error, ErrorKind, Fault, Result};
 use clap::{Parser, Subcommand};
 
+mod backend;
+mod bench;
 mod calibrate;
 mod duel;
+mod generate;
 mod plugins;
 mod record;
 
@@ -27,6 +30,10 @@ enum Command {
     /// Let the king duel itself, to measure what moves a duel besides its
     /// samples' chance.
     Calibrate(calibrate::Arguments),
+    /// Let a model answer: one prompt, or a file of requests.
+    Generate(generate::Arguments),
+    /// Measure how fast a model reads and writes.
+    Bench(bench::Arguments),
     /// Read the record of a duel.
     #[command(subcommand)]
     Record(record::Command),
@@ -86,6 +93,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Duel(arguments) => runtime.block_on(duel::run(&arguments, &cx)),
         Command::Calibrate(arguments) => runtime.block_on(calibrate::run(&arguments, &cx)),
+        Command::Generate(arguments) => runtime.block_on(generate::run(&arguments, &cx)),
+        Command::Bench(arguments) => runtime.block_on(bench::run(&arguments, &cx)),
         Command::Record(command) => runtime.block_on(record::run(&command, &cx)),
         Command::Plugins(arguments) => plugins::run(&arguments),
     }

@@ -8,7 +8,7 @@
 //!
 //! | feature | default | brings |
 //! | --- | --- | --- |
-//! | `cli` | yes | the `albedo` program, [`config`], and the task reader |
+//! | `cli` | yes | the `albedo` program, [`config`], [`mod@bench`], and the task reader |
 //! | `tasks` | with `cli` | tasks `parquet` |
 //! | `cpu` | yes | backend `burn`: Qwen3 models on the CPU |
 //! | `openai` | yes | nothing yet: chat models behind a server |
@@ -27,6 +27,8 @@ pub use albedo_chain as local_chain;
 #[cfg(feature = "judges")]
 pub use albedo_judges as judges;
 
+#[cfg(feature = "cli")]
+pub mod bench;
 #[cfg(feature = "cli")]
 pub mod config;
 pub mod demo;

@@ -1,13 +1,17 @@
-//! What people see: progress while a duel runs, tables of how it ended.
+//! What people see: progress while something runs, tables of how it ended.
 
 use albedo::Record;
 use albedo::record::RecordedReply;
 
+mod bench;
 mod progress;
 mod table;
+mod throughput;
 
+pub(crate) use bench::bench;
 pub(crate) use progress::Progress;
 pub(crate) use table::{contestants, verdict};
+pub(crate) use throughput::Throughput;
 
 /// Tokens that one side read and wrote.
 #[derive(Debug, Clone, Copy, Default)]

@@ -131,7 +131,7 @@ fn evidence(evidence: &Evidence) -> String {
 }
 
 /// A count in the largest unit that leaves a digit before the point.
-fn count(number: u64) -> String {
+pub(super) fn count(number: u64) -> String {
     match number {
         0..1_000 => number.to_string(),
         1_000..1_000_000 => format!("{:.1} thousand", number as f64 / 1e3),

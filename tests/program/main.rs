@@ -1,9 +1,12 @@
 //! The program as its users meet it, and the workspace as its readers do.
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+mod bench;
 mod dependencies;
 mod duel;
+mod generate;
 mod kill;
+mod loads;
 mod mistakes;
 mod plugins;
 mod run;

@@ -1,0 +1,58 @@
+//! Prompts from a model's own vocabulary.
+
+use std::path::Path;
+
+use albedo_core::rng::{Stream, Use};
+
+use super::{MEASURE, NEVER_WRITTEN, TOKENIZER, read_json};
+use crate::{Error, ErrorKind, Result};
+
+/// How a byte-level vocabulary writes a space.
+const SPACE: char = 'Ġ';
+
+/// The fewest words that prompts are drawn from. Ours.
+const FEWEST: usize = 64;
+
+/// Words that are one token each where a space is before them.
+#[derive(Debug)]
+pub(super) struct Corpus(Vec<String>);
+
+impl Corpus {
+    /// The lower-case words of the vocabulary of the model in `folder`, in
+    /// alphabetical order.
+    pub(super) fn of_model(folder: &Path) -> Result<Self> {
+        let path = folder.join(TOKENIZER);
+        let tokenizer = read_json(&path)?;
+        let vocabulary = tokenizer.get("model").and_then(|model| model["vocab"].as_object());
+        let word = |token: &String| {
+            let word = token.strip_prefix(SPACE)?;
+            let plain = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase());
+            plain.then(|| word.to_owned())
+        };
+        let mut words: Vec<String> = vocabulary.into_iter().flatten().filter_map(|(t, _)| word(t)).collect();
+        words.sort_unstable();
+        let stops = vocabulary.is_some_and(|vocabulary| vocabulary.contains_key(NEVER_WRITTEN));
+        if words.len() >= FEWEST && stops {
+            return Ok(Self(words));
+        }
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            MEASURE,
+            format!("its vocabulary is not a byte-level one, or has only {} plain words", words.len()),
+        )
+        .with("path", path.display()))
+    }
+
+    /// `words` words, one after the other; the longer text begins with the
+    /// shorter one.
+    pub(super) fn prompt(&self, words: usize, seed: u64) -> String {
+        let mut stream = Stream::new(seed, Use::RowDraw);
+        let draw = |_| self.0[stream.below(self.0.len() as u64) as usize].as_str();
+        (0..words).map(draw).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// A number in [0, 1) from `seed`, of another stream than the words.
+pub(super) fn unit(seed: u64) -> f64 {
+    Stream::new(seed, Use::Bootstrap).unit_at(0)
+}

@@ -1,0 +1,226 @@
+//! `albedo generate`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use albedo::{
+    CallContext, Completion, Error, ErrorKind, ModelSession, ModelSource, Registry, Result, Sampling,
+};
+use futures::StreamExt;
+
+use self::input::{Input, Source};
+use self::request::{Answer, Defaults};
+use super::backend::BackendArguments;
+use super::print;
+use crate::report::Throughput;
+
+mod input;
+mod request;
+
+const GENERATE: &str = "generate replies";
+
+/// Requests that a session is given at a time: more than any backend runs
+/// together, few enough that a long file is not held in memory. Ours.
+const IN_FLIGHT: usize = 1024;
+
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("source").required(true))]
+pub(crate) struct Arguments {
+    /// The model's folder.
+    model: PathBuf,
+    /// Answer this one text, a user's message. The reply is printed as it is
+    /// unless `--output` is given.
+    #[arg(long, value_name = "TEXT", group = "source")]
+    prompt: Option<String>,
+    /// Answer the requests in this file, one JSON object a line, `-` for
+    /// standard input: `prompt` or `messages`, and perhaps `id`,
+    /// `max_new_tokens`, `sampling`, `seed`, `score_reply`.
+    #[arg(long, value_name = "FILE", group = "source")]
+    input: Option<PathBuf>,
+    /// Write the answers into this new file, one JSON object a line, `-` for
+    /// standard output [default: `-`].
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Write answers as they finish instead of in the order of their requests.
+    #[arg(long)]
+    unordered: bool,
+    /// A reply is cut after this many tokens, unless its request says otherwise.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_new_tokens: u32,
+    /// Sampling temperature of requests that name none; 0 is greedy.
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    temperature: f64,
+    /// Of requests that name none: keep the most likely tokens whose
+    /// probabilities reach this sum; 1 keeps all.
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    top_p: f64,
+    /// Of requests that name none: keep this many most likely tokens; 0 keeps all.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: u32,
+    /// Seed of line 1; each later line has the next, unless its request names one.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    backend: BackendArguments,
+}
+
+impl Arguments {
+    fn defaults(&self) -> Result<Defaults> {
+        let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, top_k: self.top_k };
+        sampling.check()?;
+        if self.max_new_tokens == 0 {
+            return Err(Error::new(
+                ErrorKind::ConfigInvalid,
+                "read the command line",
+                "`--max-new-tokens` is 0, it must be at least 1",
+            ));
+        }
+        Ok(Defaults { max_new_tokens: self.max_new_tokens, sampling, seed: self.seed })
+    }
+
+    fn source(&self) -> Result<Source> {
+        let Some(path) = &self.input else {
+            return Ok(Source::Prompt(self.prompt.clone().unwrap_or_default()));
+        };
+        let reader: Box<dyn io::BufRead + Send> = if is_dash(path) {
+            Box::new(BufReader::new(io::stdin()))
+        } else {
+            let open = File::open(path).and_then(|file| {
+                if file.metadata()?.is_dir() {
+                    return Err(io::ErrorKind::IsADirectory.into());
+                }
+                Ok(file)
+            });
+            Box::new(BufReader::new(open.map_err(|error| Error::io("read the requests", path, error))?))
+        };
+        Ok(Source::Lines { reader, path: path.clone() })
+    }
+
+    fn output(&self) -> Result<Output> {
+        match &self.output {
+            None if self.prompt.is_some() => Ok(Output::Text),
+            Some(path) if !is_dash(path) => new_file(path),
+            _ => Ok(Output::Lines { to: Box::new(io::stdout()), path: "-".into() }),
+        }
+    }
+}
+
+fn is_dash(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// Opens `path` for writing, unless it is a file that holds something.
+fn new_file(path: &Path) -> Result<Output> {
+    let failed = |error| Error::io("create the output", path, error);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    let about = file.metadata().map_err(failed)?;
+    if about.is_file() && about.len() > 0 {
+        return Err(Error::new(ErrorKind::Conflict, "create the output", "the file is not empty")
+            .with("path", path.display())
+            .with_hint("choose another, or remove it"));
+    }
+    Ok(Output::Lines { to: Box::new(file), path: path.to_owned() })
+}
+
+pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
+    let defaults = arguments.defaults()?;
+    let settings = arguments.backend.settings()?;
+    let source = arguments.source()?;
+    let mut output = arguments.output()?;
+    let backend = arguments.backend.build(&Registry::linked()?, settings, cx).await?;
+    let session = backend.load(&ModelSource::new(&arguments.model), cx).await?;
+
+    let input = Input::read(source)?;
+    let mut progress = Throughput::new();
+    let answers = input
+        .requests(defaults)
+        .take_until(cx.cancellation().cancelled())
+        .map(|(line, id, request)| answer(&*session, line, id, request, cx));
+    let mut answers = if arguments.unordered {
+        answers.buffer_unordered(IN_FLIGHT).boxed()
+    } else {
+        answers.buffered(IN_FLIGHT).boxed()
+    };
+    let mut first_failure: Option<(u64, Error)> = None;
+    while let Some(Answer { line, id, result }) = answers.next().await {
+        let result = match result {
+            // The answers that were finished before are still to come.
+            Err(error) if error.kind() == ErrorKind::Cancelled => continue,
+            result => result,
+        };
+        progress.answered(result.as_ref().ok().map(|completion| completion.usage));
+        let written = output.write(line, &id, &result);
+        if let Err(error) = result
+            && first_failure.as_ref().is_none_or(|(first, _)| line < *first)
+        {
+            first_failure = Some((line, error));
+        }
+        if !written? {
+            progress.finish();
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    let (answered, failed) = progress.finish();
+    cx.check(GENERATE).map_err(|error| {
+        error.with_hint(format!("the {} answers that were finished are written", answered + failed))
+    })?;
+    match first_failure {
+        None => Ok(ExitCode::SUCCESS),
+        Some((_, error)) if arguments.prompt.is_some() => Err(error),
+        Some((line, error)) => Err(Error::new(
+            error.kind(),
+            GENERATE,
+            format!("{failed} of {} requests have an error instead of a reply", answered + failed),
+        )
+        .with_fault(error.fault())
+        .with("the first, on line", line)
+        .with("its error", error)),
+    }
+}
+
+async fn answer(
+    session: &dyn ModelSession,
+    line: u64,
+    id: serde_json::Value,
+    request: Result<albedo::GenerateRequest>,
+    cx: &CallContext,
+) -> Answer {
+    let result = match request {
+        Err(error) => Err(error),
+        Ok(request) => match session.generate(vec![request], cx).next().await {
+            Some(generated) => generated.result,
+            None => Err(Error::bug(GENERATE, "the session ended without an answer")),
+        },
+    };
+    Answer { line, id, result }
+}
+
+/// Where answers go.
+enum Output {
+    /// The reply itself, to standard output.
+    Text,
+    /// One JSON object a line.
+    Lines { to: Box<dyn Write>, path: PathBuf },
+}
+
+impl Output {
+    /// Writes one answer; `false` if the reader went away, as `head` does.
+    fn write(&mut self, line: u64, id: &serde_json::Value, result: &Result<Completion>) -> Result<bool> {
+        match self {
+            Self::Text => match result {
+                Ok(completion) => print(&format!("{}\n", completion.text)).map(|()| true),
+                Err(_) => Ok(true),
+            },
+            Self::Lines { to, path } => {
+                let json = request::answer_line(line, id, result)?;
+                match to.write_all(json.as_bytes()).and_then(|()| to.flush()) {
+                    Ok(()) => Ok(true),
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+                    Err(error) => Err(Error::io("write the answers", path, error)),
+                }
+            }
+        }
+    }
+}
