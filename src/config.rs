@@ -127,7 +127,9 @@ impl DuelConfig {
         }
         let text = String::from_utf8(bytes).map_err(|_| invalid("the file is not UTF-8".into()))?;
         let config = Self::parse(&text).map_err(|error| error.with("path", path.display()))?;
-        Ok(Self { folder: path.parent().map(Path::to_owned).unwrap_or_default(), ..config })
+        // The parent of a bare file name is empty, which is no path.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        Ok(Self { folder: folder.unwrap_or(Path::new(".")).to_owned(), ..config })
     }
 
     /// Reads the configuration in `text`.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use albedo_core::{
     BuildContext, CallContext, Completion, Digest, Error, ErrorKind, GenerateRequest, Generated, Identity,
@@ -70,9 +71,7 @@ const MAX_GPU_BATCH: u32 = 256;
 #[derive(Debug)]
 pub struct BurnBackend {
     identity: Identity,
-    device: Device,
-    max_batch: usize,
-    memory_share: f64,
+    placement: Placement,
 }
 
 /// Settings of [`BurnBackend`].
@@ -88,11 +87,14 @@ pub struct BurnConfig {
     /// The share of a GPU's memory that one session takes, above 0 and at most
     /// 1. The default leaves room for a second model.
     pub memory_share: f64,
+    /// Most tokens of prompts that go through a GPU together, 128 to 32768. No
+    /// reply depends on it.
+    pub prefill_rows: u32,
 }
 
 impl Default for BurnConfig {
     fn default() -> Self {
-        Self { device: Device::Cpu, max_batch: None, memory_share: 0.48 }
+        Self { device: Device::Cpu, max_batch: None, memory_share: 0.48, prefill_rows: 8192 }
     }
 }
 
@@ -160,9 +162,12 @@ impl BurnBackend {
         };
         Ok(Self {
             identity: Identity::new("burn", env!("CARGO_PKG_VERSION"), &Behavior { device })?,
-            device: config.device,
-            max_batch: config.max_batch.unwrap_or(config.device.batches().0) as usize,
-            memory_share: config.memory_share,
+            placement: Placement {
+                device: config.device,
+                max_batch: config.max_batch.unwrap_or(config.device.batches().0) as usize,
+                memory_share: config.memory_share,
+                prefill_rows: config.prefill_rows as usize,
+            },
         })
     }
 }
@@ -182,6 +187,10 @@ impl Plugin<dyn ModelBackend> for BurnBackend {
         }
         if !(config.memory_share > 0.0 && config.memory_share <= 1.0) {
             let message = format!("`memory_share` is {}, it must be above 0 and at most 1", config.memory_share);
+            return Err(Error::new(ErrorKind::ConfigInvalid, CHECK, message));
+        }
+        if !(128..=32_768).contains(&config.prefill_rows) {
+            let message = format!("`prefill_rows` is {}, it must be 128 to 32768", config.prefill_rows);
             return Err(Error::new(ErrorKind::ConfigInvalid, CHECK, message));
         }
         if cfg!(not(feature = "cuda")) && config.device != Device::Cpu {
@@ -205,12 +214,9 @@ impl ModelBackend for BurnBackend {
     }
 
     async fn load(&self, model: &ModelSource, cx: &CallContext) -> Result<Arc<dyn ModelSession>> {
-        let (source, call) = (model.clone(), cx.clone());
-        let (device, max_batch, memory_share) = (self.device, self.max_batch, self.memory_share);
+        let (source, placement, call) = (model.clone(), self.placement, cx.clone());
         // A load that is cancelled ends by itself before its next tensor.
-        let loading = tokio::task::spawn_blocking(move || {
-            Session::load(&source, Placement { device, max_batch, memory_share }, &call)
-        });
+        let loading = tokio::task::spawn_blocking(move || Session::load(&source, placement, &call));
         let session = cx.run(LOAD, loading).await?.map_err(|error| {
             Error::bug(LOAD, "loading panicked").with("path", model.location.display()).with_source(error)
         })??;
@@ -220,11 +226,12 @@ impl ModelBackend for BurnBackend {
 
 /// Where a session computes, and how much of it.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the CPU is not divided"))]
 struct Placement {
     device: Device,
     max_batch: usize,
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a GPU is shared"))]
     memory_share: f64,
+    prefill_rows: usize,
 }
 
 /// A loaded model and its device thread.
@@ -249,8 +256,34 @@ impl Session {
         let config = Qwen3Config::load(&source.location)?;
         let text = Arc::new(ChatText::load(source.text_location())?);
         check_vocabulary(&config, &text, source)?;
-        let files = WeightFiles::open(&source.location)?;
-        let parameters = files.digest(cx)?;
+        let files = Arc::new(WeightFiles::open(&source.location)?);
+        let alive = CallContext::new();
+        let desk = Desk {
+            text: Arc::clone(&text),
+            name: source.location.display().to_string(),
+            context_length: config.max_position_embeddings,
+            vocab_size: config.vocab_size,
+            session: alive.clone(),
+        };
+        let (calls, receiver) = mpsc::channel(WAITING_CALLS);
+        let digesting = digest(&files, cx)?;
+        match placement.device {
+            Device::Cpu => {
+                let ops = BurnOps::new(&config, burn::tensor::Device::flex());
+                let model = Qwen3::load(ops, &config, files.weights(cx)?)
+                    .map_err(|error| error.with("model", source.location.display()))?;
+                let engine = Engine { model, desk, max_batch: placement.max_batch };
+                start(move || engine.run(receiver))?;
+            }
+            Device::Cuda(index) => {
+                #[cfg(feature = "cuda")]
+                start_gpu(index, placement, config.clone(), Arc::clone(&files), desk, receiver, cx)
+                    .map_err(|error| error.with("model", source.location.display()))?;
+                #[cfg(not(feature = "cuda"))]
+                return Err(Error::bug(LOAD, format!("GPU {index} in a build without GPUs")));
+            }
+        }
+        let parameters = digesting.join().map_err(|_| Error::bug(LOAD, "digesting panicked"))??;
         if let Some(pinned) = source.parameters.filter(|pinned| *pinned != parameters) {
             return Err(Error::new(
                 ErrorKind::DigestMismatch,
@@ -273,31 +306,6 @@ impl Session {
             stop_ids: text.stop_ids().to_vec(),
             config: Digest::of_json(&config)?,
         };
-        let alive = CallContext::new();
-        let desk = Desk {
-            text: Arc::clone(&text),
-            name: source.location.display().to_string(),
-            context_length: config.max_position_embeddings,
-            vocab_size: config.vocab_size,
-            session: alive.clone(),
-        };
-        let (calls, receiver) = mpsc::channel(WAITING_CALLS);
-        match placement.device {
-            Device::Cpu => {
-                let ops = BurnOps::new(&config, burn::tensor::Device::flex());
-                let model = Qwen3::load(ops, &config, files.weights(cx)?)
-                    .map_err(|error| error.with("model", source.location.display()))?;
-                let engine = Engine { model, desk, max_batch: placement.max_batch };
-                start(move || engine.run(receiver))?;
-            }
-            Device::Cuda(index) => {
-                #[cfg(feature = "cuda")]
-                start_gpu(index, placement, config, files, desk, receiver, cx)
-                    .map_err(|error| error.with("model", source.location.display()))?;
-                #[cfg(not(feature = "cuda"))]
-                return Err(Error::bug(LOAD, format!("GPU {index} in a build without GPUs")));
-            }
-        }
         Ok(Self { info, text, calls, alive })
     }
 
@@ -316,19 +324,27 @@ fn start(run: impl FnOnce() + Send + 'static) -> Result<()> {
     Ok(())
 }
 
+/// Starts digesting `files`, while they are also loaded.
+fn digest(files: &Arc<WeightFiles>, cx: &CallContext) -> Result<JoinHandle<Result<Digest>>> {
+    let (files, cx) = (Arc::clone(files), cx.clone());
+    let thread = std::thread::Builder::new().name("albedo-digest".to_owned());
+    let io = |error| Error::io("start the digest thread", Path::new("albedo-digest"), error);
+    thread.spawn(move || files.digest(&cx)).map_err(io)
+}
+
 /// Starts the device thread of a GPU, on which the model is also loaded.
 #[cfg(feature = "cuda")]
 fn start_gpu(
     index: u32,
     placement: Placement,
     config: Qwen3Config,
-    files: WeightFiles,
+    files: Arc<WeightFiles>,
     desk: Desk,
     calls: mpsc::Receiver<Call>,
     cx: &CallContext,
 ) -> Result<()> {
-    let options =
-        cuda::GpuOptions { index, memory_share: placement.memory_share, max_batch: placement.max_batch };
+    let Placement { max_batch, memory_share, prefill_rows, .. } = placement;
+    let options = cuda::GpuOptions { index, memory_share, max_batch, prefill_rows };
     let (loaded, outcome) = std::sync::mpsc::channel();
     let cx = cx.clone();
     start(move || {

@@ -27,9 +27,6 @@ mod engine_tests;
 #[cfg(test)]
 mod kernel_tests;
 
-/// Rows of prompts that go through the layers together.
-const PREFILL_ROWS: usize = 8192;
-
 /// How a session uses a GPU.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct GpuOptions {
@@ -39,6 +36,8 @@ pub(super) struct GpuOptions {
     pub(super) memory_share: f64,
     /// Most sequences that are decoded together.
     pub(super) max_batch: usize,
+    /// Most rows of prompts that go through the layers together.
+    pub(super) prefill_rows: usize,
 }
 
 /// Loads a model and makes its engine, which has to run on this thread: the
@@ -54,7 +53,8 @@ pub(super) fn load(
     desk: Desk,
 ) -> Result<(Engine, MemoryPlan)> {
     let gpu = Gpu::open(options.index)?;
-    let sizes = StepSizes { rows: PREFILL_ROWS, batch: options.max_batch };
+    let _working = gpu.working();
+    let sizes = StepSizes { rows: options.prefill_rows, batch: options.max_batch };
     let plan = MemoryPlan::new(config, sizes, gpu.memory(), options.memory_share)?;
     let ops = gpu.keep(|| CubeOps::new(gpu.clone(), config, &plan, sizes, Settings))?;
     let model = gpu.keep(|| Qwen3::load(ops, config, weights))?;

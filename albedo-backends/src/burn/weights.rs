@@ -82,19 +82,10 @@ impl WeightFiles {
     /// # Errors
     /// A read error; `cx`.
     pub(super) fn digest(&self, cx: &CallContext) -> Result<Digest> {
+        let digests: Vec<Digest> = self.files.par_iter().map(|file| file.digest(cx)).collect::<Result<_>>()?;
         let mut lines = Hasher::default();
-        let mut block = vec![0; 1 << 20];
-        for weight_file in &self.files {
-            let mut hasher = Hasher::default();
-            let mut offset = 0;
-            while offset < weight_file.bytes {
-                cx.check(OPERATION)?;
-                let size = (weight_file.bytes - offset).min(block.len() as u64) as usize;
-                weight_file.read_at(&mut block[..size], offset)?;
-                hasher.update(&block[..size]);
-                offset += size as u64;
-            }
-            lines.update(format!("{}  {}\n", hasher.finish(), weight_file.name));
+        for (file, digest) in self.files.iter().zip(digests) {
+            lines.update(format!("{digest}  {}\n", file.name));
         }
         Ok(lines.finish())
     }
@@ -161,6 +152,20 @@ impl WeightFiles {
 }
 
 impl WeightFile {
+    fn digest(&self, cx: &CallContext) -> Result<Digest> {
+        let mut hasher = Hasher::default();
+        let mut block = vec![0; 1 << 20];
+        let mut offset = 0;
+        while offset < self.bytes {
+            cx.check(OPERATION)?;
+            let size = (self.bytes - offset).min(block.len() as u64) as usize;
+            self.read_at(&mut block[..size], offset)?;
+            hasher.update(&block[..size]);
+            offset += size as u64;
+        }
+        Ok(hasher.finish())
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.file.read_exact_at(buffer, offset).map_err(|error| Error::io(OPERATION, &self.path, error))
     }

@@ -2,7 +2,9 @@
 
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
+use std::path::Path;
 use std::pin::Pin;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::task::{Context, Poll, Waker};
 
 use albedo_core::{Error, ErrorKind, Result};
@@ -13,8 +15,14 @@ use cubecl::prelude::BufferArg;
 use cubecl::server::Handle;
 use cubecl::{CubeElement, Device};
 
+/// What the kernel module of NVIDIA's driver makes.
+const DRIVER: &str = "/dev/nvidiactl";
+
 /// Values that are zeroed at a time.
 const ZEROS: usize = 32 << 20;
+
+/// Held to write while a session records, and to read while one works.
+static RECORDING: RwLock<()> = RwLock::new(());
 
 /// A value that a buffer holds.
 pub(super) trait Value: CubeElement + Debug + Copy {}
@@ -93,6 +101,15 @@ impl Gpu {
     /// [`ErrorKind::Unavailable`] if there is no driver or no such GPU.
     pub(super) fn open(index: u32) -> Result<Self> {
         const OPERATION: &str = "open the GPU";
+        // CubeCL reports a missing driver by a panic of another thread.
+        if !Path::new(DRIVER).exists() {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                OPERATION,
+                format!("there is no NVIDIA driver: {DRIVER} does not exist"),
+            )
+            .with_hint("install the driver (580 or newer), or use `device = \"cpu\"`"));
+        }
         let opened = std::panic::catch_unwind(|| Device::Cuda(CudaDevice::new(index as usize)).client());
         let client = opened.map_err(|panic| {
             Error::new(ErrorKind::Unavailable, OPERATION, format!("GPU {index}: {}", panic_message(&*panic)))
@@ -134,16 +151,9 @@ impl Gpu {
         buffer
     }
 
-    /// Memory of the host that the device reads directly, `len` bytes.
-    pub(super) fn stage(&self, len: usize) -> Bytes {
-        let mut bytes = Bytes::from_bytes_vec(vec![0; len]);
-        self.client.staging(std::iter::once(&mut bytes), false);
-        bytes
-    }
-
-    /// Copies staged bytes to `buffer`, in the order of the queue.
-    pub(super) fn send<T: Value>(&self, buffer: &Buffer<T>, staged: Bytes) {
-        self.client.write(&buffer.handle, staged);
+    /// Overwrites `buffer` with the bytes of its values, in the order of the queue.
+    pub(super) fn send<T: Value>(&self, buffer: &Buffer<T>, bytes: Vec<u8>) {
+        self.client.write(&buffer.handle, Bytes::from_bytes_vec(bytes));
     }
 
     /// The values, copied to the device.
@@ -187,11 +197,19 @@ impl Gpu {
         cubecl::future::block_on(self.client.sync()).map_err(lost)
     }
 
-    /// Records what `work` launches, to be launched again as one.
+    /// Keeps other sessions from recording while the guard lives: a recording
+    /// fails if another session takes memory meanwhile.
+    pub(super) fn working(&self) -> RwLockReadGuard<'static, ()> {
+        RECORDING.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records what `work` launches, to be launched again as one. The caller
+    /// holds no guard of [`Gpu::working`].
     ///
     /// # Errors
     /// Whatever `work` answers; a driver that cannot record.
     pub(super) fn record(&self, work: impl Fn() -> Result<()>) -> Result<Recording> {
+        let _alone = RECORDING.write().unwrap_or_else(PoisonError::into_inner);
         self.client.graph_prepare().map_err(lost)?;
         work()?;
         self.sync()?;
@@ -200,12 +218,6 @@ impl Gpu {
         let graph = self.client.stop_capture().map_err(lost);
         worked?;
         Ok(Recording { graph: graph? })
-    }
-
-    /// Gives memory that nothing uses back to the driver.
-    pub(super) fn trim(&self) {
-        // It is a courtesy: if it fails, the next allocation tells.
-        let _ = self.client.memory_cleanup();
     }
 }
 

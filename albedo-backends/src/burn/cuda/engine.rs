@@ -184,6 +184,7 @@ impl Engine {
 
     /// One step of the device.
     fn advance(&mut self, waiting: &mut VecDeque<Waiting>, pending: &mut Option<Pending>) -> Result<()> {
+        let working = self.model.ops().gpu().working();
         self.admit(waiting);
         if !self.reading.is_empty() {
             if let Some(pending) = pending.take() {
@@ -191,6 +192,7 @@ impl Engine {
             }
             return self.read_prompts();
         }
+        drop(working);
         let launched = self.decode()?;
         if let Some(before) = std::mem::replace(pending, launched) {
             self.take_chosen(before)?;
@@ -409,6 +411,7 @@ impl Engine {
             .unwrap_or(1);
         let splits = rounded(longest).min(splits(self.slots.stride * PAGE - 1));
         if self.slots.decoded != slots {
+            let _working = self.model.ops().gpu().working();
             let mut rows = slots.clone();
             rows.resize(size, self.sequences.len() as u32);
             self.model.ops().gpu().write(&self.slots.rows, &rows);
@@ -417,6 +420,7 @@ impl Engine {
         if !self.recordings.contains_key(&(size, splits)) {
             self.record(size, splits)?;
         }
+        let _working = self.model.ops().gpu().working();
         let recording = self.recordings.get(&(size, splits));
         recording.ok_or_else(|| Error::bug(OPERATION, "a recording was lost"))?.replay()?;
         let chosen = self.model.ops().gpu().read_later(&self.slots.chosen.first(2 * slots.len()));
@@ -429,8 +433,11 @@ impl Engine {
         let ops = self.model.ops();
         let gpu = ops.gpu();
         let Slots { settings, .. } = &self.slots;
+        let working = gpu.working();
         let before = (gpu.read(&settings.tokens)?, gpu.read(&settings.positions)?, gpu.read(&settings.lengths)?);
+        drop(working);
         let recording = gpu.record(|| self.launch(size, splits));
+        let _working = gpu.working();
         gpu.write(&settings.tokens, &before.0);
         gpu.write(&settings.positions, &before.1);
         gpu.write(&settings.lengths, &before.2);

@@ -59,12 +59,23 @@ fn a_product_of_few_rows_is_right_and_its_bits_do_not_depend_on_the_settings() {
         let (weight_on, x_on) = (gpu.upload(&weight), gpu.upload(&x));
         let expected = product_reference(&x[..8 * k], &weight, k, width);
         let mut first: Option<Vec<f32>> = None;
-        for (weight_tiles, token_tiles, rounds) in
-            [(1, 1, 4), (1, 2, 4), (2, 4, 2), (2, 8, 1), (4, 8, 1), (2, 16, 1), (1, 1, 1)]
-        {
+        for (weight_tiles, token_tiles, groups, rounds) in [
+            (1, 1, 1, 4),
+            (1, 2, 4, 4),
+            (2, 4, 1, 2),
+            (2, 8, 1, 1),
+            (4, 8, 1, 1),
+            (2, 8, 2, 2),
+            (2, 16, 1, 1),
+            (1, 16, 2, 1),
+            (1, 1, 1, 1),
+        ] {
+            if width % (16 * weight_tiles * groups) != 0 {
+                continue;
+            }
             let rows = 8 * token_tiles;
             let out: Buffer<f32> = gpu.upload(&vec![f32::NAN; rows * width]);
-            let settings = FewRows { weight_tiles, token_tiles, rounds };
+            let settings = FewRows { weight_tiles, token_tiles, groups, rounds };
             gpu.product_few(&weight_on, &x_on, &out, rows, k, width, settings).unwrap();
             let values = gpu.read(&out).unwrap();
             assert!(values.iter().all(|value| value.is_finite()));
@@ -410,4 +421,157 @@ fn tokens_are_chosen_as_on_the_cpu() {
     let chosen = gpu.read(&chosen).unwrap();
     assert!(chosen[0] != u32::MAX && chosen[4] != u32::MAX);
     assert_eq!(chosen[2..4], [u32::MAX, 12]);
+}
+
+/// Prints the fastest settings of CubeK's product for the shapes of Qwen3-4B.
+#[test]
+#[ignore = "a measurement: run it alone, on the GPU that the table is for"]
+fn measure_products_of_many_rows() {
+    let Some(gpu) = gpu() else { return };
+    let hardware = Hardware::from_client(gpu.client());
+    let candidates = CubeStagedMatmulRoutine.settings(&hardware);
+    println!("{} settings", candidates.len());
+    let started = std::time::Instant::now();
+    for (k, width) in [(2560, 19_456), (9728, 2560), (2560, 6144), (4096, 2560)] {
+        let weight = gpu.upload(&halves(k * width, 1, 0.1));
+        let x = gpu.upload(&halves(8192 * k, 2, 1.0));
+        let out: Buffer<bf16> = gpu.empty(8192 * width);
+        let time = |rows: usize, settings: &_, rounds: usize| {
+            let launch = || gpu.product_many(&hardware, &weight, &x, &out, rows, k, width, settings);
+            launch().ok()?;
+            gpu.sync().ok()?;
+            let start = std::time::Instant::now();
+            for _ in 0..rounds {
+                launch().ok()?;
+            }
+            gpu.sync().ok()?;
+            Some(start.elapsed().as_secs_f64() / rounds as f64)
+        };
+        let mut ranked: Vec<(f64, usize)> = candidates
+            .iter()
+            .enumerate()
+            .filter_map(|(index, settings)| {
+                let run = std::panic::AssertUnwindSafe(|| time(4096, settings, 3));
+                Some((std::panic::catch_unwind(run).ok()??, index))
+            })
+            .collect();
+        ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for &(seconds, index) in ranked.iter().take(5) {
+            let settings = &candidates[index];
+            let rate = |rows: usize, seconds: f64| 2.0 * (rows * k * width) as f64 / seconds / 1e12;
+            let others: Vec<String> = [256, 1000, 8192]
+                .into_iter()
+                .map(|rows| format!("{rows}: {:.0}", rate(rows, time(rows, settings, 5).unwrap_or(f64::NAN))))
+                .collect();
+            println!("{k} × {width}: {:.0} TFLOP/s, {} | {settings:?}", rate(4096, seconds), others.join(", "));
+        }
+        println!("{:.0} s", started.elapsed().as_secs_f64());
+    }
+}
+
+/// Prints the time of the product of few rows for the shapes of Qwen3-4B at
+/// every number of rows and setting, beside the time that reading the weight takes.
+#[test]
+#[ignore = "a measurement: run it alone, on the GPU that the table is for"]
+fn measure_products_of_few_rows() {
+    let Some(gpu) = gpu() else { return };
+    for (k, width) in [(2560, 6144), (4096, 2560), (2560, 19_456), (9728, 2560), (2560, 151_936)] {
+        // More weights than the cache holds.
+        let copies = (400_000_000 / (2 * k * width)).clamp(1, 20);
+        let weights: Vec<_> = (0..copies).map(|at| gpu.upload(&halves(k * width, at as u64, 0.1))).collect();
+        let x = gpu.upload(&halves(128 * k, 2, 1.0));
+        let out: Buffer<f32> = gpu.empty(128 * width);
+        for token_tiles in [1, 2, 4, 8, 12, 16] {
+            let mut ranked = Vec::new();
+            for (weight_tiles, groups) in [(1, 1), (2, 1), (1, 2), (2, 2), (1, 4)] {
+                for rounds in [2, 4] {
+                    let units = 256 * groups;
+                    // Sums and what is read ahead have to fit in the registers.
+                    if weight_tiles * token_tiles * 4 * units > 34_000 || !width.is_multiple_of(16 * weight_tiles * groups) {
+                        continue;
+                    }
+                    let settings = FewRows { weight_tiles, token_tiles, groups, rounds };
+                    let run = |times: usize| {
+                        for at in 0..times {
+                            let weight = &weights[at % copies];
+                            gpu.product_few(weight, &x, &out, 8 * token_tiles, k, width, settings).unwrap();
+                        }
+                        gpu.sync().unwrap();
+                    };
+                    run(copies);
+                    let times = 100.max(copies);
+                    let start = std::time::Instant::now();
+                    run(times);
+                    let us = start.elapsed().as_secs_f64() / times as f64 * 1e6;
+                    ranked.push((us, (weight_tiles, groups, rounds)));
+                }
+            }
+            ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let shown: Vec<String> =
+                ranked.iter().take(4).map(|(us, settings)| format!("{us:.1} {settings:?}")).collect();
+            let floor = 2.0 * (k * width) as f64 / 3.0e12 * 1e6;
+            println!("{k} × {width}, {} rows: {} | {floor:.1} µs at 3 TB/s", 8 * token_tiles, shown.join(" "));
+        }
+    }
+}
+
+/// Prints the time of attention over pages in turns.
+#[test]
+#[ignore = "a measurement: run it alone, on the GPU that the table is for"]
+fn measure_attention() {
+    let Some(gpu) = gpu() else { return };
+    let heads = Heads { queries: 32, kv: 8, dim: 128 };
+    for (rows, context) in [(1, 2048), (32, 2048), (32, 8192), (64, 4096), (128, 2560)] {
+        let pages = context / 64;
+        let len = (rows * pages + 1) * 64 * heads.kv * heads.dim;
+        let pool = Pool { keys: gpu.zeroed(len), values: gpu.zeroed(len) };
+        let table: Vec<u32> = (0..rows * pages).map(|at| (at * 7919 % (rows * pages)) as u32).collect();
+        let places = Places {
+            positions: gpu.upload(&vec![context as u32 - 1; rows]),
+            slots: gpu.upload(&(0..rows as u32).collect::<Vec<_>>()),
+            pages: gpu.upload(&table),
+            stride: pages,
+        };
+        let width = heads.queries * heads.dim;
+        let split = splits(context - 1);
+        let queries = gpu.upload(&halves(rows * width, 1, 1.0));
+        let out: Buffer<bf16> = gpu.empty(rows * width);
+        let (partial, stats) = (gpu.empty(rows * width * split), gpu.empty(rows * heads.queries * split * 2));
+        let run = |times: usize| {
+            for _ in 0..times {
+                gpu.attend_rows(&queries, &pool, &places, &partial, &stats, &out, rows, split, heads).unwrap();
+            }
+            gpu.sync().unwrap();
+        };
+        run(3);
+        let start = std::time::Instant::now();
+        run(50);
+        let us = start.elapsed().as_secs_f64() / 50.0 * 1e6;
+        let bytes = (4 * rows * context * heads.kv * heads.dim) as f64;
+        println!("{rows} rows of {context}: {us:.1} µs, {:.0} GB/s", bytes / us / 1e3);
+    }
+    let rows = 8192;
+    let pool = Pool { keys: gpu.zeroed(129 * 64 * 1024), values: gpu.zeroed(129 * 64 * 1024) };
+    let places = Places {
+        positions: gpu.upload(&(0..rows as u32).collect::<Vec<_>>()),
+        slots: gpu.zeroed(rows),
+        pages: gpu.upload(&(0..128_u32).collect::<Vec<_>>()),
+        stride: 128,
+    };
+    let tiles: Vec<u32> = (0..rows as u32).step_by(TILE).flat_map(|at| [at, TILE as u32]).collect();
+    let tiles = gpu.upload(&tiles);
+    let queries = gpu.upload(&halves(rows * 4096, 1, 1.0));
+    let out: Buffer<bf16> = gpu.empty(rows * 4096);
+    let run = |times: usize| {
+        for _ in 0..times {
+            gpu.attend_tiles(&queries, &pool, &places, &tiles, &out, rows, heads).unwrap();
+        }
+        gpu.sync().unwrap();
+    };
+    run(2);
+    let start = std::time::Instant::now();
+    run(10);
+    let seconds = start.elapsed().as_secs_f64() / 10.0;
+    let flops = 4.0 * 4096.0 * (rows * rows) as f64 / 2.0;
+    println!("8192 rows at once: {:.0} µs, {:.0} TFLOP/s", seconds * 1e6, flops / seconds / 1e12);
 }

@@ -219,7 +219,7 @@ impl CubeOps {
                 self.gpu.product_few(values, x, out, step.rows, *inputs, *outputs, settings)
             }
             Kind::Prefill { .. } => {
-                let settings = self.settings.many_rows(*inputs, *outputs, step.rows);
+                let settings = self.settings.many_rows();
                 self.gpu.product_many(&self.hardware, values, x, out, step.rows, *inputs, *outputs, &settings)
             }
         }
@@ -234,7 +234,7 @@ impl CubeOps {
             let step = UPLOAD / 2;
             for from in (0..tensor.len()).step_by(step) {
                 let count = step.min(tensor.len() - from);
-                let mut staged = self.gpu.stage(2 * count);
+                let mut staged = vec![0; 2 * count];
                 weights.read_bf16(tensor, from, &mut staged)?;
                 self.gpu.send(&values.range(at, count), staged);
                 at += count;

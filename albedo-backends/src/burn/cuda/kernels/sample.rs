@@ -15,9 +15,6 @@ pub(in crate::burn::cuda) const UNITS: u32 = 1024;
 /// Bits of a candidate that hold its id, reversed.
 pub(in crate::burn::cuda) const ID_BITS: u32 = 18;
 
-/// The token of a row that has none: its logits are not finite.
-pub(in crate::burn::cuda) const NOT_FINITE: u32 = NONE;
-
 /// A number that sorts as `logit` does, and among equals by id, descending.
 #[cube]
 fn candidate(logit: f32, id: u32) -> u64 {
@@ -151,7 +148,7 @@ fn reach(
 /// `lengths` tokens so far; that is also the position in its random stream.
 /// Writes the token to `tokens[slot]` and, with the row's fault, to
 /// `chosen[2r]`, `chosen[2r + 1]`; a row with logits that are not finite gets
-/// [`NOT_FINITE`].
+/// [`NONE`].
 #[cube(launch_unchecked)]
 pub(in crate::burn::cuda) fn sample(
     logits: &[f32],
