@@ -59,23 +59,15 @@ fn a_product_of_few_rows_is_right_and_its_bits_do_not_depend_on_the_settings() {
         let (weight_on, x_on) = (gpu.upload(&weight), gpu.upload(&x));
         let expected = product_reference(&x[..8 * k], &weight, k, width);
         let mut first: Option<Vec<f32>> = None;
-        for (weight_tiles, token_tiles, groups, rounds) in [
-            (1, 1, 1, 4),
-            (1, 2, 4, 4),
-            (2, 4, 1, 2),
-            (2, 8, 1, 1),
-            (4, 8, 1, 1),
-            (2, 8, 2, 2),
-            (2, 16, 1, 1),
-            (1, 16, 2, 1),
-            (1, 1, 1, 1),
-        ] {
-            if width % (16 * weight_tiles * groups) != 0 {
+        for (weight_tiles, token_tiles, rounds) in
+            [(1, 1, 4), (1, 2, 4), (2, 4, 2), (2, 8, 1), (4, 8, 1), (2, 16, 4), (1, 1, 1)]
+        {
+            if width % (16 * weight_tiles) != 0 {
                 continue;
             }
             let rows = 8 * token_tiles;
             let out: Buffer<f32> = gpu.upload(&vec![f32::NAN; rows * width]);
-            let settings = FewRows { weight_tiles, token_tiles, groups, rounds };
+            let settings = FewRows { weight_tiles, token_tiles, rounds };
             gpu.product_few(&weight_on, &x_on, &out, rows, k, width, settings).unwrap();
             let values = gpu.read(&out).unwrap();
             assert!(values.iter().all(|value| value.is_finite()));
@@ -483,14 +475,14 @@ fn measure_products_of_few_rows() {
         let out: Buffer<f32> = gpu.empty(128 * width);
         for token_tiles in [1, 2, 4, 8, 12, 16] {
             let mut ranked = Vec::new();
-            for (weight_tiles, groups) in [(1, 1), (2, 1), (1, 2), (2, 2), (1, 4)] {
-                for rounds in [2, 4] {
-                    let units = 256 * groups;
+            for weight_tiles in [1, 2, 4] {
+                for rounds in [1, 2, 4] {
                     // Sums and what is read ahead have to fit in the registers.
-                    if weight_tiles * token_tiles * 4 * units > 34_000 || !width.is_multiple_of(16 * weight_tiles * groups) {
+                    let fits = weight_tiles * token_tiles <= 32 && weight_tiles * rounds <= 8;
+                    if !fits || !width.is_multiple_of(16 * weight_tiles) {
                         continue;
                     }
-                    let settings = FewRows { weight_tiles, token_tiles, groups, rounds };
+                    let settings = FewRows { weight_tiles, token_tiles, rounds };
                     let run = |times: usize| {
                         for at in 0..times {
                             let weight = &weights[at % copies];
@@ -503,7 +495,7 @@ fn measure_products_of_few_rows() {
                     let start = std::time::Instant::now();
                     run(times);
                     let us = start.elapsed().as_secs_f64() / times as f64 * 1e6;
-                    ranked.push((us, (weight_tiles, groups, rounds)));
+                    ranked.push((us, (weight_tiles, rounds)));
                 }
             }
             ranked.sort_by(|a, b| a.0.total_cmp(&b.0));

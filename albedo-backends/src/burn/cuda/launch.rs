@@ -12,7 +12,7 @@ use half::bf16;
 
 use super::device::{Buffer, Gpu, Value};
 use super::kernels::attention::{PAGE, SPLIT, attend_split, attend_tile, merge_splits};
-use super::kernels::product::{SHARES, product};
+use super::kernels::product::{PLANES, product};
 use super::kernels::rows::{add_norm, decode_inputs, embed, qk_norm_rope_write_kv, silu_mul, take, take_rows};
 use super::kernels::sample::{UNITS, log_prob, sample};
 
@@ -77,8 +77,6 @@ pub(super) struct FewRows {
     pub(super) weight_tiles: usize,
     /// Tiles of 8 rows of `x`.
     pub(super) token_tiles: usize,
-    /// Groups of a cube, each with tiles of its own.
-    pub(super) groups: usize,
     /// Rounds of k that are read ahead.
     pub(super) rounds: usize,
 }
@@ -441,8 +439,7 @@ impl Gpu {
         settings: FewRows,
     ) -> Result<()> {
         multiple("the width of a product's input", k, 32)?;
-        let cube_rows = 16 * settings.weight_tiles * settings.groups;
-        multiple("the width of a product's result", width, cube_rows)?;
+        multiple("the width of a product's result", width, 16 * settings.weight_tiles)?;
         require("weight", weight, k * width)?;
         require("x", x, 8 * settings.token_tiles * k)?;
         require("out", out, rows * width)?;
@@ -450,8 +447,8 @@ impl Gpu {
         unsafe {
             product::launch_unchecked::<T>(
                 self.client(),
-                cubes(width / cube_rows),
-                CubeDim::new_1d(SHARES * settings.groups as u32 * 32),
+                cubes(width / (16 * settings.weight_tiles)),
+                CubeDim::new_1d(PLANES * 32),
                 weight.arg(8),
                 x.arg(8),
                 out.arg(1),
@@ -460,7 +457,6 @@ impl Gpu {
                 k,
                 settings.weight_tiles,
                 settings.token_tiles,
-                settings.groups,
                 settings.rounds,
             );
         }

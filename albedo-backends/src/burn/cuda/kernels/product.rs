@@ -5,10 +5,10 @@ use cubecl::prelude::*;
 
 use super::mma::{Eight, Sums, left, multiply, right, zeroed_sums};
 
-/// Shares of k, each a plane's: chunks of 32, two and two in turn. The shares
-/// are added in order, so that the bits of a row depend neither on how many
-/// rows there are nor on the other settings.
-pub(in crate::burn::cuda) const SHARES: u32 = 8;
+/// Planes of a cube. Each sums its own share of k: chunks of 32, two and two in
+/// turn. The shares are added in the order of the planes, so that the bits of
+/// a row depend neither on how many rows there are nor on the other settings.
+pub(in crate::burn::cuda) const PLANES: u32 = 8;
 
 /// Adds the products of `rounds` rounds of k, from round `round` on: all reads
 /// of the weight first, so that many are under way at once.
@@ -30,12 +30,12 @@ fn advance(
     let lane = UNIT_POS_PLANE as usize;
     let g = lane / 4;
     let t = lane % 4;
-    let start = (round * SHARES as usize + (UNIT_POS / 32 % SHARES) as usize) * 2;
+    let start = (round * PLANES as usize + (UNIT_POS / 32) as usize) * 2;
 
     let mut held = Array::<Eight>::new(comptime!(rounds * weight_tiles * 4));
     #[unroll]
     for step in 0..comptime!(rounds * 2) {
-        let chunk = start + comptime!(step / 2 * 2 * SHARES as usize + step % 2);
+        let chunk = start + comptime!(step / 2 * 2 * PLANES as usize + step % 2);
         #[unroll]
         for part in 0..comptime!(weight_tiles * 2) {
             let mut value = Eight::zeroed();
@@ -50,7 +50,7 @@ fn advance(
     }
     #[unroll]
     for step in 0..comptime!(rounds * 2) {
-        let chunk = start + comptime!(step / 2 * 2 * SHARES as usize + step % 2);
+        let chunk = start + comptime!(step / 2 * 2 * PLANES as usize + step % 2);
         #[unroll]
         for tile in 0..token_tiles {
             let mut column = Eight::zeroed();
@@ -77,9 +77,9 @@ fn advance(
 /// Writes `out[row] = x[row] · weightᵀ` for the first `rows` rows.
 ///
 /// `weight` is `[width, k]`, `x` `[at least 8 · token_tiles, k]`, `out`
-/// `[rows, width]`. A cube has `groups` times [`SHARES`] planes, a group for
-/// `16 · weight_tiles` rows of the weight; `rounds` is how many rounds of
-/// 64 · [`SHARES`] of k are read ahead.
+/// `[rows, width]`. One cube of [`PLANES`] planes for every `16 · weight_tiles`
+/// rows of the weight; `rounds` is how many rounds of 64 · [`PLANES`] of k are
+/// read ahead.
 #[cube(launch_unchecked)]
 pub(in crate::burn::cuda) fn product<E: Float>(
     weight: &[Eight],
@@ -90,19 +90,15 @@ pub(in crate::burn::cuda) fn product<E: Float>(
     #[comptime] k: usize,
     #[comptime] weight_tiles: usize,
     #[comptime] token_tiles: usize,
-    #[comptime] groups: usize,
     #[comptime] rounds: usize,
 ) {
-    let all_rounds = comptime!((k / 32).div_ceil(2 * SHARES as usize));
-    let even = comptime!((k / 32).is_multiple_of(2 * SHARES as usize));
+    let all_rounds = comptime!((k / 32).div_ceil(2 * PLANES as usize));
+    let even = comptime!((k / 32).is_multiple_of(2 * PLANES as usize));
     let plane = (UNIT_POS / 32) as usize;
     let lane = UNIT_POS_PLANE as usize;
     let g = lane / 4;
     let t = lane % 4;
-    let cube_rows = comptime!(16 * weight_tiles * groups);
-    let group_rows = comptime!(16 * weight_tiles);
-    let group = plane / SHARES as usize;
-    let first = CUBE_POS_X as usize * cube_rows + group * group_rows;
+    let first = CUBE_POS_X as usize * comptime!(16 * weight_tiles);
 
     let mut sums = zeroed_sums(comptime!(weight_tiles * token_tiles));
     for group in 0..comptime!(all_rounds / rounds) {
@@ -117,7 +113,7 @@ pub(in crate::burn::cuda) fn product<E: Float>(
     }
 
     let tokens = comptime!(8 * token_tiles);
-    let mut shared = Shared::<[f32]>::new_slice(comptime!(SHARES as usize * groups * 16 * tokens));
+    let mut shared = Shared::<[f32]>::new_slice(comptime!(PLANES as usize * 16 * tokens));
     #[unroll]
     for part in 0..weight_tiles {
         #[unroll]
@@ -131,20 +127,18 @@ pub(in crate::burn::cuda) fn product<E: Float>(
         }
         sync_cube();
         let mut index = UNIT_POS as usize;
-        while index < comptime!(16 * groups * tokens) {
+        while index < comptime!(16 * tokens) {
             let row = index % 16;
-            let group = index / 16 % groups;
-            let token = index / comptime!(16 * groups);
+            let token = index / 16;
             let mut sum = 0.0f32;
             #[unroll]
-            for share in 0..SHARES as usize {
-                sum += shared[((group * SHARES as usize + share) * 16 + row) * tokens + token];
+            for share in 0..PLANES as usize {
+                sum += shared[(share * 16 + row) * tokens + token];
             }
             if token < rows as usize {
-                let column = CUBE_POS_X as usize * cube_rows + group * group_rows + comptime!(part * 16) + row;
-                out[token * width as usize + column] = E::cast_from(sum);
+                out[token * width as usize + first + comptime!(part * 16) + row] = E::cast_from(sum);
             }
-            index += comptime!(SHARES as usize * groups * 32);
+            index += comptime!(PLANES as usize * 32);
         }
         sync_cube();
     }
