@@ -41,6 +41,9 @@ use corpus::Corpus;
 
 const MEASURE: &str = "measure the model";
 
+/// Seeds that are tried for a prompt, and lengths of each.
+const ATTEMPTS: u8 = 16;
+
 /// Tokens of the short reply of a decode case: enough for every prompt of the
 /// batch to be read before the first reply ends, where a backend reads and
 /// writes at once. Ours.
@@ -260,22 +263,24 @@ impl Bench {
 
     /// One message that takes `tokens` tokens when it is rendered.
     fn prompt(&self, tokens: u32, seed: u64) -> Result<Vec<Message>> {
-        let mut words = 1;
-        // A word that is more than one token makes the first guess miss.
-        for _ in 0..100 {
-            let text = self.corpus.prompt(words, seed);
-            let messages = vec![Message::new(MessageRole::User, text)];
-            let counted = self.session.count_prompt_tokens(&messages)?.ok_or_else(|| {
-                Error::new(ErrorKind::Unsupported, MEASURE, "the session does not count prompt tokens")
-            })?;
-            if counted == tokens {
-                return Ok(messages);
+        // Words that are more than one token can make a seed miss the length.
+        for attempt in 0..ATTEMPTS {
+            let seed = crate::rng::derive_seed("bench words", &[&seed.to_le_bytes(), &[attempt]]);
+            let mut words = 1_i64;
+            for _ in 0..ATTEMPTS {
+                let text = self.corpus.prompt(words as usize, seed);
+                let messages = vec![Message::new(MessageRole::User, text)];
+                let counted = self.session.count_prompt_tokens(&messages)?.ok_or_else(|| {
+                    Error::new(ErrorKind::Unsupported, MEASURE, "the session does not count prompt tokens")
+                })?;
+                if counted == tokens {
+                    return Ok(messages);
+                }
+                words += i64::from(tokens) - i64::from(counted);
+                if words < 1 {
+                    break;
+                }
             }
-            let more = i64::from(tokens) - i64::from(counted);
-            words = match usize::try_from(words as i64 + more) {
-                Ok(words) if words > 0 => words,
-                _ => break,
-            };
         }
         Err(Error::new(ErrorKind::ConfigInvalid, MEASURE, format!("there is no prompt of {tokens} tokens"))
             .with_hint("ask for longer prompts: the chat template takes some tokens itself"))
@@ -286,7 +291,7 @@ impl Bench {
     /// # Errors
     /// As [`Bench::prompts`]; whatever the session meets.
     pub async fn measure(&self, case: &Case, cx: &CallContext) -> Result<Figures> {
-        self.time(self.requests(case, 0, 1)?, cx).await?;
+        self.round(case, 0, cx).await?;
         let mut rounds = Vec::new();
         for round in 1..=self.rounds {
             rounds.push(self.round(case, round, cx).await?);
