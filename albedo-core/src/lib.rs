@@ -35,7 +35,8 @@ pub mod weights;
 
 pub use backend::{
     Completion, FinishReason, GenerateRequest, Generated, Message, ModelBackend, ModelInfo, ModelSession,
-    ModelSource, Role as MessageRole, Sampling, ScoreRequest, TokenScores, Usage,
+    ModelSource, ResponseFormat, Role as MessageRole, Sampling, ScoreRequest, TokenLogProb, TokenScores,
+    Usage,
 };
 pub use chain::ChainClient;
 pub use context::CallContext;

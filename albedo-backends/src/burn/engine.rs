@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use albedo_core::rng::{Stream, Use};
 use albedo_core::{
-    CallContext, Completion, Error, ErrorKind, FinishReason, Message, Result, Sampling, TokenScores, Usage,
+    CallContext, Completion, Error, ErrorKind, FinishReason, Message, ResponseFormat, Result, Sampling,
+    TokenScores, Usage,
 };
 use rayon::prelude::*;
 use tokio::sync::mpsc;
@@ -30,6 +31,8 @@ pub(super) struct Request {
     pub(super) score: Option<String>,
     /// Write a reply.
     pub(super) write: Option<Write>,
+    /// What the reply has to be; only text can be written.
+    pub(super) response: ResponseFormat,
 }
 
 /// How to write a reply.
@@ -154,10 +157,12 @@ impl<O: Ops> Engine<O> {
                 let Some((write, token)) = first else {
                     origin.answer(Ok(Completion {
                         text: String::new(),
+                        reasoning: None,
                         tokens: Vec::new(),
                         finish: FinishReason::Unknown,
                         usage: usage(prompt_tokens, 0),
                         reply_scores: scores,
+                        log_probs: None,
                     }));
                     return None;
                 };
@@ -170,6 +175,7 @@ impl<O: Ops> Engine<O> {
 
     fn start(&self, origin: &Origin, request: &Request) -> Result<Started<O>> {
         self.go_on(origin)?;
+        request.response.require_text(OPERATION)?;
         if let Some(write) = &request.write {
             write.sampling.check()?;
             if write.max_new_tokens == 0 {
@@ -332,10 +338,12 @@ impl<O: Ops> Engine<O> {
         let text = self.text.decode(&sequence.tokens[..written - usize::from(stopped)]);
         sequence.origin.answer(text.map(|text| Completion {
             text,
+            reasoning: None,
             tokens: sequence.tokens,
             finish: if stopped { FinishReason::Stop } else { FinishReason::Length },
             usage: usage(sequence.prompt_tokens, written),
             reply_scores: sequence.scores,
+            log_probs: None,
         }));
         None
     }

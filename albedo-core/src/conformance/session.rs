@@ -7,8 +7,8 @@ use futures::future::join_all;
 
 use super::{Checked, FITTING, PATIENCE, brief, broken, ends, ensure, says, stopped, succeeds};
 use crate::backend::{
-    Completion, FinishReason, GenerateRequest, Generated, Message, ModelSession, Role, Sampling,
-    ScoreRequest, TokenScores,
+    Completion, FinishReason, GenerateRequest, Generated, Message, ModelSession, ResponseFormat, Role,
+    Sampling, ScoreRequest, TokenScores,
 };
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
@@ -125,6 +125,8 @@ impl Suite<'_> {
                     max_new_tokens: self.fixture.max_new_tokens,
                     seed,
                     score_reply: self.fixture.replies.first().map(|(reply, _)| reply.clone()),
+                    response: ResponseFormat::Text,
+                    log_probs: None,
                 };
                 let answers = self.generate(vec![request.clone()], &CallContext::new()).await?;
                 for answer in answers {

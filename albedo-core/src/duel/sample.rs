@@ -9,7 +9,7 @@ use futures::future::join_all;
 
 use super::stored::{StoredReply, StoredSample};
 use super::{Duel, DuelEvent, Observer};
-use crate::backend::{Completion, GenerateRequest, ModelSession};
+use crate::backend::{Completion, GenerateRequest, ModelSession, ResponseFormat};
 use crate::context::CallContext;
 use crate::digest::canonical_json;
 use crate::draw::{RowDraw, Sample};
@@ -99,7 +99,15 @@ impl SampleRun<'_> {
         if let Some(StoredReply { text, finish, usage, reference_scores }) = stored {
             let text = self.store.text(&text).await?;
             let reply_scores = reference_scores;
-            return Ok(Ok(Completion { text, tokens: vec![], finish, usage, reply_scores }));
+            return Ok(Ok(Completion {
+                text,
+                reasoning: None,
+                tokens: vec![],
+                finish,
+                usage,
+                reply_scores,
+                log_probs: None,
+            }));
         }
         let needs_scores = duel.judges.iter().any(|judge| judge.needs().reference_scores);
         let request = GenerateRequest {
@@ -108,6 +116,8 @@ impl SampleRun<'_> {
             max_new_tokens: duel.plan.generation.max_new_tokens,
             seed: duel.plan.request_seed(sample.index, side),
             score_reply: needs_scores.then(|| sample.reference.clone()),
+            response: ResponseFormat::Text,
+            log_probs: None,
         };
         let session = &*duel.sessions[match side {
             Side::King => 0,

@@ -104,6 +104,7 @@ impl Fake {
         let shift = f32::from(u8::from(self.flaw == Flaw::OtherReplyScores));
         Ok(Completion {
             text: text.into(),
+            reasoning: None,
             finish: if stops { FinishReason::Stop } else { FinishReason::Length },
             usage: Usage {
                 prompt_tokens: prompt_tokens + u32::from(self.flaw == Flaw::MiscountsPrompts),
@@ -112,6 +113,7 @@ impl Fake {
             },
             tokens,
             reply_scores: scored.map(|reply| self.log_probs(&request.messages, reply, shift)),
+            log_probs: None,
         })
     }
 
