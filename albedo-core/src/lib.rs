@@ -18,6 +18,7 @@ pub mod error;
 pub mod files;
 pub mod identity;
 pub mod judge;
+pub mod marks;
 pub mod numpy;
 pub mod panel;
 pub mod plan;
@@ -46,7 +47,10 @@ pub use duel::{Contestant, Duel, DuelEvent, DuelReport, Observer};
 pub use error::{Error, ErrorKind, Fault, Result, Retry, Side};
 pub use files::{FileEntry, ModelFiles};
 pub use identity::Identity;
-pub use judge::{Assessment, Candidate, Comparison, Judge, Metric, Needs, Score};
+pub use judge::{
+    Alteration, Assessment, Candidate, Comparison, Evidence, Judge, Metric, Needs, Preparation, Score,
+};
+pub use marks::{DuelSecret, JudgementKey, Marks};
 pub use plan::{DuelPlan, DuelSettings, Sampler, Seed, Terms};
 pub use record::{FileStore, MemoryStore, Record, RecordStore};
 pub use registry::{BuildContext, Factory, Plugin, PluginInfo, Registry, Role};

@@ -40,7 +40,7 @@ pub use store::{MemoryStore, RecordStore};
 pub use verify::{Verification, VerifyOptions, verify, verify_chain, verify_record};
 
 /// Version of the record format that this build writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// One line of `record.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,6 +78,16 @@ pub enum RecordLine {
         /// The reply, or why there is none.
         reply: RecordedReply,
     },
+    /// What a judge wrote before it saw the replies, before its answers; none
+    /// from a judge that needs no preparation. Since format 2.
+    Preparation {
+        /// The sample.
+        sample: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// What it wrote.
+        text: String,
+    },
     /// One judge's answer, judges in panel order, the king-first order first.
     Assessment {
         /// The sample.
@@ -86,6 +96,10 @@ pub enum RecordLine {
         judge: u32,
         /// Which reply it saw first.
         order: Order,
+        /// Which of the answers to its question this is, from 1: one that
+        /// nobody can read is followed by another. Since format 2.
+        #[serde(default = "first", skip_serializing_if = "is_first")]
+        asked: u32,
         /// Its answer, or why there is none.
         answer: RecordedAnswer,
     },
@@ -93,6 +107,15 @@ pub enum RecordLine {
     Cluster(Cluster),
     /// The last line.
     Verdict(Box<Verdict>),
+}
+
+fn first() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn is_first(asked: &u32) -> bool {
+    *asked == 1
 }
 
 /// A reply as the record keeps it.
@@ -172,6 +195,17 @@ pub enum JournalEvent {
         /// Log-probabilities of the recorded reply, if a judge needs them.
         reference_scores: Option<TokenScores>,
     },
+    /// A judge wrote what it needs before it sees the replies.
+    Prepared {
+        /// The sample.
+        sample: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// The try that answered, from 1.
+        call_try: u32,
+        /// What it wrote.
+        text: String,
+    },
     /// A judge answered.
     Assessed {
         /// The sample.
@@ -217,6 +251,11 @@ pub enum JournalEvent {
 pub enum Call {
     /// A side's reply.
     Reply(Side),
+    /// What a judge writes before it sees the replies.
+    Preparation {
+        /// The judge's place in the panel.
+        judge: u32,
+    },
     /// A judge's answer.
     Assessment {
         /// The judge's place in the panel.

@@ -7,14 +7,15 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 
-use super::stored::{StoredReply, StoredSample};
+use super::stored::{StoredAnswer, StoredReply, StoredSample};
 use super::{Duel, DuelEvent, Observer};
 use crate::backend::{Completion, GenerateRequest, ModelSession, ResponseFormat};
 use crate::context::CallContext;
 use crate::digest::canonical_json;
 use crate::draw::{RowDraw, Sample};
 use crate::error::{Error, ErrorKind, Fault, Result, Retry, Side};
-use crate::judge::{Assessment, Candidate, Comparison, Judge};
+use crate::judge::{Assessment, Candidate, Comparison, Judge, Preparation};
+use crate::marks::{DuelSecret, JudgementKey, Marks};
 use crate::panel::{Cell, Cluster, Order};
 use crate::plan::JudgePlan;
 use crate::record::{
@@ -38,8 +39,35 @@ pub(super) struct FinishedSample {
     sample: Sample,
     draws: Vec<RowDraw>,
     replies: [Result<Completion, ErrorKind>; 2],
-    answers: Vec<[RecordedAnswer; 2]>,
+    judged: Vec<Judged>,
     cluster: Cluster,
+}
+
+/// One judge's word on a sample.
+#[derive(Clone)]
+struct Judged {
+    preparation: Option<String>,
+    /// The king-first order first.
+    answers: [Answer; 2],
+}
+
+#[derive(Clone)]
+struct Answer {
+    /// Which of the answers to its question it is, from 1.
+    asked: u32,
+    answer: RecordedAnswer,
+}
+
+impl Answer {
+    fn missing(kind: Option<ErrorKind>) -> Self {
+        Self { asked: 1, answer: RecordedAnswer::Missing { kind } }
+    }
+}
+
+impl Judged {
+    fn missing(kind: Option<ErrorKind>) -> Self {
+        Self { preparation: None, answers: [Answer::missing(kind), Answer::missing(kind)] }
+    }
 }
 
 impl SampleRun<'_> {
@@ -73,19 +101,19 @@ impl SampleRun<'_> {
             self.reply(&sample, Side::King, stored.king),
             self.reply(&sample, Side::Challenger, stored.challenger),
         )?;
-        let answers = match (&king, &challenger) {
-            (Ok(king), Ok(challenger)) => self.assess(&sample, king, challenger, stored.answers).await?,
-            _ => vec![
-                [RecordedAnswer::Missing { kind: None }, RecordedAnswer::Missing { kind: None }];
-                self.duel.judges.len()
-            ],
+        let judged = match (&king, &challenger) {
+            (Ok(king), Ok(challenger)) => {
+                self.assess(&sample, king, challenger, stored.preparations, stored.answers).await?
+            }
+            _ => vec![Judged::missing(None); self.duel.judges.len()],
         };
         let plan = &self.duel.plan;
-        let cells = answers.iter().zip(&plan.judges).map(|([king_first, challenger_first], judge)| {
-            Cell::new(&judge.metrics, answered(king_first), answered(challenger_first))
+        let cells = judged.iter().zip(&plan.judges).map(|(judged, judge)| {
+            let [king_first, challenger_first] = &judged.answers;
+            Cell::new(&judge.metrics, answered(&king_first.answer), answered(&challenger_first.answer))
         });
         let cluster = Cluster::new(index, cells.collect(), plan.panel.reducer);
-        Ok(FinishedSample { sample, draws, replies: [king, challenger], answers, cluster })
+        Ok(FinishedSample { sample, draws, replies: [king, challenger], judged, cluster })
     }
 
     /// `side`'s reply, journalled; the kind of the last error if there is none.
@@ -148,21 +176,29 @@ impl SampleRun<'_> {
         sample: &Sample,
         king: &Completion,
         challenger: &Completion,
-        mut stored: BTreeMap<(u32, Order), Assessment>,
-    ) -> Result<Vec<[RecordedAnswer; 2]>> {
-        let comparison = |first: &Completion, second: &Completion| Comparison {
-            messages: sample.messages.clone(),
-            reference: sample.reference.clone(),
-            first: candidate(first),
-            second: candidate(second),
-        };
-        let orders = [comparison(king, challenger), comparison(challenger, king)];
+        mut preparations: BTreeMap<u32, String>,
+        mut stored: BTreeMap<(u32, Order), StoredAnswer>,
+    ) -> Result<Vec<Judged>> {
         let judges = (0..self.duel.judges.len()).map(|judge| {
-            let [king_first, challenger_first] = &orders;
-            let stored = Order::BOTH.map(|order| stored.remove(&(judge as u32, order)));
+            let preparation = preparations.remove(&(judge as u32));
+            let stored = Order::BOTH.map(|order| stored.remove(&(judge as u32, order)).unwrap_or_default());
             async move {
+                let preparation = match self.prepare(sample, judge, preparation).await? {
+                    Ok(preparation) => preparation,
+                    Err(kind) => return Ok(Judged::missing(Some(kind))),
+                };
                 let [king_first_stored, challenger_first_stored] = stored;
-                futures::try_join!(
+                let comparison = |first: &Completion, second: &Completion, marks| Comparison {
+                    messages: sample.messages.clone(),
+                    reference: sample.reference.clone(),
+                    first: candidate(first),
+                    second: candidate(second),
+                    preparation: preparation.clone(),
+                    marks,
+                };
+                let king_first = |marks| comparison(king, challenger, marks);
+                let challenger_first = |marks| comparison(challenger, king, marks);
+                let (king_first, challenger_first) = futures::try_join!(
                     self.answer(sample.index, judge, Order::KingFirst, king_first, king_first_stored),
                     self.answer(
                         sample.index,
@@ -171,36 +207,81 @@ impl SampleRun<'_> {
                         challenger_first,
                         challenger_first_stored
                     ),
-                )
-                .map(|(king_first, challenger_first)| [king_first, challenger_first])
+                )?;
+                Ok(Judged { preparation, answers: [king_first, challenger_first] })
             }
         });
         join_all(judges).await.into_iter().collect()
     }
 
+    /// What `judge` writes before it sees the replies, journalled, if it needs
+    /// anything; the kind of the last error if it could not.
+    async fn prepare(
+        &self,
+        sample: &Sample,
+        judge: usize,
+        stored: Option<String>,
+    ) -> Result<Result<Option<String>, ErrorKind>> {
+        let asked = &self.duel.judges[judge];
+        if !asked.needs().preparation || stored.is_some() {
+            return Ok(Ok(stored));
+        }
+        let request = Preparation {
+            messages: sample.messages.clone(),
+            reference: sample.reference.clone(),
+            fence: DuelSecret::new(&self.duel.plan.seed).fence(self.duel.digest, sample.index),
+        };
+        let index = judge as u32;
+        let call = || asked.prepare(&request, self.cx);
+        let (call_try, text) =
+            match self.tries(sample.index, Call::Preparation { judge: index }, call).await? {
+                Ok(prepared) => prepared,
+                Err(kind) => return Ok(Err(kind)),
+            };
+        let event =
+            JournalEvent::Prepared { sample: sample.index, judge: index, call_try, text: text.clone() };
+        self.store.append(event, vec![]).await?;
+        Ok(Ok(Some(text)))
+    }
+
+    /// `judge`'s answer in `order`. One that nobody can read is journalled too,
+    /// and the question asked again with the next nonce, as often as the limits
+    /// allow.
     async fn answer(
         &self,
         sample: u32,
         judge: usize,
         order: Order,
-        comparison: &Comparison,
-        stored: Option<Assessment>,
-    ) -> Result<RecordedAnswer> {
-        let index = judge as u32;
-        if let Some(assessment) = stored {
-            return Ok(RecordedAnswer::Answered(without_costs(assessment)));
-        }
-        let call = || compare(&*self.duel.judges[judge], &self.duel.plan.judges[judge], comparison, self.cx);
-        let (call_try, assessment) =
-            match self.tries(sample, Call::Assessment { judge: index, order }, call).await? {
-                Ok(answered) => answered,
-                Err(kind) => return Ok(RecordedAnswer::Missing { kind: Some(kind) }),
+        comparison: impl Fn(Marks) -> Comparison,
+        mut stored: StoredAnswer,
+    ) -> Result<Answer> {
+        let Duel { plan, digest, .. } = self.duel;
+        let (index, judge_plan) = (judge as u32, &plan.judges[judge]);
+        let secret = DuelSecret::new(&plan.seed);
+        let key = JudgementKey { plan: *digest, sample, judge: &judge_plan.identity, order };
+        loop {
+            if let Some(assessment) = stored.standing(self.duel.limits.call_tries) {
+                let answer = RecordedAnswer::Answered(assessment.clone().canonical());
+                return Ok(Answer { asked: stored.asked(), answer });
+            }
+            let comparison = comparison(secret.marks(&key, stored.asked() + 1)?);
+            let call = || compare(&*self.duel.judges[judge], judge_plan, &comparison, self.cx);
+            let (call_try, assessment) =
+                match self.tries(sample, Call::Assessment { judge: index, order }, call).await? {
+                    Ok(answered) => answered,
+                    Err(kind) => return Ok(Answer::missing(Some(kind))),
+                };
+            let event = JournalEvent::Assessed {
+                sample,
+                judge: index,
+                order,
+                call_try,
+                assessment: assessment.clone(),
             };
-        let event =
-            JournalEvent::Assessed { sample, judge: index, order, call_try, assessment: assessment.clone() };
-        self.store.append(event, vec![]).await?;
-        self.observer.on(&DuelEvent::Assessed { sample, judge: index, order });
-        Ok(RecordedAnswer::Answered(without_costs(assessment)))
+            self.store.append(event, vec![]).await?;
+            self.observer.on(&DuelEvent::Assessed { sample, judge: index, order });
+            stored.add(assessment);
+        }
     }
 
     /// Calls until there is an answer, with the number of the try that gave it;
@@ -255,7 +336,7 @@ impl FinishedSample {
             sample: Sample { index: sample, repo, messages, reference, .. },
             draws,
             replies,
-            answers,
+            judged,
             cluster,
         } = self;
         for draw in draws {
@@ -279,9 +360,12 @@ impl FinishedSample {
             };
             record.line(&RecordLine::Reply { sample, side, reply })?;
         }
-        for (judge, answers) in answers.into_iter().enumerate() {
-            for (order, answer) in Order::BOTH.into_iter().zip(answers) {
-                record.line(&RecordLine::Assessment { sample, judge: judge as u32, order, answer })?;
+        for (judge, Judged { preparation, answers }) in (0..).zip(judged) {
+            if let Some(text) = preparation {
+                record.line(&RecordLine::Preparation { sample, judge, text })?;
+            }
+            for (order, Answer { asked, answer }) in Order::BOTH.into_iter().zip(answers) {
+                record.line(&RecordLine::Assessment { sample, judge, order, asked, answer })?;
             }
         }
         record.line(&RecordLine::Cluster(cluster.clone()))?;
@@ -343,13 +427,5 @@ fn answered(answer: &RecordedAnswer) -> Option<&Assessment> {
     match answer {
         RecordedAnswer::Answered(assessment) => Some(assessment),
         RecordedAnswer::Missing { .. } => None,
-    }
-}
-
-/// The assessment without what it cost, which is the journal's to keep.
-fn without_costs(assessment: Assessment) -> Assessment {
-    match assessment {
-        Assessment::Scored { scores, rationale, .. } => Assessment::Scored { scores, rationale, usage: None },
-        abstained @ Assessment::Abstained { .. } => abstained,
     }
 }

@@ -13,6 +13,7 @@ use crate::digest::{Digest, canonical_json};
 use crate::draw::{DrawOutcome, Replay, RowDraw, Sample};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::judge::Assessment;
+use crate::marks::{DuelSecret, JudgementKey};
 use crate::panel::{Cell, Cluster, Order};
 use crate::plan::{DuelPlan, DuelSettings, JudgePlan, Limits};
 use crate::tasks::{TaskRow, TaskSource};
@@ -122,6 +123,8 @@ const OPERATION: &str = "verify the record";
 struct Walk<'a> {
     record: &'a Record,
     plan: &'a DuelPlan,
+    digest: Digest,
+    format: u32,
     /// The next line, counted from 0.
     next: usize,
     draws: Replay,
@@ -131,11 +134,12 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(record: &'a Record) -> Result<Self> {
-        let [RecordLine::Header { .. }, RecordLine::Plan { plan }, ..] = &record.lines[..] else {
+        let [RecordLine::Header { format }, RecordLine::Plan { plan }, ..] = &record.lines[..] else {
             return Err(wrong(1, "the header and the plan do not come first"));
         };
         check_plan(plan).map_err(|why| wrong(2, why))?;
-        Ok(Self { record, plan, next: 2, draws: Replay::new(plan), counted: 0, answers: 0 })
+        let (digest, format) = (plan.digest()?, *format);
+        Ok(Self { record, plan, digest, format, next: 2, draws: Replay::new(plan), counted: 0, answers: 0 })
     }
 
     fn verify(mut self, tasks: bool) -> Result<Verification> {
@@ -202,6 +206,7 @@ impl<'a> Walk<'a> {
         let pair = [king, challenger].iter().all(|reply| matches!(reply, RecordedReply::Completed { .. }));
         let mut cells = Vec::new();
         for (judge, plan) in (0..).zip(&self.plan.judges) {
+            self.preparation(index, judge, pair)?;
             let king_first = self.answer(index, judge, Order::KingFirst, plan, pair)?;
             let challenger_first = self.answer(index, judge, Order::ChallengerFirst, plan, pair)?;
             cells.push(Cell::new(&plan.metrics, king_first, challenger_first));
@@ -224,6 +229,19 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// The line in which `judge` prepared itself, if it did.
+    fn preparation(&mut self, index: u32, judge: u32, pair: bool) -> Result<()> {
+        let Some(RecordLine::Preparation { sample, judge: whose, .. }) = self.record.lines.get(self.next)
+        else {
+            return Ok(());
+        };
+        self.next += 1;
+        if (*sample, *whose) != (index, judge) || !pair || self.format < 2 {
+            return Err(wrong(self.next, "a judge prepared itself where there is nothing to judge"));
+        }
+        Ok(())
+    }
+
     fn answer(
         &mut self,
         index: u32,
@@ -232,11 +250,11 @@ impl<'a> Walk<'a> {
         plan: &JudgePlan,
         pair: bool,
     ) -> Result<Option<&'a Assessment>> {
-        let found = match self.line()? {
-            RecordLine::Assessment { sample, judge: whose, order: seen, answer }
+        let (asked, found) = match self.line()? {
+            RecordLine::Assessment { sample, judge: whose, order: seen, asked, answer }
                 if (*sample, *whose, *seen) == (index, judge, order) =>
             {
-                answer
+                (*asked, answer)
             }
             _ => {
                 let name = &plan.identity.name;
@@ -244,7 +262,16 @@ impl<'a> Walk<'a> {
             }
         };
         self.answers += 1;
+        if let RecordedAnswer::Answered(assessment) = found {
+            self.evidence(assessment, asked, &JudgementKey {
+                plan: self.digest,
+                sample: index,
+                judge: &plan.identity,
+                order,
+            })?;
+        }
         let why = match found {
+            _ if asked == 0 || (asked != 1 && self.format < 2) => "an answer has no such number",
             RecordedAnswer::Missing { kind } if kind.is_some() == pair => return Ok(None),
             RecordedAnswer::Missing { .. } => {
                 "an answer is missing for no reason, or without a pair to judge"
@@ -255,10 +282,31 @@ impl<'a> Walk<'a> {
             {
                 "a judge has scored other metrics than its own"
             }
-            RecordedAnswer::Answered(Assessment::Scored { usage: Some(_), .. }) => "a judgement has a cost",
+            RecordedAnswer::Answered(
+                Assessment::Scored { usage: Some(_), .. } | Assessment::Unreadable { usage: Some(_), .. },
+            ) => "a judgement has a cost",
             RecordedAnswer::Answered(assessment) => return Ok(Some(assessment)),
         };
         Err(wrong(self.next, why))
+    }
+
+    /// Whether the scores were read from an answer to this very question.
+    fn evidence(&self, assessment: &Assessment, asked: u32, key: &JudgementKey<'_>) -> Result<()> {
+        let Some(evidence) = assessment.evidence() else { return Ok(()) };
+        if self.format < 2 {
+            return Err(wrong(self.next, "an answer has evidence, which its format does not know"));
+        }
+        if evidence.reasoning.is_some() {
+            return Err(wrong(self.next, "a judge's reasoning belongs into the journal"));
+        }
+        let (Some(nonce), Assessment::Scored { .. }) = (&evidence.nonce, assessment) else { return Ok(()) };
+        let expected = DuelSecret::new(&self.plan.seed).marks(key, asked)?.nonce_text();
+        if *nonce == expected {
+            return Ok(());
+        }
+        Err(wrong(self.next, "a judge's answer carries another nonce than its question")
+            .with("recorded", nonce)
+            .with("recomputed", expected))
     }
 
     fn line(&mut self) -> Result<&'a RecordLine> {

@@ -1,0 +1,63 @@
+//! The defence on our own corpora: how much of what talks to the judge it
+//! finds, and how much of honest work it touches. `tests/program/defence.rs`
+//! adds the demo pack's replies.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Deserialize)]
+struct Injection {
+    class: String,
+    reply: String,
+}
+
+#[derive(Deserialize)]
+struct Honest {
+    kind: String,
+    reply: String,
+}
+
+fn lines<'a, T: Deserialize<'a>>(corpus: &'a str) -> Vec<T> {
+    corpus.lines().map(|line| serde_json::from_str(line).expect("a line of the corpus")).collect()
+}
+
+fn shown(reply: &str) -> Shown {
+    Defence { budget: Budget::default(), fence: "0123456789ab".into() }.reply(reply)
+}
+
+/// Replies of each class that are neutralised or flagged, of how many: written
+/// down, so that a change for the worse is seen.
+const CAUGHT: [(&str, usize, usize); 1] = [
+    ("authority", 0, 13),
+];
+
+#[test]
+fn injections_are_neutralised_or_flagged() {
+    let mut classes: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    let mut missed = Vec::new();
+    for Injection { class, reply } in lines(include_str!("../../corpus/injections.jsonl")) {
+        let (caught, all) = classes.entry(class.clone()).or_default();
+        *all += 1;
+        if shown(&reply).alterations.is_empty() {
+            missed.push(format!("{class}: {reply}"));
+        } else {
+            *caught += 1;
+        }
+    }
+    let found: Vec<_> = classes.iter().map(|(class, &(caught, all))| (class.as_str(), caught, all)).collect();
+    assert_eq!(found[..], CAUGHT, "missed:\n{}", missed.join("\n\n"));
+}
+
+#[test]
+fn honest_work_is_not_touched() {
+    let corpus: Vec<Honest> = lines(include_str!("../../corpus/honest.jsonl"));
+    assert!(corpus.len() >= 200, "{}", corpus.len());
+    for Honest { kind, reply } in corpus {
+        let shown = shown(&reply);
+        assert_eq!(shown.alterations, [], "{kind}: {reply}");
+        assert_eq!(shown.text, reply);
+    }
+}
