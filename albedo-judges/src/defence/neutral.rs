@@ -34,7 +34,7 @@ pub(super) fn neutral(text: &str, fence: &str, out: &mut String) -> Found {
             before = None;
             continue;
         }
-        if let Some(token) = token(rest) {
+        if let Some(token) = token(rest).filter(|token| fence.is_empty() || !token.contains(fence)) {
             out.extend(token.chars().map(shown_bracket));
             found.tokens += 1;
             rest = &rest[token.len()..];

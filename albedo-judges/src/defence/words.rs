@@ -239,17 +239,25 @@ fn encoded_runs(text: &str) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// What `run` says in hexadecimal or base64, if that is text.
+/// What `run` says in hexadecimal or base64, if that is text; base64 of base64
+/// too.
 fn decode(run: &str) -> Option<String> {
-    readable(decode_hex(run)?).or_else(|| readable(decode_base64(run)))
+    let bytes = decode_hex(run.strip_prefix("0x").unwrap_or(run));
+    if let Some(text) = readable(&bytes) {
+        return Some(text);
+    }
+    let bytes = decode_base64(run);
+    readable(&bytes).or_else(|| {
+        let encoded = bytes.len() >= ENCODED && bytes.iter().all(|&byte| byte == b'=' || sextet(byte).is_some());
+        let inner = std::str::from_utf8(&bytes).ok().filter(|_| encoded)?;
+        readable(&decode_base64(inner.trim_end_matches('=')))
+    })
 }
 
-fn decode_hex(run: &str) -> Option<Vec<u8>> {
+/// Empty if a character is no digit.
+fn decode_hex(run: &str) -> Vec<u8> {
     let digits: Option<Vec<_>> = run.chars().map(|c| c.to_digit(16)).collect();
-    match digits {
-        Some(digits) => Some(digits.chunks_exact(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()),
-        None => Some(Vec::new()),
-    }
+    digits.unwrap_or_default().chunks_exact(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
 }
 
 fn decode_base64(run: &str) -> Vec<u8> {
@@ -277,10 +285,10 @@ fn sextet(byte: u8) -> Option<u32> {
 }
 
 /// `bytes` as text of several words, if they are that.
-fn readable(bytes: Vec<u8>) -> Option<String> {
-    let text = String::from_utf8(bytes).ok()?;
+fn readable(bytes: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?;
     let plain = |c: char| c.is_ascii_graphic() || matches!(c, ' ' | '\n');
-    (text.contains(' ') && text.chars().all(plain)).then_some(text)
+    (text.contains(' ') && text.chars().all(plain)).then(|| text.to_owned())
 }
 
 #[cfg(test)]
