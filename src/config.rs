@@ -33,7 +33,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+
+pub use albedo_core::PluginConfig;
 
 use crate::{
     CallContext, Contestant, Digest, Duel, DuelSettings, Error, ErrorKind, Judge, ModelBackend, ModelSource,
@@ -84,29 +85,8 @@ pub struct ModelConfig {
     pub parameters: Option<Digest>,
 }
 
-/// A plugin by name, and its settings: the table's other keys.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PluginConfig {
-    /// The plugin's name; `albedo plugins` lists them.
-    pub name: String,
-    /// Its settings, checked by the plugin itself.
-    #[serde(flatten)]
-    pub settings: Map<String, Value>,
-}
-
 fn burn() -> PluginConfig {
     PluginConfig::named("burn")
-}
-
-impl PluginConfig {
-    /// The plugin `name` with its default settings.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), settings: Map::new() }
-    }
-
-    fn value(&self) -> Value {
-        Value::Object(self.settings.clone())
-    }
 }
 
 impl DuelConfig {

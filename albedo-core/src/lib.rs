@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod calibrate;
 pub mod chain;
+pub mod clock;
 pub mod confirmation;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -33,6 +34,7 @@ pub mod stats;
 pub mod tasks;
 pub mod verdict;
 pub mod weights;
+pub mod wrappers;
 
 pub use backend::{
     Completion, FinishReason, GenerateRequest, Generated, Message, ModelBackend, ModelInfo, ModelSession,
@@ -40,7 +42,8 @@ pub use backend::{
     Usage,
 };
 pub use chain::ChainClient;
-pub use context::CallContext;
+pub use clock::{Clock, SystemClock, VirtualClock};
+pub use context::{CallContext, CallSignal};
 pub use decision::Rule;
 pub use digest::{Digest, canonical_json};
 pub use duel::{Contestant, Duel, DuelEvent, DuelReport, Observer};
@@ -53,7 +56,7 @@ pub use judge::{
 pub use marks::{DuelSecret, JudgementKey, Marks};
 pub use plan::{DuelPlan, DuelSettings, Sampler, Seed, Terms};
 pub use record::{FileStore, MemoryStore, Record, RecordStore};
-pub use registry::{BuildContext, Factory, Plugin, PluginInfo, Registry, Role};
+pub use registry::{BuildContext, Factory, Plugin, PluginConfig, PluginInfo, Registry, Role};
 pub use screen::{Finding, Screen, ScreenStage, Subject};
 pub use tasks::{TaskRow, TaskSetInfo, TaskSource};
 pub use verdict::{Outcome, Verdict};

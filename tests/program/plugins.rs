@@ -10,7 +10,9 @@ fn every_plugin_is_linked() {
         names,
         [
             "backend burn",
+            "backend openai",
             "backend replay",
+            "backend routes",
             "tasks parquet",
             "judge protocol",
             "judge reference-action",

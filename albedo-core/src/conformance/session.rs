@@ -394,4 +394,4 @@ fn place(answers: Vec<Generated>, expected: usize) -> Checked<Vec<Result<Complet
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
