@@ -25,13 +25,12 @@ use albedo_core::backend::ResponseFormat;
 use albedo_core::{
     Alteration, Assessment, BuildContext, CallContext, Comparison, Completion, Error, ErrorKind, Evidence,
     Fault, FinishReason, GenerateRequest, Identity, Judge, Message, Metric, ModelBackend, ModelSession,
-    ModelSource, Needs, Plugin, Preparation, Result, Sampling,
+    ModelSource, Needs, Plugin, PluginConfig, Preparation, Result, Sampling,
 };
 use async_trait::async_trait;
 use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::defence::{Budget, Defence};
 
@@ -51,7 +50,7 @@ pub struct ChatConfig {
     /// Name on the panel and in the record; `chat` by default.
     pub label: Option<String>,
     /// The backend that serves the model.
-    pub backend: BackendConfig,
+    pub backend: PluginConfig,
     /// Name under which the backend serves the model.
     pub model: Option<String>,
     /// Folder of a local model, instead of `model`.
@@ -82,16 +81,6 @@ pub struct ChatConfig {
 /// Room for a reasoning model; the reference system's limit for those.
 fn answer_tokens() -> u32 {
     4096
-}
-
-/// A backend by name; the other keys are its settings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct BackendConfig {
-    /// Name of the backend.
-    pub name: String,
-    /// Its settings.
-    #[serde(flatten)]
-    pub settings: Map<String, Value>,
 }
 
 /// What a chat judge is asked.
@@ -393,7 +382,7 @@ albedo_core::register!(dyn Judge => ChatJudge);
 
 /// Loads the model that a judge's settings name.
 async fn load(
-    backend: &BackendConfig,
+    backend: &PluginConfig,
     model: Option<&str>,
     path: Option<&Path>,
     cx: &BuildContext<'_>,
@@ -403,8 +392,7 @@ async fn load(
         (None, Some(path)) => ModelSource::new(cx.path(path)),
         _ => return Err(invalid("exactly one of `model` and `path` names the model")),
     };
-    let settings = Value::Object(backend.settings.clone());
-    let backend = cx.registry.build::<dyn ModelBackend>(&backend.name, settings, cx.call).await?;
+    let backend = cx.registry.build::<dyn ModelBackend>(&backend.name, backend.value(), cx.call).await?;
     let session = backend.load(&source, cx.call).await?;
     Ok((backend.identity().clone(), session))
 }

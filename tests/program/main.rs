@@ -1,10 +1,12 @@
 //! The program as its users meet it, and the workspace as its readers do.
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+mod chat;
 mod defence;
 mod dependencies;
 mod duel;
 mod kill;
 mod mistakes;
 mod plugins;
+mod real_judge;
 mod run;

@@ -14,6 +14,7 @@ fn every_plugin_is_linked() {
             "backend replay",
             "backend routes",
             "tasks parquet",
+            "judge chat",
             "judge protocol",
             "judge reference-action",
             "judge reference-likelihood",

@@ -19,7 +19,7 @@ use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::identity::Identity;
-use crate::judge::{Assessment, Comparison, Judge, Metric, Needs};
+use crate::judge::{Assessment, Comparison, Judge, Metric, Needs, Preparation};
 use crate::rng::derive_seed;
 
 const OPEN: &str = "open the routes";
@@ -161,6 +161,16 @@ impl Judge for Guarded<dyn Judge> {
         let ask = move |judge: Arc<dyn Judge>, cx| -> BoxFuture<'static, Result<Assessment>> {
             let comparison = Arc::clone(&comparison);
             Box::pin(async move { judge.compare(&comparison, &cx).await })
+        };
+        self.routes.call(COMPARE, key, &ask, cx).await
+    }
+
+    async fn prepare(&self, request: &Preparation, cx: &CallContext) -> Result<String> {
+        let key = || derive_seed("albedo preparation", &[request.fence.as_bytes()]);
+        let preparation = Arc::new(request.clone());
+        let ask = move |judge: Arc<dyn Judge>, cx| -> BoxFuture<'static, Result<String>> {
+            let preparation = Arc::clone(&preparation);
+            Box::pin(async move { judge.prepare(&preparation, &cx).await })
         };
         self.routes.call(COMPARE, key, &ask, cx).await
     }

@@ -26,9 +26,15 @@ impl Billed for Vec<TokenScores> {
 impl Billed for Assessment {
     fn usage(&self) -> Option<Usage> {
         match self {
-            Self::Scored { usage, .. } => *usage,
+            Self::Scored { usage, .. } | Self::Unreadable { usage, .. } => *usage,
             Self::Abstained { .. } => None,
         }
+    }
+}
+
+impl Billed for String {
+    fn usage(&self) -> Option<Usage> {
+        None
     }
 }
 

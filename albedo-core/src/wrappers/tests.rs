@@ -463,8 +463,14 @@ fn a_judge_can_be_guarded_too() {
     let guarded = world.run(opened).expect("opens");
     assert_eq!((guarded.identity(), guarded.metrics().len()), (&identity, 1));
     let reply = || Candidate { text: "x".into(), finish: FinishReason::Stop, reference_scores: None };
-    let comparison =
-        Comparison { messages: vec![], reference: String::new(), first: reply(), second: reply() };
+    let comparison = Comparison {
+        messages: vec![],
+        reference: String::new(),
+        first: reply(),
+        second: reply(),
+        preparation: None,
+        marks: crate::marks::Marks::default(),
+    };
     world.run(guarded.compare(&comparison, &cx)).expect("the third time");
 }
 

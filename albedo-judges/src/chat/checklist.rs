@@ -13,7 +13,7 @@ use std::sync::Arc;
 use albedo_core::backend::ResponseFormat;
 use albedo_core::{
     CallContext, Comparison, Error, ErrorKind, GenerateRequest, Message, MessageRole, Metric, ModelSession,
-    Preparation, Result, Sampling, Score,
+    PluginConfig, Preparation, Result, Sampling, Score,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use serde_json::json;
 
 use super::parse::{self, Value};
 use super::prompt::{Form, Prompt};
-use super::{BackendConfig, invalid, one_answer, unfinished};
+use super::{invalid, one_answer, unfinished};
 use crate::defence::{Budget, Defence};
 use crate::quality::graded;
 
@@ -87,7 +87,7 @@ pub struct Item {
 #[serde(deny_unknown_fields)]
 pub struct WriterConfig {
     /// The backend that serves it.
-    pub backend: BackendConfig,
+    pub backend: PluginConfig,
     /// Name under which the backend serves it.
     pub model: Option<String>,
     /// Folder of a local model, instead of `model`.

@@ -6,7 +6,7 @@ use albedo_core::{
     Digest, Generated, ModelInfo, Registry, Score, ScoreRequest, TokenScores,
 };
 use futures::stream::{self, BoxStream};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::testing::{RECORDED, SEARCH, TEST, comparison};
