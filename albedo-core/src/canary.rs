@@ -242,7 +242,9 @@ impl Series {
         (0..draw.skipped).for_each(|_| {
             stream.below(rows);
         });
-        stream.below(rows) == draw.row && draw.turns > 0 && stream.below(u64::from(draw.turns)) as u32 == draw.turn
+        stream.below(rows) == draw.row
+            && draw.turns > 0
+            && stream.below(u64::from(draw.turns)) as u32 == draw.turn
     }
 }
 
@@ -303,7 +305,8 @@ impl CanaryPlan {
         if judges.len() < self.settings.quorum as usize {
             return Err("the panel has fewer judges than the quorum".into());
         }
-        if self.preflight.judges.iter().any(|judge| judge.outcomes.len() != self.settings.preflight as usize) {
+        if self.preflight.judges.iter().any(|judge| judge.outcomes.len() != self.settings.preflight as usize)
+        {
             return Err("the preflight has another number of canaries than planned".into());
         }
         Ok(())
@@ -335,3 +338,6 @@ impl JudgePreflight {
         self.outcomes.iter().all(|outcome| *outcome == CanaryOutcome::Passed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -215,11 +215,7 @@ mod tests {
     fn hmac_gives_the_published_vectors() {
         // RFC 4231, test cases 1, 2 and 6.
         for (key, message, expected) in [
-            (
-                &[0x0b; 20][..],
-                "Hi There",
-                "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
-            ),
+            (&[0x0b; 20][..], "Hi There", "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"),
             (
                 b"Jefe",
                 "what do ya want for nothing?",

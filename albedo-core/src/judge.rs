@@ -29,6 +29,12 @@ pub trait Judge: Debug + Send + Sync + 'static {
         Needs::default()
     }
 
+    /// Whether canaries are put before this judge: it reads replies as text that
+    /// could talk to it ([`crate::canary`]).
+    fn watched(&self) -> bool {
+        false
+    }
+
     /// Compares the replies in the order given.
     ///
     /// # Behavior
@@ -42,6 +48,15 @@ pub trait Judge: Debug + Send + Sync + 'static {
     /// answer); "the judge declines" is [`Assessment::Abstained`], "it answered
     /// and nobody can read it" is [`Assessment::Unreadable`].
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment>;
+
+    /// What a model is sent for `request`, if the judge asks one: for people who
+    /// try a judge.
+    ///
+    /// # Errors
+    /// The request lacks what the judge [`Needs`].
+    fn prompt(&self, _request: &Comparison) -> Result<Option<Vec<Message>>> {
+        Ok(None)
+    }
 
     /// Writes what both orders of a sample share, before any reply is seen: a
     /// checklist, for example. Asked once a sample, if the judge

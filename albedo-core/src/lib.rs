@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod calibrate;
+pub mod canary;
 pub mod chain;
 pub mod clock;
 pub mod confirmation;
@@ -53,7 +54,7 @@ pub use identity::Identity;
 pub use judge::{
     Alteration, Assessment, Candidate, Comparison, Evidence, Judge, Metric, Needs, Preparation, Score,
 };
-pub use marks::{DuelSecret, JudgementKey, Marks};
+pub use marks::{DuelSecret, JudgementKey, Marks, Question};
 pub use plan::{DuelPlan, DuelSettings, Sampler, Seed, Terms};
 pub use record::{FileStore, MemoryStore, Record, RecordStore};
 pub use registry::{BuildContext, Factory, Plugin, PluginConfig, PluginInfo, Registry, Role};

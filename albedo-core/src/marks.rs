@@ -55,16 +55,38 @@ impl Marks {
 pub struct JudgementKey<'a> {
     /// The plan's digest.
     pub plan: Digest,
-    /// The sample's place in plan order.
-    pub sample: u32,
+    /// What is asked.
+    pub question: Question,
     /// The judge; its configuration's digest covers rubric and prompt.
     pub judge: &'a Identity,
     /// Which reply it sees first.
     pub order: Order,
 }
 
+/// What a judge is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Question {
+    /// The pair of the sample at this place in plan order.
+    Sample(u32),
+    /// The canary of this number; one of the preflight under its key in place of
+    /// the plan's digest. Its better reply stands for the king's.
+    Canary(u32),
+}
+
+impl Question {
+    /// 0 for a sample or 1 for a canary, and its number (little-endian).
+    fn bytes(self) -> [u8; 5] {
+        let (kind, number) = match self {
+            Self::Sample(sample) => (0, sample),
+            Self::Canary(canary) => (1, canary),
+        };
+        let [a, b, c, d] = number.to_le_bytes();
+        [kind, a, b, c, d]
+    }
+}
+
 impl JudgementKey<'_> {
-    /// Plan digest, sample (little-endian), digest of the judge's identity, and
+    /// Plan digest, question ([`Question`]), digest of the judge's identity, and
     /// 0 for the king first or 1 for the challenger first.
     fn bytes(&self) -> Result<Vec<u8>> {
         let order = match self.order {
@@ -72,7 +94,7 @@ impl JudgementKey<'_> {
             Order::ChallengerFirst => 1,
         };
         let judge = Digest::of_json(self.judge)?;
-        Ok([&self.plan.as_bytes()[..], &self.sample.to_le_bytes(), judge.as_bytes(), &[order]].concat())
+        Ok([&self.plan.as_bytes()[..], &self.question.bytes(), judge.as_bytes(), &[order]].concat())
     }
 }
 
@@ -87,20 +109,17 @@ impl DuelSecret {
         Self(hmac(seed.as_bytes(), SECRET))
     }
 
-    /// The fence of `sample` in the duel of `plan`: HMAC-SHA256 of `fence`, the
-    /// plan's digest and the sample (little-endian).
-    pub fn fence(&self, plan: Digest, sample: u32) -> Digest {
-        hmac(
-            self.0.as_bytes(),
-            &[b"fence".as_slice(), plan.as_bytes(), &sample.to_le_bytes()].concat(),
-        )
+    /// The fence of `question` in the duel of `plan`: HMAC-SHA256 of `fence`, the
+    /// plan's digest and the question's bytes.
+    pub fn fence(&self, plan: Digest, question: Question) -> Digest {
+        hmac(self.0.as_bytes(), &[b"fence".as_slice(), plan.as_bytes(), &question.bytes()].concat())
     }
 
     /// The marks of answer `asked` (from 1) to the question `key`: its nonce is
     /// HMAC-SHA256 of `nonce`, the key's bytes and `asked` (little-endian).
     pub fn marks(&self, key: &JudgementKey<'_>, asked: u32) -> Result<Marks> {
         let message = [b"nonce".as_slice(), &key.bytes()?, &asked.to_le_bytes()].concat();
-        Ok(Marks { fence: self.fence(key.plan, key.sample), nonce: hmac(self.0.as_bytes(), &message) })
+        Ok(Marks { fence: self.fence(key.plan, key.question), nonce: hmac(self.0.as_bytes(), &message) })
     }
 }
 
@@ -118,10 +137,11 @@ mod tests {
             let secret = DuelSecret::new(&Seed::from(seed));
             for plan in [Digest::of("p"), Digest::of("q")] {
                 for sample in 0..3 {
+                    let question = if sample == 2 { Question::Canary(0) } else { Question::Sample(sample) };
                     for judge in &judges {
                         for order in Order::BOTH {
                             for asked in [1, 2] {
-                                let key = JudgementKey { plan, sample, judge, order };
+                                let key = JudgementKey { plan, question, judge, order };
                                 let marks = secret.marks(&key, asked).expect("marks");
                                 nonces.insert(marks.nonce_text());
                                 fences.insert(marks.fence_text());
@@ -140,11 +160,15 @@ mod tests {
     fn marks_are_what_the_record_format_says() {
         let secret = DuelSecret::new(&Seed::from(7));
         let judge = Identity::new("chat", "1", &()).expect("an identity");
-        let key =
-            JudgementKey { plan: Digest::of("plan"), sample: 3, judge: &judge, order: Order::ChallengerFirst };
+        let key = JudgementKey {
+            plan: Digest::of("plan"),
+            question: Question::Sample(3),
+            judge: &judge,
+            order: Order::ChallengerFirst,
+        };
         let marks = secret.marks(&key, 2).expect("marks");
         // Worked out with Python's `hmac` from the bytes that the format names.
-        assert_eq!(marks.fence_text(), "d7d961b3bbc6");
-        assert_eq!(marks.nonce_text(), "e75b06efb454");
+        assert_eq!(marks.fence_text(), "60e101419aab");
+        assert_eq!(marks.nonce_text(), "6b84ca4376db");
     }
 }

@@ -13,6 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{FinishReason, TokenScores, Usage};
+use crate::canary::CanaryDraw;
 use crate::digest::Digest;
 use crate::draw::RowDraw;
 use crate::error::{ErrorKind, Fault, Side};
@@ -55,6 +56,24 @@ pub enum RecordLine {
     Plan {
         /// The frozen plan.
         plan: Box<DuelPlan>,
+    },
+    /// A canary, before the draws of the sample that it stands before. Since
+    /// format 2.
+    Canary(CanaryDraw),
+    /// A watched judge's answer to a canary, judges in panel order, the better
+    /// reply first first. Since format 2.
+    CanaryAssessment {
+        /// The canary.
+        canary: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// Which reply it saw first; the better one stands for the king's.
+        order: Order,
+        /// As for [`RecordLine::Assessment`].
+        #[serde(default = "first", skip_serializing_if = "is_first")]
+        asked: u32,
+        /// Its answer, or why there is none.
+        answer: RecordedAnswer,
     },
     /// Every row draw up to and including a sample's own.
     Draw(RowDraw),
@@ -156,6 +175,9 @@ pub enum RecordedAnswer {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kind: Option<ErrorKind>,
     },
+    /// The judge had failed a canary before, and is not listened to. Since
+    /// format 2.
+    Void,
 }
 
 /// One line of `journal.jsonl`, without its time.
@@ -219,6 +241,19 @@ pub enum JournalEvent {
         /// The answer.
         assessment: Assessment,
     },
+    /// A judge answered a canary.
+    CanaryAssessed {
+        /// The canary.
+        canary: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// Which reply it saw first; the better one stands for the king's.
+        order: Order,
+        /// The try that answered, from 1.
+        call_try: u32,
+        /// The answer.
+        assessment: Assessment,
+    },
     /// The duel goes on after an interruption or a void end.
     Resumed,
     /// A call failed.
@@ -255,6 +290,15 @@ pub enum Call {
     Preparation {
         /// The judge's place in the panel.
         judge: u32,
+    },
+    /// A judge's answer to a canary.
+    Canary {
+        /// The canary.
+        canary: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// Which reply it saw first; the better one stands for the king's.
+        order: Order,
     },
     /// A judge's answer.
     Assessment {

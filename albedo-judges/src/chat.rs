@@ -204,14 +204,6 @@ impl ChatJudge {
         })
     }
 
-    /// The conversation that asks the judge `request`, as it is sent.
-    ///
-    /// # Errors
-    /// A preparation that is none of this judge's.
-    pub fn prompt(&self, request: &Comparison) -> Result<Vec<Message>> {
-        Ok(self.question(request)?.prompt.messages())
-    }
-
     fn question(&self, request: &Comparison) -> Result<Question> {
         let fence = request.marks.fence_text();
         let defence = Defence { budget: self.budget, fence: fence.clone() };
@@ -309,6 +301,14 @@ impl Judge for ChatJudge {
         Needs { preparation, ..Needs::default() }
     }
 
+    fn watched(&self) -> bool {
+        true
+    }
+
+    fn prompt(&self, request: &Comparison) -> Result<Option<Vec<Message>>> {
+        Ok(Some(self.question(request)?.prompt.messages()))
+    }
+
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {
         let Question { prompt, first, second } = self.question(request)?;
         let seed = u64::from_le_bytes(std::array::from_fn(|byte| request.marks.nonce.as_bytes()[byte]));
@@ -367,7 +367,8 @@ impl Plugin<dyn Judge> for ChatJudge {
     }
 
     async fn build(config: ChatConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Judge>> {
-        let (backend, session) = load(&config.backend, config.model.as_deref(), config.path.as_deref(), cx).await?;
+        let (backend, session) =
+            load(&config.backend, config.model.as_deref(), config.path.as_deref(), cx).await?;
         let writer = match config.checklist.as_ref().and_then(|checklist| checklist.writer.as_ref()) {
             Some(WriterConfig { backend, model, path, .. }) => {
                 Some(load(backend, model.as_deref(), path.as_deref(), cx).await?.1)

@@ -83,6 +83,7 @@ impl ReplayJudge {
                 let answer = match answer {
                     RecordedAnswer::Answered(assessment) => Replayed::Answer(assessment.clone()),
                     RecordedAnswer::Missing { kind: Some(kind) } => Replayed::Missing(*kind),
+                    RecordedAnswer::Void => Replayed::Missing(ErrorKind::Unavailable),
                     RecordedAnswer::Missing { kind: None } => continue,
                 };
                 let question = [sample.messages.sha256, first.sha256, second.sha256];

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use albedo::config::DuelConfig;
+use albedo::panel::Order;
 use albedo::{
     Assessment, CallContext, Candidate, Comparison, Digest, DuelSecret, Error, ErrorKind, FinishReason,
-    JudgementKey, Judge, Message, MessageRole, Preparation, Question, Registry, Result,
+    Judge, JudgementKey, Message, MessageRole, Preparation, Question, Registry, Result,
 };
-use albedo::panel::Order;
 
 use super::print;
 
@@ -119,7 +119,8 @@ fn describe(assessment: &Assessment) -> String {
         for (place, altered) in [("first", &evidence.first), ("second", &evidence.second)] {
             for alteration in altered {
                 // Writing to a string cannot fail.
-                let _ = writeln!(text, "altered in the {place}: {}, {} times", alteration.what, alteration.count);
+                let _ =
+                    writeln!(text, "altered in the {place}: {}, {} times", alteration.what, alteration.count);
             }
         }
     }
@@ -132,7 +133,8 @@ fn describe(assessment: &Assessment) -> String {
                 let _ = writeln!(text, "{}", super::shown(rationale));
             }
             if let Some(usage) = usage {
-                let _ = write!(text, "{} tokens read, {} written", usage.prompt_tokens, usage.completion_tokens);
+                let _ =
+                    write!(text, "{} tokens read, {} written", usage.prompt_tokens, usage.completion_tokens);
                 let _ = match usage.price_usd {
                     Some(price) => writeln!(text, ", ${price:.6}"),
                     None => writeln!(text),

@@ -17,7 +17,7 @@ use albedo::{
 };
 use serde_json::json;
 
-use super::{print, print_json};
+use super::{print, print_json, shown};
 use crate::report;
 
 #[derive(Debug, clap::Subcommand)]
@@ -314,6 +314,7 @@ fn describe(answer: &RecordedAnswer) -> String {
         RecordedAnswer::Answered(Assessment::Unreadable { reason, evidence, .. }) => {
             format!("unreadable: {reason}\n{}{}", alterations(evidence), evidence.answer)
         }
+        RecordedAnswer::Void => "void: it had failed a canary before".into(),
         RecordedAnswer::Missing { kind: Some(kind) } => format!("missing: {kind:?}"),
         RecordedAnswer::Missing { kind: None } => "missing: there was no pair to judge".into(),
     }
@@ -328,10 +329,4 @@ fn alterations(evidence: &Evidence) -> String {
         }
     }
     text
-}
-
-/// Text of a model as a terminal may show it: its control characters, but for
-/// line breaks and tabs, made visible.
-fn shown(text: &str) -> String {
-    text.trim_end().chars().map(|c| if matches!(c, '\n' | '\t') { c } else { super::printable(c) }).collect()
 }

@@ -160,7 +160,9 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
 fn shown(request: &GenerateRequest) -> (&str, &str, &str) {
     let prompt = &request.messages[1].content;
     let fence = between(prompt, "The mark of this comparison is ", ".");
-    let part = |name: &str| between(prompt, &format!("[[{fence} {name}]]\n"), &format!("\n[[{fence} end of {name}]]"));
+    let part = |name: &str| {
+        between(prompt, &format!("[[{fence} {name}]]\n"), &format!("\n[[{fence} end of {name}]]"))
+    };
     (part("first reply"), part("second reply"), prompt.rsplit('"').nth(1).expect("the nonce is last"))
 }
 
@@ -261,23 +263,26 @@ fn answers(journal: &[JournalEvent]) -> BTreeMap<(u32, u32, bool), u32> {
 #[tokio::test]
 async fn an_unreadable_answer_is_asked_again_with_another_nonce_and_the_record_verifies() {
     let model = moody();
-    let (report, store) = run(&duel(["even", "odd"], vec![chat("moody", Arc::clone(&model))], 16).await).await;
+    let (report, store) =
+        run(&duel(["even", "odd"], vec![chat("moody", Arc::clone(&model))], 16).await).await;
     assert_eq!(report.verdict.missing, 0);
     let record = record(&store);
     let verification = verify_record(&record, &VerifyOptions::default(), &CallContext::new()).await;
     assert_eq!(verification.expect("verifies").answers, 32);
     let asked: Vec<_> = (record.lines.iter())
         .filter_map(|line| match line {
-            RecordLine::Assessment { asked, answer: RecordedAnswer::Answered(answer), .. } => {
-                Some((*asked, answer.evidence().and_then(|evidence| evidence.nonce.clone()).expect("a nonce")))
-            }
+            RecordLine::Assessment { asked, answer: RecordedAnswer::Answered(answer), .. } => Some((
+                *asked,
+                answer.evidence().and_then(|evidence| evidence.nonce.clone()).expect("a nonce"),
+            )),
             _ => None,
         })
         .collect();
     assert!(asked.iter().any(|(asked, _)| *asked == 2) && asked.iter().any(|(asked, _)| *asked == 1));
     let nonces: std::collections::BTreeSet<_> = asked.iter().map(|(_, nonce)| nonce).collect();
     assert_eq!(nonces.len(), 32, "no two judgements share a nonce");
-    let failures = store.journal().iter().filter(|event| matches!(event, JournalEvent::Failed { .. })).count();
+    let failures =
+        store.journal().iter().filter(|event| matches!(event, JournalEvent::Failed { .. })).count();
     let answered: u32 = answers(&store.journal()).values().sum();
     assert_eq!(model.calls.load(Ordering::Relaxed), answered + failures as u32, "every call is journalled");
 }
@@ -344,9 +349,12 @@ async fn a_local_model_that_writes_nonsense_makes_the_demo_duel_void() {
     let demo = crate::run::demo();
     let registry = Registry::linked().expect("links").relative_to(&demo);
     let backend = registry.build::<dyn ModelBackend>("burn", json!({}), &cx).await.expect("builds");
-    let model = |name: &str| ModelSource::new(demo.join("models").join(name)).with_text_from(demo.join("models/king"));
+    let model = |name: &str| {
+        ModelSource::new(demo.join("models").join(name)).with_text_from(demo.join("models/king"))
+    };
     let king = Contestant::load(Side::King, &*backend, &model("king"), &cx).await.expect("loads");
-    let challenger = Contestant::load(Side::Challenger, &*backend, &model("challenger"), &cx).await.expect("loads");
+    let challenger =
+        Contestant::load(Side::Challenger, &*backend, &model("challenger"), &cx).await.expect("loads");
     let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" }), &cx).await;
     let judge = json!({
         "backend": { "name": "burn" },

@@ -50,7 +50,8 @@ async fn a_real_server_judges_the_demo_duel() {
         Ok(server) => server,
         Err(why) => return eprintln!("skipped: no real server to judge: {why}"),
     };
-    let samples = std::env::var("ALBEDO_REAL_SAMPLES").map_or(1, |samples| samples.parse().expect("a number"));
+    let samples =
+        std::env::var("ALBEDO_REAL_SAMPLES").map_or(1, |samples| samples.parse().expect("a number"));
     let (cx, demo) = (CallContext::new(), crate::run::demo());
     let registry = Registry::linked().expect("links").relative_to(&demo);
     let backend = registry.build::<dyn ModelBackend>("burn", json!({}), &cx).await.expect("builds");

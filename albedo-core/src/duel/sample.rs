@@ -2,6 +2,7 @@
 //! orders.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -9,15 +10,16 @@ use futures::future::join_all;
 
 use super::stored::{StoredAnswer, StoredReply, StoredSample};
 use super::{Duel, DuelEvent, Observer};
-use crate::backend::{Completion, GenerateRequest, ModelSession, ResponseFormat};
+use crate::backend::{Completion, FinishReason, GenerateRequest, ModelSession, ResponseFormat};
+use crate::canary::{CanaryDraw, Series, VoidJudges};
 use crate::context::CallContext;
 use crate::digest::canonical_json;
 use crate::draw::{RowDraw, Sample};
 use crate::error::{Error, ErrorKind, Fault, Result, Retry, Side};
 use crate::judge::{Assessment, Candidate, Comparison, Judge, Preparation};
-use crate::marks::{DuelSecret, JudgementKey, Marks};
+use crate::marks::{DuelSecret, JudgementKey, Marks, Question};
 use crate::panel::{Cell, Cluster, Order};
-use crate::plan::JudgePlan;
+use crate::plan::{DuelPlan, JudgePlan};
 use crate::record::{
     Call, JournalEvent, RecordBuilder, RecordLine, RecordStore, RecordedAnswer, RecordedReply, TextRef,
 };
@@ -32,6 +34,22 @@ pub(super) struct SampleRun<'a> {
     pub(super) store: &'a dyn RecordStore,
     pub(super) observer: &'a dyn Observer,
     pub(super) cx: &'a CallContext,
+    /// The judges that have failed a canary before the next sample decided: they
+    /// need not be asked any more.
+    pub(super) void: &'a [AtomicBool],
+}
+
+/// A canary before a sample, and what the journal holds of it, by judge.
+pub(super) struct StoredCanary {
+    pub(super) canary: u32,
+    pub(super) answers: Vec<[StoredAnswer; 2]>,
+}
+
+/// A judged canary.
+struct FinishedCanary {
+    draw: CanaryDraw,
+    /// Answers of the watched judges, in panel order.
+    judged: Vec<(usize, [Answer; 2])>,
 }
 
 /// A judged sample.
@@ -40,7 +58,7 @@ pub(super) struct FinishedSample {
     draws: Vec<RowDraw>,
     replies: [Result<Completion, ErrorKind>; 2],
     judged: Vec<Judged>,
-    cluster: Cluster,
+    canary: Option<FinishedCanary>,
 }
 
 /// One judge's word on a sample.
@@ -65,6 +83,11 @@ impl Answer {
 }
 
 impl Judged {
+    fn void() -> Self {
+        let void = || Answer { asked: 1, answer: RecordedAnswer::Void };
+        Self { preparation: None, answers: [void(), void()] }
+    }
+
     fn missing(kind: Option<ErrorKind>) -> Self {
         Self { preparation: None, answers: [Answer::missing(kind), Answer::missing(kind)] }
     }
@@ -77,6 +100,7 @@ impl SampleRun<'_> {
         sample: Sample,
         draws: Vec<RowDraw>,
         stored: StoredSample,
+        canary: Option<StoredCanary>,
     ) -> Result<FinishedSample> {
         let index = sample.index;
         match stored.draws {
@@ -97,23 +121,26 @@ impl SampleRun<'_> {
         }
         self.observer.on(&DuelEvent::Drawn { sample: index });
 
-        let (king, challenger) = futures::try_join!(
-            self.reply(&sample, Side::King, stored.king),
-            self.reply(&sample, Side::Challenger, stored.challenger),
-        )?;
+        let canary = async {
+            match canary {
+                Some(canary) => self.canary(index, canary).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let pair = async {
+            futures::try_join!(
+                self.reply(&sample, Side::King, stored.king),
+                self.reply(&sample, Side::Challenger, stored.challenger),
+            )
+        };
+        let (canary, (king, challenger)) = futures::try_join!(canary, pair)?;
         let judged = match (&king, &challenger) {
             (Ok(king), Ok(challenger)) => {
                 self.assess(&sample, king, challenger, stored.preparations, stored.answers).await?
             }
             _ => vec![Judged::missing(None); self.duel.judges.len()],
         };
-        let plan = &self.duel.plan;
-        let cells = judged.iter().zip(&plan.judges).map(|(judged, judge)| {
-            let [king_first, challenger_first] = &judged.answers;
-            Cell::new(&judge.metrics, answered(&king_first.answer), answered(&challenger_first.answer))
-        });
-        let cluster = Cluster::new(index, cells.collect(), plan.panel.reducer);
-        Ok(FinishedSample { sample, draws, replies: [king, challenger], judged, cluster })
+        Ok(FinishedSample { sample, draws, replies: [king, challenger], judged, canary })
     }
 
     /// `side`'s reply, journalled; the kind of the last error if there is none.
@@ -183,6 +210,9 @@ impl SampleRun<'_> {
             let preparation = preparations.remove(&(judge as u32));
             let stored = Order::BOTH.map(|order| stored.remove(&(judge as u32, order)).unwrap_or_default());
             async move {
+                if self.void[judge].load(Ordering::Relaxed) {
+                    return Ok(Judged::void());
+                }
                 let preparation = match self.prepare(sample, judge, preparation).await? {
                     Ok(preparation) => preparation,
                     Err(kind) => return Ok(Judged::missing(Some(kind))),
@@ -198,15 +228,15 @@ impl SampleRun<'_> {
                 };
                 let king_first = |marks| comparison(king, challenger, marks);
                 let challenger_first = |marks| comparison(challenger, king, marks);
+                let asked = |order| Asked {
+                    question: Question::Sample(sample.index),
+                    sample: sample.index,
+                    judge,
+                    order,
+                };
                 let (king_first, challenger_first) = futures::try_join!(
-                    self.answer(sample.index, judge, Order::KingFirst, king_first, king_first_stored),
-                    self.answer(
-                        sample.index,
-                        judge,
-                        Order::ChallengerFirst,
-                        challenger_first,
-                        challenger_first_stored
-                    ),
+                    self.answer(asked(Order::KingFirst), king_first, king_first_stored),
+                    self.answer(asked(Order::ChallengerFirst), challenger_first, challenger_first_stored),
                 )?;
                 Ok(Judged { preparation, answers: [king_first, challenger_first] })
             }
@@ -229,7 +259,8 @@ impl SampleRun<'_> {
         let request = Preparation {
             messages: sample.messages.clone(),
             reference: sample.reference.clone(),
-            fence: DuelSecret::new(&self.duel.plan.seed).fence(self.duel.digest, sample.index),
+            fence: DuelSecret::new(&self.duel.plan.seed)
+                .fence(self.duel.digest, Question::Sample(sample.index)),
         };
         let index = judge as u32;
         let call = || asked.prepare(&request, self.cx);
@@ -244,21 +275,82 @@ impl SampleRun<'_> {
         Ok(Ok(Some(text)))
     }
 
-    /// `judge`'s answer in `order`. One that nobody can read is journalled too,
-    /// and the question asked again with the next nonce, as often as the limits
-    /// allow.
+    /// The canary before sample `place`, put to every watched judge that is not
+    /// void. Its better reply stands for the king's.
+    async fn canary(&self, place: u32, stored: StoredCanary) -> Result<FinishedCanary> {
+        let Duel { plan, digest, .. } = self.duel;
+        let StoredCanary { canary, answers } = stored;
+        let (draw, sample) = Series::Planned.draw(&plan.seed, canary, &*self.duel.tasks, self.cx).await?;
+        let [better, worse] = draw.kind.pair(&sample.reference).map(known);
+        let question = Question::Canary(canary);
+        let fence = DuelSecret::new(&plan.seed).fence(*digest, question);
+        let watched = answers.into_iter().enumerate().filter(|(judge, _)| plan.judges[*judge].watched);
+        let judged = watched.map(|(judge, stored)| {
+            let (sample, better, worse) = (&sample, &better, &worse);
+            async move {
+                if self.void[judge].load(Ordering::Relaxed) {
+                    return Ok((judge, Judged::void().answers));
+                }
+                let asked = &self.duel.judges[judge];
+                let preparation = if asked.needs().preparation {
+                    let request = Preparation {
+                        messages: sample.messages.clone(),
+                        reference: sample.reference.clone(),
+                        fence,
+                    };
+                    let call = Call::Preparation { judge: judge as u32 };
+                    match self.tries(place, call, || asked.prepare(&request, self.cx)).await? {
+                        Ok((_, preparation)) => Some(preparation),
+                        Err(kind) => return Ok((judge, Judged::missing(Some(kind)).answers)),
+                    }
+                } else {
+                    None
+                };
+                let comparison = |first: &Candidate, second: &Candidate, marks| Comparison {
+                    messages: sample.messages.clone(),
+                    reference: sample.reference.clone(),
+                    first: first.clone(),
+                    second: second.clone(),
+                    preparation: preparation.clone(),
+                    marks,
+                };
+                let [better_first, worse_first] = stored;
+                let asked = |order| Asked { question, sample: place, judge, order };
+                let (better_first, worse_first) = futures::try_join!(
+                    self.answer(
+                        asked(Order::KingFirst),
+                        |marks| comparison(better, worse, marks),
+                        better_first
+                    ),
+                    self.answer(
+                        asked(Order::ChallengerFirst),
+                        |marks| comparison(worse, better, marks),
+                        worse_first
+                    ),
+                )?;
+                Ok((judge, [better_first, worse_first]))
+            }
+        });
+        let judged: Result<Vec<_>> = join_all(judged).await.into_iter().collect();
+        Ok(FinishedCanary { draw, judged: judged? })
+    }
+
+    /// The answer to `asked`. One that nobody can read is journalled too, and the
+    /// question asked again with the next nonce, as often as the limits allow.
     async fn answer(
         &self,
-        sample: u32,
-        judge: usize,
-        order: Order,
+        Asked { question, sample, judge, order }: Asked,
         comparison: impl Fn(Marks) -> Comparison,
         mut stored: StoredAnswer,
     ) -> Result<Answer> {
         let Duel { plan, digest, .. } = self.duel;
         let (index, judge_plan) = (judge as u32, &plan.judges[judge]);
         let secret = DuelSecret::new(&plan.seed);
-        let key = JudgementKey { plan: *digest, sample, judge: &judge_plan.identity, order };
+        let key = JudgementKey { plan: *digest, question, judge: &judge_plan.identity, order };
+        let called = match question {
+            Question::Sample(_) => Call::Assessment { judge: index, order },
+            Question::Canary(canary) => Call::Canary { canary, judge: index, order },
+        };
         loop {
             if let Some(assessment) = stored.standing(self.duel.limits.call_tries) {
                 let answer = RecordedAnswer::Answered(assessment.clone().canonical());
@@ -266,21 +358,24 @@ impl SampleRun<'_> {
             }
             let comparison = comparison(secret.marks(&key, stored.asked() + 1)?);
             let call = || compare(&*self.duel.judges[judge], judge_plan, &comparison, self.cx);
-            let (call_try, assessment) =
-                match self.tries(sample, Call::Assessment { judge: index, order }, call).await? {
-                    Ok(answered) => answered,
-                    Err(kind) => return Ok(Answer::missing(Some(kind))),
-                };
-            let event = JournalEvent::Assessed {
-                sample,
-                judge: index,
-                order,
-                call_try,
-                assessment: assessment.clone(),
+            let (call_try, assessment) = match self.tries(sample, called, call).await? {
+                Ok(answered) => answered,
+                Err(kind) => return Ok(Answer::missing(Some(kind))),
+            };
+            stored.add(assessment.clone());
+            let judge = index;
+            let event = match question {
+                Question::Sample(sample) => {
+                    JournalEvent::Assessed { sample, judge, order, call_try, assessment }
+                }
+                Question::Canary(canary) => {
+                    JournalEvent::CanaryAssessed { canary, judge, order, call_try, assessment }
+                }
             };
             self.store.append(event, vec![]).await?;
-            self.observer.on(&DuelEvent::Assessed { sample, judge: index, order });
-            stored.add(assessment);
+            if matches!(question, Question::Sample(_)) {
+                self.observer.on(&DuelEvent::Assessed { sample, judge, order });
+            }
         }
     }
 
@@ -329,16 +424,57 @@ impl SampleRun<'_> {
     }
 }
 
+/// A question to a judge, and the sample that it is or stands before.
+#[derive(Clone, Copy)]
+struct Asked {
+    question: Question,
+    sample: u32,
+    judge: usize,
+    order: Order,
+}
+
 impl FinishedSample {
-    /// Writes the sample's lines and texts; what the decision consumes.
-    pub(super) fn write(self, record: &mut RecordBuilder) -> Result<Cluster> {
+    /// Writes the lines and texts of the sample and of the canary before it;
+    /// what the decision consumes. A judge that fails the canary is `void` from
+    /// here on.
+    pub(super) fn write(
+        self,
+        record: &mut RecordBuilder,
+        plan: &DuelPlan,
+        void: &mut VoidJudges,
+    ) -> Result<Cluster> {
         let Self {
             sample: Sample { index: sample, repo, messages, reference, .. },
             draws,
             replies,
-            judged,
-            cluster,
+            mut judged,
+            canary,
         } = self;
+        if let Some(FinishedCanary { draw, judged }) = canary {
+            record.line(&RecordLine::Canary(draw))?;
+            for (judge, mut answers) in judged {
+                if void.contains(judge) {
+                    answers = Judged::void().answers;
+                }
+                let [better_first, worse_first] = answers.each_ref().map(|answer| answered(&answer.answer));
+                void.count(judge, draw.kind.outcome(&plan.judges[judge].metrics, better_first, worse_first));
+                let (canary, judge) = (draw.canary, judge as u32);
+                for (order, Answer { asked, answer }) in Order::BOTH.into_iter().zip(answers) {
+                    record.line(&RecordLine::CanaryAssessment { canary, judge, order, asked, answer })?;
+                }
+            }
+        }
+        for (judge, judged) in judged.iter_mut().enumerate() {
+            if void.contains(judge) {
+                *judged = Judged::void();
+            }
+        }
+        let cells = judged.iter().zip(&plan.judges).map(|(judged, judge)| {
+            let [king_first, challenger_first] =
+                judged.answers.each_ref().map(|answer| answered(&answer.answer));
+            Cell::new(&judge.metrics, king_first, challenger_first)
+        });
+        let cluster = Cluster::new(sample, cells.collect(), plan.panel.reducer);
         for draw in draws {
             record.line(&RecordLine::Draw(draw))?;
         }
@@ -415,6 +551,11 @@ async fn compare(
     }
 }
 
+/// One side of a canary.
+pub(super) fn known(text: String) -> Candidate {
+    Candidate { text, finish: FinishReason::Stop, reference_scores: None }
+}
+
 fn candidate(completion: &Completion) -> Candidate {
     Candidate {
         text: completion.text.clone(),
@@ -426,6 +567,6 @@ fn candidate(completion: &Completion) -> Candidate {
 fn answered(answer: &RecordedAnswer) -> Option<&Assessment> {
     match answer {
         RecordedAnswer::Answered(assessment) => Some(assessment),
-        RecordedAnswer::Missing { .. } => None,
+        RecordedAnswer::Missing { .. } | RecordedAnswer::Void => None,
     }
 }

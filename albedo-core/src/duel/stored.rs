@@ -17,6 +17,8 @@ use crate::verdict::Outcome;
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     samples: BTreeMap<u32, StoredSample>,
+    /// Answers to canaries, by canary, judge and order.
+    canaries: BTreeMap<(u32, u32, Order), StoredAnswer>,
     /// Whether the journal has its first line.
     pub(super) opened: bool,
     /// How the duel ended, if it was decided.
@@ -62,9 +64,9 @@ impl StoredAnswer {
     /// The answer that stands: one that could be read, or the last of `tries`
     /// that could not.
     pub(super) fn standing(&self, tries: u32) -> Option<&Assessment> {
-        self.last.as_ref().filter(|last| {
-            !matches!(last, Assessment::Unreadable { .. }) || self.unreadable >= tries
-        })
+        self.last
+            .as_ref()
+            .filter(|last| !matches!(last, Assessment::Unreadable { .. }) || self.unreadable >= tries)
     }
 
     /// After a void end whatever is not scored is asked for again.
@@ -125,6 +127,9 @@ impl Stored {
                         sample.answers.entry((judge, order)).or_default().add(assessment);
                     }
                 }
+                JournalEvent::CanaryAssessed { canary, judge, order, assessment, .. } => {
+                    stored.canaries.entry((canary, judge, order)).or_default().add(assessment);
+                }
                 JournalEvent::Prepared { sample, judge, text, .. } => {
                     let sample = stored.samples.entry(sample).or_default();
                     sample.preparations.entry(judge).or_insert(text);
@@ -138,6 +143,11 @@ impl Stored {
         Ok(stored)
     }
 
+    /// Takes out judge `judge`'s answers to canary `canary`, in both orders.
+    pub(super) fn take_canary(&mut self, canary: u32, judge: usize) -> [StoredAnswer; 2] {
+        Order::BOTH.map(|order| self.canaries.remove(&(canary, judge as u32, order)).unwrap_or_default())
+    }
+
     /// Takes out the answers to `sample`.
     pub(super) fn take(&mut self, sample: u32) -> StoredSample {
         self.samples.remove(&sample).unwrap_or_default()
@@ -149,14 +159,14 @@ impl Stored {
             usize::from(sample.king.is_some()) + usize::from(sample.challenger.is_some())
         };
         let samples = || self.samples.values();
-        let answers = |sample: &StoredSample| {
-            sample.answers.values().filter(|answer| answer.last.is_some()).count()
-        };
+        let answers =
+            |sample: &StoredSample| sample.answers.values().filter(|answer| answer.last.is_some()).count();
         (samples().map(replies).sum(), samples().map(answers).sum())
     }
 
     fn end(&mut self, report: DuelReport) {
         if matches!(report.verdict.outcome, Outcome::Void(_)) {
+            self.canaries.values_mut().for_each(StoredAnswer::forget_unless_scored);
             for sample in self.samples.values_mut() {
                 sample.answers.values_mut().for_each(StoredAnswer::forget_unless_scored);
             }

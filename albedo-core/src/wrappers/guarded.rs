@@ -154,6 +154,14 @@ impl Judge for Guarded<dyn Judge> {
         self.first.needs()
     }
 
+    fn prompt(&self, request: &Comparison) -> Result<Option<Vec<Message>>> {
+        self.first.prompt(request)
+    }
+
+    fn watched(&self) -> bool {
+        self.first.watched()
+    }
+
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {
         let texts = [&request.first.text, &request.second.text];
         let key = || derive_seed("albedo comparison", &texts.map(|text| text.as_bytes()));

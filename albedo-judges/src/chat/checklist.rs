@@ -122,7 +122,9 @@ impl ChecklistConfig {
         if self.questions.iter().any(|item| item.text.trim().is_empty()) {
             return Err(invalid("a question of `checklist` is empty"));
         }
-        if let Some((tag, weight)) = self.weights.iter().find(|(_, weight)| !(**weight >= 0.0 && weight.is_finite())) {
+        if let Some((tag, weight)) =
+            self.weights.iter().find(|(_, weight)| !(**weight >= 0.0 && weight.is_finite()))
+        {
             return Err(invalid(format!("the weight of `{tag}` is {weight}, it must be 0 or more")));
         }
         if let Some(writer) = &self.writer {
@@ -235,7 +237,10 @@ impl Checklist {
         let completion = one_answer(
             &**writer,
             GenerateRequest {
-                messages: vec![Message::new(MessageRole::System, WRITING), Message::new(MessageRole::User, user)],
+                messages: vec![
+                    Message::new(MessageRole::System, WRITING),
+                    Message::new(MessageRole::User, user),
+                ],
                 sampling: Sampling::default(),
                 max_new_tokens: config.max_answer_tokens,
                 seed: u64::from_le_bytes(std::array::from_fn(|byte| request.fence.as_bytes()[byte])),
@@ -315,7 +320,8 @@ fn without_repetitions(items: Vec<Item>) -> Vec<Item> {
 
 /// Without those that quote the recorded reply.
 fn without_leaks(mut items: Vec<Item>, request: &Preparation) -> Vec<Item> {
-    let runs = |text: &str| -> BTreeSet<Vec<String>> { words(text).windows(LEAK).map(<[String]>::to_vec).collect() };
+    let runs =
+        |text: &str| -> BTreeSet<Vec<String>> { words(text).windows(LEAK).map(<[String]>::to_vec).collect() };
     let mut secret = runs(&request.reference);
     for message in &request.messages {
         secret.retain({
@@ -339,7 +345,8 @@ mod tests {
     fn questions_that_repeat_or_leak_are_dropped() {
         let request = Preparation {
             messages: vec![Message::new(MessageRole::User, "run the tests of the parser module first")],
-            reference: "I run the tests of the parser module first, then sed -i s/a/b/ pointer.py line twenty".into(),
+            reference:
+                "I run the tests of the parser module first, then sed -i s/a/b/ pointer.py line twenty".into(),
             fence: albedo_core::Digest::of("x"),
         };
         let items = vec![

@@ -120,7 +120,8 @@ fn text_outcome(text: &str) -> Option<Score> {
     }
     let text = text.to_lowercase();
     let words: Vec<_> = text.split(|c: char| !(c.is_alphanumeric() || c == '.')).collect();
-    let words: Vec<_> = words.iter().map(|word| word.trim_matches('.')).filter(|word| !word.is_empty()).collect();
+    let words: Vec<_> =
+        words.iter().map(|word| word.trim_matches('.')).filter(|word| !word.is_empty()).collect();
     if words.iter().any(|word| DENIALS.contains(word)) {
         return None;
     }
@@ -128,9 +129,9 @@ fn text_outcome(text: &str) -> Option<Score> {
     for (place, &word) in words.iter().enumerate() {
         // "a" is a name alone or after "model", and an article elsewhere.
         let named = words.len() == 1
-            || place.checked_sub(1).is_some_and(|before| {
-                ["model", "response", "candidate", "reply"].contains(&words[before])
-            });
+            || place
+                .checked_sub(1)
+                .is_some_and(|before| ["model", "response", "candidate", "reply"].contains(&words[before]));
         let score = match word {
             "1" | "first" | "model1" | "response1" | "candidate1" | "reply1" | "king" => Score::WIN,
             "2" | "second" | "model2" | "response2" | "candidate2" | "reply2" | "challenger" => Score::LOSS,

@@ -39,8 +39,11 @@ pub(super) struct Form {
 impl Form {
     /// The answer's JSON schema with the nonce as a constant.
     pub(super) fn schema(&self, nonce: &str) -> Value {
-        let mut properties: Map<_, _> =
-            self.keys.iter().map(|key| (key.clone(), json!({ "type": "string", "enum": self.words }))).collect();
+        let mut properties: Map<_, _> = self
+            .keys
+            .iter()
+            .map(|key| (key.clone(), json!({ "type": "string", "enum": self.words })))
+            .collect();
         properties.insert(NONCE.into(), json!({ "type": "string", "const": nonce }));
         let required: Vec<_> = self.keys.iter().map(String::as_str).chain([NONCE]).collect();
         json!({
@@ -53,7 +56,12 @@ impl Form {
 
     /// How an answer looks, its values left open.
     fn example(&self) -> String {
-        let fields = self.keys.iter().chain([&NONCE.to_owned()]).map(|key| format!("\"{key}\": \"…\"")).collect::<Vec<_>>();
+        let fields = self
+            .keys
+            .iter()
+            .chain([&NONCE.to_owned()])
+            .map(|key| format!("\"{key}\": \"…\""))
+            .collect::<Vec<_>>();
         format!("{{{}}}", fields.join(", "))
     }
 }
@@ -75,15 +83,21 @@ impl Prompt {
     pub(super) fn messages(&self) -> Vec<Message> {
         let Self { fence, nonce, form, .. } = self;
         let system = format!("{OPENING}\n\n{}\n\n{SAFETY}", form.instructions);
-        let part = |name: &str, text: &str| format!("[[{fence} {name}]]\n{text}\n[[{fence} end of {name}]]\n\n");
+        let part =
+            |name: &str, text: &str| format!("[[{fence} {name}]]\n{text}\n[[{fence} end of {name}]]\n\n");
         let (example, words) = (form.example(), form.words.join("\", \""));
         let user = [
             format!("The mark of this comparison is {fence}.\n\n"),
             part("conversation", &self.conversation),
-            form.questions.as_deref().map(|questions| format!("The questions:\n{questions}\n\n")).unwrap_or_default(),
+            form.questions
+                .as_deref()
+                .map(|questions| format!("The questions:\n{questions}\n\n"))
+                .unwrap_or_default(),
             part("first reply", &self.first),
             part("second reply", &self.second),
-            format!("Compare the two replies now. Answer with {example}, where every value but the last is one of \"{words}\". The nonce of this question is \"{nonce}\"."),
+            format!(
+                "Compare the two replies now. Answer with {example}, where every value but the last is one of \"{words}\". The nonce of this question is \"{nonce}\"."
+            ),
         ];
         vec![Message::new(MessageRole::System, system), Message::new(MessageRole::User, user.concat())]
     }

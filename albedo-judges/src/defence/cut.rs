@@ -23,10 +23,10 @@ pub(super) fn conversation(messages: &[Message], budget: usize, shown: impl Fn(&
         format!("[{}]\n{text}", message.role.as_str())
     };
     let first = |role| messages.iter().position(|message| message.role == role);
-    let mut kept: Vec<_> = [first(MessageRole::System), first(MessageRole::User)].into_iter().flatten().collect();
+    let mut kept: Vec<_> =
+        [first(MessageRole::System), first(MessageRole::User)].into_iter().flatten().collect();
     kept.sort_unstable();
-    let mut blocks: Vec<_> =
-        kept.iter().map(|&place| (place, block(&messages[place], budget / 4))).collect();
+    let mut blocks: Vec<_> = kept.iter().map(|&place| (place, block(&messages[place], budget / 4))).collect();
     let length = |block: &str| block.chars().count();
     let mut left = budget.saturating_sub(blocks.iter().map(|(_, block)| length(block)).sum());
     let opening = blocks.len();
@@ -90,7 +90,10 @@ mod tests {
         .map(|(role, text)| message(role, text))
         .into();
         let whole = conversation(&messages, 1000, str::to_owned);
-        assert!(whole.starts_with("[system]\nrules\n\n[user]\ntask\n\n[assistant]\none\n\n[user]\ntwo"), "{whole}");
+        assert!(
+            whole.starts_with("[system]\nrules\n\n[user]\ntask\n\n[assistant]\none\n\n[user]\ntwo"),
+            "{whole}"
+        );
         let cut = conversation(&messages, 60, str::to_owned);
         assert_eq!(
             cut,

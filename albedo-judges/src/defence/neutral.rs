@@ -6,10 +6,34 @@ const LONGEST_NAME: usize = 48;
 
 /// Tokens that chat templates give a meaning, besides those in `<|…|>`.
 const TOKENS: [&str; 28] = [
-    "<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
-    "<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<s>", "</s>", "<BOS_TOKEN>", "<EOS_TOKEN>",
-    "<sop>", "<eop>", "[gMASK]", "[sMASK]", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]",
-    "<<SYS>>", "<</SYS>>", "]~b]", "]~!b[", "[e~[", "<unused0>",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<bos>",
+    "<eos>",
+    "<s>",
+    "</s>",
+    "<BOS_TOKEN>",
+    "<EOS_TOKEN>",
+    "<sop>",
+    "<eop>",
+    "[gMASK]",
+    "[sMASK]",
+    "[INST]",
+    "[/INST]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "<<SYS>>",
+    "<</SYS>>",
+    "]~b]",
+    "]~!b[",
+    "[e~[",
+    "<unused0>",
 ];
 
 /// What [`neutral`] found.

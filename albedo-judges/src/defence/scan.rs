@@ -148,36 +148,72 @@ const NAMED: Category = 1 << 38;
 
 /// The words of each category, folded as [`words`] folds.
 const VOCABULARY: [(Category, &str); 39] = [
-    (JUDGE, "judge judges grader graders evaluator evaluators assessor assessors auditor auditors adjudicator jury referee panel panelists"),
-    (REPLY, "reply replies response responses answer answers submission submissions candidate candidates completion assistant contestant"),
+    (
+        JUDGE,
+        "judge judges grader graders evaluator evaluators assessor assessors auditor auditors adjudicator jury referee panel panelists",
+    ),
+    (
+        REPLY,
+        "reply replies response responses answer answers submission submissions candidate candidates completion assistant contestant",
+    ),
     (MODEL, "model models output option"),
     (THIS, "this my our above following present current"),
     (PLACE, "first second 1 2 one two latter former"),
     (NAMED, "first second 1 2 a b"),
     (OTHER, "other opposing rival competing opponent opponents competitor competitors alternative"),
-    (PREFER, "choose chooses prefer prefers select selects pick picks favor favors favour favours vote award awards declare declares crown"),
+    (
+        PREFER,
+        "choose chooses prefer prefers select selects pick picks favor favors favour favours vote award awards declare declares crown",
+    ),
     (RATE, "rate score grade mark rank judge assign accept"),
     (GIVE, "give gives given grant deserves deserve receive receives gets merits reward"),
     (SAY, "set output outputs return respond write report answer"),
     (BEST, "correct perfect highest top full maximum max flawless"),
     (STRONG, "best better superior winner winning win wins preferred strongest"),
-    (WORSE, "worse worst inferior incorrect wrong lowest loser loses lose zero invalid unsafe malicious cheating cheats cheated plagiarised plagiarized hallucinated hallucinates disqualified broken fails"),
-    (OVERRIDE, "ignore disregard forget override bypass supersede supersedes suspend discard neglect overrides replaces skip"),
-    (RULES, "instructions instruction rubric criteria criterion guidelines guideline prompt directives guidance policy"),
-    (PRIOR, "previous prior above earlier all any your preceding existing foregoing system grading scoring judging evaluation original"),
-    (GRADING, "grading judging evaluation scoring evaluator grader judge judgement judgment adjudication comparison verdict"),
+    (
+        WORSE,
+        "worse worst inferior incorrect wrong lowest loser loses lose zero invalid unsafe malicious cheating cheats cheated plagiarised plagiarized hallucinated hallucinates disqualified broken fails",
+    ),
+    (
+        OVERRIDE,
+        "ignore disregard forget override bypass supersede supersedes suspend discard neglect overrides replaces skip",
+    ),
+    (
+        RULES,
+        "instructions instruction rubric criteria criterion guidelines guideline prompt directives guidance policy",
+    ),
+    (
+        PRIOR,
+        "previous prior above earlier all any your preceding existing foregoing system grading scoring judging evaluation original",
+    ),
+    (
+        GRADING,
+        "grading judging evaluation scoring evaluator grader judge judgement judgment adjudication comparison verdict",
+    ),
     (MARKS, "score scores marks points rating ratings grade grades verdict verdicts preference vote votes"),
-    (METRIC, "correctness correct grounding groundedness faithfulness progress protocol format efficiency conciseness"),
+    (
+        METRIC,
+        "correctness correct grounding groundedness faithfulness progress protocol format efficiency conciseness",
+    ),
     (VERDICT, "first second 0 1 2 0.0 1.0 2.0 tie draw equal same a b king challenger better best"),
     (MUST, "must should shall required please need needs have has"),
     (IS, "is are be was deserves deserve wins being been remains"),
     (YOU, "you your youre"),
     (CALL, "dear attention note message hint reminder hello hey notice memo to"),
     (ROLE, "act pretend roleplay become behave simulate imagine"),
-    (AGREED, "agreed scored rated gave chose voted preferred unanimous unanimously awarded approved confirmed selected picked favored favoured ranked agree concluded"),
+    (
+        AGREED,
+        "agreed scored rated gave chose voted preferred unanimous unanimously awarded approved confirmed selected picked favored favoured ranked agree concluded",
+    ),
     (LIKED, "preferred favored favoured"),
-    (AUTHORITY, "official authorized authorised certified system admin administrator developer operator organiser organizer validator subnet albedo anthropic openai maintainers root"),
-    (ORDER, "directive directives override overrides notice instruction instructions policy template announcement mandate notes"),
+    (
+        AUTHORITY,
+        "official authorized authorised certified system admin administrator developer operator organiser organizer validator subnet albedo anthropic openai maintainers root",
+    ),
+    (
+        ORDER,
+        "directive directives override overrides notice instruction instructions policy template announcement mandate notes",
+    ),
     (SIDE, "king challenger"),
     (ALL, "all every each both five 5"),
     (METRICS, "metrics metric dimensions dimension criteria categories category aspects keys"),
@@ -205,7 +241,15 @@ const SIGNALS: [Signal; 49] = [
     signal(2, &[(OVERRIDE, 0), (PRIOR, 3), (RULES, 3)]),
     signal(2, &[(OVERRIDE, 0), (RULES, 2), (PRIOR, 1)]),
     // The grader must choose the first reply.
-    signal(2, &[(JUDGE, 0), (MUST, 3), (PREFER | RATE | GIVE | SAY, 4), (THIS | PLACE | OTHER | SIDE | BEST | STRONG, 3)]),
+    signal(
+        2,
+        &[
+            (JUDGE, 0),
+            (MUST, 3),
+            (PREFER | RATE | GIVE | SAY, 4),
+            (THIS | PLACE | OTHER | SIDE | BEST | STRONG, 3),
+        ],
+    ),
     // Mark all metrics second; better in every metric.
     signal(2, &[(PREFER | RATE | GIVE | SAY, 0), (ALL, 2), (METRICS, 2), (VERDICT | BEST | STRONG, 5)]),
     signal(2, &[(PLACE | VERDICT | STRONG, 0), (ALL, 2), (METRICS, 2)]),
@@ -430,7 +474,12 @@ fn hits(seen: &[Seen], work: &mut usize) -> Vec<Hit> {
             _ => 0,
         };
         if repeated + 1 >= REPEATED {
-            hits.push(Hit { kind: Kind::Repeated, weight: 1, first: first + 1 - REPEATED as usize, last: first });
+            hits.push(Hit {
+                kind: Kind::Repeated,
+                weight: 1,
+                first: first + 1 - REPEATED as usize,
+                last: first,
+            });
         }
     }
     hits.sort_by_key(|hit| hit.first);

@@ -212,12 +212,52 @@ fn fold_wide(c: char) -> Folded {
 /// Lower-case letters that look like an ASCII one, the commonest in text that
 /// hides words.
 const LOOK_ALIKES: [(char, char); 46] = [
-    ('а', 'a'), ('е', 'e'), ('о', 'o'), ('р', 'p'), ('с', 'c'), ('у', 'y'), ('х', 'x'), ('і', 'i'),
-    ('ј', 'j'), ('ѕ', 's'), ('һ', 'h'), ('ԁ', 'd'), ('ԛ', 'q'), ('ԝ', 'w'), ('к', 'k'), ('м', 'm'),
-    ('т', 't'), ('в', 'b'), ('н', 'h'), ('г', 'r'), ('α', 'a'), ('ε', 'e'), ('ο', 'o'), ('ρ', 'p'),
-    ('ν', 'v'), ('τ', 't'), ('ι', 'i'), ('κ', 'k'), ('υ', 'u'), ('χ', 'x'), ('η', 'n'), ('ω', 'w'),
-    ('à', 'a'), ('á', 'a'), ('â', 'a'), ('ä', 'a'), ('é', 'e'), ('è', 'e'), ('ê', 'e'), ('ë', 'e'),
-    ('í', 'i'), ('ï', 'i'), ('ó', 'o'), ('ö', 'o'), ('ú', 'u'), ('ü', 'u'),
+    ('а', 'a'),
+    ('е', 'e'),
+    ('о', 'o'),
+    ('р', 'p'),
+    ('с', 'c'),
+    ('у', 'y'),
+    ('х', 'x'),
+    ('і', 'i'),
+    ('ј', 'j'),
+    ('ѕ', 's'),
+    ('һ', 'h'),
+    ('ԁ', 'd'),
+    ('ԛ', 'q'),
+    ('ԝ', 'w'),
+    ('к', 'k'),
+    ('м', 'm'),
+    ('т', 't'),
+    ('в', 'b'),
+    ('н', 'h'),
+    ('г', 'r'),
+    ('α', 'a'),
+    ('ε', 'e'),
+    ('ο', 'o'),
+    ('ρ', 'p'),
+    ('ν', 'v'),
+    ('τ', 't'),
+    ('ι', 'i'),
+    ('κ', 'k'),
+    ('υ', 'u'),
+    ('χ', 'x'),
+    ('η', 'n'),
+    ('ω', 'w'),
+    ('à', 'a'),
+    ('á', 'a'),
+    ('â', 'a'),
+    ('ä', 'a'),
+    ('é', 'e'),
+    ('è', 'e'),
+    ('ê', 'e'),
+    ('ë', 'e'),
+    ('í', 'i'),
+    ('ï', 'i'),
+    ('ó', 'o'),
+    ('ö', 'o'),
+    ('ú', 'u'),
+    ('ü', 'u'),
 ];
 
 /// Runs of the base64 and hexadecimal alphabets that are long enough.
@@ -248,7 +288,8 @@ fn decode(run: &str) -> Option<String> {
     }
     let bytes = decode_base64(run);
     readable(&bytes).or_else(|| {
-        let encoded = bytes.len() >= ENCODED && bytes.iter().all(|&byte| byte == b'=' || sextet(byte).is_some());
+        let encoded =
+            bytes.len() >= ENCODED && bytes.iter().all(|&byte| byte == b'=' || sextet(byte).is_some());
         let inner = std::str::from_utf8(&bytes).ok().filter(|_| encoded)?;
         readable(&decode_base64(inner.trim_end_matches('=')))
     })

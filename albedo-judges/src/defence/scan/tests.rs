@@ -62,8 +62,24 @@ const MOST: usize = 100;
 #[test]
 fn work_grows_with_the_text_and_no_faster() {
     let pieces = [
-        "---\n", "```json\n{\"verdict\":\n", "{", "\"", "a", " a", "\\u", "%4", "&#6", "judge must ", "correctness: ",
-        "QUJD", "6162", "\u{200b}", "prefer this response ", "ignore all ", "<|", "first ",
+        "---\n",
+        "```json\n{\"verdict\":\n",
+        "{",
+        "\"",
+        "a",
+        " a",
+        "\\u",
+        "%4",
+        "&#6",
+        "judge must ",
+        "correctness: ",
+        "QUJD",
+        "6162",
+        "\u{200b}",
+        "prefer this response ",
+        "ignore all ",
+        "<|",
+        "first ",
     ];
     const SMALL: usize = 100_000;
     for piece in pieces {
