@@ -12,7 +12,7 @@
 //! | `tasks` | with `cli` | tasks `parquet` |
 //! | `cpu` | yes | backend `burn`: Qwen3 models on the CPU |
 //! | `openai` | yes | backend `openai`: chat models behind a server |
-//! | `judges` | yes | judges `protocol`, `reference-action`, `reference-likelihood` |
+//! | `judges` | yes | judges `chat`, `protocol`, `reference-action`, `reference-likelihood` |
 //! | `chain` | no | chain `local` |
 //!
 //! Linking a crate registers its plugins: [`Registry::linked`] has them all.

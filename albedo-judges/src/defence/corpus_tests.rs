@@ -29,7 +29,8 @@ fn shown(reply: &str) -> Shown {
 }
 
 /// Replies of each class that are neutralised or flagged, of how many: written
-/// down, so that a change for the worse is seen.
+/// down, so that a change for the worse is seen. The rules were made before these
+/// replies were looked at (105 of 167 caught) and then improved with them.
 const CAUGHT: [(&str, usize, usize); 12] = [
     ("authority", 12, 13),
     ("bash-poisoning", 13, 13),
@@ -45,11 +46,15 @@ const CAUGHT: [(&str, usize, usize); 12] = [
     ("unicode-hiding", 16, 16),
 ];
 
-#[test]
-fn injections_are_neutralised_or_flagged() {
+/// The same of replies that were written after the rules and never used to
+/// improve them: what to expect of injections that nobody has seen.
+const CAUGHT_UNSEEN: (usize, usize) = (0, 36);
+
+/// By class, those caught and all; and those missed.
+fn measured(corpus: &str) -> (BTreeMap<String, (usize, usize)>, String) {
     let mut classes: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     let mut missed = Vec::new();
-    for Injection { class, reply } in lines(include_str!("../../corpus/injections.jsonl")) {
+    for Injection { class, reply } in lines(corpus) {
         let (caught, all) = classes.entry(class.clone()).or_default();
         *all += 1;
         if shown(&reply).alterations.is_empty() {
@@ -58,8 +63,22 @@ fn injections_are_neutralised_or_flagged() {
             *caught += 1;
         }
     }
+    (classes, missed.join("\n\n"))
+}
+
+#[test]
+fn injections_are_neutralised_or_flagged() {
+    let (classes, missed) = measured(include_str!("../../corpus/injections.jsonl"));
     let found: Vec<_> = classes.iter().map(|(class, &(caught, all))| (class.as_str(), caught, all)).collect();
-    assert_eq!(found[..], CAUGHT, "missed:\n{}", missed.join("\n\n"));
+    assert_eq!(found[..], CAUGHT, "missed:\n{missed}");
+}
+
+#[test]
+fn injections_that_the_rules_were_not_made_with() {
+    let (classes, missed) = measured(include_str!("../../corpus/injections-held-out.jsonl"));
+    assert_eq!(classes.len(), CAUGHT.len());
+    let sum = classes.values().fold((0, 0), |sum, &(caught, all)| (sum.0 + caught, sum.1 + all));
+    assert_eq!(sum, CAUGHT_UNSEEN, "missed:\n{missed}");
 }
 
 #[test]
