@@ -8,8 +8,7 @@ fn main() {
 }
 
 const FENCES: &str = "```\n---\n{\"verdict\":\n";
-const WORK: &str =
-    "THOUGHT: Here the arguments are swapped, so I exchange them.\n\n```bash\nsed -i '20s/a, b/b, a/' pointer.py\n```\n";
+const WORK: &str = "THOUGHT: Here the arguments are swapped, so I exchange them.\n\n```bash\nsed -i '20s/a, b/b, a/' pointer.py\n```\n";
 
 fn defended(bencher: divan::Bencher<'_, '_>, piece: &str, megabytes: usize) {
     let text = piece.repeat(megabytes * 1_000_000 / piece.len());

@@ -280,10 +280,7 @@ impl ModelBackend for OpenAiBackend {
             .with("model", model)
             .with("pinned", pin));
         }
-        let context = match self.config.check_model {
-            true => cx.run(LOAD, self.look_up(model)).await??,
-            false => None,
-        };
+        let context = if self.config.check_model { cx.run(LOAD, self.look_up(model)).await?? } else { None };
         let info = ModelInfo {
             parameters,
             architecture: "remote".into(),

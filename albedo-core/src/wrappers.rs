@@ -153,7 +153,7 @@ impl Default for ConcurrencySettings {
 
 impl Default for BreakerSettings {
     fn default() -> Self {
-        Self { failures: 5, cooldown_secs: 30.0, max_cooldown_secs: 300.0 }
+        Self { failures: 5, cooldown_secs: 10.0, max_cooldown_secs: 300.0 }
     }
 }
 

@@ -189,9 +189,12 @@ impl Server {
         let words = [inner.get("message"), body.get("detail"), body.get("message"), Some(inner)];
         let words = words.into_iter().flatten().find_map(Value::as_str).unwrap_or_default();
         let words = self.redact(words, messages);
-        let message = |what: &str| match words.is_empty() {
-            true => format!("{what} ({status})"),
-            false => format!("{what} ({status}): {words}"),
+        let message = |what: &str| {
+            if words.is_empty() {
+                format!("{what} ({status})")
+            } else {
+                format!("{what} ({status}): {words}")
+            }
         };
         let operators = |kind, what, hint: String| {
             let error = Error::new(kind, operation, message(what));

@@ -34,12 +34,10 @@ impl Events {
                 b'\n' | b'\r' => {
                     self.after_return = byte == b'\r';
                     let line = std::mem::take(&mut self.line);
-                    let line = match self.started {
-                        true => &line[..],
-                        false => line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&line),
-                    };
+                    // A byte order mark may come first.
+                    let mark = if self.started { None } else { line.strip_prefix(b"\xEF\xBB\xBF") };
                     self.started = true;
-                    events.extend(self.end_line(line)?);
+                    events.extend(self.end_line(mark.unwrap_or(&line))?);
                 }
                 byte if self.line.len() < MAX_EVENT => self.line.push(byte),
                 _ => return Err(TooLong),

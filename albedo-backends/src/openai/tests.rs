@@ -67,7 +67,8 @@ fn obliging(seen: &Seen) -> Answer {
     let seed = if warm { seen.body["seed"].as_u64() } else { None };
     let digest = Digest::of(format!("{system} {user} {seed:?}")).to_string();
     let words: Vec<_> = digest.as_bytes().chunks(8).map(|word| String::from_utf8_lossy(word)).collect();
-    let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+    let free = seen.body["response_format"].is_null();
+    let words: Vec<&str> = if free { words.iter().map(AsRef::as_ref).collect() } else { vec!["{", "}"] };
     let most = seen.body["max_tokens"].as_u64().unwrap_or(0) as usize;
     if seen.body["stream"] == true {
         if most < words.len() {
@@ -300,8 +301,11 @@ async fn limit_headers_are_told_to_who_listens() {
 #[tokio::test]
 async fn neither_key_nor_prompt_is_in_any_error_or_debug() {
     let prompt = "the contestants' secret words, which nobody else may read";
-    let echo = format!("bad key {SECRET} for input '{prompt}' and more");
-    let server = server(move |seen| Answer::refuse([401, 500, 400][seen.number % 3], &echo)).await;
+    let server = server(|seen| {
+        let echo = format!("bad key {SECRET} for input '{}'", seen.body["messages"][1]["content"]);
+        Answer::refuse([401, 500, 400][seen.number % 3], &echo)
+    })
+    .await;
     let backend = backend(&server, OpenAiConfig::default());
     let session = backend.load(&ModelSource::new("judge"), &CallContext::new()).await.expect("loads");
     let mut texts = vec![format!("{backend:?} {session:?} {:?}", backend.identity())];
@@ -423,6 +427,58 @@ async fn no_more_requests_are_under_way_than_allowed() {
     let answers = futures::future::join_all(calls).await;
     assert!(answers.iter().flatten().all(|answer| answer.result.is_ok()));
     assert!((2..=4).contains(&server.most_in_flight()), "{}", server.most_in_flight());
+}
+
+/// Two servers on a bad day, over real HTTP, behind the wrappers.
+#[tokio::test]
+async fn routes_bring_every_request_through() {
+    let begun = || Answer::events(&[delta(&json!({ "content": "half a" }), None)]);
+    let first = server(move |seen| match seen.number {
+        number if number >= 30 => Answer::refuse(402, "pay first"),
+        number => match number % 7 {
+            0 => Answer::refuse(500, "boom"),
+            1 => Answer::refuse(429, "slower").header("retry-after", "0"),
+            2 => begun().act(Act::Reset),
+            3 => begun().act(Act::Cut),
+            4 => Answer::events(&[json!("garbage")]),
+            5 => begun().act(Act::Hang),
+            _ => obliging(seen),
+        },
+    })
+    .await;
+    let second = server(|seen| match seen.number % 5 {
+        0 => Answer::refuse(503, "loading"),
+        1 => Answer::events(&[]).act(Act::Hang),
+        2 => obliging(seen).slow_headers(Duration::from_millis(2)),
+        _ => obliging(seen),
+    })
+    .await;
+    let route = |server: &ScriptedServer| json!({ "name": "openai", "base_url": server.base_url() });
+    let config = json!({
+        "order": [route(&first), route(&second)],
+        "retry": { "attempts": 50, "base_secs": 0.001, "max_secs": 0.01 },
+        "deadlines": { "first_token_secs": 0.2, "stall_secs": 0.2, "total_secs": 5.0 },
+        "concurrency": { "initial": 2, "max": 4 },
+        "breaker": { "failures": 20, "cooldown_secs": 0.01 },
+    });
+    let (registry, cx) = (albedo_core::Registry::linked().expect("linked"), CallContext::new());
+    let backend = registry.build::<dyn ModelBackend>("routes", config, &cx).await.expect("builds");
+    let session = backend.load(&ModelSource::new("judge"), &cx).await.expect("loads");
+    let requests: Vec<_> = (0..64).map(|number| request(&format!("question {number}"))).collect();
+    let answers: Vec<_> = session.generate(requests.clone(), &cx).collect().await;
+    assert_eq!(answers.len(), 64);
+    let good = server(obliging).await;
+    let direct = self::session(&good, OpenAiConfig::default()).await;
+    for Generated { index, result } in answers {
+        let text = result.unwrap_or_else(|error| panic!("request {index}: {error}")).text;
+        let whole = ask(&*direct, requests[index].clone(), &cx).await.expect("an answer");
+        assert_eq!(text, whole.text, "request {index}");
+    }
+    for server in [&first, &second] {
+        assert!((1..=4).contains(&server.most_in_flight()), "{}", server.most_in_flight());
+    }
+    let chats = first.seen().iter().filter(|seen| seen.path.ends_with("/chat/completions")).count();
+    assert!((31..=34).contains(&chats), "{chats}: what was under way at the first 402, and no more");
 }
 
 #[tokio::test]

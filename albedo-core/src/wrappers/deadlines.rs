@@ -47,13 +47,13 @@ pub(super) async fn within<T, F: Future<Output = Result<T>>>(
     };
     let mut call = pin!(call(cx));
     let result = loop {
-        let Some((due, what)) = settings.due(begun, read().last) else { break call.await };
+        let Some((due, _)) = settings.due(begun, read().last) else { break call.await };
         match select(call.as_mut(), clock.sleep_until(due)).await {
             Either::Left((result, _)) => break result,
             Either::Right(_) => {
                 // Tokens may have moved the deadline on meanwhile.
-                let due = settings.due(begun, read().last).is_some_and(|(due, _)| due <= clock.now());
-                if due {
+                let missed = settings.due(begun, read().last).filter(|(due, _)| *due <= clock.now());
+                if let Some((_, what)) = missed {
                     break Err(Error::new(ErrorKind::Timeout, "wait for the provider", what));
                 }
             }

@@ -71,14 +71,15 @@ impl Gate {
         Self { clock, state: Mutex::new(state), changed: Notify::new() }
     }
 
-    /// Waits for a place. A patient call also waits out an open circuit and a
-    /// pause that the provider asked for; another is turned away.
-    pub(super) async fn enter(&self, patient: bool) -> Result<Pass<'_>, Refusal> {
+    /// Waits for a place. An open circuit and a pause that the provider asked for
+    /// are waited out as long as they end by `patience`; else the call is turned
+    /// away.
+    pub(super) async fn enter(&self, patience: Duration) -> Result<Pass<'_>, Refusal> {
         let place = Place::new(self);
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
-            match self.step(place.ticket, patient) {
+            match self.step(place.ticket, patience) {
                 Step::Go => return Ok(Pass { gate: self, sent: self.clock.now(), told: false }),
                 Step::Turn(refusal) => return Err(refusal),
                 Step::Wait(None) => changed.await,
@@ -90,14 +91,22 @@ impl Gate {
         }
     }
 
-    /// The provider said something while a call was under way.
-    pub(super) fn hear(&self, signal: CallSignal) {
-        if let CallSignal::Limit { remaining, resets_in } = signal {
-            self.state().limit.told(self.clock.now(), remaining, resets_in);
+    /// What was said while a call that was sent at `sent` was under way.
+    pub(super) fn hear(&self, sent: Duration, signal: CallSignal) {
+        let now = self.clock.now();
+        let changed = match signal {
+            CallSignal::Token => self.state().limit.began(sent),
+            CallSignal::Limit { remaining, resets_in } => {
+                self.state().limit.told(now, remaining, resets_in);
+                true
+            }
+        };
+        if changed {
+            self.changed.notify_waiters();
         }
     }
 
-    fn step(&self, ticket: u64, patient: bool) -> Step {
+    fn step(&self, ticket: u64, patience: Duration) -> Step {
         let now = self.clock.now();
         let mut state = self.state();
         if let Some(Stopped { kind, operation, message, hint, context }) = &state.stopped {
@@ -107,7 +116,7 @@ impl Gate {
             return Step::Turn(Refusal { error, opens: None });
         }
         let closed = |kind, message, until: Duration| {
-            if patient {
+            if until <= patience {
                 return Step::Wait(Some(until));
             }
             let error = Error::new(kind, "reach the provider", message);
@@ -188,7 +197,7 @@ impl Pass<'_> {
         match outcome {
             Ok(_) => {
                 breaker.answered();
-                limit.succeeded();
+                limit.succeeded(self.sent);
             }
             Err(error) if error.kind() == ErrorKind::RateLimited => {
                 let pause = match error.retry() {

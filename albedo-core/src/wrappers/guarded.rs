@@ -103,15 +103,15 @@ impl ModelSession for Guarded<dyn ModelSession> {
         let answers = requests.into_iter().enumerate().map(|(index, request)| {
             let (routes, cx) = (Arc::clone(&self.routes), cx.clone());
             async move {
-                let seed = request.seed.to_le_bytes();
-                let messages = request.messages.clone();
-                let key = move || {
-                    let messages = Digest::of_json(&messages).unwrap_or(Digest::of([]));
-                    derive_seed("albedo call", &[messages.as_bytes(), &seed])
+                let request = Arc::new(request);
+                let key = || {
+                    let messages = Digest::of_json(&request.messages).unwrap_or(Digest::of([]));
+                    derive_seed("albedo call", &[messages.as_bytes(), &request.seed.to_le_bytes()])
                 };
+                let asked = Arc::clone(&request);
                 let ask =
                     move |session: Arc<dyn ModelSession>, cx| -> BoxFuture<'static, Result<Completion>> {
-                        Box::pin(generate(session, request.clone(), cx))
+                        Box::pin(generate(session, GenerateRequest::clone(&asked), cx))
                     };
                 Generated { index, result: routes.call(GENERATE, key, &ask, &cx).await }
             }

@@ -12,9 +12,9 @@ use crate::rng::{Stream, Use};
 /// repeats what was repeated here.
 ///
 /// Only infrastructure's passing errors are tried again. A provider that asks to
-/// slow down has not failed: that costs time, no attempt. Pauses grow
-/// exponentially to a cap and are spread between half and all of it by `key`;
-/// a provider that says how long to wait is believed.
+/// slow down has not failed: that costs time, no attempt, and the route's gate
+/// knows for how long. Pauses grow exponentially to a cap and are spread between
+/// half and all of it by `key`; a provider that says how long to wait is believed.
 pub(super) async fn retry<T, F: Future<Output = Result<T>>>(
     settings: &RetrySettings,
     clock: &dyn Clock,
@@ -34,6 +34,7 @@ pub(super) async fn retry<T, F: Future<Output = Result<T>>>(
             _ if error.fault() != Fault::Infrastructure => return Err(error),
             Retry::Never | Retry::Exhausted { .. } => return Err(error),
             Retry::After(pause) => pause,
+            Retry::Backoff if error.kind() == ErrorKind::RateLimited => Duration::ZERO,
             Retry::Backoff => settings.pause(passes, Stream::new(key(), Use::Retry).unit_at(passes.into())),
         };
         let now = clock.now();

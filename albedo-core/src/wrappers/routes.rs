@@ -103,14 +103,15 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
     /// turn the call away, it waits for the first that opens.
     async fn pass<T: Billed + Send>(&self, ask: &Ask<S, T>, cx: &CallContext) -> Result<T> {
         let clock = &self.surroundings.clock;
-        let patient = self.routes.len() == 1;
+        let latest = clock.now() + secs(self.guards.retry.give_up_secs);
+        let patience = if self.routes.len() == 1 { latest } else { Duration::ZERO };
         let mut waiting = 0..self.routes.len();
         let mut running = FuturesUnordered::new();
         let mut failures = Vec::new();
         loop {
             if running.is_empty() {
                 let Some(route) = waiting.next() else { break };
-                running.push(self.ask_route(route, patient, ask, cx));
+                running.push(self.ask_route(route, patience, ask, cx));
             }
             let hedge = match self.guards.hedge_after_secs {
                 Some(after) if !waiting.is_empty() => clock.sleep_until(clock.now() + secs(after)),
@@ -122,12 +123,12 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
                 Either::Left((Some((route, Err(failure))), _)) => failures.push((route, failure)),
                 Either::Left((None, _)) => {}
                 Either::Right(_) => {
-                    running.extend(waiting.next().map(|route| self.ask_route(route, patient, ask, cx)));
+                    running.extend(waiting.next().map(|route| self.ask_route(route, patience, ask, cx)));
                 }
             }
         }
         let error = match first_to_open(&failures) {
-            Some(route) => match self.ask_route(route, true, ask, cx).await {
+            Some(route) => match self.ask_route(route, latest, ask, cx).await {
                 (_, Ok(answer)) => return Ok(answer),
                 (_, Err(failure)) => failure.into_error(),
             },
@@ -140,7 +141,7 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
     async fn ask_route<T: Billed + Send>(
         &self,
         index: usize,
-        patient: bool,
+        patience: Duration,
         ask: &Ask<S, T>,
         cx: &CallContext,
     ) -> (usize, Result<T, Failure>) {
@@ -150,7 +151,7 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
             let Surroundings { clock, meter, .. } = &self.surroundings;
             meter.check().map_err(Failure::Final)?;
             let queued = clock.now();
-            let pass = gate.enter(patient).await.map_err(|Refusal { error, opens }| {
+            let pass = gate.enter(patience).await.map_err(|Refusal { error, opens }| {
                 Failure::TurnedAway(Refusal { error: named(error), opens })
             })?;
             // Others may have spent the rest meanwhile.
@@ -166,8 +167,8 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
                 let target = route.target(&cx).await?;
                 ask(target, cx).await
             };
-            let hearing = Arc::clone(gate);
-            let cx = cx.with_listener(move |signal| hearing.hear(signal));
+            let (hearing, sent) = (Arc::clone(gate), pass.sent());
+            let cx = cx.with_listener(move |signal| hearing.hear(sent, signal));
             let Timed { result, first_token } = within(&self.guards.deadlines, clock, &cx, call).await;
             pass.ended(&result);
             if let Ok(answer) = &result {

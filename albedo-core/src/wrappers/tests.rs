@@ -349,6 +349,18 @@ fn the_providers_wishes_are_kept() {
     assert!(world.ask(&guarded, 4).iter().all(Result::is_ok));
     assert_eq!(world.seconds(), 30.0, "one every ten seconds");
 
+    // An hour is not waited for, by whoever it was told or anybody behind it.
+    let world = World::new();
+    let hour = Retry::After(Duration::from_hours(1));
+    let session = Scripted::new(move |_, _| Err(error(ErrorKind::RateLimited).with_retry(hour)));
+    let guarded = world.guard(vec![session.clone()], guards);
+    for answer in world.ask(&guarded, 10) {
+        let error = answer.expect_err("too long");
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::RateLimited, Fault::Infrastructure));
+        assert_eq!(error.retry(), Retry::Exhausted { attempts: 1 });
+    }
+    assert_eq!((session.asked(), world.seconds()), (1, 0.0));
+
     // Where all routes ask for a pause, the first that opens is asked.
     let world = World::new();
     let pausing = |seconds| {
