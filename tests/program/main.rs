@@ -5,6 +5,7 @@ mod chat;
 mod defence;
 mod dependencies;
 mod duel;
+mod judges;
 mod kill;
 mod mistakes;
 mod plugins;
