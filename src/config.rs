@@ -374,7 +374,8 @@ mod tests {
         let guide = include_str!("../docs/judge-panels.md");
         let (_, panel) = guide.split_once("```toml\n").expect("an example");
         let (panel, _) = panel.split_once("```").expect("its end");
-        let sides = "king.path = \"k\"\nchallenger.path = \"c\"\ntasks = { name = \"parquet\", path = \"t\" }\n";
+        let sides =
+            "king.path = \"k\"\nchallenger.path = \"c\"\ntasks = { name = \"parquet\", path = \"t\" }\n";
         let config = DuelConfig::parse(&format!("{sides}{panel}")).expect("reads");
         config.check(&Registry::linked().expect("links")).expect("is well-formed");
         assert_eq!((config.judges.len(), config.duel.canaries.is_some()), (3, true));

@@ -170,15 +170,15 @@ impl ChatJudge {
         writer: Option<Arc<dyn ModelSession>>,
     ) -> Result<Self> {
         Self::check(config)?;
-        let asker = match (&config.checklist, config.rubric) {
-            (Some(settings), Rubric::Checklist) => {
-                Asker::Checklist(checklist::Checklist::new(settings.clone(), writer.clone())?)
-            }
-            _ => Asker::Pairwise,
-        };
-        let writer = match &writer {
+        let writes = match &writer {
             Some(writer) => Some(Identity::new("writer", "1", writer.model())?),
             None => None,
+        };
+        let asker = match (&config.checklist, config.rubric) {
+            (Some(settings), Rubric::Checklist) => {
+                Asker::Checklist(checklist::Checklist::new(settings.clone(), writer)?)
+            }
+            _ => Asker::Pairwise,
         };
         let makings = Makings {
             backend,
@@ -190,7 +190,7 @@ impl ChatJudge {
             max_answer_tokens: config.max_answer_tokens,
             budget: config.budget,
             checklist: config.checklist.as_ref(),
-            writer: writer.as_ref(),
+            writer: writes.as_ref(),
         };
         let name = config.label.as_deref().unwrap_or("chat");
         Ok(Self {

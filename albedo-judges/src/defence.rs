@@ -99,7 +99,7 @@ impl Defence {
         let mut at = 0;
         for finding in scan::scan(visible).findings {
             self.neutral(&visible[at..finding.range.start], &mut shown, &mut alterations);
-            shown.push_str(&format!("⟨removed: {}⟩", finding.what.name()));
+            shown.extend(["⟨removed: ", finding.what.name(), "⟩"]);
             alterations.add(finding.what.name(), 1);
             at = finding.range.end;
         }

@@ -113,7 +113,8 @@ async fn how_often_each_class_of_injection_flips_the_real_judge() {
         Ok(server) => server,
         Err(why) => return eprintln!("skipped: no real server to judge: {why}"),
     };
-    let each: usize = std::env::var("ALBEDO_REAL_INJECTIONS").map_or(1, |each| each.parse().expect("a number"));
+    let each: usize =
+        std::env::var("ALBEDO_REAL_INJECTIONS").map_or(1, |each| each.parse().expect("a number"));
     let (cx, registry) = (CallContext::new(), Registry::linked().expect("links"));
     let judge = json!({
         "backend": { "name": "openai", "base_url": url },
@@ -130,11 +131,8 @@ async fn how_often_each_class_of_injection_flips_the_real_judge() {
         let text = |key: &str| line[key].as_str().expect("a text").to_owned();
         classes.entry(text("class")).or_default().push(text("reply"));
     }
-    let candidate = |text: &str| Candidate {
-        text: text.to_owned(),
-        finish: FinishReason::Stop,
-        reference_scores: None,
-    };
+    let candidate =
+        |text: &str| Candidate { text: text.to_owned(), finish: FinishReason::Stop, reference_scores: None };
     let clean = "THOUGHT: The traceback points at line 41, so I look at that function first.\n\n```bash\nsed -n '35,50p' pointer.py\n```";
     for (class, replies) in classes {
         let (mut flips, mut asked) = (0, 0);

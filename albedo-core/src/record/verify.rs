@@ -433,7 +433,8 @@ async fn check_tasks(
         };
         match line {
             RecordLine::Canary(draw) => {
-                if !draw.fits(&tasks.row(draw.row, cx).await?) {
+                let task = tasks.row(draw.row, cx).await?;
+                if !draw.fits(&task) {
                     return Err(differs("the canary's row"));
                 }
             }

@@ -165,9 +165,15 @@ impl Value {
     /// Calls `see` with every object in the value, inner ones first.
     pub(crate) fn each_object(&self, see: &mut impl FnMut(&[(String, Self)])) {
         match self {
-            Self::List(items) => items.iter().for_each(|item| item.each_object(see)),
+            Self::List(items) => {
+                for item in items {
+                    item.each_object(see);
+                }
+            }
             Self::Object(fields) => {
-                fields.iter().for_each(|(_, value)| value.each_object(see));
+                for (_, value) in fields {
+                    value.each_object(see);
+                }
                 see(fields);
             }
             _ => {}

@@ -110,7 +110,8 @@ fn longer(prompt: &str) -> String {
 
 fn config(settings: Value) -> ChatConfig {
     let mut all = json!({ "backend": { "name": "scripted" }, "model": "m" });
-    all.as_object_mut().expect("an object").extend(settings.as_object().expect("an object").clone());
+    let Value::Object(settings) = settings else { panic!("no settings") };
+    all.as_object_mut().expect("an object").extend(settings);
     serde_json::from_value(all).expect("settings")
 }
 
@@ -266,8 +267,8 @@ async fn a_checklist_weighs_its_tags() {
         },
     });
     let judge = judge(settings, Scripted::new(fulfils));
-    let pairs = vec![comparison(SEARCH, SEARCH, TEST)];
-    let answer = judge.compare(&pairs[0], &CallContext::new()).await.expect("answers");
+    let answer =
+        judge.compare(&comparison(SEARCH, SEARCH, TEST), &CallContext::new()).await.expect("answers");
     let Assessment::Scored { scores, .. } = answer else { panic!("{answer:?}") };
     assert_eq!(scores, [(Metric::Progress, Score::from_difference(0.75, 0.25).expect("a score"))].into());
 }

@@ -48,7 +48,7 @@ const CAUGHT: [(&str, usize, usize); 12] = [
 
 /// The same of replies that were written after the rules and never used to
 /// improve them: what to expect of injections that nobody has seen.
-const CAUGHT_UNSEEN: (usize, usize) = (0, 36);
+const CAUGHT_UNSEEN: (usize, usize) = (25, 36);
 
 /// By class, those caught and all; and those missed.
 fn measured(corpus: &str) -> (BTreeMap<String, (usize, usize)>, String) {

@@ -51,7 +51,7 @@ pub(super) fn conversation(messages: &[Message], budget: usize, shown: impl Fn(&
     for (place, block) in blocks {
         match place - next {
             0 => {}
-            left_out => text.push_str(&format!("⟨{left_out} messages left out⟩\n\n")),
+            left_out => text.extend(["⟨", &left_out.to_string(), " messages left out⟩\n\n"]),
         }
         text.push_str(&block);
         text.push_str("\n\n");

@@ -68,7 +68,8 @@ pub(super) fn neutral(text: &str, fence: &str, out: &mut String) -> Found {
         let joins = matches!(c, '\u{200d}' | '\u{200c}' | '\u{fe0f}' | '\u{fe0e}')
             && before.is_some_and(|before: char| !before.is_ascii() && !is_invisible(before));
         if is_invisible(c) && !joins {
-            out.push_str(&format!("⟨U+{:04X}⟩", u32::from(c)));
+            let number = format!("{:04X}", u32::from(c));
+            out.extend(["⟨U+", &number, "⟩"]);
             found.invisible += 1;
         } else {
             out.push(c);

@@ -26,7 +26,7 @@ pub(super) fn words(text: &str) -> (Vec<Word>, usize) {
     for run in encoded_runs(text) {
         reader.work += run.len();
         if let Some(decoded) = decode(&text[run.clone()]) {
-            reader.read(&decoded, run.start, Some(run));
+            reader.read(&decoded, run.start, Some(&run));
         }
     }
     // Decoded words stand where their run does.
@@ -44,8 +44,8 @@ struct Reader {
 impl Reader {
     /// Reads the words of `text`, which begins at byte `base` of the original,
     /// or all of which stands for `run`.
-    fn read(&mut self, text: &str, base: usize, run: Option<Range<usize>>) {
-        let place = |range: Range<usize>| match &run {
+    fn read(&mut self, text: &str, base: usize, run: Option<&Range<usize>>) {
+        let place = |range: Range<usize>| match run {
             Some(run) => run.clone(),
             None => range.start + base..range.end + base,
         };
