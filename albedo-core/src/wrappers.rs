@@ -49,7 +49,8 @@ mod meter;
 mod plugin;
 mod retry;
 mod routes;
-#[cfg(all(test, feature = "conformance"))]
+#[cfg(test)]
+#[cfg(feature = "conformance")]
 mod tests;
 mod trace;
 

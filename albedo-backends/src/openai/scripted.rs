@@ -275,9 +275,7 @@ impl Shared {
                 Act::Pause(time) => pause(time).await,
                 Act::Hang => {
                     // Until the peer hangs up.
-                    let mut byte = [0];
-                    stream.read(&mut byte).await?;
-                    return Ok(());
+                    return stream.read(&mut [0]).await.map(drop);
                 }
                 Act::Cut => return Ok(()),
                 Act::Reset => return stream.set_zero_linger(),

@@ -72,10 +72,9 @@ impl Breaker {
         match self.cooling {
             // The probe failed: wait twice as long.
             Some((until, cooled)) if now >= until => self.cool(now, cooled * 2),
-            // Sent before it opened.
-            Some(_) => {}
             None if self.failures >= self.settings.failures => self.cool(now, self.settings.cooldown()),
-            None => {}
+            // Too few yet, or sent before it opened.
+            _ => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! Sessions and judges behind routes and guards.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
@@ -40,8 +40,8 @@ pub struct Guarded<S: ?Sized> {
 
 impl<S: ?Sized> Debug for Guarded<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Routes { routes, guards, .. } = &*self.routes;
-        let routes: Vec<_> = routes.iter().map(|(route, _)| route.name()).collect();
+        let Routes { order, guards, .. } = &*self.routes;
+        let routes: Vec<_> = order.iter().map(|(route, _)| route.name()).collect();
         f.debug_struct("Guarded").field("routes", &routes).field("guards", guards).finish_non_exhaustive()
     }
 }
@@ -61,7 +61,7 @@ impl<S: ?Sized + Send + Sync + 'static> Guarded<S> {
         cx: &CallContext,
     ) -> Result<Self> {
         guards.check()?;
-        let names: BTreeMap<_, _> = routes.iter().map(|route| (route.name(), ())).collect();
+        let names: BTreeSet<_> = routes.iter().map(Route::name).collect();
         if routes.is_empty() || names.len() < routes.len() {
             let message = if routes.is_empty() { "there is none" } else { "two have one name" };
             return Err(Error::new(ErrorKind::ConfigInvalid, OPEN, message));
@@ -84,8 +84,8 @@ impl<S: ?Sized + Send + Sync + 'static> Guarded<S> {
         };
         let gate =
             || Arc::new(Gate::new(Arc::clone(&surroundings.clock), guards.breaker, guards.concurrency));
-        let routes = routes.into_iter().map(|route| (route, gate())).collect();
-        Ok(Self { routes: Arc::new(Routes { routes, guards, surroundings }), first })
+        let order = routes.into_iter().map(|route| (route, gate())).collect();
+        Ok(Self { routes: Arc::new(Routes { order, guards, surroundings }), first })
     }
 }
 
@@ -163,8 +163,8 @@ impl Judge for Guarded<dyn Judge> {
     }
 
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {
-        let texts = [&request.first.text, &request.second.text];
-        let key = || derive_seed("albedo comparison", &texts.map(|text| text.as_bytes()));
+        let texts = [request.first.text.as_bytes(), request.second.text.as_bytes()];
+        let key = || derive_seed("albedo comparison", &texts);
         let comparison = Arc::new(request.clone());
         let ask = move |judge: Arc<dyn Judge>, cx| -> BoxFuture<'static, Result<Assessment>> {
             let comparison = Arc::clone(&comparison);

@@ -24,7 +24,7 @@ const LONGEST_PAUSE: f64 = 5.0;
 #[derive(Debug)]
 pub(super) struct Limit {
     settings: ConcurrencySettings,
-    limit: f64,
+    size: f64,
     in_flight: u32,
     /// It doubles up to here.
     threshold: f64,
@@ -43,7 +43,7 @@ pub(super) struct Limit {
 impl Limit {
     pub(super) fn new(settings: ConcurrencySettings) -> Self {
         Self {
-            limit: f64::from(settings.initial),
+            size: f64::from(settings.initial),
             threshold: f64::from(settings.max),
             before: f64::from(settings.initial),
             settings,
@@ -68,7 +68,7 @@ impl Limit {
 
     /// The limit now, a whole number.
     pub(super) fn current(&self) -> u32 {
-        self.limit as u32
+        self.size as u32
     }
 
     pub(super) fn enter(&mut self, now: Duration) {
@@ -90,7 +90,7 @@ impl Limit {
         if over {
             self.threshold =
                 if self.rounds == 1 { self.before * self.settings.decrease } else { self.before };
-            self.limit = self.limit.max(self.threshold);
+            self.size = self.size.max(self.threshold);
             self.rounds = 0;
         }
         over
@@ -100,8 +100,8 @@ impl Limit {
     pub(super) fn succeeded(&mut self, sent: Duration) {
         self.began(sent);
         if self.in_flight >= self.current() {
-            let step = if self.limit < self.threshold { 1.0 } else { 1.0 / self.limit };
-            self.limit = (self.limit + step).min(f64::from(self.settings.max));
+            let step = if self.size < self.threshold { 1.0 } else { 1.0 / self.size };
+            self.size = (self.size + step).min(f64::from(self.settings.max));
         }
     }
 
@@ -110,11 +110,11 @@ impl Limit {
     pub(super) fn refused(&mut self, sent: Duration, now: Duration, pause: Option<Duration>) {
         if self.decreased.is_none_or(|decreased| sent >= decreased) {
             if self.rounds == 0 {
-                self.before = self.limit;
+                self.before = self.size;
             }
             self.decreased = Some(now);
             self.rounds += 1;
-            self.limit = (self.limit * self.settings.decrease).max(1.0);
+            self.size = (self.size * self.settings.decrease).max(1.0);
         }
         let grown = PAUSE * PAUSE_GROWS.powi(self.rounds.saturating_sub(1).min(64) as i32);
         let pause = pause.unwrap_or_else(|| secs(grown.min(LONGEST_PAUSE)));

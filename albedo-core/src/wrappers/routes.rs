@@ -70,7 +70,7 @@ pub(super) type Ask<S, T> = dyn Fn(Arc<S>, CallContext) -> BoxFuture<'static, Re
 
 /// The routes with their gates, and everything around them.
 pub(super) struct Routes<S: ?Sized> {
-    pub(super) routes: Vec<(Route<S>, Arc<Gate>)>,
+    pub(super) order: Vec<(Route<S>, Arc<Gate>)>,
     pub(super) guards: Guards,
     pub(super) surroundings: Surroundings,
 }
@@ -104,8 +104,8 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
     async fn pass<T: Billed + Send>(&self, ask: &Ask<S, T>, cx: &CallContext) -> Result<T> {
         let clock = &self.surroundings.clock;
         let latest = clock.now() + secs(self.guards.retry.give_up_secs);
-        let patience = if self.routes.len() == 1 { latest } else { Duration::ZERO };
-        let mut waiting = 0..self.routes.len();
+        let patience = if self.order.len() == 1 { latest } else { Duration::ZERO };
+        let mut waiting = 0..self.order.len();
         let mut running = FuturesUnordered::new();
         let mut failures = Vec::new();
         loop {
@@ -145,7 +145,7 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
         ask: &Ask<S, T>,
         cx: &CallContext,
     ) -> (usize, Result<T, Failure>) {
-        let (route, gate) = &self.routes[index];
+        let (route, gate) = &self.order[index];
         let named = |error: Error| error.with("route", &route.name);
         let asked = async {
             let Surroundings { clock, meter, .. } = &self.surroundings;

@@ -23,9 +23,12 @@ use crate::registry::{BuildContext, Factory, Plugin, Registry};
 /// Answers as its script says, which is told how often it was asked before.
 struct Scripted {
     info: ModelInfo,
-    script: Box<dyn Fn(u32, &CallContext) -> Result<f64> + Send + Sync>,
+    script: Box<Script>,
     asked: AtomicU32,
 }
+
+/// The answer's price or its error, by how many were asked for before.
+type Script = dyn Fn(u32, &CallContext) -> Result<f64> + Send + Sync;
 
 impl std::fmt::Debug for Scripted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -34,7 +37,6 @@ impl std::fmt::Debug for Scripted {
 }
 
 impl Scripted {
-    /// `script` gives the answer's price or its error.
     fn new(script: impl Fn(u32, &CallContext) -> Result<f64> + Send + Sync + 'static) -> Arc<Self> {
         let info = Fake::new(Flaw::None).model().clone();
         Arc::new(Self { info, script: Box::new(script), asked: AtomicU32::new(0) })
@@ -193,7 +195,7 @@ fn every_wrapper_keeps_a_sessions_promises() {
         ("deadlines", vec![takes(2.0)], Guards { deadlines: DeadlineSettings::default(), ..nothing() }),
         ("concurrency", vec![takes(2.0)], Guards { concurrency: tight, ..nothing() }),
         ("breaker", vec![good()], Guards { breaker: BreakerSettings::default(), ..nothing() }),
-        ("order", vec![down(), takes(1.0)], nothing()),
+        ("order", vec![ChaosScript { failed: 0.5, ..good() }, takes(1.0)], Guards { retry, ..nothing() }),
         ("hedge", vec![slow.clone(), takes(1.0)], Guards { hedge_after_secs: Some(3.0), ..nothing() }),
         (
             "all",
