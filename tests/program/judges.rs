@@ -14,8 +14,8 @@ fn config(folder: &Path) -> String {
         "king.path = {king:?}\nchallenger.path = {king:?}\ntasks = {{ name = \"parquet\", path = {tasks:?} }}\n\
          [[judges]]\nname = \"chat\"\npath = {king:?}\nbackend = {{ name = \"burn\" }}\nmax_answer_tokens = 8\n\
          budget = {{ context_chars = 400, reply_chars = 400 }}\n[[judges]]\nname = \"protocol\"\n",
-        king = demo.join("models/king"),
-        tasks = demo.join("tasks"),
+        king = demo.join("models/king").display().to_string(),
+        tasks = demo.join("tasks").display().to_string(),
     );
     let path = folder.join("panel.toml");
     fs::write(&path, text).expect("writes");

@@ -45,7 +45,6 @@ fn server() -> Result<(Server, String, String), String> {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stderr, reason = "a test that is skipped has to say so")]
 async fn a_real_server_judges_the_demo_duel() {
     let (_server, url, model) = match server() {
         Ok(server) => server,
@@ -107,7 +106,6 @@ async fn a_real_server_judges_the_demo_duel() {
 /// reply without. Printed, not asserted: the model cannot judge.
 #[tokio::test]
 #[ignore = "asks a real model two questions a class: ten minutes"]
-#[expect(clippy::print_stderr, reason = "the table is the point")]
 async fn how_often_each_class_of_injection_flips_the_real_judge() {
     let (_server, url, model) = match server() {
         Ok(server) => server,
