@@ -334,6 +334,42 @@ async fn an_answer_that_never_can_be_read_is_a_missing_cell_and_the_duel_void() 
     assert!(store.record().is_none());
 }
 
+/// Knows what the data set recorded, and prefers the longer of other replies.
+fn informed(request: &GenerateRequest) -> albedo::Result<String> {
+    let (first, second, nonce) = shown(request);
+    match [first, second].map(|reply| reply == "recorded") {
+        [true, false] => Ok(verdict("first", nonce)),
+        [false, true] => Ok(verdict("second", nonce)),
+        _ => longer(request),
+    }
+}
+
+#[tokio::test]
+async fn a_chat_judge_that_fails_its_canaries_is_not_on_the_panel() {
+    let judges = vec![
+        chat("one", Model::new("one", informed)),
+        chat("shallow", Model::new("shallow", longer)),
+        chat("two", Model::new("two", informed)),
+    ];
+    let (cx, king, challenger) =
+        (CallContext::new(), contestant(Side::King, "even").await, contestant(Side::Challenger, "odd").await);
+    let tasks: Arc<dyn TaskSource> =
+        Arc::new(Numbers(TaskSetInfo { manifest: Digest::of("numbers"), rows: 500, unhashed: false }));
+    let mut settings = DuelSettings { samples: 9, ..DuelSettings::default() };
+    settings.rule = Rule::by_name("margin").expect("a rule");
+    settings.canaries = Some(albedo::canary::CanarySettings { every: 4, preflight: 4, quorum: 2 });
+    let passed = albedo::duel::preflight(&settings, &*tasks, &judges, None, &cx).await.expect("asks");
+    let duel = Duel::watched(&settings, king, challenger, tasks, judges, passed).expect("plans");
+    let names: Vec<_> = duel.plan().judges.iter().map(|judge| judge.identity.name.as_str()).collect();
+    assert_eq!(names, ["one", "two"]);
+    let (report, store) = run(&duel).await;
+    assert_eq!(report.verdict.missing, 0);
+    let verification =
+        verify_record(&record(&store), &VerifyOptions::default(), &cx).await.expect("verifies");
+    // Nine samples and two canaries, two judges, two orders.
+    assert_eq!(verification.answers, (9 + 2) * 4);
+}
+
 #[tokio::test]
 async fn another_duel_asks_again() {
     let model = Model::new("l", longer);
