@@ -123,6 +123,7 @@ fn plan(sampler: Sampler, tasks: &TaskSetInfo) -> DuelPlan {
         rule: Rule::default(),
         terms: Terms::default(),
         previous: None,
+        canaries: None,
     }
 }
 

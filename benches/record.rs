@@ -139,11 +139,16 @@ impl ModelSession for Session {
             // As long as a usual reply of 256 tokens.
             let text = format!("{name} {}: {}", request.seed, "a thought and a command; ".repeat(40));
             let usage = Usage { prompt_tokens: 1, completion_tokens: 256, price_usd: None };
-            let finish = FinishReason::Stop;
-            Generated {
-                index,
-                result: Ok(Completion { text, tokens: vec![], finish, usage, reply_scores: None }),
-            }
+            let completion = Completion {
+                text,
+                reasoning: None,
+                tokens: vec![],
+                finish: FinishReason::Stop,
+                usage,
+                reply_scores: None,
+                log_probs: None,
+            };
+            Generated { index, result: Ok(completion) }
         });
         stream::iter(answers).boxed()
     }

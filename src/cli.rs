@@ -10,8 +10,10 @@ use clap::{Parser, Subcommand};
 mod backend;
 mod bench;
 mod calibrate;
+mod config;
 mod duel;
 mod generate;
+mod judge;
 mod plugins;
 mod record;
 
@@ -37,6 +39,12 @@ enum Command {
     /// Read the record of a duel.
     #[command(subcommand)]
     Record(record::Command),
+    /// Describe or check configuration files.
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Try a judge.
+    #[command(subcommand)]
+    Judge(judge::Command),
     /// List every plugin that this program was built with, and its settings.
     Plugins(plugins::Arguments),
 }
@@ -96,6 +104,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Generate(arguments) => runtime.block_on(generate::run(&arguments, &cx)),
         Command::Bench(arguments) => runtime.block_on(bench::run(&arguments, &cx)),
         Command::Record(command) => runtime.block_on(record::run(&command, &cx)),
+        Command::Config(command) => config::run(&command),
+        Command::Judge(command) => runtime.block_on(judge::run(&command, &cx)),
         Command::Plugins(arguments) => plugins::run(&arguments),
     }
 }
@@ -163,6 +173,12 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
 
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::io("find the path", path, error))
+}
+
+/// Text of a model as a terminal may show it: its control characters, but for
+/// line breaks and tabs, made visible.
+fn shown(text: &str) -> String {
+    text.trim_end().chars().map(|c| if matches!(c, '\n' | '\t') { c } else { printable(c) }).collect()
 }
 
 /// Control characters, which a terminal would obey, as a visible character.

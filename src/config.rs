@@ -32,12 +32,15 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
+
+pub use albedo_core::PluginConfig;
 
 use crate::{
     CallContext, Contestant, Digest, Duel, DuelSettings, Error, ErrorKind, Judge, ModelBackend, ModelSource,
-    Registry, Result, Side, TaskSource,
+    RecordStore, Registry, Result, Side, TaskSource, duel::preflight,
 };
 
 const READ: &str = "read the configuration";
@@ -51,7 +54,7 @@ const MAX_BYTES: u64 = 1 << 20;
 
 /// The contestants, what runs them, what they answer and who judges. Unknown
 /// keys are refused.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DuelConfig {
     /// The reigning model.
@@ -75,7 +78,7 @@ pub struct DuelConfig {
 }
 
 /// A model's folder and what its parameters are pinned to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     /// The folder.
@@ -84,29 +87,8 @@ pub struct ModelConfig {
     pub parameters: Option<Digest>,
 }
 
-/// A plugin by name, and its settings: the table's other keys.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PluginConfig {
-    /// The plugin's name; `albedo plugins` lists them.
-    pub name: String,
-    /// Its settings, checked by the plugin itself.
-    #[serde(flatten)]
-    pub settings: Map<String, Value>,
-}
-
 fn burn() -> PluginConfig {
     PluginConfig::named("burn")
-}
-
-impl PluginConfig {
-    /// The plugin `name` with its default settings.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), settings: Map::new() }
-    }
-
-    fn value(&self) -> Value {
-        Value::Object(self.settings.clone())
-    }
 }
 
 impl DuelConfig {
@@ -183,12 +165,72 @@ impl DuelConfig {
         Ok(Self { folder, ..config })
     }
 
-    /// Checks every setting, builds every part and freezes the plan.
+    /// Checks every setting without touching anything outside.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`] or [`ErrorKind::UnknownPlugin`], naming the
+    /// first mistake.
+    pub fn check(&self, registry: &Registry) -> Result<()> {
+        self.duel.check()?;
+        registry.check::<dyn ModelBackend>(&self.backend.name, &self.backend.value())?;
+        registry.check::<dyn TaskSource>(&self.tasks.name, &self.tasks.value())?;
+        for judge in &self.judges {
+            registry.check::<dyn Judge>(&judge.name, &judge.value())?;
+        }
+        Ok(())
+    }
+
+    /// The JSON schema of a configuration file, with the settings of every
+    /// plugin of `registry`.
+    pub fn schema(registry: &Registry) -> Value {
+        let mut schema = schemars::schema_for!(Self).to_value();
+        let plugins = registry.list();
+        for (key, role) in [("backend", "backend"), ("tasks", "tasks"), ("judges", "judge")] {
+            let of_role: Vec<_> = plugins.iter().filter(|plugin| plugin.role == role).collect();
+            let names: Vec<_> = of_role.iter().map(|plugin| format!("{role}-{}", plugin.name)).collect();
+            for (plugin, name) in of_role.iter().zip(&names) {
+                let mut settings = plugin.schema.clone();
+                move_references(&mut settings, name);
+                settings["properties"]["name"] = json!({ "const": plugin.name });
+                let required = settings["required"].as_array().cloned().unwrap_or_default();
+                settings["required"] = required.into_iter().chain([json!("name")]).collect();
+                schema["$defs"][name] = settings;
+            }
+            let any: Vec<_> = names.iter().map(|name| json!({ "$ref": format!("#/$defs/{name}") })).collect();
+            let table = &mut schema["properties"][key];
+            let description = table["description"].take();
+            *table = json!({ "description": description });
+            if key == "judges" {
+                table["type"] = json!("array");
+                table["items"] = json!({ "oneOf": any });
+            } else {
+                table["oneOf"] = json!(any);
+            }
+        }
+        schema
+    }
+
+    /// Checks every setting, builds every part and freezes the plan. With
+    /// canaries in the settings the judges answer them first.
     ///
     /// # Errors
     /// As [`DuelConfig::parts`] and [`Duel::new`].
     pub async fn prepare(&self, registry: Registry, cx: &CallContext) -> Result<Duel> {
-        self.parts(registry, cx).await?.duel(&self.duel)
+        self.parts(registry, cx).await?.watched_duel(&self.duel, None, cx).await
+    }
+
+    /// As [`DuelConfig::prepare`], for a duel whose journal `store` holds: its
+    /// canaries are not asked again.
+    ///
+    /// # Errors
+    /// As [`DuelConfig::prepare`].
+    pub async fn resume(
+        &self,
+        registry: Registry,
+        store: &dyn RecordStore,
+        cx: &CallContext,
+    ) -> Result<Duel> {
+        self.parts(registry, cx).await?.watched_duel(&self.duel, Some(store), cx).await
     }
 
     /// Builds what duels of this configuration are made of. Names and settings
@@ -198,14 +240,8 @@ impl DuelConfig {
     /// Whatever is wrong with the settings, the files that they name, or one
     /// side's model.
     pub async fn parts(&self, registry: Registry, cx: &CallContext) -> Result<DuelParts> {
-        self.duel.check()?;
         let registry = registry.relative_to(&self.folder);
-        registry.check::<dyn ModelBackend>(&self.backend.name, &self.backend.value())?;
-        registry.check::<dyn TaskSource>(&self.tasks.name, &self.tasks.value())?;
-        for judge in &self.judges {
-            registry.check::<dyn Judge>(&judge.name, &judge.value())?;
-        }
-
+        self.check(&registry)?;
         let tasks = registry.build::<dyn TaskSource>(&self.tasks.name, self.tasks.value(), cx).await?;
         let mut judges = Vec::with_capacity(self.judges.len());
         for judge in &self.judges {
@@ -255,6 +291,44 @@ impl DuelParts {
         let Self { king, challenger, tasks, judges } = self;
         Duel::new(settings, king.clone(), challenger.clone(), Arc::clone(tasks), judges.clone())
     }
+
+    /// Freezes the plan of a duel with `settings`, after the canaries before it if
+    /// there are any; those of a duel that `store` holds are not asked again.
+    ///
+    /// # Errors
+    /// As [`preflight`] and [`Duel::watched`].
+    pub async fn watched_duel(
+        &self,
+        settings: &DuelSettings,
+        store: Option<&dyn RecordStore>,
+        cx: &CallContext,
+    ) -> Result<Duel> {
+        if settings.canaries.is_none() {
+            return self.duel(settings);
+        }
+        let Self { king, challenger, tasks, judges } = self;
+        let passed = preflight(settings, &**tasks, judges, store, cx).await?;
+        Duel::watched(settings, king.clone(), challenger.clone(), Arc::clone(tasks), judges.clone(), passed)
+    }
+}
+
+/// Makes the references of a schema that becomes definition `name` of another
+/// point into itself.
+fn move_references(schema: &mut Value, name: &str) {
+    match schema {
+        Value::Object(fields) => {
+            for (key, value) in fields.iter_mut() {
+                match value {
+                    Value::String(target) if key == "$ref" => {
+                        *target = target.replacen("#/", &format!("#/$defs/{name}/"), 1);
+                    }
+                    other => move_references(other, name),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| move_references(item, name)),
+        _ => {}
+    }
 }
 
 /// What [`DuelConfig::save`] writes.
@@ -295,6 +369,18 @@ mod tests {
     fn a_plugins_other_keys_are_its_settings() {
         let config = DuelConfig::parse(&format!("{SMALL}\ntasks.path = \"t\"")).expect("reads");
         assert_eq!(config.tasks.settings["path"], "t");
+    }
+
+    #[test]
+    fn the_guides_panel_is_well_formed() {
+        let guide = include_str!("../docs/judge-panels.md");
+        let (_, panel) = guide.split_once("```toml\n").expect("an example");
+        let (panel, _) = panel.split_once("```").expect("its end");
+        let sides =
+            "king.path = \"k\"\nchallenger.path = \"c\"\ntasks = { name = \"parquet\", path = \"t\" }\n";
+        let config = DuelConfig::parse(&format!("{sides}{panel}")).expect("reads");
+        config.check(&Registry::linked().expect("links")).expect("is well-formed");
+        assert_eq!((config.judges.len(), config.duel.canaries.is_some()), (3, true));
     }
 
     #[test]

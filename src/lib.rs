@@ -11,8 +11,8 @@
 //! | `cli` | yes | the `albedo` program, [`config`], [`mod@bench`], and the task reader |
 //! | `tasks` | with `cli` | tasks `parquet` |
 //! | `cpu` | yes | backend `burn`: Qwen3 models on the CPU |
-//! | `openai` | yes | nothing yet: chat models behind a server |
-//! | `judges` | yes | judges `protocol`, `reference-action`, `reference-likelihood` |
+//! | `openai` | yes | backend `openai`: chat models behind a server |
+//! | `judges` | yes | judges `chat`, `protocol`, `reference-action`, `reference-likelihood` |
 //! | `chain` | no | chain `local` |
 //!
 //! Linking a crate registers its plugins: [`Registry::linked`] has them all.
@@ -20,7 +20,7 @@
 
 pub use albedo_core::*;
 
-#[cfg(any(feature = "cpu", feature = "tasks"))]
+#[cfg(any(feature = "cpu", feature = "openai", feature = "tasks"))]
 pub use albedo_backends as backends;
 #[cfg(feature = "chain")]
 pub use albedo_chain as local_chain;

@@ -6,7 +6,8 @@ use std::thread::JoinHandle;
 
 use albedo_core::{
     BuildContext, CallContext, Completion, Digest, Error, ErrorKind, GenerateRequest, Generated, Identity,
-    Message, ModelBackend, ModelInfo, ModelSession, ModelSource, Plugin, Result, ScoreRequest, TokenScores,
+    Message, ModelBackend, ModelInfo, ModelSession, ModelSource, Plugin, ResponseFormat, Result,
+    ScoreRequest, TokenScores,
 };
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -400,6 +401,7 @@ impl ModelSession for Session {
                 max_new_tokens: request.max_new_tokens,
                 seed: request.seed,
             }),
+            response: request.response,
         });
         let answers = self.submit(requests.collect(), cx);
         stream::unfold(answers, |mut answers| async move {
@@ -415,6 +417,7 @@ impl ModelSession for Session {
             messages: request.messages,
             score: Some(request.reply),
             write: None,
+            response: ResponseFormat::Text,
         });
         let mut answers = self.submit(requests.collect(), cx);
         while let Some((index, result)) = answers.next().await {

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | [`burn`] | `burn` | Qwen3 models in-process, on the CPU |
 //! | [`files`] | | a model's files in a local folder |
+//! | [`openai`] | `openai` | chat models behind an OpenAI-compatible server |
 //! | [`replay`] | | the replies of a record |
 //! | [`tasks`] | `tasks` | pinned trajectories in parquet shards |
 #![cfg_attr(not(feature = "cuda"), forbid(unsafe_code))]
@@ -11,6 +12,8 @@
 #[cfg(feature = "burn")]
 pub mod burn;
 pub mod files;
+#[cfg(feature = "openai")]
+pub mod openai;
 pub mod replay;
 #[cfg(feature = "tasks")]
 pub mod tasks;

@@ -138,6 +138,7 @@ impl ReplaySession {
     }
 
     fn reply(&self, request: &GenerateRequest) -> Result<Completion> {
+        request.response.require_text(OPERATION)?;
         let messages = Digest::of_json(&request.messages)?;
         match self.replies.get(&(messages, request.seed)) {
             Some(&RecordedReply::Completed { text, finish, prompt_tokens, completion_tokens, .. }) => {
@@ -147,10 +148,12 @@ impl ReplaySession {
                 };
                 Ok(Completion {
                     text: self.record.text(&text)?.to_owned(),
+                    reasoning: None,
                     tokens: vec![],
                     finish,
                     usage: Usage { prompt_tokens, completion_tokens, price_usd: None },
                     reply_scores,
+                    log_probs: None,
                 })
             }
             Some(&RecordedReply::Missing { kind }) => {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::CallContext;
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::identity::Identity;
 
 /// Loads models.
@@ -184,9 +184,8 @@ impl Sampling {
     /// # Errors
     /// [`crate::ErrorKind::ConfigInvalid`], naming the value.
     pub fn check(&self) -> Result<()> {
-        let invalid = |message| {
-            Err(Error::new(crate::ErrorKind::ConfigInvalid, "check the sampling settings", message))
-        };
+        let invalid =
+            |message| Err(Error::new(ErrorKind::ConfigInvalid, "check the sampling settings", message));
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return invalid(format!("temperature is {}, it must be 0 or more", self.temperature));
         }
@@ -211,6 +210,48 @@ pub struct GenerateRequest {
     /// Also score this text as the reply, on the same prompt: cheaper than a
     /// [`ModelSession::score`] call because the prompt is read once.
     pub score_reply: Option<String>,
+    /// What the reply's text has to be.
+    pub response: ResponseFormat,
+    /// Also tell the log-probability of each token written and of this many of
+    /// the likeliest tokens at its place. [`Completion::log_probs`] stays `None`
+    /// where that is not offered.
+    pub log_probs: Option<u8>,
+}
+
+/// What a reply's text has to be, enforced while it is written. A backend that
+/// cannot enforce it answers [`ErrorKind::Unsupported`]: it never writes free
+/// text instead.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum ResponseFormat {
+    /// Anything.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+    /// One JSON value that a schema describes.
+    Schema {
+        /// The schema's name, for providers that want one: letters, digits,
+        /// `_` and `-`, at most 64.
+        name: String,
+        /// JSON schema.
+        schema: serde_json::Value,
+    },
+}
+
+impl ResponseFormat {
+    /// For a backend that writes text only.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for anything else, naming it.
+    pub fn require_text(&self, operation: &str) -> Result<()> {
+        let asked = match self {
+            Self::Text => return Ok(()),
+            Self::Json => "JSON".to_owned(),
+            Self::Schema { name, .. } => format!("JSON of the schema `{name}`"),
+        };
+        Err(Error::new(ErrorKind::Unsupported, operation, format!("the backend cannot enforce {asked}"))
+            .with_hint("ask for text and parse it, or use a backend that enforces response formats"))
+    }
 }
 
 /// The answer to request `index` of a [`ModelSession::generate`] call.
@@ -227,6 +268,10 @@ pub struct Generated {
 pub struct Completion {
     /// The text, special tokens included except the one that ended it.
     pub text: String,
+    /// What the provider marks as reasoning and keeps apart from the text:
+    /// kept for readers, never parsed. `None` where it marks nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
     /// Ids of the reply's tokens, the one that ended it included; empty if the
     /// provider does not tell.
     pub tokens: Vec<u32>,
@@ -236,6 +281,21 @@ pub struct Completion {
     pub usage: Usage,
     /// Scores of [`GenerateRequest::score_reply`].
     pub reply_scores: Option<TokenScores>,
+    /// Answer to [`GenerateRequest::log_probs`], one a token written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_probs: Option<Vec<TokenLogProb>>,
+}
+
+/// A token written, with what else could have stood there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogProb {
+    /// The token's text.
+    pub text: String,
+    /// Its log-probability in nats.
+    pub log_prob: f32,
+    /// The likeliest tokens at this place and their log-probabilities, the
+    /// likeliest first.
+    pub likeliest: Vec<(String, f32)>,
 }
 
 /// Why a reply ended.

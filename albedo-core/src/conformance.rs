@@ -33,7 +33,7 @@ mod files;
 mod journal;
 mod judge;
 mod screen;
-mod session;
+pub(crate) mod session;
 mod tasks;
 
 pub use backend::{BackendFixture, check_backend};

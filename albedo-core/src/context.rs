@@ -1,6 +1,9 @@
-//! The only ambient argument of a call: cancellation and deadline.
+//! The only ambient argument of a call: cancellation, deadline, and who listens
+//! to its progress.
 
+use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,6 +17,33 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct CallContext {
     cancellation: CancellationToken,
     deadline: Option<Instant>,
+    listener: Option<Listener>,
+}
+
+/// What an implementation may tell while a call is under way. Nothing depends
+/// on it but how patiently the call is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CallSignal {
+    /// The model has written something, reasoning included. A session that does
+    /// not stream never says so; keep-alives are no signal.
+    Token,
+    /// The provider told its rate limit.
+    Limit {
+        /// Requests that it will still take.
+        remaining: u32,
+        /// Until the limit is whole again.
+        resets_in: Duration,
+    },
+}
+
+#[derive(Clone)]
+struct Listener(Arc<dyn Fn(CallSignal) + Send + Sync>);
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
 }
 
 impl CallContext {
@@ -24,7 +54,7 @@ impl CallContext {
 
     /// A context that `token` cancels.
     pub fn with_cancellation(token: CancellationToken) -> Self {
-        Self { cancellation: token, deadline: None }
+        Self { cancellation: token, ..Self::default() }
     }
 
     /// The same context with a deadline at most `timeout` from now; an earlier
@@ -33,13 +63,35 @@ impl CallContext {
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         let limit = Instant::now() + timeout;
         let deadline = Some(self.deadline.map_or(limit, |deadline| deadline.min(limit)));
-        Self { cancellation: self.cancellation.clone(), deadline }
+        Self { deadline, ..self.clone() }
     }
 
     /// A context of its own cancellation, which this one's also cancels.
     #[must_use]
     pub fn child(&self) -> Self {
-        Self { cancellation: self.cancellation.child_token(), deadline: self.deadline }
+        Self { cancellation: self.cancellation.child_token(), ..self.clone() }
+    }
+
+    /// The same context whose signals `listener` hears, and after it whoever
+    /// heard them before. A signal does not say which of a call's requests it
+    /// is about: to know, ask for one a call.
+    #[must_use]
+    pub fn with_listener(&self, listener: impl Fn(CallSignal) + Send + Sync + 'static) -> Self {
+        let before = self.listener.clone();
+        let both = move |signal| {
+            listener(signal);
+            if let Some(Listener(before)) = &before {
+                before(signal);
+            }
+        };
+        Self { listener: Some(Listener(Arc::new(both))), ..self.clone() }
+    }
+
+    /// Tells whoever listens.
+    pub fn signal(&self, signal: CallSignal) {
+        if let Some(Listener(listener)) = &self.listener {
+            listener(signal);
+        }
     }
 
     /// Cancels every call made with this context or a child of it.

@@ -50,6 +50,24 @@ impl Digest {
     }
 }
 
+/// HMAC-SHA256 of `message` under `key` (RFC 2104).
+pub fn hmac(key: &[u8], message: &[u8]) -> Digest {
+    const BLOCK: usize = 64;
+    let mut padded = [0; BLOCK];
+    if key.len() > BLOCK {
+        padded[..32].copy_from_slice(Digest::of(key).as_bytes());
+    } else {
+        padded[..key.len()].copy_from_slice(key);
+    }
+    let keyed = |pad: u8, parts: &[u8]| {
+        let mut hasher = Hasher::default();
+        hasher.update(padded.map(|byte| byte ^ pad));
+        hasher.update(parts);
+        hasher.finish()
+    };
+    keyed(0x5c, keyed(0x36, message).as_bytes())
+}
+
 /// Digests bytes as they pass by.
 #[derive(Debug, Clone, Default)]
 pub struct Hasher(Sha256);
@@ -191,6 +209,26 @@ mod tests {
         assert_eq!(digest.to_string().parse::<Digest>().ok(), Some(digest));
         assert!("xyz".parse::<Digest>().is_err());
         assert!("é".repeat(32).parse::<Digest>().is_err());
+    }
+
+    #[test]
+    fn hmac_gives_the_published_vectors() {
+        // RFC 4231, test cases 1, 2 and 6.
+        for (key, message, expected) in [
+            (&[0x0b; 20][..], "Hi There", "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"),
+            (
+                b"Jefe",
+                "what do ya want for nothing?",
+                "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+            ),
+            (
+                &[0xaa; 131],
+                "Test Using Larger Than Block-Size Key - Hash Key First",
+                "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+            ),
+        ] {
+            assert_eq!(hmac(key, message.as_bytes()).to_string(), expected);
+        }
     }
 
     #[test]

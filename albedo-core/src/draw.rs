@@ -193,7 +193,7 @@ impl Drawer {
 }
 
 /// Positions in the conversation of the turns that can be drawn.
-fn turns(task: &TaskRow) -> Vec<usize> {
+pub(crate) fn turns(task: &TaskRow) -> Vec<usize> {
     let mut turns = task.assistant_turns();
     turns.retain(|&position| position > 0);
     turns

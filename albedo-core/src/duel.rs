@@ -3,11 +3,13 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::StreamExt;
 use futures::stream;
 
 use crate::backend::{ModelBackend, ModelSession, ModelSource};
+use crate::canary::{CanaryPlan, Preflight, VoidJudges};
 use crate::context::CallContext;
 use crate::decision::Decider;
 use crate::digest::Digest;
@@ -21,11 +23,13 @@ use crate::tasks::TaskSource;
 use crate::verdict::{Outcome, Verdict};
 
 mod event;
+mod preflight;
 mod sample;
 mod stored;
 
 pub use event::{DuelEvent, Observer};
-use sample::SampleRun;
+pub use preflight::preflight;
+use sample::{SampleRun, StoredCanary};
 use stored::Stored;
 
 /// Bytes of the record that are gathered before the store is given them.
@@ -98,7 +102,8 @@ impl Duel {
     /// before `judges`.
     ///
     /// # Errors
-    /// The operator's: absurd settings, no judge, two judges of one identity,
+    /// The operator's: absurd settings, settings with canaries
+    /// ([`Duel::watched`] has them), no judge, two judges of one identity,
     /// fewer tasks than samples, a challenger loaded with another tokenizer,
     /// template or stop ids than the king's. The challenger's: another
     /// architecture than the king's.
@@ -109,9 +114,47 @@ impl Duel {
         tasks: Arc<dyn TaskSource>,
         judges: Vec<Arc<dyn Judge>>,
     ) -> Result<Self> {
+        if settings.canaries.is_some() {
+            return Err(Error::new(
+                ErrorKind::ConfigInvalid,
+                "plan the duel",
+                "`canaries` are set, and the judges have answered none",
+            )
+            .with_hint("ask `preflight` and plan with `Duel::watched`, or leave `canaries` out"));
+        }
+        Self::planned(settings, king, challenger, tasks, judges, None)
+    }
+
+    /// Freezes the plan of a duel with canaries: those of `judges` are on its
+    /// panel that have passed `preflight`, or are not watched.
+    ///
+    /// # Errors
+    /// As [`Duel::new`]; [`ErrorKind::Conflict`] if the preflight is another's;
+    /// [`ErrorKind::Unavailable`] if it left fewer judges than the quorum: there
+    /// is no duel, and nothing is spent.
+    pub fn watched(
+        settings: &DuelSettings,
+        king: Contestant,
+        challenger: Contestant,
+        tasks: Arc<dyn TaskSource>,
+        judges: Vec<Arc<dyn Judge>>,
+        preflight: Preflight,
+    ) -> Result<Self> {
+        let (judges, canaries) = preflight::panel(settings, &*tasks, judges, preflight)?;
+        Self::planned(settings, king, challenger, tasks, judges, Some(canaries))
+    }
+
+    fn planned(
+        settings: &DuelSettings,
+        king: Contestant,
+        challenger: Contestant,
+        tasks: Arc<dyn TaskSource>,
+        judges: Vec<Arc<dyn Judge>>,
+        canaries: Option<CanaryPlan>,
+    ) -> Result<Self> {
         settings.check()?;
         check_contestants(&king, &challenger)?;
-        let judge_plans = plan_judges(&judges)?;
+        let judge_plans = plan_judges(&judges, canaries.is_some())?;
         let info = tasks.info();
         let samples = settings.planned_samples();
         if info.rows < u64::from(samples) {
@@ -151,6 +194,7 @@ impl Duel {
             rule: settings.rule.clone(),
             terms: settings.terms,
             previous: settings.previous,
+            canaries,
         };
         Ok(Self {
             digest: plan.digest()?,
@@ -218,12 +262,17 @@ impl Duel {
                 Err(error) => Some((Err(error), None)),
             }
         });
-        let run = SampleRun { duel: self, store, observer, cx: &cx };
+        let mut void = VoidJudges::none(self.judges.len());
+        let flags: Vec<_> = self.judges.iter().map(|_| AtomicBool::new(false)).collect();
+        let run = SampleRun { duel: self, store, observer, cx: &cx, void: &flags };
         let runs = drawn.map(|drawn| {
-            let drawn = drawn.map(|(sample, draws)| (stored.take(sample.index), sample, draws));
+            let drawn = drawn.map(|(sample, draws)| {
+                let canary = self.canary_before(sample.index, &mut stored);
+                (stored.take(sample.index), canary, sample, draws)
+            });
             async move {
-                let (stored, sample, draws) = drawn?;
-                run.run(sample, draws, stored).await
+                let (stored, canary, sample, draws) = drawn?;
+                run.run(sample, draws, stored, canary).await
             }
         });
         let mut finished = Box::pin(runs.buffered(self.limits.samples_in_flight as usize));
@@ -238,7 +287,10 @@ impl Duel {
                     .with_hint("what was journalled is kept"),
                 _ => error,
             })?;
-            let cluster = sample.write(&mut record)?;
+            let cluster = sample.write(&mut record, &self.plan, &mut void)?;
+            for (judge, flag) in flags.iter().enumerate() {
+                flag.store(void.contains(judge), Ordering::Relaxed);
+            }
             if record.pending() >= PART {
                 store.extend(record.take()).await?;
             }
@@ -255,6 +307,13 @@ impl Duel {
             }
         }
         Err(Error::bug("run the duel", "the samples ended and the rule had not decided"))
+    }
+
+    /// The canary before sample `sample`, if the plan has one there.
+    fn canary_before(&self, sample: u32, stored: &mut Stored) -> Option<StoredCanary> {
+        let canary = self.plan.canaries.as_ref()?.settings.before(sample)?;
+        let answers = (0..self.judges.len()).map(|judge| stored.take_canary(canary, judge)).collect();
+        Some(StoredCanary { canary, answers })
     }
 
     /// What the store's journal holds of this duel; opened or resumed in it.
@@ -324,15 +383,18 @@ fn check_contestants(king: &Contestant, challenger: &Contestant) -> Result<()> {
     Ok(())
 }
 
-fn plan_judges(judges: &[Arc<dyn Judge>]) -> Result<Vec<JudgePlan>> {
+fn plan_judges(judges: &[Arc<dyn Judge>], canaries: bool) -> Result<Vec<JudgePlan>> {
     let invalid = |message: String| Error::new(ErrorKind::ConfigInvalid, "plan the duel", message);
     if judges.is_empty() {
         return Err(invalid("there is no judge".into()).with_hint("name at least one"));
     }
     let mut plans: Vec<JudgePlan> = Vec::new();
     for judge in judges {
-        let plan =
-            JudgePlan { identity: judge.identity().clone(), metrics: judge.metrics().into_iter().collect() };
+        let plan = JudgePlan {
+            identity: judge.identity().clone(),
+            metrics: judge.metrics().into_iter().collect(),
+            watched: canaries && judge.watched(),
+        };
         if plan.metrics.is_empty() {
             return Err(
                 invalid(format!("judge `{}` speaks to no metric", plan.identity.name)).with_fault(Fault::Bug)
@@ -347,6 +409,8 @@ fn plan_judges(judges: &[Arc<dyn Judge>]) -> Result<Vec<JudgePlan>> {
     Ok(plans)
 }
 
+#[cfg(test)]
+mod canary_tests;
 #[cfg(test)]
 mod resume_tests;
 #[cfg(test)]

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::{FinishReason, Message, TokenScores, Usage};
 use crate::context::CallContext;
+use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::Identity;
+use crate::marks::Marks;
 
 /// Compares two replies to the same conversation.
 #[async_trait]
@@ -27,6 +29,12 @@ pub trait Judge: Debug + Send + Sync + 'static {
         Needs::default()
     }
 
+    /// Whether canaries are put before this judge: it reads replies as text that
+    /// could talk to it ([`crate::canary`]).
+    fn watched(&self) -> bool {
+        false
+    }
+
     /// Compares the replies in the order given.
     ///
     /// # Behavior
@@ -37,8 +45,28 @@ pub trait Judge: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `Err` means that the judge could not find out (an outage, a bad
-    /// answer); "the judge declines" is [`Assessment::Abstained`].
+    /// answer); "the judge declines" is [`Assessment::Abstained`], "it answered
+    /// and nobody can read it" is [`Assessment::Unreadable`].
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment>;
+
+    /// What a model is sent for `request`, if the judge asks one: for people who
+    /// try a judge.
+    ///
+    /// # Errors
+    /// The request lacks what the judge [`Needs`].
+    fn prompt(&self, _request: &Comparison) -> Result<Option<Vec<Message>>> {
+        Ok(None)
+    }
+
+    /// Writes what both orders of a sample share, before any reply is seen: a
+    /// checklist, for example. Asked once a sample, if the judge
+    /// [`Needs`] it, journalled, and handed over as [`Comparison::preparation`].
+    ///
+    /// # Errors
+    /// The judge could not write it: both answers to the sample are missing.
+    async fn prepare(&self, _: &Preparation, _: &CallContext) -> Result<String> {
+        Err(Error::bug("prepare a judgement", "the judge needs a preparation and cannot write one"))
+    }
 }
 
 /// What a judge wants to see besides the texts.
@@ -46,6 +74,19 @@ pub trait Judge: Debug + Send + Sync + 'static {
 pub struct Needs {
     /// Each contestant's own log-probabilities of the recorded reply.
     pub reference_scores: bool,
+    /// [`Judge::prepare`], once a sample.
+    pub preparation: bool,
+}
+
+/// What a judge may know before it sees a reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preparation {
+    /// The conversation that both replies continue.
+    pub messages: Vec<Message>,
+    /// The reply that the data set recorded at this point.
+    pub reference: String,
+    /// The sample's fence ([`Marks::fence`]).
+    pub fence: Digest,
 }
 
 /// One aspect of a reply that is judged on its own (rubric `pairwise-5`).
@@ -98,6 +139,10 @@ pub struct Comparison {
     pub first: Candidate,
     /// The reply shown second.
     pub second: Candidate,
+    /// What [`Judge::prepare`] wrote for this sample.
+    pub preparation: Option<String>,
+    /// What tells this judgement from all others, without telling the sides.
+    pub marks: Marks,
 }
 
 /// One reply under comparison.
@@ -126,19 +171,89 @@ pub enum Assessment {
         /// What the judgement cost.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         usage: Option<Usage>,
+        /// What the scores were read from.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        evidence: Option<Box<Evidence>>,
     },
     /// The judge declines; the cell is missing.
     Abstained {
         /// Why.
         reason: String,
     },
+    /// The judge answered and nobody can read it. The question is asked again,
+    /// with another nonce, as often as [`crate::plan::Limits::call_tries`]
+    /// says; then the cell is missing.
+    Unreadable {
+        /// Why.
+        reason: String,
+        /// What the answer cost.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
+        /// What could not be read.
+        evidence: Box<Evidence>,
+    },
 }
 
 impl Assessment {
     /// Scores without rationale or usage.
     pub fn scored(scores: impl IntoIterator<Item = (Metric, Score)>) -> Self {
-        Self::Scored { scores: scores.into_iter().collect(), rationale: None, usage: None }
+        Self::Scored { scores: scores.into_iter().collect(), rationale: None, usage: None, evidence: None }
     }
+
+    /// The assessment without what only the journal keeps: its cost, and the
+    /// judge's reasoning.
+    #[must_use]
+    pub(crate) fn canonical(mut self) -> Self {
+        let (usage, evidence) = match &mut self {
+            Self::Scored { usage, evidence, .. } => (usage, evidence.as_mut()),
+            Self::Unreadable { usage, evidence, .. } => (usage, Some(evidence)),
+            Self::Abstained { .. } => return self,
+        };
+        *usage = None;
+        if let Some(evidence) = evidence {
+            evidence.reasoning = None;
+        }
+        self
+    }
+
+    /// What the assessment was read from, if the judge kept it.
+    pub fn evidence(&self) -> Option<&Evidence> {
+        match self {
+            Self::Scored { evidence, .. } => evidence.as_deref(),
+            Self::Unreadable { evidence, .. } => Some(evidence),
+            Self::Abstained { .. } => None,
+        }
+    }
+}
+
+/// What an assessment was read from: kept for readers and verifiers, never
+/// weighed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The judge's final answer, as it came.
+    pub answer: String,
+    /// What the judge marked as reasoning; never read for scores. In the
+    /// journal only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// The nonce that the answer carried, which has to be [`Marks::nonce_text`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
+    /// What was changed in the first reply before the judge saw it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first: Vec<Alteration>,
+    /// What was changed in the second.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub second: Vec<Alteration>,
+}
+
+/// One way in which a reply was changed before a judge saw it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Alteration {
+    /// What was found: a stable name, words joined by hyphens.
+    pub what: String,
+    /// How often.
+    pub count: u32,
 }
 
 /// How well the first reply did against the second: 1 is a win, 0.5 a tie, 0 a

@@ -5,7 +5,9 @@
 
 pub mod backend;
 pub mod calibrate;
+pub mod canary;
 pub mod chain;
+pub mod clock;
 pub mod confirmation;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -18,6 +20,7 @@ pub mod error;
 pub mod files;
 pub mod identity;
 pub mod judge;
+pub mod marks;
 pub mod numpy;
 pub mod panel;
 pub mod plan;
@@ -32,23 +35,29 @@ pub mod stats;
 pub mod tasks;
 pub mod verdict;
 pub mod weights;
+pub mod wrappers;
 
 pub use backend::{
     Completion, FinishReason, GenerateRequest, Generated, Message, ModelBackend, ModelInfo, ModelSession,
-    ModelSource, Role as MessageRole, Sampling, ScoreRequest, TokenScores, Usage,
+    ModelSource, ResponseFormat, Role as MessageRole, Sampling, ScoreRequest, TokenLogProb, TokenScores,
+    Usage,
 };
 pub use chain::ChainClient;
-pub use context::CallContext;
+pub use clock::{Clock, SystemClock, VirtualClock};
+pub use context::{CallContext, CallSignal};
 pub use decision::Rule;
 pub use digest::{Digest, canonical_json};
 pub use duel::{Contestant, Duel, DuelEvent, DuelReport, Observer};
 pub use error::{Error, ErrorKind, Fault, Result, Retry, Side};
 pub use files::{FileEntry, ModelFiles};
 pub use identity::Identity;
-pub use judge::{Assessment, Candidate, Comparison, Judge, Metric, Needs, Score};
+pub use judge::{
+    Alteration, Assessment, Candidate, Comparison, Evidence, Judge, Metric, Needs, Preparation, Score,
+};
+pub use marks::{DuelSecret, JudgementKey, Marks, Question};
 pub use plan::{DuelPlan, DuelSettings, Sampler, Seed, Terms};
 pub use record::{FileStore, MemoryStore, Record, RecordStore};
-pub use registry::{BuildContext, Factory, Plugin, PluginInfo, Registry, Role};
+pub use registry::{BuildContext, Factory, Plugin, PluginConfig, PluginInfo, Registry, Role};
 pub use screen::{Finding, Screen, ScreenStage, Subject};
 pub use tasks::{TaskRow, TaskSetInfo, TaskSource};
 pub use verdict::{Outcome, Verdict};

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{ModelInfo, Sampling};
+use crate::canary::{CanaryPlan, CanarySettings};
 use crate::decision::{Rule, RuleContext, cap};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -46,6 +47,9 @@ pub struct DuelSettings {
     pub limits: Limits,
     /// Digest of the reign's previous record: records of a reign are a chain.
     pub previous: Option<Digest>,
+    /// Questions with known answers for judges that read replies; none unless
+    /// this is set. A duel for a crown should have them.
+    pub canaries: Option<CanarySettings>,
 }
 
 impl Default for DuelSettings {
@@ -62,6 +66,7 @@ impl Default for DuelSettings {
             terms: Terms::default(),
             limits: Limits::default(),
             previous: None,
+            canaries: None,
         }
     }
 }
@@ -100,6 +105,9 @@ impl DuelSettings {
         }
         if matches!(self.terms, Terms::Reign { attempt: 0, .. }) {
             return invalid("the attempt of `terms` is 0, attempts count from 1".into());
+        }
+        if let Some(canaries) = &self.canaries {
+            canaries.check()?;
         }
         self.generation.sampling.check()?;
         self.rule.check()?;
@@ -349,6 +357,9 @@ pub struct DuelPlan {
     /// Digest of the reign's previous record, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Digest>,
+    /// The canaries, if there are any. Since record format 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canaries: Option<CanaryPlan>,
 }
 
 impl DuelPlan {
@@ -412,6 +423,9 @@ pub struct JudgePlan {
     pub identity: Identity,
     /// The metrics it speaks to, in the rubric's order.
     pub metrics: Vec<Metric>,
+    /// Whether canaries are put before it. Since record format 2.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub watched: bool,
 }
 
 /// How rows and turns are drawn; [`crate::draw`] says how exactly.

@@ -13,6 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{FinishReason, TokenScores, Usage};
+use crate::canary::CanaryDraw;
 use crate::digest::Digest;
 use crate::draw::RowDraw;
 use crate::error::{ErrorKind, Fault, Side};
@@ -40,7 +41,7 @@ pub use store::{MemoryStore, RecordStore};
 pub use verify::{Verification, VerifyOptions, verify, verify_chain, verify_record};
 
 /// Version of the record format that this build writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// One line of `record.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +56,24 @@ pub enum RecordLine {
     Plan {
         /// The frozen plan.
         plan: Box<DuelPlan>,
+    },
+    /// A canary, before the draws of the sample that it stands before. Since
+    /// format 2.
+    Canary(CanaryDraw),
+    /// A watched judge's answer to a canary, judges in panel order, the better
+    /// reply first first. Since format 2.
+    CanaryAssessment {
+        /// The canary.
+        canary: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// Which reply it saw first; the better one stands for the king's.
+        order: Order,
+        /// As for [`RecordLine::Assessment`].
+        #[serde(default = "first", skip_serializing_if = "is_first")]
+        asked: u32,
+        /// Its answer, or why there is none.
+        answer: RecordedAnswer,
     },
     /// Every row draw up to and including a sample's own.
     Draw(RowDraw),
@@ -78,6 +97,16 @@ pub enum RecordLine {
         /// The reply, or why there is none.
         reply: RecordedReply,
     },
+    /// What a judge wrote before it saw the replies, before its answers; none
+    /// from a judge that needs no preparation. Since format 2.
+    Preparation {
+        /// The sample.
+        sample: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// What it wrote.
+        text: String,
+    },
     /// One judge's answer, judges in panel order, the king-first order first.
     Assessment {
         /// The sample.
@@ -86,6 +115,10 @@ pub enum RecordLine {
         judge: u32,
         /// Which reply it saw first.
         order: Order,
+        /// Which of the answers to its question this is, from 1: one that
+        /// nobody can read is followed by another. Since format 2.
+        #[serde(default = "first", skip_serializing_if = "is_first")]
+        asked: u32,
         /// Its answer, or why there is none.
         answer: RecordedAnswer,
     },
@@ -93,6 +126,15 @@ pub enum RecordLine {
     Cluster(Cluster),
     /// The last line.
     Verdict(Box<Verdict>),
+}
+
+fn first() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn is_first(asked: &u32) -> bool {
+    *asked == 1
 }
 
 /// A reply as the record keeps it.
@@ -133,6 +175,9 @@ pub enum RecordedAnswer {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kind: Option<ErrorKind>,
     },
+    /// The judge had failed a canary before, and is not listened to. Since
+    /// format 2.
+    Void,
 }
 
 /// One line of `journal.jsonl`, without its time.
@@ -172,6 +217,17 @@ pub enum JournalEvent {
         /// Log-probabilities of the recorded reply, if a judge needs them.
         reference_scores: Option<TokenScores>,
     },
+    /// A judge wrote what it needs before it sees the replies.
+    Prepared {
+        /// The sample.
+        sample: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// The try that answered, from 1.
+        call_try: u32,
+        /// What it wrote.
+        text: String,
+    },
     /// A judge answered.
     Assessed {
         /// The sample.
@@ -179,6 +235,19 @@ pub enum JournalEvent {
         /// The judge's place in the panel.
         judge: u32,
         /// Which reply it saw first.
+        order: Order,
+        /// The try that answered, from 1.
+        call_try: u32,
+        /// The answer.
+        assessment: Assessment,
+    },
+    /// A judge answered a canary.
+    CanaryAssessed {
+        /// The canary.
+        canary: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// Which reply it saw first; the better one stands for the king's.
         order: Order,
         /// The try that answered, from 1.
         call_try: u32,
@@ -217,6 +286,20 @@ pub enum JournalEvent {
 pub enum Call {
     /// A side's reply.
     Reply(Side),
+    /// What a judge writes before it sees the replies.
+    Preparation {
+        /// The judge's place in the panel.
+        judge: u32,
+    },
+    /// A judge's answer to a canary.
+    Canary {
+        /// The canary.
+        canary: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// Which reply it saw first; the better one stands for the king's.
+        order: Order,
+    },
     /// A judge's answer.
     Assessment {
         /// The judge's place in the panel.

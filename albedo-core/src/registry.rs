@@ -9,7 +9,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::backend::ModelBackend;
 use crate::chain::ChainClient;
@@ -271,6 +272,28 @@ impl Registry {
                 .unwrap_or_default();
             error.with_hint(format!("{nearest}known: {}", known.join(", ")))
         })
+    }
+}
+
+/// A plugin by name, and its settings: the table's other keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginConfig {
+    /// The plugin's name; `albedo plugins` lists them.
+    pub name: String,
+    /// Its settings, checked by the plugin itself.
+    #[serde(flatten)]
+    pub settings: Map<String, Value>,
+}
+
+impl PluginConfig {
+    /// The plugin `name` with its default settings.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), settings: Map::new() }
+    }
+
+    /// The settings, as [`Registry::build`] takes them.
+    pub fn value(&self) -> Value {
+        Value::Object(self.settings.clone())
     }
 }
 

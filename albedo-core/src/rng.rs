@@ -35,6 +35,10 @@ pub enum Use {
     RowDraw = 2,
     /// Bootstrap resampling for reports.
     Bootstrap = 3,
+    /// Spreading out calls that are tried again.
+    Retry = 16,
+    /// Faults injected into calls.
+    Chaos = 17,
 }
 
 /// The random stream of one seed and use, read by position or in order.

@@ -1,17 +1,20 @@
-//! Judges of albedo. The offline panel needs no network and answers the same
-//! question the same way on every machine:
+//! Judges of albedo. All but `chat` need no network and answer the same question
+//! the same way on every machine:
 //!
 //! | judge | asks | metrics |
 //! | --- | --- | --- |
 //! | [`protocol`] | does the reply keep the operating contract? | protocol |
 //! | [`reference_action`] | how close is its command to the recorded one? | correctness, grounding, progress, efficiency |
 //! | [`reference_likelihood`] | how likely is the recorded reply to its model? | correctness |
+//! | [`chat`] | what does a chat model say? | by its rubric |
 //! | [`replay`] | what did a judge answer in a record? | that judge's |
 //!
 //! The first three are mirrored exactly: for any two replies the scores of the two
 //! orders add up to 1 in `f64`, and a reply against itself scores 0.5.
 #![forbid(unsafe_code)]
 
+pub mod chat;
+pub mod defence;
 mod names;
 pub mod protocol;
 mod quality;

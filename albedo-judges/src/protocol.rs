@@ -202,7 +202,12 @@ impl Judge for ProtocolJudge {
         let score = graded(self.quality(&first), self.quality(&second))?;
         let broken = !(first.is_empty() && second.is_empty());
         let rationale = broken.then(|| format!("first {}; second {}", words(&first), words(&second)));
-        Ok(Assessment::Scored { scores: [(Metric::Protocol, score)].into(), rationale, usage: None })
+        Ok(Assessment::Scored {
+            scores: [(Metric::Protocol, score)].into(),
+            rationale,
+            usage: None,
+            evidence: None,
+        })
     }
 }
 

@@ -93,7 +93,7 @@ impl Judge for ReferenceLikelihoodJudge {
     }
 
     fn needs(&self) -> Needs {
-        Needs { reference_scores: true }
+        Needs { reference_scores: true, ..Needs::default() }
     }
 
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {

@@ -83,6 +83,7 @@ impl ReplayJudge {
                 let answer = match answer {
                     RecordedAnswer::Answered(assessment) => Replayed::Answer(assessment.clone()),
                     RecordedAnswer::Missing { kind: Some(kind) } => Replayed::Missing(*kind),
+                    RecordedAnswer::Void => Replayed::Missing(ErrorKind::Unavailable),
                     RecordedAnswer::Missing { kind: None } => continue,
                 };
                 let question = [sample.messages.sha256, first.sha256, second.sha256];
@@ -174,7 +175,7 @@ fn find(plans: &[JudgePlan], judge: &JudgeKey) -> Result<usize> {
 mod tests {
     use std::path::Path;
 
-    use albedo_core::{Candidate, FinishReason, Registry};
+    use albedo_core::{Candidate, FinishReason, Marks, Registry};
     use serde_json::json;
 
     use super::*;
@@ -207,6 +208,8 @@ mod tests {
                     reference: String::new(),
                     first: candidates[0].clone(),
                     second: candidates[1].clone(),
+                    preparation: None,
+                    marks: Marks::default(),
                 };
                 for order in [0, 1] {
                     let answer = judge.compare(&request, &cx).await.expect("answers");
@@ -227,6 +230,8 @@ mod tests {
             reference: String::new(),
             first: candidate.clone(),
             second: candidate,
+            preparation: None,
+            marks: Marks::default(),
         };
         let error = judge.compare(&request, &CallContext::new()).await.expect_err("unknown");
         assert_eq!(error.kind(), ErrorKind::NotFound);

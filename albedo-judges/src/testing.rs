@@ -3,7 +3,7 @@
 
 use albedo_core::conformance::{JudgeFixture, check_comparison};
 use albedo_core::{
-    Assessment, CallContext, Candidate, Comparison, FinishReason, Judge, Message, MessageRole, Metric,
+    Assessment, CallContext, Candidate, Comparison, FinishReason, Judge, Marks, Message, MessageRole, Metric,
 };
 
 /// Looking for a function.
@@ -48,6 +48,8 @@ pub(crate) fn comparison(reference: &str, first: &str, second: &str) -> Comparis
         reference: reference.into(),
         first: candidate(first),
         second: candidate(second),
+        preparation: None,
+        marks: Marks::default(),
     }
 }
 
@@ -55,7 +57,7 @@ pub(crate) fn comparison(reference: &str, first: &str, second: &str) -> Comparis
 pub(crate) async fn score(judge: &dyn Judge, request: &Comparison, metric: Metric) -> f64 {
     match judge.compare(request, &CallContext::new()).await.expect("answers") {
         Assessment::Scored { scores, .. } => scores[&metric].value(),
-        Assessment::Abstained { reason } => panic!("abstained: {reason}"),
+        other => panic!("not scored: {other:?}"),
     }
 }
 

@@ -150,7 +150,7 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileSto
 async fn resume(folder: &Path, cx: &CallContext) -> Result<(Duel, FileStore)> {
     let config = DuelConfig::saved(folder)?;
     let store = FileStore::resume(folder)?;
-    Ok((config.prepare(Registry::linked()?, cx).await?, store))
+    Ok((config.resume(Registry::linked()?, &store, cx).await?, store))
 }
 
 fn heading(plan: &DuelPlan, digest: &str) -> String {

@@ -11,10 +11,13 @@ use albedo::panel::Order;
 use albedo::record::{
     self, Difference, RecordLine, RecordedAnswer, RecordedReply, Regenerated, Verification, VerifyOptions,
 };
-use albedo::{Assessment, CallContext, Digest, Error, ErrorKind, Record, Registry, Result, TaskSource};
+use albedo::{
+    Alteration, Assessment, CallContext, Digest, Error, ErrorKind, Evidence, Record, Registry, Result,
+    TaskSource,
+};
 use serde_json::json;
 
-use super::{print, print_json};
+use super::{print, print_json, shown};
 use crate::report;
 
 #[derive(Debug, clap::Subcommand)]
@@ -237,6 +240,7 @@ fn lines_of(record: &Record, wanted: u32) -> Result<Vec<&RecordLine>> {
         .filter(|line| match line {
             RecordLine::Sample { sample, .. }
             | RecordLine::Reply { sample, .. }
+            | RecordLine::Preparation { sample, .. }
             | RecordLine::Assessment { sample, .. } => *sample == wanted,
             RecordLine::Cluster(cluster) => cluster.sample == wanted,
             _ => false,
@@ -276,6 +280,10 @@ fn one_sample(record: &Record, wanted: u32) -> Result<String> {
                 }
                 RecordedReply::Missing { kind } => section(format!("{side}: missing, {kind:?}"), ""),
             },
+            RecordLine::Preparation { judge, text, .. } => {
+                let name = judges.get(*judge as usize).map_or("?", |judge| judge.identity.name.as_str());
+                section(format!("{name}, before it saw the replies"), text);
+            }
             RecordLine::Assessment { judge, order, answer, .. } => {
                 let name = judges.get(*judge as usize).map_or("?", |judge| judge.identity.name.as_str());
                 let order = match order {
@@ -295,21 +303,30 @@ fn one_sample(record: &Record, wanted: u32) -> Result<String> {
 
 fn describe(answer: &RecordedAnswer) -> String {
     match answer {
-        RecordedAnswer::Answered(Assessment::Scored { scores, rationale, .. }) => {
-            let mut text = String::new();
+        RecordedAnswer::Answered(assessment @ Assessment::Scored { scores, rationale, .. }) => {
+            let mut text = assessment.evidence().map(alterations).unwrap_or_default();
             for (metric, score) in scores {
                 let _ = writeln!(text, "{metric:<12}{:.3} for the first", score.value());
             }
             text + rationale.as_deref().unwrap_or_default()
         }
         RecordedAnswer::Answered(Assessment::Abstained { reason }) => format!("abstained: {reason}"),
+        RecordedAnswer::Answered(Assessment::Unreadable { reason, evidence, .. }) => {
+            format!("unreadable: {reason}\n{}{}", alterations(evidence), evidence.answer)
+        }
+        RecordedAnswer::Void => "void: it had failed a canary before".into(),
         RecordedAnswer::Missing { kind: Some(kind) } => format!("missing: {kind:?}"),
         RecordedAnswer::Missing { kind: None } => "missing: there was no pair to judge".into(),
     }
 }
 
-/// Text of a model as a terminal may show it: its control characters, but for
-/// line breaks and tabs, made visible.
-fn shown(text: &str) -> String {
-    text.trim_end().chars().map(|c| if matches!(c, '\n' | '\t') { c } else { super::printable(c) }).collect()
+/// What was changed in the replies before the judge saw them.
+fn alterations(evidence: &Evidence) -> String {
+    let mut text = String::new();
+    for (place, altered) in [("first", &evidence.first), ("second", &evidence.second)] {
+        for Alteration { what, count } in altered {
+            let _ = writeln!(text, "altered in the {place}: {what}, {count} times");
+        }
+    }
+    text
 }

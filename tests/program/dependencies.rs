@@ -56,7 +56,7 @@ fn each_heavy_crate_has_one_home() {
         for name in dependencies {
             let home = match name.as_str() {
                 name if name.starts_with("burn") || name.starts_with("cube") => "albedo-backends",
-                "tokenizers" | "minijinja" | "parquet" => "albedo-backends",
+                "tokenizers" | "minijinja" | "parquet" | "reqwest" | "rustls" => "albedo-backends",
                 name if name.starts_with("subxt") => "albedo-chain",
                 "clap" | "indicatif" | "toml" => "albedo",
                 _ => continue,

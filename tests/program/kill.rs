@@ -92,8 +92,15 @@ impl ModelSession for Echo {
         let answer = |(index, request): (usize, GenerateRequest)| {
             let text = format!("{} {}", self.name, request.messages[1].content);
             let usage = Usage { prompt_tokens: 1, completion_tokens: 1, price_usd: None };
-            let completion =
-                Completion { text, tokens: vec![], finish: FinishReason::Stop, usage, reply_scores: None };
+            let completion = Completion {
+                text,
+                reasoning: None,
+                tokens: vec![],
+                finish: FinishReason::Stop,
+                usage,
+                reply_scores: None,
+                log_probs: None,
+            };
             Generated { index, result: Ok(completion) }
         };
         stream::iter(requests.into_iter().enumerate().map(answer).collect::<Vec<_>>()).boxed()

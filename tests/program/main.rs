@@ -2,11 +2,15 @@
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod bench;
+mod chat;
+mod defence;
 mod dependencies;
 mod duel;
 mod generate;
+mod judges;
 mod kill;
 mod loads;
 mod mistakes;
 mod plugins;
+mod real_judge;
 mod run;

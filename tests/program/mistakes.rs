@@ -228,6 +228,33 @@ fn a_record_that_is_not_there() {
 }
 
 #[test]
+fn a_remote_model_that_cannot_be_reached() {
+    let copies = Copies::new();
+    let path = copies.0.path().join("duel.toml");
+    let config = fs::read_to_string(demo().join("duel.toml")).expect("reads");
+    let (before, after) = config.split_once("[backend]").expect("a backend");
+    let after = after.split_once("\n[").expect("a table after it").1;
+    let before = before.replace("\"models/", &format!("\"{}/models/", text(&demo())));
+    let after = after.replace("path = \"tasks\"", &format!("path = \"{}\"", text(&demo().join("tasks"))));
+    for (backend, code, words) in [
+        ("name = \"openai\"\npreset = \"chutes\"\nkey_env = \"ALBEDO_NO_KEY\"", 77, "ALBEDO_NO_KEY"),
+        ("name = \"openai\"\nbase_url = \"http://127.0.0.1:9/v1\"", 69, "check `base_url` and the network"),
+        ("name = \"openai\"", 78, "`base_url` is missing"),
+        (
+            "name = \"routes\"\norder = [{ name = \"openai\", preset = \"chute\" }]",
+            78,
+            "unknown variant `chute`",
+        ),
+        ("name = \"routes\"\norder = []", 78, "`order` names no backend"),
+    ] {
+        fs::write(&path, format!("{before}[backend]\n{backend}\n\n[{after}")).expect("writes");
+        let output = albedo(["duel", "--config", text(&path), "--out", &copies.out()]);
+        assert_eq!(output.status.code(), Some(code), "{}", error(&output));
+        assert!(error(&output).contains(words), "{}", error(&output));
+    }
+}
+
+#[test]
 fn calibrating_under_greedy_sampling_is_refused() {
     let output = albedo(["calibrate", "--demo"]);
     let line = error(&output);

@@ -10,8 +10,11 @@ fn every_plugin_is_linked() {
         names,
         [
             "backend burn",
+            "backend openai",
             "backend replay",
+            "backend routes",
             "tasks parquet",
+            "judge chat",
             "judge protocol",
             "judge reference-action",
             "judge reference-likelihood",

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use albedo_core::{
-    CallContext, Completion, Error, ErrorKind, FinishReason, Message, Result, Sampling, TokenScores, Usage,
+    CallContext, Completion, Error, ErrorKind, FinishReason, Message, ResponseFormat, Result, Sampling,
+    TokenScores, Usage,
 };
 use tokio::sync::mpsc;
 
@@ -21,6 +22,8 @@ pub(in crate::burn) struct Request {
     pub(in crate::burn) score: Option<String>,
     /// Write a reply.
     pub(in crate::burn) write: Option<Write>,
+    /// What the reply has to be; only text can be written.
+    pub(in crate::burn) response: ResponseFormat,
 }
 
 /// How to write a reply.
@@ -123,6 +126,7 @@ impl Desk {
     /// Sampling settings out of range; a conversation that the template
     /// refuses; more tokens than the context holds.
     pub(super) fn prepare(&self, request: &Request) -> Result<Prompt> {
+        request.response.require_text(OPERATION)?;
         if let Some(write) = &request.write {
             write.sampling.check()?;
             if write.max_new_tokens == 0 {
@@ -144,10 +148,12 @@ impl Desk {
     pub(super) fn answer_score(&self, origin: &Origin, prompt_tokens: usize, scores: Option<TokenScores>) {
         origin.answer(Ok(Completion {
             text: String::new(),
+            reasoning: None,
             tokens: Vec::new(),
             finish: FinishReason::Unknown,
             usage: usage(prompt_tokens, 0),
             reply_scores: scores,
+            log_probs: None,
         }));
     }
 
@@ -162,10 +168,12 @@ impl Desk {
         let text = self.text.decode(&reply.tokens[..written - usize::from(stopped)]);
         origin.answer(text.map(|text| Completion {
             text,
+            reasoning: None,
             tokens: reply.tokens,
             finish: if stopped { FinishReason::Stop } else { FinishReason::Length },
             usage: usage(reply.prompt_tokens, written),
             reply_scores: reply.scores,
+            log_probs: None,
         }));
         None
     }

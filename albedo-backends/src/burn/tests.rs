@@ -29,6 +29,8 @@ fn request(prompt: &str, seed: u64) -> GenerateRequest {
         max_new_tokens: 24,
         seed,
         score_reply: Some("THOUGHT: I list its files first.\n\n```bash\nls\n```".into()),
+        response: ResponseFormat::Text,
+        log_probs: None,
     }
 }
 

@@ -104,6 +104,8 @@ async fn what_was_not_recorded_is_not_answered() {
         max_new_tokens: 1,
         seed: 0,
         score_reply: None,
+        response: albedo_core::ResponseFormat::Text,
+        log_probs: None,
     };
     let cx = CallContext::new();
     let answer = session.generate(vec![request], &cx).next().await.expect("an answer");

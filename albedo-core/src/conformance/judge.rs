@@ -98,7 +98,7 @@ pub async fn check_comparison(judge: &dyn Judge, comparison: &Comparison, fixtur
     })?;
     let ties = match &own {
         Assessment::Scored { scores, .. } => scores.values().all(|score| score.value() == 0.5),
-        Assessment::Abstained { .. } => true,
+        Assessment::Abstained { .. } | Assessment::Unreadable { .. } => true,
     };
     ensure(ties, "a reply ties with itself", || brief(&own))
 }
@@ -120,7 +120,8 @@ async fn ask(judge: &dyn Judge, comparison: &Comparison, fixture: &JudgeFixture)
 fn alike(one: &Assessment, other: &Assessment) -> bool {
     match (one, other) {
         (Assessment::Scored { scores: one, .. }, Assessment::Scored { scores: other, .. }) => one == other,
-        (Assessment::Abstained { .. }, Assessment::Abstained { .. }) => true,
+        (Assessment::Abstained { .. }, Assessment::Abstained { .. })
+        | (Assessment::Unreadable { .. }, Assessment::Unreadable { .. }) => true,
         _ => false,
     }
 }
@@ -130,7 +131,8 @@ fn mirrored(here: &Assessment, there: &Assessment) -> bool {
         (Assessment::Scored { scores: here, .. }, Assessment::Scored { scores: there, .. }) => {
             here.values().zip(there.values()).all(|(here, there)| here.value() + there.value() == 1.0)
         }
-        (Assessment::Abstained { .. }, Assessment::Abstained { .. }) => true,
+        (Assessment::Abstained { .. }, Assessment::Abstained { .. })
+        | (Assessment::Unreadable { .. }, Assessment::Unreadable { .. }) => true,
         _ => false,
     }
 }

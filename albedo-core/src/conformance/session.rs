@@ -7,8 +7,8 @@ use futures::future::join_all;
 
 use super::{Checked, FITTING, PATIENCE, brief, broken, ends, ensure, says, stopped, succeeds};
 use crate::backend::{
-    Completion, FinishReason, GenerateRequest, Generated, Message, ModelSession, Role, Sampling,
-    ScoreRequest, TokenScores,
+    Completion, FinishReason, GenerateRequest, Generated, Message, ModelSession, ResponseFormat, Role,
+    Sampling, ScoreRequest, TokenScores,
 };
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
@@ -53,8 +53,8 @@ impl SessionFixture {
 /// Checks what the engine relies on in a session: one answer a request; text
 /// that depends on its request alone, greedy or sampled, in any company;
 /// honest counts and finish reasons; bad requests (no token, a negative
-/// temperature, a prompt beyond the context) that fail alone; scores; and that
-/// a call can be cancelled, dropped or timed out without harm to others.
+/// temperature, a prompt beyond the context) that fail alone; response formats
+/// that are kept or refused; scores; and that a call can be cancelled, dropped or timed out without harm to others.
 ///
 /// # Errors
 /// The first promise found broken.
@@ -66,6 +66,7 @@ pub async fn check_session(session: &dyn ModelSession, fixture: &SessionFixture)
     suite.seeds(&known)?;
     suite.company(&known).await?;
     suite.failures(&known).await?;
+    suite.formats(&known).await?;
     suite.scores(&known).await?;
     suite.interruptions(&known).await?;
     ensure(&model == session.model(), "the model's facts are stable", || format!("{:?}", session.model()))
@@ -125,6 +126,8 @@ impl Suite<'_> {
                     max_new_tokens: self.fixture.max_new_tokens,
                     seed,
                     score_reply: self.fixture.replies.first().map(|(reply, _)| reply.clone()),
+                    response: ResponseFormat::Text,
+                    log_probs: None,
                 };
                 let answers = self.generate(vec![request.clone()], &CallContext::new()).await?;
                 for answer in answers {
@@ -240,6 +243,27 @@ impl Suite<'_> {
                     return broken(FAILS_ALONE, format!("an answer to {what}: {}", brief(&completion)));
                 }
                 Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// JSON where JSON is asked for, or a refusal.
+    async fn formats(&self, known: &[Known]) -> Checked {
+        const KEPT: &str = "a response format is kept or refused";
+        let Some((request, _)) = known.first() else { return Ok(()) };
+        let schema = serde_json::json!({ "type": "object" });
+        for response in [ResponseFormat::Json, ResponseFormat::Schema { name: "any".into(), schema }] {
+            let request = GenerateRequest { response, score_reply: None, ..request.clone() };
+            for answer in self.generate(vec![request], &CallContext::new()).await? {
+                let kept = match &answer {
+                    Ok(Completion { finish: FinishReason::Stop, text, .. }) => {
+                        serde_json::from_str::<serde_json::Map<_, _>>(text).is_ok()
+                    }
+                    Ok(_) => true,
+                    Err(error) => error.kind() == ErrorKind::Unsupported,
+                };
+                ensure(kept, KEPT, || brief(&answer))?;
             }
         }
         Ok(())
@@ -392,4 +416,4 @@ fn place(answers: Vec<Generated>, expected: usize) -> Checked<Vec<Result<Complet
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

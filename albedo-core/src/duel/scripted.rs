@@ -69,10 +69,12 @@ impl ModelSession for Scripted {
                 || {
                     Ok(Completion {
                         text: format!("{} {}", self.name, request.seed),
+                        reasoning: None,
                         tokens: vec![],
                         finish: FinishReason::Stop,
                         usage: Usage { prompt_tokens: 3, completion_tokens: 2, price_usd: None },
                         reply_scores: None,
+                        log_probs: None,
                     })
                 },
                 Err,

@@ -17,6 +17,8 @@ use crate::verdict::Outcome;
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     samples: BTreeMap<u32, StoredSample>,
+    /// Answers to canaries, by canary, judge and order.
+    canaries: BTreeMap<(u32, u32, Order), StoredAnswer>,
     /// Whether the journal has its first line.
     pub(super) opened: bool,
     /// How the duel ended, if it was decided.
@@ -29,7 +31,50 @@ pub(super) struct StoredSample {
     pub(super) draws: Option<Vec<RowDraw>>,
     pub(super) king: Option<StoredReply>,
     pub(super) challenger: Option<StoredReply>,
-    pub(super) answers: BTreeMap<(u32, Order), Assessment>,
+    pub(super) preparations: BTreeMap<u32, String>,
+    pub(super) answers: BTreeMap<(u32, Order), StoredAnswer>,
+}
+
+/// The answers to one question, of which the last counts.
+#[derive(Debug, Default)]
+pub(super) struct StoredAnswer {
+    /// Answers journalled.
+    asked: u32,
+    /// Those among them that nobody could read, since the duel began or was
+    /// last void.
+    unreadable: u32,
+    last: Option<Assessment>,
+}
+
+impl StoredAnswer {
+    /// Counts `assessment`, unless there is one that could be read.
+    pub(super) fn add(&mut self, assessment: Assessment) {
+        if matches!(self.last, None | Some(Assessment::Unreadable { .. })) {
+            self.asked += 1;
+            self.unreadable += u32::from(matches!(assessment, Assessment::Unreadable { .. }));
+            self.last = Some(assessment);
+        }
+    }
+
+    /// Answers journalled to the question.
+    pub(super) fn asked(&self) -> u32 {
+        self.asked
+    }
+
+    /// The answer that stands: one that could be read, or the last of `tries`
+    /// that could not.
+    pub(super) fn standing(&self, tries: u32) -> Option<&Assessment> {
+        self.last
+            .as_ref()
+            .filter(|last| !matches!(last, Assessment::Unreadable { .. }) || self.unreadable >= tries)
+    }
+
+    /// After a void end whatever is not scored is asked for again.
+    fn forget_unless_scored(&mut self) {
+        if !matches!(self.last, Some(Assessment::Scored { .. })) {
+            *self = Self { asked: self.asked, ..Self::default() };
+        }
+    }
 }
 
 /// A reply whose text is in the store.
@@ -43,8 +88,9 @@ pub(super) struct StoredReply {
 
 impl Stored {
     /// What `events` hold for the duel of `plan`. The first of two answers to
-    /// one call counts; an assessment counts only after both replies. Once a
-    /// duel was void, abstentions are asked for again.
+    /// one call counts, of answers that nobody can read the last; an assessment
+    /// counts only after both replies. Once a duel was void, whatever was not
+    /// scored is asked for again.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] if the journal is another duel's,
@@ -78,8 +124,15 @@ impl Stored {
                 JournalEvent::Assessed { sample, judge, order, assessment, .. } => {
                     let sample = stored.samples.entry(sample).or_default();
                     if sample.king.is_some() && sample.challenger.is_some() {
-                        sample.answers.entry((judge, order)).or_insert(assessment);
+                        sample.answers.entry((judge, order)).or_default().add(assessment);
                     }
+                }
+                JournalEvent::CanaryAssessed { canary, judge, order, assessment, .. } => {
+                    stored.canaries.entry((canary, judge, order)).or_default().add(assessment);
+                }
+                JournalEvent::Prepared { sample, judge, text, .. } => {
+                    let sample = stored.samples.entry(sample).or_default();
+                    sample.preparations.entry(judge).or_insert(text);
                 }
                 JournalEvent::Ended { verdict, record } => {
                     stored.end(DuelReport { plan: digest, verdict: *verdict, record });
@@ -88,6 +141,11 @@ impl Stored {
             }
         }
         Ok(stored)
+    }
+
+    /// Takes out judge `judge`'s answers to canary `canary`, in both orders.
+    pub(super) fn take_canary(&mut self, canary: u32, judge: usize) -> [StoredAnswer; 2] {
+        Order::BOTH.map(|order| self.canaries.remove(&(canary, judge as u32, order)).unwrap_or_default())
     }
 
     /// Takes out the answers to `sample`.
@@ -101,13 +159,16 @@ impl Stored {
             usize::from(sample.king.is_some()) + usize::from(sample.challenger.is_some())
         };
         let samples = || self.samples.values();
-        (samples().map(replies).sum(), samples().map(|sample| sample.answers.len()).sum())
+        let answers =
+            |sample: &StoredSample| sample.answers.values().filter(|answer| answer.last.is_some()).count();
+        (samples().map(replies).sum(), samples().map(answers).sum())
     }
 
     fn end(&mut self, report: DuelReport) {
         if matches!(report.verdict.outcome, Outcome::Void(_)) {
+            self.canaries.values_mut().for_each(StoredAnswer::forget_unless_scored);
             for sample in self.samples.values_mut() {
-                sample.answers.retain(|_, answer| matches!(answer, Assessment::Scored { .. }));
+                sample.answers.values_mut().for_each(StoredAnswer::forget_unless_scored);
             }
         } else {
             self.report = Some(report);

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use serde::Serialize;
 
 use super::{Record, RecordedReply};
-use crate::backend::{GenerateRequest, Message, ModelSession, ScoreRequest};
+use crate::backend::{GenerateRequest, Message, ModelSession, ResponseFormat, ScoreRequest};
 use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -90,6 +90,8 @@ pub async fn regenerate(
             max_new_tokens: plan.generation.max_new_tokens,
             seed: plan.request_seed(sample, side),
             score_reply: None,
+            response: ResponseFormat::Text,
+            log_probs: None,
         };
         let answer = session.generate(vec![request], cx).next().await;
         let answer = answer.ok_or_else(|| Error::bug(operation, "the session gave no answer"))?;

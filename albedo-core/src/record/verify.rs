@@ -7,12 +7,14 @@ use serde_json::Value;
 
 use super::reader::LINES;
 use super::{Record, RecordLine, RecordedAnswer, RecordedReply};
+use crate::canary::{Series, VoidJudges};
 use crate::context::CallContext;
 use crate::decision::{Decider, Decision};
 use crate::digest::{Digest, canonical_json};
 use crate::draw::{DrawOutcome, Replay, RowDraw, Sample};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::judge::Assessment;
+use crate::marks::{DuelSecret, JudgementKey, Question};
 use crate::panel::{Cell, Cluster, Order};
 use crate::plan::{DuelPlan, DuelSettings, JudgePlan, Limits};
 use crate::tasks::{TaskRow, TaskSource};
@@ -122,20 +124,37 @@ const OPERATION: &str = "verify the record";
 struct Walk<'a> {
     record: &'a Record,
     plan: &'a DuelPlan,
+    digest: Digest,
+    format: u32,
     /// The next line, counted from 0.
     next: usize,
     draws: Replay,
+    void: VoidJudges,
     counted: usize,
     answers: usize,
 }
 
 impl<'a> Walk<'a> {
     fn new(record: &'a Record) -> Result<Self> {
-        let [RecordLine::Header { .. }, RecordLine::Plan { plan }, ..] = &record.lines[..] else {
+        let [RecordLine::Header { format }, RecordLine::Plan { plan }, ..] = &record.lines[..] else {
             return Err(wrong(1, "the header and the plan do not come first"));
         };
         check_plan(plan).map_err(|why| wrong(2, why))?;
-        Ok(Self { record, plan, next: 2, draws: Replay::new(plan), counted: 0, answers: 0 })
+        if *format < 2 && (plan.canaries.is_some() || plan.judges.iter().any(|judge| judge.watched)) {
+            return Err(wrong(2, "the plan has canaries, which its format does not know"));
+        }
+        let (digest, format) = (plan.digest()?, *format);
+        Ok(Self {
+            record,
+            plan,
+            digest,
+            format,
+            next: 2,
+            draws: Replay::new(plan),
+            void: VoidJudges::none(plan.judges.len()),
+            counted: 0,
+            answers: 0,
+        })
     }
 
     fn verify(mut self, tasks: bool) -> Result<Verification> {
@@ -182,6 +201,9 @@ impl<'a> Walk<'a> {
 
     /// The lines of sample `index`, its row draws first.
     fn sample(&mut self, index: u32) -> Result<Cluster> {
+        if let Some(canary) = self.plan.canaries.as_ref().and_then(|plan| plan.settings.before(index)) {
+            self.canary(canary)?;
+        }
         loop {
             let RecordLine::Draw(draw) = self.line()? else { return Err(self.unexpected("a row draw")) };
             self.counted += 1;
@@ -202,8 +224,10 @@ impl<'a> Walk<'a> {
         let pair = [king, challenger].iter().all(|reply| matches!(reply, RecordedReply::Completed { .. }));
         let mut cells = Vec::new();
         for (judge, plan) in (0..).zip(&self.plan.judges) {
-            let king_first = self.answer(index, judge, Order::KingFirst, plan, pair)?;
-            let challenger_first = self.answer(index, judge, Order::ChallengerFirst, plan, pair)?;
+            self.preparation(index, judge, pair)?;
+            let question = Question::Sample(index);
+            let king_first = self.answer(question, judge, Order::KingFirst, plan, pair)?;
+            let challenger_first = self.answer(question, judge, Order::ChallengerFirst, plan, pair)?;
             cells.push(Cell::new(&plan.metrics, king_first, challenger_first));
         }
         let cluster = Cluster::new(index, cells, self.plan.panel.reducer);
@@ -224,27 +248,78 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// The lines of canary `canary`: who fails it is void from here on.
+    fn canary(&mut self, canary: u32) -> Result<()> {
+        let draw = match self.line()? {
+            RecordLine::Canary(draw) if draw.canary == canary => draw,
+            _ => return Err(self.unexpected(format!("canary {canary}"))),
+        };
+        if !Series::Planned.replays(&self.plan.seed, self.plan.tasks.rows, draw) {
+            return Err(wrong(self.next, "the canary does not follow from the seed"));
+        }
+        for (judge, plan) in self.plan.judges.iter().enumerate().filter(|(_, plan)| plan.watched) {
+            let question = Question::Canary(canary);
+            let better_first = self.answer(question, judge as u32, Order::KingFirst, plan, true)?;
+            let worse_first = self.answer(question, judge as u32, Order::ChallengerFirst, plan, true)?;
+            self.void.count(judge, draw.kind.outcome(&plan.metrics, better_first, worse_first));
+        }
+        Ok(())
+    }
+
+    /// The line in which `judge` prepared itself, if it did.
+    fn preparation(&mut self, index: u32, judge: u32, pair: bool) -> Result<()> {
+        let Some(RecordLine::Preparation { sample, judge: whose, .. }) = self.record.lines.get(self.next)
+        else {
+            return Ok(());
+        };
+        self.next += 1;
+        if (*sample, *whose) != (index, judge) || !pair || self.format < 2 {
+            return Err(wrong(self.next, "a judge prepared itself where there is nothing to judge"));
+        }
+        Ok(())
+    }
+
     fn answer(
         &mut self,
-        index: u32,
+        question: Question,
         judge: u32,
         order: Order,
         plan: &JudgePlan,
         pair: bool,
     ) -> Result<Option<&'a Assessment>> {
-        let found = match self.line()? {
-            RecordLine::Assessment { sample, judge: whose, order: seen, answer }
-                if (*sample, *whose, *seen) == (index, judge, order) =>
+        let (asked, found) = match self.line()? {
+            RecordLine::Assessment { sample, judge: whose, order: seen, asked, answer }
+                if (Question::Sample(*sample), *whose, *seen) == (question, judge, order) =>
             {
-                answer
+                (*asked, answer)
+            }
+            RecordLine::CanaryAssessment { canary, judge: whose, order: seen, asked, answer }
+                if (Question::Canary(*canary), *whose, *seen) == (question, judge, order) =>
+            {
+                (*asked, answer)
             }
             _ => {
                 let name = &plan.identity.name;
-                return Err(self.unexpected(format!("the answer of judge `{name}` to sample {index}")));
+                let asked = match question {
+                    Question::Sample(sample) => format!("sample {sample}"),
+                    Question::Canary(canary) => format!("canary {canary}"),
+                };
+                return Err(self.unexpected(format!("the answer of judge `{name}` to {asked}")));
             }
         };
         self.answers += 1;
+        if let RecordedAnswer::Answered(assessment) = found {
+            self.evidence(
+                assessment,
+                asked,
+                &JudgementKey { plan: self.digest, question, judge: &plan.identity, order },
+            )?;
+        }
         let why = match found {
+            RecordedAnswer::Void if self.void.contains(judge as usize) && asked == 1 => return Ok(None),
+            _ if self.void.contains(judge as usize) => "a judge is listened to that has failed a canary",
+            RecordedAnswer::Void => "a judge is void that has failed no canary",
+            _ if asked == 0 || (asked != 1 && self.format < 2) => "an answer has no such number",
             RecordedAnswer::Missing { kind } if kind.is_some() == pair => return Ok(None),
             RecordedAnswer::Missing { .. } => {
                 "an answer is missing for no reason, or without a pair to judge"
@@ -255,10 +330,31 @@ impl<'a> Walk<'a> {
             {
                 "a judge has scored other metrics than its own"
             }
-            RecordedAnswer::Answered(Assessment::Scored { usage: Some(_), .. }) => "a judgement has a cost",
+            RecordedAnswer::Answered(
+                Assessment::Scored { usage: Some(_), .. } | Assessment::Unreadable { usage: Some(_), .. },
+            ) => "a judgement has a cost",
             RecordedAnswer::Answered(assessment) => return Ok(Some(assessment)),
         };
         Err(wrong(self.next, why))
+    }
+
+    /// Whether the scores were read from an answer to this very question.
+    fn evidence(&self, assessment: &Assessment, asked: u32, key: &JudgementKey<'_>) -> Result<()> {
+        let Some(evidence) = assessment.evidence() else { return Ok(()) };
+        if self.format < 2 {
+            return Err(wrong(self.next, "an answer has evidence, which its format does not know"));
+        }
+        if evidence.reasoning.is_some() {
+            return Err(wrong(self.next, "a judge's reasoning belongs into the journal"));
+        }
+        let (Some(nonce), Assessment::Scored { .. }) = (&evidence.nonce, assessment) else { return Ok(()) };
+        let expected = DuelSecret::new(&self.plan.seed).marks(key, asked)?.nonce_text();
+        if *nonce == expected {
+            return Ok(());
+        }
+        Err(wrong(self.next, "a judge's answer carries another nonce than its question")
+            .with("recorded", nonce)
+            .with("recomputed", expected))
     }
 
     fn line(&mut self) -> Result<&'a RecordLine> {
@@ -287,6 +383,7 @@ fn check_plan(plan: &DuelPlan) -> Result<(), String> {
         terms: plan.terms,
         limits: Limits::default(),
         previous: plan.previous,
+        canaries: plan.canaries.as_ref().map(|canaries| canaries.settings),
     };
     settings.check().map_err(|error| error.message().to_owned())?;
     if plan.samples != settings.planned_samples() {
@@ -297,6 +394,13 @@ fn check_plan(plan: &DuelPlan) -> Result<(), String> {
     }
     if plan.judges.is_empty() {
         return Err("the plan has no judge".into());
+    }
+    match &plan.canaries {
+        Some(canaries) => canaries.check(&plan.judges)?,
+        None if plan.judges.iter().any(|judge| judge.watched) => {
+            return Err("a judge is watched, and there are no canaries".into());
+        }
+        None => {}
     }
     let mut judges = plan.judges.iter().enumerate();
     if judges.any(|(place, judge)| plan.judges[..place].iter().any(|other| other.identity == judge.identity))
@@ -328,6 +432,12 @@ async fn check_tasks(
             wrong(index + 1, format!("{what} is not what the tasks have")).with("checked", "tasks")
         };
         match line {
+            RecordLine::Canary(draw) => {
+                let task = tasks.row(draw.row, cx).await?;
+                if !draw.fits(&task) {
+                    return Err(differs("the canary's row"));
+                }
+            }
             RecordLine::Draw(draw) => {
                 let task = tasks.row(draw.row, cx).await?;
                 draw.check(&task).map_err(|error| wrong(index + 1, error.to_string()))?;

@@ -10,6 +10,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::Identity;
 use crate::judge::{Candidate, Metric, Score};
+use crate::marks::Marks;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Flaw {
@@ -103,6 +104,8 @@ fn fixture() -> JudgeFixture {
         reference: "ls".into(),
         first: candidate("ls"),
         second: candidate("ls -la"),
+        preparation: None,
+        marks: Marks::default(),
     }])
 }
 

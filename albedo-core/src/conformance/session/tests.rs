@@ -25,6 +25,7 @@ pub(crate) enum Flaw {
     AlwaysStops,
     AnswersNoToken,
     AnswersLongPrompts,
+    IgnoresFormats,
     FailsTogether,
     ForgetsReplyScores,
     OtherReplyScores,
@@ -72,6 +73,9 @@ impl Fake {
             return Err(Error::new(ErrorKind::DeviceLost, operation, "dead"));
         }
         request.sampling.check()?;
+        if self.flaw != Flaw::IgnoresFormats {
+            request.response.require_text(operation)?;
+        }
         let invalid = |message| Error::new(ErrorKind::Unsupported, operation, message);
         if request.max_new_tokens == 0 && self.flaw != Flaw::AnswersNoToken {
             return Err(invalid("no token"));
@@ -104,6 +108,7 @@ impl Fake {
         let shift = f32::from(u8::from(self.flaw == Flaw::OtherReplyScores));
         Ok(Completion {
             text: text.into(),
+            reasoning: None,
             finish: if stops { FinishReason::Stop } else { FinishReason::Length },
             usage: Usage {
                 prompt_tokens: prompt_tokens + u32::from(self.flaw == Flaw::MiscountsPrompts),
@@ -112,6 +117,7 @@ impl Fake {
             },
             tokens,
             reply_scores: scored.map(|reply| self.log_probs(&request.messages, reply, shift)),
+            log_probs: None,
         })
     }
 
@@ -239,6 +245,7 @@ async fn every_flaw_is_found() {
         (Flaw::AnswersNoToken, FAILS_ALONE),
         (Flaw::AnswersLongPrompts, FAILS_ALONE),
         (Flaw::FailsTogether, FAILS_ALONE),
+        (Flaw::IgnoresFormats, "a response format is kept or refused"),
         (Flaw::ForgetsReplyScores, "a reply is scored if that is asked for"),
         (Flaw::OtherReplyScores, SAME_SCORES),
         (Flaw::LeavesOutTheStop, SCORED),

@@ -327,13 +327,122 @@ async fn a_self_duel_in_two_lanes_differs_by_seed_alone_and_verifies() {
     assert!(again.len() == 16 && again.iter().all(|reply| reply.difference.is_none()));
 }
 
+/// Prepares itself, answers with evidence, and now and then so that nobody can
+/// read it.
+#[derive(Debug)]
+struct Evident(crate::Identity);
+
+#[async_trait::async_trait]
+impl crate::Judge for Evident {
+    fn identity(&self) -> &crate::Identity {
+        &self.0
+    }
+
+    fn metrics(&self) -> std::collections::BTreeSet<crate::Metric> {
+        [crate::Metric::Correctness].into()
+    }
+
+    fn needs(&self) -> crate::Needs {
+        crate::Needs { preparation: true, ..crate::Needs::default() }
+    }
+
+    async fn prepare(&self, request: &crate::Preparation, _: &CallContext) -> Result<String> {
+        Ok(format!("[\"is it {}?\"]", request.fence.short()))
+    }
+
+    async fn compare(&self, request: &crate::Comparison, _: &CallContext) -> Result<Assessment> {
+        let nonce = request.marks.nonce_text();
+        let evidence = crate::Evidence {
+            answer: format!("{{\"nonce\":\"{nonce}\"}}"),
+            reasoning: Some("in the journal only".into()),
+            nonce: Some(nonce),
+            first: vec![crate::Alteration { what: "template-token".into(), count: 1 }],
+            second: vec![],
+        };
+        let evidence = Box::new(evidence);
+        if request.marks.nonce.as_bytes()[0] < 64 {
+            let reason = "now and then".into();
+            return Ok(Assessment::Unreadable { reason, usage: None, evidence });
+        }
+        let Assessment::Scored { scores, .. } = fair(request)? else { unreachable!("scores") };
+        Ok(Assessment::Scored { scores, rationale: None, usage: None, evidence: Some(evidence) })
+    }
+}
+
+fn evident() -> Arc<dyn crate::Judge> {
+    let identity = crate::Identity { name: "evident".into(), version: "1".into(), config: Digest::of("") };
+    Arc::new(Evident(identity))
+}
+
+#[tokio::test]
+async fn scores_read_from_an_answer_to_another_question_do_not_verify() {
+    let duel = duel(Scripted::new("plain"), Scripted::new("better"), vec![evident()]);
+    let bytes = run(&duel).await.1.record().expect("published");
+    let record = Record::from_bytes(&bytes.lines, &bytes.blobs, bytes.digest).expect("reads");
+    assert_eq!(verified(&record).await.expect("verifies").answers, 16);
+    let recorded = (bytes, record);
+    let asked = |line: &RecordLine| match line {
+        RecordLine::Assessment { asked, .. } => Some(*asked),
+        _ => None,
+    };
+    assert!(recorded.1.lines.iter().filter_map(asked).any(|asked| asked == 2), "one was asked again");
+    let place = recorded.1.lines.iter().position(|line| asked(line) == Some(1)).expect("an answer");
+    let changes: [(&str, Change); 4] = [
+        (
+            "another nonce",
+            Box::new(move |lines| {
+                if let RecordLine::Assessment { asked, .. } = &mut lines[place] {
+                    *asked = 2;
+                }
+            }),
+        ),
+        (
+            "another nonce",
+            Box::new(move |lines| {
+                if let RecordLine::Assessment {
+                    answer: RecordedAnswer::Answered(Assessment::Scored { evidence: Some(evidence), .. }),
+                    ..
+                } = &mut lines[place]
+                {
+                    evidence.nonce = Some("0123456789ab".into());
+                }
+            }),
+        ),
+        (
+            "reasoning belongs into the journal",
+            Box::new(move |lines| {
+                if let RecordLine::Assessment {
+                    answer: RecordedAnswer::Answered(Assessment::Scored { evidence: Some(evidence), .. }),
+                    ..
+                } = &mut lines[place]
+                {
+                    evidence.reasoning = Some("because".into());
+                }
+            }),
+        ),
+        (
+            "nothing to judge",
+            Box::new(move |lines| {
+                for line in lines {
+                    if let RecordLine::Preparation { judge, .. } = line {
+                        *judge = 1;
+                    }
+                }
+            }),
+        ),
+    ];
+    for (expected, change) in changes {
+        let error = verified(&invented(&recorded, change)).await.expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
 #[tokio::test]
 #[ignore = "writes the fixture of the current format, which only changes with the format"]
 async fn write_the_fixture() {
     let settings = crate::DuelSettings { previous: Some(Digest::of("before")), ..settings() };
     let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
-    let judges: Vec<Arc<dyn crate::Judge>> =
-        vec![Asked::new("fair", fair), Asked::new("biased", always_first)];
+    let judges: Vec<Arc<dyn crate::Judge>> = vec![evident(), Asked::new("biased", always_first)];
     let duel = Duel::new(&settings, king, challenger, Rows::shared(), judges).expect("plans");
     let store = FileStore::create(format!("tests/fixtures/record-{FORMAT}")).expect("creates");
     duel.run(&store, &(), &CallContext::new()).await.expect("runs");

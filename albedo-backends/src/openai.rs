@@ -1,0 +1,427 @@
+//! Chat models behind any server that speaks OpenAI's chat completions.
+
+use std::sync::Arc;
+
+use albedo_core::{
+    BuildContext, CallContext, CallSignal, Completion, Digest, Error, ErrorKind, GenerateRequest, Generated,
+    Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource, Plugin, Result, ScoreRequest,
+    TokenScores,
+};
+use async_trait::async_trait;
+use futures::stream::{BoxStream, FuturesUnordered, StreamExt};
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+
+use self::http::{Key, MAX_BODY, Server};
+use self::sse::Events;
+use self::wire::Reply;
+
+mod http;
+mod limits;
+#[cfg(any(test, feature = "scripted-server"))]
+pub mod scripted;
+mod sse;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+const LOAD: &str = "load the remote model";
+const GENERATE: &str = "generate replies remotely";
+
+/// Context of a model whose server does not tell: as good as unlimited, since
+/// the server refuses what is too long.
+const UNKNOWN_CONTEXT: u32 = u32::MAX;
+
+/// Names of OpenAI's own bounds on a reply's length, old and new.
+const MAX_TOKENS_KEYS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
+
+/// Asks an OpenAI-compatible server for replies.
+///
+/// # Behavior
+/// - A request is sent once: trying again, waiting, limits in time and choosing
+///   among servers are [`albedo_core::wrappers`]'. Nothing but a call's
+///   deadline ends a request whose server is silent.
+/// - A reply whose end the server did not report has
+///   [`FinishReason::Unknown`](albedo_core::FinishReason::Unknown).
+/// - Text that the server marks as reasoning is kept apart from the reply.
+/// - Seeds are sent (their low 31 bits) and may be ignored by the server.
+/// - The key is read from the environment once, and is in no error, record,
+///   identity or `Debug`. Redirections are not followed.
+/// - A response format is asked for; a server that ignores it is not noticed.
+#[derive(Debug)]
+pub struct OpenAiBackend {
+    identity: Identity,
+    config: Arc<OpenAiConfig>,
+    server: Arc<Server>,
+}
+
+/// Settings of [`OpenAiBackend`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OpenAiConfig {
+    /// A provider whose `base_url`, `key_env` and `extra` are known; what is
+    /// given beside it wins.
+    pub preset: Option<Preset>,
+    /// Where `/chat/completions` and `/models` are, usually up to `/v1`.
+    pub base_url: Option<String>,
+    /// The environment variable that holds the key; none for servers without.
+    pub key_env: Option<String>,
+    /// The served model's name, instead of the one that is asked for.
+    pub model: Option<String>,
+    /// Receive replies as they are written, so that stalls can be told from
+    /// long replies.
+    pub stream: bool,
+    /// Check when loading that the server lists the model.
+    pub check_model: bool,
+    /// Most requests of one session that are under way, 1 to 1024.
+    pub max_in_flight: u32,
+    /// The model's context in tokens, where the server does not tell.
+    pub context_length: Option<u32>,
+    /// What tokens cost, where the provider does not tell the price.
+    pub price: Option<Price>,
+    /// How the server calls the bound on a reply's tokens.
+    pub max_tokens_key: String,
+    /// Further members of every request, such as OpenRouter's `provider` or
+    /// `reasoning`; they win over albedo's own.
+    pub extra: Map<String, Value>,
+}
+
+impl Default for OpenAiConfig {
+    fn default() -> Self {
+        Self {
+            preset: None,
+            base_url: None,
+            key_env: None,
+            model: None,
+            stream: true,
+            check_model: true,
+            max_in_flight: 64,
+            context_length: None,
+            price: None,
+            max_tokens_key: MAX_TOKENS_KEYS[0].into(),
+            extra: Map::new(),
+        }
+    }
+}
+
+/// A provider whose addresses are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// `https://llm.chutes.ai/v1`, key in `CHUTES_API_KEY`.
+    Chutes,
+    /// `https://openrouter.ai/api/v1`, key in `OPENROUTER_API_KEY`; asks for the
+    /// price of every reply.
+    #[serde(rename = "openrouter")]
+    OpenRouter,
+}
+
+/// US dollars for a million tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// Tokens read.
+    pub prompt_usd: f64,
+    /// Tokens written, reasoning included.
+    pub completion_usd: f64,
+}
+
+/// What can change an answer: where it is asked for and how.
+#[derive(Serialize)]
+struct AnswerConfig<'a> {
+    base_url: &'a Option<String>,
+    model: &'a Option<String>,
+    max_tokens_key: &'a str,
+    extra: &'a Map<String, Value>,
+}
+
+impl OpenAiConfig {
+    /// The settings with the preset's in place of what is not given.
+    #[must_use]
+    pub fn resolved(mut self) -> Self {
+        let (base_url, key_env) = match self.preset {
+            Some(Preset::Chutes) => ("https://llm.chutes.ai/v1", "CHUTES_API_KEY"),
+            Some(Preset::OpenRouter) => {
+                self.extra.entry("usage").or_insert_with(|| serde_json::json!({ "include": true }));
+                ("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY")
+            }
+            None => return self,
+        };
+        self.base_url.get_or_insert_with(|| base_url.into());
+        self.key_env.get_or_insert_with(|| key_env.into());
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        let invalid = |message: String| {
+            Err(Error::new(ErrorKind::ConfigInvalid, "check the settings of the remote model", message))
+        };
+        let resolved = self.clone().resolved();
+        let Some(base_url) = &resolved.base_url else {
+            return invalid("`base_url` is missing, and there is no `preset` to take it from".into());
+        };
+        http::check_base(base_url)?;
+        if resolved.key_env.as_deref() == Some("") {
+            return invalid("`key_env` is empty; leave it out for a server without a key".into());
+        }
+        if !(1..=1024).contains(&self.max_in_flight) {
+            return invalid(format!("`max_in_flight` is {}, it must be 1 to 1024", self.max_in_flight));
+        }
+        if self.context_length == Some(0) {
+            return invalid("`context_length` is 0".into());
+        }
+        if !MAX_TOKENS_KEYS.contains(&self.max_tokens_key.as_str()) {
+            let known = MAX_TOKENS_KEYS.join("` or `");
+            return invalid(format!("`max_tokens_key` is `{}`, it must be `{known}`", self.max_tokens_key));
+        }
+        let valid = |usd: f64| usd >= 0.0 && usd.is_finite();
+        match self.price {
+            Some(Price { prompt_usd, completion_usd }) if !(valid(prompt_usd) && valid(completion_usd)) => {
+                invalid("a `price` is negative or not finite".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl OpenAiBackend {
+    /// A backend for the server that `config` names.
+    ///
+    /// # Errors
+    /// The operator's: a setting is wrong, or the key's variable is not set.
+    pub fn new(config: OpenAiConfig) -> Result<Self> {
+        config.check()?;
+        let config = config.resolved();
+        let key = config.key_env.as_deref().map(Key::from_env).transpose()?;
+        Self::with_key(config, key)
+    }
+
+    fn with_key(config: OpenAiConfig, key: Option<Key>) -> Result<Self> {
+        let answers = AnswerConfig {
+            base_url: &config.base_url,
+            model: &config.model,
+            max_tokens_key: &config.max_tokens_key,
+            extra: &config.extra,
+        };
+        Ok(Self {
+            identity: Identity::new(Self::NAME, env!("CARGO_PKG_VERSION"), &answers)?,
+            server: Arc::new(Server::new(config.base_url.as_deref().unwrap_or_default(), key)?),
+            config: Arc::new(config),
+        })
+    }
+
+    fn model<'a>(&'a self, source: &'a ModelSource) -> Result<&'a str> {
+        let asked = match &self.config.model {
+            Some(model) => Some(model.as_str()),
+            None => source.location.to_str(),
+        };
+        asked.filter(|model| !model.is_empty()).ok_or_else(|| {
+            Error::new(ErrorKind::ConfigInvalid, LOAD, "the model has no name")
+                .with_hint("set `model` to a name that the server lists")
+        })
+    }
+
+    /// The longest context of `model` where the server tells, once it is known
+    /// that it serves it.
+    async fn look_up(&self, model: &str) -> Result<Option<u32>> {
+        let listing = self.server.get(LOAD, "/models").await?;
+        let (known, context) = wire::models(&listing, model)?;
+        if known.iter().any(|known| known == model) {
+            return Ok(context);
+        }
+        let near = nearest(model, &known);
+        let error = Error::new(ErrorKind::NotFound, LOAD, format!("the server does not serve `{model}`"))
+            .with("server", self.config.base_url.as_deref().unwrap_or_default());
+        Err(match near {
+            Some(near) => error.with_hint(format!("did you mean `{near}`?")),
+            None => error.with_hint("it lists no models; `check_model = false` skips this check"),
+        })
+    }
+}
+
+/// The name that shares the longest run of bytes with `model`, as long as
+/// there is one: providers' names differ in prefixes and suffixes.
+fn nearest<'a>(model: &str, known: &'a [String]) -> Option<&'a str> {
+    let model = model.to_lowercase();
+    let shared = |name: &str| {
+        let name = name.to_lowercase();
+        let starts = model.char_indices().map(|(start, _)| start);
+        starts
+            .map(|start| {
+                let ends = model[start..].char_indices().map(|(at, c)| at + c.len_utf8());
+                ends.take_while(|&end| name.contains(&model[start..start + end])).last().unwrap_or(0)
+            })
+            .max()
+            .unwrap_or(0)
+    };
+    known.iter().map(String::as_str).max_by_key(|name| (shared(name), std::cmp::Reverse(name.len())))
+}
+
+#[async_trait]
+impl ModelBackend for OpenAiBackend {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    async fn load(&self, source: &ModelSource, cx: &CallContext) -> Result<Arc<dyn ModelSession>> {
+        cx.check(LOAD)?;
+        let model = self.model(source)?;
+        let parameters = Digest::of(model);
+        if let Some(pin) = source.parameters.filter(|pin| *pin != parameters) {
+            return Err(Error::new(
+                ErrorKind::DigestMismatch,
+                LOAD,
+                "the digest is not that of the served name",
+            )
+            .with("model", model)
+            .with("pinned", pin));
+        }
+        let context = if self.config.check_model { cx.run(LOAD, self.look_up(model)).await?? } else { None };
+        let info = ModelInfo {
+            parameters,
+            architecture: "remote".into(),
+            parameter_count: 0,
+            context_length: self.config.context_length.or(context).unwrap_or(UNKNOWN_CONTEXT),
+            dtype: "remote".into(),
+            tokenizer: parameters,
+            chat_template: parameters,
+            stop_ids: Vec::new(),
+            config: self.identity.config,
+        };
+        Ok(Arc::new(Session(Arc::new(Remote {
+            model: model.to_owned(),
+            info,
+            config: Arc::clone(&self.config),
+            server: Arc::clone(&self.server),
+            slots: Semaphore::new(self.config.max_in_flight as usize),
+        }))))
+    }
+}
+
+impl Plugin<dyn ModelBackend> for OpenAiBackend {
+    const NAME: &'static str = "openai";
+    const SUMMARY: &'static str = "chat models behind an OpenAI-compatible server";
+    type Config = OpenAiConfig;
+
+    fn check(config: &OpenAiConfig) -> Result<()> {
+        config.check()
+    }
+
+    async fn build(config: OpenAiConfig, _: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
+        Ok(Arc::new(Self::new(config)?))
+    }
+}
+
+albedo_core::register!(dyn ModelBackend => OpenAiBackend);
+
+#[derive(Debug)]
+struct Session(Arc<Remote>);
+
+/// A served model.
+#[derive(Debug)]
+struct Remote {
+    model: String,
+    info: ModelInfo,
+    config: Arc<OpenAiConfig>,
+    server: Arc<Server>,
+    slots: Semaphore,
+}
+
+impl Remote {
+    async fn reply(&self, request: &GenerateRequest, cx: &CallContext) -> Result<Completion> {
+        check(request)?;
+        let _slot = self.slots.acquire().await.map_err(|error| Error::bug(GENERATE, error.to_string()))?;
+        let body = wire::body(&self.config, &self.model, request).to_string().into_bytes();
+        let messages = &request.messages;
+        let mut response = self.server.post(GENERATE, "/chat/completions", body, messages, cx).await?;
+        let headers = response.headers().clone();
+        let mut reply = Reply::default();
+        if !is_stream(&headers) {
+            let body = self.server.read(GENERATE, response, MAX_BODY).await?;
+            reply.take(&body, |error| self.refused(error, &headers, messages))?;
+            return reply.finish(self.config.price);
+        }
+        let (mut events, mut read) = (Events::default(), 0);
+        while let Some(piece) =
+            response.chunk().await.map_err(|error| self.server.failed(GENERATE, &error))?
+        {
+            read += piece.len();
+            let events = events.push(&piece).map_err(|_| http::too_long(GENERATE, MAX_BODY))?;
+            for data in events {
+                if data == b"[DONE]" {
+                    return reply.finish(self.config.price);
+                }
+                if reply.take(&data, |error| self.refused(error, &headers, messages))? {
+                    cx.signal(CallSignal::Token);
+                }
+            }
+            if read > MAX_BODY {
+                return Err(http::too_long(GENERATE, MAX_BODY));
+            }
+        }
+        reply.finish(self.config.price)
+    }
+
+    /// An error inside an answer that began as a success.
+    fn refused(&self, error: &Value, headers: &HeaderMap, messages: &[Message]) -> Error {
+        let code = error.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+        let status = code.and_then(|code| StatusCode::from_u16(code).ok());
+        let status = status.filter(|status| status.as_u16() >= 300).unwrap_or(StatusCode::BAD_GATEWAY);
+        self.server.refused(GENERATE, status, headers, error, messages)
+    }
+}
+
+fn is_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.trim_start().starts_with("text/event-stream")
+}
+
+/// Checks what the server need not be asked for.
+fn check(request: &GenerateRequest) -> Result<()> {
+    request.sampling.check()?;
+    let invalid = |kind, message: &str| Err(Error::new(kind, GENERATE, message));
+    if request.max_new_tokens == 0 {
+        return invalid(ErrorKind::ConfigInvalid, "`max_new_tokens` is 0, it must be at least 1");
+    }
+    if request.messages.is_empty() {
+        return invalid(ErrorKind::ConfigInvalid, "the conversation is empty");
+    }
+    if request.score_reply.is_some() {
+        return invalid(ErrorKind::Unsupported, "a remote model cannot score a given reply");
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl ModelSession for Session {
+    fn model(&self) -> &ModelInfo {
+        &self.0.info
+    }
+
+    fn count_prompt_tokens(&self, _: &[Message]) -> Result<Option<u32>> {
+        Ok(None)
+    }
+
+    fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
+        let answers = requests.into_iter().enumerate().map(|(index, request)| {
+            let (remote, cx) = (Arc::clone(&self.0), cx.clone());
+            async move {
+                let result = cx.run(GENERATE, remote.reply(&request, &cx)).await;
+                Generated { index, result: result.and_then(|result| result) }
+            }
+        });
+        answers.collect::<FuturesUnordered<_>>().boxed()
+    }
+
+    async fn score(&self, _: Vec<ScoreRequest>, _: &CallContext) -> Result<Vec<TokenScores>> {
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "score replies remotely",
+            "a chat server cannot score a given reply",
+        ))
+    }
+}

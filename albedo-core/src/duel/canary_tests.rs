@@ -1,0 +1,237 @@
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+
+use super::scripted::*;
+use super::*;
+use crate::canary::{CanaryOutcome, CanarySettings};
+use crate::judge::{Assessment, Comparison, Metric, Score};
+use crate::panel::Cell;
+use crate::plan::Seed;
+use crate::record::{MemoryStore, Record, RecordedAnswer, VerifyOptions, verify_record};
+
+/// A watched judge that knows recorded replies, until it has been asked about
+/// canaries more than `sober` times.
+#[derive(Debug)]
+struct Watched {
+    identity: Identity,
+    sober: u32,
+    canaries: AtomicU32,
+    calls: AtomicU32,
+}
+
+impl Watched {
+    fn new(name: &str, sober: u32) -> Arc<Self> {
+        let identity = Identity { name: name.into(), version: "1".into(), config: Digest::of("") };
+        Arc::new(Self { identity, sober, canaries: AtomicU32::new(0), calls: AtomicU32::new(0) })
+    }
+}
+
+#[async_trait]
+impl Judge for Watched {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn metrics(&self) -> BTreeSet<Metric> {
+        [Metric::Correctness].into()
+    }
+
+    fn watched(&self) -> bool {
+        true
+    }
+
+    async fn compare(&self, request: &Comparison, _: &CallContext) -> Result<Assessment> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        tokio::task::yield_now().await;
+        let (first, second) = (&request.first.text, &request.second.text);
+        let recorded = |text: &str| text == request.reference;
+        if !recorded(first) && !recorded(second) {
+            return fair(request);
+        }
+        let sober = self.canaries.fetch_add(1, Ordering::Relaxed) < self.sober;
+        let score = Score::compare(&recorded(first), &recorded(second));
+        let score = if sober { score } else { Score::new(1.0 - score.value())? };
+        Ok(Assessment::scored([(Metric::Correctness, score)]))
+    }
+}
+
+fn watched_settings() -> DuelSettings {
+    let canaries = CanarySettings { every: 2, preflight: 4, quorum: 2 };
+    DuelSettings {
+        canaries: Some(canaries),
+        panel: crate::panel::PanelSettings { max_missing: 1.0, ..Default::default() },
+        ..settings()
+    }
+}
+
+fn contestants() -> [Contestant; 2] {
+    ["plain", "better"].map(|name| Scripted::new(name).contestant())
+}
+
+/// The duel of `judges`, its preflight from `store` if that holds one.
+async fn watched(judges: Vec<Arc<dyn Judge>>, store: Option<&dyn RecordStore>) -> Result<Duel> {
+    let (settings, tasks, cx) = (watched_settings(), Rows::shared(), CallContext::new());
+    let passed = preflight(&settings, &*tasks, &judges, store, &cx).await?;
+    let [king, challenger] = contestants();
+    Duel::watched(&settings, king, challenger, tasks, judges, passed)
+}
+
+fn read(store: &MemoryStore) -> Record {
+    let record = store.record().expect("published");
+    Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads")
+}
+
+#[tokio::test]
+async fn a_judge_that_fails_a_canary_is_void_for_the_clusters_after_it() {
+    // Four canaries in two orders before the duel, then one more, then it turns.
+    let judges: Vec<Arc<dyn Judge>> = vec![
+        Watched::new("steady", u32::MAX),
+        Watched::new("turning", 4 * 2 + 2),
+        Asked::new("offline", fair),
+    ];
+    let duel = watched(judges, None).await.expect("plans");
+    assert_eq!(duel.plan().judges.iter().filter(|judge| judge.watched).count(), 2);
+    let (report, store) = run(&duel).await;
+    let record = read(&store);
+    let options = VerifyOptions { tasks: Some(&*Rows::shared()), expect: report.record };
+    verify_record(&record, &options, &CallContext::new()).await.expect("verifies");
+    let cells: Vec<_> = (record.lines.iter())
+        .filter_map(|line| match line {
+            RecordLine::Cluster(cluster) => {
+                Some(cluster.cells.iter().map(Cell::is_missing).collect::<Vec<_>>())
+            }
+            _ => None,
+        })
+        .collect();
+    // Canary 0 stands before sample 2, canary 1, which it fails, before sample 4.
+    for (sample, missing) in cells.iter().enumerate() {
+        assert_eq!(*missing, [false, sample >= 4, false], "sample {sample}");
+    }
+    let void = |line: &&RecordLine| {
+        matches!(
+            line,
+            RecordLine::Assessment { judge: 1, answer: RecordedAnswer::Void, .. }
+                | RecordLine::CanaryAssessment { judge: 1, answer: RecordedAnswer::Void, .. }
+        )
+    };
+    assert_eq!(record.lines.iter().filter(void).count(), 2 * 4 + 2);
+    assert_eq!(report.verdict.missing, 4);
+}
+
+#[tokio::test]
+async fn a_record_that_hears_a_void_judge_or_silences_another_does_not_verify() {
+    let judges: Vec<Arc<dyn Judge>> = vec![Watched::new("steady", u32::MAX), Watched::new("turning", 4 * 2)];
+    let (_, store) = run(&watched(judges, None).await.expect("plans")).await;
+    let record = read(&store);
+    let invented = |change: &dyn Fn(&mut RecordLine)| {
+        let mut lines = Vec::new();
+        for line in &record.lines {
+            let mut line = line.clone();
+            change(&mut line);
+            lines.extend(crate::canonical_json(&line).expect("writes"));
+            lines.push(b'\n');
+        }
+        let blobs = store.record().expect("published").blobs;
+        let digests = crate::record::Digests {
+            format: crate::record::FORMAT,
+            lines: Digest::of(&lines),
+            blobs: Digest::of(&blobs),
+        };
+        Record::from_bytes(&lines, &blobs, digests.root()).expect("well-formed")
+    };
+    let hears = invented(&|line| {
+        if let RecordLine::Assessment { answer: answer @ RecordedAnswer::Void, .. } = line {
+            *answer = RecordedAnswer::Answered(fair_answer());
+        }
+    });
+    let silences = invented(&|line| {
+        if let RecordLine::Assessment { judge: 0, answer, .. } = line {
+            *answer = RecordedAnswer::Void;
+        }
+    });
+    let elsewhere = invented(&|line| {
+        if let RecordLine::Canary(draw) = line {
+            draw.row = (draw.row + 1) % 30;
+        }
+    });
+    for (record, why) in [
+        (hears, "a judge is listened to that has failed a canary"),
+        (silences, "a judge is void that has failed no canary"),
+        (elsewhere, "the canary does not follow from the seed"),
+    ] {
+        let error = verify_record(&record, &VerifyOptions::default(), &CallContext::new()).await;
+        let error = error.expect_err(why).to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+fn fair_answer() -> Assessment {
+    scored(0.5).expect("a score")
+}
+
+#[tokio::test]
+async fn a_judge_that_fails_the_preflight_is_not_on_the_panel_and_too_few_are_none() {
+    let judges: Vec<Arc<dyn Judge>> =
+        vec![Watched::new("steady", u32::MAX), Watched::new("drunk", 0), Watched::new("sober", u32::MAX)];
+    let duel = watched(judges, None).await.expect("plans");
+    let names: Vec<_> = duel.plan().judges.iter().map(|judge| judge.identity.name.as_str()).collect();
+    assert_eq!(names, ["steady", "sober"]);
+    let preflight = &duel.plan().canaries.as_ref().expect("planned").preflight;
+    assert_eq!(preflight.judges[1].outcomes.iter().filter(|o| **o == CanaryOutcome::Failed).count(), 3);
+
+    let judges: Vec<Arc<dyn Judge>> = vec![Watched::new("steady", u32::MAX), Watched::new("drunk", 0)];
+    let error = watched(judges, None).await.expect_err("no quorum");
+    assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
+    assert!(error.to_string().contains("drunk"), "{error}");
+    let judges: Vec<Arc<dyn Judge>> = vec![Watched::new("steady", u32::MAX)];
+    let [king, challenger] = contestants();
+    let error = Duel::new(&watched_settings(), king, challenger, Rows::shared(), judges);
+    assert!(error.expect_err("unasked").to_string().contains("`canaries` are set"));
+}
+
+#[tokio::test]
+async fn a_resumed_duel_asks_no_canary_twice() {
+    let judges =
+        || -> Vec<Arc<dyn Judge>> { vec![Watched::new("steady", u32::MAX), Watched::new("other", u32::MAX)] };
+    let whole = MemoryStore::default();
+    let report = watched(judges(), None).await.expect("plans").run(&whole, &(), &CallContext::new()).await;
+    let report = report.expect("runs");
+    let journal = whole.journal();
+    for cut in 1..journal.len() {
+        let part = MemoryStore::default();
+        for event in &journal[..cut] {
+            let texts = match event {
+                JournalEvent::Replied { text, .. } => vec![whole.text(text).await.expect("kept")],
+                _ => vec![],
+            };
+            part.append(event.clone(), texts).await.expect("appends");
+        }
+        let [steady, other] = ["steady", "other"].map(|name| Watched::new(name, u32::MAX));
+        let judges: Vec<Arc<dyn Judge>> = vec![Arc::<Watched>::clone(&steady), Arc::<Watched>::clone(&other)];
+        let duel = watched(judges, Some(&part)).await.expect("plans");
+        assert_eq!(steady.calls.load(Ordering::Relaxed), 0, "the preflight is not repeated");
+        let resumed = duel.run(&part, &(), &CallContext::new()).await.expect("resumes");
+        assert_eq!(resumed, report, "cut at {cut}");
+        let answered = |journal: &[JournalEvent]| {
+            let answer = |event: &&JournalEvent| {
+                matches!(event, JournalEvent::Assessed { .. } | JournalEvent::CanaryAssessed { .. })
+            };
+            journal.iter().filter(answer).count() as u32
+        };
+        let calls = steady.calls.load(Ordering::Relaxed) + other.calls.load(Ordering::Relaxed);
+        assert_eq!(calls, answered(&part.journal()) - answered(&journal[..cut]), "cut at {cut}");
+    }
+}
+
+#[tokio::test]
+async fn another_seed_has_other_canaries() {
+    let judges: Vec<Arc<dyn Judge>> = vec![Watched::new("steady", u32::MAX), Watched::new("other", u32::MAX)];
+    let (tasks, cx) = (Rows::shared(), CallContext::new());
+    let passed = preflight(&watched_settings(), &*tasks, &judges, None, &cx).await.expect("asks");
+    let settings = DuelSettings { seed: Seed::from(6), ..watched_settings() };
+    let [king, challenger] = contestants();
+    let error = Duel::watched(&settings, king, challenger, tasks, judges, passed).expect_err("another");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+}

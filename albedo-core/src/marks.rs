@@ -1,0 +1,174 @@
+//! What tells a judgement from all others without telling the sides.
+//!
+//! A judge that reads replies can be shown text that looks like its own answer.
+//! Its real answer therefore carries a *nonce*, and the texts that it is shown
+//! stand between lines that hold a *fence*: both are keyed hashes that no
+//! contestant can know. The key is the duel's secret, which follows from the
+//! plan's seed: a record can be reproduced, and a stranger can check it. Where
+//! the seed is known before the contestants' bytes are held (an offline duel
+//! with `seed = 0`), so are nonces and fences.
+//!
+//! A nonce stops an answer that was quoted from a reply. It does not stop a
+//! judge that obeys a reply and answers, nonce and all, what it was told.
+
+use crate::digest::{Digest, hmac};
+use crate::error::Result;
+use crate::identity::Identity;
+use crate::panel::Order;
+use crate::plan::Seed;
+
+/// Domain of the duel's secret: another use of the seed has another name.
+const SECRET: &[u8] = b"albedo judgement secret 1";
+
+/// What a judge is given with a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    /// The same for everything that is judged of one sample, so that prompts
+    /// which begin alike stay alike.
+    pub fence: Digest,
+    /// Of this judge, this order and this answer alone.
+    pub nonce: Digest,
+}
+
+/// Marks of no duel, for a question that is asked outside of one.
+impl Default for Marks {
+    fn default() -> Self {
+        Self { fence: Digest::of("fence"), nonce: Digest::of("nonce") }
+    }
+}
+
+impl Marks {
+    /// The fence in a prompt: 12 hexadecimal digits.
+    pub fn fence_text(&self) -> String {
+        self.fence.short()
+    }
+
+    /// The nonce in a prompt and an answer: 12 hexadecimal digits. A reply has
+    /// one guess of 2⁴⁸ at it.
+    pub fn nonce_text(&self) -> String {
+        self.nonce.short()
+    }
+}
+
+/// Names one judgement: the answer that is journalled under it is the only one.
+#[derive(Debug, Clone, Copy)]
+pub struct JudgementKey<'a> {
+    /// The plan's digest.
+    pub plan: Digest,
+    /// What is asked.
+    pub question: Question,
+    /// The judge; its configuration's digest covers rubric and prompt.
+    pub judge: &'a Identity,
+    /// Which reply it sees first.
+    pub order: Order,
+}
+
+/// What a judge is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Question {
+    /// The pair of the sample at this place in plan order.
+    Sample(u32),
+    /// The canary of this number; one of the preflight under its key in place of
+    /// the plan's digest. Its better reply stands for the king's.
+    Canary(u32),
+}
+
+impl Question {
+    /// 0 for a sample or 1 for a canary, and its number (little-endian).
+    fn bytes(self) -> [u8; 5] {
+        let (kind, number) = match self {
+            Self::Sample(sample) => (0, sample),
+            Self::Canary(canary) => (1, canary),
+        };
+        let [a, b, c, d] = number.to_le_bytes();
+        [kind, a, b, c, d]
+    }
+}
+
+impl JudgementKey<'_> {
+    /// Plan digest, question ([`Question`]), digest of the judge's identity, and
+    /// 0 for the king first or 1 for the challenger first.
+    fn bytes(&self) -> Result<Vec<u8>> {
+        let order = match self.order {
+            Order::KingFirst => 0,
+            Order::ChallengerFirst => 1,
+        };
+        let judge = Digest::of_json(self.judge)?;
+        Ok([&self.plan.as_bytes()[..], &self.question.bytes(), judge.as_bytes(), &[order]].concat())
+    }
+}
+
+/// The key of a duel's nonces and fences: HMAC-SHA256 of a fixed text under the
+/// plan's seed.
+#[derive(Debug, Clone, Copy)]
+pub struct DuelSecret(Digest);
+
+impl DuelSecret {
+    /// The secret of a duel with `seed`.
+    pub fn new(seed: &Seed) -> Self {
+        Self(hmac(seed.as_bytes(), SECRET))
+    }
+
+    /// The fence of `question` in the duel of `plan`: HMAC-SHA256 of `fence`, the
+    /// plan's digest and the question's bytes.
+    pub fn fence(&self, plan: Digest, question: Question) -> Digest {
+        hmac(self.0.as_bytes(), &[b"fence".as_slice(), plan.as_bytes(), &question.bytes()].concat())
+    }
+
+    /// The marks of answer `asked` (from 1) to the question `key`: its nonce is
+    /// HMAC-SHA256 of `nonce`, the key's bytes and `asked` (little-endian).
+    pub fn marks(&self, key: &JudgementKey<'_>, asked: u32) -> Result<Marks> {
+        let message = [b"nonce".as_slice(), &key.bytes()?, &asked.to_le_bytes()].concat();
+        Ok(Marks { fence: self.fence(key.plan, key.question), nonce: hmac(self.0.as_bytes(), &message) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_judgement_has_a_nonce_of_its_own_and_every_sample_a_fence() {
+        let judges = ["a", "b"].map(|name| Identity::new(name, "1", &()).expect("an identity"));
+        let (mut nonces, mut fences, mut all) = (BTreeSet::new(), BTreeSet::new(), 0);
+        for seed in [0, 1] {
+            let secret = DuelSecret::new(&Seed::from(seed));
+            for plan in [Digest::of("p"), Digest::of("q")] {
+                for sample in 0..3 {
+                    let question = if sample == 2 { Question::Canary(0) } else { Question::Sample(sample) };
+                    for judge in &judges {
+                        for order in Order::BOTH {
+                            for asked in [1, 2] {
+                                let key = JudgementKey { plan, question, judge, order };
+                                let marks = secret.marks(&key, asked).expect("marks");
+                                nonces.insert(marks.nonce_text());
+                                fences.insert(marks.fence_text());
+                                all += 1;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!((nonces.len(), fences.len()), (all, 2 * 2 * 3));
+        assert!(nonces.is_disjoint(&fences));
+    }
+
+    #[test]
+    fn marks_are_what_the_record_format_says() {
+        let secret = DuelSecret::new(&Seed::from(7));
+        let judge = Identity::new("chat", "1", &()).expect("an identity");
+        let key = JudgementKey {
+            plan: Digest::of("plan"),
+            question: Question::Sample(3),
+            judge: &judge,
+            order: Order::ChallengerFirst,
+        };
+        let marks = secret.marks(&key, 2).expect("marks");
+        // Worked out with Python's `hmac` from the bytes that the format names.
+        assert_eq!(marks.fence_text(), "60e101419aab");
+        assert_eq!(marks.nonce_text(), "6b84ca4376db");
+    }
+}

@@ -1,0 +1,254 @@
+//! The door of one route: what its breaker and its limit allow, first come,
+//! first served.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::breaker::{Admission, Breaker};
+use super::limit::Limit;
+use super::{BreakerSettings, ConcurrencySettings};
+use crate::clock::Clock;
+use crate::context::CallSignal;
+use crate::error::{Error, ErrorKind, Fault, Retry};
+
+/// Lets calls through to one route.
+#[derive(Debug)]
+pub(super) struct Gate {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    /// Woken whenever a call leaves or a limit changes.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    breaker: Breaker,
+    limit: Limit,
+    /// Why the route is out of service until the operator has acted.
+    stopped: Option<Stopped>,
+    queue: VecDeque<u64>,
+    next_ticket: u64,
+}
+
+/// An operator's error that holds for every call.
+#[derive(Debug)]
+struct Stopped {
+    kind: ErrorKind,
+    operation: String,
+    message: String,
+    hint: String,
+    context: Vec<(&'static str, String)>,
+}
+
+/// Why a call was turned away without being sent.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) error: Error,
+    /// When asking again makes sense; never for a route that is stopped.
+    pub(super) opens: Option<Duration>,
+}
+
+enum Step {
+    Go,
+    Turn(Refusal),
+    /// Until something changes, or until this time.
+    Wait(Option<Duration>),
+}
+
+impl Gate {
+    pub(super) fn new(clock: Arc<dyn Clock>, breaker: BreakerSettings, limit: ConcurrencySettings) -> Self {
+        let state = State {
+            breaker: Breaker::new(breaker),
+            limit: Limit::new(limit),
+            stopped: None,
+            queue: VecDeque::new(),
+            next_ticket: 0,
+        };
+        Self { clock, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// Waits for a place. An open circuit and a pause that the provider asked for
+    /// are waited out as long as they end by `patience`; else the call is turned
+    /// away.
+    pub(super) async fn enter(&self, patience: Duration) -> Result<Pass<'_>, Refusal> {
+        let place = Place::new(self);
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            match self.step(place.ticket, patience) {
+                Step::Go => return Ok(Pass { gate: self, sent: self.clock.now(), told: false }),
+                Step::Turn(refusal) => return Err(refusal),
+                Step::Wait(None) => changed.await,
+                Step::Wait(Some(until)) => {
+                    let until = pin!(self.clock.sleep_until(until));
+                    futures::future::select(changed, until).await;
+                }
+            }
+        }
+    }
+
+    /// What was said while a call that was sent at `sent` was under way.
+    pub(super) fn hear(&self, sent: Duration, signal: CallSignal) {
+        let now = self.clock.now();
+        let changed = match signal {
+            CallSignal::Token => self.state().limit.began(sent),
+            CallSignal::Limit { remaining, resets_in } => {
+                self.state().limit.told(now, remaining, resets_in);
+                true
+            }
+        };
+        if changed {
+            self.changed.notify_waiters();
+        }
+    }
+
+    fn step(&self, ticket: u64, patience: Duration) -> Step {
+        let now = self.clock.now();
+        let mut state = self.state();
+        if let Some(Stopped { kind, operation, message, hint, context }) = &state.stopped {
+            let error = Error::new(*kind, operation, message).with_fault(Fault::Operator);
+            let error = error.with_retry(Retry::Never).with_hint(hint);
+            let error = context.iter().fold(error, |error, (key, value)| error.with(key, value));
+            return Step::Turn(Refusal { error, opens: None });
+        }
+        let closed = |kind, message, until: Duration| {
+            if until <= patience {
+                return Step::Wait(Some(until));
+            }
+            let error = Error::new(kind, "reach the provider", message);
+            let error = error.with_retry(Retry::After(until.saturating_sub(now)));
+            Step::Turn(Refusal { error, opens: Some(until) })
+        };
+        match state.breaker.admission(now) {
+            Admission::Go => {}
+            Admission::Wait => return Step::Wait(None),
+            Admission::Open(until) => {
+                return closed(
+                    ErrorKind::Unavailable,
+                    "it failed too often and is left alone for a while",
+                    until,
+                );
+            }
+        }
+        if let Some(until) = state.limit.paused(now) {
+            return closed(ErrorKind::RateLimited, "it asked for a pause", until);
+        }
+        if !state.limit.has_room() || state.queue.front() != Some(&ticket) {
+            return Step::Wait(None);
+        }
+        state.breaker.enter();
+        state.limit.enter(now);
+        Step::Go
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call's place in the queue.
+struct Place<'a> {
+    gate: &'a Gate,
+    ticket: u64,
+}
+
+impl<'a> Place<'a> {
+    fn new(gate: &'a Gate) -> Self {
+        let mut state = gate.state();
+        state.next_ticket += 1;
+        let ticket = state.next_ticket;
+        state.queue.push_back(ticket);
+        drop(state);
+        Self { gate, ticket }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.gate.state().queue.retain(|&ticket| ticket != self.ticket);
+        self.gate.changed.notify_waiters();
+    }
+}
+
+/// A call that is under way. Dropped without an outcome, it tells nothing.
+#[derive(Debug)]
+pub(super) struct Pass<'a> {
+    gate: &'a Gate,
+    sent: Duration,
+    told: bool,
+}
+
+impl Pass<'_> {
+    /// When the call was let through.
+    pub(super) fn sent(&self) -> Duration {
+        self.sent
+    }
+
+    /// The call is over.
+    pub(super) fn ended<T>(mut self, outcome: &Result<T, Error>) {
+        self.told = true;
+        let now = self.gate.clock.now();
+        let mut state = self.gate.state();
+        let State { breaker, limit, stopped, .. } = &mut *state;
+        match outcome {
+            Ok(_) => {
+                breaker.answered();
+                limit.succeeded(self.sent);
+            }
+            Err(error) if error.kind() == ErrorKind::RateLimited => {
+                let pause = match error.retry() {
+                    Retry::After(pause) => Some(pause),
+                    _ => None,
+                };
+                breaker.leave();
+                limit.refused(self.sent, now, pause);
+            }
+            Err(error) if holds_for_every_call(error) => {
+                breaker.leave();
+                stopped.get_or_insert_with(|| Stopped {
+                    kind: error.kind(),
+                    operation: error.operation().to_owned(),
+                    message: error.message().to_owned(),
+                    hint: error.hint().unwrap_or_default().to_owned(),
+                    context: error.context().to_vec(),
+                });
+            }
+            Err(error) if error.fault() == Fault::Infrastructure && error.is_retryable() => {
+                breaker.failed(now);
+            }
+            Err(error) if error.kind() == ErrorKind::Cancelled => {
+                breaker.leave();
+            }
+            // The one request was refused: the route works.
+            Err(_) => breaker.answered(),
+        }
+        limit.leave();
+        drop(state);
+        self.gate.changed.notify_waiters();
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if !self.told {
+            let mut state = self.gate.state();
+            let State { breaker, limit, .. } = &mut *state;
+            breaker.leave();
+            limit.leave();
+            drop(state);
+            self.gate.changed.notify_waiters();
+        }
+    }
+}
+
+/// Whether the operator has to act before any call can succeed: a key, an
+/// account, an address or a model, not something about the one request.
+fn holds_for_every_call(error: &Error) -> bool {
+    let about_the_route =
+        matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::ResourceExhausted | ErrorKind::NotFound);
+    error.fault() == Fault::Operator && about_the_route
+}

@@ -1,0 +1,160 @@
+//! The backend `routes`: other backends, guarded.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    BreakerSettings, ConcurrencySettings, DeadlineSettings, Guarded, Guards, Meter, RetrySettings, Route,
+    Surroundings,
+};
+use crate::backend::{ModelBackend, ModelSession, ModelSource};
+use crate::clock::{Clock, SystemClock};
+use crate::context::CallContext;
+use crate::error::{Error, ErrorKind, Result};
+use crate::identity::Identity;
+use crate::registry::{BuildContext, Plugin, PluginConfig};
+
+/// Loads a model through other backends, in their order, behind the guards of
+/// the [module](super). All its sessions share one budget; each has limits and
+/// breakers of its own.
+#[derive(Debug)]
+pub struct RoutesBackend {
+    identity: Identity,
+    backends: Vec<(String, Arc<dyn ModelBackend>)>,
+    guards: Guards,
+    meter: Arc<Meter>,
+}
+
+/// Settings of [`RoutesBackend`].
+///
+/// ```toml
+/// name = "routes"
+/// order = [
+///     { name = "openai", preset = "chutes", model = "deepseek-ai/DeepSeek-V3.2-TEE" },
+///     { name = "openai", preset = "openrouter", model = "deepseek/deepseek-v3.2" },
+/// ]
+/// budget_usd = 5.0
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RoutesConfig {
+    /// The backends, each with its settings; the first is asked first.
+    pub order: Vec<PluginConfig>,
+    /// When to try again.
+    #[serde(default)]
+    pub retry: RetrySettings,
+    /// How long a try may take.
+    #[serde(default)]
+    pub deadlines: DeadlineSettings,
+    /// How many calls of a route may be under way.
+    #[serde(default)]
+    pub concurrency: ConcurrencySettings,
+    /// When to leave a route alone.
+    #[serde(default)]
+    pub breaker: BreakerSettings,
+    /// Ask the next route as well once one has not answered for this long.
+    #[serde(default)]
+    pub hedge_after_secs: Option<f64>,
+    /// Send no call once this much is spent, in US dollars, in this run.
+    #[serde(default)]
+    pub budget_usd: Option<f64>,
+}
+
+impl RoutesConfig {
+    fn guards(&self) -> Guards {
+        Guards {
+            retry: self.retry,
+            deadlines: self.deadlines,
+            concurrency: self.concurrency,
+            breaker: self.breaker,
+            hedge_after_secs: self.hedge_after_secs,
+            budget_usd: self.budget_usd,
+        }
+    }
+}
+
+impl RoutesBackend {
+    /// The backends of `order`, guarded by `guards`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`].
+    pub fn new(order: Vec<Arc<dyn ModelBackend>>, guards: Guards) -> Result<Self> {
+        guards.check()?;
+        check_order(order.len())?;
+        // Which backend answers can change an answer; how patiently it is
+        // waited for cannot.
+        let identities: Vec<_> = order.iter().map(|backend| backend.identity()).collect();
+        Ok(Self {
+            identity: Identity::new(Self::NAME, env!("CARGO_PKG_VERSION"), &identities)?,
+            backends: (order.into_iter().enumerate())
+                .map(|(place, backend)| (format!("{} {}", backend.identity().name, place + 1), backend))
+                .collect(),
+            guards,
+            meter: Arc::new(Meter::new(guards.budget_usd)),
+        })
+    }
+
+    /// What its sessions have spent.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+}
+
+fn check_order(routes: usize) -> Result<()> {
+    if routes == 0 {
+        let error = Error::new(ErrorKind::ConfigInvalid, "check the routes", "`order` names no backend");
+        return Err(
+            error.with_hint("name at least one, for example { name = \"openai\", preset = \"chutes\" }")
+        );
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl ModelBackend for RoutesBackend {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    async fn load(&self, model: &ModelSource, cx: &CallContext) -> Result<Arc<dyn ModelSession>> {
+        cx.check("load the model over the routes")?;
+        let route = |(name, backend): &(String, Arc<dyn ModelBackend>)| {
+            let (backend, model) = (Arc::clone(backend), model.clone());
+            Route::lazy(name, move |cx| -> BoxFuture<'static, Result<Arc<dyn ModelSession>>> {
+                let (backend, model) = (Arc::clone(&backend), model.clone());
+                Box::pin(async move { backend.load(&model, &cx).await })
+            })
+        };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let surroundings =
+            Surroundings { meter: Arc::clone(&self.meter), ..Surroundings::new(clock, &self.guards) };
+        let routes = self.backends.iter().map(route).collect();
+        Ok(Arc::new(Guarded::open(routes, self.guards, surroundings, cx).await?))
+    }
+}
+
+impl Plugin<dyn ModelBackend> for RoutesBackend {
+    const NAME: &'static str = "routes";
+    const SUMMARY: &'static str = "other backends in order, with retries, deadlines, limits and a budget";
+    type Config = RoutesConfig;
+
+    fn check(config: &RoutesConfig) -> Result<()> {
+        check_order(config.order.len())?;
+        config.guards().check()
+    }
+
+    async fn build(config: RoutesConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
+        let mut order = Vec::with_capacity(config.order.len());
+        for (place, backend) in config.order.iter().enumerate() {
+            let built = cx.registry.build::<dyn ModelBackend>(&backend.name, backend.value(), cx.call).await;
+            order.push(built.map_err(|error| error.with("route", place + 1))?);
+        }
+        Ok(Arc::new(Self::new(order, config.guards())?))
+    }
+}
+
+crate::register!(dyn ModelBackend => RoutesBackend);

@@ -1,0 +1,138 @@
+//! Trying again, by class of error.
+
+use std::time::Duration;
+
+use super::{RetrySettings, secs};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Fault, Result, Retry};
+use crate::rng::{Stream, Use};
+
+/// Makes passes until one succeeds, fails for good, or the settings say that it
+/// is enough; then the error is [`Retry::Exhausted`], so that nobody around it
+/// repeats what was repeated here.
+///
+/// Only infrastructure's passing errors are tried again. A provider that asks to
+/// slow down has not failed: that costs time, no attempt, and the route's gate
+/// knows for how long. Pauses grow exponentially to a cap and are spread between
+/// half and all of it by `key`; a provider that says how long to wait is believed.
+pub(super) async fn retry<T, F: Future<Output = Result<T>>>(
+    settings: &RetrySettings,
+    clock: &dyn Clock,
+    key: impl Fn() -> u64,
+    mut pass: impl FnMut() -> F,
+) -> Result<T> {
+    let begun = clock.now();
+    let (mut passes, mut failures) = (0, 0);
+    loop {
+        let error = match pass().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        passes += 1;
+        failures += u32::from(error.kind() != ErrorKind::RateLimited);
+        let pause = match error.retry() {
+            _ if error.fault() != Fault::Infrastructure => return Err(error),
+            Retry::Never | Retry::Exhausted { .. } => return Err(error),
+            Retry::After(pause) => pause,
+            Retry::Backoff if error.kind() == ErrorKind::RateLimited => Duration::ZERO,
+            Retry::Backoff => settings.pause(passes, Stream::new(key(), Use::Retry).unit_at(passes.into())),
+        };
+        let now = clock.now();
+        if failures >= settings.attempts || now + pause > begun + secs(settings.give_up_secs) {
+            return Err(exhausted(error, passes));
+        }
+        clock.sleep_until(now + pause).await;
+    }
+}
+
+fn exhausted(error: Error, passes: u32) -> Error {
+    error.with_retry(Retry::Exhausted { attempts: passes }).with("tries", passes)
+}
+
+impl RetrySettings {
+    /// The pause after pass `pass`, from 1; `unit` in [0, 1) spreads it.
+    fn pause(&self, pass: u32, unit: f64) -> Duration {
+        let grown = self.base_secs * 2_f64.powi(pass.saturating_sub(1).min(64) as i32);
+        secs(grown.min(self.max_secs) * (0.5 + unit / 2.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::VirtualClock;
+
+    const SETTINGS: RetrySettings =
+        RetrySettings { attempts: 3, base_secs: 1.0, max_secs: 4.0, give_up_secs: 100.0 };
+
+    /// Answers passes with `errors`, the first first, then with success; says
+    /// when each pass was made.
+    fn run(errors: Vec<Error>) -> (Result<()>, Vec<f64>) {
+        let clock = VirtualClock::new();
+        let (errors, times) = (RefCell::new(errors.into_iter()), RefCell::new(vec![]));
+        let pass = || {
+            times.borrow_mut().push(clock.now().as_secs_f64());
+            let error = errors.borrow_mut().next();
+            async move { error.map_or(Ok(()), Err) }
+        };
+        let result = clock.run(retry(&SETTINGS, &clock, || 7, pass)).expect("ends");
+        (result, times.into_inner())
+    }
+
+    fn error(kind: ErrorKind) -> Error {
+        Error::new(kind, "ask", "no")
+    }
+
+    #[test]
+    fn passing_errors_are_tried_again_up_to_the_cap() {
+        let (result, times) = run(vec![error(ErrorKind::Unavailable), error(ErrorKind::Protocol)]);
+        assert!(result.is_ok());
+        assert!((0.5..1.0).contains(&times[1]), "{times:?}");
+        assert!((1.0..2.0).contains(&(times[2] - times[1])), "{times:?}");
+        let (result, times) = run((0..9).map(|_| error(ErrorKind::Timeout)).collect());
+        assert_eq!(result.expect_err("cap").retry(), Retry::Exhausted { attempts: 3 });
+        assert_eq!(times.len(), 3);
+    }
+
+    #[test]
+    fn a_wish_to_slow_down_costs_no_attempt_but_time() {
+        let wish = || error(ErrorKind::RateLimited).with_retry(Retry::After(Duration::from_secs(10)));
+        let (result, times) = run((0..9).map(|_| wish()).collect());
+        assert!(result.is_ok());
+        assert_eq!(times.last(), Some(&90.0));
+        let (result, times) = run((0..20).map(|_| wish()).collect());
+        assert_eq!(result.expect_err("too long").retry(), Retry::Exhausted { attempts: 11 });
+        assert_eq!(times.last(), Some(&100.0), "the last try that the time allows");
+        let long = wish().with_retry(Retry::After(Duration::from_hours(1)));
+        assert_eq!(run(vec![long]).1.len(), 1, "nobody waits an hour");
+    }
+
+    #[test]
+    fn what_cannot_pass_is_not_repeated() {
+        for error in [
+            error(ErrorKind::Unsupported),
+            error(ErrorKind::Unavailable).with_fault(Fault::Operator),
+            error(ErrorKind::Unavailable).with_retry(Retry::Never),
+            error(ErrorKind::Unavailable).with_retry(Retry::Exhausted { attempts: 4 }),
+            Error::cancelled("ask"),
+        ] {
+            let (retry, text) = (error.retry(), error.to_string());
+            let (result, times) = run(vec![error]);
+            let error = result.expect_err("final");
+            assert_eq!((error.retry(), error.to_string(), times.len()), (retry, text, 1));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pauses_grow_to_the_cap(pass in 1_u32..200, unit in 0.0..1.0_f64) {
+            let pause = SETTINGS.pause(pass, unit).as_secs_f64();
+            let whole = 2_f64.powi((pass - 1).min(2) as i32);
+            prop_assert!((whole / 2.0..=whole).contains(&pause), "{}", pause);
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Ways to an answer: one after the other, or side by side.
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::{BoxFuture, Either, pending, select};
+use futures::stream::FuturesUnordered;
+use tokio::sync::OnceCell;
+
+use super::deadlines::{Timed, within};
+use super::gate::{Gate, Refusal};
+use super::meter::Billed;
+use super::retry::retry;
+use super::trace::{CallEvent, CallOutcome};
+use super::{Guards, Surroundings, secs};
+use crate::context::CallContext;
+use crate::error::{Error, Fault, Result, Retry};
+
+/// One way to an answer.
+pub struct Route<S: ?Sized> {
+    name: String,
+    target: OnceCell<Arc<S>>,
+    load: Option<Loader<S>>,
+}
+
+type Loader<S> = Box<dyn Fn(CallContext) -> BoxFuture<'static, Result<Arc<S>>> + Send + Sync>;
+
+impl<S: ?Sized> Route<S> {
+    /// The route `name` to `target`.
+    pub fn new(name: impl Into<String>, target: Arc<S>) -> Self {
+        Self { name: name.into(), target: OnceCell::new_with(Some(target)), load: None }
+    }
+
+    /// The route `name` to what `load` gives. If that fails at first, it is part
+    /// of later tries.
+    pub fn lazy(
+        name: impl Into<String>,
+        load: impl Fn(CallContext) -> BoxFuture<'static, Result<Arc<S>>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { name: name.into(), target: OnceCell::new(), load: Some(Box::new(load)) }
+    }
+
+    /// Its name, for errors and traces.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it leads to.
+    pub(super) async fn target(&self, cx: &CallContext) -> Result<Arc<S>> {
+        let load = || async {
+            match &self.load {
+                Some(load) => load(cx.clone()).await,
+                None => Err(Error::bug("follow a route", "it leads nowhere")),
+            }
+        };
+        self.target.get_or_try_init(load).await.cloned()
+    }
+}
+
+impl<S: ?Sized> Debug for Route<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What is asked of a route's target: one try.
+pub(super) type Ask<S, T> = dyn Fn(Arc<S>, CallContext) -> BoxFuture<'static, Result<T>> + Send + Sync;
+
+/// The routes with their gates, and everything around them.
+pub(super) struct Routes<S: ?Sized> {
+    pub(super) order: Vec<(Route<S>, Arc<Gate>)>,
+    pub(super) guards: Guards,
+    pub(super) surroundings: Surroundings,
+}
+
+/// Why a route gave no answer.
+enum Failure {
+    /// It was asked, and failed.
+    Sent(Error),
+    /// It was not asked.
+    TurnedAway(Refusal),
+    /// Nobody is to be asked.
+    Final(Error),
+}
+
+impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
+    /// The answer to one request; `key` spreads its pauses.
+    pub(super) async fn call<T: Billed + Send>(
+        &self,
+        operation: &str,
+        key: impl Fn() -> u64,
+        ask: &Ask<S, T>,
+        cx: &CallContext,
+    ) -> Result<T> {
+        let clock = &*self.surroundings.clock;
+        let call = retry(&self.guards.retry, clock, key, || self.pass(ask, cx));
+        cx.run(operation, call).await?
+    }
+
+    /// Asks the routes in order until one answers. With one route, or where all
+    /// turn the call away, it waits for the first that opens.
+    async fn pass<T: Billed + Send>(&self, ask: &Ask<S, T>, cx: &CallContext) -> Result<T> {
+        let clock = &self.surroundings.clock;
+        let latest = clock.now() + secs(self.guards.retry.give_up_secs);
+        let patience = if self.order.len() == 1 { latest } else { Duration::ZERO };
+        let mut waiting = 0..self.order.len();
+        let mut running = FuturesUnordered::new();
+        let mut failures = Vec::new();
+        loop {
+            if running.is_empty() {
+                let Some(route) = waiting.next() else { break };
+                running.push(self.ask_route(route, patience, ask, cx));
+            }
+            let hedge = match self.guards.hedge_after_secs {
+                Some(after) if !waiting.is_empty() => clock.sleep_until(clock.now() + secs(after)),
+                _ => Box::pin(pending()),
+            };
+            match select(running.next(), hedge).await {
+                Either::Left((Some((_, Ok(answer))), _)) => return Ok(answer),
+                Either::Left((Some((_, Err(Failure::Final(error)))), _)) => return Err(error),
+                Either::Left((Some((route, Err(failure))), _)) => failures.push((route, failure)),
+                Either::Left((None, _)) => {}
+                Either::Right(_) => {
+                    running.extend(waiting.next().map(|route| self.ask_route(route, patience, ask, cx)));
+                }
+            }
+        }
+        let error = match first_to_open(&failures) {
+            Some(route) => match self.ask_route(route, latest, ask, cx).await {
+                (_, Ok(answer)) => return Ok(answer),
+                (_, Err(failure)) => failure.into_error(),
+            },
+            None => most_hopeful(failures),
+        };
+        Err(error)
+    }
+
+    /// One try at one route.
+    async fn ask_route<T: Billed + Send>(
+        &self,
+        index: usize,
+        patience: Duration,
+        ask: &Ask<S, T>,
+        cx: &CallContext,
+    ) -> (usize, Result<T, Failure>) {
+        let (route, gate) = &self.order[index];
+        let named = |error: Error| error.with("route", &route.name);
+        let asked = async {
+            let Surroundings { clock, meter, .. } = &self.surroundings;
+            meter.check().map_err(Failure::Final)?;
+            let queued = clock.now();
+            let pass = gate.enter(patience).await.map_err(|Refusal { error, opens }| {
+                Failure::TurnedAway(Refusal { error: named(error), opens })
+            })?;
+            // Others may have spent the rest meanwhile.
+            meter.check().map_err(Failure::Final)?;
+            let mut seen = Seen {
+                surroundings: &self.surroundings,
+                route: &route.name,
+                queued,
+                sent: pass.sent(),
+                told: false,
+            };
+            let call = |cx: CallContext| async move {
+                let target = route.target(&cx).await?;
+                ask(target, cx).await
+            };
+            let (hearing, sent) = (Arc::clone(gate), pass.sent());
+            let cx = cx.with_listener(move |signal| hearing.hear(sent, signal));
+            let Timed { result, first_token } = within(&self.guards.deadlines, clock, &cx, call).await;
+            pass.ended(&result);
+            if let Ok(answer) = &result {
+                meter.count(&route.name, answer.usage());
+            }
+            seen.over(
+                first_token,
+                match &result {
+                    Ok(answer) => CallOutcome::Answered(answer.usage()),
+                    Err(error) => CallOutcome::Failed(error),
+                },
+            );
+            result.map_err(|error| Failure::Sent(named(error)))
+        };
+        (index, asked.await)
+    }
+}
+
+impl Failure {
+    fn into_error(self) -> Error {
+        match self {
+            Self::Sent(error) | Self::Final(error) => error,
+            Self::TurnedAway(refusal) => refusal.error,
+        }
+    }
+}
+
+/// The route that opens first, if none was asked.
+fn first_to_open(failures: &[(usize, Failure)]) -> Option<usize> {
+    let opens = |(route, failure): &(usize, Failure)| match failure {
+        Failure::TurnedAway(refusal) => refusal.opens.map(|opens| (opens, *route)),
+        _ => None,
+    };
+    let asked = failures.iter().any(|(_, failure)| matches!(failure, Failure::Sent(_)));
+    if asked { None } else { failures.iter().filter_map(opens).min().map(|(_, route)| route) }
+}
+
+/// Of the routes' errors the one with which most can be done: the soonest that
+/// may pass, else infrastructure's, else the operator's.
+fn most_hopeful(failures: Vec<(usize, Failure)>) -> Error {
+    let hope = |error: &Error| {
+        let wait = match error.retry() {
+            Retry::Backoff => Some(Duration::ZERO),
+            Retry::After(pause) => Some(pause),
+            Retry::Never | Retry::Exhausted { .. } => None,
+        };
+        let ours = error.fault() == Fault::Infrastructure;
+        (!(ours && wait.is_some()), !ours, wait)
+    };
+    let errors = failures.into_iter().map(|(_, failure)| failure.into_error());
+    errors.min_by_key(hope).unwrap_or_else(|| Error::bug("choose a route", "there is none"))
+}
+
+/// Tells the trace what became of a try, also of one that is dropped.
+struct Seen<'a> {
+    surroundings: &'a Surroundings,
+    route: &'a str,
+    queued: Duration,
+    sent: Duration,
+    told: bool,
+}
+
+impl Seen<'_> {
+    fn over(&mut self, first_token: Option<Duration>, outcome: CallOutcome<'_>) {
+        self.told = true;
+        let Self { surroundings, route, queued, sent, .. } = *self;
+        let ended = surroundings.clock.now();
+        surroundings.trace.on(&CallEvent { route, queued, sent, first_token, ended, outcome });
+    }
+}
+
+impl Drop for Seen<'_> {
+    fn drop(&mut self) {
+        if !self.told {
+            self.over(None, CallOutcome::Abandoned);
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! `chat`: a chat model compares the replies.
+//!
+//! A chat judge is a prompt and a parser over any [`ModelSession`]: a model
+//! behind an OpenAI-compatible server, routes to several, or a local one. What
+//! it is asked is its [rubric](Rubric); how the prompt is worded is its
+//! [template](Template), which has a version; both are part of its identity.
+//!
+//! The prompt is the same up to the replies for both orders of a sample, and up
+//! to its last line for every try, so that prompt caches work. Everything that
+//! is judged stands between lines with the sample's fence, after the
+//! [defence](crate::defence) has seen it. The last line holds the question's
+//! nonce, which the answer has to carry: an answer that was quoted from a reply
+//! has none. A judge that obeys a reply and answers what it was told carries
+//! it all the same: against that there are the defence, the panel and its
+//! canaries.
+//!
+//! Only the final content of an answer is read, never its reasoning. An answer
+//! that was cut, or whose provider does not say that it was not, is unreadable.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use albedo_core::backend::ResponseFormat;
+use albedo_core::{
+    Alteration, Assessment, BuildContext, CallContext, Comparison, Completion, Error, ErrorKind, Evidence,
+    Fault, FinishReason, GenerateRequest, Identity, Judge, Message, Metric, ModelBackend, ModelSession,
+    ModelSource, Needs, Plugin, PluginConfig, Preparation, Result, Sampling,
+};
+use async_trait::async_trait;
+use futures::StreamExt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::defence::{Budget, Defence};
+
+mod checklist;
+mod pairwise;
+pub(crate) mod parse;
+mod prompt;
+
+pub use checklist::{ChecklistConfig, Item, WriterConfig};
+pub use parse::read_verdict;
+use prompt::Prompt;
+
+/// Settings of [`ChatJudge`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChatConfig {
+    /// Name on the panel and in the record; `chat` by default.
+    pub label: Option<String>,
+    /// The backend that serves the model.
+    pub backend: PluginConfig,
+    /// Name under which the backend serves the model.
+    pub model: Option<String>,
+    /// Folder of a local model, instead of `model`.
+    pub path: Option<PathBuf>,
+    /// What the judge is asked.
+    #[serde(default)]
+    pub rubric: Rubric,
+    /// Wording of the prompt.
+    #[serde(default)]
+    pub template: Template,
+    /// What the backend is asked to enforce.
+    #[serde(default)]
+    pub answer: AnswerFormat,
+    /// How the judge's tokens are chosen; greedy by default.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// The answer is cut after this many tokens, reasoning included, and then
+    /// unreadable.
+    #[serde(default = "answer_tokens")]
+    pub max_answer_tokens: u32,
+    /// The largest texts shown; the same for every judge of a panel.
+    #[serde(default)]
+    pub budget: Budget,
+    /// Settings of the rubric `checklist`.
+    pub checklist: Option<ChecklistConfig>,
+}
+
+/// Room for a reasoning model; the reference system's limit for those.
+fn answer_tokens() -> u32 {
+    4096
+}
+
+/// What a chat judge is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum Rubric {
+    /// Which reply is better in each of the five metrics.
+    #[default]
+    #[serde(rename = "pairwise-5")]
+    PairwiseFive,
+    /// Which replies fulfil each of a list of yes-or-no questions.
+    #[serde(rename = "checklist")]
+    Checklist,
+}
+
+/// Wording of the prompts. A version is never changed: there will be another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum Template {
+    /// The first.
+    #[default]
+    #[serde(rename = "albedo-1")]
+    Albedo1,
+}
+
+/// What the backend is asked to enforce of an answer. All are read alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerFormat {
+    /// Nothing.
+    #[default]
+    Text,
+    /// A JSON object.
+    Json,
+    /// The answer's schema, in which the nonce is a constant.
+    Schema,
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::ConfigInvalid, "check the settings of judge `chat`", message)
+}
+
+/// A chat model as a judge; see the [module](self).
+#[derive(Debug)]
+pub struct ChatJudge {
+    identity: Identity,
+    session: Arc<dyn ModelSession>,
+    asker: Asker,
+    answer: AnswerFormat,
+    sampling: Sampling,
+    max_answer_tokens: u32,
+    budget: Budget,
+}
+
+/// The rubric with what it needs.
+#[derive(Debug)]
+enum Asker {
+    Pairwise,
+    Checklist(checklist::Checklist),
+}
+
+/// What of a chat judge's making can change an answer.
+#[derive(Serialize)]
+struct Makings<'a> {
+    backend: &'a Identity,
+    model: &'a albedo_core::ModelInfo,
+    rubric: Rubric,
+    /// Digest of the template's texts.
+    template: albedo_core::Digest,
+    answer: AnswerFormat,
+    sampling: Sampling,
+    max_answer_tokens: u32,
+    budget: Budget,
+    checklist: Option<&'a ChecklistConfig>,
+    writer: Option<&'a Identity>,
+}
+
+impl ChatJudge {
+    /// The judge of `config`, its model already loaded by `backend`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`] for a rubric whose settings are missing or
+    /// of no use; `writer` is the model that writes the checklists, if the
+    /// settings name one.
+    pub fn new(
+        config: &ChatConfig,
+        backend: &Identity,
+        session: Arc<dyn ModelSession>,
+        writer: Option<Arc<dyn ModelSession>>,
+    ) -> Result<Self> {
+        Self::check(config)?;
+        let writes = match &writer {
+            Some(writer) => Some(Identity::new("writer", "1", writer.model())?),
+            None => None,
+        };
+        let asker = match (&config.checklist, config.rubric) {
+            (Some(settings), Rubric::Checklist) => {
+                Asker::Checklist(checklist::Checklist::new(settings.clone(), writer)?)
+            }
+            _ => Asker::Pairwise,
+        };
+        let makings = Makings {
+            backend,
+            model: session.model(),
+            rubric: config.rubric,
+            template: prompt::digest(config.template),
+            answer: config.answer,
+            sampling: config.sampling,
+            max_answer_tokens: config.max_answer_tokens,
+            budget: config.budget,
+            checklist: config.checklist.as_ref(),
+            writer: writes.as_ref(),
+        };
+        let name = config.label.as_deref().unwrap_or("chat");
+        Ok(Self {
+            identity: Identity::new(name, env!("CARGO_PKG_VERSION"), &makings)?,
+            session,
+            asker,
+            answer: config.answer,
+            sampling: config.sampling,
+            max_answer_tokens: config.max_answer_tokens,
+            budget: config.budget,
+        })
+    }
+
+    fn question(&self, request: &Comparison) -> Result<Question> {
+        let fence = request.marks.fence_text();
+        let defence = Defence { budget: self.budget, fence: fence.clone() };
+        let [first, second] = [&request.first, &request.second].map(|candidate| {
+            let mut shown = defence.reply(&candidate.text);
+            if candidate.finish == FinishReason::Length {
+                shown.text.push_str("\n⟨the reply was ended here, at its limit of tokens⟩");
+            }
+            shown
+        });
+        let form = match &self.asker {
+            Asker::Pairwise => pairwise::form(),
+            Asker::Checklist(checklist) => checklist.form(request)?,
+        };
+        let prompt = Prompt {
+            fence,
+            nonce: request.marks.nonce_text(),
+            conversation: defence.conversation(&request.messages),
+            first: first.text,
+            second: second.text,
+            form,
+        };
+        Ok(Question { prompt, first: first.alterations, second: second.alterations })
+    }
+
+    async fn ask(&self, prompt: &Prompt, seed: u64, cx: &CallContext) -> Result<Completion> {
+        let response = match self.answer {
+            AnswerFormat::Text => ResponseFormat::Text,
+            AnswerFormat::Json => ResponseFormat::Json,
+            AnswerFormat::Schema => {
+                ResponseFormat::Schema { name: "verdict".into(), schema: prompt.form.schema(&prompt.nonce) }
+            }
+        };
+        let request = GenerateRequest {
+            messages: prompt.messages(),
+            sampling: self.sampling,
+            max_new_tokens: self.max_answer_tokens,
+            seed,
+            score_reply: None,
+            response,
+            log_probs: None,
+        };
+        one_answer(&*self.session, request, cx).await
+    }
+}
+
+/// A comparison as it is asked.
+struct Question {
+    prompt: Prompt,
+    first: Vec<Alteration>,
+    second: Vec<Alteration>,
+}
+
+/// The one answer of `session` to `request`. An error of the model that judges
+/// is never a contestant's: prompts are made from replies.
+async fn one_answer(
+    session: &dyn ModelSession,
+    request: GenerateRequest,
+    cx: &CallContext,
+) -> Result<Completion> {
+    let mut answers = session.generate(vec![request], cx);
+    let Some(answer) = cx.run("ask the judge", answers.next()).await? else {
+        return Err(Error::bug("ask the judge", "the session ended its answers without one"));
+    };
+    answer.result.map_err(|error| match (error.fault(), error.kind()) {
+        (Fault::Contestant(_), _) | (_, ErrorKind::DataInvalid) => error.with_fault(Fault::Infrastructure),
+        _ => error,
+    })
+}
+
+/// Why an answer that ended for `finish` cannot be read.
+fn unfinished(finish: FinishReason) -> Option<&'static str> {
+    match finish {
+        FinishReason::Stop => None,
+        FinishReason::Length => Some("the answer was cut at its limit of tokens"),
+        FinishReason::Unknown => Some("the provider did not say that the answer is whole"),
+    }
+}
+
+#[async_trait]
+impl Judge for ChatJudge {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn metrics(&self) -> BTreeSet<Metric> {
+        match &self.asker {
+            Asker::Pairwise => Metric::ALL.into(),
+            Asker::Checklist(checklist) => [checklist.metric()].into(),
+        }
+    }
+
+    fn needs(&self) -> Needs {
+        let preparation = matches!(&self.asker, Asker::Checklist(checklist) if checklist.is_written());
+        Needs { preparation, ..Needs::default() }
+    }
+
+    fn watched(&self) -> bool {
+        true
+    }
+
+    fn prompt(&self, request: &Comparison) -> Result<Option<Vec<Message>>> {
+        Ok(Some(self.question(request)?.prompt.messages()))
+    }
+
+    async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {
+        let Question { prompt, first, second } = self.question(request)?;
+        let seed = u64::from_le_bytes(std::array::from_fn(|byte| request.marks.nonce.as_bytes()[byte]));
+        let Completion { text: answer, reasoning, finish, usage, .. } = self.ask(&prompt, seed, cx).await?;
+        let read = match unfinished(finish) {
+            Some(reason) => Err(reason.to_owned()),
+            None => match &self.asker {
+                Asker::Pairwise => read_verdict(&answer, &prompt.nonce),
+                Asker::Checklist(checklist) => checklist.read(&answer, &prompt, request),
+            },
+        };
+        let nonce = read.is_ok().then(|| prompt.nonce.clone());
+        let evidence = Box::new(Evidence { answer, reasoning, nonce, first, second });
+        let usage = Some(usage);
+        Ok(match read {
+            Ok(scores) => Assessment::Scored { scores, rationale: None, usage, evidence: Some(evidence) },
+            Err(reason) => Assessment::Unreadable { reason, usage, evidence },
+        })
+    }
+
+    async fn prepare(&self, request: &Preparation, cx: &CallContext) -> Result<String> {
+        match &self.asker {
+            Asker::Checklist(checklist) => checklist.write(request, self.budget, cx).await,
+            Asker::Pairwise => Err(Error::bug("prepare a judgement", "this rubric needs no preparation")),
+        }
+    }
+}
+
+impl Plugin<dyn Judge> for ChatJudge {
+    const NAME: &'static str = "chat";
+    const SUMMARY: &'static str = "a chat model compares the replies";
+    type Config = ChatConfig;
+
+    fn check(config: &ChatConfig) -> Result<()> {
+        if config.model.is_some() == config.path.is_some() {
+            return Err(invalid("exactly one of `model` and `path` names the model"));
+        }
+        if config.label.as_ref().is_some_and(|label| label.trim().is_empty()) {
+            return Err(invalid("`label` is empty"));
+        }
+        if config.max_answer_tokens == 0 {
+            return Err(invalid("`max_answer_tokens` is 0"));
+        }
+        match (config.rubric, &config.checklist) {
+            (Rubric::Checklist, None) => {
+                return Err(invalid("the rubric `checklist` needs the table `checklist`"));
+            }
+            (Rubric::PairwiseFive, Some(_)) => {
+                return Err(invalid("the table `checklist` is of no use to the rubric `pairwise-5`"));
+            }
+            (_, Some(checklist)) => checklist.check()?,
+            _ => {}
+        }
+        config.sampling.check()?;
+        config.budget.check()
+    }
+
+    async fn build(config: ChatConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Judge>> {
+        let (backend, session) =
+            load(&config.backend, config.model.as_deref(), config.path.as_deref(), cx).await?;
+        let writer = match config.checklist.as_ref().and_then(|checklist| checklist.writer.as_ref()) {
+            Some(WriterConfig { backend, model, path, .. }) => {
+                Some(load(backend, model.as_deref(), path.as_deref(), cx).await?.1)
+            }
+            None => None,
+        };
+        Ok(Arc::new(Self::new(&config, &backend, session, writer)?))
+    }
+}
+
+albedo_core::register!(dyn Judge => ChatJudge);
+
+/// Loads the model that a judge's settings name.
+async fn load(
+    backend: &PluginConfig,
+    model: Option<&str>,
+    path: Option<&Path>,
+    cx: &BuildContext<'_>,
+) -> Result<(Identity, Arc<dyn ModelSession>)> {
+    let source = match (model, path) {
+        (Some(model), None) => ModelSource::new(model),
+        (None, Some(path)) => ModelSource::new(cx.path(path)),
+        _ => return Err(invalid("exactly one of `model` and `path` names the model")),
+    };
+    let backend = cx.registry.build::<dyn ModelBackend>(&backend.name, backend.value(), cx.call).await?;
+    let session = backend.load(&source, cx.call).await?;
+    Ok((backend.identity().clone(), session))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,35 @@
+//! `albedo config`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use albedo::config::DuelConfig;
+use albedo::{Registry, Result};
+
+use super::{print, print_json};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Print the JSON schema of a duel's configuration, with the settings of
+    /// every plugin that this program was built with.
+    Schema,
+    /// Check a configuration without loading a model or asking anybody.
+    Check {
+        /// The TOML file.
+        file: PathBuf,
+    },
+}
+
+pub(crate) fn run(command: &Command) -> Result<ExitCode> {
+    let registry = Registry::linked()?;
+    match command {
+        Command::Schema => print_json(&DuelConfig::schema(&registry))?,
+        Command::Check { file } => {
+            let config = DuelConfig::read(file)?;
+            config.check(&registry).map_err(|error| error.with("path", file.display()))?;
+            let judges: Vec<_> = config.judges.iter().map(|judge| judge.name.as_str()).collect();
+            print(&format!("{} is well-formed; judges: {}\n", file.display(), judges.join(", ")))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,415 @@
+//! Duels before chat judges: what the panel promises whatever a chat model says.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use albedo::judges::chat::{ChatConfig, ChatJudge};
+use albedo::prelude::*;
+use albedo::record::{JournalEvent, RecordLine, RecordedAnswer, VerifyOptions, verify_record};
+use albedo::{
+    Completion, Digest, FinishReason, GenerateRequest, Generated, Message, MessageRole, ModelInfo,
+    ScoreRequest, TaskRow, TaskSetInfo, TokenScores, Usage,
+};
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt};
+use serde_json::json;
+
+type Answer = Box<dyn Fn(&GenerateRequest) -> albedo::Result<String> + Send + Sync>;
+
+/// A model that answers what a function says; counts its calls.
+struct Model {
+    info: ModelInfo,
+    answer: Answer,
+    calls: AtomicU32,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    fn new(
+        name: &str,
+        answer: impl Fn(&GenerateRequest) -> albedo::Result<String> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let shared = Digest::of("shared");
+        let info = ModelInfo {
+            parameters: Digest::of(name),
+            architecture: "Scripted".into(),
+            parameter_count: 0,
+            context_length: 10_000,
+            dtype: "none".into(),
+            tokenizer: shared,
+            chat_template: shared,
+            stop_ids: vec![0],
+            config: shared,
+        };
+        Arc::new(Self { info, answer: Box::new(answer), calls: AtomicU32::new(0) })
+    }
+}
+
+#[async_trait]
+impl ModelSession for Model {
+    fn model(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn count_prompt_tokens(&self, messages: &[Message]) -> albedo::Result<Option<u32>> {
+        Ok(Some(messages.len() as u32))
+    }
+
+    fn generate(&self, requests: Vec<GenerateRequest>, _: &CallContext) -> BoxStream<'static, Generated> {
+        let answer = |(index, request): (usize, GenerateRequest)| {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            let result = (self.answer)(&request).map(|text| Completion {
+                text,
+                reasoning: None,
+                tokens: vec![],
+                finish: FinishReason::Stop,
+                usage: Usage::default(),
+                reply_scores: None,
+                log_probs: None,
+            });
+            Generated { index, result }
+        };
+        stream::iter(requests.into_iter().enumerate().map(answer).collect::<Vec<_>>()).boxed()
+    }
+
+    async fn score(&self, _: Vec<ScoreRequest>, _: &CallContext) -> albedo::Result<Vec<TokenScores>> {
+        Err(Error::new(ErrorKind::Unsupported, "score", "scripted"))
+    }
+}
+
+/// Loads one [`Model`], whatever it is asked for.
+#[derive(Debug)]
+struct Loads(Identity, Arc<Model>);
+
+#[async_trait]
+impl ModelBackend for Loads {
+    fn identity(&self) -> &Identity {
+        &self.0
+    }
+
+    async fn load(&self, _: &ModelSource, _: &CallContext) -> albedo::Result<Arc<dyn ModelSession>> {
+        Ok(Arc::<Model>::clone(&self.1))
+    }
+}
+
+fn identity(name: &str) -> Identity {
+    Identity::new(name, "1", &()).expect("an identity")
+}
+
+/// A row an instance; the second message is the row's number.
+#[derive(Debug)]
+struct Numbers(TaskSetInfo);
+
+#[async_trait]
+impl TaskSource for Numbers {
+    fn info(&self) -> &TaskSetInfo {
+        &self.0
+    }
+
+    async fn row(&self, row: u64, _: &CallContext) -> albedo::Result<TaskRow> {
+        let messages = [
+            (MessageRole::System, "count".to_owned()),
+            (MessageRole::User, row.to_string()),
+            (MessageRole::Assistant, "recorded".to_owned()),
+        ];
+        let messages = messages.map(|(role, content)| Message::new(role, content)).into();
+        Ok(TaskRow { instance_id: row.to_string(), repo: "numbers".into(), messages })
+    }
+}
+
+/// Says its skill and the row, so that a judge can tell replies apart.
+async fn contestant(side: Side, skill: &'static str) -> Contestant {
+    let model = Model::new(skill, move |request| {
+        let row: u32 = request.messages[1].content.parse().expect("a row");
+        // Each is better on some rows.
+        let words = if row.is_multiple_of(3) == (skill == "odd") { 9 } else { row % 5 };
+        Ok(format!("{skill} {}", "word ".repeat(words as usize)))
+    });
+    let backend = Loads(identity("loads"), model);
+    Contestant::load(side, &backend, &ModelSource::new(skill), &CallContext::new()).await.expect("loads")
+}
+
+fn chat(label: &str, model: Arc<Model>) -> Arc<dyn Judge> {
+    let config = json!({ "label": label, "backend": { "name": "loads" }, "model": "m" });
+    let config: ChatConfig = serde_json::from_value(config).expect("settings");
+    Arc::new(ChatJudge::new(&config, &identity("loads"), model, None).expect("builds"))
+}
+
+async fn duel(sides: [&'static str; 2], judges: Vec<Arc<dyn Judge>>, samples: u32) -> Duel {
+    let king = contestant(Side::King, sides[0]).await;
+    let challenger = contestant(Side::Challenger, sides[1]).await;
+    let tasks = Numbers(TaskSetInfo { manifest: Digest::of("numbers"), rows: 500, unhashed: false });
+    let mut settings = DuelSettings { samples, ..DuelSettings::default() };
+    settings.rule = Rule::by_name("margin").expect("a rule");
+    settings.limits.samples_in_flight = 4;
+    settings.limits.call_tries = 2;
+    Duel::new(&settings, king, challenger, Arc::new(tasks), judges).expect("plans")
+}
+
+fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
+    text.split_once(start).and_then(|(_, rest)| rest.split_once(end)).expect("the part is there").0
+}
+
+/// The two replies that a judge is shown, and the nonce that it is to answer.
+fn shown(request: &GenerateRequest) -> (&str, &str, &str) {
+    let prompt = &request.messages[1].content;
+    let fence = between(prompt, "The mark of this comparison is ", ".");
+    let part = |name: &str| {
+        between(prompt, &format!("[[{fence} {name}]]\n"), &format!("\n[[{fence} end of {name}]]"))
+    };
+    (part("first reply"), part("second reply"), prompt.rsplit('"').nth(1).expect("the nonce is last"))
+}
+
+fn verdict(word: &str, nonce: &str) -> String {
+    json!({
+        "correctness": word, "grounding": word, "progress": word, "protocol": "tie", "efficiency": word, "nonce": nonce,
+    })
+    .to_string()
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "an answer can fail")]
+fn longer(request: &GenerateRequest) -> albedo::Result<String> {
+    let (first, second, nonce) = shown(request);
+    let word = match first.len().cmp(&second.len()) {
+        std::cmp::Ordering::Greater => "first",
+        std::cmp::Ordering::Less => "second",
+        std::cmp::Ordering::Equal => "tie",
+    };
+    Ok(verdict(word, nonce))
+}
+
+async fn run(duel: &Duel) -> (DuelReport, MemoryStore) {
+    let store = MemoryStore::default();
+    let report = duel.run(&store, &(), &CallContext::new()).await.expect("runs");
+    (report, store)
+}
+
+fn record(store: &MemoryStore) -> Record {
+    let record = store.record().expect("published");
+    Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads")
+}
+
+fn differences(store: &MemoryStore) -> Vec<f64> {
+    let clusters = record(store).lines.into_iter().filter_map(|line| match line {
+        RecordLine::Cluster(cluster) => Some(cluster.difference),
+        _ => None,
+    });
+    clusters.collect()
+}
+
+#[tokio::test]
+async fn a_judge_that_always_says_first_moves_nothing() {
+    let first = chat("first", Model::new("first", |request| Ok(verdict("first", shown(request).2))));
+    let (report, store) = run(&duel(["even", "odd"], vec![first], 12).await).await;
+    let differences = differences(&store);
+    assert_eq!(differences.len(), 12);
+    assert!(differences.iter().all(|difference| difference.to_bits() == 0), "{differences:?}");
+    assert_eq!(report.verdict.margin.to_bits(), 0);
+    assert_eq!(report.verdict.judges[0].flips, 12);
+}
+
+#[tokio::test]
+async fn exchanged_contestants_have_mirrored_scores() {
+    // One judge leans towards the first place, so that the orders matter.
+    let leaning = |request: &GenerateRequest| {
+        let (first, second, nonce) = shown(request);
+        Ok(verdict(if first.len() + 8 > second.len() { "first" } else { "second" }, nonce))
+    };
+    let judges = || vec![chat("longer", Model::new("l", longer)), chat("leaning", Model::new("f", leaning))];
+    let (_, here) = run(&duel(["even", "odd"], judges(), 24).await).await;
+    let (_, there) = run(&duel(["odd", "even"], judges(), 24).await).await;
+    let (here, there) = (differences(&here), differences(&there));
+    assert!(here.iter().any(|difference| *difference != 0.0));
+    for (here, there) in here.iter().zip(&there) {
+        assert_eq!(*here, -there);
+    }
+}
+
+/// Answers garbage to the first question of some judgements, and fails before
+/// it answers others.
+fn moody() -> Arc<Model> {
+    let asked: Mutex<BTreeMap<String, u32>> = Mutex::default();
+    Model::new("moody", move |request| {
+        let (first, second, _) = shown(request);
+        let question = format!("{first}|{second}|{}", request.messages[1].content.contains("12"));
+        let mut asked = asked.lock().expect("unpoisoned");
+        let times = asked.entry(question).or_default();
+        *times += 1;
+        match (first.len() % 4, *times) {
+            (1, 1) => Ok("I would rather not.".into()),
+            (2, 1) => Err(Error::new(ErrorKind::Timeout, "ask", "too slow")
+                .with_retry(albedo::Retry::After(std::time::Duration::ZERO))),
+            _ => longer(request),
+        }
+    })
+}
+
+/// The judgements that the journal has an answer to.
+fn answers(journal: &[JournalEvent]) -> BTreeMap<(u32, u32, bool), u32> {
+    let mut answers = BTreeMap::new();
+    for event in journal {
+        if let JournalEvent::Assessed { sample, judge, order, .. } = event {
+            *answers.entry((*sample, *judge, *order == albedo::panel::Order::KingFirst)).or_default() += 1;
+        }
+    }
+    answers
+}
+
+#[tokio::test]
+async fn an_unreadable_answer_is_asked_again_with_another_nonce_and_the_record_verifies() {
+    let model = moody();
+    let (report, store) =
+        run(&duel(["even", "odd"], vec![chat("moody", Arc::clone(&model))], 16).await).await;
+    assert_eq!(report.verdict.missing, 0);
+    let record = record(&store);
+    let verification = verify_record(&record, &VerifyOptions::default(), &CallContext::new()).await;
+    assert_eq!(verification.expect("verifies").answers, 32);
+    let asked: Vec<_> = (record.lines.iter())
+        .filter_map(|line| match line {
+            RecordLine::Assessment { asked, answer: RecordedAnswer::Answered(answer), .. } => Some((
+                *asked,
+                answer.evidence().and_then(|evidence| evidence.nonce.clone()).expect("a nonce"),
+            )),
+            _ => None,
+        })
+        .collect();
+    assert!(asked.iter().any(|(asked, _)| *asked == 2) && asked.iter().any(|(asked, _)| *asked == 1));
+    let nonces: std::collections::BTreeSet<_> = asked.iter().map(|(_, nonce)| nonce).collect();
+    assert_eq!(nonces.len(), 32, "no two judgements share a nonce");
+    let failures =
+        store.journal().iter().filter(|event| matches!(event, JournalEvent::Failed { .. })).count();
+    let answered: u32 = answers(&store.journal()).values().sum();
+    assert_eq!(model.calls.load(Ordering::Relaxed), answered + failures as u32, "every call is journalled");
+}
+
+#[tokio::test]
+async fn a_journal_cut_anywhere_asks_no_judge_twice() {
+    // Answers depend on the question alone, so that a resumed duel answers alike.
+    let sulky = || {
+        Model::new("sulky", |request: &GenerateRequest| {
+            let (first, _, nonce) = shown(request);
+            let sulks = first.len() % 4 == 1 && nonce.as_bytes()[0] % 2 == 0;
+            if sulks { Ok("I would rather not.".into()) } else { longer(request) }
+        })
+    };
+    let (whole, store) = run(&duel(["even", "odd"], vec![chat("sulky", sulky())], 8).await).await;
+    let journal = store.journal();
+    for cut in 1..journal.len() {
+        let part = MemoryStore::default();
+        for event in &journal[..cut] {
+            let texts = match event {
+                JournalEvent::Replied { text, .. } => vec![store.text(text).await.expect("kept")],
+                _ => vec![],
+            };
+            part.append(event.clone(), texts).await.expect("appends");
+        }
+        let model = sulky();
+        let duel = duel(["even", "odd"], vec![chat("sulky", Arc::clone(&model))], 8).await;
+        let resumed = duel.run(&part, &(), &CallContext::new()).await.expect("resumes");
+        assert_eq!(resumed, whole, "cut at {cut}");
+        let before: u32 = answers(&journal[..cut]).values().sum();
+        let all: u32 = answers(&part.journal()).values().sum();
+        assert_eq!(model.calls.load(Ordering::Relaxed), all - before, "cut at {cut}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_never_can_be_read_is_a_missing_cell_and_the_duel_void() {
+    let garbage = Model::new("garbage", |_| Ok("first first first".into()));
+    let duel = duel(["even", "odd"], vec![chat("garbage", Arc::clone(&garbage))], 4).await;
+    let store = MemoryStore::default();
+    for round in 1..=2 {
+        let report = duel.run(&store, &(), &CallContext::new()).await.expect("runs");
+        assert!(matches!(report.verdict.outcome, Outcome::Void(_)), "{:?}", report.verdict.outcome);
+        assert_eq!((report.verdict.missing, report.verdict.cells), (4, 4));
+        // Two tries for each of eight judgements, in each run.
+        assert_eq!(garbage.calls.load(Ordering::Relaxed), round * 16);
+    }
+    assert!(store.record().is_none());
+}
+
+/// Knows what the data set recorded, and prefers the longer of other replies.
+fn informed(request: &GenerateRequest) -> albedo::Result<String> {
+    let (first, second, nonce) = shown(request);
+    match [first, second].map(|reply| reply == "recorded") {
+        [true, false] => Ok(verdict("first", nonce)),
+        [false, true] => Ok(verdict("second", nonce)),
+        _ => longer(request),
+    }
+}
+
+#[tokio::test]
+async fn a_chat_judge_that_fails_its_canaries_is_not_on_the_panel() {
+    let judges = vec![
+        chat("one", Model::new("one", informed)),
+        chat("shallow", Model::new("shallow", longer)),
+        chat("two", Model::new("two", informed)),
+    ];
+    let (cx, king, challenger) =
+        (CallContext::new(), contestant(Side::King, "even").await, contestant(Side::Challenger, "odd").await);
+    let tasks: Arc<dyn TaskSource> =
+        Arc::new(Numbers(TaskSetInfo { manifest: Digest::of("numbers"), rows: 500, unhashed: false }));
+    let mut settings = DuelSettings { samples: 9, ..DuelSettings::default() };
+    settings.rule = Rule::by_name("margin").expect("a rule");
+    settings.canaries = Some(albedo::canary::CanarySettings { every: 4, preflight: 4, quorum: 2 });
+    let passed = albedo::duel::preflight(&settings, &*tasks, &judges, None, &cx).await.expect("asks");
+    let duel = Duel::watched(&settings, king, challenger, tasks, judges, passed).expect("plans");
+    let names: Vec<_> = duel.plan().judges.iter().map(|judge| judge.identity.name.as_str()).collect();
+    assert_eq!(names, ["one", "two"]);
+    let (report, store) = run(&duel).await;
+    assert_eq!(report.verdict.missing, 0);
+    let verification =
+        verify_record(&record(&store), &VerifyOptions::default(), &cx).await.expect("verifies");
+    // Nine samples and two canaries, two judges, two orders.
+    assert_eq!(verification.answers, (9 + 2) * 4);
+}
+
+#[tokio::test]
+async fn another_duel_asks_again() {
+    let model = Model::new("l", longer);
+    let judge = chat("longer", Arc::clone(&model));
+    for duels in 1..=2 {
+        run(&duel(["even", "odd"], vec![Arc::clone(&judge)], 4).await).await;
+        assert_eq!(model.calls.load(Ordering::Relaxed), duels * 8, "no answer is carried over");
+    }
+}
+
+#[tokio::test]
+async fn a_local_model_that_writes_nonsense_makes_the_demo_duel_void() {
+    let cx = CallContext::new();
+    let demo = crate::run::demo();
+    let registry = Registry::linked().expect("links").relative_to(&demo);
+    let backend = registry.build::<dyn ModelBackend>("burn", json!({}), &cx).await.expect("builds");
+    let model = |name: &str| {
+        ModelSource::new(demo.join("models").join(name)).with_text_from(demo.join("models/king"))
+    };
+    let king = Contestant::load(Side::King, &*backend, &model("king"), &cx).await.expect("loads");
+    let challenger =
+        Contestant::load(Side::Challenger, &*backend, &model("challenger"), &cx).await.expect("loads");
+    let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" }), &cx).await;
+    let judge = json!({
+        "backend": { "name": "burn" },
+        "path": "models/king",
+        "max_answer_tokens": 24,
+        "budget": { "context_chars": 1000, "reply_chars": 400 },
+    });
+    let judge = registry.build::<dyn Judge>("chat", judge, &cx).await.expect("builds");
+    let mut settings = DuelSettings { samples: 2, ..DuelSettings::default() };
+    settings.rule = Rule::by_name("margin").expect("a rule");
+    settings.generation.max_new_tokens = 16;
+    settings.limits.call_tries = 1;
+    let duel = Duel::new(&settings, king, challenger, tasks.expect("opens"), vec![judge]).expect("plans");
+    let (report, store) = run(&duel).await;
+    assert!(matches!(report.verdict.outcome, Outcome::Void(_)), "{:?}", report.verdict.outcome);
+    assert_eq!((report.verdict.missing, report.verdict.cells), (2, 2));
+    let unreadable = store.journal().into_iter().filter(|event| {
+        matches!(event, JournalEvent::Assessed { assessment: Assessment::Unreadable { .. }, .. })
+    });
+    assert_eq!(unreadable.count(), 4);
+}
