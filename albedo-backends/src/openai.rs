@@ -47,6 +47,8 @@ const MAX_TOKENS_KEYS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 ///   deadline ends a request whose server is silent.
 /// - A reply whose end the server did not report has
 ///   [`FinishReason::Unknown`](albedo_core::FinishReason::Unknown).
+/// - A piece of a stream that comes twice is left out if it repeats its event's
+///   `id`; without ids it cannot be told from a token written twice.
 /// - Text that the server marks as reasoning is kept apart from the reply.
 /// - Seeds are sent (their low 31 bits) and may be ignored by the server.
 /// - The key is read from the environment once, and is in no error, record,

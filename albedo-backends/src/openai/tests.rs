@@ -474,9 +474,6 @@ async fn routes_bring_every_request_through() {
         let whole = ask(&*direct, requests[index].clone(), &cx).await.expect("an answer");
         assert_eq!(text, whole.text, "request {index}");
     }
-    for server in [&first, &second] {
-        assert!((1..=4).contains(&server.most_in_flight()), "{}", server.most_in_flight());
-    }
     let chats = first.seen().iter().filter(|seen| seen.path.ends_with("/chat/completions")).count();
     assert!((31..=34).contains(&chats), "{chats}: what was under way at the first 402, and no more");
 }
