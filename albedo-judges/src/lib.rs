@@ -1,4 +1,4 @@
-//! Judges of albedo. The offline panel needs no network and answers the same
+//! Judges of albedo, and its [`screens`]. The offline panel needs no network and answers the same
 //! question the same way on every machine:
 //!
 //! | judge | asks | metrics |
@@ -19,6 +19,7 @@ pub mod reference_action;
 pub mod reference_likelihood;
 pub mod replay;
 mod reply;
+pub mod screens;
 mod shell;
 #[cfg(test)]
 mod testing;
