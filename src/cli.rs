@@ -9,8 +9,12 @@ use clap::{Parser, Subcommand};
 
 mod calibrate;
 mod duel;
+#[cfg(feature = "judges")]
+mod fingerprint;
 mod plugins;
 mod record;
+#[cfg(feature = "judges")]
+mod screen;
 
 /// Duels between language models, with verdicts you can check.
 #[derive(Debug, Parser)]
@@ -27,6 +31,12 @@ enum Command {
     /// Let the king duel itself, to measure what moves a duel besides its
     /// samples' chance.
     Calibrate(calibrate::Arguments),
+    /// Screen a model before it may duel: files, copies, behaviour.
+    #[cfg(feature = "judges")]
+    Screen(screen::Arguments),
+    /// Fingerprint a model, and remember it in a store.
+    #[cfg(feature = "judges")]
+    Fingerprint(fingerprint::Arguments),
     /// Read the record of a duel.
     #[command(subcommand)]
     Record(record::Command),
@@ -86,6 +96,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Duel(arguments) => runtime.block_on(duel::run(&arguments, &cx)),
         Command::Calibrate(arguments) => runtime.block_on(calibrate::run(&arguments, &cx)),
+        #[cfg(feature = "judges")]
+        Command::Screen(arguments) => runtime.block_on(screen::run(&arguments, &cx)),
+        #[cfg(feature = "judges")]
+        Command::Fingerprint(arguments) => fingerprint::run(&arguments, &cx),
         Command::Record(command) => runtime.block_on(record::run(&command, &cx)),
         Command::Plugins(arguments) => plugins::run(&arguments),
     }

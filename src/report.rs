@@ -4,9 +4,13 @@ use albedo::Record;
 use albedo::record::RecordedReply;
 
 mod progress;
+#[cfg(feature = "judges")]
+mod screening;
 mod table;
 
 pub(crate) use progress::Progress;
+#[cfg(feature = "judges")]
+pub(crate) use screening::{Bytes, Screened, screened};
 pub(crate) use table::{contestants, verdict};
 
 /// Tokens that one side read and wrote.

@@ -32,6 +32,8 @@ mod replies;
 pub mod sanity;
 pub mod store;
 pub mod tail;
+#[cfg(test)]
+mod testing;
 
 pub use checkpoint::Checkpoint;
 pub use measure::{Measurement, Wanted};

@@ -7,3 +7,5 @@ mod kill;
 mod mistakes;
 mod plugins;
 mod run;
+#[cfg(unix)]
+mod screens;

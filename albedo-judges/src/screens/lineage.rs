@@ -52,6 +52,15 @@ use matrix::Matrix;
 use network::Network;
 use project::{Layer, Projected, Projector};
 
+/// A model that is this far from the king is no copy with noise on it: noise of
+/// half the weights' size leaves nothing of the function.
+const FAR: f64 = 0.5;
+
+/// Mean change of the changed matrices, below which nothing can be said of it:
+/// a disguise rounds them again, which moves each by 0.0016 (measured); less is
+/// a training that hardly left the king, and looks like noise too.
+const ROUNDING: f64 = 1e-3;
+
 /// Nearest submissions that the evidence lists.
 const NEAREST: usize = 5;
 
@@ -197,7 +206,7 @@ pub struct LineageConfig {
 
 impl Default for LineageConfig {
     fn default() -> Self {
-        Self { store: None, anchor: None, own: Vec::new(), noise: 1.1, copied: 0.95, alike: 0.6 }
+        Self { store: None, anchor: None, own: Vec::new(), noise: 1.05, copied: 0.85, alike: 0.5 }
     }
 }
 
@@ -264,17 +273,30 @@ impl LineageScreen {
         let mut flagged = Vec::new();
         if shape.changed == 0 && delta.is_nothing() {
             rejected.push("nothing differs from the king".to_owned());
-        } else if shape.changed > 0 && shape.structure <= self.config.noise {
+        } else if shape.distance > FAR {
+            flagged.push(format!(
+                "{:.0} % from the king: no fine-tune of it, or a disguise that alignment does not undo",
+                100.0 * shape.distance
+            ));
+        } else if shape.change < ROUNDING {
+            flagged.push(format!(
+                "hardly differs from the king: its matrices by {:.3} %, rounding to bf16 by 0.16 %",
+                100.0 * shape.change
+            ));
+        } else if shape.structure <= self.config.noise {
             rejected.push(format!("what differs from the king is noise of {:.2} %", 100.0 * shape.distance));
         }
         let mut nearest = Vec::new();
         for other in others {
             own.sketch.check_comparable(&other.sketch)?;
             let between = Delta::between(&own.sketch, &other.sketch, &king.sketch);
-            let explained = delta.explained_by(&Delta::between(&other.sketch, &king.sketch, &king.sketch));
+            let others = Delta::between(&other.sketch, &king.sketch, &king.sketch);
+            let (explained, shared) = (delta.explained_by(&others), delta.shared(&others, &between));
             let label = &other.entry.label;
             if between.is_nothing() {
                 rejected.push(format!("nothing differs from {label}"));
+            } else if shared > 0 {
+                rejected.push(format!("{shared} matrices are those of {label}, and not the king's"));
             } else if explained.cosine >= self.config.copied {
                 rejected.push(format!(
                     "the work is {:.2} times that of {label}, cosine {:.3}",

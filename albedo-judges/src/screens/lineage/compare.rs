@@ -23,6 +23,8 @@ pub struct Shape {
     pub distance: f64,
     /// Matrices that changed at all.
     pub changed: usize,
+    /// Mean relative change of those.
+    pub change: f64,
     /// Median over the changed matrices of how far the change is from noise: 1
     /// for entries that are independent of one another, whatever their
     /// distribution and whatever the sizes of rows and columns; more the fewer
@@ -75,6 +77,7 @@ impl Shape {
         Self {
             distance: (squares / sizes.len().max(1) as f64).sqrt(),
             changed: changed.len(),
+            change: mean,
             structure: of(None),
             by_kind: std::array::from_fn(|kind| of(Some(kind))),
             unevenness: if mean > 0.0 { variance.sqrt() / mean } else { 0.0 },
@@ -87,9 +90,8 @@ impl Shape {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delta {
     values: Vec<f64>,
-    /// Tensors whose difference is more than [`UNCHANGED`].
-    changed: usize,
-    tensors: usize,
+    /// Of each tensor, whether its difference is more than [`UNCHANGED`].
+    changed: Vec<bool>,
 }
 
 /// A model's difference to the king beside another's.
@@ -106,26 +108,34 @@ pub struct Explained {
 impl Delta {
     /// `one − other`, relative to `king`; the sketches are comparable.
     pub fn between(one: &Sketch, other: &Sketch, king: &Sketch) -> Self {
-        let mut delta = Self { values: Vec::with_capacity(king.values.len()), changed: 0, tensors: king.tensors.len() };
+        let mut delta = Self { values: Vec::with_capacity(king.values.len()), changed: Vec::new() };
         for tensor in 0..king.tensors.len() {
             let norm = king.tensor(tensor).iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
             let by = if norm > 0.0 { 1.0 / norm } else { 0.0 };
             let pairs = one.tensor(tensor).iter().zip(other.tensor(tensor));
             let start = delta.values.len();
             delta.values.extend(pairs.map(|(&one, &other)| (f64::from(one) - f64::from(other)) * by));
-            delta.changed += usize::from(size(&delta.values[start..]) > UNCHANGED);
+            delta.changed.push(size(&delta.values[start..]) > UNCHANGED);
         }
         delta
     }
 
     /// Whether nothing changed beyond rounding in `f32`.
     pub fn is_nothing(&self) -> bool {
-        self.changed == 0
+        !self.changed.contains(&true)
+    }
+
+    /// Tensors in which this difference and `other` are the same and not
+    /// nothing; `between` is the difference of the two models. Two models that
+    /// were trained apart have none.
+    pub fn shared(&self, other: &Self, between: &Self) -> usize {
+        let tensors = self.changed.iter().zip(&other.changed).zip(&between.changed);
+        tensors.filter(|((own, others), between)| **own && **others && !**between).count()
     }
 
     /// Root mean square over the tensors of their relative change.
     pub fn distance(&self) -> f64 {
-        size(&self.values) / (self.tensors.max(1) as f64).sqrt()
+        size(&self.values) / (self.changed.len().max(1) as f64).sqrt()
     }
 
     /// How much of it is `other`.
@@ -138,7 +148,7 @@ impl Delta {
         Explained {
             cosine: if own * others > 0.0 { product / (own * others) } else { 0.0 },
             factor,
-            rest: size(&rest) / (self.tensors.max(1) as f64).sqrt(),
+            rest: size(&rest) / (self.changed.len().max(1) as f64).sqrt(),
         }
     }
 }
@@ -216,4 +226,37 @@ fn size(values: &[f64]) -> f64 {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::screens::lineage::hash::{Purpose, hash};
+
+    /// Sums of twelve uniform numbers: nearly normal.
+    fn noise(rows: usize, columns: usize, seed: u64) -> Matrix {
+        let unit = |index: u64| hash(Purpose::Row, seed << 40 | index) as f64 / u64::MAX as f64;
+        let value = |at: usize| (0..12).map(|part| unit(at as u64 * 12 + part)).sum::<f64>() - 6.0;
+        Matrix { columns, values: (0..rows * columns).map(|at| value(at) as f32).collect() }
+    }
+
+    #[test]
+    fn noise_has_no_structure_whatever_the_sizes_of_rows_and_columns() {
+        let plain = noise(300, 64, 1);
+        assert!((structure(plain.clone(), 0) - 1.0).abs() < 0.03, "{}", structure(plain, 0));
+        let mut uneven = noise(300, 64, 2);
+        for (at, value) in uneven.values.iter_mut().enumerate() {
+            *value *= (1 + at / 64 % 7) as f32 * (1 + at % 5) as f32;
+        }
+        assert!((structure(uneven.clone(), 0) - 1.0).abs() < 0.03, "{}", structure(uneven, 0));
+    }
+
+    #[test]
+    fn few_directions_show_under_much_noise() {
+        let (left, right) = (noise(300, 4, 3), noise(64, 4, 4));
+        let mut matrix = noise(300, 64, 5);
+        for row in 0..300 {
+            for column in 0..64 {
+                matrix.values[row * 64 + column] += 0.5 * dot(left.row(row), right.row(column)) as f32;
+            }
+        }
+        assert!(structure(matrix.clone(), 0) > 2.0, "{}", structure(matrix, 0));
+    }
+}

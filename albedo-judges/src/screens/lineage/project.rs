@@ -14,10 +14,10 @@ use super::matrix::Matrix;
 use super::network::{Network, Part};
 use crate::screens::checkpoint::{Checkpoint, Segment, to_f32};
 
-/// Buckets of a gate row, which neurons are matched by.
-const GATE: usize = 64;
-/// Buckets of what is only compared; at least the side of a sketch.
-const NARROW: usize = 32;
+/// Buckets of the embedding's rows; at least the side of a sketch.
+const EMBEDDING: usize = 32;
+/// Numbers that the projections of a model may take: 256 MiB of `f32`.
+const MOST: usize = 1 << 26;
 /// Rows of the embedding that channels are matched by, and their projections.
 const SIGNATURE_ROWS: usize = 1024;
 const SIGNATURE: usize = 64;
@@ -93,6 +93,33 @@ pub(crate) fn signatures(checkpoint: &Checkpoint, network: &Network) -> Result<M
     Ok(signatures)
 }
 
+/// Buckets of the residual stream's channels: more tell more of a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Widths {
+    /// For gates, which neurons are matched by.
+    gate: usize,
+    /// For the other matrices but the values.
+    other: usize,
+    /// For values, which are aligned by least squares: half as many again as a
+    /// head has dimensions, at least.
+    value: usize,
+}
+
+impl Widths {
+    /// The widest that fit into [`MOST`].
+    fn of(network: &Network) -> Self {
+        let side = |part| network.shape(part)[0];
+        let all = side(Part::Query) + side(Part::Key) + side(Part::Value) + 2 * network.neurons
+            + network.shape(Part::Output)[1] + network.neurons;
+        let fits = |width: &usize| network.layers.saturating_mul(all).saturating_mul(*width) <= MOST;
+        let value = (network.head_dim * 3 / 2).next_multiple_of(64);
+        match [256, 128].into_iter().find(fits) {
+            Some(width) => Self { gate: width, other: width, value: value.max(width) },
+            None => Self { gate: 64, other: 32, value },
+        }
+    }
+}
+
 /// Takes the projections of the segments that pass by.
 #[derive(Debug)]
 pub(crate) struct Projector {
@@ -132,16 +159,16 @@ impl Projector {
         for (anchors, &own) in channels.order.iter().enumerate() {
             place[own] = anchors;
         }
+        let widths = Widths::of(&network);
         let matrix = |part, width| Matrix::zeros(network.shape(part)[0], width);
-        let values = (network.head_dim * 3 / 2).next_multiple_of(GATE);
         let layer = Layer {
-            query: matrix(Part::Query, NARROW),
-            key: matrix(Part::Key, NARROW),
-            value: matrix(Part::Value, values),
-            output: Matrix::zeros(NARROW, network.shape(Part::Output)[1]),
-            gate: matrix(Part::Gate, GATE),
-            up: matrix(Part::Up, NARROW),
-            down: Matrix::zeros(NARROW, network.neurons),
+            query: matrix(Part::Query, widths.other),
+            key: matrix(Part::Key, widths.other),
+            value: matrix(Part::Value, widths.value),
+            output: Matrix::zeros(widths.other, network.shape(Part::Output)[1]),
+            gate: matrix(Part::Gate, widths.gate),
+            up: matrix(Part::Up, widths.other),
+            down: Matrix::zeros(widths.other, network.neurons),
             query_norm: vec![1.0; network.head_dim],
             key_norm: vec![1.0; network.head_dim],
         };
@@ -179,23 +206,18 @@ impl Projector {
         let reader = Reader { segment, columns, weights, order: (!straight).then_some(order) };
         let own = &mut self.projected.layers[layer];
         match part {
-            Part::Query => reader.project::<NARROW>(&mut own.query, first),
-            Part::Key => reader.project::<NARROW>(&mut own.key, first),
-            Part::Value => match own.value.columns / GATE {
-                1 => reader.project::<GATE>(&mut own.value, first),
-                2 => reader.project::<{ 2 * GATE }>(&mut own.value, first),
-                3 => reader.project::<{ 3 * GATE }>(&mut own.value, first),
-                _ => reader.project_any(&mut own.value, first),
-            },
-            Part::Gate => reader.project::<GATE>(&mut own.gate, first),
-            Part::Up => reader.project::<NARROW>(&mut own.up, first),
+            Part::Query => reader.project(&mut own.query, first),
+            Part::Key => reader.project(&mut own.key, first),
+            Part::Value => reader.project(&mut own.value, first),
+            Part::Gate => reader.project(&mut own.gate, first),
+            Part::Up => reader.project(&mut own.up, first),
             Part::Output | Part::Down => {
                 let signs = &self.projected.channels.signs;
                 let target = if part == Part::Output { &mut own.output } else { &mut own.down };
+                let buckets = target.rows();
                 let bucket = |row: usize| {
                     let anchors = self.place[first + row];
-                    let (bucket, sign) = bucket(Purpose::Row, anchors as u64, NARROW);
-                    (bucket, sign * signs[anchors])
+                    (anchors % buckets, sign(Purpose::Channel, anchors as u64) * signs[anchors])
                 };
                 reader.fold(target, &bucket)
             }
@@ -255,34 +277,24 @@ impl Reader<'_> {
         self.columns * self.dtype().bytes() as usize
     }
 
-    /// Projects every row onto `WIDTH` buckets of channels, into the rows of
-    /// `target` from `first` on.
-    fn project<const WIDTH: usize>(&self, target: &mut Matrix, first: usize) -> Result<f64> {
-        self.rows(target, first, |values, out| {
-            let mut sums = [0.0_f32; WIDTH];
-            let (values, rest) = values.as_chunks::<WIDTH>();
-            let (weights, rest_weights) = self.weights.as_chunks::<WIDTH>();
-            for (values, weights) in values.iter().zip(weights) {
-                for ((sum, value), weight) in sums.iter_mut().zip(values).zip(weights) {
-                    *sum += value * weight;
+    /// Projects every row onto the columns of `target`, which are buckets of
+    /// channels, into its rows from `first` on.
+    fn project(&self, target: &mut Matrix, first: usize) -> Result<f64> {
+        let weights = self.weights;
+        match target.columns {
+            32 => self.rows(target, first, |values, out| onto::<32>(values, weights, out)),
+            64 => self.rows(target, first, |values, out| onto::<64>(values, weights, out)),
+            128 => self.rows(target, first, |values, out| onto::<128>(values, weights, out)),
+            192 => self.rows(target, first, |values, out| onto::<192>(values, weights, out)),
+            256 => self.rows(target, first, |values, out| onto::<256>(values, weights, out)),
+            width => self.rows(target, first, |values, out| {
+                for (values, weights) in values.chunks(width).zip(weights.chunks(width)) {
+                    for ((sum, value), weight) in out.iter_mut().zip(values).zip(weights) {
+                        *sum += value * weight;
+                    }
                 }
-            }
-            for ((sum, value), weight) in sums.iter_mut().zip(rest).zip(rest_weights) {
-                *sum += value * weight;
-            }
-            out.copy_from_slice(&sums);
-        })
-    }
-
-    fn project_any(&self, target: &mut Matrix, first: usize) -> Result<f64> {
-        let width = target.columns;
-        self.rows(target, first, |values, out| {
-            for (values, weights) in values.chunks(width).zip(self.weights.chunks(width)) {
-                for ((sum, value), weight) in out.iter_mut().zip(values).zip(weights) {
-                    *sum += value * weight;
-                }
-            }
-        })
+            }),
+        }
     }
 
     fn rows(
@@ -354,8 +366,8 @@ impl Reader<'_> {
     /// that `bucket` names.
     fn fold_rows(&self, target: &mut Matrix, bucket: &dyn Fn(usize) -> (usize, f32)) -> Result<f64> {
         let rows = self.segment.bytes.len() / self.row_bytes();
-        let mut projected = Matrix::zeros(rows, NARROW);
-        let sum = self.project::<NARROW>(&mut projected, 0)?;
+        let mut projected = Matrix::zeros(rows, EMBEDDING);
+        let sum = self.project(&mut projected, 0)?;
         for row in 0..rows {
             let (bucket, sign) = bucket(row);
             let side = target.columns;
@@ -365,6 +377,23 @@ impl Reader<'_> {
         }
         Ok(sum)
     }
+}
+
+/// Adds `values × weights` to `WIDTH` buckets in turn; a width that is known
+/// when this is compiled keeps the sums in registers.
+fn onto<const WIDTH: usize>(values: &[f32], weights: &[f32], out: &mut [f32]) {
+    let mut sums = [0.0_f32; WIDTH];
+    let (values, rest) = values.as_chunks::<WIDTH>();
+    let (weights, rest_weights) = weights.as_chunks::<WIDTH>();
+    for (values, weights) in values.iter().zip(weights) {
+        for ((sum, value), weight) in sums.iter_mut().zip(values).zip(weights) {
+            *sum += value * weight;
+        }
+    }
+    for ((sum, value), weight) in sums.iter_mut().zip(rest).zip(rest_weights) {
+        *sum += value * weight;
+    }
+    out.copy_from_slice(&sums);
 }
 
 /// The sum of squares of a segment's elements.
