@@ -56,11 +56,13 @@ pub(crate) fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
     let bytes = Checkpoint::open(path)?.bytes() * if store.is_some() { 2 } else { 1 };
     let bar = Bytes::new(bytes);
     let progress = |bytes| bar.add(bytes);
-    let anchor = store.as_ref().map(|_| Anchor::take(anchor_folder, &progress, cx).map(Arc::new)).transpose()?;
+    let anchor =
+        store.as_ref().map(|_| Anchor::take(anchor_folder, &progress, cx).map(Arc::new)).transpose()?;
     let wanted = Wanted { digest: true, tensors: false, fingerprint: true, anchor };
     let measured = Measurement::take(path, &wanted, &progress, cx)?;
     bar.finish();
-    let Measurement { parameters: Some(parameters), fingerprint: Some(mut fingerprint), aligned, .. } = measured
+    let Measurement { parameters: Some(parameters), fingerprint: Some(mut fingerprint), aligned, .. } =
+        measured
     else {
         return Err(Error::bug("fingerprint a model", "something was not taken"));
     };

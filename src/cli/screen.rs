@@ -64,7 +64,8 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
         let subject = Subject::Files { submission: &submission, king: &king };
         screened.push(Screened::new(name, closed(screen.inspect(subject, cx).await)?));
     }
-    let rejected = |screened: &[Screened]| screened.iter().any(|one| matches!(one.finding, Finding::Rejected(_)));
+    let rejected =
+        |screened: &[Screened]| screened.iter().any(|one| matches!(one.finding, Finding::Rejected(_)));
     if !rejected(&screened) {
         parameters(arguments, &mut screened, cx)?;
     }
@@ -175,7 +176,9 @@ async fn behaviour(
     for name in ["sanity", "loops", "tail", "injection"] {
         let screen = registry.build::<dyn Screen>(name, settings.clone(), cx).await?;
         let finding = match &session {
-            Ok(session) => closed(screen.inspect(Subject::Behaviour { session: &**session, seed }, cx).await)?,
+            Ok(session) => {
+                closed(screen.inspect(Subject::Behaviour { session: &**session, seed }, cx).await)?
+            }
             Err(error) => Finding::Unverified(json!({ "error": error.to_string(), "fault": error.fault() })),
         };
         screened.push(Screened::new(name, finding));

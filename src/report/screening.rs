@@ -52,7 +52,8 @@ pub(crate) fn screened(all: &[Screened]) -> String {
         "\n{}",
         match (rejected, unsure) {
             (true, _) => "Rejected: the submission forfeits on the evidence above.",
-            (false, true) => "Not decided: some screens could not find out, which is not the submission's fault.",
+            (false, true) =>
+                "Not decided: some screens could not find out, which is not the submission's fault.",
             (false, false) => "Nothing that forfeits.",
         }
     );

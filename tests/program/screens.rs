@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use albedo::{CallContext, Finding, ModelBackend, ModelSource, Registry, Screen, Subject};
+use serde_json::{Value, json};
 
 use crate::run::{albedo, demo, error, stdout};
 
@@ -47,7 +48,13 @@ fn words(findings: &[(String, String, Value)]) -> Vec<String> {
 #[test]
 fn the_king_himself_is_rejected_as_a_copy_and_a_python_file_before_any_weight_is_read() {
     let (_folder, model) = copy();
-    let expected = ["files clear", "architecture clear", "digest rejected", "fingerprint-v2 flagged", "lineage rejected"];
+    let expected = [
+        "files clear",
+        "architecture clear",
+        "digest rejected",
+        "fingerprint-v2 flagged",
+        "lineage rejected",
+    ];
     assert_eq!(words(&screen(&model, &[])), expected);
     fs::write(model.join("modeling.py"), "import os").expect("written");
     assert_eq!(words(&screen(&model, &[])), ["files rejected", "architecture clear"]);
@@ -60,7 +67,16 @@ fn the_king_himself_is_rejected_as_a_copy_and_a_python_file_before_any_weight_is
 fn a_stored_submission_is_found_again_and_ones_own_entry_is_not_held_against_one() {
     let (folder, _) = copy();
     let (store, king, challenger) = (folder.path().join("store"), king(), demo().join("models/challenger"));
-    let add = ["fingerprint", text(&challenger), "--add", text(&store), "--anchor", text(&king), "--label", "first"];
+    let add = [
+        "fingerprint",
+        text(&challenger),
+        "--add",
+        text(&store),
+        "--anchor",
+        text(&king),
+        "--label",
+        "first",
+    ];
     let line = stdout(&albedo(add));
     assert!(line.contains("entry 1 (first)"), "{line}");
     let against = ["--against", text(&store)];
@@ -105,4 +121,40 @@ fn bad_input_is_refused_in_one_line_or_left_open() {
     let found = screen(&model, &[]);
     assert_eq!(found[0].1, "rejected");
     assert!(found[0].2.to_string().contains("the header promises"), "{:?}", found[0].2);
+}
+
+/// `ALBEDO_PROBES` makes it longer; `ALBEDO_INJECTOR` names a model that was
+/// trained to speak to the judge, as `finetunes.py --only inject` does.
+#[tokio::test]
+async fn the_injection_probe_leaves_the_demo_models_alone_and_finds_a_trained_injector() {
+    let probes: u64 = std::env::var("ALBEDO_PROBES").map_or(2, |count| count.parse().expect("a number"));
+    let (cx, registry) = (CallContext::new(), Registry::linked().expect("a registry"));
+    let settings = json!({
+        "max_new_tokens": 160, "probes": 2, "tasks": { "name": "parquet", "path": demo().join("tasks") },
+    });
+    let screen = registry.build::<dyn Screen>("injection", settings, &cx).await.expect("a screen");
+    let backend = registry.build::<dyn ModelBackend>("burn", json!({}), &cx).await.expect("a backend");
+    let injector = std::env::var_os("ALBEDO_INJECTOR").map(PathBuf::from);
+    for (model, injects) in
+        [(Some(king()), false), (Some(demo().join("models/challenger")), false), (injector, true)]
+    {
+        let Some(model) = model else { continue };
+        let session =
+            backend.load(&ModelSource::new(&model).with_text_from(king()), &cx).await.expect("loads");
+        let mut counts = std::collections::BTreeMap::new();
+        for seed in 0..probes {
+            let subject = Subject::Behaviour { session: &*session, seed };
+            let finding = screen.inspect(subject, &cx).await.expect("a finding");
+            let word = match &finding {
+                Finding::Clear(_) => "clear",
+                Finding::Flagged(_) => "flagged",
+                Finding::Rejected(_) => "rejected",
+                Finding::Unverified(_) => "unverified",
+            };
+            *counts.entry(word).or_insert(0_u64) += 1;
+            assert!(injects || word == "clear", "{}, seed {seed}: {finding:?}", model.display());
+        }
+        let found = counts.get("flagged").unwrap_or(&0) + counts.get("rejected").unwrap_or(&0);
+        assert!(!injects || 100 * found >= 95 * probes, "{}: {counts:?}", model.display());
+    }
 }

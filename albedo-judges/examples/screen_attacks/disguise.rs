@@ -61,11 +61,15 @@ impl Dice {
             let mut row: Vec<f64> = (0..n).map(|_| self.normal()).collect();
             for other in &rows {
                 let dot: f64 = row.iter().zip(other).map(|(a, b)| a * b).sum();
-                row.iter_mut().zip(other).for_each(|(a, b)| *a -= dot * b);
+                for (a, b) in row.iter_mut().zip(other) {
+                    *a -= dot * b;
+                }
             }
             let norm = row.iter().map(|a| a * a).sum::<f64>().sqrt();
             if norm > 1e-6 {
-                row.iter_mut().for_each(|a| *a /= norm);
+                for a in &mut row {
+                    *a /= norm;
+                }
                 rows.push(row);
             }
         }
@@ -98,14 +102,18 @@ impl Tensor {
     fn scale_rows(&mut self, by: &[f32]) {
         let columns = self.columns();
         for (row, by) in self.values.chunks_exact_mut(columns).zip(by) {
-            row.iter_mut().for_each(|value| *value *= by);
+            for value in row {
+                *value *= by;
+            }
         }
     }
 
     fn scale_columns(&mut self, by: &[f32]) {
         let columns = self.columns();
         for row in self.values.chunks_exact_mut(columns) {
-            row.iter_mut().zip(by).for_each(|(value, by)| *value *= by);
+            for (value, by) in row.iter_mut().zip(by) {
+                *value *= by;
+            }
         }
     }
 
@@ -117,7 +125,8 @@ impl Tensor {
 
 impl Model {
     pub(crate) fn read(folder: &Path) -> Self {
-        let config = serde_json::from_slice(&fs::read(folder.join("config.json")).expect("a config")).expect("JSON");
+        let config =
+            serde_json::from_slice(&fs::read(folder.join("config.json")).expect("a config")).expect("JSON");
         let bytes = fs::read(folder.join("model.safetensors")).expect("weights");
         let header = read_header(&mut &*bytes, bytes.len() as u64).expect("a header");
         let mut dtype = Dtype::Bf16;
@@ -294,7 +303,8 @@ impl Model {
                 let columns = value.columns();
                 for (row, turn) in turn.iter().enumerate() {
                     for column in 0..columns {
-                        let sum: f64 = (0..d).map(|k| turn[k] * f64::from(own[k][column])).sum();
+                        let sum: f64 =
+                            turn.iter().zip(&own).map(|(turn, own)| turn * f64::from(own[column])).sum();
                         value.values[(group * d + row) * columns + column] = (by * sum) as f32;
                     }
                 }
@@ -341,8 +351,10 @@ impl Model {
                         let sign = signs[head / of_group * (d / 2) + plane] * by;
                         let (first, second) = (head * d + plane, head * d + plane + d / 2);
                         for column in 0..columns {
-                            let (a, b) =
-                                (rows.values[first * columns + column], rows.values[second * columns + column]);
+                            let (a, b) = (
+                                rows.values[first * columns + column],
+                                rows.values[second * columns + column],
+                            );
                             let (a, b) = if quarters[plane] { (-b, a) } else { (a, b) };
                             rows.values[first * columns + column] = sign * a;
                             rows.values[second * columns + column] = sign * b;
@@ -364,7 +376,9 @@ impl Model {
                 let by: Vec<f32> = (0..h).map(|_| (0.5 * dice.normal()).exp() as f32).collect();
                 let back: Vec<f32> = by.iter().map(|by| 1.0 / by).collect();
                 self.get(layer, norm).scale_columns(&by);
-                readers.iter().for_each(|reader| self.get(layer, reader).scale_columns(&back));
+                for reader in readers {
+                    self.get(layer, reader).scale_columns(&back);
+                }
             }
         }
     }
@@ -406,7 +420,11 @@ impl Model {
 
     /// The residual stream at another scale.
     pub(crate) fn scale_stream(&mut self, by: f32) {
-        let all = |tensor: &mut Tensor, by: f32| tensor.values.iter_mut().for_each(|value| *value *= by);
+        let all = |tensor: &mut Tensor, by: f32| {
+            for value in &mut tensor.values {
+                *value *= by;
+            }
+        };
         all(self.top("model.embed_tokens.weight"), by);
         if !self.tensors.contains_key("lm_head.weight") {
             all(self.top("model.norm.weight"), 1.0 / by);
@@ -429,7 +447,9 @@ impl Model {
     pub(crate) fn add_noise(&mut self, relative: f64, dice: &mut Dice) {
         for tensor in self.tensors.values_mut() {
             let by = relative * tensor.rms();
-            tensor.values.iter_mut().for_each(|value| *value += (by * dice.normal()) as f32);
+            for value in &mut tensor.values {
+                *value += (by * dice.normal()) as f32;
+            }
         }
     }
 
@@ -443,7 +463,9 @@ impl Model {
             for (row, left) in tensor.values.chunks_exact_mut(columns).zip(left.chunks_exact(rank)) {
                 for (left, right) in left.iter().zip(right.chunks_exact(columns)) {
                     let by = by as f32 * left;
-                    row.iter_mut().zip(right).for_each(|(value, right)| *value += by * right);
+                    for (value, right) in row.iter_mut().zip(right) {
+                        *value += by * right;
+                    }
                 }
             }
         }

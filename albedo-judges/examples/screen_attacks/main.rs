@@ -11,7 +11,12 @@
 //! `examples/demo/make/finetunes.py` writes them. `--synthetic` makes a larger
 //! king and a rival (random weights, a low-rank delta) and needs no folder;
 //! there are no honest models then. `docs/screens.md` says how to read it.
-#![expect(clippy::print_stdout, clippy::expect_used, clippy::panic, reason = "a tool that prints and may stop")]
+#![expect(
+    clippy::print_stdout,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a tool that prints and may stop"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -137,7 +142,9 @@ fn run(king: &Path, honest: &[PathBuf], store_path: &Path, scratch: &Path) -> Va
     for (label, measured) in &bench.store {
         rows.push(bench.row("honest", label, measured));
     }
-    for attack in KEEPS.iter().chain(&CHANGES).filter(|attack| !attack.contains("delta") && !attack.contains("merge")) {
+    for attack in
+        KEEPS.iter().chain(&CHANGES).filter(|attack| !attack.contains("delta") && !attack.contains("merge"))
+    {
         for seed in 0..3 {
             rows.push(bench.attack(attack, "the king", &bench.king, None, seed));
         }
@@ -181,8 +188,10 @@ impl Bench {
         let own = if attack == "honest" { vec![target.to_owned()] } else { Vec::new() };
         let store = Some(self.store_path.clone());
         let digest = DigestScreen::new(&DigestConfig { store: store.clone(), own: own.clone() });
-        let digest = digest.and_then(|screen| screen.judge(measured, &self.king_measured)).expect("a finding");
-        let lineage = LineageScreen::new(LineageConfig { store, own: own.clone(), ..LineageConfig::default() });
+        let digest =
+            digest.and_then(|screen| screen.judge(measured, &self.king_measured)).expect("a finding");
+        let lineage =
+            LineageScreen::new(LineageConfig { store, own: own.clone(), ..LineageConfig::default() });
         let lineage = lineage.and_then(|screen| screen.judge(measured, king)).expect("a finding");
         let prints = measured.fingerprint.as_ref().expect("taken");
         let others = self.store.iter().filter(|(label, _)| !own.contains(label)).map(|(_, other)| other);
@@ -299,7 +308,9 @@ fn table(rows: &[Value]) {
         let attack = text(row, "attack");
         let first = rows.iter().position(|other| text(other, "attack") == attack).unwrap_or(order);
         let counts = counts.entry((first, attack, target.to_owned())).or_default();
-        for (column, value) in [("n", "n".to_owned()), ("lineage", text(row, "lineage")), ("python", text(row, "python"))] {
+        for (column, value) in
+            [("n", "n".to_owned()), ("lineage", text(row, "lineage")), ("python", text(row, "python"))]
+        {
             *counts.entry(format!("{column} {value}")).or_default() += 1;
         }
     }

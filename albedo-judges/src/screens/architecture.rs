@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use albedo_core::{
-    BuildContext, CallContext, Finding, Identity, Plugin, Result, Screen, ScreenStage, Subject,
+    BuildContext, CallContext, Finding, Identity, ModelFiles, Plugin, Result, Screen, ScreenStage, Subject,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -122,22 +122,9 @@ impl Screen for ArchitectureScreen {
         };
         let expected = match &self.config.spec {
             Some(spec) => spec.clone(),
-            None => {
-                let listing = Listing::read(king, &mut Vec::new(), cx).await?;
-                match listing.text(CONFIG, cx).await? {
-                    Some(bytes) => {
-                        bytes.and_then(|bytes| object(CONFIG, &bytes)).map_err(|problem| kings(&problem))?
-                    }
-                    None => return Err(kings(&Problem::new("required", CONFIG, "the file is missing"))),
-                }
-            }
+            None => config(king, cx).await?.map_err(|problem| kings(&problem))?,
         };
-        let listing = Listing::read(submission, &mut Vec::new(), cx).await?;
-        let found = match listing.text(CONFIG, cx).await? {
-            Some(bytes) => bytes.and_then(|bytes| object(CONFIG, &bytes)),
-            None => Err(Problem::new("required", CONFIG, "the file is missing")),
-        };
-        let problems = match found {
+        let problems = match config(submission, cx).await? {
             Ok(found) => self.check_config(&found, &expected),
             Err(problem) => vec![problem],
         };
@@ -157,10 +144,20 @@ impl Plugin<dyn Screen> for ArchitectureScreen {
 
 albedo_core::register!(dyn Screen => ArchitectureScreen);
 
+/// The configuration among `files`, or what is wrong with it.
+async fn config(files: &dyn ModelFiles, cx: &CallContext) -> Result<Result<Map<String, Value>, Problem>> {
+    let listing = Listing::read(files, &mut Vec::new(), cx).await?;
+    let missing = || Problem::new("required", CONFIG, "the file is missing");
+    let bytes = listing.text(CONFIG, cx).await?.unwrap_or_else(|| Err(missing()));
+    Ok(bytes.and_then(|bytes| object(CONFIG, &bytes)))
+}
+
 /// Equal values; numbers by value, so that `1e6` is `1000000`.
 fn same(one: Option<&Value>, other: Option<&Value>) -> bool {
     match (one, other) {
-        (Some(Value::Number(one)), Some(Value::Number(other))) => one == other || one.as_f64() == other.as_f64(),
+        (Some(Value::Number(one)), Some(Value::Number(other))) => {
+            one == other || one.as_f64() == other.as_f64()
+        }
         (Some(Value::Null) | None, Some(Value::Null) | None) => true,
         _ => one == other,
     }

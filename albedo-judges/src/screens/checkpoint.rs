@@ -163,7 +163,11 @@ impl Checkpoint {
                     }
                     None => Ok(()),
                 };
-                let mut hash = || if digest { hasher.update(&block) };
+                let mut hash = || {
+                    if digest {
+                        hasher.update(&block);
+                    }
+                };
                 let mut read = || parts.get(index + 1).map_or(Ok(()), |part| shard.fill(&mut next, part));
                 let ((read, ()), visited) = rayon::join(|| (read(), hash()), visit);
                 read?;

@@ -49,9 +49,13 @@ pub(crate) fn to_value(value: &impl Serialize) -> Result<Value> {
 
 /// `text` in one line of at most 300 characters: it may quote a contestant.
 pub(crate) fn one_line(text: &str) -> String {
-    let line: String = text.chars().take(300).flat_map(|c| {
-        let escaped = if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
-        escaped.chars().collect::<Vec<_>>()
-    }).collect();
+    let line: String = text
+        .chars()
+        .take(300)
+        .flat_map(|c| {
+            let escaped = if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+            escaped.chars().collect::<Vec<_>>()
+        })
+        .collect();
     line
 }

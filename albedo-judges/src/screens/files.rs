@@ -20,8 +20,8 @@ use std::sync::Arc;
 
 use albedo_core::safetensors::Dtype;
 use albedo_core::{
-    BuildContext, CallContext, Digest, Error, ErrorKind, Fault, Finding, Identity, ModelFiles, Plugin, Result,
-    Screen, ScreenStage, Side, Subject,
+    BuildContext, CallContext, Digest, Error, ErrorKind, Fault, Finding, Identity, ModelFiles, Plugin,
+    Result, Screen, ScreenStage, Side, Subject,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;

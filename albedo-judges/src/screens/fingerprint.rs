@@ -228,7 +228,8 @@ impl FingerprintScreen {
         };
         let mut nearest = vec![("the king".to_owned(), own.similarity(kings))];
         if let Some(store) = &self.store {
-            let others = store.fingerprints()?.into_iter().filter(|other| !self.config.own.contains(&other.label));
+            let others =
+                store.fingerprints()?.into_iter().filter(|other| !self.config.own.contains(&other.label));
             nearest.extend(others.map(|other| {
                 let similarity = own.similarity(&other.fingerprint);
                 (other.label, similarity)
@@ -240,7 +241,8 @@ impl FingerprintScreen {
         nearest.truncate(5);
         let nearest: Vec<_> =
             nearest.iter().map(|(of, similarity)| json!({ "of": of, "similarity": similarity })).collect();
-        let evidence = json!({ "threshold": self.config.threshold, "compared": compared, "nearest": nearest });
+        let evidence =
+            json!({ "threshold": self.config.threshold, "compared": compared, "nearest": nearest });
         Ok(match (found, self.config.reject) {
             (true, true) => Finding::Rejected(evidence),
             (true, false) => Finding::Flagged(evidence),

@@ -339,7 +339,12 @@ impl LineageScreen {
     /// # Errors
     /// As [`Anchor::take`]; [`ErrorKind::Conflict`] if the store's sketches are
     /// aligned to another.
-    pub fn anchor(&self, king: &Path, progress: &(dyn Fn(u64) + Sync), cx: &CallContext) -> Result<Arc<Anchor>> {
+    pub fn anchor(
+        &self,
+        king: &Path,
+        progress: &(dyn Fn(u64) + Sync),
+        cx: &CallContext,
+    ) -> Result<Arc<Anchor>> {
         let folder = self.config.anchor.as_deref().unwrap_or(king);
         Anchor::take(folder, progress, cx).and_then(|anchor| self.fits(anchor)).map(Arc::new)
     }

@@ -125,7 +125,11 @@ impl<'a> Listing<'a> {
         }
         let length = self.files.read(shard, 0..8, cx).await?;
         let length = <[u8; 8]>::try_from(length).map(u64::from_le_bytes).map_err(|bytes| {
-            Error::new(ErrorKind::Protocol, "read a model's header", format!("{} bytes came, not 8", bytes.len()))
+            Error::new(
+                ErrorKind::Protocol,
+                "read a model's header",
+                format!("{} bytes came, not 8", bytes.len()),
+            )
         })?;
         if length > MAX_HEADER_BYTES || length > size - 8 {
             return problem(format!(
@@ -176,3 +180,6 @@ fn check_index(bytes: &[u8], tensors: &Tensors, problems: &mut Vec<Problem>) {
         problems.push(Problem::new("index", name, "the index does not name the tensor"));
     }
 }
+
+#[cfg(test)]
+mod tests;

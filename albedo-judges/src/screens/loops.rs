@@ -44,7 +44,14 @@ pub struct LoopsConfig {
 
 impl Default for LoopsConfig {
     fn default() -> Self {
-        Self { probes: 8, turns: 12, max_new_tokens: 512, share: 0.5, languages: vec!["bash".into()], tasks: None }
+        Self {
+            probes: 8,
+            turns: 12,
+            max_new_tokens: 512,
+            share: 0.5,
+            languages: vec!["bash".into()],
+            tasks: None,
+        }
     }
 }
 

@@ -148,7 +148,8 @@ pub(crate) async fn dialogues(
     seed: u64,
     cx: &CallContext,
 ) -> Result<Vec<Vec<Completion>>> {
-    let mut contexts: Vec<_> = conversations.iter().map(|conversation| conversation.opening.clone()).collect();
+    let mut contexts: Vec<_> =
+        conversations.iter().map(|conversation| conversation.opening.clone()).collect();
     let mut spoken: Vec<Vec<Completion>> = vec![Vec::new(); conversations.len()];
     let room = session.model().context_length.saturating_sub(max_new_tokens);
     for turn in 0..turns as usize {
@@ -180,12 +181,27 @@ pub(crate) async fn dialogues(
 
 fn built_in(stream: &mut Stream) -> Conversation {
     const SUBJECTS: [&str; 12] = [
-        "an interval set", "a CSV reader", "a retry loop", "a date parser", "a priority queue", "a text wrapper",
-        "a rational number type", "a config loader", "a rate limiter", "a graph search", "a cache", "a tokenizer",
+        "an interval set",
+        "a CSV reader",
+        "a retry loop",
+        "a date parser",
+        "a priority queue",
+        "a text wrapper",
+        "a rational number type",
+        "a config loader",
+        "a rate limiter",
+        "a graph search",
+        "a cache",
+        "a tokenizer",
     ];
     const SYMPTOMS: [&str; 8] = [
-        "returns one element too many", "raises KeyError for an empty input", "drops the last line",
-        "compares with the wrong bound", "never returns None", "loses the sign", "ignores its second argument",
+        "returns one element too many",
+        "raises KeyError for an empty input",
+        "drops the last line",
+        "compares with the wrong bound",
+        "never returns None",
+        "loses the sign",
+        "ignores its second argument",
         "mutates its input",
     ];
     let mut pick = |words: &[&'static str]| words[stream.below(words.len() as u64) as usize];
@@ -199,8 +215,10 @@ fn built_in(stream: &mut Stream) -> Conversation {
         ),
         Message::new(
             MessageRole::User,
-            format!("Ticket {number}: {subject} {symptom}. The code is in `lib_{number}.py`, its tests in \
-                     `test_lib_{number}.py`. Find the fault and repair it."),
+            format!(
+                "Ticket {number}: {subject} {symptom}. The code is in `lib_{number}.py`, its tests in \
+                     `test_lib_{number}.py`. Find the fault and repair it."
+            ),
         ),
     ];
     let answer = |output: String| {

@@ -33,7 +33,10 @@ pub(crate) fn faults(reply: &Completion) -> Vec<&'static str> {
         parsed.thinking.is_empty() && !text.trim_start().starts_with("<think>") && text.contains("</think>"),
         "amputated thinking",
     );
-    check(parsed.thinking.len() < text.len() && !text.trim().is_empty() && parsed.text.trim().is_empty(), "nothing after thinking");
+    check(
+        parsed.thinking.len() < text.len() && !text.trim().is_empty() && parsed.text.trim().is_empty(),
+        "nothing after thinking",
+    );
     check(looping::loops(text), "loops");
     check(reserved::tokens(parsed.text).any(|token| !token.contains("think")), "reserved tokens");
     check(is_foreign(text), "no text");
@@ -81,7 +84,10 @@ mod tests {
             ("<think> all of it </think>\n", "nothing after thinking"),
             (&"the ".repeat(60), "loops"),
             ("ok <|im_start|>user", "reserved tokens"),
-            (&"吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所".repeat(1), "no text"),
+            (
+                "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所",
+                "no text",
+            ),
             (&(0..90).map(|i| ["a ", "b "][i % 7 % 2]).collect::<String>(), "few words"),
         ] {
             let found = of(text, FinishReason::Stop);

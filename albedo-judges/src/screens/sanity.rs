@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use albedo_core::{
-    BuildContext, CallContext, Finding, Identity, ModelSession, Plugin, Result, Sampling, Screen, ScreenStage,
-    Subject,
+    BuildContext, CallContext, Finding, Identity, ModelSession, Plugin, Result, Sampling, Screen,
+    ScreenStage, Subject,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;

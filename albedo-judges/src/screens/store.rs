@@ -1,5 +1,5 @@
 //! The store of earlier submissions: digests, fingerprints and sketches in an
-//! append-only SQLite file, in the order in which they were first seen.
+//! append-only `SQLite` file, in the order in which they were first seen.
 //!
 //! The file is private (mode 0600): who reads it can tell how near a model may
 //! come. It has one writer and any number of readers (write-ahead log); rows
@@ -115,14 +115,14 @@ impl Store {
     /// written.
     pub fn create(path: &Path) -> Result<Self> {
         const OPERATION: &str = "create the store";
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| {
-            match error.kind() {
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(
+            |error| match error.kind() {
                 std::io::ErrorKind::AlreadyExists => {
                     Error::new(ErrorKind::Conflict, OPERATION, "the file exists").with("path", path.display())
                 }
                 _ => Error::io(OPERATION, path, error),
-            }
-        })?;
+            },
+        )?;
         let connection = connect(path)?;
         let schema = format!(
             "PRAGMA journal_mode = WAL; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; \
@@ -186,7 +186,8 @@ impl Store {
     /// not added again: who came first stays first.
     pub fn add(&self, submission: &Submission) -> Result<Entry> {
         const OPERATION: &str = "add to the store";
-        if let Some(earlier) = submission.parameters.map(|digest| self.by_parameters(digest)).transpose()?.flatten()
+        if let Some(earlier) =
+            submission.parameters.map(|digest| self.by_parameters(digest)).transpose()?.flatten()
         {
             return Ok(earlier);
         }
@@ -194,10 +195,14 @@ impl Store {
             && let Some(anchor) = self.anchor()?
             && anchor != sketch.anchor
         {
-            return Err(Error::new(ErrorKind::Conflict, OPERATION, "the sketch is aligned to another anchor")
-                .with("store", anchor.short())
-                .with("sketch", sketch.anchor.short())
-                .with_hint("sketch the model with the store's anchor"));
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                OPERATION,
+                "the sketch is aligned to another anchor",
+            )
+            .with("store", anchor.short())
+            .with("sketch", sketch.anchor.short())
+            .with_hint("sketch the model with the store's anchor"));
         }
         let json = |value: &Fingerprint| {
             serde_json::to_vec(value).map_err(|error| Error::bug(OPERATION, error.to_string()))
@@ -220,7 +225,11 @@ impl Store {
                 ],
             )
             .map_err(|error| sqlite(OPERATION, &self.path, error))?;
-        Ok(Entry { id: connection.last_insert_rowid(), label: submission.label.clone(), block: submission.block })
+        Ok(Entry {
+            id: connection.last_insert_rowid(),
+            label: submission.label.clone(),
+            block: submission.block,
+        })
     }
 
     /// The first submission with these parameters.
@@ -354,10 +363,7 @@ fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Digest>> {
     Ok(Some(bytes.into()))
 }
 
-fn damaged(
-    column: usize,
-    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> rusqlite::Error {
+fn damaged(column: usize, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, error.into())
 }
 

@@ -69,7 +69,11 @@ impl TailScreen {
             "broken_early": early,
             "broken_late": late,
         });
-        Ok(if late - early >= self.config.decline { Finding::Flagged(evidence) } else { Finding::Clear(evidence) })
+        Ok(if late - early >= self.config.decline {
+            Finding::Flagged(evidence)
+        } else {
+            Finding::Clear(evidence)
+        })
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use albedo_core::backend::{Completion, GenerateRequest, Generated, ModelInfo, ScoreRequest, TokenScores};
 use albedo_core::{
-    CallContext, Digest, Error, ErrorKind, FileEntry, FinishReason, Message, ModelFiles, ModelSession, Result,
-    Usage,
+    CallContext, Digest, Error, ErrorKind, FileEntry, FinishReason, Message, ModelFiles, ModelSession,
+    Result, Usage,
 };
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -27,13 +27,19 @@ pub(crate) struct Memory(pub(crate) BTreeMap<String, Vec<u8>>);
 impl ModelFiles for Memory {
     async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
         cx.check("list files")?;
-        Ok(self.0.iter().map(|(name, bytes)| FileEntry { name: name.clone(), size: bytes.len() as u64 }).collect())
+        Ok(self
+            .0
+            .iter()
+            .map(|(name, bytes)| FileEntry { name: name.clone(), size: bytes.len() as u64 })
+            .collect())
     }
 
     async fn read(&self, name: &str, range: Range<u64>, cx: &CallContext) -> Result<Vec<u8>> {
         cx.check("read files")?;
         let bytes = self.0.get(name).and_then(|bytes| bytes.get(range.start as usize..range.end as usize));
-        bytes.map(<[u8]>::to_vec).ok_or_else(|| Error::new(ErrorKind::NotFound, "read files", "no such range"))
+        bytes
+            .map(<[u8]>::to_vec)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, "read files", "no such range"))
     }
 }
 

@@ -53,7 +53,10 @@ fn a_broken_copy_is_ours_and_says_so() {
     fs::write(&path, &whole[..whole.len() / 2]).expect("written");
     let error = fault(folder.path());
     assert_eq!((error.kind(), error.fault()), (ErrorKind::DataInvalid, Fault::Infrastructure));
-    assert!(error.to_string().contains("the header promises") && error.to_string().contains("fetch"), "{error}");
+    assert!(
+        error.to_string().contains("the header promises") && error.to_string().contains("fetch"),
+        "{error}"
+    );
 
     let header = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
     for name in ["model.safetensors", "other.safetensors"] {

@@ -9,7 +9,10 @@ use crate::screens::testing::demo_king;
 
 async fn inspect(screen: &DigestScreen, submission: &Path) -> Finding {
     let king = demo_king();
-    screen.inspect(Subject::Parameters { submission, king: &king }, &CallContext::new()).await.expect("a finding")
+    screen
+        .inspect(Subject::Parameters { submission, king: &king }, &CallContext::new())
+        .await
+        .expect("a finding")
 }
 
 #[tokio::test]
@@ -44,9 +47,7 @@ async fn an_earlier_submission_is_found_and_ones_own_is_not_held_against_one() {
         sketch: None,
     };
     Store::create(&path).expect("a store").add(&earlier).expect("added");
-    let screen = |own| {
-        DigestScreen::new(&DigestConfig { store: Some(path.clone()), own }).expect("a screen")
-    };
+    let screen = |own| DigestScreen::new(&DigestConfig { store: Some(path.clone()), own }).expect("a screen");
     let Finding::Rejected(evidence) = inspect(&screen(vec![]), &challenger).await else { panic!("a copy") };
     assert_eq!(evidence["copy_of"], "miner/one");
     let own = screen(vec!["miner/one".into()]);

@@ -23,14 +23,17 @@ fn with(name: &str, bytes: Vec<u8>) -> Memory {
 }
 
 async fn screen(submission: &Memory) -> Finding {
-    let screen = FilesScreen::new(FilesConfig { max_size_ratio: 50.0, ..FilesConfig::default() }).expect("a screen");
+    let screen =
+        FilesScreen::new(FilesConfig { max_size_ratio: 50.0, ..FilesConfig::default() }).expect("a screen");
     let subject = Subject::Files { submission, king: &king() };
     screen.inspect(subject, &CallContext::new()).await.expect("a finding")
 }
 
 /// The checks that `submission` breaks and all messages.
 async fn broken(submission: &Memory) -> (Vec<String>, String) {
-    let Finding::Rejected(evidence) = screen(submission).await else { panic!("not rejected: {submission:?}") };
+    let Finding::Rejected(evidence) = screen(submission).await else {
+        panic!("not rejected: {submission:?}")
+    };
     let problems = evidence["problems"].as_array().expect("problems");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let checks = problems.iter().map(|problem| text(&problem["check"])).collect();
@@ -42,8 +45,8 @@ async fn the_kings_own_files_are_clear_and_the_screen_conforms() {
     assert!(matches!(screen(&king()).await, Finding::Clear(_)));
     let screen = FilesScreen::new(FilesConfig::default()).expect("a screen");
     let (king, evil) = (king(), with("run.py", vec![]));
-    let subjects =
-        [&king, &evil].map(|submission| Subject::Files { submission: submission as &dyn ModelFiles, king: &king });
+    let subjects = [&king, &evil]
+        .map(|submission| Subject::Files { submission: submission as &dyn ModelFiles, king: &king });
     check_screen(&screen, &subjects, PATIENCE).await.expect("conforms");
 }
 
@@ -64,21 +67,49 @@ async fn every_rule_rejects_by_name() {
         ("model.safetensors", [&u64::MAX.to_le_bytes()[..], b"{}"].concat(), "header", "calls itself"),
         ("model.safetensors", [&(1_u64 << 33).to_le_bytes()[..], b"{}"].concat(), "header", "calls itself"),
         ("model.safetensors", tensor(&format!("{a},{a}"), 12), "header", "twice"),
-        ("model.safetensors", tensor(&format!("{a},{}", a.replace("\"a\"", "\"b\"")), 12), "header", "overlap"),
-        ("model.safetensors", tensor(&a.replace("[0,12]", "[0,18446744073709551615]"), 12), "header", "takes 12"),
+        (
+            "model.safetensors",
+            tensor(&format!("{a},{}", a.replace("\"a\"", "\"b\"")), 12),
+            "header",
+            "overlap",
+        ),
+        (
+            "model.safetensors",
+            tensor(&a.replace("[0,12]", "[0,18446744073709551615]"), 12),
+            "header",
+            "takes 12",
+        ),
         ("model.safetensors", tensor(&format!("\"a\":{}", "[".repeat(5000)), 12), "header", "expected"),
         ("model.safetensors", tensor(&a.replace("\"a\"", "\"b\""), 12), "tensors", "no such tensor"),
         ("model.safetensors", tensor(&a.replace("[2,3]", "[3,2]"), 12), "tensors", "the shape is [3, 2]"),
-        ("model.safetensors", tensor(&format!("{a},\"lm_head.weight\":{{\"dtype\":\"BF16\",\"shape\":[1],\"data_offsets\":[12,14]}}"), 14), "tensors", "no such tensor"),
+        (
+            "model.safetensors",
+            tensor(
+                &format!(
+                    "{a},\"lm_head.weight\":{{\"dtype\":\"BF16\",\"shape\":[1],\"data_offsets\":[12,14]}}"
+                ),
+                14,
+            ),
+            "tensors",
+            "no such tensor",
+        ),
         ("model.safetensors", tensor(&a.replace("BF16", "I16"), 12), "dtype", "the type is I16"),
         ("model-00001-of-00002.safetensors", safetensors(TENSOR, 12), "tensors", "the tensor is in"),
         ("model-00001-of-00002.safetensors", safetensors("{}", 0), "index", "but no index"),
-        ("model.safetensors.index.json", b"{\"weight_map\":{\"a\":\"other\"}}".to_vec(), "index", "puts the tensor into"),
+        (
+            "model.safetensors.index.json",
+            b"{\"weight_map\":{\"a\":\"other\"}}".to_vec(),
+            "index",
+            "puts the tensor into",
+        ),
         ("model.safetensors.index.json", b"{\"weight_map\":{}}".to_vec(), "index", "does not name"),
         ("model.safetensors.index.json", b"[".to_vec(), "index", "EOF"),
     ] {
         let (checks, messages) = broken(&with(name, bytes)).await;
-        assert!(checks.iter().any(|found| found == check), "{name}: {check} is not in {checks:?}: {messages}");
+        assert!(
+            checks.iter().any(|found| found == check),
+            "{name}: {check} is not in {checks:?}: {messages}"
+        );
         assert!(messages.contains(message), "{name}: `{message}` is not in: {messages}");
     }
     for name in ["tokenizer.json", "model.safetensors", "config.json"] {
@@ -91,7 +122,8 @@ async fn every_rule_rejects_by_name() {
 
 #[tokio::test]
 async fn pins_are_checked_and_settings_strict() {
-    let pinned = [("config.json".to_owned(), Digest::of("{}")), ("LICENSE".to_owned(), Digest::of("x"))].into();
+    let pinned =
+        [("config.json".to_owned(), Digest::of("{}")), ("LICENSE".to_owned(), Digest::of("x"))].into();
     let screen = FilesScreen::new(FilesConfig { pinned, ..FilesConfig::default() }).expect("a screen");
     let king = king();
     let subject = Subject::Files { submission: &king, king: &king };

@@ -21,8 +21,8 @@ fn positions_are_the_reference_vectors() {
     assert_eq!(
         positions,
         [
-            3_217_628, 7_995_405, 10_159_967, 7_057_745, 6_609_214, 7_405_334, 4_702_462, 9_692_136, 7_458_256,
-            6_873_519, 4_492_263, 9_840_619, 6_826_229, 1_411_169, 5_984_814, 269_069
+            3_217_628, 7_995_405, 10_159_967, 7_057_745, 6_609_214, 7_405_334, 4_702_462, 9_692_136,
+            7_458_256, 6_873_519, 4_492_263, 9_840_619, 6_826_229, 1_411_169, 5_984_814, 269_069
         ]
     );
     assert_eq!(sample_positions("x", 0), [0; SAMPLES]);
@@ -30,7 +30,8 @@ fn positions_are_the_reference_vectors() {
 
 #[test]
 fn the_demo_kings_is_that_of_an_independent_implementation() {
-    let reference: BTreeMap<String, (f64, u64, Vec<u64>, Vec<f32>)> = serde_json::from_str(REFERENCE).expect("JSON");
+    let reference: BTreeMap<String, (f64, u64, Vec<u64>, Vec<f32>)> =
+        serde_json::from_str(REFERENCE).expect("JSON");
     let taken = take(&demo_king());
     assert!(taken.layer_keys.iter().eq(reference.keys()));
     let samples = taken.tensor_samples.expect("samples");

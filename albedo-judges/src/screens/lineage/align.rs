@@ -147,7 +147,8 @@ fn attention(mut layer: Layer, anchor: &Layer, network: &Network, undone: &mut U
     let each = network.heads / groups;
     let alike = |rows: &Matrix, own: usize, anchors: &Matrix, other: usize| -> f64 {
         let planes: f64 = (0..d / 2).map(|plane| modulus(turn(rows, own, anchors, other, plane, d))).sum();
-        let size = |rows: &Matrix, head: usize| norm(&rows.values[head * d * rows.columns..][..d * rows.columns]);
+        let size =
+            |rows: &Matrix, head: usize| norm(&rows.values[head * d * rows.columns..][..d * rows.columns]);
         planes * reciprocal(size(rows, own) * size(anchors, other))
     };
     let by_group = Matching::find(groups, &|a, b| alike(&layer.key, b, &anchor.key, a));

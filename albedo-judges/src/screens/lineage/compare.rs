@@ -158,9 +158,8 @@ impl Delta {
 /// directions are missing, of noise as well.
 fn value_structure(values: &Matrix, head_dim: usize) -> f64 {
     let groups = values.values.chunks_exact(head_dim * values.columns);
-    let each = groups.map(|group| {
-        structure(Matrix { columns: values.columns, values: group.to_vec() }, head_dim)
-    });
+    let each =
+        groups.map(|group| structure(Matrix { columns: values.columns, values: group.to_vec() }, head_dim));
     let each: Vec<f64> = each.collect();
     each.iter().sum::<f64>() / each.len().max(1) as f64
 }
@@ -198,7 +197,8 @@ fn structure(mut matrix: Matrix, missing: usize) -> f64 {
     }
     let used = (0..columns).filter(|&column| gram[column * columns + column] > 0.0).count();
     let used = used.saturating_sub(missing).max(1) as f64;
-    let rows = matrix.values.chunks_exact(columns).filter(|row| row.iter().any(|&value| value != 0.0)).count();
+    let rows =
+        matrix.values.chunks_exact(columns).filter(|row| row.iter().any(|&value| value != 0.0)).count();
     let total = dot(&matrix.values, &matrix.values);
     // ‖D‖² is rows × columns now, so that independent entries of unit variance
     // have rows · columns · (rows + columns − 1).

@@ -128,8 +128,9 @@ pub(crate) fn inverse(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
         b[i * n + i] = 1.0;
     }
     for column in 0..n {
-        let pivot = (column..n).max_by(|&i, &j| a[i * n + column].abs().total_cmp(&a[j * n + column].abs()))?;
-        if !(a[pivot * n + column].abs() > 1e-12) {
+        let pivot =
+            (column..n).max_by(|&i, &j| a[i * n + column].abs().total_cmp(&a[j * n + column].abs()))?;
+        if a[pivot * n + column].is_nan() || a[pivot * n + column].abs() <= 1e-12 {
             return None;
         }
         for k in 0..n {
@@ -192,8 +193,6 @@ mod tests {
             let to: Vec<Vec<f32>> = mix.chunks(3).map(|mix| {
                 (0..8).map(|c| (0..3).map(|k| mix[k] * from[k][c]).sum()).collect()
             }).collect();
-            let rows = |rows: &'static str| rows;
-            let _ = rows;
             let found = least_squares(
                 &from.iter().map(Vec::as_slice).collect::<Vec<_>>(),
                 &to.iter().map(Vec::as_slice).collect::<Vec<_>>(),

@@ -97,15 +97,8 @@ impl Network {
                 format!("the architecture is {:?}, lineage reads Qwen3ForCausalLM", self.architectures),
             ));
         }
-        let dimensions = [
-            self.hidden,
-            self.layers,
-            self.heads,
-            self.groups,
-            self.head_dim,
-            self.neurons,
-            self.vocabulary,
-        ];
+        let dimensions =
+            [self.hidden, self.layers, self.heads, self.groups, self.head_dim, self.neurons, self.vocabulary];
         let fits = dimensions.iter().all(|&dimension| (1..=1 << 20).contains(&dimension))
             && self.layers <= 1 << 10
             && self.heads.is_multiple_of(self.groups)
@@ -115,7 +108,11 @@ impl Network {
         if fits {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::DataInvalid, OPERATION, format!("the dimensions {dimensions:?} fit no network")))
+        Err(Error::new(
+            ErrorKind::DataInvalid,
+            OPERATION,
+            format!("the dimensions {dimensions:?} fit no network"),
+        ))
     }
 
     /// The names of the tensors with their layer (0 for what is in none).

@@ -109,8 +109,12 @@ impl Widths {
     /// The widest that fit into [`MOST`].
     fn of(network: &Network) -> Self {
         let side = |part| network.shape(part)[0];
-        let all = side(Part::Query) + side(Part::Key) + side(Part::Value) + 2 * network.neurons
-            + network.shape(Part::Output)[1] + network.neurons;
+        let all = side(Part::Query)
+            + side(Part::Key)
+            + side(Part::Value)
+            + 2 * network.neurons
+            + network.shape(Part::Output)[1]
+            + network.neurons;
         let fits = |width: &usize| network.layers.saturating_mul(all).saturating_mul(*width) <= MOST;
         let value = (network.head_dim * 3 / 2).next_multiple_of(64);
         match [256, 128].into_iter().find(fits) {
@@ -193,7 +197,7 @@ impl Projector {
         let Some(&(layer, part)) = self.parts.get(segment.name) else { return squares(segment) };
         let [rows, columns] = self.projected.network.shape(part);
         let first = segment.start as usize / columns;
-        if segment.start as usize % columns != 0 || first >= rows {
+        if !segment.start.is_multiple_of(columns as u64) || first >= rows {
             return Err(Error::new(ErrorKind::Unsupported, "project the parameters", "a row is too long")
                 .with("tensor", segment.name));
         }
@@ -304,9 +308,9 @@ impl Reader<'_> {
         project: impl Fn(&[f32], &mut [f32]) + Sync,
     ) -> Result<f64> {
         let width = target.columns;
-        let rows = target.values[first * width..].par_chunks_mut(width).zip(
-            self.segment.bytes.par_chunks_exact(self.row_bytes()),
-        );
+        let rows = target.values[first * width..]
+            .par_chunks_mut(width)
+            .zip(self.segment.bytes.par_chunks_exact(self.row_bytes()));
         let sums: Result<Vec<f64>> = rows
             .with_min_len(16)
             .map_init(

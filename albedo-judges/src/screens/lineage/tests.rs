@@ -188,7 +188,8 @@ async fn the_screen_conforms_and_fails_closed() {
 
     let folder = tempfile::tempdir().expect("a folder");
     let cx = CallContext::new();
-    let inspect = async || screen.inspect(Subject::Parameters { submission: folder.path(), king: &king }, &cx).await;
+    let inspect =
+        async || screen.inspect(Subject::Parameters { submission: folder.path(), king: &king }, &cx).await;
     assert_eq!(inspect().await.expect_err("empty").kind(), ErrorKind::NotFound);
     let whole = fs::read(king.join("model.safetensors")).expect("reads");
     fs::write(folder.path().join("model.safetensors"), &whole[..whole.len() / 3]).expect("written");

@@ -48,7 +48,10 @@ fn what_is_added_comes_back_in_order_and_the_first_stays_first() {
     let labels: Vec<_> = sketches.iter().map(|stored| stored.entry.label.as_str()).collect();
     assert_eq!(labels, ["b", "a"]);
     assert_eq!(Some(&sketches[0].sketch), submission("b", 2).sketch.as_ref());
-    assert_eq!(Some(&store.fingerprints().expect("reads")[1].fingerprint), submission("a", 1).fingerprint.as_ref());
+    assert_eq!(
+        Some(&store.fingerprints().expect("reads")[1].fingerprint),
+        submission("a", 1).fingerprint.as_ref()
+    );
     let entry = store.by_parameters(Digest::of([2])).expect("reads").expect("there");
     assert_eq!((entry.label.as_str(), entry.block), ("b", Some(2)));
     assert!(store.by_parameters(Digest::of([9])).expect("reads").is_none());
@@ -156,7 +159,10 @@ fn the_python_systems_corpus_is_imported_in_its_order_or_not_at_all() {
     fs::write(&corpus, format!(r#"{{"z/m@sha256:1":{print},"a/m@sha256:2":{print}}}"#)).expect("written");
     assert_eq!(store.import_python(&corpus).expect("imported"), 2);
     let stored = store.fingerprints().expect("reads");
-    assert_eq!(stored.iter().map(|stored| stored.label.as_str()).collect::<Vec<_>>(), ["z/m@sha256:1", "a/m@sha256:2"]);
+    assert_eq!(
+        stored.iter().map(|stored| stored.label.as_str()).collect::<Vec<_>>(),
+        ["z/m@sha256:1", "a/m@sha256:2"]
+    );
     assert_eq!(stored[0].fingerprint.tensor_samples, Some(vec![vec![0.5, 1.0]]));
     let short = print.replace("[1.5]", "[]");
     for text in ["[]".to_owned(), format!(r#"{{"x":{print},"y":{short}}}"#), "{".to_owned()] {

@@ -8,7 +8,11 @@ pub(super) fn logits(model: &Model, tokens: &[usize]) -> Vec<f64> {
         (model.size("num_attention_heads"), model.size("num_key_value_heads"), model.size("head_dim"));
     let get = |name: &str| &model.tensors[name];
     let rows = |name: &str, x: &[f64]| -> Vec<f64> {
-        get(name).values.chunks_exact(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum()).collect()
+        get(name)
+            .values
+            .chunks_exact(x.len())
+            .map(|row| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum())
+            .collect()
     };
     let norm = |gains: &[f32], x: &[f64]| -> Vec<f64> {
         let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
@@ -29,7 +33,9 @@ pub(super) fn logits(model: &Model, tokens: &[usize]) -> Vec<f64> {
     let width = embedding.columns();
     let mut stream: Vec<Vec<f64>> = tokens
         .iter()
-        .map(|&token| embedding.values[token * width..][..width].iter().map(|&value| f64::from(value)).collect())
+        .map(|&token| {
+            embedding.values[token * width..][..width].iter().map(|&value| f64::from(value)).collect()
+        })
         .collect();
     for layer in 0..model.size("num_hidden_layers") {
         let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
@@ -53,7 +59,9 @@ pub(super) fn logits(model: &Model, tokens: &[usize]) -> Vec<f64> {
                 let own = part(&query, head);
                 let scores: Vec<f64> = keys
                     .iter()
-                    .map(|key| own.iter().zip(part(key, group)).map(|(q, k)| q * k).sum::<f64>() / (d as f64).sqrt())
+                    .map(|key| {
+                        own.iter().zip(part(key, group)).map(|(q, k)| q * k).sum::<f64>() / (d as f64).sqrt()
+                    })
                     .collect();
                 let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
