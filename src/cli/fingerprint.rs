@@ -81,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
             fingerprint: Some(fingerprint.clone()),
             sketch: aligned.map(|aligned| aligned.sketch),
         })?;
-        line += &format!("  entry {} ({})", entry.id, entry.label);
+        line = format!("{line}  entry {} ({})", entry.id, entry.label);
     }
     if arguments.json {
         print_json(&json!(fingerprint))?;
