@@ -23,7 +23,8 @@ use super::lineage::Sketch;
 /// Marks the file as ours (`PRAGMA application_id`): "albs".
 const APPLICATION: i64 = 0x616c_6273;
 
-/// Version of the tables (`PRAGMA user_version`).
+/// Version of the tables (`PRAGMA user_version`), and of what alignment and
+/// projections make of a model: sketches of two versions must never meet.
 const FORMAT: i64 = 1;
 
 /// How long a writer waits for another.
