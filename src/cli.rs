@@ -12,10 +12,14 @@ mod bench;
 mod calibrate;
 mod config;
 mod duel;
+#[cfg(feature = "judges")]
+mod fingerprint;
 mod generate;
 mod judge;
 mod plugins;
 mod record;
+#[cfg(feature = "judges")]
+mod screen;
 
 /// Duels between language models, with verdicts you can check.
 #[derive(Debug, Parser)]
@@ -36,6 +40,12 @@ enum Command {
     Generate(generate::Arguments),
     /// Measure how fast a model reads and writes.
     Bench(bench::Arguments),
+    /// Screen a model before it may duel: files, copies, behaviour.
+    #[cfg(feature = "judges")]
+    Screen(screen::Arguments),
+    /// Fingerprint a model, and remember it in a store.
+    #[cfg(feature = "judges")]
+    Fingerprint(fingerprint::Arguments),
     /// Read the record of a duel.
     #[command(subcommand)]
     Record(record::Command),
@@ -103,6 +113,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Calibrate(arguments) => runtime.block_on(calibrate::run(&arguments, &cx)),
         Command::Generate(arguments) => runtime.block_on(generate::run(&arguments, &cx)),
         Command::Bench(arguments) => runtime.block_on(bench::run(&arguments, &cx)),
+        #[cfg(feature = "judges")]
+        Command::Screen(arguments) => runtime.block_on(screen::run(&arguments, &cx)),
+        #[cfg(feature = "judges")]
+        Command::Fingerprint(arguments) => fingerprint::run(&arguments, &cx),
         Command::Record(command) => runtime.block_on(record::run(&command, &cx)),
         Command::Config(command) => config::run(&command),
         Command::Judge(command) => runtime.block_on(judge::run(&command, &cx)),

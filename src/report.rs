@@ -5,11 +5,15 @@ use albedo::record::RecordedReply;
 
 mod bench;
 mod progress;
+#[cfg(feature = "judges")]
+mod screening;
 mod table;
 mod throughput;
 
 pub(crate) use bench::bench;
 pub(crate) use progress::Progress;
+#[cfg(feature = "judges")]
+pub(crate) use screening::{Bytes, Screened, screened};
 pub(crate) use table::{contestants, verdict};
 pub(crate) use throughput::Throughput;
 

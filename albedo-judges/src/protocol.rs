@@ -43,8 +43,8 @@ use crate::quality::{graded, share};
 use crate::reply::{self, Reply};
 use crate::shell::Script;
 
-mod looping;
-mod reserved;
+pub(crate) mod looping;
+pub(crate) mod reserved;
 
 /// Settings of [`ProtocolJudge`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -14,3 +14,5 @@ mod mistakes;
 mod plugins;
 mod real_judge;
 mod run;
+#[cfg(unix)]
+mod screens;

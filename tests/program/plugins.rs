@@ -19,6 +19,15 @@ fn every_plugin_is_linked() {
             "judge reference-action",
             "judge reference-likelihood",
             "judge replay",
+            "screen architecture",
+            "screen digest",
+            "screen files",
+            "screen fingerprint-v2",
+            "screen injection",
+            "screen lineage",
+            "screen loops",
+            "screen sanity",
+            "screen tail",
         ]
     );
     assert!(plugins.iter().all(|plugin| !plugin.summary.is_empty()));

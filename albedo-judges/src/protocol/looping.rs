@@ -14,7 +14,7 @@ const RUN: usize = 8;
 const LINES: usize = 24;
 
 /// Whether `text` loops, by the rule in the documentation of `protocol`.
-pub(super) fn loops(text: &str) -> bool {
+pub(crate) fn loops(text: &str) -> bool {
     has_periodic_tail(text.trim_end().as_bytes()) || repeats_lines(text)
 }
 

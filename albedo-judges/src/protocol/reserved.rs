@@ -33,7 +33,7 @@ fn remove_quoted(text: &str, tokens: &mut BTreeSet<&str>) {
 }
 
 /// The template tokens in `text`.
-fn tokens(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn tokens(text: &str) -> impl Iterator<Item = &str> {
     text.match_indices('<').filter_map(|(at, _)| {
         let rest = &text[at..];
         TAGS.into_iter().find(|tag| rest.starts_with(tag)).or_else(|| {

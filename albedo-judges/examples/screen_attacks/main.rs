@@ -1,0 +1,366 @@
+//! The attack table of the screens `digest`, `fingerprint-v2` and `lineage`:
+//! honest fine-tunes beside copies of the king and of rivals under every
+//! disguise, with fixed seeds.
+//!
+//! ```console
+//! cargo run --release -p albedo-judges --example screen_attacks -- KING HONEST [--store FILE] [--json FILE]
+//! cargo run --release -p albedo-judges --example screen_attacks -- --synthetic [--json FILE]
+//! ```
+//!
+//! KING is a model folder, HONEST a folder of fine-tunes of it, as
+//! `examples/demo/make/finetunes.py` writes them. `--synthetic` makes a larger
+//! king and a rival (random weights, a low-rank delta) and needs no folder;
+//! there are no honest models then. `docs/screens.md` says how to read it.
+#![expect(
+    clippy::print_stdout,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a tool that prints and may stop"
+)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use albedo_core::safetensors::Dtype;
+use albedo_core::{CallContext, Finding};
+use albedo_judges::screens::digest::{DigestConfig, DigestScreen};
+use albedo_judges::screens::lineage::{Anchor, Delta, LineageConfig, LineageScreen};
+use albedo_judges::screens::store::{Store, Submission};
+use albedo_judges::screens::{Measurement, Wanted};
+use serde_json::{Value, json};
+
+mod disguise;
+
+use disguise::{Dice, Model};
+
+/// Rivals whose copies are made: at most this many, spread over the honest.
+const RIVALS: usize = 8;
+
+/// The Python system calls models duplicates from here on.
+const PYTHON_THRESHOLD: f64 = 0.95;
+
+/// What keeps the function: every copy under one of these has to be rejected.
+const KEEPS: [&str; 13] = [
+    "identical",
+    "neurons permuted",
+    "neurons rescaled",
+    "heads permuted",
+    "values rotated",
+    "planes turned",
+    "heads permuted, values rotated, planes turned",
+    "norms folded",
+    "channels permuted",
+    "stream scaled",
+    "extra tied head",
+    "stored as f16",
+    "all of these",
+];
+
+/// What changes it.
+const CHANGES: [&str; 17] = [
+    "noise 0.05 %",
+    "noise 0.1 %",
+    "noise 0.5 %",
+    "noise 1 %",
+    "noise 5 %",
+    "all of these + noise 0.1 %",
+    "all of these + noise 1 %",
+    "rank 8, 1 %",
+    "rank 64, 1 %",
+    "delta × 0.5",
+    "delta × 0.75",
+    "delta × 1.25",
+    "delta × 1.5",
+    "merge with the king 50:50",
+    "merge with another 50:50",
+    "delta × 0.5 + noise 0.1 %",
+    "all of these, delta × 0.75",
+];
+
+struct Bench {
+    king: Model,
+    anchor: Arc<Anchor>,
+    king_measured: Measurement,
+    store_path: PathBuf,
+    /// The honest models, by name.
+    store: Vec<(String, Measurement)>,
+    scratch: PathBuf,
+}
+
+fn main() {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut option = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.remove(at);
+        Some(arguments.remove(at))
+    };
+    let (json_file, store_file) = (option("--json"), option("--store"));
+    let scratch = std::env::temp_dir().join(format!("screen-attacks-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch).expect("a scratch folder");
+    let (king, honest) = match arguments.as_slice() {
+        [flag] if flag == "--synthetic" => synthetic(&scratch),
+        [king, honest] => (PathBuf::from(king), folders(Path::new(honest))),
+        _ => panic!("give KING and HONEST, or --synthetic"),
+    };
+    let store_path = store_file.map_or_else(|| scratch.join("store.sqlite"), PathBuf::from);
+    let report = run(&king, &honest, &store_path, &scratch);
+    if let Some(path) = json_file {
+        std::fs::write(path, serde_json::to_string_pretty(&report).expect("JSON") + "\n").expect("written");
+    }
+    std::fs::remove_dir_all(&scratch).expect("removed");
+}
+
+fn run(king: &Path, honest: &[PathBuf], store_path: &Path, scratch: &Path) -> Value {
+    let cx = CallContext::new();
+    let anchor = Arc::new(Anchor::take(king, &|_| (), &cx).expect("an anchor"));
+    let wanted = Wanted { digest: true, tensors: true, fingerprint: true, anchor: Some(anchor.clone()) };
+    let measure = |folder: &Path| Measurement::take(folder, &wanted, &|_| (), &cx).expect("measured");
+    let measured: Vec<_> = honest.iter().map(|folder| (name(folder), measure(folder))).collect();
+    let store = Store::open_or_create(store_path).expect("a store");
+    for (label, measured) in &measured {
+        let submission = Submission {
+            label: label.clone(),
+            hotkey: String::new(),
+            block: None,
+            parameters: measured.parameters,
+            fingerprint: measured.fingerprint.clone(),
+            sketch: measured.aligned.as_ref().map(|aligned| aligned.sketch.clone()),
+        };
+        store.add(&submission).expect("added");
+    }
+    let bench = Bench {
+        king: Model::read(king),
+        king_measured: measure(king),
+        anchor,
+        store_path: store_path.to_owned(),
+        store: measured,
+        scratch: scratch.to_owned(),
+    };
+
+    let mut rows = Vec::new();
+    for (label, measured) in &bench.store {
+        rows.push(bench.row("honest", label, measured));
+    }
+    for attack in
+        KEEPS.iter().chain(&CHANGES).filter(|attack| !attack.contains("delta") && !attack.contains("merge"))
+    {
+        for seed in 0..3 {
+            rows.push(bench.attack(attack, "the king", &bench.king, None, seed));
+        }
+    }
+    let step = honest.len().div_ceil(RIVALS).max(1);
+    for (index, folder) in honest.iter().enumerate().step_by(step) {
+        let rival = Model::read(folder);
+        let other = Model::read(&honest[(index + honest.len() / 2) % honest.len()]);
+        for attack in KEEPS.iter().chain(&CHANGES) {
+            rows.push(bench.attack(attack, &name(folder), &rival, Some(&other), index as u64));
+        }
+    }
+    let pairs = bench.pairs(honest);
+    table(&rows);
+    json!({ "rows": rows, "honest_pairs": pairs })
+}
+
+impl Bench {
+    fn measure(&self, model: &Model, noisy: Option<&mut Dice>) -> Measurement {
+        let folder = self.scratch.join("attack");
+        model.write(&folder, noisy);
+        let wanted =
+            Wanted { digest: true, tensors: true, fingerprint: true, anchor: Some(self.anchor.clone()) };
+        Measurement::take(&folder, &wanted, &|_| (), &CallContext::new()).expect("measured")
+    }
+
+    fn attack(&self, attack: &str, target: &str, source: &Model, other: Option<&Model>, seed: u64) -> Value {
+        let mut dice = Dice::new(attack, seed);
+        let mut model = source.clone();
+        let noisy = disguised(&mut model, attack, &self.king, other, &mut dice);
+        let measured = self.measure(&model, noisy.then_some(&mut dice));
+        let mut row = self.row(attack, target, &measured);
+        row["seed"] = json!(seed);
+        row
+    }
+
+    /// What every detector says of a model.
+    fn row(&self, attack: &str, target: &str, measured: &Measurement) -> Value {
+        let king = self.anchor.own();
+        // An honest model is in the store itself.
+        let own = if attack == "honest" { vec![target.to_owned()] } else { Vec::new() };
+        let store = Some(self.store_path.clone());
+        let digest = DigestScreen::new(&DigestConfig { store: store.clone(), own: own.clone() });
+        let digest =
+            digest.and_then(|screen| screen.judge(measured, &self.king_measured)).expect("a finding");
+        let lineage =
+            LineageScreen::new(LineageConfig { store, own: own.clone(), ..LineageConfig::default() });
+        let lineage = lineage.and_then(|screen| screen.judge(measured, king)).expect("a finding");
+        let prints = measured.fingerprint.as_ref().expect("taken");
+        let others = self.store.iter().filter(|(label, _)| !own.contains(label)).map(|(_, other)| other);
+        let similarity = others
+            .chain([&self.king_measured])
+            .filter_map(|other| other.fingerprint.as_ref())
+            .map(|other| prints.similarity(other))
+            .fold(0.0, f64::max);
+        let (word, evidence) = finding(&lineage);
+        let aligned = measured.aligned.as_ref().expect("taken");
+        json!({
+            "attack": attack,
+            "target": target,
+            "digest": finding(&digest).0,
+            "lineage": word,
+            "python": if similarity >= PYTHON_THRESHOLD { "duplicate" } else { "clear" },
+            "python_similarity": similarity,
+            "to_king": aligned.shape(king),
+            "undone": aligned.undone,
+            "reasons": evidence["reasons"],
+            "nearest": evidence["nearest"][0],
+        })
+    }
+
+    /// Every pair of honest models.
+    fn pairs(&self, honest: &[PathBuf]) -> Vec<Value> {
+        let king = &self.anchor.own().sketch;
+        let delta = |measured: &Measurement| {
+            Delta::between(&measured.aligned.as_ref().expect("taken").sketch, king, king)
+        };
+        let deltas: Vec<_> = self.store.iter().map(|(_, measured)| delta(measured)).collect();
+        let mut pairs = Vec::new();
+        for (i, one) in deltas.iter().enumerate() {
+            for (j, two) in deltas.iter().enumerate().take(i) {
+                let cosine = one.explained_by(two).cosine;
+                pairs.push(json!({ "one": name(&honest[i]), "other": name(&honest[j]), "cosine": cosine }));
+            }
+        }
+        pairs
+    }
+}
+
+/// Disguises `model`; whether it is to be rounded at random.
+fn disguised(model: &mut Model, attack: &str, king: &Model, other: Option<&Model>, dice: &mut Dice) -> bool {
+    let start = model.clone();
+    let mut delta = |factor: f32| {
+        *model = king.clone();
+        model.add_difference(factor, &start, king);
+    };
+    if let Some(factor) = attack.split("delta × ").nth(1) {
+        delta(factor.split(' ').next().and_then(|number| number.parse().ok()).expect("a factor"));
+    } else if attack.contains("with the king") {
+        delta(0.5);
+    } else if attack.contains("with another") {
+        delta(0.5);
+        model.add_difference(0.5, other.expect("another rival"), king);
+    }
+    let all = attack.contains("all of these");
+    let does = |name: &str| all || attack.split(", ").any(|part| part == name);
+    if does("neurons permuted") {
+        model.permute_neurons(dice);
+    }
+    if does("neurons rescaled") {
+        model.rescale_neurons(dice);
+    }
+    if does("heads permuted") {
+        model.permute_heads(dice);
+    }
+    if does("values rotated") {
+        model.rotate_values(dice);
+    }
+    if does("planes turned") {
+        model.turn_planes(dice);
+    }
+    if does("norms folded") {
+        model.fold_norms(dice);
+    }
+    if does("channels permuted") {
+        model.permute_channels(dice);
+    }
+    if does("stream scaled") {
+        model.scale_stream(1.7);
+    }
+    if does("extra tied head") {
+        model.write_head();
+    }
+    if does("stored as f16") && !all {
+        model.dtype = Dtype::F16;
+    }
+    if attack.starts_with("rank") {
+        model.add_rank(if attack.starts_with("rank 8,") { 8 } else { 64 }, 0.01, dice);
+    }
+    let noise = attack.split("noise ").nth(1).and_then(|rest| rest.split(' ').next());
+    if let Some(percent) = noise.and_then(|number| number.parse::<f64>().ok()) {
+        model.add_noise(percent / 100.0, dice);
+    }
+    noise.is_some()
+}
+
+fn finding(finding: &Finding) -> (&'static str, &Value) {
+    match finding {
+        Finding::Clear(evidence) => ("clear", evidence),
+        Finding::Flagged(evidence) => ("flagged", evidence),
+        Finding::Rejected(evidence) => ("rejected", evidence),
+        Finding::Unverified(evidence) => ("unverified", evidence),
+    }
+}
+
+fn table(rows: &[Value]) {
+    let mut counts: BTreeMap<(usize, String, String), BTreeMap<String, u32>> = BTreeMap::new();
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
+    for (order, row) in rows.iter().enumerate() {
+        let target = if text(row, "target") == "the king" { "the king" } else { "a rival" };
+        let attack = text(row, "attack");
+        let first = rows.iter().position(|other| text(other, "attack") == attack).unwrap_or(order);
+        let counts = counts.entry((first, attack, target.to_owned())).or_default();
+        for (column, value) in
+            [("n", "n".to_owned()), ("lineage", text(row, "lineage")), ("python", text(row, "python"))]
+        {
+            *counts.entry(format!("{column} {value}")).or_default() += 1;
+        }
+    }
+    println!("| attack | copy of | n | rejected | flagged | clear | Python system |");
+    println!("|---|---|---|---|---|---|---|");
+    for ((_, attack, target), counts) in counts {
+        let of = |key: &str| counts.get(key).copied().unwrap_or(0);
+        println!(
+            "| {attack} | {} | {} | {} | {} | {} | {} |",
+            if attack == "honest" { "—" } else { &target },
+            of("n n"),
+            of("lineage rejected"),
+            of("lineage flagged"),
+            of("lineage clear"),
+            of("python duplicate"),
+        );
+    }
+}
+
+/// A king of 60 million parameters and a rival: the king with a delta of rank
+/// 24 and heavy tails, 1 % of each matrix.
+fn synthetic(scratch: &Path) -> (PathBuf, Vec<PathBuf>) {
+    let config = json!({
+        "architectures": ["Qwen3ForCausalLM"], "hidden_size": 768, "num_hidden_layers": 8,
+        "num_attention_heads": 12, "num_key_value_heads": 4, "head_dim": 64, "intermediate_size": 2048,
+        "vocab_size": 8192, "tie_word_embeddings": true,
+    });
+    let king = Model::synthetic(config, 1).rounded();
+    let mut folders = Vec::new();
+    for seed in 0..2 {
+        let mut rival = king.clone();
+        rival.add_rank(24, 0.01, &mut Dice::new("rival", seed));
+        let folder = scratch.join(format!("rival-{seed}"));
+        rival.write(&folder, None);
+        folders.push(folder);
+    }
+    king.write(&scratch.join("king"), None);
+    (scratch.join("king"), folders)
+}
+
+fn folders(parent: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(parent).expect("a folder of models");
+    let mut folders: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.join("model.safetensors").is_file() && !name(path).starts_with("inject"))
+        .collect();
+    folders.sort();
+    folders
+}
+
+fn name(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

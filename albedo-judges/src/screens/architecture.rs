@@ -1,0 +1,176 @@
+//! `architecture`: does `config.json` describe the king's network?
+//!
+//! The keys in `locked` must have the king's values (absent and `null` are
+//! equal); `spec`, where it is given, has keys and values in their stead. The keys in `forbidden` must be
+//! nowhere in the file, at any depth: `auto_map` runs code of the repository's,
+//! `quantization_config` changes the numbers.
+
+use std::sync::Arc;
+
+use albedo_core::{
+    BuildContext, CallContext, Finding, Identity, ModelFiles, Plugin, Result, Screen, ScreenStage, Subject,
+};
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::evidence::{Problem, finding, wrong_stage};
+use super::files::kings;
+use super::listing::{Listing, object};
+
+const CONFIG: &str = "config.json";
+
+/// Settings of [`ArchitectureScreen`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ArchitectureConfig {
+    /// Keys of `config.json` that must have the king's values.
+    pub locked: Vec<String>,
+    /// Keys that must not occur, at any depth.
+    pub forbidden: Vec<String>,
+    /// Keys and values that stand in for the king's locked keys.
+    pub spec: Option<Map<String, Value>>,
+}
+
+impl Default for ArchitectureConfig {
+    fn default() -> Self {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        Self {
+            // The Python system's eleven, then what it left open: rope and norm
+            // settings, the attention's form, the activation.
+            locked: names(&[
+                "architectures",
+                "vocab_size",
+                "model_type",
+                "max_position_embeddings",
+                "tie_word_embeddings",
+                "rope_theta",
+                "hidden_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "intermediate_size",
+                "head_dim",
+                "rope_scaling",
+                "rope_parameters",
+                "rms_norm_eps",
+                "hidden_act",
+                "attention_bias",
+                "use_sliding_window",
+                "sliding_window",
+                "max_window_layers",
+                "layer_types",
+                "bos_token_id",
+                "eos_token_id",
+            ]),
+            forbidden: names(&["auto_map", "quantization_config"]),
+            spec: None,
+        }
+    }
+}
+
+/// Compares configurations; see the [module](self).
+#[derive(Debug)]
+pub struct ArchitectureScreen {
+    identity: Identity,
+    config: ArchitectureConfig,
+}
+
+impl ArchitectureScreen {
+    /// A screen with `config`.
+    pub fn new(config: ArchitectureConfig) -> Result<Self> {
+        Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
+    }
+
+    fn check_config(&self, submission: &Map<String, Value>, king: &Map<String, Value>) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let locked: Vec<&String> = match &self.config.spec {
+            Some(spec) => spec.keys().collect(),
+            None => self.config.locked.iter().collect(),
+        };
+        for key in locked {
+            let (found, expected) = (submission.get(key), king.get(key));
+            if !same(found, expected) {
+                let word = |value: Option<&Value>| value.map_or_else(|| "absent".into(), Value::to_string);
+                let message = format!("it is {}, it has to be {}", word(found), word(expected));
+                problems.push(Problem::new("locked", key, message));
+            }
+        }
+        for key in &self.config.forbidden {
+            if submission.iter().any(|(name, value)| name == key || holds(value, key)) {
+                problems.push(Problem::new("forbidden", key, "no configuration may have this key"));
+            }
+        }
+        problems
+    }
+}
+
+#[async_trait]
+impl Screen for ArchitectureScreen {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn stage(&self) -> ScreenStage {
+        ScreenStage::Files
+    }
+
+    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> Result<Finding> {
+        let Subject::Files { submission, king } = subject else {
+            return Err(wrong_stage(Self::NAME, self.stage(), &subject));
+        };
+        let expected = match &self.config.spec {
+            Some(spec) => spec.clone(),
+            None => config(king, cx).await?.map_err(|problem| kings(&problem))?,
+        };
+        let problems = match config(submission, cx).await? {
+            Ok(found) => self.check_config(&found, &expected),
+            Err(problem) => vec![problem],
+        };
+        Ok(finding(&problems, json!({ "locked": self.config.locked.len() })))
+    }
+}
+
+impl Plugin<dyn Screen> for ArchitectureScreen {
+    const NAME: &'static str = "architecture";
+    const SUMMARY: &'static str = "whether config.json describes the king's network";
+    type Config = ArchitectureConfig;
+
+    async fn build(config: ArchitectureConfig, _: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
+        Ok(Arc::new(Self::new(config)?))
+    }
+}
+
+albedo_core::register!(dyn Screen => ArchitectureScreen);
+
+/// The configuration among `files`, or what is wrong with it.
+async fn config(files: &dyn ModelFiles, cx: &CallContext) -> Result<Result<Map<String, Value>, Problem>> {
+    let listing = Listing::read(files, &mut Vec::new(), cx).await?;
+    let missing = || Problem::new("required", CONFIG, "the file is missing");
+    let bytes = listing.text(CONFIG, cx).await?.unwrap_or_else(|| Err(missing()));
+    Ok(bytes.and_then(|bytes| object(CONFIG, &bytes)))
+}
+
+/// Equal values; numbers by value, so that `1e6` is `1000000`.
+fn same(one: Option<&Value>, other: Option<&Value>) -> bool {
+    match (one, other) {
+        (Some(Value::Number(one)), Some(Value::Number(other))) => {
+            one == other || one.as_f64() == other.as_f64()
+        }
+        (Some(Value::Null) | None, Some(Value::Null) | None) => true,
+        _ => one == other,
+    }
+}
+
+/// Whether `key` occurs in `value` at any depth; the JSON reader bounds the depth.
+fn holds(value: &Value, key: &str) -> bool {
+    match value {
+        Value::Object(map) => map.iter().any(|(name, value)| name == key || holds(value, key)),
+        Value::Array(values) => values.iter().any(|value| holds(value, key)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+use albedo_core::conformance::{PATIENCE, check_screen};
+use albedo_core::{Fault, Side};
+
+use super::*;
+use crate::screens::testing::Memory;
+
+fn files(config: &str) -> Memory {
+    Memory([(CONFIG.to_owned(), config.as_bytes().to_vec())].into())
+}
+
+async fn screen(submission: &str, king: &str, config: ArchitectureConfig) -> Result<Finding> {
+    let screen = ArchitectureScreen::new(config).expect("a screen");
+    let subject = Subject::Files { submission: &files(submission), king: &files(king) };
+    screen.inspect(subject, &CallContext::new()).await
+}
+
+#[tokio::test]
+async fn locked_keys_are_the_kings_and_forbidden_ones_nowhere() {
+    const KING: &str =
+        r#"{"hidden_size": 8, "rope_theta": 1000000.0, "rope_scaling": null, "rms_norm_eps": 1e-6}"#;
+    for (submission, rejected) in [
+        (KING, false),
+        (r#"{"hidden_size": 8, "rope_theta": 1000000, "rms_norm_eps": 0.000001, "use_cache": true}"#, false),
+        (r#"{"hidden_size": 9, "rope_theta": 1000000, "rms_norm_eps": 1e-6}"#, true),
+        (r#"{"hidden_size": 8, "rope_theta": 10000, "rms_norm_eps": 1e-6}"#, true),
+        (r#"{"hidden_size": 8, "rope_theta": 1e6, "rms_norm_eps": 1e-5}"#, true),
+        (
+            r#"{"hidden_size": 8, "rope_theta": 1e6, "rms_norm_eps": 1e-6, "rope_scaling": {"factor": 2}}"#,
+            true,
+        ),
+        (r#"{"hidden_size": 8, "rope_theta": 1e6, "rms_norm_eps": 1e-6, "auto_map": {}}"#, true),
+        (
+            r#"{"hidden_size": 8, "rope_theta": 1e6, "rms_norm_eps": 1e-6, "x": [{"quantization_config": 1}]}"#,
+            true,
+        ),
+        ("[]", true),
+        ("{", true),
+    ] {
+        let finding = screen(submission, KING, ArchitectureConfig::default()).await.expect("a finding");
+        assert_eq!(matches!(finding, Finding::Rejected(_)), rejected, "{submission}: {finding:?}");
+    }
+    let deep = format!("{{\"x\": {}", "[".repeat(100_000));
+    assert!(matches!(screen(&deep, KING, ArchitectureConfig::default()).await, Ok(Finding::Rejected(_))));
+}
+
+#[tokio::test]
+async fn a_spec_stands_in_for_the_king() {
+    let spec = json!({ "hidden_size": 8 }).as_object().cloned();
+    let config = || ArchitectureConfig { spec: spec.clone(), ..ArchitectureConfig::default() };
+    assert!(matches!(
+        screen(r#"{"hidden_size": 8, "head_dim": 4}"#, "", config()).await,
+        Ok(Finding::Clear(_))
+    ));
+    assert!(matches!(screen("{}", "", config()).await, Ok(Finding::Rejected(_))));
+}
+
+#[tokio::test]
+async fn a_broken_king_is_an_error_and_the_screen_conforms() {
+    let error = screen("{}", "[", ArchitectureConfig::default()).await.expect_err("the king is broken");
+    assert_eq!(error.fault(), Fault::Contestant(Side::King));
+    let screen = ArchitectureScreen::new(ArchitectureConfig::default()).expect("a screen");
+    let (king, other) = (files(r#"{"hidden_size": 8}"#), files("{}"));
+    let subjects = [&king, &other]
+        .map(|submission| Subject::Files { submission: submission as &dyn ModelFiles, king: &king });
+    check_screen(&screen, &subjects, PATIENCE).await.expect("conforms");
+}

@@ -1,0 +1,296 @@
+//! `files`: is the submission a model of the king's shape, and nothing else?
+//!
+//! Works on a listing and ranged reads, before any download:
+//!
+//! - **name**: names lie inside the folder; **allowlist**: only files that a
+//!   model has, no code; **required**: those it needs, weights in safetensors;
+//! - **size**: the files together and each for itself are bounded;
+//! - **header**, **index**, **tensors**: every shard's header is well formed and
+//!   covers its file exactly, the index agrees with the shards, and names and
+//!   shapes are the king's, none more and none less;
+//! - **dtype**: from the headers; **pinned**: files of a fixed digest;
+//!   **as-king**: tokenizer and chat template are the king's, byte for byte.
+//!
+//! A broken rule is `Rejected`: it lies in the submission's own bytes. A
+//! listing that cannot be read is an error, and so is whatever is wrong with
+//! the king.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use albedo_core::safetensors::Dtype;
+use albedo_core::{
+    BuildContext, CallContext, Digest, Error, ErrorKind, Fault, Finding, Identity, ModelFiles, Plugin,
+    Result, Screen, ScreenStage, Side, Subject,
+};
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::evidence::{Problem, finding, wrong_stage};
+use super::listing::{Listing, Tensors, is_weights};
+
+/// Settings of [`FilesScreen`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FilesConfig {
+    /// The files that may be there; one `*` stands for any characters but `/`.
+    pub allowed: Vec<String>,
+    /// The files that must be there, besides at least one weight file.
+    pub required: Vec<String>,
+    /// The files that must equal the king's byte for byte, and be absent where
+    /// the king has none.
+    pub as_king: Vec<String>,
+    /// Files and the digests that they must have.
+    pub pinned: BTreeMap<String, Digest>,
+    /// Types that weights may have, as the headers name them.
+    pub dtypes: Vec<String>,
+    /// The files together may have this many times the bytes of the king's.
+    pub max_size_ratio: f64,
+}
+
+impl Default for FilesConfig {
+    fn default() -> Self {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        Self {
+            allowed: names(&[
+                "config.json",
+                "generation_config.json",
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "special_tokens_map.json",
+                "added_tokens.json",
+                "vocab.json",
+                "merges.txt",
+                "chat_template.jinja",
+                "model.safetensors",
+                "model-*-of-*.safetensors",
+                "model.safetensors.index.json",
+                "README.md",
+                "LICENSE",
+                ".gitattributes",
+            ]),
+            required: names(&["config.json", "tokenizer.json", "tokenizer_config.json"]),
+            as_king: names(&[
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "special_tokens_map.json",
+                "added_tokens.json",
+                "vocab.json",
+                "merges.txt",
+                "chat_template.jinja",
+                "generation_config.json",
+            ]),
+            pinned: BTreeMap::new(),
+            dtypes: names(&["BF16", "F16"]),
+            max_size_ratio: 2.0,
+        }
+    }
+}
+
+/// Checks a listing; see the [module](self).
+#[derive(Debug)]
+pub struct FilesScreen {
+    identity: Identity,
+    config: FilesConfig,
+}
+
+impl FilesScreen {
+    /// A screen with `config`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`], naming the key.
+    pub fn new(config: FilesConfig) -> Result<Self> {
+        <Self as Plugin<dyn Screen>>::check(&config)?;
+        Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
+    }
+
+    fn check_names(&self, listing: &Listing<'_>, king_bytes: u64, problems: &mut Vec<Problem>) {
+        let entries = listing.entries();
+        for name in entries.keys().filter(|name| !self.config.allowed.iter().any(|form| fits(form, name))) {
+            problems.push(Problem::new("allowlist", name, "a model needs no such file"));
+        }
+        for name in self.config.required.iter().filter(|name| !entries.contains_key(*name)) {
+            problems.push(Problem::new("required", name, "the file is missing"));
+        }
+        if !entries.keys().any(|name| is_weights(name)) {
+            problems.push(Problem::new("required", "*.safetensors", "there are no weights in safetensors"));
+        }
+        let bytes = entries.values().fold(0_u64, |sum, &size| sum.saturating_add(size));
+        let most = self.config.max_size_ratio * king_bytes as f64;
+        if bytes as f64 > most {
+            let message = format!("the files have {bytes} bytes, at most {most:.0} are allowed");
+            problems.push(Problem::new("size", "all files", message));
+        }
+    }
+
+    fn check_tensors(&self, submission: &Tensors, king: &Tensors, problems: &mut Vec<Problem>) {
+        for (name, facts) in submission {
+            match king.get(name) {
+                None => problems.push(Problem::new("tensors", name, "the king has no such tensor")),
+                Some(other) if other.shape != facts.shape => {
+                    let message = format!("the shape is {:?}, the king's {:?}", facts.shape, other.shape);
+                    problems.push(Problem::new("tensors", name, message));
+                }
+                Some(_) => {}
+            }
+            let dtype = dtype_name(facts.dtype);
+            if !self.config.dtypes.contains(&dtype) {
+                let message = format!("the type is {dtype}, allowed: {}", self.config.dtypes.join(", "));
+                problems.push(Problem::new("dtype", name, message));
+            }
+        }
+        for name in king.keys().filter(|name| !submission.contains_key(*name)) {
+            problems.push(Problem::new("tensors", name, "the tensor is missing"));
+        }
+    }
+
+    async fn check_contents(
+        &self,
+        submission: &Listing<'_>,
+        king: &Listing<'_>,
+        problems: &mut Vec<Problem>,
+        cx: &CallContext,
+    ) -> Result<()> {
+        for name in &self.config.as_king {
+            let expected = match king.text(name, cx).await? {
+                Some(Err(problem)) => return Err(kings(&problem)),
+                Some(Ok(bytes)) => Some(bytes),
+                None => None,
+            };
+            match (submission.text(name, cx).await?, expected) {
+                (Some(Err(problem)), _) => problems.push(problem),
+                (Some(Ok(bytes)), Some(expected)) if bytes != expected => {
+                    problems.push(Problem::new("as-king", name, "the file differs from the king's"));
+                }
+                (Some(Ok(_)), None) => {
+                    problems.push(Problem::new("as-king", name, "the king has no such file"));
+                }
+                (None, Some(_)) => problems.push(Problem::new("as-king", name, "the king has the file")),
+                _ => {}
+            }
+        }
+        for (name, digest) in &self.config.pinned {
+            let message = match submission.text(name, cx).await? {
+                Some(Ok(bytes)) => {
+                    let found = Digest::of(bytes);
+                    if found == *digest {
+                        continue;
+                    }
+                    format!("the digest is {found}, pinned is {digest}")
+                }
+                Some(Err(problem)) => problem.message,
+                None => "the file is missing".into(),
+            };
+            problems.push(Problem::new("pinned", name, message));
+        }
+        Ok(())
+    }
+
+    async fn screen(
+        &self,
+        submission: &dyn ModelFiles,
+        king: &dyn ModelFiles,
+        cx: &CallContext,
+    ) -> Result<Finding> {
+        let mut faults = Vec::new();
+        let king = Listing::read(king, &mut faults, cx).await?;
+        let king_tensors = king.tensors(&mut faults, cx).await?;
+        if let Some(fault) = faults.first() {
+            return Err(kings(fault));
+        }
+        let king_bytes = king.entries().values().sum();
+
+        let mut problems = Vec::new();
+        let submission = Listing::read(submission, &mut problems, cx).await?;
+        self.check_names(&submission, king_bytes, &mut problems);
+        let tensors = submission.tensors(&mut problems, cx).await?;
+        self.check_tensors(&tensors, &king_tensors, &mut problems);
+        self.check_contents(&submission, &king, &mut problems, cx).await?;
+        let bytes = submission.entries().values().fold(0_u64, |sum, &size| sum.saturating_add(size));
+        Ok(finding(
+            &problems,
+            json!({ "files": submission.entries().len(), "bytes": bytes, "tensors": tensors.len() }),
+        ))
+    }
+}
+
+#[async_trait]
+impl Screen for FilesScreen {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn stage(&self) -> ScreenStage {
+        ScreenStage::Files
+    }
+
+    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> Result<Finding> {
+        let Subject::Files { submission, king } = subject else {
+            return Err(wrong_stage(Self::NAME, self.stage(), &subject));
+        };
+        self.screen(submission, king, cx).await
+    }
+}
+
+impl Plugin<dyn Screen> for FilesScreen {
+    const NAME: &'static str = "files";
+    const SUMMARY: &'static str = "whether a listing is a model of the king's shape, and nothing else";
+    type Config = FilesConfig;
+
+    fn check(config: &FilesConfig) -> Result<()> {
+        let invalid = |key: &'static str, message: String| {
+            let operation = format!("check the settings of screen `{}`", Self::NAME);
+            Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", key))
+        };
+        if !(config.max_size_ratio >= 1.0 && config.max_size_ratio.is_finite()) {
+            return invalid("max_size_ratio", format!("it is {}, not 1 or more", config.max_size_ratio));
+        }
+        if let Some(form) = config.allowed.iter().find(|form| form.matches('*').count() > 2) {
+            return invalid("allowed", format!("`{form}` has more than two `*`"));
+        }
+        if config.dtypes.is_empty() {
+            return invalid("dtypes", "no type is allowed".into());
+        }
+        Ok(())
+    }
+
+    async fn build(config: FilesConfig, _: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
+        Ok(Arc::new(Self::new(config)?))
+    }
+}
+
+albedo_core::register!(dyn Screen => FilesScreen);
+
+/// The king's own files are wrong: nobody who challenges him is to blame.
+pub(super) fn kings(problem: &Problem) -> Error {
+    Error::new(ErrorKind::DataInvalid, "read the king's files", problem.message.clone())
+        .with_fault(Fault::Contestant(Side::King))
+        .with("of", &problem.of)
+        .with_hint("the king's artefact has to be restored before anyone can be screened against it")
+}
+
+fn dtype_name(dtype: Dtype) -> String {
+    serde_json::to_value(dtype).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// Whether `name` has the form `form`, in which `*` stands for any characters
+/// but `/`.
+fn fits(form: &str, name: &str) -> bool {
+    let mut parts = form.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let parts: Vec<_> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        let Some(at) = rest.find(part) else { return false };
+        if rest[..at].contains('/') {
+            return false;
+        }
+        rest = &rest[at + part.len()..];
+    }
+    rest.len() >= last.len() && rest.ends_with(last) && !rest[..rest.len() - last.len()].contains('/')
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,327 @@
+//! Brings a model's projections into the anchor's arrangement.
+//!
+//! Everything here is *equivariant*: a model and any function-preserving
+//! disguise of it come to the same result, up to rounding, because each freedom
+//! is removed by a rule that only looks at what the freedom leaves unchanged or
+//! at the best fit to the same anchor. It is applied to every model alike,
+//! disguised or not. `docs/screens.md` has the mathematics.
+
+use rayon::prelude::*;
+
+use super::Undone;
+use super::matrix::{Matrix, dot, inverse, least_squares, norm, scale};
+use super::network::Network;
+use super::project::{Channels, Layer, Projected};
+
+/// Rows of this cosine with the anchor's row of the same place stay there.
+const SAME_PLACE: f64 = 0.9;
+/// Rows of at least this cosine are matched to one another. Unrelated rows in
+/// 64 buckets: 9728 of them reach 0.5 about once in 700 layers (normal tail).
+const MATCH: f64 = 0.6;
+
+/// Where the channels of `own` signatures lie among the anchor's.
+pub(crate) fn channels(own: &Matrix, anchor: &Matrix) -> Channels {
+    let matching = Matching::find(own.rows(), &|a, b| cosine(own.row(b), anchor.row(a)).abs());
+    let signs = matching.order.iter().enumerate().map(|(anchors, &own_channel)| {
+        if dot(own.row(own_channel), anchor.row(anchors)) < 0.0 { -1.0 } else { 1.0 }
+    });
+    Channels { signs: signs.collect(), matched: matching.matched, order: matching.order }
+}
+
+/// The channels of the anchor itself.
+pub(crate) fn straight(hidden: usize) -> Channels {
+    Channels { order: (0..hidden).collect(), signs: vec![1.0; hidden], matched: hidden }
+}
+
+/// The anchor's projections with every scale in its normal form.
+pub(crate) fn normal(projected: &Projected) -> Vec<Layer> {
+    projected.layers.par_iter().map(|layer| normalized(layer, &projected.network, 1.0)).collect()
+}
+
+/// The factor of the residual stream: a model may carry it at any scale.
+pub(crate) fn stream_scale(own: &Projected, anchor_embedding: &Matrix) -> f64 {
+    let (own, anchor) = (norm(&own.embedding.values), norm(&anchor_embedding.values));
+    if own > 0.0 && own.is_finite() { anchor / own } else { 1.0 }
+}
+
+/// The layers of `own` as they lie in `anchor`, which is in normal form.
+pub(crate) fn layers(own: &Projected, anchor: &[Layer], stream: f64) -> (Vec<Layer>, Undone) {
+    let aligned: Vec<_> = own
+        .layers
+        .par_iter()
+        .zip(anchor)
+        .map(|(layer, anchor)| {
+            let mut undone = Undone::default();
+            let layer = normalized(layer, &own.network, stream);
+            let layer = feed_forward(layer, anchor, &mut undone);
+            (attention(layer, anchor, &own.network, &mut undone), undone)
+        })
+        .collect();
+    let order = &own.channels.order;
+    let mut undone = Undone {
+        channels_moved: order.iter().enumerate().filter(|&(anchors, &own)| anchors != own).count(),
+        channels_unmatched: order.len() - own.channels.matched,
+        ..Undone::default()
+    };
+    for (_, layer) in &aligned {
+        undone.neurons_moved += layer.neurons_moved;
+        undone.neurons_unmatched += layer.neurons_unmatched;
+        undone.heads_moved += layer.heads_moved;
+        undone.heads_unmatched += layer.heads_unmatched;
+    }
+    (aligned.into_iter().map(|(layer, _)| layer).collect(), undone)
+}
+
+/// Scales that leave the function unchanged, in their normal form: each query
+/// and key head has norm 1 before its gain (RMS normalisation follows it); in
+/// each rotary plane queries and keys weigh the same; each neuron's way in and
+/// way out have the same norm.
+fn normalized(layer: &Layer, network: &Network, stream: f64) -> Layer {
+    let mut layer = layer.clone();
+    let d = network.head_dim;
+    for (rows, gains) in [(&mut layer.query, &layer.query_norm), (&mut layer.key, &layer.key_norm)] {
+        let width = rows.columns;
+        for head in rows.values.chunks_exact_mut(d * width) {
+            let by = reciprocal(norm(head));
+            for (row, &gain) in head.chunks_exact_mut(width).zip(gains) {
+                scale(row, by * f64::from(gain));
+            }
+        }
+    }
+    for plane in 0..d / 2 {
+        let weight = |rows: &Matrix| -> f64 {
+            let heads = rows.rows() / d;
+            let squares = (0..heads).map(|head| {
+                let row = |at| rows.row(head * d + at);
+                dot(row(plane), row(plane)) + dot(row(plane + d / 2), row(plane + d / 2))
+            });
+            squares.sum::<f64>().sqrt()
+        };
+        let (queries, keys) = (weight(&layer.query), weight(&layer.key));
+        let by = if queries > 0.0 && keys > 0.0 { (keys / queries).sqrt() } else { 1.0 };
+        for (rows, by) in [(&mut layer.query, by), (&mut layer.key, 1.0 / by)] {
+            for head in 0..rows.rows() / d {
+                scale(rows.row_mut(head * d + plane), by);
+                scale(rows.row_mut(head * d + plane + d / 2), by);
+            }
+        }
+    }
+    scale(&mut layer.output.values, stream);
+    scale(&mut layer.down.values, stream);
+    for neuron in 0..network.neurons {
+        let (into, out) = (norm(layer.up.row(neuron)), layer.down.column_norm(neuron));
+        if into > 0.0 && out > 0.0 {
+            let by = (out / into).sqrt();
+            scale(layer.up.row_mut(neuron), by);
+            scale_column(&mut layer.down, neuron, 1.0 / by);
+        }
+    }
+    layer
+}
+
+/// Neurons in the anchor's order, each with the anchor's sign.
+fn feed_forward(mut layer: Layer, anchor: &Layer, undone: &mut Undone) -> Layer {
+    let neurons = layer.gate.rows();
+    let matching = Matching::find(neurons, &|a, b| cosine(layer.gate.row(b), anchor.gate.row(a)));
+    undone.neurons_moved += matching.moved();
+    undone.neurons_unmatched += neurons - matching.matched;
+    layer.gate = take_rows(&layer.gate, &matching.order);
+    layer.up = take_rows(&layer.up, &matching.order);
+    layer.down = take_columns(&layer.down, &matching.order);
+    for neuron in 0..neurons {
+        let out: f64 = (0..layer.down.rows())
+            .map(|row| f64::from(layer.down.row(row)[neuron]) * f64::from(anchor.down.row(row)[neuron]))
+            .sum();
+        if dot(layer.up.row(neuron), anchor.up.row(neuron)) + out < 0.0 {
+            scale(layer.up.row_mut(neuron), -1.0);
+            scale_column(&mut layer.down, neuron, -1.0);
+        }
+    }
+    layer
+}
+
+/// Heads in the anchor's order, their rotary planes turned and their values
+/// mixed as the anchor's.
+fn attention(mut layer: Layer, anchor: &Layer, network: &Network, undone: &mut Undone) -> Layer {
+    let (d, groups) = (network.head_dim, network.groups);
+    let each = network.heads / groups;
+    let alike = |rows: &Matrix, own: usize, anchors: &Matrix, other: usize| -> f64 {
+        let planes: f64 = (0..d / 2).map(|plane| modulus(turn(rows, own, anchors, other, plane, d))).sum();
+        let size =
+            |rows: &Matrix, head: usize| norm(&rows.values[head * d * rows.columns..][..d * rows.columns]);
+        planes * reciprocal(size(rows, own) * size(anchors, other))
+    };
+    let by_group = Matching::find(groups, &|a, b| alike(&layer.key, b, &anchor.key, a));
+    let mut heads = Vec::new();
+    let mut matched = 0;
+    for (anchors, &own) in by_group.order.iter().enumerate() {
+        let within = Matching::find(each, &|a, b| {
+            alike(&layer.query, own * each + b, &anchor.query, anchors * each + a)
+        });
+        matched += within.matched;
+        heads.extend(within.order.iter().map(|&head| own * each + head));
+    }
+    undone.heads_moved += heads.iter().enumerate().filter(|&(anchors, &own)| anchors != own).count();
+    undone.heads_unmatched += network.heads - matched;
+    let rows = |order: &[usize]| -> Vec<usize> {
+        order.iter().flat_map(|&head| (0..d).map(move |at| head * d + at)).collect()
+    };
+    let (of_heads, of_groups) = (rows(&heads), rows(&by_group.order));
+    layer.query = take_rows(&layer.query, &of_heads);
+    layer.key = take_rows(&layer.key, &of_groups);
+    layer.value = take_rows(&layer.value, &of_groups);
+    layer.output = take_columns(&layer.output, &of_heads);
+    for group in 0..groups {
+        for plane in 0..d / 2 {
+            let (mut re, mut im) = turn(&layer.key, group, &anchor.key, group, plane, d);
+            for head in group * each..(group + 1) * each {
+                let (head_re, head_im) = turn(&layer.query, head, &anchor.query, head, plane, d);
+                re += head_re;
+                im += head_im;
+            }
+            let length = re.hypot(im);
+            if length > 0.0 {
+                let (cos, sin) = (re / length, im / length);
+                rotate(&mut layer.key, group, plane, d, cos, sin);
+                for head in group * each..(group + 1) * each {
+                    rotate(&mut layer.query, head, plane, d, cos, sin);
+                }
+            }
+        }
+        values(&mut layer, anchor, group, each, d);
+    }
+    layer
+}
+
+/// Any invertible matrix may stand between a group's values and the outputs
+/// that read them: the one that brings the values nearest to the anchor's.
+fn values(layer: &mut Layer, anchor: &Layer, group: usize, each: usize, d: usize) {
+    let rows = group * d..(group + 1) * d;
+    let own: Vec<&[f32]> = rows.clone().map(|row| layer.value.row(row)).collect();
+    let anchors: Vec<&[f32]> = rows.clone().map(|row| anchor.value.row(row)).collect();
+    let Some(mix) = least_squares(&own, &anchors) else { return };
+    let Some(back) = inverse(&mix, d) else { return };
+    let width = layer.value.columns;
+    let mut mixed = vec![0.0_f32; d * width];
+    for (out, mix) in mixed.chunks_exact_mut(width).zip(mix.chunks_exact(d)) {
+        for (row, &factor) in own.iter().zip(mix) {
+            for (out, value) in out.iter_mut().zip(*row) {
+                *out += factor as f32 * value;
+            }
+        }
+    }
+    layer.value.values[rows.start * width..rows.end * width].copy_from_slice(&mixed);
+    let back: Vec<f32> = back.into_iter().map(|value| value as f32).collect();
+    for head in group * each..(group + 1) * each {
+        for row in 0..layer.output.rows() {
+            let values = &mut layer.output.row_mut(row)[head * d..(head + 1) * d];
+            let mut mixed = vec![0.0_f32; d];
+            for (&value, back) in values.iter().zip(back.chunks_exact(d)) {
+                for (out, factor) in mixed.iter_mut().zip(back) {
+                    *out += value * factor;
+                }
+            }
+            values.copy_from_slice(&mixed);
+        }
+    }
+}
+
+/// The turn of a rotary plane that brings `own` head's two rows nearest to the
+/// anchor's, times how far they agree: ⟨own, anchor⟩ with the two rows of a
+/// plane as real and imaginary part.
+fn turn(own: &Matrix, head: usize, anchor: &Matrix, other: usize, plane: usize, d: usize) -> (f64, f64) {
+    let (a, b) = (own.row(head * d + plane), own.row(head * d + plane + d / 2));
+    let (x, y) = (anchor.row(other * d + plane), anchor.row(other * d + plane + d / 2));
+    (dot(a, x) + dot(b, y), dot(a, y) - dot(b, x))
+}
+
+fn modulus((re, im): (f64, f64)) -> f64 {
+    re.hypot(im)
+}
+
+fn rotate(rows: &mut Matrix, head: usize, plane: usize, d: usize, cos: f64, sin: f64) {
+    let width = rows.columns;
+    let (first, second) = ((head * d + plane) * width, (head * d + plane + d / 2) * width);
+    let (cos, sin) = (cos as f32, sin as f32);
+    for column in 0..width {
+        let (a, b) = (rows.values[first + column], rows.values[second + column]);
+        rows.values[first + column] = cos * a - sin * b;
+        rows.values[second + column] = sin * a + cos * b;
+    }
+}
+
+/// Which of a model's rows stands for which of the anchor's.
+#[derive(Debug)]
+struct Matching {
+    /// For each of the anchor's rows, the model's.
+    order: Vec<usize>,
+    /// Rows that were recognised.
+    matched: usize,
+}
+
+impl Matching {
+    /// Matches `rows` rows; `alike(anchor, own)` is 1 for equal ones. Rows that
+    /// are recognised where they stand stay; the others take the most alike
+    /// first; what is left keeps its order.
+    fn find(rows: usize, alike: &(dyn Fn(usize, usize) -> f64 + Sync)) -> Self {
+        let mut order = vec![usize::MAX; rows];
+        let mut taken = vec![false; rows];
+        let stays: Vec<bool> = (0..rows).into_par_iter().map(|row| alike(row, row) >= SAME_PLACE).collect();
+        for row in (0..rows).filter(|&row| stays[row]) {
+            order[row] = row;
+            taken[row] = true;
+        }
+        let left: Vec<usize> = (0..rows).filter(|&row| !stays[row]).collect();
+        let mut matched = rows - left.len();
+        let mut pairs: Vec<(f64, usize, usize)> = left
+            .par_iter()
+            .filter_map(|&anchors| {
+                let best = left.iter().map(|&own| (alike(anchors, own), own));
+                let (similarity, own) = best.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)))?;
+                (similarity >= MATCH).then_some((similarity, anchors, own))
+            })
+            .collect();
+        pairs.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        for (_, anchors, own) in pairs {
+            if !taken[own] {
+                order[anchors] = own;
+                taken[own] = true;
+                matched += 1;
+            }
+        }
+        let mut free: Vec<usize> = (0..rows).filter(|&row| !taken[row]).rev().collect();
+        for place in order.iter_mut().filter(|place| **place == usize::MAX) {
+            // As many rows are free as places are.
+            *place = free.pop().unwrap_or_default();
+        }
+        Self { order, matched }
+    }
+
+    fn moved(&self) -> usize {
+        self.order.iter().enumerate().filter(|&(anchors, &own)| anchors != own).count()
+    }
+}
+
+fn cosine(one: &[f32], two: &[f32]) -> f64 {
+    dot(one, two) * reciprocal(norm(one) * norm(two))
+}
+
+fn reciprocal(value: f64) -> f64 {
+    if value > 0.0 && value.is_finite() { 1.0 / value } else { 0.0 }
+}
+
+fn take_rows(matrix: &Matrix, order: &[usize]) -> Matrix {
+    let values = order.iter().flat_map(|&row| matrix.row(row).iter().copied()).collect();
+    Matrix { columns: matrix.columns, values }
+}
+
+fn take_columns(matrix: &Matrix, order: &[usize]) -> Matrix {
+    let take = |row: usize| order.iter().map(move |&column| matrix.row(row)[column]);
+    Matrix { columns: order.len(), values: (0..matrix.rows()).flat_map(take).collect() }
+}
+
+fn scale_column(matrix: &mut Matrix, column: usize, by: f64) {
+    for row in 0..matrix.rows() {
+        matrix.row_mut(row)[column] *= by as f32;
+    }
+}

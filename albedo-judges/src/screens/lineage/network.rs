@@ -1,0 +1,170 @@
+//! The network that a checkpoint is of: dimensions, and each tensor's part.
+
+use std::path::Path;
+
+use albedo_core::{Error, ErrorKind, Result};
+use serde::Deserialize;
+
+use crate::screens::checkpoint::Checkpoint;
+
+const OPERATION: &str = "read the network's dimensions";
+
+/// The largest `config.json` that is read, in bytes.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// Dimensions of a Qwen3 network, as `config.json` names them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Network {
+    architectures: Vec<String>,
+    #[serde(rename = "hidden_size")]
+    pub(crate) hidden: usize,
+    #[serde(rename = "num_hidden_layers")]
+    pub(crate) layers: usize,
+    #[serde(rename = "num_attention_heads")]
+    pub(crate) heads: usize,
+    #[serde(rename = "num_key_value_heads")]
+    pub(crate) groups: usize,
+    pub(crate) head_dim: usize,
+    #[serde(rename = "intermediate_size")]
+    pub(crate) neurons: usize,
+    #[serde(rename = "vocab_size")]
+    pub(crate) vocabulary: usize,
+    #[serde(rename = "tie_word_embeddings", default)]
+    pub(crate) tied: bool,
+}
+
+/// What a tensor is in the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Part {
+    Embedding,
+    Head,
+    FinalNorm,
+    AttentionNorm,
+    FeedForwardNorm,
+    QueryNorm,
+    KeyNorm,
+    Query,
+    Key,
+    Value,
+    Output,
+    Gate,
+    Up,
+    Down,
+}
+
+/// The tensors of a layer, below `model.layers.N.`.
+const LAYER: [(Part, &str); 11] = [
+    (Part::AttentionNorm, "input_layernorm.weight"),
+    (Part::FeedForwardNorm, "post_attention_layernorm.weight"),
+    (Part::QueryNorm, "self_attn.q_norm.weight"),
+    (Part::KeyNorm, "self_attn.k_norm.weight"),
+    (Part::Query, "self_attn.q_proj.weight"),
+    (Part::Key, "self_attn.k_proj.weight"),
+    (Part::Value, "self_attn.v_proj.weight"),
+    (Part::Output, "self_attn.o_proj.weight"),
+    (Part::Gate, "mlp.gate_proj.weight"),
+    (Part::Up, "mlp.up_proj.weight"),
+    (Part::Down, "mlp.down_proj.weight"),
+];
+
+impl Network {
+    /// Reads `config.json` of `folder`.
+    ///
+    /// # Errors
+    /// No such file; another architecture; dimensions that fit no network.
+    pub(crate) fn read(folder: &Path) -> Result<Self> {
+        use std::io::Read;
+        let path = folder.join("config.json");
+        let io = |error| Error::io(OPERATION, &path, error);
+        let mut bytes = Vec::new();
+        std::fs::File::open(&path)
+            .and_then(|file| file.take(MAX_CONFIG_BYTES).read_to_end(&mut bytes))
+            .map_err(io)?;
+        let network: Self = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::new(ErrorKind::DataInvalid, OPERATION, error.to_string())
+                .with("path", path.display())
+                .with_source(error)
+        })?;
+        network.check().map_err(|error| error.with("path", path.display()))?;
+        Ok(network)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.architectures != ["Qwen3ForCausalLM"] {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                OPERATION,
+                format!("the architecture is {:?}, lineage reads Qwen3ForCausalLM", self.architectures),
+            ));
+        }
+        let dimensions =
+            [self.hidden, self.layers, self.heads, self.groups, self.head_dim, self.neurons, self.vocabulary];
+        let fits = dimensions.iter().all(|&dimension| (1..=1 << 20).contains(&dimension))
+            && self.layers <= 1 << 10
+            && self.heads.is_multiple_of(self.groups)
+            && self.head_dim.is_multiple_of(2)
+            && self.head_dim <= 1 << 10
+            && self.heads <= 1 << 10;
+        if fits {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::DataInvalid,
+            OPERATION,
+            format!("the dimensions {dimensions:?} fit no network"),
+        ))
+    }
+
+    /// The names of the tensors with their layer (0 for what is in none).
+    pub(crate) fn tensors(&self) -> Vec<(String, usize, Part)> {
+        let mut tensors = vec![
+            ("model.embed_tokens.weight".to_owned(), 0, Part::Embedding),
+            ("model.norm.weight".to_owned(), 0, Part::FinalNorm),
+        ];
+        if !self.tied {
+            tensors.push(("lm_head.weight".to_owned(), 0, Part::Head));
+        }
+        for layer in 0..self.layers {
+            tensors.extend(LAYER.map(|(part, name)| (format!("model.layers.{layer}.{name}"), layer, part)));
+        }
+        tensors
+    }
+
+    /// Rows and columns of `part`; vectors have one row.
+    pub(crate) fn shape(&self, part: Part) -> [usize; 2] {
+        let (queries, keys) = (self.heads * self.head_dim, self.groups * self.head_dim);
+        match part {
+            Part::Embedding | Part::Head => [self.vocabulary, self.hidden],
+            Part::FinalNorm | Part::AttentionNorm | Part::FeedForwardNorm => [1, self.hidden],
+            Part::QueryNorm | Part::KeyNorm => [1, self.head_dim],
+            Part::Query => [queries, self.hidden],
+            Part::Key | Part::Value => [keys, self.hidden],
+            Part::Output => [self.hidden, queries],
+            Part::Gate | Part::Up => [self.neurons, self.hidden],
+            Part::Down => [self.hidden, self.neurons],
+        }
+    }
+
+    /// Checks that `checkpoint` has every tensor in its shape.
+    ///
+    /// # Errors
+    /// The first that is missing or of another shape.
+    pub(crate) fn check_tensors(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let found: std::collections::BTreeMap<_, _> = checkpoint.tensors().collect();
+        for (name, _, part) in self.tensors() {
+            let Some(info) = found.get(name.as_str()) else { return Err(checkpoint.missing(&name)) };
+            let [rows, columns] = self.shape(part).map(|size| size as u64);
+            let fits = info.shape == [rows, columns] || (rows == 1 && info.shape == [columns]);
+            if !fits {
+                return Err(Error::new(
+                    ErrorKind::DataInvalid,
+                    OPERATION,
+                    format!("the shape is {:?}, config.json says {rows} × {columns}", info.shape),
+                )
+                .with("tensor", name)
+                .with("path", checkpoint.folder().display()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,419 @@
+//! One pass over a checkpoint makes one-sided projections of it: every weight
+//! row that *reads* the residual stream is projected along its channels, every
+//! matrix that *writes* it along its rows. What rows and inner dimensions mean
+//! (neurons, heads) stays visible, so that they can be aligned afterwards.
+
+use std::collections::HashMap;
+
+use albedo_core::safetensors::Dtype;
+use albedo_core::{Error, ErrorKind, Result};
+use rayon::prelude::*;
+
+use super::hash::{Purpose, bucket, sign};
+use super::matrix::Matrix;
+use super::network::{Network, Part};
+use crate::screens::checkpoint::{Checkpoint, Segment, to_f32};
+
+/// Buckets of the embedding's rows; at least the side of a sketch.
+const EMBEDDING: usize = 32;
+/// Numbers that the projections of a model may take: 256 MiB of `f32`.
+const MOST: usize = 1 << 26;
+/// Rows of the embedding that channels are matched by, and their projections.
+const SIGNATURE_ROWS: usize = 1024;
+const SIGNATURE: usize = 64;
+/// Columns of a writing matrix that are worked on together.
+const COLUMNS: usize = 512;
+
+/// The projections of a layer. Rows are the tensor's own rows; those of
+/// `output` and `down` are buckets of residual channels, their columns the
+/// tensor's own.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Layer {
+    pub(crate) query: Matrix,
+    pub(crate) key: Matrix,
+    pub(crate) value: Matrix,
+    pub(crate) output: Matrix,
+    pub(crate) gate: Matrix,
+    pub(crate) up: Matrix,
+    pub(crate) down: Matrix,
+    pub(crate) query_norm: Vec<f32>,
+    pub(crate) key_norm: Vec<f32>,
+}
+
+impl Layer {
+    /// The matrices, and whether they write the residual stream, so that their
+    /// buckets are rows.
+    pub(crate) fn parts(&self) -> [(&Matrix, bool); 7] {
+        [
+            (&self.query, false),
+            (&self.key, false),
+            (&self.value, false),
+            (&self.gate, false),
+            (&self.up, false),
+            (&self.output, true),
+            (&self.down, true),
+        ]
+    }
+}
+
+/// The projections of a model.
+#[derive(Debug, Clone)]
+pub(crate) struct Projected {
+    pub(crate) network: Network,
+    pub(crate) layers: Vec<Layer>,
+    /// `side × side` each.
+    pub(crate) embedding: Matrix,
+    pub(crate) head: Option<Matrix>,
+    pub(crate) channels: Channels,
+}
+
+/// How the channels of the residual stream lie, compared with the anchor's.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Channels {
+    /// For each of the anchor's channels, the model's.
+    pub(crate) order: Vec<usize>,
+    /// Its sign there.
+    pub(crate) signs: Vec<f32>,
+    /// Channels that were recognised.
+    pub(crate) matched: usize,
+}
+
+/// Short projections of the embedding's columns over the first rows of the
+/// vocabulary, which is the same for every model.
+pub(crate) fn signatures(checkpoint: &Checkpoint, network: &Network) -> Result<Matrix> {
+    let rows = network.vocabulary.min(SIGNATURE_ROWS);
+    let values = checkpoint.read("model.embed_tokens.weight", 0, rows * network.hidden)?;
+    let mut signatures = Matrix::zeros(network.hidden, SIGNATURE);
+    for (row, values) in values.chunks_exact(network.hidden).enumerate() {
+        let (bucket, sign) = bucket(Purpose::Signature, row as u64, SIGNATURE);
+        for (channel, value) in values.iter().enumerate() {
+            signatures.values[channel * SIGNATURE + bucket] += sign * value;
+        }
+    }
+    Ok(signatures)
+}
+
+/// Buckets of the residual stream's channels: more tell more of a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Widths {
+    /// For gates, which neurons are matched by.
+    gate: usize,
+    /// For the other matrices but the values.
+    other: usize,
+    /// For values, which are aligned by least squares: half as many again as a
+    /// head has dimensions, at least.
+    value: usize,
+}
+
+impl Widths {
+    /// The widest that fit into [`MOST`].
+    fn of(network: &Network) -> Self {
+        let side = |part| network.shape(part)[0];
+        let all = side(Part::Query)
+            + side(Part::Key)
+            + side(Part::Value)
+            + 2 * network.neurons
+            + network.shape(Part::Output)[1]
+            + network.neurons;
+        let fits = |width: &usize| network.layers.saturating_mul(all).saturating_mul(*width) <= MOST;
+        let value = (network.head_dim * 3 / 2).next_multiple_of(64);
+        match [256, 128].into_iter().find(fits) {
+            Some(width) => Self { gate: width, other: width, value: value.max(width) },
+            None => Self { gate: 64, other: 32, value },
+        }
+    }
+}
+
+/// Takes the projections of the segments that pass by.
+#[derive(Debug)]
+pub(crate) struct Projector {
+    parts: HashMap<String, (usize, Part)>,
+    projected: Projected,
+    /// The norm gains of each layer: of attention and of the feed-forward part.
+    gains: Vec<[Vec<f32>; 2]>,
+    final_gain: Vec<f32>,
+    /// For each of the model's channels, the anchor's.
+    place: Vec<usize>,
+    side: usize,
+    /// The tensor being read, and its column weights.
+    current: Option<(String, Vec<f32>)>,
+}
+
+impl Projector {
+    /// A projector for `checkpoint`, whose channels lie as `channels` says.
+    ///
+    /// # Errors
+    /// A tensor that is missing, has another shape or cannot be read.
+    pub(crate) fn new(
+        checkpoint: &Checkpoint,
+        network: Network,
+        channels: Channels,
+        side: usize,
+    ) -> Result<Self> {
+        network.check_tensors(checkpoint)?;
+        let mut gains = Vec::new();
+        let vector = |name: String, size| checkpoint.read(&name, 0, size);
+        for layer in 0..network.layers {
+            let gain = |norm| vector(format!("model.layers.{layer}.{norm}.weight"), network.hidden);
+            gains.push([gain("input_layernorm")?, gain("post_attention_layernorm")?]);
+        }
+        let final_gain = vector("model.norm.weight".into(), network.hidden)?;
+        let parts = network.tensors().into_iter().map(|(name, layer, part)| (name, (layer, part))).collect();
+        let mut place = vec![0; network.hidden];
+        for (anchors, &own) in channels.order.iter().enumerate() {
+            place[own] = anchors;
+        }
+        let widths = Widths::of(&network);
+        let matrix = |part, width| Matrix::zeros(network.shape(part)[0], width);
+        let layer = Layer {
+            query: matrix(Part::Query, widths.other),
+            key: matrix(Part::Key, widths.other),
+            value: matrix(Part::Value, widths.value),
+            output: Matrix::zeros(widths.other, network.shape(Part::Output)[1]),
+            gate: matrix(Part::Gate, widths.gate),
+            up: matrix(Part::Up, widths.other),
+            down: Matrix::zeros(widths.other, network.neurons),
+            query_norm: vec![1.0; network.head_dim],
+            key_norm: vec![1.0; network.head_dim],
+        };
+        let square = Matrix::zeros(side, side);
+        let projected = Projected {
+            layers: vec![layer; network.layers],
+            embedding: square.clone(),
+            head: (!network.tied).then_some(square),
+            network,
+            channels,
+        };
+        Ok(Self { parts, projected, gains, final_gain, place, side, current: None })
+    }
+
+    /// The projections of everything that was visited.
+    pub(crate) fn finish(self) -> Projected {
+        self.projected
+    }
+
+    /// Adds a segment; gives the sum of squares of its elements.
+    pub(crate) fn add(&mut self, segment: &Segment<'_>) -> Result<f64> {
+        let Some(&(layer, part)) = self.parts.get(segment.name) else { return squares(segment) };
+        let [rows, columns] = self.projected.network.shape(part);
+        let first = segment.start as usize / columns;
+        if !segment.start.is_multiple_of(columns as u64) || first >= rows {
+            return Err(Error::new(ErrorKind::Unsupported, "project the parameters", "a row is too long")
+                .with("tensor", segment.name));
+        }
+        if self.current.as_ref().is_none_or(|(name, _)| name != segment.name) {
+            self.current = Some((segment.name.to_owned(), self.column_weights(layer, part)));
+        }
+        let weights = self.current.as_ref().map_or(&[][..], |(_, weights)| weights);
+        let order = &self.projected.channels.order;
+        let straight = order.iter().enumerate().all(|(anchors, &own)| anchors == own);
+        let reader = Reader { segment, columns, weights, order: (!straight).then_some(order) };
+        let own = &mut self.projected.layers[layer];
+        match part {
+            Part::Query => reader.project(&mut own.query, first),
+            Part::Key => reader.project(&mut own.key, first),
+            Part::Value => reader.project(&mut own.value, first),
+            Part::Gate => reader.project(&mut own.gate, first),
+            Part::Up => reader.project(&mut own.up, first),
+            Part::Output | Part::Down => {
+                let signs = &self.projected.channels.signs;
+                let target = if part == Part::Output { &mut own.output } else { &mut own.down };
+                let buckets = target.rows();
+                let bucket = |row: usize| {
+                    let anchors = self.place[first + row];
+                    (anchors % buckets, sign(Purpose::Channel, anchors as u64) * signs[anchors])
+                };
+                reader.fold(target, &bucket)
+            }
+            Part::Embedding | Part::Head => {
+                let side = self.side;
+                let target = match (part, &mut self.projected.head) {
+                    (Part::Head, Some(head)) => head,
+                    _ => &mut self.projected.embedding,
+                };
+                reader.fold_rows(target, &|row| bucket(Purpose::Row, (first + row) as u64, side))
+            }
+            Part::QueryNorm | Part::KeyNorm => {
+                let target = if part == Part::QueryNorm { &mut own.query_norm } else { &mut own.key_norm };
+                to_f32(segment.info.dtype, segment.bytes, target)?;
+                squares(segment)
+            }
+            Part::FinalNorm | Part::AttentionNorm | Part::FeedForwardNorm => squares(segment),
+        }
+    }
+
+    /// For each of the anchor's channels the factor of the model's: its sign in
+    /// the projection, its sign beside the anchor's, and the norm gain before
+    /// it, which is folded in.
+    fn column_weights(&self, layer: usize, part: Part) -> Vec<f32> {
+        let gain = match part {
+            Part::Query | Part::Key | Part::Value => Some(&self.gains[layer][0]),
+            Part::Gate | Part::Up => Some(&self.gains[layer][1]),
+            Part::Head => Some(&self.final_gain),
+            Part::Embedding => None,
+            _ => return Vec::new(),
+        };
+        let Channels { order, signs, .. } = &self.projected.channels;
+        (order.iter().zip(signs).enumerate())
+            .map(|(anchors, (&own, own_sign))| {
+                gain.map_or(1.0, |gain| gain[own]) * own_sign * sign(Purpose::Channel, anchors as u64)
+            })
+            .collect()
+    }
+}
+
+/// The rows of a segment.
+struct Reader<'a> {
+    segment: &'a Segment<'a>,
+    columns: usize,
+    /// One for each of the anchor's channels.
+    weights: &'a [f32],
+    /// The model's channel for each of the anchor's, unless they are the same.
+    order: Option<&'a Vec<usize>>,
+}
+
+impl Reader<'_> {
+    fn dtype(&self) -> Dtype {
+        self.segment.info.dtype
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.columns * self.dtype().bytes() as usize
+    }
+
+    /// Projects every row onto the columns of `target`, which are buckets of
+    /// channels, into its rows from `first` on.
+    fn project(&self, target: &mut Matrix, first: usize) -> Result<f64> {
+        let weights = self.weights;
+        match target.columns {
+            32 => self.rows(target, first, |values, out| onto::<32>(values, weights, out)),
+            64 => self.rows(target, first, |values, out| onto::<64>(values, weights, out)),
+            128 => self.rows(target, first, |values, out| onto::<128>(values, weights, out)),
+            192 => self.rows(target, first, |values, out| onto::<192>(values, weights, out)),
+            256 => self.rows(target, first, |values, out| onto::<256>(values, weights, out)),
+            width => self.rows(target, first, |values, out| {
+                for (values, weights) in values.chunks(width).zip(weights.chunks(width)) {
+                    for ((sum, value), weight) in out.iter_mut().zip(values).zip(weights) {
+                        *sum += value * weight;
+                    }
+                }
+            }),
+        }
+    }
+
+    fn rows(
+        &self,
+        target: &mut Matrix,
+        first: usize,
+        project: impl Fn(&[f32], &mut [f32]) + Sync,
+    ) -> Result<f64> {
+        let width = target.columns;
+        let rows = target.values[first * width..]
+            .par_chunks_mut(width)
+            .zip(self.segment.bytes.par_chunks_exact(self.row_bytes()));
+        let sums: Result<Vec<f64>> = rows
+            .with_min_len(16)
+            .map_init(
+                || (vec![0.0; self.columns], vec![0.0; self.columns]),
+                |(values, ordered), (out, bytes)| {
+                    to_f32(self.dtype(), bytes, values)?;
+                    match self.order {
+                        Some(order) => {
+                            for (place, &own) in ordered.iter_mut().zip(order) {
+                                *place = values[own];
+                            }
+                            project(ordered, out);
+                        }
+                        None => project(values, out),
+                    }
+                    Ok(crate::screens::fingerprint::squares(values))
+                },
+            )
+            .collect();
+        Ok(sums?.iter().sum())
+    }
+
+    /// Adds every row, with a sign, to the row of `target` that `bucket` names.
+    fn fold(&self, target: &mut Matrix, bucket: &(dyn Fn(usize) -> (usize, f32) + Sync)) -> Result<f64> {
+        let (size, width) = (self.dtype().bytes() as usize, target.columns);
+        let rows: Vec<_> = self.segment.bytes.chunks_exact(self.row_bytes()).enumerate().collect();
+        // Each task has a strip of columns of every bucket.
+        let mut strips: Vec<(usize, Vec<&mut [f32]>)> = Vec::new();
+        for line in target.values.chunks_exact_mut(width) {
+            for (strip, part) in line.chunks_mut(COLUMNS).enumerate() {
+                if strips.len() <= strip {
+                    strips.push((strip * COLUMNS, Vec::new()));
+                }
+                strips[strip].1.push(part);
+            }
+        }
+        let sums: Result<Vec<f64>> = strips
+            .into_par_iter()
+            .map(|(start, mut buckets)| {
+                let mut values = vec![0.0; buckets[0].len()];
+                let mut sum = 0.0;
+                for (row, bytes) in &rows {
+                    to_f32(self.dtype(), &bytes[start * size..][..values.len() * size], &mut values)?;
+                    let (bucket, sign) = bucket(*row);
+                    for (target, value) in buckets[bucket].iter_mut().zip(&values) {
+                        *target += sign * value;
+                    }
+                    sum += crate::screens::fingerprint::squares(&values);
+                }
+                Ok(sum)
+            })
+            .collect();
+        Ok(sums?.iter().sum())
+    }
+
+    /// Projects every row onto the columns of `target` and adds it to the row
+    /// that `bucket` names.
+    fn fold_rows(&self, target: &mut Matrix, bucket: &dyn Fn(usize) -> (usize, f32)) -> Result<f64> {
+        let rows = self.segment.bytes.len() / self.row_bytes();
+        let mut projected = Matrix::zeros(rows, EMBEDDING);
+        let sum = self.project(&mut projected, 0)?;
+        for row in 0..rows {
+            let (bucket, sign) = bucket(row);
+            let side = target.columns;
+            for (column, value) in projected.row(row).iter().enumerate() {
+                target.values[bucket * side + column % side] += sign * value;
+            }
+        }
+        Ok(sum)
+    }
+}
+
+/// Adds `values × weights` to `WIDTH` buckets in turn; a width that is known
+/// when this is compiled keeps the sums in registers.
+fn onto<const WIDTH: usize>(values: &[f32], weights: &[f32], out: &mut [f32]) {
+    let mut sums = [0.0_f32; WIDTH];
+    let (values, rest) = values.as_chunks::<WIDTH>();
+    let (weights, rest_weights) = weights.as_chunks::<WIDTH>();
+    for (values, weights) in values.iter().zip(weights) {
+        for ((sum, value), weight) in sums.iter_mut().zip(values).zip(weights) {
+            *sum += value * weight;
+        }
+    }
+    for ((sum, value), weight) in sums.iter_mut().zip(rest).zip(rest_weights) {
+        *sum += value * weight;
+    }
+    out.copy_from_slice(&sums);
+}
+
+/// The sum of squares of a segment's elements.
+pub(crate) fn squares(segment: &Segment<'_>) -> Result<f64> {
+    let size = segment.info.dtype.bytes() as usize;
+    let sums: Result<Vec<f64>> = segment
+        .bytes
+        .par_chunks(size * 4096)
+        .map_init(
+            || vec![0.0; 4096],
+            |values, bytes| {
+                let values = &mut values[..bytes.len() / size];
+                to_f32(segment.info.dtype, bytes, values)?;
+                Ok(crate::screens::fingerprint::squares(values))
+            },
+        )
+        .collect();
+    Ok(sums?.iter().sum())
+}

@@ -1,0 +1,211 @@
+use std::fs;
+
+use albedo_core::conformance::{PATIENCE, check_screen};
+
+use super::*;
+use crate::screens::store::Submission;
+use crate::screens::testing::demo_king;
+
+#[path = "../../../examples/screen_attacks/disguise.rs"]
+#[expect(dead_code, reason = "the attack generator uses all of it")]
+mod disguise;
+mod forward;
+
+use disguise::{Dice, Model};
+
+type Disguise = fn(&mut Model, &mut Dice);
+
+/// What a copyist can do without changing what the model says.
+const DISGUISES: [(&str, Disguise); 10] = [
+    ("identical", |_, _| ()),
+    ("neurons permuted", Model::permute_neurons),
+    ("neurons rescaled", Model::rescale_neurons),
+    ("heads permuted", Model::permute_heads),
+    ("values rotated", Model::rotate_values),
+    ("planes turned", Model::turn_planes),
+    ("norms folded", Model::fold_norms),
+    ("channels permuted", Model::permute_channels),
+    ("stream scaled", |model, _| model.scale_stream(1.7)),
+    ("all", |model, dice| {
+        for (_, disguise) in &DISGUISES[1..9] {
+            disguise(model, dice);
+        }
+    }),
+];
+
+fn small() -> Model {
+    let config = json!({
+        "architectures": ["Qwen3ForCausalLM"], "hidden_size": 96, "num_hidden_layers": 3,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 160,
+        "vocab_size": 300, "tie_word_embeddings": true,
+    });
+    Model::synthetic(config, 3).rounded()
+}
+
+/// What training would do: a change of few directions.
+fn trained(king: &Model, seed: u64) -> Model {
+    let mut model = king.clone();
+    model.add_rank(6, 0.02, &mut Dice::new("trained", seed));
+    model
+}
+
+struct Place {
+    folder: tempfile::TempDir,
+    king: PathBuf,
+    anchor: Arc<Anchor>,
+}
+
+impl Place {
+    fn new(king: &Model) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("king");
+        king.write(&path, None);
+        let anchor = Arc::new(Anchor::take(&path, &|_| (), &CallContext::new()).expect("an anchor"));
+        Self { folder, king: path, anchor }
+    }
+
+    fn measure(&self, model: &Model) -> Measurement {
+        let path = self.folder.path().join("model");
+        model.write(&path, None);
+        let wanted = Wanted { anchor: Some(self.anchor.clone()), digest: true, ..Wanted::default() };
+        Measurement::take(&path, &wanted, &|_| (), &CallContext::new()).expect("measured")
+    }
+
+    fn store(&self, models: &[(&str, &Model)]) -> PathBuf {
+        let path = self.folder.path().join("store");
+        let store = Store::create(&path).expect("a store");
+        for (label, model) in models {
+            let measured = self.measure(model);
+            let submission = Submission {
+                label: (*label).into(),
+                hotkey: String::new(),
+                block: None,
+                parameters: measured.parameters,
+                fingerprint: None,
+                sketch: measured.aligned.map(|aligned| aligned.sketch),
+            };
+            store.add(&submission).expect("added");
+        }
+        path
+    }
+
+    fn judge(&self, store: Option<&Path>, model: &Model) -> Finding {
+        let config = LineageConfig { store: store.map(Path::to_owned), ..LineageConfig::default() };
+        let screen = LineageScreen::new(config).expect("a screen");
+        screen.judge(&self.measure(model), self.anchor.own()).expect("a finding")
+    }
+}
+
+#[test]
+fn the_disguises_keep_what_the_model_says() {
+    let king = small();
+    let tokens = [5, 17, 250, 3, 99, 42];
+    let expected = forward::logits(&king, &tokens);
+    for (name, disguise) in DISGUISES {
+        let mut model = king.clone();
+        disguise(&mut model, &mut Dice::new(name, 1));
+        let off = forward::logits(&model, &tokens)
+            .iter()
+            .zip(&expected)
+            .map(|(one, other)| (one - other).abs())
+            .fold(0.0, f64::max);
+        let size = expected.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+        assert!(off < 1e-3 * size, "{name}: logits of {size} are off by {off}");
+    }
+}
+
+#[test]
+fn a_copy_is_rejected_under_every_disguise_and_training_is_not() {
+    let king = small();
+    let place = Place::new(&king);
+    let (rival, other) = (trained(&king, 1), trained(&king, 2));
+    let store = place.store(&[("rival", &rival)]);
+    assert!(matches!(place.judge(Some(&store), &other), Finding::Clear(_)));
+    for (name, disguise) in DISGUISES {
+        for (of, source) in [("king", &king), ("rival", &rival)] {
+            let mut model = source.clone();
+            disguise(&mut model, &mut Dice::new(name, 2));
+            let found = place.judge(Some(&store), &model);
+            assert!(matches!(found, Finding::Rejected(_)), "{name}, copy of {of}: {found:?}");
+        }
+        let mut model = other.clone();
+        disguise(&mut model, &mut Dice::new(name, 2));
+        let found = place.judge(Some(&store), &model);
+        assert!(!matches!(found, Finding::Rejected(_)), "{name}, honest: {found:?}");
+    }
+    let mut noisy = king.clone();
+    noisy.add_noise(0.02, &mut Dice::new("noise", 1));
+    assert!(matches!(place.judge(None, &noisy), Finding::Rejected(_)));
+    let mut scaled = king.clone();
+    scaled.add_difference(0.5, &rival, &king);
+    assert!(matches!(place.judge(Some(&store), &scaled), Finding::Rejected(_)));
+    assert!(matches!(place.judge(None, &scaled), Finding::Clear(_)));
+}
+
+#[test]
+fn alignment_comes_to_the_same_sketch() {
+    let king = small();
+    let place = Place::new(&king);
+    let rival = trained(&king, 1);
+    let plain = place.measure(&rival).aligned.expect("aligned").sketch;
+    let rows: f64 = plain.values.iter().map(|&value| f64::from(value).powi(2)).sum();
+    for (name, disguise) in DISGUISES {
+        let mut model = rival.clone();
+        disguise(&mut model, &mut Dice::new(name, 3));
+        let aligned = place.measure(&model).aligned.expect("aligned");
+        let off: f64 = aligned
+            .sketch
+            .values
+            .iter()
+            .zip(&plain.values)
+            .map(|(one, other)| f64::from(one - other).powi(2))
+            .sum();
+        assert!((off / rows).sqrt() < 6e-3, "{name}: off by {}", (off / rows).sqrt());
+        let undone = aligned.undone;
+        assert_eq!(undone.neurons_moved > 0, name.contains("neurons permuted") || name == "all", "{name}");
+        assert_eq!(undone.channels_moved > 0, name.contains("channels") || name == "all", "{name}");
+        assert_eq!(undone.heads_moved > 0, name.contains("heads") || name == "all", "{name}");
+    }
+}
+
+#[test]
+fn what_is_far_from_the_king_is_flagged_and_what_is_not_finite_rejected() {
+    let king = small();
+    let place = Place::new(&king);
+    let stranger = Model::synthetic(king.config.clone(), 99);
+    assert!(matches!(place.judge(None, &stranger), Finding::Flagged(_)));
+    let mut broken = king.clone();
+    broken.tensors.get_mut("model.layers.1.mlp.up_proj.weight").expect("there").values[7] = f32::NAN;
+    assert!(matches!(place.judge(None, &broken), Finding::Rejected(_)));
+}
+
+#[tokio::test]
+async fn the_screen_conforms_and_fails_closed() {
+    let (king, challenger) = (demo_king(), demo_king().join("../challenger"));
+    let screen = LineageScreen::new(LineageConfig::default()).expect("a screen");
+    let subjects = [&challenger, &king].map(|submission| Subject::Parameters { submission, king: &king });
+    check_screen(&screen, &subjects, PATIENCE).await.expect("conforms");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let cx = CallContext::new();
+    let inspect =
+        async || screen.inspect(Subject::Parameters { submission: folder.path(), king: &king }, &cx).await;
+    assert_eq!(inspect().await.expect_err("empty").kind(), ErrorKind::NotFound);
+    let whole = fs::read(king.join("model.safetensors")).expect("reads");
+    fs::write(folder.path().join("model.safetensors"), &whole[..whole.len() / 3]).expect("written");
+    let error = inspect().await.expect_err("half");
+    assert_eq!(error.fault(), albedo_core::Fault::Infrastructure, "{error}");
+}
+
+#[test]
+fn an_anchor_that_is_not_the_stores_is_refused() {
+    let king = small();
+    let place = Place::new(&king);
+    let store = place.store(&[("rival", &trained(&king, 1))]);
+    let other = place.folder.path().join("other");
+    trained(&king, 5).write(&other, None);
+    let config = LineageConfig { store: Some(store), anchor: Some(other), ..LineageConfig::default() };
+    let screen = LineageScreen::new(config).expect("a screen");
+    let error = screen.anchor(&place.king, &|_| (), &CallContext::new()).expect_err("another anchor");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+}

@@ -1,0 +1,446 @@
+//! The store of earlier submissions: digests, fingerprints and sketches in an
+//! append-only `SQLite` file, in the order in which they were first seen.
+//!
+//! The file is private (mode 0600): who reads it can tell how near a model may
+//! come. It has one writer and any number of readers (write-ahead log); rows
+//! can be added, never changed or removed, which the database itself enforces.
+
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use albedo_core::{Digest, Error, ErrorKind, Fault, Result};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::fingerprint::Fingerprint;
+use super::lineage::Sketch;
+
+/// Marks the file as ours (`PRAGMA application_id`): "albs".
+const APPLICATION: i64 = 0x616c_6273;
+
+/// Version of the tables (`PRAGMA user_version`), and of what alignment and
+/// projections make of a model: sketches of two versions must never meet.
+const FORMAT: i64 = 1;
+
+/// How long a writer waits for another.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// The largest corpus of the Python system that is imported, in bytes: a
+/// fingerprint of 400 tensors has 120 kB.
+const MAX_IMPORT_BYTES: u64 = 4 << 30;
+
+const TABLES: &str = "
+    CREATE TABLE entries (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        label TEXT NOT NULL,
+        hotkey TEXT NOT NULL,
+        block INTEGER,
+        parameters BLOB UNIQUE,
+        fingerprint BLOB,
+        anchor BLOB,
+        sketch BLOB
+    ) STRICT;
+    CREATE TRIGGER entries_keep BEFORE UPDATE ON entries
+        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
+    CREATE TRIGGER entries_stay BEFORE DELETE ON entries
+        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
+";
+
+/// The store; see the [module](self).
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+/// A submission to remember.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// What findings call it: repository and digest, or a folder.
+    pub label: String,
+    /// Who submitted it; empty if nobody did.
+    pub hotkey: String,
+    /// The chain's block that it was committed in.
+    pub block: Option<u64>,
+    /// Digest of its parameters; `None` for what was imported.
+    pub parameters: Option<Digest>,
+    /// Its fingerprint.
+    pub fingerprint: Option<Fingerprint>,
+    /// Its sketch.
+    pub sketch: Option<Sketch>,
+}
+
+/// A stored submission, as far as an exact copy needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Position in the order of first sight.
+    pub id: i64,
+    /// As [`Submission::label`].
+    pub label: String,
+    /// As [`Submission::block`].
+    pub block: Option<u64>,
+}
+
+/// A stored fingerprint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredFingerprint {
+    /// As [`Submission::label`].
+    pub label: String,
+    /// Digest of the parameters, where it is known.
+    pub parameters: Option<Digest>,
+    /// The fingerprint.
+    pub fingerprint: Fingerprint,
+}
+
+/// A stored sketch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredSketch {
+    /// Where it is in the store.
+    pub entry: Entry,
+    /// Digest of the parameters.
+    pub parameters: Option<Digest>,
+    /// The sketch.
+    pub sketch: Sketch,
+}
+
+impl Store {
+    /// Makes a new, empty store that only its owner may read.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if the file exists; a folder that cannot be
+    /// written.
+    pub fn create(path: &Path) -> Result<Self> {
+        const OPERATION: &str = "create the store";
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(
+            |error| match error.kind() {
+                std::io::ErrorKind::AlreadyExists => {
+                    Error::new(ErrorKind::Conflict, OPERATION, "the file exists").with("path", path.display())
+                }
+                _ => Error::io(OPERATION, path, error),
+            },
+        )?;
+        let connection = connect(path)?;
+        let schema = format!(
+            "PRAGMA journal_mode = WAL; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; \
+             BEGIN; {TABLES} COMMIT;"
+        );
+        connection.execute_batch(&schema).map_err(|error| sqlite(OPERATION, path, error))?;
+        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
+    }
+
+    /// Opens an existing store.
+    ///
+    /// # Errors
+    /// No such file; [`ErrorKind::DataInvalid`] for a file that is no store, is
+    /// damaged or of a later format; one that others may read.
+    pub fn open(path: &Path) -> Result<Self> {
+        const OPERATION: &str = "open the store";
+        let metadata = std::fs::metadata(path).map_err(|error| Error::io(OPERATION, path, error))?;
+        let invalid = |message: String, hint: &str| {
+            Err(Error::new(ErrorKind::DataInvalid, OPERATION, message)
+                .with("path", path.display())
+                .with_hint(hint))
+        };
+        if !metadata.is_file() {
+            return invalid("it is no regular file".into(), "name the store's file");
+        }
+        if metadata.permissions().mode() & 0o077 != 0 {
+            return Err(Error::new(ErrorKind::Unavailable, OPERATION, "others than its owner may read it")
+                .with_fault(Fault::Operator)
+                .with("path", path.display())
+                .with_hint("chmod 600 the file"));
+        }
+        let connection = connect(path)?;
+        let pragma = |name: &str| {
+            connection
+                .query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0))
+                .map_err(|error| sqlite(OPERATION, path, error))
+        };
+        if pragma("application_id")? != APPLICATION {
+            return invalid("it is another program's database".into(), "name a store that albedo made");
+        }
+        let format = pragma("user_version")?;
+        if format != FORMAT {
+            let message = format!("its format is {format}, this program reads {FORMAT}");
+            return invalid(message, "use the program that wrote it");
+        }
+        let check: String = connection
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+            .map_err(|error| sqlite(OPERATION, path, error))?;
+        if check != "ok" {
+            return invalid(format!("it is damaged: {check}"), "restore it from a backup");
+        }
+        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
+    }
+
+    /// Opens the store, or makes it if there is none.
+    pub fn open_or_create(path: &Path) -> Result<Self> {
+        if path.exists() { Self::open(path) } else { Self::create(path) }
+    }
+
+    /// Adds a submission at the end. One whose parameters are there already is
+    /// not added again: who came first stays first.
+    pub fn add(&self, submission: &Submission) -> Result<Entry> {
+        const OPERATION: &str = "add to the store";
+        if let Some(earlier) =
+            submission.parameters.map(|digest| self.by_parameters(digest)).transpose()?.flatten()
+        {
+            return Ok(earlier);
+        }
+        if let Some(sketch) = &submission.sketch
+            && let Some(anchor) = self.anchor()?
+            && anchor != sketch.anchor
+        {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                OPERATION,
+                "the sketch is aligned to another anchor",
+            )
+            .with("store", anchor.short())
+            .with("sketch", sketch.anchor.short())
+            .with_hint("sketch the model with the store's anchor"));
+        }
+        let json = |value: &Fingerprint| {
+            serde_json::to_vec(value).map_err(|error| Error::bug(OPERATION, error.to_string()))
+        };
+        let fingerprint = submission.fingerprint.as_ref().map(json).transpose()?;
+        let sketch = submission.sketch.as_ref().map(encode).transpose()?;
+        let connection = self.lock();
+        connection
+            .execute(
+                "INSERT INTO entries (label, hotkey, block, parameters, fingerprint, anchor, sketch)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    submission.label,
+                    submission.hotkey,
+                    submission.block.map(|block| block as i64),
+                    submission.parameters.as_ref().map(|digest| digest.as_bytes().as_slice()),
+                    fingerprint,
+                    submission.sketch.as_ref().map(|sketch| sketch.anchor.as_bytes().to_vec()),
+                    sketch,
+                ],
+            )
+            .map_err(|error| sqlite(OPERATION, &self.path, error))?;
+        Ok(Entry {
+            id: connection.last_insert_rowid(),
+            label: submission.label.clone(),
+            block: submission.block,
+        })
+    }
+
+    /// The first submission with these parameters.
+    pub fn by_parameters(&self, parameters: Digest) -> Result<Option<Entry>> {
+        self.lock()
+            .query_row(
+                "SELECT id, label, block FROM entries WHERE parameters = ?1 ORDER BY id LIMIT 1",
+                [parameters.as_bytes().as_slice()],
+                entry,
+            )
+            .optional()
+            .map_err(|error| sqlite(READ, &self.path, error))
+    }
+
+    /// The anchor that the sketches are aligned to; `None` without sketches.
+    pub fn anchor(&self) -> Result<Option<Digest>> {
+        self.lock()
+            .query_row("SELECT anchor FROM entries WHERE anchor IS NOT NULL ORDER BY id LIMIT 1", [], |row| {
+                digest(row, 0)
+            })
+            .optional()
+            .map(Option::flatten)
+            .map_err(|error| sqlite(READ, &self.path, error))
+    }
+
+    /// Submissions in all.
+    pub fn len(&self) -> Result<u64> {
+        self.lock()
+            .query_row("SELECT count(*) FROM entries", [], |row| row.get::<_, i64>(0))
+            .map(|count| count as u64)
+            .map_err(|error| sqlite(READ, &self.path, error))
+    }
+
+    /// Whether it has no submission.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Every fingerprint, in the order of first sight.
+    pub fn fingerprints(&self) -> Result<Vec<StoredFingerprint>> {
+        self.select("label, parameters, fingerprint", "fingerprint", |row| {
+            let bytes: Vec<u8> = row.get(2)?;
+            let read = serde_json::from_slice(&bytes).map_err(|error| damaged(2, error));
+            Ok(StoredFingerprint { label: row.get(0)?, parameters: digest(row, 1)?, fingerprint: read? })
+        })
+    }
+
+    /// Every sketch, in the order of first sight.
+    pub fn sketches(&self) -> Result<Vec<StoredSketch>> {
+        self.select("id, label, block, parameters, anchor, sketch", "sketch", |row| {
+            let (anchor, bytes): (Option<Digest>, Vec<u8>) = (digest(row, 4)?, row.get(5)?);
+            let sketch = anchor.and_then(|anchor| decode(anchor, &bytes));
+            let sketch = sketch.ok_or_else(|| damaged(5, "the sketch is malformed"))?;
+            Ok(StoredSketch { entry: entry(row)?, parameters: digest(row, 3)?, sketch })
+        })
+    }
+
+    /// Adds the fingerprints of the Python system's corpus file, an object from
+    /// `repository@digest` to fingerprint, in the file's order; gives their
+    /// number.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DataInvalid`] for another format; nothing is added then.
+    pub fn import_python(&self, path: &Path) -> Result<usize> {
+        const OPERATION: &str = "import the corpus";
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_IMPORT_BYTES).read_to_end(&mut bytes))
+            .map_err(|error| Error::io(OPERATION, path, error))?;
+        let invalid = |message: String| {
+            Error::new(ErrorKind::DataInvalid, OPERATION, message).with("path", path.display())
+        };
+        let Corpus(entries) = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
+        for (label, fingerprint) in &entries {
+            fingerprint.check().map_err(|error| invalid(error.message().to_owned()).with("entry", label))?;
+        }
+        let mut connection = self.lock();
+        let failed = |error| sqlite(OPERATION, &self.path, error);
+        let transaction = connection.transaction().map_err(failed)?;
+        for (label, fingerprint) in &entries {
+            let json =
+                serde_json::to_vec(fingerprint).map_err(|error| Error::bug(OPERATION, error.to_string()))?;
+            transaction
+                .execute(
+                    "INSERT INTO entries (label, hotkey, fingerprint) VALUES (?1, ?2, ?3)",
+                    params![label, fingerprint.hotkey, json],
+                )
+                .map_err(failed)?;
+        }
+        transaction.commit().map_err(failed)?;
+        Ok(entries.len())
+    }
+
+    fn select<T>(
+        &self,
+        columns: &str,
+        present: &str,
+        read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>> {
+        let sql = format!("SELECT {columns} FROM entries WHERE {present} IS NOT NULL ORDER BY id");
+        let connection = self.lock();
+        let rows = connection.prepare(&sql).and_then(|mut statement| {
+            statement.query_map([], |row| read(row))?.collect::<rusqlite::Result<Vec<T>>>()
+        });
+        rows.map_err(|error| sqlite(READ, &self.path, error))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const READ: &str = "read the store";
+
+fn connect(path: &Path) -> Result<Connection> {
+    const OPERATION: &str = "open the store";
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        .map_err(|error| sqlite(OPERATION, path, error))?;
+    connection.busy_timeout(BUSY).map_err(|error| sqlite(OPERATION, path, error))?;
+    Ok(connection)
+}
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let block: Option<i64> = row.get(2)?;
+    Ok(Entry { id: row.get(0)?, label: row.get(1)?, block: block.map(|block| block as u64) })
+}
+
+fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Digest>> {
+    let Some(bytes) = row.get::<_, Option<Vec<u8>>>(column)? else { return Ok(None) };
+    let bytes = <[u8; 32]>::try_from(bytes).map_err(|_| damaged(column, "a digest has not 32 bytes"))?;
+    Ok(Some(bytes.into()))
+}
+
+fn damaged(column: usize, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, error.into())
+}
+
+/// Side and names as a line of JSON, then the numbers as little-endian `f32`.
+fn encode(sketch: &Sketch) -> Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(&(sketch.side, &sketch.tensors))
+        .map_err(|error| Error::bug("write a sketch", error.to_string()))?;
+    bytes.push(b'\n');
+    bytes.extend(sketch.values.iter().flat_map(|value| value.to_le_bytes()));
+    Ok(bytes)
+}
+
+fn decode(anchor: Digest, bytes: &[u8]) -> Option<Sketch> {
+    let end = bytes.iter().position(|&byte| byte == b'\n')?;
+    let (side, tensors): (usize, Vec<String>) = serde_json::from_slice(&bytes[..end]).ok()?;
+    let (values, rest) = bytes[end + 1..].as_chunks::<4>();
+    let expected = tensors.len().checked_mul(side)?.checked_mul(side)?;
+    (rest.is_empty() && values.len() == expected).then(|| Sketch {
+        anchor,
+        side,
+        tensors,
+        values: values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+    })
+}
+
+fn sqlite(operation: &str, path: &Path, error: rusqlite::Error) -> Error {
+    use rusqlite::ErrorCode as Code;
+    let (kind, fault, hint) = match (&error, error.sqlite_error_code()) {
+        (rusqlite::Error::FromSqlConversionFailure(..), _)
+        | (_, Some(Code::NotADatabase | Code::DatabaseCorrupt)) => {
+            (ErrorKind::DataInvalid, Fault::Operator, "restore the store from a backup")
+        }
+        (_, Some(Code::PermissionDenied | Code::ReadOnly | Code::CannotOpen)) => {
+            (ErrorKind::Unavailable, Fault::Operator, "check the permissions of the file and its folder")
+        }
+        (_, Some(Code::DatabaseBusy | Code::DatabaseLocked)) => {
+            (ErrorKind::Unavailable, Fault::Infrastructure, "another process is writing: try again")
+        }
+        (_, Some(Code::DiskFull)) => {
+            (ErrorKind::ResourceExhausted, Fault::Infrastructure, "free some space and try again")
+        }
+        _ => (ErrorKind::Unexpected, Fault::Bug, "report this"),
+    };
+    Error::new(kind, operation, error.to_string())
+        .with_fault(fault)
+        .with("path", path.display())
+        .with_hint(hint)
+        .with_source(error)
+}
+
+/// The Python system's corpus, in the order of its file.
+struct Corpus(Vec<(String, Fingerprint)>);
+
+impl<'de> Deserialize<'de> for Corpus {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Corpus;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of fingerprints")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Corpus, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Corpus(entries))
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+#[cfg(test)]
+mod tests;

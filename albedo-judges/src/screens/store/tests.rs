@@ -1,0 +1,173 @@
+use std::fs;
+
+use super::*;
+
+fn submission(label: &str, parameters: u8) -> Submission {
+    let sketch = Sketch {
+        anchor: Digest::of("anchor"),
+        side: 2,
+        tensors: vec!["a".into()],
+        values: vec![1.0, -2.0, f32::from(parameters), 0.25],
+    };
+    let fingerprint = Fingerprint {
+        method: "layer_norms_v2_with_samples".into(),
+        layer_keys: vec!["a".into()],
+        norm_vector: vec![0.1],
+        tensor_samples: Some(vec![vec![0.3; 16]]),
+        hotkey: String::new(),
+    };
+    Submission {
+        label: label.into(),
+        hotkey: "5F".into(),
+        block: Some(u64::from(parameters)),
+        parameters: Some(Digest::of([parameters])),
+        fingerprint: Some(fingerprint),
+        sketch: Some(sketch),
+    }
+}
+
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store");
+    (folder, path)
+}
+
+#[test]
+fn what_is_added_comes_back_in_order_and_the_first_stays_first() {
+    let (_folder, path) = place();
+    let store = Store::create(&path).expect("a store");
+    assert!(store.is_empty().expect("counts"));
+    for (label, parameters) in [("b", 2), ("a", 1), ("late copy of b", 2)] {
+        store.add(&submission(label, parameters)).expect("added");
+    }
+    drop(store);
+    let store = Store::open(&path).expect("opens");
+    assert_eq!(store.len().expect("counts"), 2);
+    assert_eq!(store.anchor().expect("reads"), Some(Digest::of("anchor")));
+    let sketches = store.sketches().expect("reads");
+    let labels: Vec<_> = sketches.iter().map(|stored| stored.entry.label.as_str()).collect();
+    assert_eq!(labels, ["b", "a"]);
+    assert_eq!(Some(&sketches[0].sketch), submission("b", 2).sketch.as_ref());
+    assert_eq!(
+        Some(&store.fingerprints().expect("reads")[1].fingerprint),
+        submission("a", 1).fingerprint.as_ref()
+    );
+    let entry = store.by_parameters(Digest::of([2])).expect("reads").expect("there");
+    assert_eq!((entry.label.as_str(), entry.block), ("b", Some(2)));
+    assert!(store.by_parameters(Digest::of([9])).expect("reads").is_none());
+}
+
+#[test]
+fn nothing_can_be_changed_or_removed() {
+    let (_folder, path) = place();
+    let store = Store::create(&path).expect("a store");
+    store.add(&submission("a", 1)).expect("added");
+    let connection = rusqlite::Connection::open(&path).expect("opens");
+    for sql in ["UPDATE entries SET label = 'b'", "DELETE FROM entries"] {
+        let error = connection.execute(sql, []).expect_err(sql);
+        assert!(error.to_string().contains("append-only"), "{error}");
+    }
+    assert_eq!(Store::create(&path).expect_err("exists").kind(), ErrorKind::Conflict);
+}
+
+#[test]
+fn another_anchors_sketch_is_refused() {
+    let (_folder, path) = place();
+    let store = Store::create(&path).expect("a store");
+    store.add(&submission("a", 1)).expect("added");
+    let mut other = submission("b", 2);
+    other.sketch.as_mut().expect("a sketch").anchor = Digest::of("another");
+    assert_eq!(store.add(&other).expect_err("refused").kind(), ErrorKind::Conflict);
+}
+
+#[test]
+fn readers_see_a_whole_store_while_one_writes() {
+    let (_folder, path) = place();
+    let writer = Store::create(&path).expect("a store");
+    writer.add(&submission("0", 0)).expect("added");
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let reader = Store::open(&path).expect("opens");
+                for _ in 0..50 {
+                    let seen = reader.sketches().expect("reads");
+                    let labels: Vec<_> = seen.iter().map(|stored| stored.entry.label.clone()).collect();
+                    let expected: Vec<_> = (0..seen.len()).map(|number| number.to_string()).collect();
+                    assert_eq!(labels, expected);
+                }
+            });
+        }
+        for number in 1..50 {
+            writer.add(&submission(&number.to_string(), number)).expect("added");
+        }
+    });
+    assert_eq!(writer.len().expect("counts"), 50);
+}
+
+#[test]
+fn what_is_no_store_is_refused_with_a_remedy() {
+    let (folder, path) = place();
+    let refused = |kind: ErrorKind, words: &str| {
+        let error = Store::open(&path).expect_err(words);
+        assert_eq!((error.kind(), error.fault()), (kind, Fault::Operator), "{error}");
+        assert!(error.to_string().contains(words) && error.hint().is_some(), "{error}");
+    };
+    let private = || fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
+    refused(ErrorKind::NotFound, "No such file");
+    fs::write(&path, b"not a database, but long enough to be looked at as one".repeat(40)).expect("written");
+    private();
+    refused(ErrorKind::DataInvalid, "not a database");
+    fs::remove_file(&path).expect("removed");
+    rusqlite::Connection::open(&path).expect("opens").execute("CREATE TABLE x (y)", []).expect("made");
+    private();
+    refused(ErrorKind::DataInvalid, "another program's");
+    fs::remove_file(&path).expect("removed");
+    {
+        let store = Store::create(&path).expect("a store");
+        for number in 0..50 {
+            store.add(&submission(&number.to_string(), number)).expect("added");
+        }
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("set");
+    refused(ErrorKind::Unavailable, "others than its owner");
+    private();
+    let mut bytes = fs::read(&path).expect("reads");
+    let half = bytes.len() / 2;
+    bytes.truncate(half);
+    for byte in &mut bytes[half / 2..] {
+        *byte = 0xA5;
+    }
+    fs::write(&path, bytes).expect("written");
+    let error = Store::open(&path).expect_err("damaged");
+    assert_eq!(error.kind(), ErrorKind::DataInvalid, "{error}");
+    drop(folder);
+}
+
+#[test]
+fn a_new_store_is_private() {
+    let (_folder, path) = place();
+    drop(Store::create(&path).expect("a store"));
+    assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn the_python_systems_corpus_is_imported_in_its_order_or_not_at_all() {
+    let (folder, path) = place();
+    let store = Store::create(&path).expect("a store");
+    let corpus = folder.path().join("model_fingerprints.json");
+    let print = r#"{"method":"layer_norms_v2_with_samples","layer_keys":["a"],"norm_vector":[1.5],"tensor_samples":[[0.5,1.0]],"hotkey":"5F"}"#;
+    fs::write(&corpus, format!(r#"{{"z/m@sha256:1":{print},"a/m@sha256:2":{print}}}"#)).expect("written");
+    assert_eq!(store.import_python(&corpus).expect("imported"), 2);
+    let stored = store.fingerprints().expect("reads");
+    assert_eq!(
+        stored.iter().map(|stored| stored.label.as_str()).collect::<Vec<_>>(),
+        ["z/m@sha256:1", "a/m@sha256:2"]
+    );
+    assert_eq!(stored[0].fingerprint.tensor_samples, Some(vec![vec![0.5, 1.0]]));
+    let short = print.replace("[1.5]", "[]");
+    for text in ["[]".to_owned(), format!(r#"{{"x":{print},"y":{short}}}"#), "{".to_owned()] {
+        fs::write(&corpus, text).expect("written");
+        assert_eq!(store.import_python(&corpus).expect_err("refused").kind(), ErrorKind::DataInvalid);
+    }
+    assert_eq!(store.len().expect("counts"), 2);
+}

@@ -1,0 +1,116 @@
+//! `tail`: a dialogue whose late turns fall apart.
+//!
+//! Plays long conversations and compares the late half of each with its early
+//! half by the rules of [`super::sanity`]. `Flagged` if late replies break rules
+//! much more often than early ones, never more: long contexts are hard.
+
+use std::sync::Arc;
+
+use albedo_core::{
+    BuildContext, CallContext, Finding, Identity, ModelSession, Plugin, Result, Screen, ScreenStage, Subject,
+};
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::evidence::wrong_stage;
+use super::probes::{PluginChoice, Prompts, check_numbers, check_share, dialogues};
+use super::replies::faults;
+
+/// Settings of [`TailScreen`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TailConfig {
+    /// Conversations.
+    pub probes: u32,
+    /// Replies of each.
+    pub turns: u32,
+    /// Replies are cut after this many tokens.
+    pub max_new_tokens: u32,
+    /// How much larger the share of broken replies may be in the late half.
+    pub decline: f64,
+    /// Task source that the conversations come from; built-in ones if absent.
+    pub tasks: Option<PluginChoice>,
+}
+
+impl Default for TailConfig {
+    fn default() -> Self {
+        Self { probes: 8, turns: 16, max_new_tokens: 512, decline: 0.3, tasks: None }
+    }
+}
+
+/// Compares late replies with early ones; see the [module](self).
+#[derive(Debug)]
+pub struct TailScreen {
+    identity: Identity,
+    config: TailConfig,
+    prompts: Prompts,
+}
+
+impl TailScreen {
+    async fn screen(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {
+        let TailConfig { probes, turns, max_new_tokens, .. } = self.config;
+        let conversations = self.prompts.draw(Self::NAME, seed, probes, cx).await?;
+        let spoken = dialogues(session, &conversations, turns, max_new_tokens, seed, cx).await?;
+        let [mut early, mut late] = [[0_usize; 2]; 2];
+        for replies in &spoken {
+            for (turn, reply) in replies.iter().enumerate() {
+                let half = if turn < replies.len() / 2 { &mut early } else { &mut late };
+                half[0] += 1;
+                half[1] += usize::from(!faults(reply).is_empty());
+            }
+        }
+        let share = |[all, broken]: [usize; 2]| broken as f64 / all.max(1) as f64;
+        let (early, late) = (share(early), share(late));
+        let evidence = json!({
+            "conversations": spoken.len(),
+            "replies": spoken.iter().map(Vec::len).sum::<usize>(),
+            "broken_early": early,
+            "broken_late": late,
+        });
+        Ok(if late - early >= self.config.decline {
+            Finding::Flagged(evidence)
+        } else {
+            Finding::Clear(evidence)
+        })
+    }
+}
+
+#[async_trait]
+impl Screen for TailScreen {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn stage(&self) -> ScreenStage {
+        ScreenStage::Behaviour
+    }
+
+    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> Result<Finding> {
+        let Subject::Behaviour { session, seed } = subject else {
+            return Err(wrong_stage(Self::NAME, self.stage(), &subject));
+        };
+        self.screen(session, seed, cx).await
+    }
+}
+
+impl Plugin<dyn Screen> for TailScreen {
+    const NAME: &'static str = "tail";
+    const SUMMARY: &'static str = "a dialogue whose late turns fall apart";
+    type Config = TailConfig;
+
+    fn check(config: &TailConfig) -> Result<()> {
+        check_share(Self::NAME, "decline", config.decline)?;
+        let TailConfig { probes, turns, max_new_tokens, .. } = *config;
+        check_numbers(Self::NAME, &[("probes", probes), ("turns", turns), ("max_new_tokens", max_new_tokens)])
+    }
+
+    async fn build(config: TailConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
+        let identity = Identity::new(Self::NAME, "1", &config)?;
+        let prompts = Prompts::build(config.tasks.clone(), cx).await?;
+        Ok(Arc::new(Self { identity, config, prompts }))
+    }
+}
+
+albedo_core::register!(dyn Screen => TailScreen);

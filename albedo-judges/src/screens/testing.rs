@@ -1,0 +1,116 @@
+//! What the screens' tests share: small checkpoints, files in memory, sessions
+//! that say what they are told to.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use albedo_core::backend::{Completion, GenerateRequest, Generated, ModelInfo, ScoreRequest, TokenScores};
+use albedo_core::{
+    CallContext, Digest, Error, ErrorKind, FileEntry, FinishReason, Message, ModelFiles, ModelSession,
+    Result, Usage,
+};
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+
+/// The demo king's folder.
+pub(crate) fn demo_king() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/demo/models/king")
+}
+
+/// Files in memory.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Memory(pub(crate) BTreeMap<String, Vec<u8>>);
+
+#[async_trait]
+impl ModelFiles for Memory {
+    async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
+        cx.check("list files")?;
+        Ok(self
+            .0
+            .iter()
+            .map(|(name, bytes)| FileEntry { name: name.clone(), size: bytes.len() as u64 })
+            .collect())
+    }
+
+    async fn read(&self, name: &str, range: Range<u64>, cx: &CallContext) -> Result<Vec<u8>> {
+        cx.check("read files")?;
+        let bytes = self.0.get(name).and_then(|bytes| bytes.get(range.start as usize..range.end as usize));
+        bytes
+            .map(<[u8]>::to_vec)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, "read files", "no such range"))
+    }
+}
+
+/// A safetensors file of one header and zeros.
+pub(crate) fn safetensors(header: &str, data: usize) -> Vec<u8> {
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(header.as_bytes());
+    file.resize(file.len() + data, 0);
+    file
+}
+
+/// A session whose replies `speak` gives; an error is a provider's outage.
+pub(crate) struct Speaker<F> {
+    info: ModelInfo,
+    speak: F,
+}
+
+impl<F> std::fmt::Debug for Speaker<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Speaker")
+    }
+}
+
+impl<F: Fn(&GenerateRequest) -> Option<String> + Send + Sync + 'static> Speaker<F> {
+    pub(crate) fn new(speak: F) -> Self {
+        let digest = Digest::of("speaker");
+        let info = ModelInfo {
+            parameters: digest,
+            architecture: "Speaker".into(),
+            parameter_count: 0,
+            context_length: 4096,
+            dtype: "f32".into(),
+            tokenizer: digest,
+            chat_template: digest,
+            stop_ids: Vec::new(),
+            config: digest,
+        };
+        Self { info, speak }
+    }
+}
+
+#[async_trait]
+impl<F: Fn(&GenerateRequest) -> Option<String> + Send + Sync + 'static> ModelSession for Speaker<F> {
+    fn model(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn count_prompt_tokens(&self, _: &[Message]) -> Result<Option<u32>> {
+        Ok(None)
+    }
+
+    fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
+        let cx = cx.clone();
+        let answers: Vec<_> = requests.iter().map(|request| (self.speak)(request)).collect();
+        stream::iter(answers.into_iter().enumerate().map(move |(index, text)| {
+            let result = cx.check("speak").and_then(|()| match text {
+                Some(text) => Ok(Completion {
+                    text,
+                    tokens: Vec::new(),
+                    finish: FinishReason::Stop,
+                    usage: Usage::default(),
+                    reply_scores: None,
+                }),
+                None => Err(Error::new(ErrorKind::Unavailable, "speak", "the provider is down")),
+            });
+            Generated { index, result }
+        }))
+        .boxed()
+    }
+
+    async fn score(&self, _: Vec<ScoreRequest>, _: &CallContext) -> Result<Vec<TokenScores>> {
+        Err(Error::new(ErrorKind::Unsupported, "score", "a speaker does not score"))
+    }
+}

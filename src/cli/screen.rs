@@ -1,0 +1,187 @@
+//! `albedo screen`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use albedo::backends::files::FolderFiles;
+use albedo::judges::screens::digest::{DigestConfig, DigestScreen};
+use albedo::judges::screens::fingerprint::{FingerprintConfig, FingerprintScreen};
+use albedo::judges::screens::lineage::{LineageConfig, LineageScreen};
+use albedo::judges::screens::{Checkpoint, Measurement, Wanted};
+use albedo::{
+    CallContext, Error, ErrorKind, Finding, ModelBackend, ModelFiles, ModelSource, Registry, Result, Screen,
+    Subject,
+};
+use serde_json::{Value, json};
+
+use super::{TRY_AGAIN, print, print_json};
+use crate::report::{self, Bytes, Screened};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Model folder of the submission.
+    path: PathBuf,
+    /// Model folder of the king.
+    #[arg(long, value_name = "DIR")]
+    king: PathBuf,
+    /// The store of earlier submissions.
+    #[arg(long, value_name = "STORE")]
+    against: Option<PathBuf>,
+    /// Model folder of the anchor that the store's sketches are aligned to
+    /// [default: the king].
+    #[arg(long, value_name = "DIR")]
+    anchor: Option<PathBuf>,
+    /// Label of an entry of the store that is the submission's own.
+    #[arg(long, value_name = "LABEL")]
+    own: Vec<String>,
+    /// Also load the model and look at its replies, probed from this seed: take
+    /// one that nobody could know before the model was handed in.
+    #[arg(long, value_name = "SEED")]
+    probe: Option<u64>,
+    /// Folder of parquet tasks that probes are taken from [default: built-in
+    /// conversations].
+    #[arg(long, value_name = "DIR", requires = "probe")]
+    tasks: Option<PathBuf>,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
+    let [submission, king] = [&arguments.path, &arguments.king].map(FolderFiles::new);
+    // Wrong paths are the command line's, not a finding.
+    for files in [&submission, &king] {
+        if files.list(cx).await?.is_empty() {
+            return Err(Error::new(ErrorKind::NotFound, "screen a model", "a folder is empty")
+                .with_hint("give the folders of two models"));
+        }
+    }
+    let registry = Registry::linked()?;
+    let mut screened = Vec::new();
+    for name in ["files", "architecture"] {
+        let screen = registry.build::<dyn Screen>(name, json!({}), cx).await?;
+        let subject = Subject::Files { submission: &submission, king: &king };
+        screened.push(Screened::new(name, closed(screen.inspect(subject, cx).await)?));
+    }
+    let rejected =
+        |screened: &[Screened]| screened.iter().any(|one| matches!(one.finding, Finding::Rejected(_)));
+    if !rejected(&screened) {
+        parameters(arguments, &mut screened, cx)?;
+    }
+    if let Some(seed) = arguments.probe
+        && !rejected(&screened)
+    {
+        behaviour(arguments, seed, &registry, &mut screened, cx).await?;
+    }
+    if arguments.json {
+        print_json(&screened)?;
+    } else {
+        print(&report::screened(&screened))?;
+    }
+    let unsure = screened.iter().any(|one| matches!(one.finding, Finding::Unverified(_)));
+    Ok(if unsure { ExitCode::from(TRY_AGAIN) } else { ExitCode::SUCCESS })
+}
+
+/// A screen that could not find out has found nothing out: `Unverified`.
+///
+/// # Errors
+/// Cancellation.
+fn closed(finding: Result<Finding>) -> Result<Finding> {
+    finding.or_else(|error| match error.kind() {
+        ErrorKind::Cancelled => Err(error),
+        _ => Ok(Finding::Unverified(json!({
+            "error": error.to_string(),
+            "fault": error.fault(),
+            "retryable": error.is_retryable(),
+        }))),
+    })
+}
+
+/// The parameter screens on one pass over each model.
+fn parameters(arguments: &Arguments, screened: &mut Vec<Screened>, cx: &CallContext) -> Result<()> {
+    let (store, own) = (arguments.against.clone(), arguments.own.clone());
+    let digest = DigestScreen::new(&DigestConfig { store: store.clone(), own: own.clone() })?;
+    let fingerprint = FingerprintScreen::new(FingerprintConfig {
+        store: store.clone(),
+        own: own.clone(),
+        ..FingerprintConfig::default()
+    })?;
+    let lineage = LineageScreen::new(LineageConfig {
+        store,
+        own,
+        anchor: arguments.anchor.clone(),
+        ..LineageConfig::default()
+    })?;
+
+    let size = |folder: &Path| Checkpoint::open(folder).map_or(0, |checkpoint| checkpoint.bytes());
+    let folders = [Some(&arguments.path), Some(&arguments.king), arguments.anchor.as_ref()];
+    let passes: u64 = folders.into_iter().flatten().map(|folder| size(folder)).sum();
+    let bar = Bytes::new(passes + size(&arguments.king));
+    let progress = |bytes| bar.add(bytes);
+    let take = |folder: &Path, wanted: &Wanted| Measurement::take(folder, wanted, &progress, cx);
+    let mut wanted = Wanted { digest: true, tensors: true, fingerprint: true, anchor: None };
+
+    let anchor = lineage.anchor(&arguments.king, &progress, cx);
+    let aligned = anchor.and_then(|anchor| {
+        let king = lineage.king(&arguments.king, &anchor, &progress, cx)?;
+        Ok((anchor, king))
+    });
+    let (aligned, failed) = match aligned {
+        Ok((anchor, king)) => {
+            wanted.anchor = Some(Arc::clone(&anchor));
+            (Some(king), None)
+        }
+        // Another architecture, say: the other screens can still look.
+        Err(error) => (None, Some(error)),
+    };
+    let measured = take(&arguments.path, &wanted).and_then(|submission| {
+        Ok((submission, take(&arguments.king, &Wanted { anchor: None, ..wanted.clone() })?))
+    });
+    bar.finish();
+    match measured {
+        Ok((submission, king)) => {
+            screened.push(Screened::new("digest", closed(digest.judge(&submission, &king))?));
+            screened.push(Screened::new("fingerprint-v2", closed(fingerprint.judge(&submission, &king))?));
+            let finding = match (aligned, failed) {
+                (Some(king), _) => lineage.judge(&submission, &king),
+                (None, Some(error)) => Err(error),
+                (None, None) => Err(Error::bug("screen with `lineage`", "there is no king")),
+            };
+            screened.push(Screened::new("lineage", closed(finding)?));
+        }
+        Err(error) => {
+            let finding = closed(Err(error))?;
+            let names = ["digest", "fingerprint-v2", "lineage"];
+            screened.extend(names.map(|name| Screened::new(name, finding.clone())));
+        }
+    }
+    Ok(())
+}
+
+async fn behaviour(
+    arguments: &Arguments,
+    seed: u64,
+    registry: &Registry,
+    screened: &mut Vec<Screened>,
+    cx: &CallContext,
+) -> Result<()> {
+    let backend = registry.build::<dyn ModelBackend>("burn", json!({}), cx).await?;
+    let source = ModelSource::new(&arguments.path).with_text_from(&arguments.king);
+    let session = backend.load(&source, cx).await;
+    let settings = match &arguments.tasks {
+        Some(tasks) => json!({ "tasks": { "name": "parquet", "path": super::absolute(tasks)? } }),
+        None => Value::Object(serde_json::Map::new()),
+    };
+    for name in ["sanity", "loops", "tail", "injection"] {
+        let screen = registry.build::<dyn Screen>(name, settings.clone(), cx).await?;
+        let finding = match &session {
+            Ok(session) => {
+                closed(screen.inspect(Subject::Behaviour { session: &**session, seed }, cx).await)?
+            }
+            Err(error) => Finding::Unverified(json!({ "error": error.to_string(), "fault": error.fault() })),
+        };
+        screened.push(Screened::new(name, finding));
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! What screens found, and the progress of reading large models.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
+
+use albedo::Finding;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde_json::Value;
+
+/// Models below this many bytes are read before a bar could be seen.
+const LARGE: u64 = 256 << 20;
+
+/// One screen's finding.
+#[derive(Debug, Serialize)]
+pub(crate) struct Screened {
+    screen: String,
+    #[serde(flatten)]
+    pub(crate) finding: Finding,
+}
+
+impl Screened {
+    pub(crate) fn new(screen: &str, finding: Finding) -> Self {
+        Self { screen: screen.into(), finding }
+    }
+}
+
+/// The findings, each with what a reader looks for first.
+pub(crate) fn screened(all: &[Screened]) -> String {
+    let mut text = String::new();
+    for Screened { screen, finding } in all {
+        let (word, evidence) = match finding {
+            Finding::Clear(evidence) => ("clear", evidence),
+            Finding::Flagged(evidence) => ("FLAGGED", evidence),
+            Finding::Rejected(evidence) => ("REJECTED", evidence),
+            Finding::Unverified(evidence) => ("unverified", evidence),
+        };
+        let mut lines = reasons(evidence);
+        if lines.is_empty() {
+            lines.push(facts(evidence));
+        }
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{screen:<16}{word:<12}{}", lines[0]);
+        for line in &lines[1..] {
+            let _ = writeln!(text, "{:<28}{line}", "");
+        }
+    }
+    let rejected = all.iter().any(|one| matches!(one.finding, Finding::Rejected(_)));
+    let unsure = all.iter().any(|one| matches!(one.finding, Finding::Unverified(_)));
+    let _ = writeln!(
+        text,
+        "\n{}",
+        match (rejected, unsure) {
+            (true, _) => "Rejected: the submission forfeits on the evidence above.",
+            (false, true) =>
+                "Not decided: some screens could not find out, which is not the submission's fault.",
+            (false, false) => "Nothing that forfeits.",
+        }
+    );
+    text
+}
+
+/// The lines that say why, if the evidence has any.
+fn reasons(evidence: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    for reason in evidence["reasons"].as_array().into_iter().flatten() {
+        lines.extend(reason.as_str().map(str::to_owned));
+    }
+    for problem in evidence["problems"].as_array().into_iter().flatten() {
+        let word = |key: &str| problem[key].as_str().unwrap_or_default();
+        lines.push(format!("{}, {}: {}", word("check"), word("of"), word("message")));
+    }
+    for found in evidence["found"].as_array().into_iter().flatten() {
+        let word = |key: &str| found[key].as_str().unwrap_or_default();
+        lines.push(format!("{} {}: {}", word("by"), word("rule"), word("text")));
+    }
+    if let Some(error) = evidence["error"].as_str() {
+        let fault = match &evidence["fault"] {
+            Value::String(fault) => fault.clone(),
+            other => other.to_string(),
+        };
+        lines.push(format!("{error} [fault: {fault}]"));
+    }
+    if let Some(of) = evidence["copy_of"].as_str() {
+        lines.push(format!("an exact copy of {of}"));
+    }
+    lines
+}
+
+/// The numbers and words of the evidence's first level, and who is nearest.
+fn facts(evidence: &Value) -> String {
+    let mut facts = Vec::new();
+    for (key, value) in evidence.as_object().into_iter().flatten() {
+        match value {
+            Value::Number(_) => facts.push(format!("{} {value}", key.replace('_', " "))),
+            Value::Array(items) if key == "nearest" => {
+                if let Some(nearest) = items.first() {
+                    let of = nearest["of"].as_str().unwrap_or_default();
+                    let score = ["similarity", "cosine"].into_iter().find_map(|key| nearest[key].as_f64());
+                    facts.push(format!("nearest {of} ({:.3})", score.unwrap_or(0.0)));
+                }
+            }
+            Value::Object(shape) if key == "to_king" => {
+                let number = |key: &str| shape.get(key).and_then(Value::as_f64).unwrap_or(0.0);
+                facts.push(format!(
+                    "{:.2} % from the king, structure {:.2}",
+                    100.0 * number("distance"),
+                    number("structure")
+                ));
+            }
+            _ => {}
+        }
+    }
+    facts.join(", ")
+}
+
+/// A bar of bytes read, for large models on a terminal.
+#[derive(Debug)]
+pub(crate) struct Bytes(Option<ProgressBar>);
+
+impl Bytes {
+    pub(crate) fn new(bytes: u64) -> Self {
+        let shown = bytes >= LARGE && io::stderr().is_terminal();
+        Self(shown.then(|| {
+            let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(bytes).with_style(style)
+        }))
+    }
+
+    pub(crate) fn add(&self, bytes: u64) {
+        if let Some(bar) = &self.0 {
+            bar.inc(bytes);
+        }
+    }
+
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
