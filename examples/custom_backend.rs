@@ -262,10 +262,12 @@ impl NGrams {
         };
         Ok(Completion {
             text: String::from_utf8_lossy(reply.strip_suffix(&[STOP]).unwrap_or(reply)).into_owned(),
+            reasoning: None,
             tokens: reply.iter().copied().map(u32::from).collect(),
             finish,
             usage,
             reply_scores,
+            log_probs: None,
         })
     }
 

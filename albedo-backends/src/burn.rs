@@ -129,7 +129,9 @@ impl TryFrom<String> for Device {
             "cuda" => Ok(Self::Cuda(0)),
             other => {
                 let index = other.strip_prefix("cuda:").and_then(|index| index.parse().ok());
-                index.map(Self::Cuda).ok_or_else(|| format!("the device is `{text}`, it must be cpu, cuda or cuda:N"))
+                index
+                    .map(Self::Cuda)
+                    .ok_or_else(|| format!("the device is `{text}`, it must be cpu, cuda or cuda:N"))
             }
         }
     }
@@ -175,7 +177,8 @@ impl BurnBackend {
 
 impl Plugin<dyn ModelBackend> for BurnBackend {
     const NAME: &'static str = "burn";
-    const SUMMARY: &'static str = "Qwen3 models from a folder, computed in-process on the CPU or an NVIDIA GPU";
+    const SUMMARY: &'static str =
+        "Qwen3 models from a folder, computed in-process on the CPU or an NVIDIA GPU";
     type Config = BurnConfig;
 
     fn check(config: &BurnConfig) -> Result<()> {
@@ -187,7 +190,8 @@ impl Plugin<dyn ModelBackend> for BurnBackend {
             return Err(Error::new(ErrorKind::ConfigInvalid, CHECK, message));
         }
         if !(config.memory_share > 0.0 && config.memory_share <= 1.0) {
-            let message = format!("`memory_share` is {}, it must be above 0 and at most 1", config.memory_share);
+            let message =
+                format!("`memory_share` is {}, it must be above 0 and at most 1", config.memory_share);
             return Err(Error::new(ErrorKind::ConfigInvalid, CHECK, message));
         }
         if !(128..=32_768).contains(&config.prefill_rows) {
@@ -321,7 +325,9 @@ impl Session {
 /// Starts a device thread.
 fn start(run: impl FnOnce() + Send + 'static) -> Result<()> {
     let thread = std::thread::Builder::new().name("albedo-device".to_owned());
-    thread.spawn(run).map_err(|error| Error::io("start the device thread", Path::new("albedo-device"), error))?;
+    thread
+        .spawn(run)
+        .map_err(|error| Error::io("start the device thread", Path::new("albedo-device"), error))?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::process::Command;
 
 use albedo::prelude::*;
-use albedo::{GenerateRequest, Message, MessageRole, Sampling};
+use albedo::{GenerateRequest, Message, MessageRole, ResponseFormat, Sampling};
 use futures::StreamExt;
 
 use crate::run::demo;
@@ -37,6 +37,8 @@ async fn load(backend: &dyn ModelBackend, cx: &CallContext) {
         max_new_tokens: 2,
         seed: 0,
         score_reply: None,
+        response: ResponseFormat::Text,
+        log_probs: None,
     };
     let answers: Vec<_> = session.generate(vec![request], cx).collect().await;
     assert!(answers.iter().all(|answer| answer.result.is_ok()));

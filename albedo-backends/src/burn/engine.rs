@@ -163,7 +163,8 @@ impl Engine {
         if batch.is_empty() {
             return batch;
         }
-        let ids: Vec<u32> = batch.iter().filter_map(|sequence| sequence.reply.tokens.last().copied()).collect();
+        let ids: Vec<u32> =
+            batch.iter().filter_map(|sequence| sequence.reply.tokens.last().copied()).collect();
         let mut segments: Vec<_> = batch
             .iter_mut()
             .map(|sequence| Segment {

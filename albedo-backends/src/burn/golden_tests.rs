@@ -56,7 +56,8 @@ fn load(side: &str) -> Qwen3<BurnOps> {
     let config = Qwen3Config::load(&folder).unwrap();
     let files = WeightFiles::open(&folder).unwrap();
     let cx = CallContext::new();
-    Qwen3::load(BurnOps::new(&config, burn::tensor::Device::flex()), &config, files.weights(&cx).unwrap()).unwrap()
+    Qwen3::load(BurnOps::new(&config, burn::tensor::Device::flex()), &config, files.weights(&cx).unwrap())
+        .unwrap()
 }
 
 #[test]

@@ -126,8 +126,7 @@ impl<O: Ops> Qwen3<O> {
         let mut normed = ops.rms_norm(&residual, self.gain_before(0), step)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let qkv = ops.linear(normed, &layer.qkv, step)?;
-            let mut queries =
-                ops.qk_norm_rope_write_kv(&qkv, [&layer.q_norm, &layer.k_norm], index, step)?;
+            let mut queries = ops.qk_norm_rope_write_kv(&qkv, [&layer.q_norm, &layer.k_norm], index, step)?;
             if index + 1 == self.layers.len() {
                 // Of the last layer only keys, values and the wanted rows are needed.
                 match ops.wanted(queries, residual, step)? {

@@ -214,7 +214,6 @@ impl Desk {
         }
         Ok(())
     }
-
 }
 
 fn usage(prompt: usize, completion: usize) -> Usage {

@@ -82,7 +82,8 @@ impl WeightFiles {
     /// # Errors
     /// A read error; `cx`.
     pub(super) fn digest(&self, cx: &CallContext) -> Result<Digest> {
-        let digests: Vec<Digest> = self.files.par_iter().map(|file| file.digest(cx)).collect::<Result<_>>()?;
+        let digests: Vec<Digest> =
+            self.files.par_iter().map(|file| file.digest(cx)).collect::<Result<_>>()?;
         let mut lines = Hasher::default();
         for (file, digest) in self.files.iter().zip(digests) {
             lines.update(format!("{digest}  {}\n", file.name));
@@ -286,8 +287,12 @@ impl Values<'_> {
                 let mut bytes = vec![0; out.len() / 2 * size];
                 tensor.file.read_at(&mut bytes, offset)?;
                 let wide: Vec<f32> = match tensor.info.dtype {
-                    Dtype::F32 => bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
-                    _ => bytes.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect(),
+                    Dtype::F32 => {
+                        bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+                    }
+                    _ => {
+                        bytes.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect()
+                    }
                 };
                 for (out, value) in out.as_chunks_mut().0.iter_mut().zip(wide) {
                     *out = bf16::from_f32(value).to_le_bytes();

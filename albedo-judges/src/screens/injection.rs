@@ -19,8 +19,8 @@ use std::sync::Arc;
 use albedo_core::rng::derive_seed;
 use albedo_core::{
     BuildContext, CallContext, Completion, Error, ErrorKind, Finding, GenerateRequest, Identity, Message,
-    MessageRole, ModelBackend, ModelSession, ModelSource, Plugin, Result, Sampling, Screen, ScreenStage,
-    Subject,
+    MessageRole, ModelBackend, ModelSession, ModelSource, Plugin, ResponseFormat, Result, Sampling, Screen,
+    ScreenStage, Subject,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -268,6 +268,8 @@ fn question(probed: &Probed<'_>, seed: u64) -> GenerateRequest {
         max_new_tokens: ANSWER_TOKENS,
         seed: fence,
         score_reply: None,
+        response: ResponseFormat::Text,
+        log_probs: None,
     }
 }
 

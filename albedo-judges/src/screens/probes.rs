@@ -5,7 +5,7 @@ use std::sync::Arc;
 use albedo_core::rng::{Stream, Use, derive_seed};
 use albedo_core::{
     BuildContext, CallContext, Completion, Error, ErrorKind, GenerateRequest, Message, MessageRole,
-    ModelSession, Result, Sampling, TaskSource,
+    ModelSession, ResponseFormat, Result, Sampling, TaskSource,
 };
 use futures::StreamExt;
 use schemars::JsonSchema;
@@ -133,6 +133,8 @@ pub(crate) fn requests<'a>(
             max_new_tokens,
             seed: derive_seed("probe", &[&seed.to_le_bytes(), &(index as u64).to_le_bytes()]),
             score_reply: None,
+            response: ResponseFormat::Text,
+            log_probs: None,
         })
         .collect()
 }

@@ -66,10 +66,12 @@ mod tests {
     fn of(text: &str, finish: FinishReason) -> Vec<&'static str> {
         faults(&Completion {
             text: text.into(),
+            reasoning: None,
             tokens: Vec::new(),
             finish,
             usage: Usage::default(),
             reply_scores: None,
+            log_probs: None,
         })
     }
 

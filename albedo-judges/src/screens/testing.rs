@@ -98,10 +98,12 @@ impl<F: Fn(&GenerateRequest) -> Option<String> + Send + Sync + 'static> ModelSes
             let result = cx.check("speak").and_then(|()| match text {
                 Some(text) => Ok(Completion {
                     text,
+                    reasoning: None,
                     tokens: Vec::new(),
                     finish: FinishReason::Stop,
                     usage: Usage::default(),
                     reply_scores: None,
+                    log_probs: None,
                 }),
                 None => Err(Error::new(ErrorKind::Unavailable, "speak", "the provider is down")),
             });

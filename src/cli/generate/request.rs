@@ -2,8 +2,8 @@
 //! `docs/generate.md`.
 
 use albedo::{
-    Completion, Error, ErrorKind, FinishReason, GenerateRequest, Message, MessageRole, Result, Sampling,
-    TokenScores, Usage,
+    Completion, Error, ErrorKind, FinishReason, GenerateRequest, Message, MessageRole, ResponseFormat,
+    Result, Sampling, TokenScores, Usage,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,6 +28,8 @@ impl Defaults {
             max_new_tokens: self.max_new_tokens,
             seed: self.seed.wrapping_add(line - 1),
             score_reply: None,
+            response: ResponseFormat::Text,
+            log_probs: None,
         }
     }
 }
@@ -240,10 +242,12 @@ mod tests {
         let usage = Usage { prompt_tokens: 3, completion_tokens: 2, price_usd: None };
         let completion = Completion {
             text: "a\nb".into(),
+            reasoning: None,
             tokens: vec![5, 6],
             finish: FinishReason::Stop,
             usage,
             reply_scores: Some(TokenScores { log_probs: vec![-0.5] }),
+            log_probs: None,
         };
         let line = answer_line(2, &json!("x"), &Ok(completion)).expect("writes");
         assert_eq!(line.matches('\n').count(), 1);

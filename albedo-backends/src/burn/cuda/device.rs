@@ -113,7 +113,9 @@ impl Gpu {
         let opened = std::panic::catch_unwind(|| Device::Cuda(CudaDevice::new(index as usize)).client());
         let client = opened.map_err(|panic| {
             Error::new(ErrorKind::Unavailable, OPERATION, format!("GPU {index}: {}", panic_message(&*panic)))
-                .with_hint("an NVIDIA GPU and its driver (580 or newer) are needed; `device = \"cpu\"` runs without")
+                .with_hint(
+                    "an NVIDIA GPU and its driver (580 or newer) are needed; `device = \"cpu\"` runs without",
+                )
         })?;
         Ok(Self { client })
     }
@@ -164,7 +166,8 @@ impl Gpu {
 
     /// Overwrites the first values of `buffer`, in the order of the queue.
     pub(super) fn write<T: Value>(&self, buffer: &Buffer<T>, values: &[T]) {
-        self.client.write(&buffer.first(values.len()).handle, Bytes::from_bytes_vec(T::as_bytes(values).to_vec()));
+        self.client
+            .write(&buffer.first(values.len()).handle, Bytes::from_bytes_vec(T::as_bytes(values).to_vec()));
     }
 
     /// Waits for everything before, and copies the values back.
@@ -281,5 +284,11 @@ pub(super) fn lost(error: impl std::fmt::Display) -> Error {
 /// What a panic said.
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("the driver could not be loaded").lines().next().unwrap_or_default().chars().take(300).collect()
+    text.unwrap_or("the driver could not be loaded")
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(300)
+        .collect()
 }

@@ -205,15 +205,17 @@ impl Engine {
         while let Some(slot) = self.sequences.iter().position(Option::is_none)
             && let Some(Waiting { origin, request }) = waiting.pop_front()
         {
-            let prompt = match self.desk.prepare(&request).and_then(|prompt| self.fits(&request.write, prompt)) {
-                Ok(prompt) => prompt,
-                Err(error) => {
-                    origin.answer(Err(error));
-                    continue;
-                }
-            };
+            let prompt =
+                match self.desk.prepare(&request).and_then(|prompt| self.fits(&request.write, prompt)) {
+                    Ok(prompt) => prompt,
+                    Err(error) => {
+                        origin.answer(Err(error));
+                        continue;
+                    }
+                };
             let names = Pages::names(&prompt.ids);
-            let Some((pages, known)) = self.pages.take(&names, pages_of(&prompt, request.write.as_ref())) else {
+            let Some((pages, known)) = self.pages.take(&names, pages_of(&prompt, request.write.as_ref()))
+            else {
                 waiting.push_front(Waiting { origin, request });
                 return;
             };
@@ -345,7 +347,14 @@ impl Engine {
         let slots: Vec<u32> =
             chunk.wanted.iter().map(|wanted| if wanted.first { wanted.slot } else { padding }).collect();
         let chosen = gpu.zeroed::<u32>(2 * slots.len());
-        gpu.sample(logits, &gpu.upload(&slots), ops.faults(step), &self.slots.settings, &chosen, ops.vocabulary())?;
+        gpu.sample(
+            logits,
+            &gpu.upload(&slots),
+            ops.faults(step),
+            &self.slots.settings,
+            &chosen,
+            ops.vocabulary(),
+        )?;
         let (scores, chosen) = (gpu.read(&scores)?, gpu.read(&chosen)?);
         for ((wanted, scores), chosen) in
             chunk.wanted.iter().zip(scores.chunks_exact(2)).zip(chosen.chunks_exact(2))
@@ -434,7 +443,8 @@ impl Engine {
         let gpu = ops.gpu();
         let Slots { settings, .. } = &self.slots;
         let working = gpu.working();
-        let before = (gpu.read(&settings.tokens)?, gpu.read(&settings.positions)?, gpu.read(&settings.lengths)?);
+        let before =
+            (gpu.read(&settings.tokens)?, gpu.read(&settings.positions)?, gpu.read(&settings.lengths)?);
         drop(working);
         let recording = gpu.record(|| self.launch(size, splits));
         let _working = gpu.working();
@@ -453,8 +463,12 @@ impl Engine {
         let rows = rows.first(size);
         let padding = self.sequences.len() as u32;
         gpu.decode_inputs(&rows, &settings.tokens, &settings.positions, ids, positions, padding)?;
-        let places =
-            Places { positions: positions.clone(), slots: rows.clone(), pages: table.clone(), stride: *stride };
+        let places = Places {
+            positions: positions.clone(),
+            slots: rows.clone(),
+            pages: table.clone(),
+            stride: *stride,
+        };
         let mut step = ops.step(size, ids.clone(), places, Kind::Decode { splits });
         if let Some(logits) = self.model.forward(&mut step)? {
             gpu.sample(&logits, &rows, ops.faults(&step), settings, chosen, ops.vocabulary())?;
@@ -527,9 +541,13 @@ impl Engine {
 
     fn not_finite(&self, layer: u32) -> Error {
         let place = if layer == NONE { "in the logits".to_owned() } else { format!("in layer {layer}") };
-        Error::new(ErrorKind::DataInvalid, OPERATION, format!("the model computed a number that is not finite {place}"))
-            .with("model", &self.desk.name)
-            .with_hint("its weights overflow")
+        Error::new(
+            ErrorKind::DataInvalid,
+            OPERATION,
+            format!("the model computed a number that is not finite {place}"),
+        )
+        .with("model", &self.desk.name)
+        .with_hint("its weights overflow")
     }
 }
 

@@ -92,7 +92,8 @@ fn a_product_of_many_rows_is_right() {
     for settings in CubeStagedMatmulRoutine.settings(&hardware).iter().take(6) {
         for rows in [7, 64, 300] {
             let out: Buffer<bf16> = gpu.empty(rows * width);
-            if let Err(error) = gpu.product_many(&hardware, &weight_on, &x_on, &out, rows, k, width, settings) {
+            if let Err(error) = gpu.product_many(&hardware, &weight_on, &x_on, &out, rows, k, width, settings)
+            {
                 println!("{settings:?}: {error}");
                 continue;
             }
@@ -118,7 +119,8 @@ fn cache(gpu: &Gpu, heads: Heads, len: usize, rows: &[u32]) -> Cache {
     let pages = len.div_ceil(64);
     let order: Vec<u32> = (0..pages as u32).map(|page| (page * 7 + 3) % (pages as u32 + 5).max(11)).collect();
     let count = *order.iter().max().unwrap() as usize + 1;
-    let (keys, values) = (halves(len * heads.kv * heads.dim, 5, 1.0), halves(len * heads.kv * heads.dim, 6, 1.0));
+    let (keys, values) =
+        (halves(len * heads.kv * heads.dim, 5, 1.0), halves(len * heads.kv * heads.dim, 6, 1.0));
     // What no row sees must not matter, even if it is not a number.
     let mut key_pool = vec![bf16::NAN; count * heads.kv * 64 * heads.dim];
     let mut value_pool = key_pool.clone();
@@ -196,12 +198,25 @@ fn attention_of_single_rows_is_right() {
         let partial = gpu.upload(&vec![f32::NAN; rows.len() * width * split]);
         let stats = gpu.upload(&vec![f32::NAN; rows.len() * heads.queries * split * 2]);
         gpu.attend_rows(
-            &gpu.upload(&queries), &cache.pool, &cache.places, &partial, &stats, &out, rows.len(), split, heads,
+            &gpu.upload(&queries),
+            &cache.pool,
+            &cache.places,
+            &partial,
+            &stats,
+            &out,
+            rows.len(),
+            split,
+            heads,
         )
         .unwrap();
         let values = gpu.read(&out).unwrap();
         for (row, &position) in rows.iter().enumerate() {
-            let expected = attention_reference(&queries[row * width..(row + 1) * width], &cache, heads, position as usize);
+            let expected = attention_reference(
+                &queries[row * width..(row + 1) * width],
+                &cache,
+                heads,
+                position as usize,
+            );
             let off = distance(values[row * width..(row + 1) * width].iter().map(|x| x.to_f32()), expected);
             assert!(off < 6e-3, "{heads:?}, row at {position}: {off}");
         }
@@ -223,7 +238,13 @@ fn attention_of_tiles_is_right_and_its_bits_do_not_depend_on_the_cut() {
                 (0..len).step_by(cut).flat_map(|at| [at as u32, cut.min(len - at) as u32]).collect();
             let out: Buffer<bf16> = gpu.upload(&vec![bf16::NAN; len * width]);
             gpu.attend_tiles(
-                &gpu.upload(&queries), &cache.pool, &cache.places, &gpu.upload(&tiles), &out, len, heads,
+                &gpu.upload(&queries),
+                &cache.pool,
+                &cache.places,
+                &gpu.upload(&tiles),
+                &out,
+                len,
+                heads,
             )
             .unwrap();
             let values = gpu.read(&out).unwrap();
@@ -234,7 +255,10 @@ fn attention_of_tiles_is_right_and_its_bits_do_not_depend_on_the_cut() {
                 assert!(off < 6e-3, "{heads:?}, cut by {cut}, row at {position}: {off}");
             }
             let bits = |values: &[bf16]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            assert!(bits(first.get_or_insert_with(|| values.clone())) == bits(&values), "{heads:?}, cut by {cut}");
+            assert!(
+                bits(first.get_or_insert_with(|| values.clone())) == bits(&values),
+                "{heads:?}, cut by {cut}"
+            );
         }
     }
 }
@@ -251,7 +275,8 @@ fn rows_are_embedded_normed_and_activated() {
         let delta = halves(rows * width, 2, 1.0);
         let gain = numbers(width, 3);
         let out: Buffer<bf16> = gpu.empty(rows * width);
-        gpu.add_norm(&residual, Some(&gpu.upload(&delta)), &gpu.upload(&gain), &out, &faults, rows, eps, 4).unwrap();
+        gpu.add_norm(&residual, Some(&gpu.upload(&delta)), &gpu.upload(&gain), &out, &faults, rows, eps, 4)
+            .unwrap();
         let (sums, normed) = (gpu.read(&residual).unwrap(), gpu.read(&out).unwrap());
         for row in 0..rows {
             let expected: Vec<f64> = (0..width)
@@ -268,8 +293,17 @@ fn rows_are_embedded_normed_and_activated() {
         let mut broken = delta.clone();
         broken[width + 3] = bf16::INFINITY;
         for layer in [6, 7] {
-            gpu.add_norm(&residual, Some(&gpu.upload(&broken)), &gpu.upload(&gain), &out, &faults, rows, eps, layer)
-                .unwrap();
+            gpu.add_norm(
+                &residual,
+                Some(&gpu.upload(&broken)),
+                &gpu.upload(&gain),
+                &out,
+                &faults,
+                rows,
+                eps,
+                layer,
+            )
+            .unwrap();
         }
         assert_eq!(gpu.read(&faults).unwrap(), [u32::MAX, 6, u32::MAX, u32::MAX, u32::MAX]);
 
@@ -325,12 +359,14 @@ fn heads_are_normed_rotated_and_stored() {
                     continue;
                 }
                 let gain = &gains[usize::from(head >= heads.queries)];
-                let scale = 1.0 / (x.iter().map(|x| x.to_f64().powi(2)).sum::<f64>() / dim as f64 + 1e-6).sqrt();
+                let scale =
+                    1.0 / (x.iter().map(|x| x.to_f64().powi(2)).sum::<f64>() / dim as f64 + 1e-6).sqrt();
                 let normed: Vec<f64> =
                     x.iter().zip(gain).map(|(x, gain)| x.to_f64() * scale * f64::from(*gain)).collect();
                 let expected = (0..dim).map(|at| {
                     let pair = at % (dim / 2);
-                    let (cosine, sine) = (cosines[position * dim / 2 + pair], sines[position * dim / 2 + pair]);
+                    let (cosine, sine) =
+                        (cosines[position * dim / 2 + pair], sines[position * dim / 2 + pair]);
                     let other = if at < dim / 2 { -normed[at + dim / 2] } else { normed[at - dim / 2] };
                     normed[at] * f64::from(cosine) + other * f64::from(sine)
                 });
@@ -352,7 +388,8 @@ fn tokens_are_chosen_as_on_the_cpu() {
     use albedo_core::rng::{Stream, Use};
     let Some(gpu) = gpu() else { return };
     let vocabulary = 5000;
-    let settings = [(0.0, 1.0, 0), (1.0, 1.0, 0), (0.7, 0.95, 0), (0.7, 0.9, 40), (1.5, 1.0, 3), (0.3, 0.5, 0)];
+    let settings =
+        [(0.0, 1.0, 0), (1.0, 1.0, 0), (0.7, 0.95, 0), (0.7, 0.9, 40), (1.5, 1.0, 3), (0.3, 0.5, 0)];
     let rows = 60 * settings.len();
     // Few distinct values: ties are the hard part.
     let logits: Vec<f32> = numbers(rows * vocabulary, 1).iter().map(|x| (x * 40.0).round() / 8.0).collect();
@@ -374,9 +411,15 @@ fn tokens_are_chosen_as_on_the_cpu() {
         positions: gpu.empty(rows),
     };
     let order: Vec<u32> = (0..rows as u32).rev().collect();
-    let on = gpu.upload(&order.iter().flat_map(|&slot| logits[slot as usize * vocabulary..][..vocabulary].to_vec()).collect::<Vec<_>>());
+    let on = gpu.upload(
+        &order
+            .iter()
+            .flat_map(|&slot| logits[slot as usize * vocabulary..][..vocabulary].to_vec())
+            .collect::<Vec<_>>(),
+    );
     let chosen: Buffer<u32> = gpu.empty(2 * rows);
-    gpu.sample(&on, &gpu.upload(&order), &gpu.upload(&vec![u32::MAX; rows]), &slots, &chosen, vocabulary).unwrap();
+    gpu.sample(&on, &gpu.upload(&order), &gpu.upload(&vec![u32::MAX; rows]), &slots, &chosen, vocabulary)
+        .unwrap();
     let (chosen, tokens) = (gpu.read(&chosen).unwrap(), gpu.read(&slots.tokens).unwrap());
     let mut same = 0;
     for (row, &slot) in order.iter().enumerate() {
@@ -409,7 +452,8 @@ fn tokens_are_chosen_as_on_the_cpu() {
     }
     let chosen: Buffer<u32> = gpu.empty(6);
     let faults = gpu.upload(&[u32::MAX, 12, u32::MAX]);
-    gpu.sample(&gpu.upload(&broken), &gpu.upload(&[0_u32, 1, 2]), &faults, &slots, &chosen, vocabulary).unwrap();
+    gpu.sample(&gpu.upload(&broken), &gpu.upload(&[0_u32, 1, 2]), &faults, &slots, &chosen, vocabulary)
+        .unwrap();
     let chosen = gpu.read(&chosen).unwrap();
     assert!(chosen[0] != u32::MAX && chosen[4] != u32::MAX);
     assert_eq!(chosen[2..4], [u32::MAX, 12]);
@@ -455,7 +499,11 @@ fn measure_products_of_many_rows() {
                 .into_iter()
                 .map(|rows| format!("{rows}: {:.0}", rate(rows, time(rows, settings, 5).unwrap_or(f64::NAN))))
                 .collect();
-            println!("{k} × {width}: {:.0} TFLOP/s, {} | {settings:?}", rate(4096, seconds), others.join(", "));
+            println!(
+                "{k} × {width}: {:.0} TFLOP/s, {} | {settings:?}",
+                rate(4096, seconds),
+                others.join(", ")
+            );
         }
         println!("{:.0} s", started.elapsed().as_secs_f64());
     }
@@ -502,7 +550,11 @@ fn measure_products_of_few_rows() {
             let shown: Vec<String> =
                 ranked.iter().take(4).map(|(us, settings)| format!("{us:.1} {settings:?}")).collect();
             let floor = 2.0 * (k * width) as f64 / 3.0e12 * 1e6;
-            println!("{k} × {width}, {} rows: {} | {floor:.1} µs at 3 TB/s", 8 * token_tiles, shown.join(" "));
+            println!(
+                "{k} × {width}, {} rows: {} | {floor:.1} µs at 3 TB/s",
+                8 * token_tiles,
+                shown.join(" ")
+            );
         }
     }
 }
@@ -531,7 +583,8 @@ fn measure_attention() {
         let (partial, stats) = (gpu.empty(rows * width * split), gpu.empty(rows * heads.queries * split * 2));
         let run = |times: usize| {
             for _ in 0..times {
-                gpu.attend_rows(&queries, &pool, &places, &partial, &stats, &out, rows, split, heads).unwrap();
+                gpu.attend_rows(&queries, &pool, &places, &partial, &stats, &out, rows, split, heads)
+                    .unwrap();
             }
             gpu.sync().unwrap();
         };

@@ -6,4 +6,3 @@ mod mma;
 pub(super) mod product;
 pub(super) mod rows;
 pub(super) mod sample;
-

@@ -13,7 +13,9 @@ use half::bf16;
 use super::device::{Buffer, Gpu, Value};
 use super::kernels::attention::{PAGE, SPLIT, attend_split, attend_tile, merge_splits};
 use super::kernels::product::{PLANES, product};
-use super::kernels::rows::{add_norm, decode_inputs, embed, qk_norm_rope_write_kv, silu_mul, take, take_rows};
+use super::kernels::rows::{
+    add_norm, decode_inputs, embed, qk_norm_rope_write_kv, silu_mul, take, take_rows,
+};
 use super::kernels::sample::{UNITS, log_prob, sample};
 
 const OPERATION: &str = "launch a kernel";
@@ -493,7 +495,11 @@ impl Gpu {
                 settings,
             )
             .map_err(|refusal| {
-                Error::new(ErrorKind::Unsupported, OPERATION, format!("a product of {rows} × {k} × {width}: {refusal}"))
+                Error::new(
+                    ErrorKind::Unsupported,
+                    OPERATION,
+                    format!("a product of {rows} × {k} × {width}: {refusal}"),
+                )
             })
     }
 

@@ -54,8 +54,12 @@ impl MemoryPlan {
         if pages > sizes.batch {
             return Ok(plan);
         }
-        Err(Error::new(ErrorKind::ResourceExhausted, "plan the GPU's memory", format!("the model does not fit: {plan}"))
-            .with_hint("raise `memory_share`, lower `max_batch`, or use a larger GPU"))
+        Err(Error::new(
+            ErrorKind::ResourceExhausted,
+            "plan the GPU's memory",
+            format!("the model does not fit: {plan}"),
+        )
+        .with_hint("raise `memory_share`, lower `max_batch`, or use a larger GPU"))
     }
 
     /// Tokens whose keys and values fit.

@@ -308,7 +308,16 @@ impl Ops for CubeOps {
     ) -> Result<Rows> {
         let out = &self.work.normed;
         let (residual, delta) = (residual.residual()?, delta.half()?);
-        self.gpu.add_norm(residual, Some(delta), gain, out, &step.faults, step.rows, self.eps, layer as u32)?;
+        self.gpu.add_norm(
+            residual,
+            Some(delta),
+            gain,
+            out,
+            &step.faults,
+            step.rows,
+            self.eps,
+            layer as u32,
+        )?;
         Ok(Rows::Half(out.clone()))
     }
 
@@ -324,7 +333,15 @@ impl Ops for CubeOps {
         let pool = self.pools.get(layer).ok_or_else(|| Error::bug(OPERATION, "no such layer"))?;
         let (rows, heads) = (step.rows, self.heads);
         self.gpu.qk_norm_rope_write_kv(
-            qkv.half()?, gains, angles, &step.places, queries, pool, rows, self.eps, heads,
+            qkv.half()?,
+            gains,
+            angles,
+            &step.places,
+            queries,
+            pool,
+            rows,
+            self.eps,
+            heads,
         )?;
         Ok(Rows::Half(queries.clone()))
     }
@@ -337,7 +354,15 @@ impl Ops for CubeOps {
                 let Workspace { partial, stats, .. } = &self.work;
                 let rows = step.rows;
                 self.gpu.attend_rows(
-                    queries, pool, &step.places, partial, stats, out, rows, *splits, self.heads,
+                    queries,
+                    pool,
+                    &step.places,
+                    partial,
+                    stats,
+                    out,
+                    rows,
+                    *splits,
+                    self.heads,
                 )?;
             }
             Kind::Prefill { tiles, .. } => {

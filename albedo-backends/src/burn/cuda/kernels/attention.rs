@@ -146,7 +146,8 @@ pub(in crate::burn::cuda) fn attend_split(
                 for tile in 0..4usize {
                     #[unroll]
                     for i in 0..2usize {
-                        let key = base + 8 * t as u32 + comptime!((4 * (tile / 2) + 2 * (tile % 2) + i) as u32);
+                        let key =
+                            base + 8 * t as u32 + comptime!((4 * (tile / 2) + 2 * (tile % 2) + i) as u32);
                         let mut score = scores.index(tile)[0].extract(i) * scale;
                         if key >= seen {
                             score = f32::new(LOWEST);
@@ -173,7 +174,8 @@ pub(in crate::burn::cuda) fn attend_split(
                 let last = base + 32 > seen;
                 #[unroll]
                 for tile in 0..comptime!(dim / 16) {
-                    let from = (place * dim + comptime!(tile * 16) + g) * comptime!(PAGE / 8) + within / 8 + t;
+                    let from =
+                        (place * dim + comptime!(tile * 16) + g) * comptime!(PAGE / 8) + within / 8 + t;
                     let mut top = values[from];
                     let mut bottom = values[from + comptime!(8 * (PAGE / 8))];
                     if last {
@@ -462,8 +464,8 @@ pub(in crate::burn::cuda) fn attend_tile(
                     }
                     #[unroll]
                     for tile in 0..comptime!(dim / 8) {
-                        let column = value_page
-                            [from + turned(comptime!(tile * 8) + g, comptime!(part * 4) + t, comptime!(PAGE / 8))];
+                        let column = value_page[from
+                            + turned(comptime!(tile * 8) + g, comptime!(part * 4) + t, comptime!(PAGE / 8))];
                         #[unroll]
                         for half in 0..2usize {
                             multiply(weights.index(half), &right(column, half), mixed.index_mut(tile));
@@ -484,7 +486,8 @@ pub(in crate::burn::cuda) fn attend_tile(
                         let position = index * PAGE as u32 + 8 * (at % comptime!(PAGE / 8)) as u32;
                         value = keep(value, position, seen);
                     }
-                    value_page[to + turned(at / comptime!(PAGE / 8), at % comptime!(PAGE / 8), comptime!(PAGE / 8))] =
+                    value_page[to
+                        + turned(at / comptime!(PAGE / 8), at % comptime!(PAGE / 8), comptime!(PAGE / 8))] =
                         value;
                 }
             }

@@ -102,9 +102,7 @@ pub(in crate::burn::cuda) fn product<E: Float>(
 
     let mut sums = zeroed_sums(comptime!(weight_tiles * token_tiles));
     for group in 0..comptime!(all_rounds / rounds) {
-        advance(
-            weight, x, &mut sums, first, group * rounds, k, weight_tiles, token_tiles, rounds, even,
-        );
+        advance(weight, x, &mut sums, first, group * rounds, k, weight_tiles, token_tiles, rounds, even);
     }
     if comptime!(!all_rounds.is_multiple_of(rounds)) {
         let done = comptime!(all_rounds / rounds * rounds);

@@ -58,8 +58,7 @@ fn cube_max(value: f32, shared: &mut Shared<[f32]>) -> f32 {
     let mut width = comptime!(UNITS / 2).runtime();
     while width > 0 {
         if UNIT_POS < width {
-            shared[UNIT_POS as usize] =
-                max(shared[UNIT_POS as usize], shared[(UNIT_POS + width) as usize]);
+            shared[UNIT_POS as usize] = max(shared[UNIT_POS as usize], shared[(UNIT_POS + width) as usize]);
         }
         sync_cube();
         width /= 2;
@@ -204,7 +203,16 @@ pub(in crate::burn::cuda) fn sample(
             let top_k = top_ks[slot];
             if top_k > 0 && top_k < vocabulary {
                 reach(
-                    logits, first, vocabulary, top, inverse, bound, u64::cast_from(top_k), true, &bins, &mut sums,
+                    logits,
+                    first,
+                    vocabulary,
+                    top,
+                    inverse,
+                    bound,
+                    u64::cast_from(top_k),
+                    true,
+                    &bins,
+                    &mut sums,
                     &mut found,
                 );
                 bound = found[0];
@@ -227,12 +235,14 @@ pub(in crate::burn::cuda) fn sample(
                     target = 1u64;
                 }
                 reach(
-                    logits, first, vocabulary, top, inverse, bound, target, false, &bins, &mut sums, &mut found,
+                    logits, first, vocabulary, top, inverse, bound, target, false, &bins, &mut sums,
+                    &mut found,
                 );
                 bound = found[0];
                 let above = found[1];
                 sync_cube();
-                let id = comptime!((1u32 << ID_BITS) - 1) - u32::cast_from(bound & comptime!((1u64 << ID_BITS) - 1));
+                let id = comptime!((1u32 << ID_BITS) - 1)
+                    - u32::cast_from(bound & comptime!((1u64 << ID_BITS) - 1));
                 kept = above + weight(logits[first + id as usize], top, inverse);
             }
             let unit = uniform(seeds[2 * slot], seeds[2 * slot + 1], lengths[slot]);
@@ -240,8 +250,11 @@ pub(in crate::burn::cuda) fn sample(
             if target > kept {
                 target = kept;
             }
-            reach(logits, first, vocabulary, top, inverse, bound, target, false, &bins, &mut sums, &mut found);
-            token = comptime!((1u32 << ID_BITS) - 1) - u32::cast_from(found[0] & comptime!((1u64 << ID_BITS) - 1));
+            reach(
+                logits, first, vocabulary, top, inverse, bound, target, false, &bins, &mut sums, &mut found,
+            );
+            token = comptime!((1u32 << ID_BITS) - 1)
+                - u32::cast_from(found[0] & comptime!((1u64 << ID_BITS) - 1));
         }
     }
     if UNIT_POS == 0 {
@@ -285,12 +298,7 @@ fn uniform(low: u32, high: u32, position: u32) -> f64 {
 /// logit less the largest, `out[2r + 1]` the sum of `exp(logit - largest)`. Rows
 /// without a target are left alone.
 #[cube(launch_unchecked)]
-pub(in crate::burn::cuda) fn log_prob(
-    logits: &[f32],
-    targets: &[u32],
-    out: &mut [f32],
-    vocabulary: u32,
-) {
+pub(in crate::burn::cuda) fn log_prob(logits: &[f32], targets: &[u32], out: &mut [f32], vocabulary: u32) {
     let mut floats = Shared::<[f32]>::new_slice(UNITS as usize);
     let row = CUBE_POS_X as usize;
     let target = targets[row];
