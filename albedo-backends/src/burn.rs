@@ -55,7 +55,8 @@ const MAX_GPU_BATCH: u32 = 256;
 /// Loads Qwen3 dense decoders (`Qwen3ForCausalLM`) from a folder in the layout
 /// of Hugging Face: `config.json`, `*.safetensors` (one file, or several with
 /// `model.safetensors.index.json`; bf16, f16 or f32), `tokenizer.json` and
-/// `tokenizer_config.json`. They are computed in f32 on the CPU.
+/// `tokenizer_config.json`. They are computed in f32 on the CPU, or in bf16 with
+/// f32 sums on an NVIDIA GPU (feature `cuda`).
 ///
 /// # Behavior
 /// - A model that ties its output head to its embedding may still carry a
@@ -82,9 +83,10 @@ pub struct BurnConfig {
     /// Where models are computed: `cpu`, `cuda` (the first NVIDIA GPU) or
     /// `cuda:N`.
     pub device: Device,
-    /// Most sequences that are decoded together; by default 32 on the CPU (at
-    /// most 4096) and 128 on a GPU (at most 256). No reply depends on it.
-    pub max_batch: Option<u32>,
+    /// Most sequences that are decoded together, 1 to 4096 on the CPU and 1 to
+    /// 256 on a GPU. Each holds the keys and values of its tokens in memory. No
+    /// reply depends on it.
+    pub max_batch: u32,
     /// The share of a GPU's memory that one session takes, above 0 and at most
     /// 1. The default leaves room for a second model.
     pub memory_share: f64,
@@ -95,7 +97,7 @@ pub struct BurnConfig {
 
 impl Default for BurnConfig {
     fn default() -> Self {
-        Self { device: Device::Cpu, max_batch: None, memory_share: 0.48, prefill_rows: 8192 }
+        Self { device: Device::Cpu, max_batch: 32, memory_share: 0.48, prefill_rows: 8192 }
     }
 }
 
@@ -138,10 +140,11 @@ impl TryFrom<String> for Device {
 }
 
 impl Device {
-    fn batches(self) -> (u32, u32) {
+    /// The largest batch.
+    fn max_batch(self) -> u32 {
         match self {
-            Self::Cpu => (32, MAX_BATCH),
-            Self::Cuda(_) => (128, MAX_GPU_BATCH),
+            Self::Cpu => MAX_BATCH,
+            Self::Cuda(_) => MAX_GPU_BATCH,
         }
     }
 }
@@ -158,16 +161,22 @@ impl BurnBackend {
         #[derive(Serialize)]
         struct Behavior {
             device: &'static str,
+            /// What the bits of a GPU's replies depend on, beside its model.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            kernels: Option<Digest>,
         }
-        let device = match config.device {
-            Device::Cpu => "cpu",
-            Device::Cuda(_) => "cuda",
+        let behavior = match config.device {
+            Device::Cpu => Behavior { device: "cpu", kernels: None },
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => Behavior { device: "cuda", kernels: Some(cuda::settings::digest()) },
+            #[cfg(not(feature = "cuda"))]
+            Device::Cuda(_) => Behavior { device: "cuda", kernels: None },
         };
         Ok(Self {
-            identity: Identity::new("burn", env!("CARGO_PKG_VERSION"), &Behavior { device })?,
+            identity: Identity::new("burn", env!("CARGO_PKG_VERSION"), &behavior)?,
             placement: Placement {
                 device: config.device,
-                max_batch: config.max_batch.unwrap_or(config.device.batches().0) as usize,
+                max_batch: config.max_batch as usize,
                 memory_share: config.memory_share,
                 prefill_rows: config.prefill_rows as usize,
             },
@@ -183,10 +192,9 @@ impl Plugin<dyn ModelBackend> for BurnBackend {
 
     fn check(config: &BurnConfig) -> Result<()> {
         const CHECK: &str = "check the settings of backend `burn`";
-        let (default, most) = config.device.batches();
-        let batch = config.max_batch.unwrap_or(default);
-        if !(1..=most).contains(&batch) {
-            let message = format!("`max_batch` is {batch}, it must be 1 to {most}");
+        let most = config.device.max_batch();
+        if !(1..=most).contains(&config.max_batch) {
+            let message = format!("`max_batch` is {}, it must be 1 to {most}", config.max_batch);
             return Err(Error::new(ErrorKind::ConfigInvalid, CHECK, message));
         }
         if !(config.memory_share > 0.0 && config.memory_share <= 1.0) {

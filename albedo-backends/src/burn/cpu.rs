@@ -342,7 +342,7 @@ impl Ops for BurnOps {
 
     fn matrix(&self, weights: &Values<'_>, tensors: &[weights::Tensor<'_>]) -> Result<Tensor<2>> {
         let values = weights.read_transposed(tensors)?;
-        let inputs = tensors.first().map_or(1, |tensor| tensor.columns());
+        let inputs = tensors.first().map_or(1, weights::Tensor::columns);
         let shape = [inputs, values.len() / inputs];
         Ok(self.tensor(values, shape))
     }

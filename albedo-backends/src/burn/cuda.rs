@@ -7,7 +7,6 @@ use self::device::Gpu;
 use self::engine::Engine;
 use self::memory::{MemoryPlan, StepSizes};
 use self::ops::CubeOps;
-use self::settings::Settings;
 use super::config::Qwen3Config;
 use super::model::Qwen3;
 use super::requests::Desk;
@@ -20,10 +19,8 @@ mod launch;
 mod memory;
 mod ops;
 mod pages;
-mod settings;
+pub(super) mod settings;
 
-#[cfg(test)]
-mod engine_tests;
 #[cfg(test)]
 mod kernel_tests;
 
@@ -53,10 +50,10 @@ pub(super) fn load(
     desk: Desk,
 ) -> Result<(Engine, MemoryPlan)> {
     let gpu = Gpu::open(options.index)?;
-    let _working = gpu.working();
+    let _working = Gpu::working();
     let sizes = StepSizes { rows: options.prefill_rows, batch: options.max_batch };
     let plan = MemoryPlan::new(config, sizes, gpu.memory(), options.memory_share)?;
-    let ops = gpu.keep(|| CubeOps::new(gpu.clone(), config, &plan, sizes, Settings))?;
+    let ops = gpu.keep(|| CubeOps::new(gpu.clone(), config, &plan, sizes))?;
     let model = gpu.keep(|| Qwen3::load(ops, config, weights))?;
     gpu.sync()?;
     let engine = gpu.keep(|| Engine::new(model, desk, plan.pages));

@@ -75,7 +75,8 @@ impl Engine {
                 batch.extend(self.admit(origin, &request));
                 continue;
             }
-            batch = self.step(batch);
+            // One hand-over to the pool a step, instead of one an operation.
+            batch = rayon::scope(|_| self.step(batch));
         }
     }
 
@@ -89,7 +90,7 @@ impl Engine {
             }
             Ok(Started { cache, prompt_tokens, scores, first }) => {
                 let Some((write, token)) = first else {
-                    self.desk.answer_score(&origin, prompt_tokens, scores);
+                    origin.answer_score(prompt_tokens, scores);
                     return None;
                 };
                 let stream = Stream::new(write.seed, Use::Token);

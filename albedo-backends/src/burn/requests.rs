@@ -62,6 +62,19 @@ impl Origin {
         // Fails only if nobody waits any more.
         let _ = self.answers.try_send((self.index, result));
     }
+
+    /// Answers a request that only had a reply to score.
+    pub(super) fn answer_score(&self, prompt_tokens: usize, scores: Option<TokenScores>) {
+        self.answer(Ok(Completion {
+            text: String::new(),
+            reasoning: None,
+            tokens: Vec::new(),
+            finish: FinishReason::Unknown,
+            usage: usage(prompt_tokens, 0),
+            reply_scores: scores,
+            log_probs: None,
+        }));
+    }
 }
 
 /// Puts the requests of a call behind those that wait.
@@ -142,19 +155,6 @@ impl Desk {
         let new_tokens = request.write.map_or(0, |write| write.max_new_tokens as usize);
         self.check(&prompt, new_tokens, reply.as_deref().unwrap_or_default())?;
         Ok(Prompt { ids: prompt, reply })
-    }
-
-    /// Answers a request that only had a reply to score.
-    pub(super) fn answer_score(&self, origin: &Origin, prompt_tokens: usize, scores: Option<TokenScores>) {
-        origin.answer(Ok(Completion {
-            text: String::new(),
-            reasoning: None,
-            tokens: Vec::new(),
-            finish: FinishReason::Unknown,
-            usage: usage(prompt_tokens, 0),
-            reply_scores: scores,
-            log_probs: None,
-        }));
     }
 
     /// Answers with `reply` if its last token ends it or is the last allowed,

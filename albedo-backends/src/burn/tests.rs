@@ -15,7 +15,7 @@ fn demo(side: &str) -> PathBuf {
 }
 
 async fn load(folder: &Path, max_batch: u32) -> Result<Arc<dyn ModelSession>> {
-    let backend = BurnBackend::new(&BurnConfig { max_batch: Some(max_batch), ..BurnConfig::default() })?;
+    let backend = BurnBackend::new(&BurnConfig { max_batch, ..BurnConfig::default() })?;
     backend.load(&ModelSource::new(folder), &CallContext::new()).await
 }
 
@@ -152,7 +152,7 @@ async fn the_backend_conforms() {
             ..SessionFixture::new([1, 7, 40, 3].map(conversation).into())
         },
     };
-    let backend = BurnBackend::new(&BurnConfig { max_batch: Some(3), ..BurnConfig::default() }).unwrap();
+    let backend = BurnBackend::new(&BurnConfig { max_batch: 3, ..BurnConfig::default() }).unwrap();
     check_backend(&backend, &fixture).await.unwrap();
 }
 

@@ -202,7 +202,7 @@ impl Gpu {
 
     /// Keeps other sessions from recording while the guard lives: a recording
     /// fails if another session takes memory meanwhile.
-    pub(super) fn working(&self) -> RwLockReadGuard<'static, ()> {
+    pub(super) fn working() -> RwLockReadGuard<'static, ()> {
         RECORDING.read().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use albedo_core::{Error, ErrorKind, Result, TokenScores};
 use tokio::sync::mpsc;
 
-use super::device::{Buffer, Reading, Recording};
+use super::device::{Buffer, Gpu, Reading, Recording};
 use super::kernels::attention::{PAGE, TILE};
 use super::kernels::rows::NONE;
 use super::launch::{Places, SlotSettings, splits};
@@ -184,7 +184,7 @@ impl Engine {
 
     /// One step of the device.
     fn advance(&mut self, waiting: &mut VecDeque<Waiting>, pending: &mut Option<Pending>) -> Result<()> {
-        let working = self.model.ops().gpu().working();
+        let working = Gpu::working();
         self.admit(waiting);
         if !self.reading.is_empty() {
             if let Some(pending) = pending.take() {
@@ -205,14 +205,17 @@ impl Engine {
         while let Some(slot) = self.sequences.iter().position(Option::is_none)
             && let Some(Waiting { origin, request }) = waiting.pop_front()
         {
-            let prompt =
-                match self.desk.prepare(&request).and_then(|prompt| self.fits(&request.write, prompt)) {
-                    Ok(prompt) => prompt,
-                    Err(error) => {
-                        origin.answer(Err(error));
-                        continue;
-                    }
-                };
+            let prompt = match self
+                .desk
+                .prepare(&request)
+                .and_then(|prompt| self.fits(request.write.as_ref(), prompt))
+            {
+                Ok(prompt) => prompt,
+                Err(error) => {
+                    origin.answer(Err(error));
+                    continue;
+                }
+            };
             let names = Pages::names(&prompt.ids);
             let Some((pages, known)) = self.pages.take(&names, pages_of(&prompt, request.write.as_ref()))
             else {
@@ -245,8 +248,8 @@ impl Engine {
     }
 
     /// Refuses what would not fit if it were alone.
-    fn fits(&self, write: &Option<Write>, prompt: Prompt) -> Result<Prompt> {
-        let needed = pages_of(&prompt, write.as_ref());
+    fn fits(&self, write: Option<&Write>, prompt: Prompt) -> Result<Prompt> {
+        let needed = pages_of(&prompt, write);
         if needed <= self.pages.count() && needed <= self.slots.stride {
             return Ok(prompt);
         }
@@ -350,7 +353,7 @@ impl Engine {
         gpu.sample(
             logits,
             &gpu.upload(&slots),
-            ops.faults(step),
+            &step.faults,
             &self.slots.settings,
             &chosen,
             ops.vocabulary(),
@@ -390,7 +393,7 @@ impl Engine {
         }
         if sequence.write.is_none() {
             let scores = sequence.reply.scores.take();
-            self.desk.answer_score(&sequence.origin, sequence.reply.prompt_tokens, scores);
+            sequence.origin.answer_score(sequence.reply.prompt_tokens, scores);
             self.free(slot);
         } else {
             self.finish_or_keep(slot);
@@ -420,7 +423,7 @@ impl Engine {
             .unwrap_or(1);
         let splits = rounded(longest).min(splits(self.slots.stride * PAGE - 1));
         if self.slots.decoded != slots {
-            let _working = self.model.ops().gpu().working();
+            let _working = Gpu::working();
             let mut rows = slots.clone();
             rows.resize(size, self.sequences.len() as u32);
             self.model.ops().gpu().write(&self.slots.rows, &rows);
@@ -429,7 +432,7 @@ impl Engine {
         if !self.recordings.contains_key(&(size, splits)) {
             self.record(size, splits)?;
         }
-        let _working = self.model.ops().gpu().working();
+        let _working = Gpu::working();
         let recording = self.recordings.get(&(size, splits));
         recording.ok_or_else(|| Error::bug(OPERATION, "a recording was lost"))?.replay()?;
         let chosen = self.model.ops().gpu().read_later(&self.slots.chosen.first(2 * slots.len()));
@@ -442,12 +445,12 @@ impl Engine {
         let ops = self.model.ops();
         let gpu = ops.gpu();
         let Slots { settings, .. } = &self.slots;
-        let working = gpu.working();
+        let working = Gpu::working();
         let before =
             (gpu.read(&settings.tokens)?, gpu.read(&settings.positions)?, gpu.read(&settings.lengths)?);
         drop(working);
         let recording = gpu.record(|| self.launch(size, splits));
-        let _working = gpu.working();
+        let _working = Gpu::working();
         gpu.write(&settings.tokens, &before.0);
         gpu.write(&settings.positions, &before.1);
         gpu.write(&settings.lengths, &before.2);
@@ -471,7 +474,7 @@ impl Engine {
         };
         let mut step = ops.step(size, ids.clone(), places, Kind::Decode { splits });
         if let Some(logits) = self.model.forward(&mut step)? {
-            gpu.sample(&logits, &rows, ops.faults(&step), settings, chosen, ops.vocabulary())?;
+            gpu.sample(&logits, &rows, &step.faults, settings, chosen, ops.vocabulary())?;
         }
         Ok(())
     }

@@ -459,7 +459,7 @@ fn tokens_are_chosen_as_on_the_cpu() {
     assert_eq!(chosen[2..4], [u32::MAX, 12]);
 }
 
-/// Prints the fastest settings of CubeK's product for the shapes of Qwen3-4B.
+/// Prints the fastest settings of `CubeK`'s product for the shapes of Qwen3-4B.
 #[test]
 #[ignore = "a measurement: run it alone, on the GPU that the table is for"]
 fn measure_products_of_many_rows() {

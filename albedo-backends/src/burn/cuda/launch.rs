@@ -12,7 +12,7 @@ use half::bf16;
 
 use super::device::{Buffer, Gpu, Value};
 use super::kernels::attention::{PAGE, SPLIT, attend_split, attend_tile, merge_splits};
-use super::kernels::product::{PLANES, product};
+use super::kernels::product::{SHARES, product};
 use super::kernels::rows::{
     add_norm, decode_inputs, embed, qk_norm_rope_write_kv, silu_mul, take, take_rows,
 };
@@ -450,7 +450,7 @@ impl Gpu {
             product::launch_unchecked::<T>(
                 self.client(),
                 cubes(width / (16 * settings.weight_tiles)),
-                CubeDim::new_1d(PLANES * 32),
+                CubeDim::new_1d(SHARES * 32),
                 weight.arg(8),
                 x.arg(8),
                 out.arg(1),
@@ -465,7 +465,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// `out = x · weightᵀ` for many rows, by CubeK.
+    /// `out = x · weightᵀ` for many rows, by `CubeK`.
     #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
     pub(super) fn product_many(
         &self,

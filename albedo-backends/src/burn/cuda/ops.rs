@@ -9,7 +9,7 @@ use half::bf16;
 use super::device::{Buffer, Gpu};
 use super::launch::{Heads, Places, Pool};
 use super::memory::{MemoryPlan, StepSizes};
-use super::settings::Settings;
+use super::settings::{MANY_ROWS, few_rows};
 use crate::burn::config::Qwen3Config;
 use crate::burn::cpu::{angles_at, frequencies};
 use crate::burn::ops::Ops;
@@ -24,7 +24,6 @@ const UPLOAD: usize = 64 << 20;
 pub(super) struct CubeOps {
     gpu: Gpu,
     hardware: Hardware,
-    settings: Settings,
     heads: Heads,
     hidden: usize,
     inter: usize,
@@ -117,7 +116,8 @@ pub(super) struct Step {
     pub(super) ids: Buffer<u32>,
     pub(super) places: Places,
     pub(super) kind: Kind,
-    faults: Buffer<u32>,
+    /// The faults of its rows.
+    pub(super) faults: Buffer<u32>,
 }
 
 impl CubeOps {
@@ -125,13 +125,7 @@ impl CubeOps {
     ///
     /// # Errors
     /// Head sizes that the kernels do not have; memory.
-    pub(super) fn new(
-        gpu: Gpu,
-        config: &Qwen3Config,
-        plan: &MemoryPlan,
-        sizes: StepSizes,
-        settings: Settings,
-    ) -> Result<Self> {
+    pub(super) fn new(gpu: Gpu, config: &Qwen3Config, plan: &MemoryPlan, sizes: StepSizes) -> Result<Self> {
         let heads = Heads {
             queries: config.num_attention_heads,
             kv: config.num_key_value_heads,
@@ -171,7 +165,6 @@ impl CubeOps {
         };
         Ok(Self {
             hardware: Hardware::from_client(gpu.client()),
-            settings,
             heads,
             hidden,
             inter,
@@ -206,22 +199,23 @@ impl CubeOps {
         Step { rows, ids, places, kind, faults: self.work.faults.clone() }
     }
 
-    /// The faults of the rows that a step ended with.
-    pub(super) fn faults<'a>(&self, step: &'a Step) -> &'a Buffer<u32> {
-        &step.faults
-    }
-
     fn product(&self, x: &Buffer<bf16>, weight: &Matrix, out: &Buffer<bf16>, step: &Step) -> Result<()> {
         let Matrix { values, outputs, inputs } = weight;
         match step.kind {
             Kind::Decode { .. } => {
-                let settings = self.settings.few_rows(*outputs, step.rows);
+                let settings = few_rows(*outputs, step.rows);
                 self.gpu.product_few(values, x, out, step.rows, *inputs, *outputs, settings)
             }
-            Kind::Prefill { .. } => {
-                let settings = self.settings.many_rows();
-                self.gpu.product_many(&self.hardware, values, x, out, step.rows, *inputs, *outputs, &settings)
-            }
+            Kind::Prefill { .. } => self.gpu.product_many(
+                &self.hardware,
+                values,
+                x,
+                out,
+                step.rows,
+                *inputs,
+                *outputs,
+                &MANY_ROWS,
+            ),
         }
     }
 
@@ -403,7 +397,7 @@ impl Ops for CubeOps {
     fn lm_head(&self, x: Rows, weight: &Matrix, step: &Step) -> Result<Buffer<f32>> {
         let out = &self.work.logits;
         let Matrix { values, outputs, inputs } = weight;
-        let settings = self.settings.few_rows(*outputs, step.rows);
+        let settings = few_rows(*outputs, step.rows);
         self.gpu.product_few(values, x.half()?, out, step.rows, *inputs, *outputs, settings)?;
         Ok(out.first(step.rows * outputs))
     }

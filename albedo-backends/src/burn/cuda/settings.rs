@@ -3,6 +3,7 @@
 
 use std::num::NonZeroUsize;
 
+use albedo_core::Digest;
 use cubecl::tile::space::CubeOrder;
 use cubek::matmul::kernels::CubeStagedMatmulRoutineSettings;
 use cubek::microkernel::matmul::cube::{
@@ -11,13 +12,15 @@ use cubek::microkernel::matmul::cube::{
 use cubek::microkernel::matmul::plane::{PlaneFragmentMicrokernelSettings, PlaneFragmentTransport};
 use cubek::std::microkernel::StageRing;
 
+use super::kernels::attention::{PAGE, SPLIT};
+use super::kernels::product::SHARES;
 use super::launch::FewRows;
 
 /// A box of 128 × 128 for eight planes, three stages of 64 deep that a ninth
 /// plane fills through the copy engine. The fastest, or within 4 % of it, of 61
 /// settings on all four shapes of Qwen3-4B at 4096 and 8192 rows: 297 to 385
 /// TFLOP/s (ours, measured on an H100 by `measure_products_of_many_rows`).
-const MANY_ROWS: CubeStagedMatmulRoutineSettings = CubeStagedMatmulRoutineSettings {
+pub(super) const MANY_ROWS: CubeStagedMatmulRoutineSettings = CubeStagedMatmulRoutineSettings {
     microkernel: CubeStagedMicrokernelSettings {
         plane: PlaneFragmentMicrokernelSettings {
             along_m: FOUR,
@@ -36,30 +39,27 @@ const MANY_ROWS: CubeStagedMatmulRoutineSettings = CubeStagedMatmulRoutineSettin
 
 const FOUR: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 
-/// Which settings a product gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Settings;
+/// For `rows` rows times a weight of `width` results: the fastest, or within
+/// 8 % of it, on the shapes of Qwen3-4B (ours, measured on an H100 by
+/// `measure_products_of_few_rows`).
+pub(super) fn few_rows(width: usize, rows: usize) -> FewRows {
+    let token_tiles = rows.div_ceil(8).max(1);
+    let wide = width >= 16_384;
+    let (weight_tiles, rounds) = match token_tiles {
+        1 => (1, 4),
+        2 if wide => (2, 2),
+        2 => (1, 2),
+        3..=4 if wide => (1, 4),
+        _ => (2, 4),
+    };
+    let weight_tiles = if width.is_multiple_of(16 * weight_tiles) { weight_tiles } else { 1 };
+    FewRows { weight_tiles, token_tiles, rounds }
+}
 
-impl Settings {
-    /// For `rows` rows times a weight of `width` results: the fastest, or within
-    /// 8 % of it, on the shapes of Qwen3-4B (ours, measured on an H100 by
-    /// `measure_products_of_few_rows`).
-    pub(super) fn few_rows(self, width: usize, rows: usize) -> FewRows {
-        let token_tiles = rows.div_ceil(8).max(1);
-        let wide = width >= 16_384;
-        let (weight_tiles, rounds) = match token_tiles {
-            1 => (1, 4),
-            2 if wide => (2, 2),
-            2 => (1, 2),
-            3..=4 if wide => (1, 4),
-            _ => (2, 4),
-        };
-        let weight_tiles = if width.is_multiple_of(16 * weight_tiles) { weight_tiles } else { 1 };
-        FewRows { weight_tiles, token_tiles, rounds }
-    }
-
-    /// For many rows.
-    pub(super) fn many_rows(self) -> CubeStagedMatmulRoutineSettings {
-        MANY_ROWS
-    }
+/// A digest of everything here that the bits of a reply depend on: the order in
+/// which each product and each attention adds up.
+pub(in crate::burn) fn digest() -> Digest {
+    Digest::of(format!(
+        "{MANY_ROWS:?}, few rows in {SHARES} shares, attention in splits of {SPLIT}, pages of {PAGE}"
+    ))
 }

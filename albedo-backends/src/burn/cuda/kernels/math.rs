@@ -1,4 +1,4 @@
-//! Powers of 2 by additions, multiplications and shifts. What CubeCL calls
+//! Powers of 2 by additions, multiplications and shifts. What `CubeCL` calls
 //! otherwise is a library of the CUDA toolkit, which a machine that only has a
 //! driver lacks, and whose bits change with its version.
 

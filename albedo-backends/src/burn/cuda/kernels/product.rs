@@ -8,7 +8,7 @@ use super::mma::{Eight, Sums, left, multiply, right, zeroed_sums};
 /// Planes of a cube. Each sums its own share of k: chunks of 32, two and two in
 /// turn. The shares are added in the order of the planes, so that the bits of
 /// a row depend neither on how many rows there are nor on the other settings.
-pub(in crate::burn::cuda) const PLANES: u32 = 8;
+pub(in crate::burn::cuda) const SHARES: u32 = 8;
 
 /// Adds the products of `rounds` rounds of k, from round `round` on: all reads
 /// of the weight first, so that many are under way at once.
@@ -30,12 +30,12 @@ fn advance(
     let lane = UNIT_POS_PLANE as usize;
     let g = lane / 4;
     let t = lane % 4;
-    let start = (round * PLANES as usize + (UNIT_POS / 32) as usize) * 2;
+    let start = (round * SHARES as usize + (UNIT_POS / 32) as usize) * 2;
 
     let mut held = Array::<Eight>::new(comptime!(rounds * weight_tiles * 4));
     #[unroll]
     for step in 0..comptime!(rounds * 2) {
-        let chunk = start + comptime!(step / 2 * 2 * PLANES as usize + step % 2);
+        let chunk = start + comptime!(step / 2 * 2 * SHARES as usize + step % 2);
         #[unroll]
         for part in 0..comptime!(weight_tiles * 2) {
             let mut value = Eight::zeroed();
@@ -50,7 +50,7 @@ fn advance(
     }
     #[unroll]
     for step in 0..comptime!(rounds * 2) {
-        let chunk = start + comptime!(step / 2 * 2 * PLANES as usize + step % 2);
+        let chunk = start + comptime!(step / 2 * 2 * SHARES as usize + step % 2);
         #[unroll]
         for tile in 0..token_tiles {
             let mut column = Eight::zeroed();
@@ -77,8 +77,8 @@ fn advance(
 /// Writes `out[row] = x[row] · weightᵀ` for the first `rows` rows.
 ///
 /// `weight` is `[width, k]`, `x` `[at least 8 · token_tiles, k]`, `out`
-/// `[rows, width]`. One cube of [`PLANES`] planes for every `16 · weight_tiles`
-/// rows of the weight; `rounds` is how many rounds of 64 · [`PLANES`] of k are
+/// `[rows, width]`. One cube of [`SHARES`] planes for every `16 · weight_tiles`
+/// rows of the weight; `rounds` is how many rounds of 64 · [`SHARES`] of k are
 /// read ahead.
 #[cube(launch_unchecked)]
 pub(in crate::burn::cuda) fn product<E: Float>(
@@ -92,8 +92,8 @@ pub(in crate::burn::cuda) fn product<E: Float>(
     #[comptime] token_tiles: usize,
     #[comptime] rounds: usize,
 ) {
-    let all_rounds = comptime!((k / 32).div_ceil(2 * PLANES as usize));
-    let even = comptime!((k / 32).is_multiple_of(2 * PLANES as usize));
+    let all_rounds = comptime!((k / 32).div_ceil(2 * SHARES as usize));
+    let even = comptime!((k / 32).is_multiple_of(2 * SHARES as usize));
     let plane = (UNIT_POS / 32) as usize;
     let lane = UNIT_POS_PLANE as usize;
     let g = lane / 4;
@@ -111,7 +111,7 @@ pub(in crate::burn::cuda) fn product<E: Float>(
     }
 
     let tokens = comptime!(8 * token_tiles);
-    let mut shared = Shared::<[f32]>::new_slice(comptime!(PLANES as usize * 16 * tokens));
+    let mut shared = Shared::<[f32]>::new_slice(comptime!(SHARES as usize * 16 * tokens));
     #[unroll]
     for part in 0..weight_tiles {
         #[unroll]
@@ -130,13 +130,13 @@ pub(in crate::burn::cuda) fn product<E: Float>(
             let token = index / 16;
             let mut sum = 0.0f32;
             #[unroll]
-            for share in 0..PLANES as usize {
+            for share in 0..SHARES as usize {
                 sum += shared[(share * 16 + row) * tokens + token];
             }
             if token < rows as usize {
                 out[token * width as usize + first + comptime!(part * 16) + row] = E::cast_from(sum);
             }
-            index += comptime!(PLANES as usize * 32);
+            index += comptime!(SHARES as usize * 32);
         }
         sync_cube();
     }
