@@ -45,6 +45,19 @@ fn the_same_seed_gives_the_same_record_and_another_batch_the_same_texts() {
 }
 
 #[test]
+fn a_configuration_in_the_current_folder_is_found_by_its_bare_name() {
+    let out = folder();
+    let mut command =
+        command(["duel", "--config", "duel.toml", "--samples", "2", "--rule", "margin", "--out"]);
+    let output = command.current_dir(demo()).arg(out.path().join("duel")).output().expect("albedo starts");
+    stdout(&output);
+    // The saved configuration is found from anywhere.
+    let saved = fs::read_to_string(out.path().join("duel/duel.json")).expect("the configuration");
+    let saved: Value = serde_json::from_str(&saved).expect("JSON");
+    assert!(Path::new(saved["folder"].as_str().expect("a folder")).is_absolute());
+}
+
+#[test]
 fn exchanging_the_sides_mirrors_every_score() {
     let out = folder();
     let here = &duel(&out.path().join("a"), &["--demo"])["verdict"];
