@@ -153,8 +153,8 @@ impl BurnBackend {
     /// The backend with `config`.
     ///
     /// # Errors
-    /// [`ErrorKind::ConfigInvalid`] if a setting is out of range;
-    /// [`ErrorKind::Unsupported`] for a GPU in a build without the feature `cuda`.
+    /// [`ErrorKind::ConfigInvalid`] if a setting is out of range, or names a GPU
+    /// in a build without the feature `cuda`.
     pub fn new(config: &BurnConfig) -> Result<Self> {
         <Self as Plugin<dyn ModelBackend>>::check(config)?;
         /// The settings that can change a reply.
@@ -207,7 +207,7 @@ impl Plugin<dyn ModelBackend> for BurnBackend {
             return Err(Error::new(ErrorKind::ConfigInvalid, CHECK, message));
         }
         if cfg!(not(feature = "cuda")) && config.device != Device::Cpu {
-            return Err(Error::new(ErrorKind::Unsupported, CHECK, "this build has no GPU support")
+            return Err(Error::new(ErrorKind::ConfigInvalid, CHECK, "this build has no GPU support")
                 .with_hint("build with `--features cuda`, or use `device = \"cpu\"`"));
         }
         Ok(())
