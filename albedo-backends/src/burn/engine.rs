@@ -69,13 +69,13 @@ impl Engine {
             }
             waiting.retain(|Waiting { origin, .. }| self.desk.is_wanted(origin));
             batch.retain(|sequence| self.desk.is_wanted(&sequence.origin));
+            // One hand-over to the pool a step, instead of one an operation.
             if batch.len() < self.max_batch
                 && let Some(Waiting { origin, request }) = waiting.pop_front()
             {
-                batch.extend(self.admit(origin, &request));
+                batch.extend(rayon::scope(|_| self.admit(origin, &request)));
                 continue;
             }
-            // One hand-over to the pool a step, instead of one an operation.
             batch = rayon::scope(|_| self.step(batch));
         }
     }
