@@ -23,6 +23,18 @@ pub(super) mod settings;
 
 #[cfg(test)]
 mod kernel_tests;
+#[cfg(test)]
+mod session_tests;
+
+/// Whether tests have a GPU; says so if not.
+#[cfg(test)]
+pub(super) fn is_present() -> bool {
+    let opened = Gpu::open(0);
+    if let Err(error) = &opened {
+        println!("skipped, no GPU: {error}");
+    }
+    opened.is_ok()
+}
 
 /// How a session uses a GPU.
 #[derive(Debug, Clone, Copy)]
@@ -50,12 +62,27 @@ pub(super) fn load(
     desk: Desk,
 ) -> Result<(Engine, MemoryPlan)> {
     let gpu = Gpu::open(options.index)?;
+    let loaded = load_on(&gpu, options, config, weights, desk);
+    if loaded.is_err() {
+        gpu.give_back();
+    }
+    loaded
+}
+
+fn load_on(
+    gpu: &Gpu,
+    options: GpuOptions,
+    config: &Qwen3Config,
+    weights: Weights<'_>,
+    desk: Desk,
+) -> Result<(Engine, MemoryPlan)> {
     let _working = Gpu::working();
     let sizes = StepSizes { rows: options.prefill_rows, batch: options.max_batch };
     let plan = MemoryPlan::new(config, sizes, gpu.memory(), options.memory_share)?;
     let ops = gpu.keep(|| CubeOps::new(gpu.clone(), config, &plan, sizes))?;
     let model = gpu.keep(|| Qwen3::load(ops, config, weights))?;
-    gpu.sync()?;
+    model.ops().end_loading()?;
     let engine = gpu.keep(|| Engine::new(model, desk, plan.pages));
+    engine.compile()?;
     Ok((engine, plan))
 }

@@ -1,5 +1,6 @@
 //! The demo models against reference numbers of another implementation (f32,
-//! CPU): `examples/demo/golden.json`.
+//! CPU): `examples/demo/golden.json`. The plain operations in f32, on the CPU
+//! and, where there is one, on a GPU.
 
 use std::path::PathBuf;
 
@@ -52,12 +53,15 @@ fn golden() -> Golden {
 }
 
 fn load(side: &str) -> Qwen3<BurnOps> {
+    load_on(burn::tensor::Device::flex(), side)
+}
+
+fn load_on(device: burn::tensor::Device, side: &str) -> Qwen3<BurnOps> {
     let folder = demo().join("models").join(side);
     let config = Qwen3Config::load(&folder).unwrap();
     let files = WeightFiles::open(&folder).unwrap();
     let cx = CallContext::new();
-    Qwen3::load(BurnOps::new(&config, burn::tensor::Device::flex()), &config, files.weights(&cx).unwrap())
-        .unwrap()
+    Qwen3::load(BurnOps::new(&config, device), &config, files.weights(&cx).unwrap()).unwrap()
 }
 
 #[test]
@@ -77,16 +81,23 @@ fn token_ids_are_equal() {
 
 #[test]
 fn the_king_computes_the_reference_numbers() {
-    computes_the_reference_numbers("king", |case| &case.king);
+    computes_the_reference_numbers(&load("king"), |case| &case.king);
 }
 
 #[test]
 fn the_challenger_computes_the_reference_numbers() {
-    computes_the_reference_numbers("challenger", |case| &case.challenger);
+    computes_the_reference_numbers(&load("challenger"), |case| &case.challenger);
 }
 
-fn computes_the_reference_numbers(side: &str, reference: impl Fn(&Case) -> &Expected) {
-    let model = load(side);
+#[cfg(feature = "cuda")]
+#[test]
+fn the_king_computes_the_reference_numbers_on_a_gpu() {
+    if cuda::is_present() {
+        computes_the_reference_numbers(&load_on(burn::tensor::Device::cuda(0), "king"), |case| &case.king);
+    }
+}
+
+fn computes_the_reference_numbers(model: &Qwen3<BurnOps>, reference: impl Fn(&Case) -> &Expected) {
     let vocab = model.vocab_size();
     for case in &golden().cases {
         let expected = reference(case);

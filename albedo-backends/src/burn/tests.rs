@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-fn demo(side: &str) -> PathBuf {
+pub(super) fn demo(side: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/demo/models").join(side)
 }
 
@@ -35,7 +35,7 @@ fn request(prompt: &str, seed: u64) -> GenerateRequest {
 }
 
 /// Sixteen requests, every other one sampled.
-fn requests() -> Vec<GenerateRequest> {
+pub(super) fn requests() -> Vec<GenerateRequest> {
     (0..16)
         .map(|index| {
             let prompt = "one two three four five six seven ".repeat(1 + index * 5 % 7);
@@ -48,7 +48,7 @@ fn requests() -> Vec<GenerateRequest> {
         .collect()
 }
 
-async fn answers(session: &dyn ModelSession, requests: Vec<GenerateRequest>) -> Vec<Completion> {
+pub(super) async fn answers(session: &dyn ModelSession, requests: Vec<GenerateRequest>) -> Vec<Completion> {
     let answers: BTreeMap<_, _> = session
         .generate(requests, &CallContext::new())
         .map(|answer| (answer.index, answer.result.expect("answers")))
@@ -134,6 +134,12 @@ async fn the_stream_outlives_a_dropped_session_with_errors() {
 
 #[tokio::test]
 async fn the_backend_conforms() {
+    let backend = BurnBackend::new(&BurnConfig { max_batch: 3, ..BurnConfig::default() }).unwrap();
+    check_backend(&backend, &fixture()).await.unwrap();
+}
+
+/// What every device has to conform to.
+pub(super) fn fixture() -> BackendFixture {
     let conversation = |words: usize| {
         vec![
             Message::new(MessageRole::System, "You repair small Python projects."),
@@ -144,16 +150,14 @@ async fn the_backend_conforms() {
     let text = ChatText::load(&demo("king")).unwrap();
     let replies =
         [reply, "", "naïve 日本"].map(|reply| (reply.to_owned(), text.encode_reply(reply).unwrap().len()));
-    let fixture = BackendFixture {
+    BackendFixture {
         model: ModelSource::new(demo("king")),
         missing: ModelSource::new(demo("nobody")),
         session: SessionFixture {
             replies: replies.into(),
             ..SessionFixture::new([1, 7, 40, 3].map(conversation).into())
         },
-    };
-    let backend = BurnBackend::new(&BurnConfig { max_batch: 3, ..BurnConfig::default() }).unwrap();
-    check_backend(&backend, &fixture).await.unwrap();
+    }
 }
 
 type Tensors = BTreeMap<String, (Vec<u64>, Vec<f32>)>;

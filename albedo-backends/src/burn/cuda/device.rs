@@ -4,16 +4,19 @@ use std::fmt::{self, Debug};
 use std::marker::PhantomData;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, mpsc};
 use std::task::{Context, Poll, Waker};
 
 use albedo_core::{Error, ErrorKind, Result};
-use cubecl::bytes::Bytes;
+use cubecl::bytes::{AllocationProperty, Bytes};
 use cubecl::client::{Client, Graph};
+use cubecl::config::RuntimeConfig;
 use cubecl::device::CudaDevice;
+use cubecl::execution::{StreamMode, StreamModeOverride};
 use cubecl::prelude::BufferArg;
 use cubecl::server::Handle;
 use cubecl::{CubeElement, Device};
+use cubek::std::config::{CubekConfig, MatmulConfig};
 
 /// What the kernel module of NVIDIA's driver makes.
 const DRIVER: &str = "/dev/nvidiactl";
@@ -110,6 +113,10 @@ impl Gpu {
             )
             .with_hint("install the driver (580 or newer), or use `device = \"cpu\"`"));
         }
+        // The numbers are pinned, whatever a configuration file in the working
+        // folder says; false means that they are already.
+        let exact = CubekConfig { matmul: MatmulConfig { allow_tf32: false } };
+        let _ = CubekConfig::try_set(exact);
         let opened = std::panic::catch_unwind(|| Device::Cuda(CudaDevice::new(index as usize)).client());
         let client = opened.map_err(|panic| {
             Error::new(ErrorKind::Unavailable, OPERATION, format!("GPU {index}: {}", panic_message(&*panic)))
@@ -153,9 +160,30 @@ impl Gpu {
         buffer
     }
 
-    /// Overwrites `buffer` with the bytes of its values, in the order of the queue.
-    pub(super) fn send<T: Value>(&self, buffer: &Buffer<T>, bytes: Vec<u8>) {
-        self.client.write(&buffer.handle, Bytes::from_bytes_vec(bytes));
+    /// Overwrites `buffer` with the first of `bytes`, in the order of the queue,
+    /// and gives `bytes` back once they were taken over.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub(super) fn send<T: Value>(&self, buffer: &Buffer<T>, bytes: Vec<u8>) -> Result<Vec<u8>> {
+        let (home, back) = mpsc::channel();
+        let len = buffer.len * size_of::<T>();
+        let lent = bytes::Bytes::from_owner(Lent { bytes, home }).slice(..len);
+        self.client.write(&buffer.handle, Bytes::from_shared(lent, AllocationProperty::Native));
+        self.client.flush().map_err(lost)?;
+        back.recv().map_err(|_| Error::bug("send to the GPU", "an upload was kept"))
+    }
+
+    /// Compiles what `work` launches, on all cores, without launching it.
+    ///
+    /// # Errors
+    /// Whatever `work` answers; a lost device.
+    pub(super) fn compile(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let queueing = StreamModeOverride::new(StreamMode::Discard, &self.client);
+        work()?;
+        drop(queueing);
+        self.client.compile_queued();
+        self.sync()
     }
 
     /// The values, copied to the device.
@@ -192,6 +220,13 @@ impl Gpu {
         Reading { copied, len: buffer.len, value: PhantomData }
     }
 
+    /// Gives memory that nobody holds any more back to the driver.
+    pub(super) fn give_back(&self) {
+        let _working = Self::working();
+        // A device that is lost has nothing to give.
+        let _ = self.client.memory_cleanup();
+    }
+
     /// Waits until the device is done.
     ///
     /// # Errors
@@ -221,6 +256,25 @@ impl Gpu {
         let graph = self.client.stop_capture().map_err(lost);
         worked?;
         Ok(Recording { graph: graph? })
+    }
+}
+
+/// Bytes that go home when they were taken over.
+struct Lent {
+    bytes: Vec<u8>,
+    home: mpsc::Sender<Vec<u8>>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // Nobody waits any more if this fails.
+        let _ = self.home.send(std::mem::take(&mut self.bytes));
     }
 }
 

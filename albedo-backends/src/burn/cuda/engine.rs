@@ -22,7 +22,8 @@ use crate::burn::requests::{Call, Desk, Origin, Prompt, Reply, Waiting, Write, e
 
 const OPERATION: &str = "generate a reply";
 
-/// Sizes of batch that have a recording; a smaller batch is padded.
+/// Sizes of batch that have a recording, up to the largest that a session
+/// allows, which has one too; a smaller batch is padded.
 const BATCHES: [usize; 13] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256];
 
 /// What the device thread owns.
@@ -35,6 +36,8 @@ pub(in crate::burn) struct Engine {
     sequences: Vec<Option<Sequence>>,
     /// Slots of the sequences whose prompts are not read yet, oldest first.
     reading: VecDeque<usize>,
+    /// Sequences admitted so far.
+    admitted: u64,
 }
 
 /// Everything on the device that has a place for each slot. The slot after the
@@ -54,6 +57,8 @@ struct Slots {
 
 /// A sequence in a slot.
 struct Sequence {
+    /// No other sequence has it; a slot has many, one after the other.
+    number: u64,
     origin: Origin,
     prompt: Prompt,
     pages: Vec<u32>,
@@ -84,9 +89,10 @@ impl Sequence {
     }
 }
 
-/// A decode step under way: its slots and the tokens that it chooses.
+/// A decode step under way: the slots and numbers of its sequences, and the
+/// tokens that it chooses.
 struct Pending {
-    slots: Vec<u32>,
+    sequences: Vec<(usize, u64)>,
     chosen: Reading<u32>,
 }
 
@@ -145,14 +151,56 @@ impl Engine {
             recordings: HashMap::new(),
             sequences: (0..sizes.batch).map(|_| None).collect(),
             reading: VecDeque::new(),
+            admitted: 0,
             model,
             desk,
         }
     }
 
+    /// Compiles the kernels of every step, so that none waits for them later.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub(super) fn compile(&self) -> Result<()> {
+        let ops = self.model.ops();
+        let (gpu, sizes) = (ops.gpu(), ops.sizes());
+        let targets = gpu.zeroed::<u32>(1);
+        let (scores, chosen) = (gpu.zeroed::<f32>(2), gpu.zeroed::<u32>(2));
+        let slots = self.slots.rows.first(1);
+        let places = Places {
+            positions: gpu.zeroed(sizes.rows),
+            slots: gpu.zeroed(sizes.rows),
+            pages: self.slots.table.clone(),
+            stride: self.slots.stride,
+        };
+        let ids = gpu.zeroed(sizes.rows);
+        let tiles = gpu.zeroed(2);
+        gpu.compile(|| {
+            for size in BATCHES.into_iter().filter(|&size| size < sizes.batch).chain([sizes.batch]) {
+                self.launch(size, 1)?;
+            }
+            // A chunk that is whole tiles of the products, and one that is not.
+            for rows in [sizes.rows, sizes.rows - 1] {
+                let kind = Kind::Prefill { tiles: tiles.clone(), wanted: Some((targets.clone(), 1)) };
+                let mut step = ops.step(rows, ids.clone(), places.clone(), kind);
+                if let Some(logits) = self.model.forward(&mut step)? {
+                    gpu.log_prob(&logits, &targets, &scores, ops.vocabulary())?;
+                    gpu.sample(&logits, &slots, &step.faults, &self.slots.settings, &chosen, ops.vocabulary())?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Serves calls until the session is dropped. Unanswered requests are
     /// dropped with their senders.
-    pub(in crate::burn) fn run(mut self, mut calls: mpsc::Receiver<Call>) {
+    pub(in crate::burn) fn run(self, calls: mpsc::Receiver<Call>) {
+        let gpu = self.model.ops().gpu().clone();
+        self.serve(calls);
+        gpu.give_back();
+    }
+
+    fn serve(mut self, mut calls: mpsc::Receiver<Call>) {
         let mut waiting: VecDeque<Waiting> = VecDeque::new();
         let mut pending: Option<Pending> = None;
         loop {
@@ -234,7 +282,9 @@ impl Engine {
             gpu.write(&settings.positions.at(slot), &[prompt.ids.len() as u32]);
             gpu.write(&self.slots.table.range(slot * self.slots.stride, pages.len()), &pages);
             let reply = Reply { prompt_tokens: prompt.ids.len(), tokens: Vec::new(), scores: None };
+            self.admitted += 1;
             self.sequences[slot] = Some(Sequence {
+                number: self.admitted,
                 origin,
                 prompt,
                 pages,
@@ -402,17 +452,15 @@ impl Engine {
 
     /// Launches one more token for every sequence that is read.
     fn decode(&mut self) -> Result<Option<Pending>> {
-        let slots: Vec<u32> = self
-            .sequences
-            .iter()
-            .enumerate()
-            .filter(|(_, sequence)| sequence.is_some())
-            .map(|(slot, _)| slot as u32)
+        let sequences: Vec<(usize, u64)> = (self.sequences.iter().enumerate())
+            .filter_map(|(slot, sequence)| Some((slot, sequence.as_ref()?.number)))
             .collect();
-        if slots.is_empty() {
+        if sequences.is_empty() {
             return Ok(None);
         }
-        let size = BATCHES.iter().copied().find(|&size| size >= slots.len()).unwrap_or(slots.len());
+        let slots: Vec<u32> = sequences.iter().map(|&(slot, _)| slot as u32).collect();
+        let size = BATCHES.into_iter().find(|&size| size >= slots.len()).unwrap_or(slots.len());
+        let size = size.min(self.sequences.len());
         // The step under way may have added a token that is not known yet.
         let longest = self
             .sequences
@@ -436,7 +484,7 @@ impl Engine {
         let recording = self.recordings.get(&(size, splits));
         recording.ok_or_else(|| Error::bug(OPERATION, "a recording was lost"))?.replay()?;
         let chosen = self.model.ops().gpu().read_later(&self.slots.chosen.first(2 * slots.len()));
-        Ok(Some(Pending { slots, chosen }))
+        Ok(Some(Pending { sequences, chosen }))
     }
 
     /// Records a decode step. Recording runs the step, so tokens, positions and
@@ -482,10 +530,11 @@ impl Engine {
     /// Waits for the tokens of a step and hands them out.
     fn take_chosen(&mut self, pending: Pending) -> Result<()> {
         let chosen = pending.chosen.wait()?;
-        for (&slot, chosen) in pending.slots.iter().zip(chosen.chunks_exact(2)) {
-            let slot = slot as usize;
+        for (&(slot, number), chosen) in pending.sequences.iter().zip(chosen.chunks_exact(2)) {
             // A sequence that ended in the step before has no use for it.
-            let Some(sequence) = &mut self.sequences[slot] else { continue };
+            let Some(sequence) = self.sequences[slot].as_mut().filter(|found| found.number == number) else {
+                continue;
+            };
             if chosen[0] == NONE {
                 self.retire(slot, Err(self.not_finite(chosen[1])));
                 continue;

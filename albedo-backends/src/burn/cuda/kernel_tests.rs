@@ -8,15 +8,11 @@ use half::bf16;
 
 use super::device::{Buffer, Gpu};
 use super::kernels::attention::TILE;
-use super::launch::{FewRows, Heads, Places, Pool, SlotSettings, splits};
+use super::launch::{Heads, Places, Pool, Shares, SlotSettings, Whole, splits};
 
 /// The GPU, or nothing where there is none.
 fn gpu() -> Option<Gpu> {
-    let gpu = Gpu::open(0);
-    if let Err(error) = &gpu {
-        println!("skipped, no GPU: {error}");
-    }
-    gpu.ok()
+    super::is_present().then(|| Gpu::open(0).unwrap())
 }
 
 /// Numbers in [-1, 1), the same for the same seed.
@@ -67,7 +63,7 @@ fn a_product_of_few_rows_is_right_and_its_bits_do_not_depend_on_the_settings() {
             }
             let rows = 8 * token_tiles;
             let out: Buffer<f32> = gpu.upload(&vec![f32::NAN; rows * width]);
-            let settings = FewRows { weight_tiles, token_tiles, rounds };
+            let settings = Whole { weight_tiles, token_tiles, rounds };
             gpu.product_few(&weight_on, &x_on, &out, rows, k, width, settings).unwrap();
             let values = gpu.read(&out).unwrap();
             assert!(values.iter().all(|value| value.is_finite()));
@@ -76,7 +72,28 @@ fn a_product_of_few_rows_is_right_and_its_bits_do_not_depend_on_the_settings() {
             let head = &values[..8 * width];
             assert_eq!(first.get_or_insert_with(|| head.to_vec()), head, "{k} × {width}, {settings:?}");
         }
+        let whole: Vec<bf16> = first.unwrap().into_iter().map(bf16::from_f32).collect();
+        for (settings, rows) in shares(width) {
+            let count = 8 / settings.shares;
+            let sums = gpu.upload(&vec![f32::NAN; count * rows * width]);
+            let out: Buffer<bf16> = gpu.upload(&vec![bf16::NAN; rows * width]);
+            gpu.product_of_shares(&weight_on, &x_on, &sums, &out, rows, k, width, settings).unwrap();
+            let values = gpu.read(&out).unwrap();
+            assert!(values.iter().all(|value| value.is_finite()), "{k} × {width}, {settings:?}");
+            assert_eq!(values[..8 * width], whole, "{k} × {width}, {settings:?}");
+        }
     }
+}
+
+/// Settings for a weight of `width` results, each with a number of rows.
+fn shares(width: usize) -> Vec<(Shares, usize)> {
+    [(8, 1, 8, 1, 2, 64), (4, 1, 8, 2, 1, 50), (2, 2, 4, 2, 2, 30), (4, 1, 16, 1, 1, 128), (1, 1, 2, 1, 4, 100)]
+        .into_iter()
+        .map(|(planes, weight_tiles, token_tiles, shares, rounds, rows)| {
+            (Shares { planes, weight_tiles, token_tiles, shares, rounds }, rows)
+        })
+        .filter(|(settings, _)| width.is_multiple_of(16 * settings.weight_tiles * settings.planes))
+        .collect()
 }
 
 #[test]
@@ -509,52 +526,86 @@ fn measure_products_of_many_rows() {
     }
 }
 
-/// Prints the time of the product of few rows for the shapes of Qwen3-4B at
+/// Prints the time of the products of few rows for the shapes of Qwen3-4B at
 /// every number of rows and setting, beside the time that reading the weight takes.
 #[test]
 #[ignore = "a measurement: run it alone, on the GPU that the table is for"]
 fn measure_products_of_few_rows() {
+    enum Few {
+        Whole(Whole),
+        Shares(Shares),
+    }
     let Some(gpu) = gpu() else { return };
     for (k, width) in [(2560, 6144), (4096, 2560), (2560, 19_456), (9728, 2560), (2560, 151_936)] {
         // More weights than the cache holds.
         let copies = (400_000_000 / (2 * k * width)).clamp(1, 20);
         let weights: Vec<_> = (0..copies).map(|at| gpu.upload(&halves(k * width, at as u64, 0.1))).collect();
         let x = gpu.upload(&halves(128 * k, 2, 1.0));
-        let out: Buffer<f32> = gpu.empty(128 * width);
-        for token_tiles in [1, 2, 4, 8, 12, 16] {
-            let mut ranked = Vec::new();
+        let out: Buffer<bf16> = gpu.empty(128 * width);
+        let sums: Buffer<f32> = gpu.empty(if width > 100_000 { 1 } else { 8 * 128 * width });
+        for rows in [8, 16, 32, 64, 128] {
+            let mut candidates = Vec::new();
             for weight_tiles in [1, 2, 4] {
-                for rounds in [1, 2, 4] {
+                for ahead in [1, 2, 4] {
+                    let token_tiles = rows / 8;
                     // Sums and what is read ahead have to fit in the registers.
-                    let fits = weight_tiles * token_tiles <= 32 && weight_tiles * rounds <= 8;
-                    if !fits || !width.is_multiple_of(16 * weight_tiles) {
-                        continue;
+                    if weight_tiles * token_tiles <= 32 && weight_tiles * ahead <= 8 && rows <= 64 {
+                        candidates.push(Few::Whole(Whole { weight_tiles, token_tiles, rounds: ahead }));
                     }
-                    let settings = FewRows { weight_tiles, token_tiles, rounds };
-                    let run = |times: usize| {
-                        for at in 0..times {
-                            let weight = &weights[at % copies];
-                            gpu.product_few(weight, &x, &out, 8 * token_tiles, k, width, settings).unwrap();
+                    for planes in [4, 8] {
+                        for shares in [1, 2] {
+                            let room = weight_tiles * token_tiles * shares <= 32
+                                && ahead * weight_tiles <= 4
+                                && ahead * token_tiles <= 16;
+                            if rows >= 32 && room && width < 100_000 {
+                                let rounds = ahead;
+                                candidates.push(Few::Shares(Shares {
+                                    planes,
+                                    weight_tiles,
+                                    token_tiles,
+                                    shares,
+                                    rounds,
+                                }));
+                            }
                         }
-                        gpu.sync().unwrap();
-                    };
-                    run(copies);
-                    let times = 100.max(copies);
-                    let start = std::time::Instant::now();
-                    run(times);
-                    let us = start.elapsed().as_secs_f64() / times as f64 * 1e6;
-                    ranked.push((us, (weight_tiles, rounds)));
+                    }
                 }
             }
+            let mut ranked = Vec::new();
+            let launch = |at: usize, few: &Few| {
+                let weight = &weights[at % copies];
+                match few {
+                    Few::Whole(settings) => gpu.product_few(weight, &x, &out, rows, k, width, *settings),
+                    Few::Shares(settings) => {
+                        gpu.product_of_shares(weight, &x, &sums, &out, rows, k, width, *settings)
+                    }
+                }
+            };
+            gpu.compile(|| candidates.iter().try_for_each(|few| launch(0, few))).unwrap();
+            for few in &candidates {
+                let times = 2 * copies.max(10);
+                let recording = gpu.record(|| (0..times).try_for_each(|at| launch(at, few))).unwrap();
+                recording.replay().unwrap();
+                gpu.sync().unwrap();
+                let start = std::time::Instant::now();
+                for _ in 0..5 {
+                    recording.replay().unwrap();
+                }
+                gpu.sync().unwrap();
+                let name = match few {
+                    Few::Whole(s) => format!("whole {} ahead {}", s.weight_tiles, s.rounds),
+                    Few::Shares(s) => {
+                        format!("{} x {}, shares {}, ahead {}", s.planes, s.weight_tiles, s.shares, s.rounds)
+                    }
+                };
+                ranked.push((start.elapsed().as_secs_f64() / (5 * times) as f64 * 1e6, name));
+            }
             ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let whole = ranked.iter().find(|(_, name)| name.starts_with("whole"));
             let shown: Vec<String> =
-                ranked.iter().take(4).map(|(us, settings)| format!("{us:.1} {settings:?}")).collect();
+                ranked.iter().take(5).chain(whole).map(|(us, name)| format!("{us:.1} ({name})")).collect();
             let floor = 2.0 * (k * width) as f64 / 3.0e12 * 1e6;
-            println!(
-                "{k} × {width}, {} rows: {} | {floor:.1} µs at 3 TB/s",
-                8 * token_tiles,
-                shown.join(" ")
-            );
+            println!("{k} × {width}, {rows} rows: {} | {floor:.1} µs at 3 TB/s", shown.join(" "));
         }
     }
 }

@@ -12,7 +12,7 @@ use half::bf16;
 
 use super::device::{Buffer, Gpu, Value};
 use super::kernels::attention::{PAGE, SPLIT, attend_split, attend_tile, merge_splits};
-use super::kernels::product::{SHARES, product};
+use super::kernels::product::{SHARES, add_shares, product, product_of_shares};
 use super::kernels::rows::{
     add_norm, decode_inputs, embed, qk_norm_rope_write_kv, silu_mul, take, take_rows,
 };
@@ -72,13 +72,28 @@ pub(super) struct Pool {
     pub(super) values: Buffer<bf16>,
 }
 
-/// Settings of the product of few rows.
+/// A product of few rows whose cubes take all shares of k.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FewRows {
+pub(super) struct Whole {
     /// Tiles of 16 rows of the weight that a cube takes.
     pub(super) weight_tiles: usize,
     /// Tiles of 8 rows of `x`.
     pub(super) token_tiles: usize,
+    /// Rounds of k that are read ahead.
+    pub(super) rounds: usize,
+}
+
+/// A product of few rows whose cubes take some shares of k, and more rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shares {
+    /// Planes of a cube.
+    pub(super) planes: usize,
+    /// Tiles of 16 rows of the weight that a plane takes.
+    pub(super) weight_tiles: usize,
+    /// Tiles of 8 rows of `x` that a cube takes.
+    pub(super) token_tiles: usize,
+    /// Shares of k that a cube takes, 1 or 2.
+    pub(super) shares: usize,
     /// Rounds of k that are read ahead.
     pub(super) rounds: usize,
 }
@@ -438,18 +453,19 @@ impl Gpu {
         rows: usize,
         k: usize,
         width: usize,
-        settings: FewRows,
+        settings: Whole,
     ) -> Result<()> {
+        let Whole { weight_tiles, token_tiles, rounds } = settings;
         multiple("the width of a product's input", k, 32)?;
-        multiple("the width of a product's result", width, 16 * settings.weight_tiles)?;
+        multiple("the width of a product's result", width, 16 * weight_tiles)?;
         require("weight", weight, k * width)?;
-        require("x", x, 8 * settings.token_tiles * k)?;
+        require("x", x, 8 * token_tiles * k)?;
         require("out", out, rows * width)?;
         // SAFETY: sizes are checked above.
         unsafe {
             product::launch_unchecked::<T>(
                 self.client(),
-                cubes(width / (16 * settings.weight_tiles)),
+                cubes(width / (16 * weight_tiles)),
                 CubeDim::new_1d(SHARES * 32),
                 weight.arg(8),
                 x.arg(8),
@@ -457,9 +473,63 @@ impl Gpu {
                 width as u32,
                 rows as u32,
                 k,
-                settings.weight_tiles,
-                settings.token_tiles,
-                settings.rounds,
+                weight_tiles,
+                token_tiles,
+                rounds,
+            );
+        }
+        Ok(())
+    }
+
+    /// `out = x · weightᵀ` for `rows` rows; `x` has room for a multiple of
+    /// `8 · token_tiles`, and `partial` for the sums of the shares.
+    #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
+    pub(super) fn product_of_shares(
+        &self,
+        weight: &Buffer<bf16>,
+        x: &Buffer<bf16>,
+        partial: &Buffer<f32>,
+        out: &Buffer<bf16>,
+        rows: usize,
+        k: usize,
+        width: usize,
+        settings: Shares,
+    ) -> Result<()> {
+        let Shares { planes, weight_tiles, token_tiles, shares, rounds } = settings;
+        let (tokens, count) = (8 * token_tiles, SHARES as usize / shares);
+        multiple("the width of a product's input", k, 32)?;
+        multiple("the width of a product's result", width, 16 * weight_tiles * planes)?;
+        require("weight", weight, k * width)?;
+        require("x", x, rows.next_multiple_of(tokens) * k)?;
+        require("partial", partial, count * rows * width)?;
+        require("out", out, rows * width)?;
+        let (partial, out) = (partial.first(count * rows * width), out.first(rows * width));
+        let grid = [width / (16 * weight_tiles * planes), count, rows.div_ceil(tokens)];
+        // SAFETY: sizes are checked above.
+        unsafe {
+            product_of_shares::launch_unchecked(
+                self.client(),
+                CubeCount::Static(grid[0] as u32, grid[1] as u32, grid[2] as u32),
+                CubeDim::new_1d(32 * planes as u32),
+                weight.arg(8),
+                x.arg(8),
+                partial.arg(1),
+                width as u32,
+                rows as u32,
+                k,
+                planes,
+                weight_tiles,
+                token_tiles,
+                shares,
+                rounds,
+            );
+            add_shares::launch_unchecked(
+                self.client(),
+                cubes((rows * width / 4).div_ceil(256)),
+                CubeDim::new_1d(256),
+                partial.arg(4),
+                out.arg(4),
+                count,
             );
         }
         Ok(())

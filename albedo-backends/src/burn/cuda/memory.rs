@@ -5,6 +5,7 @@ use std::fmt;
 use albedo_core::{Error, ErrorKind, Result};
 
 use super::kernels::attention::{PAGE, SPLIT};
+use super::kernels::product::SHARES;
 use crate::burn::config::Qwen3Config;
 
 /// Left to the driver, kernels, recordings and the allocator's rounding, bytes:
@@ -88,13 +89,20 @@ pub(super) fn most_splits(config: &Qwen3Config) -> usize {
     (config.max_position_embeddings + 2 * PAGE).div_ceil(SPLIT) + 1
 }
 
-fn workspace(config: &Qwen3Config, StepSizes { rows, batch }: StepSizes) -> u64 {
+/// Values for the sums of shares of the widest product of few rows.
+pub(super) fn sums(config: &Qwen3Config, StepSizes { batch, .. }: StepSizes) -> usize {
+    let widest = (2 * config.intermediate_size).max(config.query_width() + 2 * config.kv_width());
+    SHARES as usize * batch * widest
+}
+
+fn workspace(config: &Qwen3Config, sizes: StepSizes) -> u64 {
+    let StepSizes { rows, batch } = sizes;
     let (hidden, inter, q) = (config.hidden_size, config.intermediate_size, config.query_width());
     let row = 4 * hidden + 2 * (2 * hidden + 2 * q + config.kv_width() * 2 + q + 3 * inter);
     let splits = most_splits(config);
     let decoded = 4 * (q + 2 * config.num_attention_heads) * splits + 4 * config.vocab_size;
     let angles = 4 * config.max_position_embeddings * config.head_dim;
-    (rows * row + batch * (decoded + row) + angles) as u64
+    (rows * row + batch * (decoded + row) + 4 * sums(config, sizes) + angles) as u64
 }
 
 #[cfg(test)]

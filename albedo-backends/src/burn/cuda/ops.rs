@@ -1,6 +1,7 @@
 //! [`Ops`] on a GPU: bf16 weights, activations and keys, f32 sums.
 
 use std::fmt::{self, Debug};
+use std::sync::{Mutex, PoisonError};
 
 use albedo_core::{Error, Result};
 use cubek::std::Hardware;
@@ -9,7 +10,7 @@ use half::bf16;
 use super::device::{Buffer, Gpu};
 use super::launch::{Heads, Places, Pool};
 use super::memory::{MemoryPlan, StepSizes};
-use super::settings::{MANY_ROWS, few_rows};
+use super::settings::{FewRows, MANY_ROWS, few_rows, whole};
 use crate::burn::config::Qwen3Config;
 use crate::burn::cpu::{angles_at, frequencies};
 use crate::burn::ops::Ops;
@@ -19,6 +20,9 @@ const OPERATION: &str = "run the model on the GPU";
 
 /// Bytes of a weight that are read, checked and sent together.
 const UPLOAD: usize = 64 << 20;
+
+/// Rows whose logits are computed together, a part of 128.
+const HEAD_ROWS: usize = 64;
 
 /// The GPU with everything of one model but its weights.
 pub(super) struct CubeOps {
@@ -34,6 +38,7 @@ pub(super) struct CubeOps {
     cosines: Buffer<f32>,
     sines: Buffer<f32>,
     work: Workspace,
+    uploads: Mutex<Uploads>,
 }
 
 impl Debug for CubeOps {
@@ -53,6 +58,7 @@ struct Workspace {
     gate_up: Buffer<bf16>,
     activated: Buffer<bf16>,
     faults: Buffer<u32>,
+    sums: Buffer<f32>,
     partial: Buffer<f32>,
     stats: Buffer<f32>,
     logits: Buffer<f32>,
@@ -61,6 +67,15 @@ struct Workspace {
     wanted_positions: Buffer<u32>,
     wanted_slots: Buffer<u32>,
     wanted_faults: Buffer<u32>,
+}
+
+/// Two buffers of the host that weights go through: one is filled while the
+/// other is sent. They are used again, because the system takes longer to hand
+/// out fresh memory than to fill it.
+#[derive(Default)]
+struct Uploads {
+    filled: Option<(Buffer<bf16>, Vec<u8>)>,
+    spare: Vec<u8>,
 }
 
 /// A weight `[out, in]`.
@@ -154,6 +169,7 @@ impl CubeOps {
             gate_up: gpu.empty(rows * 2 * inter),
             activated: gpu.zeroed(rows * inter),
             faults: gpu.empty(rows),
+            sums: gpu.empty(super::memory::sums(config, sizes)),
             partial: gpu.empty(sizes.batch * q * splits),
             stats: gpu.empty(sizes.batch * heads.queries * splits * 2),
             logits: gpu.empty(sizes.batch * config.vocab_size),
@@ -175,8 +191,21 @@ impl CubeOps {
             cosines: gpu.upload(&cosines),
             sines: gpu.upload(&sines),
             work,
+            uploads: Mutex::default(),
             gpu,
         })
+    }
+
+    /// Sends the last weight, and waits until all are on the device.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub(super) fn end_loading(&self) -> Result<()> {
+        let uploads = std::mem::take(&mut *self.uploads.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some((buffer, bytes)) = uploads.filled {
+            self.gpu.send(&buffer, bytes)?;
+        }
+        self.gpu.sync()
     }
 
     /// The device.
@@ -202,10 +231,15 @@ impl CubeOps {
     fn product(&self, x: &Buffer<bf16>, weight: &Matrix, out: &Buffer<bf16>, step: &Step) -> Result<()> {
         let Matrix { values, outputs, inputs } = weight;
         match step.kind {
-            Kind::Decode { .. } => {
-                let settings = few_rows(*outputs, step.rows);
-                self.gpu.product_few(values, x, out, step.rows, *inputs, *outputs, settings)
-            }
+            Kind::Decode { .. } => match few_rows(*outputs, step.rows) {
+                FewRows::Whole(settings) => {
+                    self.gpu.product_few(values, x, out, step.rows, *inputs, *outputs, settings)
+                }
+                FewRows::Shares(settings) => {
+                    let sums = &self.work.sums;
+                    self.gpu.product_of_shares(values, x, sums, out, step.rows, *inputs, *outputs, settings)
+                }
+            },
             Kind::Prefill { .. } => self.gpu.product_many(
                 &self.hardware,
                 values,
@@ -219,6 +253,23 @@ impl CubeOps {
         }
     }
 
+    /// Fills the next upload while the one before it is sent.
+    fn upload(&self, to: Buffer<bf16>, fill: impl FnOnce(&mut [u8]) -> Result<()> + Send) -> Result<()> {
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = std::mem::take(&mut uploads.spare);
+        next.resize(UPLOAD, 0);
+        let before = uploads.filled.take();
+        let (mut filled, mut sent) = (Ok(()), Ok(Vec::new()));
+        rayon::in_place_scope(|scope| {
+            let out = &mut next[..2 * to.len()];
+            scope.spawn(|_| filled = fill(out));
+            sent = before.map_or(Ok(Vec::new()), |(buffer, bytes)| self.gpu.send(&buffer, bytes));
+        });
+        filled?;
+        *uploads = Uploads { spare: sent?, filled: Some((to, next)) };
+        Ok(())
+    }
+
     fn load(&self, weights: &Values<'_>, tensors: &[Tensor<'_>]) -> Result<Matrix> {
         let inputs = tensors.first().map_or(1, Tensor::columns);
         let size: usize = tensors.iter().map(Tensor::len).sum();
@@ -228,9 +279,7 @@ impl CubeOps {
             let step = UPLOAD / 2;
             for from in (0..tensor.len()).step_by(step) {
                 let count = step.min(tensor.len() - from);
-                let mut staged = vec![0; 2 * count];
-                weights.read_bf16(tensor, from, &mut staged)?;
-                self.gpu.send(&values.range(at, count), staged);
+                self.upload(values.range(at, count), |out| weights.read_bf16(tensor, from, out))?;
                 at += count;
             }
         }
@@ -397,8 +446,13 @@ impl Ops for CubeOps {
     fn lm_head(&self, x: Rows, weight: &Matrix, step: &Step) -> Result<Buffer<f32>> {
         let out = &self.work.logits;
         let Matrix { values, outputs, inputs } = weight;
-        let settings = few_rows(*outputs, step.rows);
-        self.gpu.product_few(values, x.half()?, out, step.rows, *inputs, *outputs, settings)?;
+        let x = x.half()?;
+        for from in (0..step.rows).step_by(HEAD_ROWS) {
+            let rows = HEAD_ROWS.min(step.rows - from);
+            let x = x.range(from * inputs, HEAD_ROWS * inputs);
+            let out = out.range(from * outputs, rows * outputs);
+            self.gpu.product_few(values, &x, &out, rows, *inputs, *outputs, whole(*outputs, rows))?;
+        }
         Ok(out.first(step.rows * outputs))
     }
 }

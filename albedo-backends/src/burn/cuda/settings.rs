@@ -14,7 +14,7 @@ use cubek::std::microkernel::StageRing;
 
 use super::kernels::attention::{PAGE, SPLIT};
 use super::kernels::product::SHARES;
-use super::launch::FewRows;
+use super::launch::{Shares, Whole};
 
 /// A box of 128 × 128 for eight planes, three stages of 64 deep that a ninth
 /// plane fills through the copy engine. The fastest, or within 4 % of it, of 61
@@ -39,10 +39,28 @@ pub(super) const MANY_ROWS: CubeStagedMatmulRoutineSettings = CubeStagedMatmulRo
 
 const FOUR: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 
+/// How few rows are multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FewRows {
+    Whole(Whole),
+    Shares(Shares),
+}
+
 /// For `rows` rows times a weight of `width` results: the fastest, or within
 /// 8 % of it, on the shapes of Qwen3-4B (ours, measured on an H100 by
 /// `measure_products_of_few_rows`).
 pub(super) fn few_rows(width: usize, rows: usize) -> FewRows {
+    if rows <= 32 {
+        return FewRows::Whole(whole(width, rows));
+    }
+    let token_tiles = if rows <= 64 { 8 } else { 16 };
+    let shares = if width >= 16_384 { 2 } else { 1 };
+    let planes = [8, 4, 2].into_iter().find(|planes| width.is_multiple_of(16 * planes)).unwrap_or(1);
+    FewRows::Shares(Shares { planes, weight_tiles: 1, token_tiles, shares, rounds: 16 / token_tiles })
+}
+
+/// As [`few_rows`], for at most 64 rows and a result in any type.
+pub(super) fn whole(width: usize, rows: usize) -> Whole {
     let token_tiles = rows.div_ceil(8).max(1);
     let wide = width >= 16_384;
     let (weight_tiles, rounds) = match token_tiles {
@@ -53,13 +71,13 @@ pub(super) fn few_rows(width: usize, rows: usize) -> FewRows {
         _ => (2, 4),
     };
     let weight_tiles = if width.is_multiple_of(16 * weight_tiles) { weight_tiles } else { 1 };
-    FewRows { weight_tiles, token_tiles, rounds }
+    Whole { weight_tiles, token_tiles, rounds }
 }
 
 /// A digest of everything here that the bits of a reply depend on: the order in
 /// which each product and each attention adds up.
 pub(in crate::burn) fn digest() -> Digest {
     Digest::of(format!(
-        "{MANY_ROWS:?}, few rows in {SHARES} shares, attention in splits of {SPLIT}, pages of {PAGE}"
+        "{MANY_ROWS:?}, few rows in {SHARES} shares added in pairs, attention in splits of {SPLIT}, pages of {PAGE}"
     ))
 }

@@ -11,7 +11,7 @@ use cubecl::prelude::*;
 use half::bf16;
 
 use super::math::exp2;
-use super::mma::{Eight, Pair, left, multiply, right, zeroed_sums};
+use super::mma::{Eight, Pair, left, multiply, right, turned, zeroed_sums};
 
 /// Positions of a page.
 pub(in crate::burn::cuda) const PAGE: usize = 64;
@@ -276,17 +276,6 @@ pub(in crate::burn::cuda) fn merge_splits(
         weight += stats[(first + split) * 2 + 1] * factor;
     }
     out[(row * heads + CUBE_POS_X as usize) * dim + at] = bf16::cast_from(sum / weight);
-}
-
-/// Where vector `chunk` of `row` is in shared memory: odd rows are turned by
-/// half, so that two rows that are read together use different banks.
-#[cube]
-fn turned(row: usize, chunk: usize, #[comptime] vectors: usize) -> usize {
-    let mut at = row * vectors + chunk;
-    if comptime!(vectors >= 8) {
-        at = row * vectors + (chunk ^ ((row % 2) * 4));
-    }
-    at
 }
 
 /// Causal attention of tiles of consecutive rows of one sequence.

@@ -1,0 +1,98 @@
+//! Sessions on the first GPU; without one, every test says so and passes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use albedo_core::conformance::check_backend;
+use albedo_core::{CallContext, GenerateRequest, ModelBackend, ModelSession, ModelSource};
+use cubecl::MemoryScope;
+
+use super::device::Gpu;
+use super::is_present;
+use crate::burn::tests::{answers, demo, fixture, requests};
+use crate::burn::{BurnBackend, BurnConfig, Device};
+
+/// A small part of the card, so that the tests can run side by side.
+const SMALL: BurnConfig =
+    BurnConfig { device: Device::Cuda(0), max_batch: 4, memory_share: 0.05, prefill_rows: 256 };
+
+async fn load(config: BurnConfig, model: PathBuf) -> Arc<dyn ModelSession> {
+    let backend = BurnBackend::new(&config).unwrap();
+    backend.load(&ModelSource::new(model), &CallContext::new()).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_backend_conforms() {
+    if is_present() {
+        let backend = BurnBackend::new(&BurnConfig { max_batch: 3, ..SMALL }).unwrap();
+        check_backend(&backend, &fixture()).await.unwrap();
+    }
+}
+
+/// Batches, chunks, orders of arrival, and pages that are known already.
+#[tokio::test]
+async fn a_reply_depends_on_its_request_alone() {
+    if !is_present() {
+        return;
+    }
+    let alone = load(BurnConfig { max_batch: 1, ..SMALL }, demo("king")).await;
+    let expected = answers(&*alone, requests()).await;
+    assert_eq!(answers(&*alone, requests()).await, expected, "from known pages");
+    for (max_batch, prefill_rows) in [(2, 128), (5, 300), (7, 2048), (16, 131), (256, 8192)] {
+        let session = load(BurnConfig { max_batch, prefill_rows, ..SMALL }, demo("king")).await;
+        assert_eq!(answers(&*session, requests()).await, expected, "{max_batch}, {prefill_rows}");
+        let mut reversed = answers(&*session, requests().into_iter().rev().collect()).await;
+        reversed.reverse();
+        assert_eq!(reversed, expected, "{max_batch}, {prefill_rows}, in reverse");
+    }
+}
+
+/// bf16 beside f32: scores are near, and few greedy tokens differ.
+#[tokio::test]
+async fn a_gpu_agrees_with_the_cpu() {
+    if !is_present() {
+        return;
+    }
+    for side in ["king", "challenger"] {
+        let (cpu, gpu) = (load(BurnConfig::default(), demo(side)).await, load(SMALL, demo(side)).await);
+        let greedy: Vec<GenerateRequest> = requests().into_iter().step_by(2).collect();
+        let (cpu, gpu) = (answers(&*cpu, greedy.clone()).await, answers(&*gpu, greedy).await);
+        for (cpu, gpu) in cpu.iter().zip(&gpu) {
+            let [cpu_scores, gpu_scores] = [cpu, gpu].map(|reply| reply.reply_scores.as_ref().unwrap());
+            for (cpu, gpu) in cpu_scores.log_probs.iter().zip(&gpu_scores.log_probs) {
+                assert!((cpu - gpu).abs() < 0.2, "{side}: {cpu} {gpu}");
+            }
+            assert!((cpu_scores.mean().unwrap() - gpu_scores.mean().unwrap()).abs() < 0.02, "{side}");
+        }
+        // After a near tie that falls the other way, two replies have nothing in common.
+        let [mut same, mut all] = [0, 0];
+        for (cpu, gpu) in cpu.iter().zip(&gpu) {
+            same += cpu.tokens.iter().zip(&gpu.tokens).take_while(|(cpu, gpu)| cpu == gpu).count();
+            all += cpu.tokens.len();
+        }
+        assert!(2 * same > all, "{side}: {same} of {all} tokens before the first that differs");
+    }
+}
+
+/// `ALBEDO_LOADS` times (default 6), the model of `ALBEDO_MODEL` (default the demo's king).
+#[tokio::test]
+#[ignore = "counts the memory of the whole GPU: run it alone"]
+async fn loading_again_and_again_takes_no_more_memory() {
+    if !is_present() {
+        return;
+    }
+    let loads: usize = std::env::var("ALBEDO_LOADS").map_or(6, |loads| loads.parse().unwrap());
+    let model = std::env::var("ALBEDO_MODEL").map_or_else(|_| demo("king"), PathBuf::from);
+    let share = if std::env::var_os("ALBEDO_MODEL").is_some() { 0.4 } else { SMALL.memory_share };
+    let gpu = Gpu::open(0).unwrap();
+    let mut reserved = Vec::new();
+    for _ in 0..loads {
+        let session = load(BurnConfig { memory_share: share, ..SMALL }, model.clone()).await;
+        let replies = answers(&*session, requests().into_iter().take(2).collect()).await;
+        assert_eq!(replies.len(), 2);
+        reserved.push(gpu.client().memory_report(MemoryScope::Device).usage().bytes_reserved);
+    }
+    println!("reserved: {reserved:?}");
+    let (first, second) = reserved.split_at(loads / 2);
+    assert!(second.iter().max() <= first.iter().max(), "{reserved:?}");
+}
