@@ -223,6 +223,12 @@ impl Bench {
         Ok((bench, Load { seconds, first_token_seconds: start.elapsed().as_secs_f64() }))
     }
 
+    /// How the loaded model divides its device's memory, as
+    /// [`ModelSession::memory`].
+    pub fn memory(&self) -> Option<&str> {
+        self.session.memory()
+    }
+
     /// The loaded model.
     pub fn model(&self) -> &ModelInfo {
         self.session.model()

@@ -252,14 +252,30 @@ struct Placement {
 struct Session {
     info: ModelInfo,
     text: Arc<ChatText>,
-    calls: mpsc::Sender<Call>,
+    /// `None` once the session is dropped.
+    calls: Option<mpsc::Sender<Call>>,
     /// Cancelled when the session is dropped.
     alive: CallContext,
+    gpu: Option<OnGpu>,
+}
+
+/// The device thread of a GPU and how it divides the memory.
+#[derive(Debug)]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "no build without the feature makes one"))]
+struct OnGpu {
+    thread: JoinHandle<()>,
+    plan: String,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.alive.cancel();
+        self.calls = None;
+        if let Some(OnGpu { thread, .. }) = self.gpu.take() {
+            // Whoever loads the next model counts on the memory of this one. It
+            // takes a step of the device at most.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -280,22 +296,29 @@ impl Session {
         };
         let (calls, receiver) = mpsc::channel(WAITING_CALLS);
         let digesting = digest(&files, cx)?;
-        match placement.device {
+        let gpu = match placement.device {
             Device::Cpu => {
                 let ops = BurnOps::new(&config, burn::tensor::Device::flex());
                 let model = Qwen3::load(ops, &config, files.weights(cx)?)
                     .map_err(|error| error.with("model", source.location.display()))?;
                 let engine = Engine { model, desk, max_batch: placement.max_batch };
                 start(move || engine.run(receiver))?;
+                None
             }
             Device::Cuda(index) => {
                 #[cfg(feature = "cuda")]
-                start_gpu(index, placement, config.clone(), Arc::clone(&files), desk, receiver, cx)
-                    .map_err(|error| error.with("model", source.location.display()))?;
+                {
+                    let files = Arc::clone(&files);
+                    let started = start_gpu(index, placement, config.clone(), files, desk, receiver, cx);
+                    Some(started.map_err(|error| error.with("model", source.location.display()))?)
+                }
                 #[cfg(not(feature = "cuda"))]
                 return Err(Error::bug(LOAD, format!("GPU {index} in a build without GPUs")));
             }
-        }
+        };
+        // From here on, a failure drops the session and ends its device thread.
+        let mut session =
+            Self { info: info(&config, &text, placement.device)?, text, calls: Some(calls), alive, gpu };
         let parameters = digesting.join().map_err(|_| Error::bug(LOAD, "digesting panicked"))??;
         if let Some(pinned) = source.parameters.filter(|pinned| *pinned != parameters) {
             return Err(Error::new(
@@ -308,35 +331,38 @@ impl Session {
             .with("found", parameters)
             .with_hint("fetch the model again, or pin the digest of this one"));
         }
-        let info = ModelInfo {
-            parameters,
-            architecture: config::ARCHITECTURE.to_owned(),
-            parameter_count: config.parameter_count(),
-            context_length: config.max_position_embeddings as u32,
-            dtype: if placement.device == Device::Cpu { "f32" } else { "bf16" }.to_owned(),
-            tokenizer: text.tokenizer_digest(),
-            chat_template: text.template_digest(),
-            stop_ids: text.stop_ids().to_vec(),
-            config: Digest::of_json(&config)?,
-        };
-        Ok(Self { info, text, calls, alive })
+        session.info.parameters = parameters;
+        Ok(session)
     }
 
     fn submit(&self, requests: Vec<Request>, cx: &CallContext) -> Answers {
         let (answers, receiver) = mpsc::channel(requests.len().max(1));
         let open = vec![true; requests.len()];
         let call = Call { requests, cx: cx.clone(), answers };
-        Answers { unsent: Some((call, self.calls.downgrade())), receiver, open, cx: cx.clone() }
+        let unsent = self.calls.as_ref().map(|calls| (call, calls.downgrade()));
+        Answers { unsent, receiver, open, cx: cx.clone() }
     }
 }
 
+/// What is loaded, but for its parameters' digest, which takes longest.
+fn info(config: &Qwen3Config, text: &ChatText, device: Device) -> Result<ModelInfo> {
+    Ok(ModelInfo {
+        parameters: Digest::of([]),
+        architecture: config::ARCHITECTURE.to_owned(),
+        parameter_count: config.parameter_count(),
+        context_length: config.max_position_embeddings as u32,
+        dtype: if device == Device::Cpu { "f32" } else { "bf16" }.to_owned(),
+        tokenizer: text.tokenizer_digest(),
+        chat_template: text.template_digest(),
+        stop_ids: text.stop_ids().to_vec(),
+        config: Digest::of_json(config)?,
+    })
+}
+
 /// Starts a device thread.
-fn start(run: impl FnOnce() + Send + 'static) -> Result<()> {
+fn start(run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name("albedo-device".to_owned());
-    thread
-        .spawn(run)
-        .map_err(|error| Error::io("start the device thread", Path::new("albedo-device"), error))?;
-    Ok(())
+    thread.spawn(run).map_err(|error| Error::io("start the device thread", Path::new("albedo-device"), error))
 }
 
 /// Starts digesting `files`, while they are also loaded.
@@ -357,12 +383,12 @@ fn start_gpu(
     desk: Desk,
     calls: mpsc::Receiver<Call>,
     cx: &CallContext,
-) -> Result<()> {
+) -> Result<OnGpu> {
     let Placement { max_batch, memory_share, prefill_rows, .. } = placement;
     let options = cuda::GpuOptions { index, memory_share, max_batch, prefill_rows };
     let (loaded, outcome) = std::sync::mpsc::channel();
     let cx = cx.clone();
-    start(move || {
+    let thread = start(move || {
         let engine = files.weights(&cx).and_then(|weights| cuda::load(options, &config, weights, desk));
         let engine = match engine {
             Ok((engine, plan)) => {
@@ -378,7 +404,8 @@ fn start_gpu(
         engine.run(calls);
     })?;
     let lost = |_| Error::new(ErrorKind::DeviceLost, LOAD, "the device thread failed");
-    outcome.recv().map_err(lost)?.map(|_| ())
+    let plan = outcome.recv().map_err(lost)??;
+    Ok(OnGpu { thread, plan: plan.to_string() })
 }
 
 fn check_vocabulary(config: &Qwen3Config, text: &ChatText, source: &ModelSource) -> Result<()> {
@@ -400,6 +427,10 @@ fn check_vocabulary(config: &Qwen3Config, text: &ChatText, source: &ModelSource)
 impl ModelSession for Session {
     fn model(&self) -> &ModelInfo {
         &self.info
+    }
+
+    fn memory(&self) -> Option<&str> {
+        self.gpu.as_ref().map(|gpu| gpu.plan.as_str())
     }
 
     fn count_prompt_tokens(&self, messages: &[Message]) -> Result<Option<u32>> {

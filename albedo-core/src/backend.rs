@@ -36,6 +36,12 @@ pub trait ModelSession: Debug + Send + Sync + 'static {
     /// What is loaded.
     fn model(&self) -> &ModelInfo;
 
+    /// How the session divides the memory of its device, in words; `None` where
+    /// there is nothing to tell.
+    fn memory(&self) -> Option<&str> {
+        None
+    }
+
     /// Number of tokens of `messages` rendered with the model's chat template
     /// and the generation prompt; `None` where only the provider knows.
     ///

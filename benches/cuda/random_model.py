@@ -37,7 +37,7 @@ def main():
         return (0.5 + values).to(torch.bfloat16).cpu()
 
     out.mkdir(parents=True, exist_ok=True)
-    weight_map, shards = {}, 4
+    weight_map, size, shards = {}, 0, 4
     per_shard = -(-layers // shards)
     for shard in range(shards):
         tensors = {}
@@ -62,8 +62,10 @@ def main():
             tensors["model.norm.weight"] = gain(hidden)
         file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
         weight_map |= {name: file for name in tensors}
+        size += sum(tensor.nbytes for tensor in tensors.values())
         save_file(tensors, out / file, metadata={"format": "pt"})
-    (out / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    (out / "model.safetensors.index.json").write_text(json.dumps(index))
     config = {
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu",
         "vocab_size": VOCABULARY, "hidden_size": hidden, "num_hidden_layers": layers,

@@ -96,6 +96,9 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
     let backend = arguments.backend.build(&registry, settings.clone(), cx).await?;
     let (bench, load) =
         Bench::load(&*backend, &arguments.model, arguments.seed, arguments.rounds, cx).await?;
+    if let Some(memory) = bench.memory() {
+        let _ = writeln!(io::stderr(), "memory: {memory}");
+    }
     if let Some(path) = &arguments.prompts {
         write_prompts(path, &bench, &cases, arguments.rounds)?;
     }

@@ -131,6 +131,9 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
     let mut output = arguments.output()?;
     let backend = arguments.backend.build(&Registry::linked()?, settings, cx).await?;
     let session = backend.load(&ModelSource::new(&arguments.model), cx).await?;
+    if let Some(memory) = session.memory() {
+        let _ = writeln!(io::stderr(), "memory: {memory}");
+    }
 
     let input = Input::read(source)?;
     let mut progress = Throughput::new();

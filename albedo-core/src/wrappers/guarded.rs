@@ -95,6 +95,10 @@ impl ModelSession for Guarded<dyn ModelSession> {
         self.first.model()
     }
 
+    fn memory(&self) -> Option<&str> {
+        self.first.memory()
+    }
+
     fn count_prompt_tokens(&self, messages: &[Message]) -> Result<Option<u32>> {
         self.first.count_prompt_tokens(messages)
     }

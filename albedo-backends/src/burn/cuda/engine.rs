@@ -185,7 +185,14 @@ impl Engine {
                 let mut step = ops.step(rows, ids.clone(), places.clone(), kind);
                 if let Some(logits) = self.model.forward(&mut step)? {
                     gpu.log_prob(&logits, &targets, &scores, ops.vocabulary())?;
-                    gpu.sample(&logits, &slots, &step.faults, &self.slots.settings, &chosen, ops.vocabulary())?;
+                    gpu.sample(
+                        &logits,
+                        &slots,
+                        &step.faults,
+                        &self.slots.settings,
+                        &chosen,
+                        ops.vocabulary(),
+                    )?;
                 }
             }
             Ok(())
@@ -485,6 +492,21 @@ impl Engine {
         recording.ok_or_else(|| Error::bug(OPERATION, "a recording was lost"))?.replay()?;
         let chosen = self.model.ops().gpu().read_later(&self.slots.chosen.first(2 * slots.len()));
         Ok(Some(Pending { sequences, chosen }))
+    }
+
+    /// Seconds that the device alone takes for a decode step of `size` rows.
+    #[cfg(test)]
+    pub(super) fn measure_step(&mut self, size: usize, steps: usize) -> Result<f64> {
+        self.record(size, 1)?;
+        let recording = &self.recordings[&(size, 1)];
+        recording.replay()?;
+        self.model.ops().gpu().sync()?;
+        let start = std::time::Instant::now();
+        for _ in 0..steps {
+            recording.replay()?;
+        }
+        self.model.ops().gpu().sync()?;
+        Ok(start.elapsed().as_secs_f64() / steps as f64)
     }
 
     /// Records a decode step. Recording runs the step, so tokens, positions and

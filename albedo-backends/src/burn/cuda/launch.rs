@@ -85,7 +85,7 @@ pub(super) struct Whole {
 
 /// A product of few rows whose cubes take some shares of k, and more rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shares {
+pub(super) struct ByShares {
     /// Planes of a cube.
     pub(super) planes: usize,
     /// Tiles of 16 rows of the weight that a plane takes.
@@ -493,9 +493,9 @@ impl Gpu {
         rows: usize,
         k: usize,
         width: usize,
-        settings: Shares,
+        settings: ByShares,
     ) -> Result<()> {
-        let Shares { planes, weight_tiles, token_tiles, shares, rounds } = settings;
+        let ByShares { planes, weight_tiles, token_tiles, shares, rounds } = settings;
         let (tokens, count) = (8 * token_tiles, SHARES as usize / shares);
         multiple("the width of a product's input", k, 32)?;
         multiple("the width of a product's result", width, 16 * weight_tiles * planes)?;

@@ -231,11 +231,11 @@ impl CubeOps {
     fn product(&self, x: &Buffer<bf16>, weight: &Matrix, out: &Buffer<bf16>, step: &Step) -> Result<()> {
         let Matrix { values, outputs, inputs } = weight;
         match step.kind {
-            Kind::Decode { .. } => match few_rows(*outputs, step.rows) {
+            Kind::Decode { .. } => match few_rows(*inputs, *outputs, step.rows) {
                 FewRows::Whole(settings) => {
                     self.gpu.product_few(values, x, out, step.rows, *inputs, *outputs, settings)
                 }
-                FewRows::Shares(settings) => {
+                FewRows::ByShares(settings) => {
                     let sums = &self.work.sums;
                     self.gpu.product_of_shares(values, x, sums, out, step.rows, *inputs, *outputs, settings)
                 }

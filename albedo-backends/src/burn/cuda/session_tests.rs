@@ -8,9 +8,13 @@ use albedo_core::{CallContext, GenerateRequest, ModelBackend, ModelSession, Mode
 use cubecl::MemoryScope;
 
 use super::device::Gpu;
-use super::is_present;
+use super::{GpuOptions, is_present};
+use crate::burn::config::Qwen3Config;
+use crate::burn::requests::Desk;
 use crate::burn::tests::{answers, demo, fixture, requests};
+use crate::burn::weights::WeightFiles;
 use crate::burn::{BurnBackend, BurnConfig, Device};
+use crate::text::ChatText;
 
 /// A small part of the card, so that the tests can run side by side.
 const SMALL: BurnConfig =
@@ -47,7 +51,9 @@ async fn a_reply_depends_on_its_request_alone() {
     }
 }
 
-/// bf16 beside f32: scores are near, and few greedy tokens differ.
+/// bf16 beside f32: scores are as near as those of transformers in bf16 (root
+/// mean square 0.03 for the king and 0.06 for the challenger on these prompts, at
+/// most 0.29; ours, measured on a CPU), and few greedy tokens differ.
 #[tokio::test]
 async fn a_gpu_agrees_with_the_cpu() {
     if !is_present() {
@@ -57,13 +63,14 @@ async fn a_gpu_agrees_with_the_cpu() {
         let (cpu, gpu) = (load(BurnConfig::default(), demo(side)).await, load(SMALL, demo(side)).await);
         let greedy: Vec<GenerateRequest> = requests().into_iter().step_by(2).collect();
         let (cpu, gpu) = (answers(&*cpu, greedy.clone()).await, answers(&*gpu, greedy).await);
+        let mut off = Vec::new();
         for (cpu, gpu) in cpu.iter().zip(&gpu) {
-            let [cpu_scores, gpu_scores] = [cpu, gpu].map(|reply| reply.reply_scores.as_ref().unwrap());
-            for (cpu, gpu) in cpu_scores.log_probs.iter().zip(&gpu_scores.log_probs) {
-                assert!((cpu - gpu).abs() < 0.2, "{side}: {cpu} {gpu}");
-            }
-            assert!((cpu_scores.mean().unwrap() - gpu_scores.mean().unwrap()).abs() < 0.02, "{side}");
+            let [cpu, gpu] = [cpu, gpu].map(|reply| &reply.reply_scores.as_ref().unwrap().log_probs);
+            off.extend(cpu.iter().zip(gpu).map(|(cpu, gpu)| f64::from((cpu - gpu).abs())));
         }
+        let worst = off.iter().copied().fold(0.0, f64::max);
+        let mean = (off.iter().map(|off| off * off).sum::<f64>() / off.len() as f64).sqrt();
+        assert!(worst < 0.6 && mean < 0.09, "{side}: {worst} at most, root mean square {mean}");
         // After a near tie that falls the other way, two replies have nothing in common.
         let [mut same, mut all] = [0, 0];
         for (cpu, gpu) in cpu.iter().zip(&gpu) {
@@ -95,4 +102,50 @@ async fn loading_again_and_again_takes_no_more_memory() {
     println!("reserved: {reserved:?}");
     let (first, second) = reserved.split_at(loads / 2);
     assert!(second.iter().max() <= first.iter().max(), "{reserved:?}");
+}
+
+/// Prints what the engine adds to the device's time for a step, at 32 rows of a
+/// short context, where it weighs most.
+#[tokio::test]
+#[ignore = "a measurement: run it alone"]
+async fn measure_the_engine_beside_the_device() {
+    if !is_present() {
+        return;
+    }
+    let model = std::env::var("ALBEDO_MODEL").map_or_else(|_| demo("king"), PathBuf::from);
+    let placed = BurnConfig { max_batch: 32, memory_share: 0.4, ..SMALL };
+    let session = load(placed.clone(), model.clone()).await;
+    let mut seconds = [0.0; 2];
+    for round in 0..3 {
+        for (tokens, seconds) in [20, 220].into_iter().zip(&mut seconds) {
+            let one = GenerateRequest { max_new_tokens: tokens, score_reply: None, ..requests()[0].clone() };
+            let start = std::time::Instant::now();
+            let replies = answers(&*session, vec![one; 32]).await;
+            assert!(replies.iter().all(|reply| reply.tokens.len() == tokens as usize), "a reply ended");
+            *seconds = start.elapsed().as_secs_f64();
+        }
+        let step = (seconds[1] - seconds[0]) / 200.0;
+        println!("round {round}: the engine's step takes {:.3} ms", step * 1e3);
+    }
+    drop(session);
+
+    let config = Qwen3Config::load(&model).unwrap();
+    let text = Arc::new(ChatText::load(&model).unwrap());
+    let desk = Desk {
+        text,
+        name: "measured".into(),
+        context_length: config.max_position_embeddings,
+        vocab_size: config.vocab_size,
+        session: CallContext::new(),
+    };
+    let files = WeightFiles::open(&model).unwrap();
+    let cx = CallContext::new();
+    let options = GpuOptions {
+        index: 0,
+        memory_share: placed.memory_share,
+        max_batch: 32,
+        prefill_rows: placed.prefill_rows as usize,
+    };
+    let (mut engine, _) = super::load(options, &config, files.weights(&cx).unwrap(), desk).unwrap();
+    println!("the device's {:.3} ms", engine.measure_step(32, 200).unwrap() * 1e3);
 }

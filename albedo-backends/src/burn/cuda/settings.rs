@@ -14,7 +14,7 @@ use cubek::std::microkernel::StageRing;
 
 use super::kernels::attention::{PAGE, SPLIT};
 use super::kernels::product::SHARES;
-use super::launch::{Shares, Whole};
+use super::launch::{ByShares, Whole};
 
 /// A box of 128 × 128 for eight planes, three stages of 64 deep that a ninth
 /// plane fills through the copy engine. The fastest, or within 4 % of it, of 61
@@ -43,34 +43,44 @@ const FOUR: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FewRows {
     Whole(Whole),
-    Shares(Shares),
+    ByShares(ByShares),
 }
 
-/// For `rows` rows times a weight of `width` results: the fastest, or within
-/// 8 % of it, on the shapes of Qwen3-4B (ours, measured on an H100 by
-/// `measure_products_of_few_rows`).
-pub(super) fn few_rows(width: usize, rows: usize) -> FewRows {
-    if rows <= 32 {
+/// For `rows` rows times a weight of `width` results from `k`: the fastest, or
+/// within 5 % of it, on the shapes of Qwen3-4B at 8, 16, 32, 64 and 128 rows
+/// (ours, measured on an H100 by `measure_products_of_few_rows`).
+pub(super) fn few_rows(k: usize, width: usize, rows: usize) -> FewRows {
+    if rows <= 16 {
         return FewRows::Whole(whole(width, rows));
     }
-    let token_tiles = if rows <= 64 { 8 } else { 16 };
-    let shares = if width >= 16_384 { 2 } else { 1 };
-    let planes = [8, 4, 2].into_iter().find(|planes| width.is_multiple_of(16 * planes)).unwrap_or(1);
-    FewRows::Shares(Shares { planes, weight_tiles: 1, token_tiles, shares, rounds: 16 / token_tiles })
+    let (wide, narrow) = (width >= 16_384, width <= 4096);
+    let (planes, shares, rounds) = match rows {
+        ..=32 => match (wide, narrow) {
+            (true, _) => (4, 2, 1),
+            (_, true) => (4, 1, 2),
+            _ => (4, 2, 2),
+        },
+        33..=64 => (4, if wide { 2 } else { 1 }, 1),
+        _ if wide => (4, 2, 1),
+        _ => (8, if k > 8192 { 1 } else { 2 }, 1),
+    };
+    let planes = [planes, 4, 2].into_iter().find(|planes| width.is_multiple_of(16 * planes)).unwrap_or(1);
+    // Few sizes, because each is a kernel to compile.
+    let token_tiles = rows.div_ceil(8).next_power_of_two().min(16);
+    FewRows::ByShares(ByShares { planes, weight_tiles: 1, token_tiles, shares, rounds })
 }
 
 /// As [`few_rows`], for at most 64 rows and a result in any type.
 pub(super) fn whole(width: usize, rows: usize) -> Whole {
-    let token_tiles = rows.div_ceil(8).max(1);
-    let wide = width >= 16_384;
+    let token_tiles = rows.div_ceil(8).next_power_of_two();
     let (weight_tiles, rounds) = match token_tiles {
         1 => (1, 4),
-        2 if wide => (2, 2),
-        2 => (1, 2),
-        3..=4 if wide => (1, 4),
-        _ => (2, 4),
+        2 if width >= 16_384 => (2, 2),
+        2 => (if width > 4096 { 1 } else { 2 }, 4),
+        _ => (4, 1),
     };
-    let weight_tiles = if width.is_multiple_of(16 * weight_tiles) { weight_tiles } else { 1 };
+    let weight_tiles =
+        [weight_tiles, 2].into_iter().find(|tiles| width.is_multiple_of(16 * tiles)).unwrap_or(1);
     Whole { weight_tiles, token_tiles, rounds }
 }
 

@@ -236,8 +236,8 @@ pub(in crate::burn::cuda) fn product_of_shares(
             for step in 0..comptime!(2 * rounds) {
                 #[unroll]
                 for tile in 0..token_tiles {
-                    let column = shared
-                        [from + turned(comptime!(tile * 8) + g, comptime!(step * 4) + t, vectors)];
+                    let column =
+                        shared[from + turned(comptime!(tile * 8) + g, comptime!(step * 4) + t, vectors)];
                     #[unroll]
                     for half in 0..2usize {
                         let b = right(column, half);
@@ -310,7 +310,7 @@ pub(in crate::burn::cuda) fn add_shares(
     out: &mut [Vector<bf16, Const<4>>],
     #[comptime] count: usize,
 ) {
-    let at = ABSOLUTE_POS as usize;
+    let at = ABSOLUTE_POS;
     let values = out.len();
     if at < values {
         let mut sum = Vector::<f32, Const<4>>::zeroed();
