@@ -2,7 +2,6 @@
 
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, mpsc};
 use std::task::{Context, Poll, Waker};
@@ -17,9 +16,6 @@ use cubecl::prelude::BufferArg;
 use cubecl::server::Handle;
 use cubecl::{CubeElement, Device};
 use cubek::std::config::{CubekConfig, MatmulConfig};
-
-/// What the kernel module of NVIDIA's driver makes.
-const DRIVER: &str = "/dev/nvidiactl";
 
 /// Values that are zeroed at a time.
 const ZEROS: usize = 32 << 20;
@@ -104,14 +100,17 @@ impl Gpu {
     /// [`ErrorKind::Unavailable`] if there is no driver or no such GPU.
     pub(super) fn open(index: u32) -> Result<Self> {
         const OPERATION: &str = "open the GPU";
-        // CubeCL reports a missing driver by a panic of another thread.
-        if !Path::new(DRIVER).exists() {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                OPERATION,
-                format!("there is no NVIDIA driver: {DRIVER} does not exist"),
-            )
-            .with_hint("install the driver (580 or newer), or use `device = \"cpu\"`"));
+        // CubeCL reports a GPU that is not there by a panic of another thread.
+        let gpus = Device::enumerate_all().iter().filter(|device| matches!(device, Device::Cuda(_))).count();
+        if index as usize >= gpus {
+            let message = match gpus {
+                0 => "the NVIDIA driver is missing or sees no GPU".to_owned(),
+                1 => format!("there is no GPU {index}: the one that the driver sees is 0"),
+                _ => format!("there is no GPU {index}: the driver sees {gpus}, from 0 on"),
+            };
+            return Err(Error::new(ErrorKind::Unavailable, OPERATION, message).with_hint(
+                "`nvidia-smi` lists the GPUs; the driver must be 580 or newer; `device = \"cpu\"` runs without",
+            ));
         }
         // The numbers are pinned, whatever a configuration file in the working
         // folder says; false means that they are already.
