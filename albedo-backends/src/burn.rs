@@ -19,7 +19,8 @@ use self::config::Qwen3Config;
 use self::cpu::BurnOps;
 use self::engine::Engine;
 use self::model::Qwen3;
-use self::requests::{Call, Desk, Request, Write};
+use self::requests::{Call, Desk, Inbox, Request, Write};
+use self::turns::Turn;
 use self::weights::WeightFiles;
 use crate::text::ChatText;
 
@@ -33,6 +34,7 @@ mod model;
 mod ops;
 mod requests;
 mod sample;
+mod turns;
 mod weights;
 
 #[cfg(test)]
@@ -93,16 +95,21 @@ pub struct BurnConfig {
     /// Most tokens of prompts that go through a GPU together, 128 to 32768. No
     /// reply depends on it.
     pub prefill_rows: u32,
+    /// Whether the models of this device are in memory one after the other, for
+    /// two that do not fit side by side: one stays until another is asked and
+    /// its own requests under way are answered, and is loaded again at its next
+    /// turn. No reply depends on it.
+    pub in_turn: bool,
 }
 
 impl Default for BurnConfig {
     fn default() -> Self {
-        Self { device: Device::Cpu, max_batch: 32, memory_share: 0.48, prefill_rows: 8192 }
+        Self { device: Device::Cpu, max_batch: 32, memory_share: 0.48, prefill_rows: 8192, in_turn: false }
     }
 }
 
 /// Where models are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
 pub enum Device {
@@ -179,6 +186,7 @@ impl BurnBackend {
                 max_batch: config.max_batch as usize,
                 memory_share: config.memory_share,
                 prefill_rows: config.prefill_rows as usize,
+                in_turn: config.in_turn,
             },
         })
     }
@@ -245,6 +253,7 @@ struct Placement {
     max_batch: usize,
     memory_share: f64,
     prefill_rows: usize,
+    in_turn: bool,
 }
 
 /// A loaded model and its device thread.
@@ -256,24 +265,21 @@ struct Session {
     calls: Option<mpsc::Sender<Call>>,
     /// Cancelled when the session is dropped.
     alive: CallContext,
-    gpu: Option<OnGpu>,
-}
-
-/// The device thread of a GPU and how it divides the memory.
-#[derive(Debug)]
-#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "no build without the feature makes one"))]
-struct OnGpu {
-    thread: JoinHandle<()>,
-    plan: String,
+    turn: Option<Turn>,
+    thread: Option<JoinHandle<()>>,
+    memory: Option<String>,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.alive.cancel();
         self.calls = None;
-        if let Some(OnGpu { thread, .. }) = self.gpu.take() {
-            // Whoever loads the next model counts on the memory of this one. It
-            // takes a step of the device at most.
+        if let Some(turn) = &self.turn {
+            turn.wake();
+        }
+        // Whoever loads the next model on a GPU counts on the memory of this
+        // one. It takes a step of the device at most.
+        if let (Some(thread), true) = (self.thread.take(), self.memory.is_some()) {
             let _ = thread.join();
         }
     }
@@ -295,30 +301,20 @@ impl Session {
             session: alive.clone(),
         };
         let (calls, receiver) = mpsc::channel(WAITING_CALLS);
+        let turn = placement.in_turn.then(|| Turn::new(placement.device, calls.downgrade()));
         let digesting = digest(&files, cx)?;
-        let gpu = match placement.device {
-            Device::Cpu => {
-                let ops = BurnOps::new(&config, burn::tensor::Device::flex());
-                let model = Qwen3::load(ops, &config, files.weights(cx)?)
-                    .map_err(|error| error.with("model", source.location.display()))?;
-                let engine = Engine { model, desk, max_batch: placement.max_batch };
-                start(move || engine.run(receiver))?;
-                None
-            }
-            Device::Cuda(index) => {
-                #[cfg(feature = "cuda")]
-                {
-                    let files = Arc::clone(&files);
-                    let started = start_gpu(index, placement, config.clone(), files, desk, receiver, cx);
-                    Some(started.map_err(|error| error.with("model", source.location.display()))?)
-                }
-                #[cfg(not(feature = "cuda"))]
-                return Err(Error::bug(LOAD, format!("GPU {index} in a build without GPUs")));
-            }
-        };
+        let loading = Loading { placement, config: config.clone(), files, desk };
+        let (thread, memory) = start(loading, Inbox::new(receiver, turn.clone()), cx)?;
         // From here on, a failure drops the session and ends its device thread.
-        let mut session =
-            Self { info: info(&config, &text, placement.device)?, text, calls: Some(calls), alive, gpu };
+        let mut session = Self {
+            info: info(&config, &text, placement.device)?,
+            text,
+            calls: Some(calls),
+            alive,
+            turn,
+            thread: Some(thread),
+            memory,
+        };
         let parameters = digesting.join().map_err(|_| Error::bug(LOAD, "digesting panicked"))??;
         if let Some(pinned) = source.parameters.filter(|pinned| *pinned != parameters) {
             return Err(Error::new(
@@ -359,10 +355,110 @@ fn info(config: &Qwen3Config, text: &ChatText, device: Device) -> Result<ModelIn
     })
 }
 
-/// Starts a device thread.
-fn start(run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+/// What an engine is made of.
+#[derive(Debug)]
+struct Loading {
+    placement: Placement,
+    config: Qwen3Config,
+    files: Arc<WeightFiles>,
+    desk: Desk,
+}
+
+/// A model on its device.
+enum OnDevice {
+    Cpu(Box<Engine>),
+    #[cfg(feature = "cuda")]
+    Gpu(Box<cuda::Engine>, String),
+}
+
+impl Loading {
+    fn load(&self, cx: &CallContext) -> Result<OnDevice> {
+        let (config, desk) = (&self.config, self.desk.clone());
+        let weights = || self.files.weights(cx);
+        let loaded = match self.placement.device {
+            Device::Cpu => weights().and_then(|weights| {
+                let ops = BurnOps::new(config, burn::tensor::Device::flex());
+                let model = Qwen3::load(ops, config, weights)?;
+                let engine = Engine { model, desk, max_batch: self.placement.max_batch };
+                Ok(OnDevice::Cpu(Box::new(engine)))
+            }),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(index) => weights().and_then(|weights| {
+                let (engine, plan) = cuda::load(index, &self.placement, config, weights, desk)?;
+                Ok(OnDevice::Gpu(Box::new(engine), plan.to_string()))
+            }),
+            #[cfg(not(feature = "cuda"))]
+            Device::Cuda(index) => Err(Error::bug(LOAD, format!("GPU {index} in a build without GPUs"))),
+        };
+        loaded.map_err(|error| error.with("model", &self.desk.name))
+    }
+}
+
+impl OnDevice {
+    /// How it divides the memory, where that is planned.
+    fn memory(&self) -> Option<String> {
+        match self {
+            Self::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Self::Gpu(_, plan) => Some(plan.clone()),
+        }
+    }
+
+    fn run(self, inbox: &mut Inbox) {
+        match self {
+            Self::Cpu(engine) => engine.run(inbox),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(engine, _) => engine.run(inbox),
+        }
+    }
+}
+
+/// Starts a device thread, on which the model is also loaded, and again at each
+/// of its turns; how it divides the memory.
+fn start(loading: Loading, mut inbox: Inbox, cx: &CallContext) -> Result<(JoinHandle<()>, Option<String>)> {
+    let (loaded, outcome) = std::sync::mpsc::channel();
+    let (first, cx) = (Some(loaded), cx.clone());
+    let serve = move || {
+        let turn = inbox.turn().cloned();
+        let (mut loading, mut first) = (Some(loading), first);
+        while let Some(parts) = &loading {
+            let holding = turn.as_ref().map(|turn| turn.take(|| parts.desk.is_closed()));
+            if holding.as_ref().is_some_and(Option::is_none) {
+                return;
+            }
+            let engine = match first {
+                Some(_) => parts.load(&cx),
+                None => parts.files.require_unchanged().and_then(|()| parts.load(&parts.desk.session)),
+            };
+            // A model that stays needs its files no more.
+            if turn.is_none() {
+                loading = None;
+            }
+            match (engine, first.take()) {
+                (Ok(engine), first) => {
+                    // Fails only if the load is not waited for any more.
+                    first.map(|first| first.send(Ok(engine.memory())));
+                    engine.run(&mut inbox);
+                }
+                (Err(error), Some(first)) => {
+                    let _ = first.send(Err(error));
+                    return;
+                }
+                (Err(error), None) => inbox.refuse(&error),
+            }
+            drop(holding);
+            if !inbox.sleep() {
+                return;
+            }
+        }
+    };
     let thread = std::thread::Builder::new().name("albedo-device".to_owned());
-    thread.spawn(run).map_err(|error| Error::io("start the device thread", Path::new("albedo-device"), error))
+    let thread = thread
+        .spawn(serve)
+        .map_err(|error| Error::io("start the device thread", Path::new("albedo-device"), error))?;
+    let lost = |_| Error::new(ErrorKind::DeviceLost, LOAD, "the device thread failed");
+    let memory = outcome.recv().map_err(lost)??;
+    Ok((thread, memory))
 }
 
 /// Starts digesting `files`, while they are also loaded.
@@ -371,41 +467,6 @@ fn digest(files: &Arc<WeightFiles>, cx: &CallContext) -> Result<JoinHandle<Resul
     let thread = std::thread::Builder::new().name("albedo-digest".to_owned());
     let io = |error| Error::io("start the digest thread", Path::new("albedo-digest"), error);
     thread.spawn(move || files.digest(&cx)).map_err(io)
-}
-
-/// Starts the device thread of a GPU, on which the model is also loaded.
-#[cfg(feature = "cuda")]
-fn start_gpu(
-    index: u32,
-    placement: Placement,
-    config: Qwen3Config,
-    files: Arc<WeightFiles>,
-    desk: Desk,
-    calls: mpsc::Receiver<Call>,
-    cx: &CallContext,
-) -> Result<OnGpu> {
-    let Placement { max_batch, memory_share, prefill_rows, .. } = placement;
-    let options = cuda::GpuOptions { index, memory_share, max_batch, prefill_rows };
-    let (loaded, outcome) = std::sync::mpsc::channel();
-    let cx = cx.clone();
-    let thread = start(move || {
-        let engine = files.weights(&cx).and_then(|weights| cuda::load(options, &config, weights, desk));
-        let engine = match engine {
-            Ok((engine, plan)) => {
-                let _ = loaded.send(Ok(plan));
-                engine
-            }
-            Err(error) => {
-                let _ = loaded.send(Err(error));
-                return;
-            }
-        };
-        drop(files);
-        engine.run(calls);
-    })?;
-    let lost = |_| Error::new(ErrorKind::DeviceLost, LOAD, "the device thread failed");
-    let plan = outcome.recv().map_err(lost)??;
-    Ok(OnGpu { thread, plan: plan.to_string() })
 }
 
 fn check_vocabulary(config: &Qwen3Config, text: &ChatText, source: &ModelSource) -> Result<()> {
@@ -430,7 +491,7 @@ impl ModelSession for Session {
     }
 
     fn memory(&self) -> Option<&str> {
-        self.gpu.as_ref().map(|gpu| gpu.plan.as_str())
+        self.memory.as_deref()
     }
 
     fn count_prompt_tokens(&self, messages: &[Message]) -> Result<Option<u32>> {

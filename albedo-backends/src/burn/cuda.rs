@@ -4,9 +4,10 @@
 use albedo_core::Result;
 
 use self::device::Gpu;
-use self::engine::Engine;
+pub(super) use self::engine::Engine;
 use self::memory::{MemoryPlan, StepSizes};
 use self::ops::CubeOps;
+use super::Placement;
 use super::config::Qwen3Config;
 use super::model::Qwen3;
 use super::requests::Desk;
@@ -36,19 +37,6 @@ pub(super) fn is_present() -> bool {
     opened.is_ok()
 }
 
-/// How a session uses a GPU.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct GpuOptions {
-    /// Which GPU, from 0.
-    pub(super) index: u32,
-    /// The share of its memory that the session takes.
-    pub(super) memory_share: f64,
-    /// Most sequences that are decoded together.
-    pub(super) max_batch: usize,
-    /// Most rows of prompts that go through the layers together.
-    pub(super) prefill_rows: usize,
-}
-
 /// Loads a model and makes its engine, which has to run on this thread: the
 /// order of a GPU's queue is that of one thread.
 ///
@@ -56,13 +44,14 @@ pub(super) struct GpuOptions {
 /// No GPU or driver; memory, with the numbers; tensors that are missing,
 /// malformed or not finite.
 pub(super) fn load(
-    options: GpuOptions,
+    index: u32,
+    placement: &Placement,
     config: &Qwen3Config,
     weights: Weights<'_>,
     desk: Desk,
 ) -> Result<(Engine, MemoryPlan)> {
-    let gpu = Gpu::open(options.index)?;
-    let loaded = load_on(&gpu, options, config, weights, desk);
+    let gpu = Gpu::open(index)?;
+    let loaded = load_on(&gpu, placement, config, weights, desk);
     if loaded.is_err() {
         gpu.give_back();
     }
@@ -71,14 +60,14 @@ pub(super) fn load(
 
 fn load_on(
     gpu: &Gpu,
-    options: GpuOptions,
+    placement: &Placement,
     config: &Qwen3Config,
     weights: Weights<'_>,
     desk: Desk,
 ) -> Result<(Engine, MemoryPlan)> {
     let _working = Gpu::working();
-    let sizes = StepSizes { rows: options.prefill_rows, batch: options.max_batch };
-    let plan = MemoryPlan::new(config, sizes, gpu.memory(), options.memory_share)?;
+    let sizes = StepSizes { rows: placement.prefill_rows, batch: placement.max_batch };
+    let plan = MemoryPlan::new(config, sizes, gpu.memory(), placement.memory_share)?;
     let ops = gpu.keep(|| CubeOps::new(gpu.clone(), config, &plan, sizes))?;
     let model = gpu.keep(|| Qwen3::load(ops, config, weights))?;
     model.ops().end_loading()?;

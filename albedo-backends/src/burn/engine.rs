@@ -6,11 +6,10 @@ use std::collections::VecDeque;
 use albedo_core::rng::{Stream, Use};
 use albedo_core::{Error, ErrorKind, Result, TokenScores};
 use rayon::prelude::*;
-use tokio::sync::mpsc;
 
 use super::cpu::{BurnOps, Cache, Segment};
 use super::model::Qwen3;
-use super::requests::{Call, Desk, Origin, Reply, Request, Waiting, Write, enqueue};
+use super::requests::{Desk, Inbox, Origin, Reply, Request, Waiting, Write};
 use super::sample;
 
 const OPERATION: &str = "generate a reply";
@@ -45,26 +44,13 @@ struct Started {
 }
 
 impl Engine {
-    /// Serves calls until the session is dropped. Unanswered requests are
-    /// dropped with their senders.
-    pub(super) fn run(self, mut calls: mpsc::Receiver<Call>) {
+    /// Serves calls until the device is to be left. Unanswered requests of a
+    /// session that is dropped are dropped with their senders.
+    pub(super) fn run(self, inbox: &mut Inbox) {
         let mut waiting: VecDeque<Waiting> = VecDeque::new();
         let mut batch: Vec<Sequence> = Vec::new();
         loop {
-            if batch.is_empty() && waiting.is_empty() {
-                match calls.blocking_recv() {
-                    Some(call) => enqueue(call, &mut waiting),
-                    None => return,
-                }
-            }
-            // Calls beyond the next batch stay in their bounded channel.
-            while waiting.len() < self.max_batch {
-                match calls.try_recv() {
-                    Ok(call) => enqueue(call, &mut waiting),
-                    Err(_) => break,
-                }
-            }
-            if self.desk.is_closed() {
+            if !inbox.collect(batch.is_empty(), &mut waiting, self.max_batch) || self.desk.is_closed() {
                 return;
             }
             waiting.retain(|Waiting { origin, .. }| self.desk.is_wanted(origin));

@@ -10,6 +10,7 @@ use albedo_core::{
 };
 use tokio::sync::mpsc;
 
+use super::turns::Turn;
 use crate::text::ChatText;
 
 const OPERATION: &str = "generate a reply";
@@ -41,6 +42,86 @@ pub(in crate::burn) struct Call {
     pub(in crate::burn) requests: Vec<Request>,
     pub(in crate::burn) cx: CallContext,
     pub(in crate::burn) answers: mpsc::Sender<(usize, Result<Completion>)>,
+}
+
+impl Call {
+    /// A call that only wakes.
+    pub(super) fn nothing() -> Self {
+        Self { requests: Vec::new(), cx: CallContext::new(), answers: mpsc::channel(1).0 }
+    }
+}
+
+/// Where the calls of a session come in, and when its device is to be left.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    calls: mpsc::Receiver<Call>,
+    /// Came in while the device was elsewhere.
+    first: Option<Call>,
+    turn: Option<Turn>,
+}
+
+impl Inbox {
+    /// The calls of a session, which shares its device in turns or not at all.
+    pub(super) fn new(calls: mpsc::Receiver<Call>, turn: Option<Turn>) -> Self {
+        Self { calls, first: None, turn }
+    }
+
+    /// The session's place among those of its device.
+    pub(super) fn turn(&self) -> Option<&Turn> {
+        self.turn.as_ref()
+    }
+
+    /// Lets `waiting` grow to `most` requests; a device that is `idle` sleeps until
+    /// there is one. `false` if the device is to be left: the session is dropped, or
+    /// another one waits for its turn.
+    pub(super) fn collect(&mut self, idle: bool, waiting: &mut VecDeque<Waiting>, most: usize) -> bool {
+        if let Some(call) = self.first.take() {
+            enqueue(call, waiting);
+        }
+        while idle && waiting.is_empty() {
+            if self.is_wanted() {
+                return false;
+            }
+            match self.calls.blocking_recv() {
+                Some(call) => enqueue(call, waiting),
+                None => return false,
+            }
+        }
+        // Calls beyond the next batch stay in their bounded channel.
+        while waiting.len() < most && !self.is_wanted() {
+            match self.calls.try_recv() {
+                Ok(call) => enqueue(call, waiting),
+                Err(_) => break,
+            }
+        }
+        true
+    }
+
+    /// Sleeps until there is a request; `false` if the session is dropped.
+    pub(super) fn sleep(&mut self) -> bool {
+        while self.first.as_ref().is_none_or(|call| call.requests.is_empty()) {
+            match self.calls.blocking_recv() {
+                Some(call) => self.first = Some(call),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Answers what woke the session with `error`.
+    pub(super) fn refuse(&mut self, error: &Error) {
+        if let Some(call) = self.first.take() {
+            for index in 0..call.requests.len() {
+                let error = Error::new(error.kind(), error.operation(), error.message());
+                // Fails only if nobody waits any more.
+                let _ = call.answers.try_send((index, Err(error)));
+            }
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.turn.as_ref().is_some_and(Turn::is_wanted)
+    }
 }
 
 /// A request that waits for a place in the batch.
@@ -78,7 +159,7 @@ impl Origin {
 }
 
 /// Puts the requests of a call behind those that wait.
-pub(super) fn enqueue(call: Call, waiting: &mut VecDeque<Waiting>) {
+fn enqueue(call: Call, waiting: &mut VecDeque<Waiting>) {
     for (index, request) in call.requests.into_iter().enumerate() {
         let origin = Origin { index, cx: call.cx.clone(), answers: call.answers.clone() };
         waiting.push_back(Waiting { origin, request });
@@ -102,7 +183,7 @@ pub(super) struct Reply {
 }
 
 /// What a session knows of its model's text and limits.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Desk {
     pub(super) text: Arc<ChatText>,
     /// Names the model in messages.

@@ -72,6 +72,44 @@ async fn a_reply_does_not_depend_on_the_batch() {
 }
 
 #[tokio::test]
+async fn models_that_take_turns_answer_as_side_by_side() {
+    let mut expected = Vec::new();
+    for side in ["king", "challenger"] {
+        expected.push(answers(&*load(&demo(side), 4).await.unwrap(), requests()).await);
+    }
+    let backend = BurnBackend::new(&BurnConfig { max_batch: 4, in_turn: true, ..BurnConfig::default() });
+    let backend = backend.unwrap();
+    let cx = CallContext::new();
+    let load = async |side| backend.load(&ModelSource::new(demo(side)), &cx).await.unwrap();
+    let (king, challenger) = (load("king").await, load("challenger").await);
+    for _ in 0..2 {
+        let both = tokio::join!(answers(&*king, requests()), answers(&*challenger, requests()));
+        assert_eq!([both.0, both.1], expected[..]);
+    }
+    // One that waits for its turn can be dropped.
+    let third = load("king").await;
+    drop(third.generate(requests(), &cx).next().await);
+    drop(third);
+    assert_eq!(answers(&*challenger, requests()).await, expected[1]);
+}
+
+#[tokio::test]
+async fn a_model_that_changes_while_it_is_away_is_refused() {
+    let folder = model(&[("model.safetensors", &safetensors(&tensors(), "BF16"))]);
+    let backend = BurnBackend::new(&BurnConfig { in_turn: true, ..BurnConfig::default() }).unwrap();
+    let cx = CallContext::new();
+    let away = backend.load(&ModelSource::new(folder.path()), &cx).await.unwrap();
+    let here = backend.load(&ModelSource::new(demo("king")), &cx).await.unwrap();
+    assert_eq!(answers(&*here, vec![request("Fix it.", 1)]).await.len(), 1);
+    let file = std::fs::File::options().append(true).open(folder.path().join("model.safetensors")).unwrap();
+    std::io::Write::write_all(&mut &file, b"more").unwrap();
+    let mut stream = away.generate(vec![request("Fix it.", 1)], &cx);
+    let error = stream.next().await.unwrap().result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DigestMismatch, "{error}");
+    assert_eq!(answers(&*here, vec![request("Fix it.", 1)]).await.len(), 1);
+}
+
+#[tokio::test]
 async fn scores_beside_a_reply_are_those_of_a_call_of_their_own() {
     let session = load(&demo("challenger"), 4).await.unwrap();
     let request = request("The tests fail.", 0);

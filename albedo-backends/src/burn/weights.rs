@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use albedo_core::digest::Hasher;
 use albedo_core::safetensors::{Dtype, TensorInfo, read_header};
@@ -43,6 +44,7 @@ struct WeightFile {
     path: PathBuf,
     file: File,
     bytes: u64,
+    modified: Option<SystemTime>,
 }
 
 impl WeightFiles {
@@ -66,7 +68,8 @@ impl WeightFiles {
             if !metadata.is_file() {
                 return Err(invalid("not a regular file").with("path", path.display()));
             }
-            files.push(WeightFile { name, path, file, bytes: metadata.len() });
+            let (bytes, modified) = (metadata.len(), metadata.modified().ok());
+            files.push(WeightFile { name, path, file, bytes, modified });
         }
         if files.is_empty() {
             return Err(Error::new(ErrorKind::NotFound, OPERATION, "the folder has no *.safetensors file")
@@ -75,6 +78,26 @@ impl WeightFiles {
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Self { folder: folder.to_owned(), files })
+    }
+
+    /// Checks that nobody wrote into the files since they were opened.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DigestMismatch`] with the file; a file that cannot be looked at.
+    pub(super) fn require_unchanged(&self) -> Result<()> {
+        for WeightFile { path, file, bytes, modified, .. } in &self.files {
+            let metadata = file.metadata().map_err(|error| Error::io(OPERATION, path, error))?;
+            if metadata.len() != *bytes || metadata.modified().ok() != *modified {
+                return Err(Error::new(
+                    ErrorKind::DigestMismatch,
+                    OPERATION,
+                    "the file was changed while its model was out of memory",
+                )
+                .with("path", path.display())
+                .with_hint("leave a model's files alone while it is in use, and load it again"));
+            }
+        }
+        Ok(())
     }
 
     /// The parameters digest, as [`albedo_core::ModelInfo::parameters`] defines it.
@@ -100,7 +123,9 @@ impl WeightFiles {
         let mut left = BTreeMap::new();
         for weight_file in &self.files {
             cx.check(OPERATION)?;
-            let header = read_header(&mut BufReader::new(&weight_file.file), weight_file.bytes)
+            let mut file = &weight_file.file;
+            file.rewind().map_err(|error| Error::io(OPERATION, &weight_file.path, error))?;
+            let header = read_header(&mut BufReader::new(file), weight_file.bytes)
                 .map_err(|error| error.with("path", weight_file.path.display()))?;
             for (name, info) in header.tensors {
                 if let Some(Tensor { file: other, .. }) = left.get(&name) {

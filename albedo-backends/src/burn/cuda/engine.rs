@@ -9,7 +9,6 @@
 use std::collections::{HashMap, VecDeque};
 
 use albedo_core::{Error, ErrorKind, Result, TokenScores};
-use tokio::sync::mpsc;
 
 use super::device::{Buffer, Gpu, Reading, Recording};
 use super::kernels::attention::{PAGE, TILE};
@@ -18,7 +17,7 @@ use super::launch::{Places, SlotSettings, splits};
 use super::ops::{CubeOps, Kind, Step};
 use super::pages::Pages;
 use crate::burn::model::Qwen3;
-use crate::burn::requests::{Call, Desk, Origin, Prompt, Reply, Waiting, Write, enqueue};
+use crate::burn::requests::{Desk, Inbox, Origin, Prompt, Reply, Waiting, Write};
 
 const OPERATION: &str = "generate a reply";
 
@@ -199,33 +198,21 @@ impl Engine {
         })
     }
 
-    /// Serves calls until the session is dropped. Unanswered requests are
-    /// dropped with their senders.
-    pub(in crate::burn) fn run(self, calls: mpsc::Receiver<Call>) {
+    /// Serves calls until the device is to be left, and gives its memory back.
+    /// Unanswered requests of a session that is dropped are dropped with their
+    /// senders.
+    pub(in crate::burn) fn run(self, inbox: &mut Inbox) {
         let gpu = self.model.ops().gpu().clone();
-        self.serve(calls);
+        self.serve(inbox);
         gpu.give_back();
     }
 
-    fn serve(mut self, mut calls: mpsc::Receiver<Call>) {
+    fn serve(mut self, inbox: &mut Inbox) {
         let mut waiting: VecDeque<Waiting> = VecDeque::new();
         let mut pending: Option<Pending> = None;
         loop {
             let idle = pending.is_none() && self.sequences.iter().all(Option::is_none);
-            if idle && waiting.is_empty() {
-                match calls.blocking_recv() {
-                    Some(call) => enqueue(call, &mut waiting),
-                    None => return,
-                }
-            }
-            // Calls beyond the next batch stay in their bounded channel.
-            while waiting.len() < self.sequences.len() {
-                match calls.try_recv() {
-                    Ok(call) => enqueue(call, &mut waiting),
-                    Err(_) => break,
-                }
-            }
-            if self.desk.is_closed() {
+            if !inbox.collect(idle, &mut waiting, self.sequences.len()) || self.desk.is_closed() {
                 return;
             }
             waiting.retain(|Waiting { origin, .. }| self.desk.is_wanted(origin));

@@ -8,7 +8,7 @@ use albedo_core::{CallContext, GenerateRequest, ModelBackend, ModelSession, Mode
 use cubecl::MemoryScope;
 
 use super::device::Gpu;
-use super::{GpuOptions, is_present};
+use super::is_present;
 use crate::burn::config::Qwen3Config;
 use crate::burn::requests::Desk;
 use crate::burn::tests::{answers, demo, fixture, requests};
@@ -17,8 +17,13 @@ use crate::burn::{BurnBackend, BurnConfig, Device};
 use crate::text::ChatText;
 
 /// A small part of the card, so that the tests can run side by side.
-const SMALL: BurnConfig =
-    BurnConfig { device: Device::Cuda(0), max_batch: 4, memory_share: 0.05, prefill_rows: 256 };
+const SMALL: BurnConfig = BurnConfig {
+    device: Device::Cuda(0),
+    max_batch: 4,
+    memory_share: 0.05,
+    prefill_rows: 256,
+    in_turn: false,
+};
 
 async fn load(config: BurnConfig, model: PathBuf) -> Arc<dyn ModelSession> {
     let backend = BurnBackend::new(&config).unwrap();
@@ -48,6 +53,27 @@ async fn a_reply_depends_on_its_request_alone() {
         let mut reversed = answers(&*session, requests().into_iter().rev().collect()).await;
         reversed.reverse();
         assert_eq!(reversed, expected, "{max_batch}, {prefill_rows}, in reverse");
+    }
+}
+
+/// Two models that take turns, each with most of the card, answer as side by side.
+#[tokio::test]
+#[ignore = "takes most of the GPU: run it alone"]
+async fn models_that_take_turns_give_their_memory_back() {
+    if !is_present() {
+        return;
+    }
+    let mut expected = Vec::new();
+    for side in ["king", "challenger"] {
+        expected.push(answers(&*load(SMALL, demo(side)).await, requests()).await);
+    }
+    let backend = BurnBackend::new(&BurnConfig { memory_share: 0.9, in_turn: true, ..SMALL }).unwrap();
+    let cx = CallContext::new();
+    let load = async |side| backend.load(&ModelSource::new(demo(side)), &cx).await.unwrap();
+    let (king, challenger) = (load("king").await, load("challenger").await);
+    for _ in 0..2 {
+        let both = tokio::join!(answers(&*king, requests()), answers(&*challenger, requests()));
+        assert_eq!([both.0, both.1], expected[..]);
     }
 }
 
@@ -140,12 +166,8 @@ async fn measure_the_engine_beside_the_device() {
     };
     let files = WeightFiles::open(&model).unwrap();
     let cx = CallContext::new();
-    let options = GpuOptions {
-        index: 0,
-        memory_share: placed.memory_share,
-        max_batch: 32,
-        prefill_rows: placed.prefill_rows as usize,
-    };
-    let (mut engine, _) = super::load(options, &config, files.weights(&cx).unwrap(), desk).unwrap();
+    let backend = BurnBackend::new(&placed).unwrap();
+    let weights = files.weights(&cx).unwrap();
+    let (mut engine, _) = super::load(0, &backend.placement, &config, weights, desk).unwrap();
     println!("the device's {:.3} ms", engine.measure_step(32, 200).unwrap() * 1e3);
 }

@@ -1,0 +1,102 @@
+//! Sessions that use a device one after the other.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc::WeakSender;
+
+use super::Device;
+use super::requests::Call;
+
+static LINES: LazyLock<Mutex<HashMap<Device, Arc<Line>>>> = LazyLock::new(Mutex::default);
+
+/// Those who want one device.
+#[derive(Debug, Default)]
+struct Line {
+    queue: Mutex<Queue>,
+    moved: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Who has the device, and how to wake it.
+    holder: Option<WeakSender<Call>>,
+    /// Who waits for it, first come first.
+    waiting: VecDeque<u64>,
+    /// Sessions so far.
+    sessions: u64,
+}
+
+impl Line {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session's place among those of its device.
+#[derive(Debug, Clone)]
+pub(super) struct Turn {
+    line: Arc<Line>,
+    session: u64,
+    /// Where its own calls come in.
+    calls: WeakSender<Call>,
+}
+
+impl Turn {
+    /// A place on `device` for the session that gets `calls`.
+    pub(super) fn new(device: Device, calls: WeakSender<Call>) -> Self {
+        let line =
+            Arc::clone(LINES.lock().unwrap_or_else(PoisonError::into_inner).entry(device).or_default());
+        let session = {
+            let mut queue = line.queue();
+            queue.sessions += 1;
+            queue.sessions
+        };
+        Self { line, session, calls }
+    }
+
+    /// Waits for the device; `None` if `is_closed` first.
+    pub(super) fn take(&self, is_closed: impl Fn() -> bool) -> Option<Holding<'_>> {
+        let mut queue = self.line.queue();
+        queue.waiting.push_back(self.session);
+        if let Some(holder) = queue.holder.as_ref().and_then(WeakSender::upgrade) {
+            // If there is no room, it is not asleep.
+            let _ = holder.try_send(Call::nothing());
+        }
+        loop {
+            if is_closed() {
+                queue.waiting.retain(|&waiting| waiting != self.session);
+                self.line.moved.notify_all();
+                return None;
+            }
+            if queue.holder.is_none() && queue.waiting.front() == Some(&self.session) {
+                queue.waiting.pop_front();
+                queue.holder = Some(self.calls.clone());
+                return Some(Holding(self));
+            }
+            queue = self.line.moved.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Whether another session waits for the device.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.line.queue().waiting.is_empty()
+    }
+
+    /// Lets whoever waits look whether its session is closed.
+    pub(super) fn wake(&self) {
+        let _queue = self.line.queue();
+        self.line.moved.notify_all();
+    }
+}
+
+/// The device, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Holding<'a>(&'a Turn);
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        self.0.line.queue().holder = None;
+        self.0.line.moved.notify_all();
+    }
+}
