@@ -265,7 +265,6 @@ struct Session {
     calls: Option<mpsc::Sender<Call>>,
     /// Cancelled when the session is dropped.
     alive: CallContext,
-    turn: Option<Turn>,
     thread: Option<JoinHandle<()>>,
     memory: Option<String>,
 }
@@ -274,9 +273,6 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.alive.cancel();
         self.calls = None;
-        if let Some(turn) = &self.turn {
-            turn.wake();
-        }
         // Whoever loads the next model on a GPU counts on the memory of this
         // one. It takes a step of the device at most.
         if let (Some(thread), true) = (self.thread.take(), self.memory.is_some()) {
@@ -304,14 +300,13 @@ impl Session {
         let turn = placement.in_turn.then(|| Turn::new(placement.device, calls.downgrade()));
         let digesting = digest(&files, cx)?;
         let loading = Loading { placement, config: config.clone(), files, desk };
-        let (thread, memory) = start(loading, Inbox::new(receiver, turn.clone()), cx)?;
+        let (thread, memory) = start(loading, Inbox::new(receiver, turn), cx)?;
         // From here on, a failure drops the session and ends its device thread.
         let mut session = Self {
             info: info(&config, &text, placement.device)?,
             text,
             calls: Some(calls),
             alive,
-            turn,
             thread: Some(thread),
             memory,
         };
@@ -422,7 +417,8 @@ fn start(loading: Loading, mut inbox: Inbox, cx: &CallContext) -> Result<(JoinHa
         let turn = inbox.turn().cloned();
         let (mut loading, mut first) = (Some(loading), first);
         while let Some(parts) = &loading {
-            let holding = turn.as_ref().map(|turn| turn.take(|| parts.desk.is_closed()));
+            let unwanted = || parts.desk.is_closed() || (first.is_some() && cx.check(LOAD).is_err());
+            let holding = turn.as_ref().map(|turn| turn.take(unwanted));
             if holding.as_ref().is_some_and(Option::is_none) {
                 return;
             }

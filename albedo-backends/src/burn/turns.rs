@@ -2,11 +2,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc::WeakSender;
 
 use super::Device;
 use super::requests::Call;
+
+/// How often whoever waits looks whether it is still wanted.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 static LINES: LazyLock<Mutex<HashMap<Device, Arc<Line>>>> = LazyLock::new(Mutex::default);
 
@@ -55,8 +59,8 @@ impl Turn {
         Self { line, session, calls }
     }
 
-    /// Waits for the device; `None` if `is_closed` first.
-    pub(super) fn take(&self, is_closed: impl Fn() -> bool) -> Option<Holding<'_>> {
+    /// Waits for the device; `None` if nobody wants it any more.
+    pub(super) fn take(&self, is_unwanted: impl Fn() -> bool) -> Option<Holding<'_>> {
         let mut queue = self.line.queue();
         queue.waiting.push_back(self.session);
         if let Some(holder) = queue.holder.as_ref().and_then(WeakSender::upgrade) {
@@ -64,7 +68,7 @@ impl Turn {
             let _ = holder.try_send(Call::nothing());
         }
         loop {
-            if is_closed() {
+            if is_unwanted() {
                 queue.waiting.retain(|&waiting| waiting != self.session);
                 self.line.moved.notify_all();
                 return None;
@@ -74,19 +78,15 @@ impl Turn {
                 queue.holder = Some(self.calls.clone());
                 return Some(Holding(self));
             }
-            queue = self.line.moved.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            // A call that is cancelled wakes nobody.
+            let waited = self.line.moved.wait_timeout(queue, LOOK_AGAIN);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// Whether another session waits for the device.
     pub(super) fn is_wanted(&self) -> bool {
         !self.line.queue().waiting.is_empty()
-    }
-
-    /// Lets whoever waits look whether its session is closed.
-    pub(super) fn wake(&self) {
-        let _queue = self.line.queue();
-        self.line.moved.notify_all();
     }
 }
 
