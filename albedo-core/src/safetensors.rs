@@ -21,6 +21,21 @@ use crate::error::{Error, ErrorKind, Result};
 /// twice, or whose tensors do not cover the data to its end without overlap or
 /// hole; [`ErrorKind::Unavailable`] if reading fails.
 pub fn read_header(reader: &mut impl Read, file_bytes: u64) -> Result<Header> {
+    let (header, promised) = read_promise(reader, file_bytes)?;
+    if promised != file_bytes {
+        return Err(invalid(format!("the file has {file_bytes} bytes, the header promises {promised}"))
+            .with_hint("fetch the file again"));
+    }
+    Ok(header)
+}
+
+/// As [`read_header`], but of a file that may have been cut short behind its
+/// header, or have more bytes than that: gives the header and the bytes that
+/// it promises the file to have.
+///
+/// # Errors
+/// As [`read_header`], but for the end of the data.
+pub fn read_promise(reader: &mut impl Read, file_bytes: u64) -> Result<(Header, u64)> {
     let mut length = [0; LENGTH_BYTES as usize];
     reader.read_exact(&mut length).map_err(|error| unreadable(error, file_bytes))?;
     let length = u64::from_le_bytes(length);
@@ -50,8 +65,8 @@ pub fn read_header(reader: &mut impl Read, file_bytes: u64) -> Result<Header> {
             Ok((name, info))
         })
         .collect::<Result<BTreeMap<_, _>>>()?;
-    check_cover(&tensors, data..file_bytes)?;
-    Ok(Header { tensors, metadata })
+    let end = check_cover(&tensors, data)?;
+    Ok((Header { tensors, metadata }, end))
 }
 
 /// What a file says about itself.
@@ -244,11 +259,12 @@ impl RawTensor {
     }
 }
 
-/// Checks that `tensors` cover `data` from start to end, each byte once.
-fn check_cover(tensors: &BTreeMap<String, TensorInfo>, data: Range<u64>) -> Result<()> {
+/// Checks that `tensors` cover the bytes from `data` on, each once, and gives
+/// their end.
+fn check_cover(tensors: &BTreeMap<String, TensorInfo>, data: u64) -> Result<u64> {
     let mut ordered: Vec<_> = tensors.iter().collect();
     ordered.sort_unstable_by_key(|(_, info)| (info.range.start, info.range.end));
-    let mut covered = data.start;
+    let mut covered = data;
     for (name, TensorInfo { range, .. }) in ordered {
         if range.start != covered {
             let message =
@@ -260,11 +276,7 @@ fn check_cover(tensors: &BTreeMap<String, TensorInfo>, data: Range<u64>) -> Resu
         }
         covered = range.end;
     }
-    if covered != data.end {
-        return Err(invalid(format!("the file has {} bytes, the header promises {covered}", data.end))
-            .with_hint("fetch the file again"));
-    }
-    Ok(())
+    Ok(covered)
 }
 
 fn insert<V, E: serde::de::Error>(map: &mut BTreeMap<String, V>, key: String, value: V) -> Result<(), E> {

@@ -74,12 +74,13 @@ fn reasons(evidence: &Value) -> Vec<String> {
         let word = |key: &str| found[key].as_str().unwrap_or_default();
         lines.push(format!("{} {}: {}", word("by"), word("rule"), word("text")));
     }
-    if let Some(error) = evidence["error"].as_str() {
-        let fault = match &evidence["fault"] {
-            Value::String(fault) => fault.clone(),
-            other => other.to_string(),
-        };
-        lines.push(format!("{error} [fault: {fault}]"));
+    lines.extend(["error", "hint"].iter().filter_map(|key| evidence[key].as_str().map(str::to_owned)));
+    if let Some(last) = lines.last_mut() {
+        match &evidence["fault"] {
+            Value::Null => {}
+            Value::String(fault) => last.push_str(&format!(" [fault: {fault}]")),
+            other => last.push_str(&format!(" [fault: {other}]")),
+        }
     }
     if let Some(of) = evidence["copy_of"].as_str() {
         lines.push(format!("an exact copy of {of}"));

@@ -122,13 +122,13 @@ impl Screen for ArchitectureScreen {
         };
         let expected = match &self.config.spec {
             Some(spec) => spec.clone(),
-            None => config(king, cx).await?.map_err(|problem| kings(&problem))?,
+            None => config(king, cx).await?.map_err(|problem| kings(&problem, king.provenance()))?,
         };
         let problems = match config(submission, cx).await? {
             Ok(found) => self.check_config(&found, &expected),
             Err(problem) => vec![problem],
         };
-        Ok(finding(&problems, json!({ "locked": self.config.locked.len() })))
+        Ok(finding(&problems, submission.provenance(), json!({ "locked": self.config.locked.len() })))
     }
 }
 
@@ -147,7 +147,7 @@ albedo_core::register!(dyn Screen => ArchitectureScreen);
 /// The configuration among `files`, or what is wrong with it.
 async fn config(files: &dyn ModelFiles, cx: &CallContext) -> Result<Result<Map<String, Value>, Problem>> {
     let listing = Listing::read(files, &mut Vec::new(), cx).await?;
-    let missing = || Problem::new("required", CONFIG, "the file is missing");
+    let missing = || Problem::cut("required", CONFIG, "the file is missing");
     let bytes = listing.text(CONFIG, cx).await?.unwrap_or_else(|| Err(missing()));
     Ok(bytes.and_then(|bytes| object(CONFIG, &bytes)))
 }

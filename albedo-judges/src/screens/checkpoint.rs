@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use albedo_core::digest::Hasher;
 use albedo_core::safetensors::{Dtype, TensorInfo, read_header};
-use albedo_core::{CallContext, Digest, Error, ErrorKind, Fault, Result};
+use albedo_core::{CallContext, Digest, Error, ErrorKind, Fault, Result, Retry};
 use half::f16;
 
 /// Bytes that are read at once, or one row of a tensor if it is longer. Two
@@ -128,6 +128,7 @@ impl Checkpoint {
     pub(crate) fn missing(&self, name: &str) -> Error {
         Error::new(ErrorKind::DataInvalid, OPERATION, format!("the files lack the tensor `{name}`"))
             .with_fault(Fault::Infrastructure)
+            .with_retry(Retry::Backoff)
             .with("path", self.folder.display())
             .with_hint("complete the download; the screen `files` tells whether the model itself lacks it")
     }
@@ -200,7 +201,7 @@ impl Shard {
         let bytes = metadata.len();
         let header = read_header(&mut BufReader::new(&file), bytes).map_err(|error| {
             // What passed `files` was well formed: the copy is what is broken.
-            error.with_fault(Fault::Infrastructure).with("path", path.display())
+            error.with_fault(Fault::Infrastructure).with_retry(Retry::Backoff).with("path", path.display())
         })?;
         let mut tensors: Vec<_> = header.tensors.into_iter().collect();
         tensors.sort_by_key(|(_, info)| (info.range.start, info.range.end));
@@ -239,6 +240,7 @@ impl Shard {
         self.file.read_exact_at(block, offset).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => invalid("a weight file became shorter", &self.path)
                 .with_fault(Fault::Infrastructure)
+                .with_retry(Retry::Backoff)
                 .with_hint("fetch it again"),
             _ => Error::io(OPERATION, &self.path, error),
         })

@@ -11,9 +11,11 @@
 //! - **dtype**: from the headers; **pinned**: files of a fixed digest;
 //!   **as-king**: tokenizer and chat template are the king's, byte for byte.
 //!
-//! A broken rule is `Rejected`: it lies in the submission's own bytes. A
-//! listing that cannot be read is an error, and so is whatever is wrong with
-//! the king.
+//! A broken rule is `Rejected`: it lies in the submission's own bytes. Where
+//! they are a copy of ours ([`Provenance::Copy`]) and all that is wrong is that
+//! files are missing or end too early, a download may have done that: the
+//! finding is `Unverified`, the fault infrastructure. A listing that cannot be
+//! read is an error, and so is whatever is wrong with the king.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use albedo_core::safetensors::Dtype;
 use albedo_core::{
     BuildContext, CallContext, Digest, Error, ErrorKind, Fault, Finding, Identity, ModelFiles, Plugin,
-    Result, Screen, ScreenStage, Side, Subject,
+    Provenance, Result, Retry, Screen, ScreenStage, Side, Subject,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -29,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::evidence::{Problem, finding, wrong_stage};
-use super::listing::{Listing, Tensors, is_weights};
+use super::listing::{Listing, Tensors, breaks_off, is_weights};
 
 /// Settings of [`FilesScreen`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -112,10 +114,10 @@ impl FilesScreen {
             problems.push(Problem::new("allowlist", name, "a model needs no such file"));
         }
         for name in self.config.required.iter().filter(|name| !entries.contains_key(*name)) {
-            problems.push(Problem::new("required", name, "the file is missing"));
+            problems.push(Problem::cut("required", name, "the file is missing"));
         }
         if !entries.keys().any(|name| is_weights(name)) {
-            problems.push(Problem::new("required", "*.safetensors", "there are no weights in safetensors"));
+            problems.push(Problem::cut("required", "*.safetensors", "there are no weights in safetensors"));
         }
         let bytes = entries.values().fold(0_u64, |sum, &size| sum.saturating_add(size));
         let most = self.config.max_size_ratio * king_bytes as f64;
@@ -125,7 +127,13 @@ impl FilesScreen {
         }
     }
 
-    fn check_tensors(&self, submission: &Tensors, king: &Tensors, problems: &mut Vec<Problem>) {
+    fn check_tensors(
+        &self,
+        submission: &Tensors,
+        king: &Tensors,
+        parts_missing: bool,
+        problems: &mut Vec<Problem>,
+    ) {
         for (name, facts) in submission {
             match king.get(name) {
                 None => problems.push(Problem::new("tensors", name, "the king has no such tensor")),
@@ -141,8 +149,10 @@ impl FilesScreen {
                 problems.push(Problem::new("dtype", name, message));
             }
         }
+        // It may be in a file that did not come, or not whole.
+        let cut = parts_missing || problems.iter().any(|problem| problem.cut);
         for name in king.keys().filter(|name| !submission.contains_key(*name)) {
-            problems.push(Problem::new("tensors", name, "the tensor is missing"));
+            problems.push(Problem { cut, ..Problem::new("tensors", name, "the tensor is missing") });
         }
     }
 
@@ -155,35 +165,37 @@ impl FilesScreen {
     ) -> Result<()> {
         for name in &self.config.as_king {
             let expected = match king.text(name, cx).await? {
-                Some(Err(problem)) => return Err(kings(&problem)),
+                Some(Err(problem)) => return Err(kings(&problem, king.provenance())),
                 Some(Ok(bytes)) => Some(bytes),
                 None => None,
             };
             match (submission.text(name, cx).await?, expected) {
                 (Some(Err(problem)), _) => problems.push(problem),
                 (Some(Ok(bytes)), Some(expected)) if bytes != expected => {
-                    problems.push(Problem::new("as-king", name, "the file differs from the king's"));
+                    let cut = expected.starts_with(&bytes);
+                    let message = "the file differs from the king's";
+                    problems.push(Problem { cut, ..Problem::new("as-king", name, message) });
                 }
                 (Some(Ok(_)), None) => {
                     problems.push(Problem::new("as-king", name, "the king has no such file"));
                 }
-                (None, Some(_)) => problems.push(Problem::new("as-king", name, "the king has the file")),
+                (None, Some(_)) => problems.push(Problem::cut("as-king", name, "the king has the file")),
                 _ => {}
             }
         }
         for (name, digest) in &self.config.pinned {
-            let message = match submission.text(name, cx).await? {
+            problems.push(match submission.text(name, cx).await? {
                 Some(Ok(bytes)) => {
-                    let found = Digest::of(bytes);
+                    let found = Digest::of(&bytes);
                     if found == *digest {
                         continue;
                     }
-                    format!("the digest is {found}, pinned is {digest}")
+                    let message = format!("the digest is {found}, pinned is {digest}");
+                    Problem { cut: breaks_off(&bytes), ..Problem::new("pinned", name, message) }
                 }
-                Some(Err(problem)) => problem.message,
-                None => "the file is missing".into(),
-            };
-            problems.push(Problem::new("pinned", name, message));
+                Some(Err(problem)) => Problem { check: "pinned", ..problem },
+                None => Problem::cut("pinned", name, "the file is missing"),
+            });
         }
         Ok(())
     }
@@ -198,7 +210,7 @@ impl FilesScreen {
         let king = Listing::read(king, &mut faults, cx).await?;
         let king_tensors = king.tensors(&mut faults, cx).await?;
         if let Some(fault) = faults.first() {
-            return Err(kings(fault));
+            return Err(kings(fault, king.provenance()));
         }
         let king_bytes = king.entries().values().sum();
 
@@ -206,11 +218,12 @@ impl FilesScreen {
         let submission = Listing::read(submission, &mut problems, cx).await?;
         self.check_names(&submission, king_bytes, &mut problems);
         let tensors = submission.tensors(&mut problems, cx).await?;
-        self.check_tensors(&tensors, &king_tensors, &mut problems);
+        self.check_tensors(&tensors, &king_tensors, submission.parts_missing(), &mut problems);
         self.check_contents(&submission, &king, &mut problems, cx).await?;
         let bytes = submission.entries().values().fold(0_u64, |sum, &size| sum.saturating_add(size));
         Ok(finding(
             &problems,
+            submission.provenance(),
             json!({ "files": submission.entries().len(), "bytes": bytes, "tensors": tensors.len() }),
         ))
     }
@@ -263,11 +276,19 @@ impl Plugin<dyn Screen> for FilesScreen {
 
 albedo_core::register!(dyn Screen => FilesScreen);
 
-/// The king's own files are wrong: nobody who challenges him is to blame.
-pub(super) fn kings(problem: &Problem) -> Error {
-    Error::new(ErrorKind::DataInvalid, "read the king's files", problem.message.clone())
+/// The king's own files are wrong, or our copy of them: nobody who challenges
+/// him is to blame.
+pub(super) fn kings(problem: &Problem, provenance: Provenance) -> Error {
+    let error = Error::new(ErrorKind::DataInvalid, "read the king's files", problem.message.clone())
+        .with("of", &problem.of);
+    if problem.cut && provenance == Provenance::Copy {
+        return error
+            .with_fault(Fault::Infrastructure)
+            .with_retry(Retry::Backoff)
+            .with_hint("this looks like a download that is incomplete: fetch the king again");
+    }
+    error
         .with_fault(Fault::Contestant(Side::King))
-        .with("of", &problem.of)
         .with_hint("the king's artefact has to be restored before anyone can be screened against it")
 }
 
