@@ -157,7 +157,7 @@ impl Checkpoint {
             }
             for (index, part) in parts.iter().enumerate() {
                 cx.check(OPERATION)?;
-                let visit = || match &part.tensor {
+                let mut visit = || match &part.tensor {
                     Some((tensor, start)) => {
                         let (name, info) = &shard.tensors[*tensor];
                         visitor.visit(Segment { name, info, start: *start, bytes: &block })
@@ -170,7 +170,8 @@ impl Checkpoint {
                     }
                 };
                 let mut read = || parts.get(index + 1).map_or(Ok(()), |part| shard.fill(&mut next, part));
-                let ((read, ()), visited) = rayon::join(|| (read(), hash()), visit);
+                // Hashing takes longest and has one core for itself.
+                let ((), (read, visited)) = rayon::join(&mut hash, || (read(), visit()));
                 read?;
                 visited?;
                 progress(block.len() as u64);

@@ -32,22 +32,50 @@ impl Problem {
     }
 }
 
-/// `Clear` with `facts` if there is no problem. Problems are `Rejected`, unless
-/// all of them may come from a copy of ours that is incomplete: then nothing
-/// is known of the submission, and the finding is `Unverified`.
-pub(crate) fn finding(problems: &[Problem], provenance: Provenance, facts: Value) -> Finding {
-    if problems.is_empty() {
-        return Finding::Clear(facts);
+/// The problems of a submission: the first [`MOST`], and how many there are. A
+/// header can name hundreds of thousands of tensors, each of them wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    listed: Vec<Problem>,
+    count: usize,
+    /// Of those that are [`Problem::cut`].
+    cut: usize,
+}
+
+impl Problems {
+    pub(crate) fn push(&mut self, problem: Problem) {
+        self.count += 1;
+        self.cut += usize::from(problem.cut);
+        if self.listed.len() < MOST {
+            self.listed.push(problem);
+        }
     }
-    let listed = &problems[..problems.len().min(MOST)];
-    let mut evidence = json!({ "problems": listed, "problems_in_all": problems.len(), "facts": facts });
-    if provenance == Provenance::Copy && problems.iter().all(|problem| problem.cut) {
-        evidence["fault"] = json!(Fault::Infrastructure);
-        evidence["retryable"] = json!(true);
-        evidence["hint"] = json!(INCOMPLETE);
-        return Finding::Unverified(evidence);
+
+    pub(crate) fn first(&self) -> Option<&Problem> {
+        self.listed.first()
     }
-    Finding::Rejected(evidence)
+
+    /// Whether any of them is one that an incomplete download has too.
+    pub(crate) fn any_cut(&self) -> bool {
+        self.cut > 0
+    }
+
+    /// `Clear` with `facts` if there is no problem. Problems are `Rejected`,
+    /// unless all of them may come from a copy of ours that is incomplete: then
+    /// nothing is known of the submission, and the finding is `Unverified`.
+    pub(crate) fn finding(&self, provenance: Provenance, facts: Value) -> Finding {
+        if self.count == 0 {
+            return Finding::Clear(facts);
+        }
+        let mut evidence = json!({ "problems": self.listed, "problems_in_all": self.count, "facts": facts });
+        if provenance == Provenance::Copy && self.cut == self.count {
+            evidence["fault"] = json!(Fault::Infrastructure);
+            evidence["retryable"] = json!(true);
+            evidence["hint"] = json!(INCOMPLETE);
+            return Finding::Unverified(evidence);
+        }
+        Finding::Rejected(evidence)
+    }
 }
 
 /// What to do about a copy that may be incomplete.

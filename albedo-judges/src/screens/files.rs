@@ -30,8 +30,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::evidence::{Problem, finding, wrong_stage};
-use super::listing::{Listing, Tensors, breaks_off, is_weights};
+use super::evidence::{Problem, Problems, wrong_stage};
+use super::listing::{Listing, MAX_TEXT_BYTES, Tensors, breaks_off, is_weights};
 
 /// Settings of [`FilesScreen`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -108,7 +108,7 @@ impl FilesScreen {
         Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
     }
 
-    fn check_names(&self, listing: &Listing<'_>, king_bytes: u64, problems: &mut Vec<Problem>) {
+    fn check_names(&self, listing: &Listing<'_>, king_bytes: u64, problems: &mut Problems) {
         let entries = listing.entries();
         for name in entries.keys().filter(|name| !self.config.allowed.iter().any(|form| fits(form, name))) {
             problems.push(Problem::new("allowlist", name, "a model needs no such file"));
@@ -132,7 +132,7 @@ impl FilesScreen {
         submission: &Tensors,
         king: &Tensors,
         parts_missing: bool,
-        problems: &mut Vec<Problem>,
+        problems: &mut Problems,
     ) {
         for (name, facts) in submission {
             match king.get(name) {
@@ -149,10 +149,16 @@ impl FilesScreen {
                 problems.push(Problem::new("dtype", name, message));
             }
         }
-        // It may be in a file that did not come, or not whole.
-        let cut = parts_missing || problems.iter().any(|problem| problem.cut);
-        for name in king.keys().filter(|name| !submission.contains_key(*name)) {
-            problems.push(Problem { cut, ..Problem::new("tensors", name, "the tensor is missing") });
+        let missing: Vec<_> = king.keys().filter(|name| !submission.contains_key(*name)).collect();
+        let Some(first) = missing.first() else { return };
+        if parts_missing || problems.any_cut() {
+            // They may be in a file that did not come, or not whole.
+            let message = format!("{} tensors are missing, the first is {first}", missing.len());
+            problems.push(Problem::cut("tensors", "*.safetensors", message));
+        } else {
+            for name in missing {
+                problems.push(Problem::new("tensors", name, "the tensor is missing"));
+            }
         }
     }
 
@@ -160,16 +166,16 @@ impl FilesScreen {
         &self,
         submission: &Listing<'_>,
         king: &Listing<'_>,
-        problems: &mut Vec<Problem>,
+        problems: &mut Problems,
         cx: &CallContext,
     ) -> Result<()> {
         for name in &self.config.as_king {
-            let expected = match king.text(name, cx).await? {
+            let expected = match king.text(name, MAX_TEXT_BYTES, cx).await? {
                 Some(Err(problem)) => return Err(kings(&problem, king.provenance())),
                 Some(Ok(bytes)) => Some(bytes),
                 None => None,
             };
-            match (submission.text(name, cx).await?, expected) {
+            match (submission.text(name, MAX_TEXT_BYTES, cx).await?, expected) {
                 (Some(Err(problem)), _) => problems.push(problem),
                 (Some(Ok(bytes)), Some(expected)) if bytes != expected => {
                     let cut = expected.starts_with(&bytes);
@@ -184,7 +190,7 @@ impl FilesScreen {
             }
         }
         for (name, digest) in &self.config.pinned {
-            problems.push(match submission.text(name, cx).await? {
+            problems.push(match submission.text(name, MAX_TEXT_BYTES, cx).await? {
                 Some(Ok(bytes)) => {
                     let found = Digest::of(&bytes);
                     if found == *digest {
@@ -206,7 +212,7 @@ impl FilesScreen {
         king: &dyn ModelFiles,
         cx: &CallContext,
     ) -> Result<Finding> {
-        let mut faults = Vec::new();
+        let mut faults = Problems::default();
         let king = Listing::read(king, &mut faults, cx).await?;
         let king_tensors = king.tensors(&mut faults, cx).await?;
         if let Some(fault) = faults.first() {
@@ -214,15 +220,14 @@ impl FilesScreen {
         }
         let king_bytes = king.entries().values().sum();
 
-        let mut problems = Vec::new();
+        let mut problems = Problems::default();
         let submission = Listing::read(submission, &mut problems, cx).await?;
         self.check_names(&submission, king_bytes, &mut problems);
         let tensors = submission.tensors(&mut problems, cx).await?;
         self.check_tensors(&tensors, &king_tensors, submission.parts_missing(), &mut problems);
         self.check_contents(&submission, &king, &mut problems, cx).await?;
         let bytes = submission.entries().values().fold(0_u64, |sum, &size| sum.saturating_add(size));
-        Ok(finding(
-            &problems,
+        Ok(problems.finding(
             submission.provenance(),
             json!({ "files": submission.entries().len(), "bytes": bytes, "tensors": tensors.len() }),
         ))

@@ -1,7 +1,7 @@
 //! Small reads of a model's files: headers, index and text, with a bound on
 //! each, whatever the files say of themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use albedo_core::safetensors::{Dtype, Header, read_promise};
 use albedo_core::{CallContext, Error, ErrorKind, FileEntry, ModelFiles, Provenance, Result};
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::evidence::Problem;
+use super::evidence::{Problem, Problems};
 
 /// Name of the index of a sharded model.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
@@ -18,9 +18,13 @@ pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// with headers below 1 MB; the format allows 100 MB.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
 
-/// The largest text file that a screen reads, in bytes: tokenizers of 150,000
-/// words have 11 MB.
-const MAX_TEXT_BYTES: u64 = 64 << 20;
+/// The largest text file that a screen compares, in bytes: tokenizers of
+/// 150,000 words have 11 MB.
+pub(crate) const MAX_TEXT_BYTES: u64 = 64 << 20;
+
+/// The largest index that a screen reads, in bytes: that of Qwen3-235B has
+/// 4 MB.
+const MAX_INDEX_BYTES: u64 = 16 << 20;
 
 /// How the text starts that Git keeps in the place of a large file which was
 /// not fetched.
@@ -59,7 +63,7 @@ impl<'a> Listing<'a> {
     /// The listing's own: it could not be read.
     pub(crate) async fn read(
         files: &'a dyn ModelFiles,
-        problems: &mut Vec<Problem>,
+        problems: &mut Problems,
         cx: &CallContext,
     ) -> Result<Self> {
         let copied = files.provenance() == Provenance::Copy;
@@ -108,15 +112,16 @@ impl<'a> Listing<'a> {
     }
 
     /// The whole of a text file; `None` if there is none of that name, a
-    /// problem if it is longer than any that a model needs.
+    /// problem if it has more than `most` bytes.
     pub(crate) async fn text(
         &self,
         name: &str,
+        most: u64,
         cx: &CallContext,
     ) -> Result<Option<Result<Vec<u8>, Problem>>> {
         let Some(&size) = self.entries.get(name) else { return Ok(None) };
-        if size > MAX_TEXT_BYTES {
-            let message = format!("the file has {size} bytes, a screen reads at most {MAX_TEXT_BYTES}");
+        if size > most {
+            let message = format!("the file has {size} bytes, a screen reads at most {most}");
             return Ok(Some(Err(Problem::new("size", name, message))));
         }
         let bytes = self.files.read(name, 0..size, cx).await?;
@@ -127,13 +132,17 @@ impl<'a> Listing<'a> {
     ///
     /// # Errors
     /// A range that could not be read.
-    pub(crate) async fn tensors(&self, problems: &mut Vec<Problem>, cx: &CallContext) -> Result<Tensors> {
+    pub(crate) async fn tensors(&self, problems: &mut Problems, cx: &CallContext) -> Result<Tensors> {
         let mut tensors = Tensors::new();
+        let mut unread = BTreeSet::new();
         let shards: Vec<_> = self.entries.iter().filter(|(name, _)| is_weights(name)).collect();
         for &(shard, &size) in &shards {
             let header = match self.header(shard, size, cx).await? {
                 Ok(header) => header,
                 Err(problem) => {
+                    if problem.cut {
+                        unread.insert(shard.as_str());
+                    }
                     problems.push(problem);
                     continue;
                 }
@@ -146,9 +155,9 @@ impl<'a> Listing<'a> {
                 }
             }
         }
-        match self.text(INDEX, cx).await? {
+        match self.text(INDEX, MAX_INDEX_BYTES, cx).await? {
             Some(Err(problem)) => problems.push(problem),
-            Some(Ok(bytes)) => self.check_index(&bytes, &tensors, problems),
+            Some(Ok(bytes)) => self.check_index(&bytes, &tensors, &unread, problems),
             None if shards.len() > 1 => {
                 let message = format!("{} weight files but no index", shards.len());
                 problems.push(Problem::cut("index", INDEX, message));
@@ -194,7 +203,7 @@ impl<'a> Listing<'a> {
         }
     }
 
-    fn check_index(&self, bytes: &[u8], tensors: &Tensors, problems: &mut Vec<Problem>) {
+    fn check_index(&self, bytes: &[u8], tensors: &Tensors, unread: &BTreeSet<&str>, problems: &mut Problems) {
         #[derive(Deserialize)]
         struct Index {
             weight_map: BTreeMap<String, String>,
@@ -203,7 +212,6 @@ impl<'a> Listing<'a> {
             Ok(index) => index,
             Err(error) => return problems.push(json_problem("index", INDEX, &error)),
         };
-        let broken: Vec<_> = problems.iter().filter(|problem| problem.cut).map(|it| it.of.clone()).collect();
         for (name, shard) in &weight_map {
             match tensors.get(name) {
                 Some(facts) if facts.shard == *shard => {}
@@ -213,7 +221,7 @@ impl<'a> Listing<'a> {
                     format!("the index puts the tensor into {shard}, it is in {}", facts.shard),
                 )),
                 None => {
-                    let cut = !self.entries.contains_key(shard) || broken.contains(shard);
+                    let cut = !self.entries.contains_key(shard) || unread.contains(shard.as_str());
                     let message = format!("the tensor is not in {shard}");
                     problems.push(Problem { cut, ..Problem::new("index", name, message) });
                 }

@@ -75,11 +75,11 @@ async fn no_header_and_no_index_breaks_the_reader() {
         let files = Memory(
             [("model-00001-of-00002.safetensors".to_owned(), shard), (INDEX.to_owned(), index)].into(),
         );
-        let mut problems = Vec::new();
+        let mut problems = Problems::default();
         let listing = Listing::read(&files, &mut problems, &cx).await.expect("listed");
         let tensors = listing.tensors(&mut problems, &cx).await.expect("read");
         accepted += usize::from(!tensors.is_empty());
-        assert!(problems.iter().all(|problem| problem.message.len() < 2000));
+        assert!(problems.first().is_none_or(|problem| problem.message.len() < 2000));
     }
     assert!(accepted > 0, "no mutation was harmless: the mutations are too coarse to test anything");
 }
