@@ -1,6 +1,6 @@
-//! Two weight files and an index, split at line feeds of a byte 255: whatever
-//! they are, the screen `files` comes to a finding of bounded size, in bounded
-//! memory, and never to `Clear` unless the tensors are the king's.
+//! Two weight files and an index, with a byte 255 between them: whatever they
+//! are, the screen `files` comes to a finding of bounded size in bounded memory,
+//! and to `Clear` only if the tensors are the king's two.
 #![no_main]
 
 use std::collections::BTreeMap;
