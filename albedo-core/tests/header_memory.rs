@@ -1,7 +1,5 @@
 //! What reading a hostile header takes in memory, counted by the allocator of
 //! this program, which therefore has one test.
-#![cfg(test)]
-#![expect(clippy::expect_used, reason = "a test")]
 
 use albedo_core::safetensors::read_header;
 use peak_alloc::PeakAlloc;

@@ -16,7 +16,7 @@ use albedo::{
 use serde_json::{Value, json};
 
 use super::{REJECTED, TRY_AGAIN, print, print_json};
-use crate::report::{self, Bytes, Screened};
+use crate::report::{self, Bytes, Screened, rejected, unverified};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -80,25 +80,21 @@ async fn screen(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
         let subject = Subject::Files { submission: &submission, king: &king };
         screened.push(Screened::new(name, closed(screen.inspect(subject, cx).await)?));
     }
-    let any = |screened: &[Screened], is: fn(&Finding) -> bool| screened.iter().any(|one| is(&one.finding));
-    let rejected: fn(&Finding) -> bool = |finding| matches!(finding, Finding::Rejected(_));
-    let unverified: fn(&Finding) -> bool = |finding| matches!(finding, Finding::Unverified(_));
-    // What is not a whole model says nothing about the model.
-    if !any(&screened, rejected) && !any(&screened, unverified) {
+    // What is not a whole model of the king's shape says nothing about a model.
+    if !rejected(&screened) && !unverified(&screened) {
         parameters(arguments, &mut screened, cx)?;
-    }
-    if let Some(seed) = arguments.probe
-        && !any(&screened, rejected)
-        && !any(&screened[..2], unverified)
-    {
-        behaviour(arguments, seed, &registry, &mut screened, cx).await?;
+        if let Some(seed) = arguments.probe
+            && !rejected(&screened)
+        {
+            behaviour(arguments, seed, &registry, &mut screened, cx).await?;
+        }
     }
     if arguments.json {
         print_json(&screened)?;
     } else {
         print(&report::screened(&screened))?;
     }
-    Ok(match (any(&screened, rejected), any(&screened, unverified)) {
+    Ok(match (rejected(&screened), unverified(&screened)) {
         (true, _) => ExitCode::from(REJECTED),
         (false, true) => ExitCode::from(TRY_AGAIN),
         (false, false) => ExitCode::SUCCESS,

@@ -37,7 +37,8 @@ fn screen(submission: &Path, arguments: &[&str]) -> Vec<(String, String, Value)>
     let king = king();
     let fixed = ["screen", text(submission), "--king", text(&king), "--json"];
     let output = albedo(fixed.into_iter().chain(arguments.iter().copied()));
-    let findings: Value = serde_json::from_slice(&output.stdout).expect(&error(&output));
+    assert!(!output.stdout.is_empty(), "{}", error(&output));
+    let findings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let word = |value: &Value| value.as_str().expect("a word").to_owned();
     let findings = findings.as_array().expect("a list").iter();
     let findings: Vec<_> =

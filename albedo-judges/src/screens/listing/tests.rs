@@ -98,7 +98,8 @@ async fn the_fuzzers_corpora_come_to_findings() {
     let cx = CallContext::new();
     let mut accepted = 0;
     for file in lines(include_str!("../../../corpus/headers.jsonl")) {
-        accepted += usize::from(albedo_core::safetensors::read_header(&mut &*file, file.len() as u64).is_ok());
+        accepted +=
+            usize::from(albedo_core::safetensors::read_header(&mut &*file, file.len() as u64).is_ok());
     }
     for bytes in lines(include_str!("../../../corpus/files.jsonl")) {
         let names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", INDEX];
