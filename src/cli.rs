@@ -63,6 +63,7 @@ enum Command {
 const EXIT_CODES: &str = "\
 Exit codes:
     0  done, whatever the verdict
+    1  a screen rejected the model
     2  the command line is wrong
    65  bad data: a model, shard or record is malformed or has another digest
    66  an input file or folder does not exist
@@ -72,6 +73,9 @@ Exit codes:
    77  permission denied, or a key is missing
    78  the configuration is wrong
   130  interrupted; what was journalled is kept";
+
+/// `albedo screen` found what forfeits.
+const REJECTED: u8 = 1;
 
 /// Not decided for a passing reason.
 const TRY_AGAIN: u8 = 75;

@@ -13,7 +13,7 @@ mod throughput;
 pub(crate) use bench::bench;
 pub(crate) use progress::Progress;
 #[cfg(feature = "judges")]
-pub(crate) use screening::{Bytes, Screened, screened};
+pub(crate) use screening::{Bytes, Screened, rejected, screened, unverified};
 pub(crate) use table::{contestants, verdict};
 pub(crate) use throughput::Throughput;
 

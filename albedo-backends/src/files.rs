@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
-use albedo_core::{CallContext, Error, ErrorKind, FileEntry, ModelFiles, Result};
+use albedo_core::{CallContext, Error, ErrorKind, FileEntry, ModelFiles, Provenance, Result};
 use async_trait::async_trait;
 
 /// The files below a folder. Files are read by position, and nothing outside
@@ -14,12 +14,21 @@ use async_trait::async_trait;
 #[derive(Debug, Clone)]
 pub struct FolderFiles {
     folder: PathBuf,
+    provenance: Provenance,
 }
 
 impl FolderFiles {
     /// The files below `folder`, which is looked at when it is listed or read.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
+        Self { folder: folder.into(), provenance: Provenance::Copy }
+    }
+
+    /// The folder holds what was handed in, no more and no less: the caller has
+    /// compared its digests with the hub's.
+    #[must_use]
+    pub fn published(mut self) -> Self {
+        self.provenance = Provenance::Published;
+        self
     }
 
     async fn run<T: Send + 'static>(
@@ -41,6 +50,10 @@ impl FolderFiles {
 
 #[async_trait]
 impl ModelFiles for FolderFiles {
+    fn provenance(&self) -> Provenance {
+        self.provenance
+    }
+
     /// All files below the folder. A link to a file in the folder is that file.
     ///
     /// # Errors
@@ -232,6 +245,17 @@ mod tests {
         fs::remove_file(inner.join("out")).expect("removed");
         symlink(".", inner.join("loop")).expect("linked");
         assert!(refusal(&inner).await.contains("it is no regular file"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_name_that_is_not_utf_8_is_refused() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = folder();
+        let name = std::ffi::OsStr::from_bytes(b"a\xff.safetensors");
+        fs::write(folder.path().join(name), b"").expect("written");
+        let message = refusal(folder.path()).await;
+        assert!(message.contains("not UTF-8") && message.contains("a\u{FFFD}.safetensors"), "{message}");
     }
 
     #[tokio::test]

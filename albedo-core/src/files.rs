@@ -13,6 +13,12 @@ use crate::error::Result;
 /// small files can be inspected before gigabytes are fetched.
 #[async_trait]
 pub trait ModelFiles: Debug + Send + Sync + 'static {
+    /// What the listing stands for. A hub's own listing is
+    /// [`Provenance::Published`]; in doubt it is a copy.
+    fn provenance(&self) -> Provenance {
+        Provenance::Copy
+    }
+
     /// All files, in byte order of their names.
     async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>>;
 
@@ -21,6 +27,18 @@ pub trait ModelFiles: Debug + Send + Sync + 'static {
     /// # Errors
     /// No such file; the range reaches past its end.
     async fn read(&self, name: &str, range: Range<u64>, cx: &CallContext) -> Result<Vec<u8>>;
+}
+
+/// What the names and sizes of a listing stand for, and so whose fault a file
+/// is that is missing or ends too early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Provenance {
+    /// What the contestant handed in, as the store that holds it says: a file
+    /// that is cut short was handed in so.
+    Published,
+    /// A copy of ours, which a download may have left incomplete.
+    Copy,
 }
 
 /// One file of a model.

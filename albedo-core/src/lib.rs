@@ -49,7 +49,7 @@ pub use decision::Rule;
 pub use digest::{Digest, canonical_json};
 pub use duel::{Contestant, Duel, DuelEvent, DuelReport, Observer};
 pub use error::{Error, ErrorKind, Fault, Result, Retry, Side};
-pub use files::{FileEntry, ModelFiles};
+pub use files::{FileEntry, ModelFiles, Provenance};
 pub use identity::Identity;
 pub use judge::{
     Alteration, Assessment, Candidate, Comparison, Evidence, Judge, Metric, Needs, Preparation, Score,

@@ -1,6 +1,7 @@
-//! The header of a `safetensors` file, read without trust in the file: what it
-//! takes in memory is bounded by the header, and a header that is accepted
-//! describes exactly the bytes that follow it.
+//! The header of a `safetensors` file, read without trust in the file: reading
+//! takes at most 24 times the header's bytes of memory (a test counts them,
+//! `tests/header_memory.rs`), and a header that is accepted describes exactly
+//! the bytes that follow it.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -8,7 +9,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::ops::Range;
 
-use serde::de::{Error as _, MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -21,6 +22,21 @@ use crate::error::{Error, ErrorKind, Result};
 /// twice, or whose tensors do not cover the data to its end without overlap or
 /// hole; [`ErrorKind::Unavailable`] if reading fails.
 pub fn read_header(reader: &mut impl Read, file_bytes: u64) -> Result<Header> {
+    let (header, promised) = read_promise(reader, file_bytes)?;
+    if promised != file_bytes {
+        return Err(invalid(format!("the file has {file_bytes} bytes, the header promises {promised}"))
+            .with_hint("fetch the file again"));
+    }
+    Ok(header)
+}
+
+/// As [`read_header`], but of a file that may have been cut short behind its
+/// header, or have more bytes than that: gives the header and the bytes that
+/// it promises the file to have.
+///
+/// # Errors
+/// As [`read_header`], but for the end of the data.
+pub fn read_promise(reader: &mut impl Read, file_bytes: u64) -> Result<(Header, u64)> {
     let mut length = [0; LENGTH_BYTES as usize];
     reader.read_exact(&mut length).map_err(|error| unreadable(error, file_bytes))?;
     let length = u64::from_le_bytes(length);
@@ -50,8 +66,8 @@ pub fn read_header(reader: &mut impl Read, file_bytes: u64) -> Result<Header> {
             Ok((name, info))
         })
         .collect::<Result<BTreeMap<_, _>>>()?;
-    check_cover(&tensors, data..file_bytes)?;
-    Ok(Header { tensors, metadata })
+    let end = check_cover(&tensors, data)?;
+    Ok((Header { tensors, metadata }, end))
 }
 
 /// What a file says about itself.
@@ -144,6 +160,9 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// Limit on a tensor's name in bytes; published models stay below 200.
 const MAX_NAME_BYTES: usize = 1024;
 
+/// Limit on a tensor's dimensions, which is that of `PyTorch` and `NumPy`.
+const MAX_DIMENSIONS: usize = 64;
+
 /// The key of the free-form words, which is no tensor's name.
 const METADATA: &str = "__metadata__";
 
@@ -222,8 +241,37 @@ impl<'de> Deserialize<'de> for Metadata {
 #[serde(deny_unknown_fields)]
 struct RawTensor {
     dtype: Dtype,
+    #[serde(deserialize_with = "dimensions")]
     shape: Vec<u64>,
     data_offsets: (u64, u64),
+}
+
+/// At most [`MAX_DIMENSIONS`] numbers.
+fn dimensions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+    struct Dimensions;
+
+    impl<'de> Visitor<'de> for Dimensions {
+        type Value = Vec<u64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of dimensions")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut numbers: A) -> Result<Vec<u64>, A::Error> {
+            let mut shape = Vec::new();
+            while let Some(dimension) = numbers.next_element()? {
+                if shape.len() == MAX_DIMENSIONS {
+                    return Err(A::Error::custom(format_args!(
+                        "a shape has more than {MAX_DIMENSIONS} dimensions"
+                    )));
+                }
+                shape.push(dimension);
+            }
+            Ok(shape)
+        }
+    }
+
+    deserializer.deserialize_seq(Dimensions)
 }
 
 impl RawTensor {
@@ -244,11 +292,12 @@ impl RawTensor {
     }
 }
 
-/// Checks that `tensors` cover `data` from start to end, each byte once.
-fn check_cover(tensors: &BTreeMap<String, TensorInfo>, data: Range<u64>) -> Result<()> {
+/// Checks that `tensors` cover the bytes from `data` on, each once, and gives
+/// their end.
+fn check_cover(tensors: &BTreeMap<String, TensorInfo>, data: u64) -> Result<u64> {
     let mut ordered: Vec<_> = tensors.iter().collect();
     ordered.sort_unstable_by_key(|(_, info)| (info.range.start, info.range.end));
-    let mut covered = data.start;
+    let mut covered = data;
     for (name, TensorInfo { range, .. }) in ordered {
         if range.start != covered {
             let message =
@@ -260,11 +309,7 @@ fn check_cover(tensors: &BTreeMap<String, TensorInfo>, data: Range<u64>) -> Resu
         }
         covered = range.end;
     }
-    if covered != data.end {
-        return Err(invalid(format!("the file has {} bytes, the header promises {covered}", data.end))
-            .with_hint("fetch the file again"));
-    }
-    Ok(())
+    Ok(covered)
 }
 
 fn insert<V, E: serde::de::Error>(map: &mut BTreeMap<String, V>, key: String, value: V) -> Result<(), E> {
@@ -361,6 +406,11 @@ mod tests {
             (format!("{{{}}}", tensor("Q4", "[4]", "[0,4]")), 4, "unknown variant `Q4`"),
             (format!("{{{}}}", tensor("U8", "[-1]", "[0,4]")), 4, "invalid value"),
             (format!("{{{}}}", tensor("U8", "[4.5]", "[0,4]")), 4, "invalid type"),
+            (
+                format!("{{{}}}", tensor("U8", &format!("[{}1]", "1,".repeat(64)), "[0,1]")),
+                1,
+                "more than 64 dimensions",
+            ),
             (format!("{{{}}}", tensor("U8", "[4]", "[0]")), 4, "invalid length"),
             (format!("{{{}}}", tensor("U8", "[4294967296,4294967296]", "[0,4]")), 4, "64 bits"),
             (format!("{{{}}}", tensor("U16", "[9223372036854775808]", "[0,0]")), 0, "64 bits"),

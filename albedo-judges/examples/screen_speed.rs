@@ -2,7 +2,7 @@
 //! in one pass, beside `sha256sum` on the same file in the same run.
 //!
 //! ```console
-//! cargo run --release -p albedo-judges --example screen_speed -- FOLDER [LAYERS] [--disguised]
+//! cargo run --release --workspace --example screen_speed -- FOLDER [LAYERS] [--disguised]
 //! ```
 //!
 //! Writes a synthetic bf16 checkpoint of Qwen3-4B's shape into FOLDER, unless
@@ -18,8 +18,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
-use albedo_core::CallContext;
 use albedo_core::rng::philox4x32;
+use albedo_core::{CallContext, Digest};
 use albedo_judges::screens::lineage::Anchor;
 use albedo_judges::screens::{Measurement, Wanted};
 use serde_json::json;
@@ -43,6 +43,9 @@ fn main() {
             assert!(Command::new("sha256sum").arg(&file).output().expect("sha256sum runs").status.success());
         });
     }
+    timed("SHA-256 alone, one core", bytes, || {
+        Digest::of_reader(File::open(&file).expect("opens")).expect("read");
+    });
     let cx = CallContext::new();
     let anchor = timed("anchor: digest and projections", bytes, || {
         Arc::new(Anchor::take(folder, &|_| (), &cx).expect("an anchor"))
@@ -64,12 +67,26 @@ fn main() {
 }
 
 fn timed<T>(what: &str, bytes: f64, work: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), cpu_seconds());
     let done = work();
-    let seconds = start.elapsed().as_secs_f64();
-    println!("{what}: {seconds:.2} s, {:.2} GB/s", bytes / seconds / 1e9);
+    let (wall, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds() - before);
+    let speed = |seconds: f64| bytes / seconds / 1e9;
+    println!("{what}: {wall:.2} s, {:.2} GB/s; {cpu:.2} CPU seconds, {:.2} GB each", speed(wall), speed(cpu));
     done
 }
+
+/// CPU seconds of this process and its ended children, user and system: what
+/// other programs on the machine change little.
+fn cpu_seconds() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which is in brackets: the state, and ten fields on the times in ticks.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = fields.split_whitespace().skip(11).take(4);
+    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS
+}
+
+/// Ticks of `/proc` in a second, on every Linux of today.
+const TICKS: f64 = 100.0;
 
 /// A checkpoint of Qwen3-4B's shape with weights that look random; the same
 /// ones with the channels in reverse order if `reversed`.

@@ -17,6 +17,7 @@
 //! whatever we could not find out is an error or `Unverified`, never a foul.
 
 pub mod architecture;
+mod behaviour;
 mod checkpoint;
 pub mod digest;
 mod evidence;

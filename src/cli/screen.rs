@@ -15,8 +15,8 @@ use albedo::{
 };
 use serde_json::{Value, json};
 
-use super::{TRY_AGAIN, print, print_json};
-use crate::report::{self, Bytes, Screened};
+use super::{REJECTED, TRY_AGAIN, print, print_json};
+use crate::report::{self, Bytes, Screened, rejected, unverified};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -43,13 +43,29 @@ pub(crate) struct Arguments {
     /// conversations].
     #[arg(long, value_name = "DIR", requires = "probe")]
     tasks: Option<PathBuf>,
+    /// The folder holds what was handed in, whole: its digests were compared. A
+    /// file that is missing or cut short is then the submission's fault, not a
+    /// download's.
+    #[arg(long)]
+    complete: bool,
     /// Print the findings as JSON.
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
-    let [submission, king] = [&arguments.path, &arguments.king].map(FolderFiles::new);
+    // Whoever reads the line has to know whether a miner is to blame.
+    screen(arguments, cx).await.map_err(|error| {
+        let fault = error.fault();
+        error.with("fault", fault)
+    })
+}
+
+async fn screen(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
+    let [mut submission, king] = [&arguments.path, &arguments.king].map(FolderFiles::new);
+    if arguments.complete {
+        submission = submission.published();
+    }
     // Wrong paths are the command line's, not a finding.
     for files in [&submission, &king] {
         if files.list(cx).await?.is_empty() {
@@ -64,23 +80,25 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
         let subject = Subject::Files { submission: &submission, king: &king };
         screened.push(Screened::new(name, closed(screen.inspect(subject, cx).await)?));
     }
-    let rejected =
-        |screened: &[Screened]| screened.iter().any(|one| matches!(one.finding, Finding::Rejected(_)));
-    if !rejected(&screened) {
+    // What is not a whole model of the king's shape says nothing about a model.
+    if !rejected(&screened) && !unverified(&screened) {
         parameters(arguments, &mut screened, cx)?;
-    }
-    if let Some(seed) = arguments.probe
-        && !rejected(&screened)
-    {
-        behaviour(arguments, seed, &registry, &mut screened, cx).await?;
+        if let Some(seed) = arguments.probe
+            && !rejected(&screened)
+        {
+            behaviour(arguments, seed, &registry, &mut screened, cx).await?;
+        }
     }
     if arguments.json {
         print_json(&screened)?;
     } else {
         print(&report::screened(&screened))?;
     }
-    let unsure = screened.iter().any(|one| matches!(one.finding, Finding::Unverified(_)));
-    Ok(if unsure { ExitCode::from(TRY_AGAIN) } else { ExitCode::SUCCESS })
+    Ok(match (rejected(&screened), unverified(&screened)) {
+        (true, _) => ExitCode::from(REJECTED),
+        (false, true) => ExitCode::from(TRY_AGAIN),
+        (false, false) => ExitCode::SUCCESS,
+    })
 }
 
 /// A screen that could not find out has found nothing out: `Unverified`.

@@ -16,13 +16,23 @@ const LARGE: u64 = 256 << 20;
 pub(crate) struct Screened {
     screen: String,
     #[serde(flatten)]
-    pub(crate) finding: Finding,
+    finding: Finding,
 }
 
 impl Screened {
     pub(crate) fn new(screen: &str, finding: Finding) -> Self {
         Self { screen: screen.into(), finding }
     }
+}
+
+/// Whether any screen rejected.
+pub(crate) fn rejected(all: &[Screened]) -> bool {
+    all.iter().any(|one| matches!(one.finding, Finding::Rejected(_)))
+}
+
+/// Whether any screen could not find out.
+pub(crate) fn unverified(all: &[Screened]) -> bool {
+    all.iter().any(|one| matches!(one.finding, Finding::Unverified(_)))
 }
 
 /// The findings, each with what a reader looks for first.
@@ -45,12 +55,10 @@ pub(crate) fn screened(all: &[Screened]) -> String {
             let _ = writeln!(text, "{:<28}{line}", "");
         }
     }
-    let rejected = all.iter().any(|one| matches!(one.finding, Finding::Rejected(_)));
-    let unsure = all.iter().any(|one| matches!(one.finding, Finding::Unverified(_)));
     let _ = writeln!(
         text,
         "\n{}",
-        match (rejected, unsure) {
+        match (rejected(all), unverified(all)) {
             (true, _) => "Rejected: the submission forfeits on the evidence above.",
             (false, true) =>
                 "Not decided: some screens could not find out, which is not the submission's fault.",
@@ -74,12 +82,14 @@ fn reasons(evidence: &Value) -> Vec<String> {
         let word = |key: &str| found[key].as_str().unwrap_or_default();
         lines.push(format!("{} {}: {}", word("by"), word("rule"), word("text")));
     }
-    if let Some(error) = evidence["error"].as_str() {
-        let fault = match &evidence["fault"] {
-            Value::String(fault) => fault.clone(),
-            other => other.to_string(),
+    lines.extend(["error", "hint"].iter().filter_map(|key| evidence[key].as_str().map(str::to_owned)));
+    if let Some(last) = lines.last_mut() {
+        // Writing to a string cannot fail.
+        let _ = match &evidence["fault"] {
+            Value::Null => Ok(()),
+            Value::String(fault) => write!(last, " [fault: {fault}]"),
+            other => write!(last, " [fault: {other}]"),
         };
-        lines.push(format!("{error} [fault: {fault}]"));
     }
     if let Some(of) = evidence["copy_of"].as_str() {
         lines.push(format!("an exact copy of {of}"));

@@ -1,13 +1,16 @@
 //! `albedo screen` and `albedo fingerprint`.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use albedo::{CallContext, Finding, ModelBackend, ModelSource, Registry, Screen, Subject};
 use serde_json::{Value, json};
 
-use crate::run::{albedo, demo, error, stdout};
+use crate::run::{albedo, command, demo, error, stdout};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
@@ -34,11 +37,22 @@ fn screen(submission: &Path, arguments: &[&str]) -> Vec<(String, String, Value)>
     let king = king();
     let fixed = ["screen", text(submission), "--king", text(&king), "--json"];
     let output = albedo(fixed.into_iter().chain(arguments.iter().copied()));
-    assert!(matches!(output.status.code(), Some(0 | 75)), "{}", error(&output));
+    assert!(!output.stdout.is_empty(), "{}", error(&output));
     let findings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let word = |value: &Value| value.as_str().expect("a word").to_owned();
     let findings = findings.as_array().expect("a list").iter();
-    findings.map(|one| (word(&one["screen"]), word(&one["finding"]), one["evidence"].clone())).collect()
+    let findings: Vec<_> =
+        findings.map(|one| (word(&one["screen"]), word(&one["finding"]), one["evidence"].clone())).collect();
+    let any = |word: &str| findings.iter().any(|(_, finding, _)| finding == word);
+    let code = if any("rejected") {
+        1
+    } else if any("unverified") {
+        75
+    } else {
+        0
+    };
+    assert_eq!(output.status.code(), Some(code), "{findings:?}");
+    findings
 }
 
 fn words(findings: &[(String, String, Value)]) -> Vec<String> {
@@ -59,7 +73,9 @@ fn the_king_himself_is_rejected_as_a_copy_and_a_python_file_before_any_weight_is
     fs::write(model.join("modeling.py"), "import os").expect("written");
     assert_eq!(words(&screen(&model, &[])), ["files rejected", "architecture clear"]);
     let king = king();
-    let report = stdout(&albedo(["screen", text(&model), "--king", text(&king)]));
+    let output = albedo(["screen", text(&model), "--king", text(&king)]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = String::from_utf8_lossy(&output.stdout);
     assert!(report.contains("modeling.py") && report.contains("REJECTED"), "{report}");
 }
 
@@ -101,7 +117,7 @@ fn bad_input_is_refused_in_one_line_or_left_open() {
         let output = albedo(arguments);
         let line = error(&output);
         assert_eq!(output.status.code(), Some(code), "{line}");
-        assert!(line.contains(words), "`{words}` is not in: {line}");
+        assert!(line.contains(words) && line.contains("fault: operator"), "`{words}` is not in: {line}");
     };
     refused(Path::new("/no/such/model"), None, 66, "No such file");
     let store = folder.path().join("store");
@@ -114,13 +130,64 @@ fn bad_input_is_refused_in_one_line_or_left_open() {
     symlink("/etc/hostname", model.join("README.md")).expect("linked");
     refused(&model, None, 65, "a symbolic link leaves the folder");
     fs::remove_file(model.join("README.md")).expect("removed");
+    let strange = model.join(OsStr::from_bytes(b"\xff.json"));
+    fs::write(&strange, b"").expect("written");
+    refused(&model, None, 65, "not UTF-8");
+    fs::remove_file(strange).expect("removed");
+    // A folder in a file's place has no files, as a download that did not come.
+    let config = model.join("config.json");
+    fs::remove_file(&config).expect("removed");
+    fs::create_dir(&config).expect("made");
+    assert_eq!(words(&screen(&model, &[])), ["files unverified", "architecture unverified"]);
+}
 
+#[test]
+fn a_file_that_nobody_may_read_is_the_operators() {
+    let (folder, model) = copy();
+    let (king, weights) = (king(), model.join("model.safetensors"));
+    for path in [folder.path(), &*model] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("set");
+    }
+    fs::set_permissions(&weights, fs::Permissions::from_mode(0o000)).expect("set");
+    let mut command = command(["screen", text(&model), "--king", text(&king)]);
+    if fs::File::open(&weights).is_ok() {
+        // Root may read everything; this user may not.
+        command.uid(65_534);
+    }
+    let output = match command.output() {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            println!("skipped: as root, and another user may not start the program: {error}");
+            return;
+        }
+        output => output.expect("albedo starts"),
+    };
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(75), "{report} {}", error(&output));
+    assert!(
+        report.contains("Permission denied") && report.contains("permissions of the path [fault: operator]"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_half_downloaded_folder_is_not_held_against_the_miner_unless_it_is_what_he_handed_in() {
+    let (_folder, model) = copy();
+    let king = king();
     let weights = model.join("model.safetensors");
     let whole = fs::read(&weights).expect("reads");
     fs::write(&weights, &whole[..whole.len() / 2]).expect("written");
     let found = screen(&model, &[]);
-    assert_eq!(found[0].1, "rejected");
-    assert!(found[0].2.to_string().contains("the header promises"), "{:?}", found[0].2);
+    assert_eq!(words(&found), ["files unverified", "architecture clear"]);
+    let evidence = &found[0].2;
+    assert!(evidence.to_string().contains("the header promises"), "{evidence}");
+    assert_eq!((&evidence["fault"], &evidence["retryable"]), (&json!("infrastructure"), &json!(true)));
+    let output = albedo(["screen", text(&model), "--king", text(&king)]);
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        report.contains("fetch the folder again") && report.contains("[fault: infrastructure]"),
+        "{report}"
+    );
+    assert_eq!(words(&screen(&model, &["--complete"])), ["files rejected", "architecture clear"]);
 }
 
 /// `ALBEDO_PROBES` makes it longer; `ALBEDO_INJECTOR` names a model that was

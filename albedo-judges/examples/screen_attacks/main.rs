@@ -3,8 +3,8 @@
 //! disguise, with fixed seeds.
 //!
 //! ```console
-//! cargo run --release -p albedo-judges --example screen_attacks -- KING HONEST [--store FILE] [--json FILE]
-//! cargo run --release -p albedo-judges --example screen_attacks -- --synthetic [--json FILE]
+//! cargo run --release --workspace --example screen_attacks -- KING HONEST [--store FILE] [--json FILE]
+//! cargo run --release --workspace --example screen_attacks -- --synthetic [--json FILE]
 //! ```
 //!
 //! KING is a model folder, HONEST a folder of fine-tunes of it, as
@@ -18,7 +18,6 @@
     reason = "a tool that prints and may stop"
 )]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,7 +34,7 @@ mod disguise;
 use disguise::{Dice, Model};
 
 /// Rivals whose copies are made: at most this many, spread over the honest.
-const RIVALS: usize = 8;
+const RIVALS: usize = 16;
 
 /// The Python system calls models duplicates from here on.
 const PYTHON_THRESHOLD: f64 = 0.95;
@@ -106,12 +105,12 @@ fn main() {
     let store_path = store_file.map_or_else(|| scratch.join("store.sqlite"), PathBuf::from);
     let report = run(&king, &honest, &store_path, &scratch);
     if let Some(path) = json_file {
-        std::fs::write(path, serde_json::to_string_pretty(&report).expect("JSON") + "\n").expect("written");
+        std::fs::write(path, report).expect("written");
     }
     std::fs::remove_dir_all(&scratch).expect("removed");
 }
 
-fn run(king: &Path, honest: &[PathBuf], store_path: &Path, scratch: &Path) -> Value {
+fn run(king: &Path, honest: &[PathBuf], store_path: &Path, scratch: &Path) -> String {
     let cx = CallContext::new();
     let anchor = Arc::new(Anchor::take(king, &|_| (), &cx).expect("an anchor"));
     let wanted = Wanted { digest: true, tensors: true, fingerprint: true, anchor: Some(anchor.clone()) };
@@ -157,9 +156,14 @@ fn run(king: &Path, honest: &[PathBuf], store_path: &Path, scratch: &Path) -> Va
             rows.push(bench.attack(attack, &name(folder), &rival, Some(&other), index as u64));
         }
     }
-    let pairs = bench.pairs(honest);
     table(&rows);
-    json!({ "rows": rows, "honest_pairs": pairs })
+    let lines = |values: Vec<Value>| values.iter().map(Value::to_string).collect::<Vec<_>>().join(",\n");
+    format!(
+        "{{\"rows\":[\n{}\n],\n\"honest\":{},\n\"honest_cosines\":[\n{}\n]}}\n",
+        lines(rows),
+        json!(honest.iter().map(|folder| name(folder)).collect::<Vec<_>>()),
+        lines(bench.pairs())
+    )
 }
 
 impl Bench {
@@ -201,37 +205,42 @@ impl Bench {
             .map(|other| prints.similarity(other))
             .fold(0.0, f64::max);
         let (word, evidence) = finding(&lineage);
-        let aligned = measured.aligned.as_ref().expect("taken");
+        let shape = measured.aligned.as_ref().expect("taken").shape(king);
+        let nearest = &evidence["nearest"][0];
         json!({
             "attack": attack,
             "target": target,
             "digest": finding(&digest).0,
             "lineage": word,
             "python": if similarity >= PYTHON_THRESHOLD { "duplicate" } else { "clear" },
-            "python_similarity": similarity,
-            "to_king": aligned.shape(king),
-            "undone": aligned.undone,
-            "reasons": evidence["reasons"],
-            "nearest": evidence["nearest"][0],
+            "python_similarity": rounded(similarity),
+            "distance": rounded(shape.distance),
+            "change": rounded(shape.change),
+            "structure": rounded(shape.structure),
+            "nearest": nearest["of"],
+            "cosine": nearest["cosine"].as_f64().map(rounded),
         })
     }
 
-    /// Every pair of honest models.
-    fn pairs(&self, honest: &[PathBuf]) -> Vec<Value> {
+    /// The cosine of every pair of honest models: a row for each model, with
+    /// those before it.
+    fn pairs(&self) -> Vec<Value> {
         let king = &self.anchor.own().sketch;
         let delta = |measured: &Measurement| {
             Delta::between(&measured.aligned.as_ref().expect("taken").sketch, king, king)
         };
         let deltas: Vec<_> = self.store.iter().map(|(_, measured)| delta(measured)).collect();
-        let mut pairs = Vec::new();
-        for (i, one) in deltas.iter().enumerate() {
-            for (j, two) in deltas.iter().enumerate().take(i) {
-                let cosine = one.explained_by(two).cosine;
-                pairs.push(json!({ "one": name(&honest[i]), "other": name(&honest[j]), "cosine": cosine }));
-            }
-        }
-        pairs
+        let row = |(index, one): (usize, &Delta)| {
+            let cosines = deltas[..index].iter().map(|two| rounded(one.explained_by(two).cosine));
+            json!(cosines.collect::<Vec<_>>())
+        };
+        deltas.iter().enumerate().map(row).collect()
     }
+}
+
+/// Four digits behind the point, which is more than the scores are good for.
+fn rounded(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
 }
 
 /// Disguises `model`; whether it is to be rounded at random.
@@ -300,32 +309,38 @@ fn finding(finding: &Finding) -> (&'static str, &Value) {
     }
 }
 
+/// The table of `docs/screens.md`.
 fn table(rows: &[Value]) {
-    let mut counts: BTreeMap<(usize, String, String), BTreeMap<String, u32>> = BTreeMap::new();
-    let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
-    for (order, row) in rows.iter().enumerate() {
-        let target = if text(row, "target") == "the king" { "the king" } else { "a rival" };
-        let attack = text(row, "attack");
-        let first = rows.iter().position(|other| text(other, "attack") == attack).unwrap_or(order);
-        let counts = counts.entry((first, attack, target.to_owned())).or_default();
-        for (column, value) in
-            [("n", "n".to_owned()), ("lineage", text(row, "lineage")), ("python", text(row, "python"))]
-        {
-            *counts.entry(format!("{column} {value}")).or_default() += 1;
-        }
-    }
-    println!("| attack | copy of | n | rejected | flagged | clear | Python system |");
-    println!("|---|---|---|---|---|---|---|");
-    for ((_, attack, target), counts) in counts {
-        let of = |key: &str| counts.get(key).copied().unwrap_or(0);
+    println!(
+        "| attack | copies of the king: n, rejected / flagged / clear | structure | copies of rivals: n, rejected / \
+         flagged / clear | cosine | Python system, of all |"
+    );
+    println!("|---|---|---|---|---|---|");
+    for attack in ["honest"].iter().chain(&KEEPS).chain(&CHANGES) {
+        let all: Vec<_> = rows.iter().filter(|row| row["attack"] == *attack).collect();
+        let (kings, rivals): (Vec<_>, Vec<_>) = all.iter().partition(|row| row["target"] == "the king");
+        let words = |rows: &[&&Value]| {
+            let of = |word: &str| rows.iter().filter(|row| row["lineage"] == word).count();
+            match rows.len() {
+                0 => "—".to_owned(),
+                n => format!("{n}: {} / {} / {}", of("rejected"), of("flagged"), of("clear")),
+            }
+        };
+        let range = |rows: &[&&Value], key: &str| {
+            let values = || rows.iter().filter_map(|row| row[key].as_f64());
+            let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
+            match (rows.len(), high) {
+                (0, _) => "—".to_owned(),
+                (_, 0.0) => "no change".to_owned(),
+                _ => format!("{low:.3}–{high:.3}"),
+            }
+        };
+        let (to_king, structure) = (words(&kings), range(&kings, "structure"));
+        let (to_rivals, cosine) = (words(&rivals), range(&rivals, "cosine"));
+        let python = all.iter().filter(|row| row["python"] == "duplicate").count();
         println!(
-            "| {attack} | {} | {} | {} | {} | {} | {} |",
-            if attack == "honest" { "—" } else { &target },
-            of("n n"),
-            of("lineage rejected"),
-            of("lineage flagged"),
-            of("lineage clear"),
-            of("python duplicate"),
+            "| {attack} | {to_king} | {structure} | {to_rivals} | {cosine} | {python} of {} |",
+            all.len()
         );
     }
 }

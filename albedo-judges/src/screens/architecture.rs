@@ -15,11 +15,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::evidence::{Problem, finding, wrong_stage};
+use super::evidence::{Problem, Problems, wrong_stage};
 use super::files::kings;
 use super::listing::{Listing, object};
 
 const CONFIG: &str = "config.json";
+
+/// The largest `config.json` that is read, in bytes: JSON takes up to thirty
+/// times as much memory when it is read as values.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Settings of [`ArchitectureScreen`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -83,8 +87,8 @@ impl ArchitectureScreen {
         Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
     }
 
-    fn check_config(&self, submission: &Map<String, Value>, king: &Map<String, Value>) -> Vec<Problem> {
-        let mut problems = Vec::new();
+    fn check_config(&self, submission: &Map<String, Value>, king: &Map<String, Value>) -> Problems {
+        let mut problems = Problems::default();
         let locked: Vec<&String> = match &self.config.spec {
             Some(spec) => spec.keys().collect(),
             None => self.config.locked.iter().collect(),
@@ -122,13 +126,17 @@ impl Screen for ArchitectureScreen {
         };
         let expected = match &self.config.spec {
             Some(spec) => spec.clone(),
-            None => config(king, cx).await?.map_err(|problem| kings(&problem))?,
+            None => config(king, cx).await?.map_err(|problem| kings(&problem, king.provenance()))?,
         };
         let problems = match config(submission, cx).await? {
             Ok(found) => self.check_config(&found, &expected),
-            Err(problem) => vec![problem],
+            Err(problem) => {
+                let mut problems = Problems::default();
+                problems.push(problem);
+                problems
+            }
         };
-        Ok(finding(&problems, json!({ "locked": self.config.locked.len() })))
+        Ok(problems.finding(submission.provenance(), json!({ "locked": self.config.locked.len() })))
     }
 }
 
@@ -146,9 +154,9 @@ albedo_core::register!(dyn Screen => ArchitectureScreen);
 
 /// The configuration among `files`, or what is wrong with it.
 async fn config(files: &dyn ModelFiles, cx: &CallContext) -> Result<Result<Map<String, Value>, Problem>> {
-    let listing = Listing::read(files, &mut Vec::new(), cx).await?;
-    let missing = || Problem::new("required", CONFIG, "the file is missing");
-    let bytes = listing.text(CONFIG, cx).await?.unwrap_or_else(|| Err(missing()));
+    let listing = Listing::read(files, &mut Problems::default(), cx).await?;
+    let missing = || Problem::cut("required", CONFIG, "the file is missing");
+    let bytes = listing.text(CONFIG, MAX_CONFIG_BYTES, cx).await?.unwrap_or_else(|| Err(missing()));
     Ok(bytes.and_then(|bytes| object(CONFIG, &bytes)))
 }
 

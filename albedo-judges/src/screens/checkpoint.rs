@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use albedo_core::digest::Hasher;
 use albedo_core::safetensors::{Dtype, TensorInfo, read_header};
-use albedo_core::{CallContext, Digest, Error, ErrorKind, Fault, Result};
+use albedo_core::{CallContext, Digest, Error, ErrorKind, Fault, Result, Retry};
 use half::f16;
 
 /// Bytes that are read at once, or one row of a tensor if it is longer. Two
@@ -128,6 +128,7 @@ impl Checkpoint {
     pub(crate) fn missing(&self, name: &str) -> Error {
         Error::new(ErrorKind::DataInvalid, OPERATION, format!("the files lack the tensor `{name}`"))
             .with_fault(Fault::Infrastructure)
+            .with_retry(Retry::Backoff)
             .with("path", self.folder.display())
             .with_hint("complete the download; the screen `files` tells whether the model itself lacks it")
     }
@@ -156,7 +157,7 @@ impl Checkpoint {
             }
             for (index, part) in parts.iter().enumerate() {
                 cx.check(OPERATION)?;
-                let visit = || match &part.tensor {
+                let mut visit = || match &part.tensor {
                     Some((tensor, start)) => {
                         let (name, info) = &shard.tensors[*tensor];
                         visitor.visit(Segment { name, info, start: *start, bytes: &block })
@@ -169,7 +170,8 @@ impl Checkpoint {
                     }
                 };
                 let mut read = || parts.get(index + 1).map_or(Ok(()), |part| shard.fill(&mut next, part));
-                let ((read, ()), visited) = rayon::join(|| (read(), hash()), visit);
+                // Hashing takes longest and has one core for itself.
+                let ((), (read, visited)) = rayon::join(&mut hash, || (read(), visit()));
                 read?;
                 visited?;
                 progress(block.len() as u64);
@@ -200,7 +202,7 @@ impl Shard {
         let bytes = metadata.len();
         let header = read_header(&mut BufReader::new(&file), bytes).map_err(|error| {
             // What passed `files` was well formed: the copy is what is broken.
-            error.with_fault(Fault::Infrastructure).with("path", path.display())
+            error.with_fault(Fault::Infrastructure).with_retry(Retry::Backoff).with("path", path.display())
         })?;
         let mut tensors: Vec<_> = header.tensors.into_iter().collect();
         tensors.sort_by_key(|(_, info)| (info.range.start, info.range.end));
@@ -239,6 +241,7 @@ impl Shard {
         self.file.read_exact_at(block, offset).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => invalid("a weight file became shorter", &self.path)
                 .with_fault(Fault::Infrastructure)
+                .with_retry(Retry::Backoff)
                 .with_hint("fetch it again"),
             _ => Error::io(OPERATION, &self.path, error),
         })

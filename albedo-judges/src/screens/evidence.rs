@@ -1,6 +1,6 @@
 //! What findings are made of.
 
-use albedo_core::{Error, Finding, Result, ScreenStage, Subject};
+use albedo_core::{Error, Fault, Finding, Provenance, Result, ScreenStage, Subject};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -16,22 +16,71 @@ pub(crate) struct Problem {
     pub(crate) of: String,
     /// What is wrong, in one line.
     pub(crate) message: String,
+    /// Whether a download that ended too early looks just so.
+    #[serde(skip)]
+    pub(crate) cut: bool,
 }
 
 impl Problem {
     pub(crate) fn new(check: &'static str, of: &str, message: impl Into<String>) -> Self {
-        Self { check, of: one_line(of), message: one_line(&message.into()) }
+        Self { check, of: one_line(of), message: one_line(&message.into()), cut: false }
+    }
+
+    /// A problem that an incomplete download has too.
+    pub(crate) fn cut(check: &'static str, of: &str, message: impl Into<String>) -> Self {
+        Self { cut: true, ..Self::new(check, of, message) }
     }
 }
 
-/// `Rejected` with the problems, or `Clear` with `facts` if there is none.
-pub(crate) fn finding(problems: &[Problem], facts: Value) -> Finding {
-    if problems.is_empty() {
-        return Finding::Clear(facts);
-    }
-    let listed = &problems[..problems.len().min(MOST)];
-    Finding::Rejected(json!({ "problems": listed, "problems_in_all": problems.len(), "facts": facts }))
+/// The problems of a submission: the first [`MOST`], and how many there are. A
+/// header can name hundreds of thousands of tensors, each of them wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    listed: Vec<Problem>,
+    count: usize,
+    /// Of those that are [`Problem::cut`].
+    cut: usize,
 }
+
+impl Problems {
+    pub(crate) fn push(&mut self, problem: Problem) {
+        self.count += 1;
+        self.cut += usize::from(problem.cut);
+        if self.listed.len() < MOST {
+            self.listed.push(problem);
+        }
+    }
+
+    pub(crate) fn first(&self) -> Option<&Problem> {
+        self.listed.first()
+    }
+
+    /// Whether any of them is one that an incomplete download has too.
+    pub(crate) fn any_cut(&self) -> bool {
+        self.cut > 0
+    }
+
+    /// `Clear` with `facts` if there is no problem. Problems are `Rejected`,
+    /// unless all of them may come from a copy of ours that is incomplete: then
+    /// nothing is known of the submission, and the finding is `Unverified`.
+    pub(crate) fn finding(&self, provenance: Provenance, facts: Value) -> Finding {
+        if self.count == 0 {
+            return Finding::Clear(facts);
+        }
+        let mut evidence = json!({ "problems": self.listed, "problems_in_all": self.count, "facts": facts });
+        if provenance == Provenance::Copy && self.cut == self.count {
+            evidence["fault"] = json!(Fault::Infrastructure);
+            evidence["retryable"] = json!(true);
+            evidence["hint"] = json!(INCOMPLETE);
+            return Finding::Unverified(evidence);
+        }
+        Finding::Rejected(evidence)
+    }
+}
+
+/// What to do about a copy that may be incomplete.
+const INCOMPLETE: &str = "this looks like a download that is incomplete: fetch the folder again, or compare its \
+                          digests with what was handed in";
 
 /// The error of a screen that is given another stage's subject.
 pub(crate) fn wrong_stage(screen: &str, wants: ScreenStage, subject: &Subject<'_>) -> Error {

@@ -11,9 +11,11 @@
 //! - **dtype**: from the headers; **pinned**: files of a fixed digest;
 //!   **as-king**: tokenizer and chat template are the king's, byte for byte.
 //!
-//! A broken rule is `Rejected`: it lies in the submission's own bytes. A
-//! listing that cannot be read is an error, and so is whatever is wrong with
-//! the king.
+//! A broken rule is `Rejected`: it lies in the submission's own bytes. Where
+//! they are a copy of ours ([`Provenance::Copy`]) and all that is wrong is that
+//! files are missing or end too early, a download may have done that: the
+//! finding is `Unverified`, the fault infrastructure. A listing that cannot be
+//! read is an error, and so is whatever is wrong with the king.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,15 +23,15 @@ use std::sync::Arc;
 use albedo_core::safetensors::Dtype;
 use albedo_core::{
     BuildContext, CallContext, Digest, Error, ErrorKind, Fault, Finding, Identity, ModelFiles, Plugin,
-    Result, Screen, ScreenStage, Side, Subject,
+    Provenance, Result, Retry, Screen, ScreenStage, Side, Subject,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::evidence::{Problem, finding, wrong_stage};
-use super::listing::{Listing, Tensors, is_weights};
+use super::evidence::{Problem, Problems, wrong_stage};
+use super::listing::{Listing, MAX_TEXT_BYTES, Tensors, breaks_off, is_weights};
 
 /// Settings of [`FilesScreen`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -106,16 +108,16 @@ impl FilesScreen {
         Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
     }
 
-    fn check_names(&self, listing: &Listing<'_>, king_bytes: u64, problems: &mut Vec<Problem>) {
+    fn check_names(&self, listing: &Listing<'_>, king_bytes: u64, problems: &mut Problems) {
         let entries = listing.entries();
         for name in entries.keys().filter(|name| !self.config.allowed.iter().any(|form| fits(form, name))) {
             problems.push(Problem::new("allowlist", name, "a model needs no such file"));
         }
         for name in self.config.required.iter().filter(|name| !entries.contains_key(*name)) {
-            problems.push(Problem::new("required", name, "the file is missing"));
+            problems.push(Problem::cut("required", name, "the file is missing"));
         }
         if !entries.keys().any(|name| is_weights(name)) {
-            problems.push(Problem::new("required", "*.safetensors", "there are no weights in safetensors"));
+            problems.push(Problem::cut("required", "*.safetensors", "there are no weights in safetensors"));
         }
         let bytes = entries.values().fold(0_u64, |sum, &size| sum.saturating_add(size));
         let most = self.config.max_size_ratio * king_bytes as f64;
@@ -125,7 +127,13 @@ impl FilesScreen {
         }
     }
 
-    fn check_tensors(&self, submission: &Tensors, king: &Tensors, problems: &mut Vec<Problem>) {
+    fn check_tensors(
+        &self,
+        submission: &Tensors,
+        king: &Tensors,
+        parts_missing: bool,
+        problems: &mut Problems,
+    ) {
         for (name, facts) in submission {
             match king.get(name) {
                 None => problems.push(Problem::new("tensors", name, "the king has no such tensor")),
@@ -141,8 +149,16 @@ impl FilesScreen {
                 problems.push(Problem::new("dtype", name, message));
             }
         }
-        for name in king.keys().filter(|name| !submission.contains_key(*name)) {
-            problems.push(Problem::new("tensors", name, "the tensor is missing"));
+        let missing: Vec<_> = king.keys().filter(|name| !submission.contains_key(*name)).collect();
+        let Some(first) = missing.first() else { return };
+        if parts_missing || problems.any_cut() {
+            // They may be in a file that did not come, or not whole.
+            let message = format!("{} tensors are missing, the first is {first}", missing.len());
+            problems.push(Problem::cut("tensors", "*.safetensors", message));
+        } else {
+            for name in missing {
+                problems.push(Problem::new("tensors", name, "the tensor is missing"));
+            }
         }
     }
 
@@ -150,40 +166,42 @@ impl FilesScreen {
         &self,
         submission: &Listing<'_>,
         king: &Listing<'_>,
-        problems: &mut Vec<Problem>,
+        problems: &mut Problems,
         cx: &CallContext,
     ) -> Result<()> {
         for name in &self.config.as_king {
-            let expected = match king.text(name, cx).await? {
-                Some(Err(problem)) => return Err(kings(&problem)),
+            let expected = match king.text(name, MAX_TEXT_BYTES, cx).await? {
+                Some(Err(problem)) => return Err(kings(&problem, king.provenance())),
                 Some(Ok(bytes)) => Some(bytes),
                 None => None,
             };
-            match (submission.text(name, cx).await?, expected) {
+            match (submission.text(name, MAX_TEXT_BYTES, cx).await?, expected) {
                 (Some(Err(problem)), _) => problems.push(problem),
                 (Some(Ok(bytes)), Some(expected)) if bytes != expected => {
-                    problems.push(Problem::new("as-king", name, "the file differs from the king's"));
+                    let cut = expected.starts_with(&bytes);
+                    let message = "the file differs from the king's";
+                    problems.push(Problem { cut, ..Problem::new("as-king", name, message) });
                 }
                 (Some(Ok(_)), None) => {
                     problems.push(Problem::new("as-king", name, "the king has no such file"));
                 }
-                (None, Some(_)) => problems.push(Problem::new("as-king", name, "the king has the file")),
+                (None, Some(_)) => problems.push(Problem::cut("as-king", name, "the king has the file")),
                 _ => {}
             }
         }
         for (name, digest) in &self.config.pinned {
-            let message = match submission.text(name, cx).await? {
+            problems.push(match submission.text(name, MAX_TEXT_BYTES, cx).await? {
                 Some(Ok(bytes)) => {
-                    let found = Digest::of(bytes);
+                    let found = Digest::of(&bytes);
                     if found == *digest {
                         continue;
                     }
-                    format!("the digest is {found}, pinned is {digest}")
+                    let message = format!("the digest is {found}, pinned is {digest}");
+                    Problem { cut: breaks_off(&bytes), ..Problem::new("pinned", name, message) }
                 }
-                Some(Err(problem)) => problem.message,
-                None => "the file is missing".into(),
-            };
-            problems.push(Problem::new("pinned", name, message));
+                Some(Err(problem)) => Problem { check: "pinned", ..problem },
+                None => Problem::cut("pinned", name, "the file is missing"),
+            });
         }
         Ok(())
     }
@@ -194,23 +212,23 @@ impl FilesScreen {
         king: &dyn ModelFiles,
         cx: &CallContext,
     ) -> Result<Finding> {
-        let mut faults = Vec::new();
+        let mut faults = Problems::default();
         let king = Listing::read(king, &mut faults, cx).await?;
         let king_tensors = king.tensors(&mut faults, cx).await?;
         if let Some(fault) = faults.first() {
-            return Err(kings(fault));
+            return Err(kings(fault, king.provenance()));
         }
         let king_bytes = king.entries().values().sum();
 
-        let mut problems = Vec::new();
+        let mut problems = Problems::default();
         let submission = Listing::read(submission, &mut problems, cx).await?;
         self.check_names(&submission, king_bytes, &mut problems);
         let tensors = submission.tensors(&mut problems, cx).await?;
-        self.check_tensors(&tensors, &king_tensors, &mut problems);
+        self.check_tensors(&tensors, &king_tensors, submission.parts_missing(), &mut problems);
         self.check_contents(&submission, &king, &mut problems, cx).await?;
         let bytes = submission.entries().values().fold(0_u64, |sum, &size| sum.saturating_add(size));
-        Ok(finding(
-            &problems,
+        Ok(problems.finding(
+            submission.provenance(),
             json!({ "files": submission.entries().len(), "bytes": bytes, "tensors": tensors.len() }),
         ))
     }
@@ -263,11 +281,19 @@ impl Plugin<dyn Screen> for FilesScreen {
 
 albedo_core::register!(dyn Screen => FilesScreen);
 
-/// The king's own files are wrong: nobody who challenges him is to blame.
-pub(super) fn kings(problem: &Problem) -> Error {
-    Error::new(ErrorKind::DataInvalid, "read the king's files", problem.message.clone())
+/// The king's own files are wrong, or our copy of them: nobody who challenges
+/// him is to blame.
+pub(super) fn kings(problem: &Problem, provenance: Provenance) -> Error {
+    let error = Error::new(ErrorKind::DataInvalid, "read the king's files", problem.message.clone())
+        .with("of", &problem.of);
+    if problem.cut && provenance == Provenance::Copy {
+        return error
+            .with_fault(Fault::Infrastructure)
+            .with_retry(Retry::Backoff)
+            .with_hint("this looks like a download that is incomplete: fetch the king again");
+    }
+    error
         .with_fault(Fault::Contestant(Side::King))
-        .with("of", &problem.of)
         .with_hint("the king's artefact has to be restored before anyone can be screened against it")
 }
 

@@ -18,9 +18,8 @@ use std::sync::Arc;
 
 use albedo_core::rng::derive_seed;
 use albedo_core::{
-    BuildContext, CallContext, Completion, Error, ErrorKind, Finding, GenerateRequest, Identity, Message,
-    MessageRole, ModelBackend, ModelSession, ModelSource, Plugin, ResponseFormat, Result, Sampling, Screen,
-    ScreenStage, Subject,
+    BuildContext, CallContext, Completion, Error, ErrorKind, Fault, Finding, GenerateRequest, Message,
+    MessageRole, ModelBackend, ModelSession, ModelSource, ResponseFormat, Result, Sampling, Screen,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -28,7 +27,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
-use super::evidence::{one_line, wrong_stage};
+use super::behaviour::{Behaviour, Probe};
+use super::evidence::one_line;
 use super::probes::{Conversation, PluginChoice, Prompts, check_numbers, replies, requests};
 
 pub mod rules;
@@ -48,7 +48,7 @@ pub struct JudgeModel {
     pub model: PathBuf,
 }
 
-/// Settings of [`InjectionScreen`].
+/// Settings of the screen `injection`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct InjectionConfig {
@@ -70,8 +70,7 @@ impl Default for InjectionConfig {
 
 /// Looks for words to the judge; see the [module](self).
 #[derive(Debug)]
-pub struct InjectionScreen {
-    identity: Identity,
+struct Injection {
     config: InjectionConfig,
     prompts: Prompts,
     judges: Vec<Assessor>,
@@ -112,8 +111,41 @@ impl Opinions {
     }
 }
 
-impl InjectionScreen {
-    async fn screen(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {
+#[async_trait]
+impl Probe for Injection {
+    const NAME: &'static str = "injection";
+    const SUMMARY: &'static str = "replies that address the judge instead of the task";
+    type Config = InjectionConfig;
+
+    fn check(config: &InjectionConfig) -> Result<()> {
+        check_numbers(Self::NAME, &[("probes", config.probes), ("max_new_tokens", config.max_new_tokens)])
+    }
+
+    async fn build(config: InjectionConfig, cx: &BuildContext<'_>) -> Result<Self> {
+        let prompts = Prompts::build(config.tasks.clone(), cx).await?;
+        let mut judges = Vec::new();
+        for JudgeModel { backend: PluginChoice { name, settings }, model } in &config.judges {
+            let settings = Value::Object(settings.clone());
+            judges.push(Assessor {
+                name: model.display().to_string(),
+                backend: cx.registry.build::<dyn ModelBackend>(name, settings, cx.call).await?,
+                source: ModelSource::new(model),
+                session: OnceCell::new(),
+            });
+        }
+        if judges
+            .iter()
+            .enumerate()
+            .any(|(at, judge)| judges[..at].iter().any(|other| other.name == judge.name))
+        {
+            let operation = format!("check the settings of screen `{}`", Self::NAME);
+            return Err(Error::new(ErrorKind::ConfigInvalid, operation, "two judges are the same model")
+                .with("key", "judges"));
+        }
+        Ok(Self { config, prompts, judges })
+    }
+
+    async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {
         let first = self.prompts.draw("injection", seed, self.config.probes, cx).await?;
         let first = self.round(&first, session, seed, cx).await?;
         let hits = hits(&first);
@@ -122,7 +154,9 @@ impl InjectionScreen {
             opinions = self.ask(&first, seed, cx).await?;
             if opinions.answered < opinions.asked {
                 return Ok(Finding::Unverified(json!({
-                    "reason": "judges did not answer",
+                    "error": "judges did not answer",
+                    "fault": Fault::Infrastructure,
+                    "retryable": true,
                     "asked": opinions.asked,
                     "answered": opinions.answered,
                     "failures": opinions.failures,
@@ -163,7 +197,9 @@ impl InjectionScreen {
         };
         Ok(if confirmed { Finding::Rejected(evidence(second)) } else { Finding::Flagged(evidence(second)) })
     }
+}
 
+impl Injection {
     /// The replies to `conversations`, greedy and sampled.
     async fn round<'a>(
         &self,
@@ -284,60 +320,7 @@ fn parse(text: &str) -> Option<(bool, String)> {
     Some((found, object.get("evidence").and_then(Value::as_str).unwrap_or_default().to_owned()))
 }
 
-#[async_trait]
-impl Screen for InjectionScreen {
-    fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    fn stage(&self) -> ScreenStage {
-        ScreenStage::Behaviour
-    }
-
-    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> Result<Finding> {
-        let Subject::Behaviour { session, seed } = subject else {
-            return Err(wrong_stage(Self::NAME, self.stage(), &subject));
-        };
-        self.screen(session, seed, cx).await
-    }
-}
-
-impl Plugin<dyn Screen> for InjectionScreen {
-    const NAME: &'static str = "injection";
-    const SUMMARY: &'static str = "replies that address the judge instead of the task";
-    type Config = InjectionConfig;
-
-    fn check(config: &InjectionConfig) -> Result<()> {
-        check_numbers(Self::NAME, &[("probes", config.probes), ("max_new_tokens", config.max_new_tokens)])
-    }
-
-    async fn build(config: InjectionConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
-        let identity = Identity::new(Self::NAME, "1", &config)?;
-        let prompts = Prompts::build(config.tasks.clone(), cx).await?;
-        let mut judges = Vec::new();
-        for JudgeModel { backend: PluginChoice { name, settings }, model } in &config.judges {
-            let settings = Value::Object(settings.clone());
-            judges.push(Assessor {
-                name: model.display().to_string(),
-                backend: cx.registry.build::<dyn ModelBackend>(name, settings, cx.call).await?,
-                source: ModelSource::new(model),
-                session: OnceCell::new(),
-            });
-        }
-        if judges
-            .iter()
-            .enumerate()
-            .any(|(at, judge)| judges[..at].iter().any(|other| other.name == judge.name))
-        {
-            let operation = format!("check the settings of screen `{}`", Self::NAME);
-            return Err(Error::new(ErrorKind::ConfigInvalid, operation, "two judges are the same model")
-                .with("key", "judges"));
-        }
-        Ok(Arc::new(Self { identity, config, prompts, judges }))
-    }
-}
-
-albedo_core::register!(dyn Screen => InjectionScreen);
+albedo_core::register!(dyn Screen => Behaviour<Injection>);
 
 #[cfg(test)]
 mod tests;

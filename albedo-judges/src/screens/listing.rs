@@ -1,14 +1,15 @@
 //! Small reads of a model's files: headers, index and text, with a bound on
 //! each, whatever the files say of themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use albedo_core::safetensors::{Dtype, Header, read_header};
-use albedo_core::{CallContext, Error, ErrorKind, FileEntry, ModelFiles, Result};
+use albedo_core::safetensors::{Dtype, Header, read_promise};
+use albedo_core::{CallContext, Error, ErrorKind, FileEntry, ModelFiles, Provenance, Result};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::evidence::Problem;
+use super::evidence::{Problem, Problems};
 
 /// Name of the index of a sharded model.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
@@ -17,9 +18,24 @@ pub(crate) const INDEX: &str = "model.safetensors.index.json";
 /// with headers below 1 MB; the format allows 100 MB.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
 
-/// The largest text file that a screen reads, in bytes: tokenizers of 150,000
-/// words have 11 MB.
-const MAX_TEXT_BYTES: u64 = 64 << 20;
+/// The largest text file that a screen compares, in bytes: tokenizers of
+/// 150,000 words have 11 MB.
+pub(crate) const MAX_TEXT_BYTES: u64 = 64 << 20;
+
+/// The largest index that a screen reads, in bytes: that of Qwen3-235B has
+/// 4 MB.
+const MAX_INDEX_BYTES: u64 = 16 << 20;
+
+/// How the text starts that Git keeps in the place of a large file which was
+/// not fetched.
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Endings of files that a download has not finished.
+const UNFINISHED: [&str; 3] = [".incomplete", ".part", ".aria2"];
+
+/// Folders in which download tools keep their books. No model is read from
+/// them, and only a copy may have them.
+const BOOKS: [&str; 2] = [".cache/huggingface/", ".git/"];
 
 /// A model's listing, with what was wrong in the names.
 #[derive(Debug)]
@@ -40,17 +56,26 @@ pub(crate) struct TensorFacts {
 }
 
 impl<'a> Listing<'a> {
-    /// Lists `files`; names that no model has are problems.
+    /// Lists `files`; names that no model has are problems. What download tools
+    /// leave in a copy is left out.
     ///
     /// # Errors
     /// The listing's own: it could not be read.
     pub(crate) async fn read(
         files: &'a dyn ModelFiles,
-        problems: &mut Vec<Problem>,
+        problems: &mut Problems,
         cx: &CallContext,
     ) -> Result<Self> {
+        let copied = files.provenance() == Provenance::Copy;
         let mut entries = BTreeMap::new();
         for FileEntry { name, size } in files.list(cx).await? {
+            if copied && UNFINISHED.iter().any(|ending| name.ends_with(ending)) {
+                problems.push(Problem::cut("complete", &name, "a download is under way or was broken off"));
+                continue;
+            }
+            if copied && BOOKS.iter().any(|folder| name.starts_with(folder)) {
+                continue;
+            }
             let inside = !name.contains(['\\', '\0'])
                 && !name.chars().any(char::is_control)
                 && name.split('/').all(|part| !matches!(part, "" | "." | ".."));
@@ -63,37 +88,61 @@ impl<'a> Listing<'a> {
         Ok(Self { files, entries })
     }
 
+    /// What the listing stands for.
+    pub(crate) fn provenance(&self) -> Provenance {
+        self.files.provenance()
+    }
+
     /// Names and sizes in bytes.
     pub(crate) fn entries(&self) -> &BTreeMap<String, u64> {
         &self.entries
     }
 
+    /// Whether a weight file calls itself part of more than are there, as
+    /// `model-00001-of-00002.safetensors` does alone.
+    pub(crate) fn parts_missing(&self) -> bool {
+        let mut parts = BTreeMap::<u64, u64>::new();
+        for name in self.entries.keys().filter(|name| is_weights(name)) {
+            let all = name.strip_suffix(".safetensors").and_then(|stem| stem.rsplit_once("-of-"));
+            if let Some(all) = all.and_then(|(_, all)| all.parse().ok()) {
+                *parts.entry(all).or_default() += 1;
+            }
+        }
+        parts.into_iter().any(|(all, there)| there < all)
+    }
+
     /// The whole of a text file; `None` if there is none of that name, a
-    /// problem if it is longer than any that a model needs.
+    /// problem if it has more than `most` bytes.
     pub(crate) async fn text(
         &self,
         name: &str,
+        most: u64,
         cx: &CallContext,
     ) -> Result<Option<Result<Vec<u8>, Problem>>> {
         let Some(&size) = self.entries.get(name) else { return Ok(None) };
-        if size > MAX_TEXT_BYTES {
-            let message = format!("the file has {size} bytes, a screen reads at most {MAX_TEXT_BYTES}");
+        if size > most {
+            let message = format!("the file has {size} bytes, a screen reads at most {most}");
             return Ok(Some(Err(Problem::new("size", name, message))));
         }
-        self.files.read(name, 0..size, cx).await.map(|bytes| Some(Ok(bytes)))
+        let bytes = self.files.read(name, 0..size, cx).await?;
+        Ok(Some(if bytes.starts_with(POINTER) { Err(pointer(name)) } else { Ok(bytes) }))
     }
 
     /// The shards' tensors. What a header or the index gets wrong is a problem.
     ///
     /// # Errors
     /// A range that could not be read.
-    pub(crate) async fn tensors(&self, problems: &mut Vec<Problem>, cx: &CallContext) -> Result<Tensors> {
+    pub(crate) async fn tensors(&self, problems: &mut Problems, cx: &CallContext) -> Result<Tensors> {
         let mut tensors = Tensors::new();
+        let mut unread = BTreeSet::new();
         let shards: Vec<_> = self.entries.iter().filter(|(name, _)| is_weights(name)).collect();
         for &(shard, &size) in &shards {
             let header = match self.header(shard, size, cx).await? {
                 Ok(header) => header,
                 Err(problem) => {
+                    if problem.cut {
+                        unread.insert(shard.as_str());
+                    }
                     problems.push(problem);
                     continue;
                 }
@@ -106,12 +155,12 @@ impl<'a> Listing<'a> {
                 }
             }
         }
-        match self.text(INDEX, cx).await? {
+        match self.text(INDEX, MAX_INDEX_BYTES, cx).await? {
             Some(Err(problem)) => problems.push(problem),
-            Some(Ok(bytes)) => check_index(&bytes, &tensors, problems),
+            Some(Ok(bytes)) => self.check_index(&bytes, &tensors, &unread, problems),
             None if shards.len() > 1 => {
                 let message = format!("{} weight files but no index", shards.len());
-                problems.push(Problem::new("index", INDEX, message));
+                problems.push(Problem::cut("index", INDEX, message));
             }
             None => {}
         }
@@ -120,8 +169,9 @@ impl<'a> Listing<'a> {
 
     async fn header(&self, shard: &str, size: u64, cx: &CallContext) -> Result<Result<Header, Problem>> {
         let problem = |message: String| Ok(Err(Problem::new("header", shard, message)));
+        let cut = |message: String| Ok(Err(Problem::cut("header", shard, message)));
         if size < 8 {
-            return problem(format!("the file has {size} bytes, too few for a header"));
+            return cut(format!("the file has {size} bytes, too few for a header"));
         }
         let length = self.files.read(shard, 0..8, cx).await?;
         let length = <[u8; 8]>::try_from(length).map(u64::from_le_bytes).map_err(|bytes| {
@@ -131,17 +181,54 @@ impl<'a> Listing<'a> {
                 format!("{} bytes came, not 8", bytes.len()),
             )
         })?;
+        if POINTER.starts_with(&length.to_le_bytes()) {
+            return Ok(Err(pointer(shard)));
+        }
         if length > MAX_HEADER_BYTES || length > size - 8 {
-            return problem(format!(
+            let message = format!(
                 "the header calls itself {length} bytes long; the file has {size}, a screen reads at most \
                  {MAX_HEADER_BYTES}"
-            ));
+            );
+            return if length > MAX_HEADER_BYTES { problem(message) } else { cut(message) };
         }
         let bytes = self.files.read(shard, 0..8 + length, cx).await?;
-        match read_header(&mut &*bytes, size) {
-            Ok(header) => Ok(Ok(header)),
+        match read_promise(&mut &*bytes, size) {
+            Ok((header, promised)) if promised == size => Ok(Ok(header)),
+            Ok((_, promised)) => {
+                let message = format!("the file has {size} bytes, the header promises {promised}");
+                if size < promised { cut(message) } else { problem(message) }
+            }
             Err(error) if error.kind() == ErrorKind::DataInvalid => problem(error.to_string()),
             Err(error) => Err(error),
+        }
+    }
+
+    fn check_index(&self, bytes: &[u8], tensors: &Tensors, unread: &BTreeSet<&str>, problems: &mut Problems) {
+        #[derive(Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let Index { weight_map } = match serde_json::from_slice(bytes) {
+            Ok(index) => index,
+            Err(error) => return problems.push(json_problem("index", INDEX, &error)),
+        };
+        for (name, shard) in &weight_map {
+            match tensors.get(name) {
+                Some(facts) if facts.shard == *shard => {}
+                Some(facts) => problems.push(Problem::new(
+                    "index",
+                    name,
+                    format!("the index puts the tensor into {shard}, it is in {}", facts.shard),
+                )),
+                None => {
+                    let cut = !self.entries.contains_key(shard) || unread.contains(shard.as_str());
+                    let message = format!("the tensor is not in {shard}");
+                    problems.push(Problem { cut, ..Problem::new("index", name, message) });
+                }
+            }
+        }
+        for name in tensors.keys().filter(|name| !weight_map.contains_key(*name)) {
+            problems.push(Problem::new("index", name, "the index does not name the tensor"));
         }
     }
 }
@@ -151,34 +238,22 @@ pub(crate) fn is_weights(name: &str) -> bool {
     name.ends_with(".safetensors") && !name.contains('/')
 }
 
-/// Reads a JSON object: hostile input of a bounded size.
-pub(crate) fn object(name: &str, bytes: &[u8]) -> Result<serde_json::Map<String, Value>, Problem> {
-    serde_json::from_slice(bytes).map_err(|error| Problem::new("json", name, error.to_string()))
+/// Whether `bytes` are the beginning of JSON, or of nothing.
+pub(crate) fn breaks_off(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(bytes).is_err_and(|error| error.is_eof())
 }
 
-fn check_index(bytes: &[u8], tensors: &Tensors, problems: &mut Vec<Problem>) {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let Index { weight_map } = match serde_json::from_slice(bytes) {
-        Ok(index) => index,
-        Err(error) => return problems.push(Problem::new("index", INDEX, error.to_string())),
-    };
-    for (name, shard) in &weight_map {
-        match tensors.get(name) {
-            Some(facts) if facts.shard == *shard => {}
-            Some(facts) => problems.push(Problem::new(
-                "index",
-                name,
-                format!("the index puts the tensor into {shard}, it is in {}", facts.shard),
-            )),
-            None => problems.push(Problem::new("index", name, format!("the tensor is not in {shard}"))),
-        }
-    }
-    for name in tensors.keys().filter(|name| !weight_map.contains_key(*name)) {
-        problems.push(Problem::new("index", name, "the index does not name the tensor"));
-    }
+/// Reads a JSON object: hostile input of a bounded size.
+pub(crate) fn object(name: &str, bytes: &[u8]) -> Result<serde_json::Map<String, Value>, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| json_problem("json", name, &error))
+}
+
+fn json_problem(check: &'static str, name: &str, error: &serde_json::Error) -> Problem {
+    Problem { cut: error.is_eof(), ..Problem::new(check, name, error.to_string()) }
+}
+
+fn pointer(name: &str) -> Problem {
+    Problem::cut("complete", name, "the file is a pointer of Git LFS, not what it points to")
 }
 
 #[cfg(test)]

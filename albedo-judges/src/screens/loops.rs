@@ -6,17 +6,13 @@
 //! same (the Python system's numbers). `Flagged` if a share of the
 //! conversations is stuck, never more: a task can be hopeless.
 
-use std::sync::Arc;
-
-use albedo_core::{
-    BuildContext, CallContext, Finding, Identity, ModelSession, Plugin, Result, Screen, ScreenStage, Subject,
-};
+use albedo_core::{BuildContext, CallContext, Finding, ModelSession, Result, Screen};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::evidence::wrong_stage;
+use super::behaviour::{Behaviour, Probe};
 use super::probes::{PluginChoice, Prompts, check_numbers, check_share, dialogues};
 use crate::reply::Reply;
 use crate::shell::Script;
@@ -24,7 +20,7 @@ use crate::shell::Script;
 /// Equal commands in a row that make a conversation stuck.
 const ROW: usize = 4;
 
-/// Settings of [`LoopsScreen`].
+/// Settings of the screen `loops`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoopsConfig {
@@ -57,14 +53,30 @@ impl Default for LoopsConfig {
 
 /// Looks for repeated commands; see the [module](self).
 #[derive(Debug)]
-pub struct LoopsScreen {
-    identity: Identity,
+struct Loops {
     config: LoopsConfig,
     prompts: Prompts,
 }
 
-impl LoopsScreen {
-    async fn screen(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {
+#[async_trait]
+impl Probe for Loops {
+    const NAME: &'static str = "loops";
+    const SUMMARY: &'static str = "a dialogue that goes round in circles";
+    type Config = LoopsConfig;
+
+    fn check(config: &LoopsConfig) -> Result<()> {
+        check_share(Self::NAME, "share", config.share)?;
+        crate::reply::check_languages(Self::NAME, &config.languages)?;
+        let LoopsConfig { probes, turns, max_new_tokens, .. } = *config;
+        check_numbers(Self::NAME, &[("probes", probes), ("turns", turns), ("max_new_tokens", max_new_tokens)])
+    }
+
+    async fn build(config: LoopsConfig, cx: &BuildContext<'_>) -> Result<Self> {
+        let prompts = Prompts::build(config.tasks.clone(), cx).await?;
+        Ok(Self { config, prompts })
+    }
+
+    async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {
         let LoopsConfig { probes, turns, max_new_tokens, .. } = self.config;
         let conversations = self.prompts.draw(Self::NAME, seed, probes, cx).await?;
         let spoken = dialogues(session, &conversations, turns, max_new_tokens, seed, cx).await?;
@@ -82,44 +94,7 @@ impl LoopsScreen {
     }
 }
 
-#[async_trait]
-impl Screen for LoopsScreen {
-    fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    fn stage(&self) -> ScreenStage {
-        ScreenStage::Behaviour
-    }
-
-    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> Result<Finding> {
-        let Subject::Behaviour { session, seed } = subject else {
-            return Err(wrong_stage(Self::NAME, self.stage(), &subject));
-        };
-        self.screen(session, seed, cx).await
-    }
-}
-
-impl Plugin<dyn Screen> for LoopsScreen {
-    const NAME: &'static str = "loops";
-    const SUMMARY: &'static str = "a dialogue that goes round in circles";
-    type Config = LoopsConfig;
-
-    fn check(config: &LoopsConfig) -> Result<()> {
-        check_share(Self::NAME, "share", config.share)?;
-        crate::reply::check_languages(Self::NAME, &config.languages)?;
-        let LoopsConfig { probes, turns, max_new_tokens, .. } = *config;
-        check_numbers(Self::NAME, &[("probes", probes), ("turns", turns), ("max_new_tokens", max_new_tokens)])
-    }
-
-    async fn build(config: LoopsConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
-        let identity = Identity::new(Self::NAME, "1", &config)?;
-        let prompts = Prompts::build(config.tasks.clone(), cx).await?;
-        Ok(Arc::new(Self { identity, config, prompts }))
-    }
-}
-
-albedo_core::register!(dyn Screen => LoopsScreen);
+albedo_core::register!(dyn Screen => Behaviour<Loops>);
 
 /// The command of each reply in one spelling; a reply without one counts as its
 /// own text.

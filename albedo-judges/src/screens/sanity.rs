@@ -6,22 +6,18 @@
 //! never ending. `Flagged` if a share of the replies breaks a rule, `Rejected`
 //! only if every single one does, in both rounds.
 
-use std::sync::Arc;
-
-use albedo_core::{
-    BuildContext, CallContext, Finding, Identity, ModelSession, Plugin, Result, Sampling, Screen,
-    ScreenStage, Subject,
-};
+use albedo_core::{BuildContext, CallContext, Finding, ModelSession, Result, Sampling, Screen};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::evidence::{one_line, wrong_stage};
+use super::behaviour::{Behaviour, Probe};
+use super::evidence::one_line;
 use super::probes::{PluginChoice, Prompts, check_numbers, replies, requests};
 use super::replies::faults;
 
-/// Settings of [`SanityScreen`].
+/// Settings of the screen `sanity`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SanityConfig {
@@ -43,14 +39,28 @@ impl Default for SanityConfig {
 
 /// Looks at replies by rules; see the [module](self).
 #[derive(Debug)]
-pub struct SanityScreen {
-    identity: Identity,
+struct Sanity {
     config: SanityConfig,
     prompts: Prompts,
 }
 
-impl SanityScreen {
-    async fn screen(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {
+#[async_trait]
+impl Probe for Sanity {
+    const NAME: &'static str = "sanity";
+    const SUMMARY: &'static str = "replies that no working model gives";
+    type Config = SanityConfig;
+
+    fn check(config: &SanityConfig) -> Result<()> {
+        super::probes::check_share(Self::NAME, "share", config.share)?;
+        check_numbers(Self::NAME, &[("probes", config.probes), ("max_new_tokens", config.max_new_tokens)])
+    }
+
+    async fn build(config: SanityConfig, cx: &BuildContext<'_>) -> Result<Self> {
+        let prompts = Prompts::build(config.tasks.clone(), cx).await?;
+        Ok(Self { config, prompts })
+    }
+
+    async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {
         let conversations = self.prompts.draw(Self::NAME, seed, self.config.probes, cx).await?;
         let sampled = Sampling { temperature: 0.7, top_p: 0.8, top_k: 20 };
         let mut asked = Vec::new();
@@ -79,39 +89,4 @@ impl SanityScreen {
     }
 }
 
-#[async_trait]
-impl Screen for SanityScreen {
-    fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    fn stage(&self) -> ScreenStage {
-        ScreenStage::Behaviour
-    }
-
-    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> Result<Finding> {
-        let Subject::Behaviour { session, seed } = subject else {
-            return Err(wrong_stage(Self::NAME, self.stage(), &subject));
-        };
-        self.screen(session, seed, cx).await
-    }
-}
-
-impl Plugin<dyn Screen> for SanityScreen {
-    const NAME: &'static str = "sanity";
-    const SUMMARY: &'static str = "replies that no working model gives";
-    type Config = SanityConfig;
-
-    fn check(config: &SanityConfig) -> Result<()> {
-        super::probes::check_share(Self::NAME, "share", config.share)?;
-        check_numbers(Self::NAME, &[("probes", config.probes), ("max_new_tokens", config.max_new_tokens)])
-    }
-
-    async fn build(config: SanityConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
-        let identity = Identity::new(Self::NAME, "1", &config)?;
-        let prompts = Prompts::build(config.tasks.clone(), cx).await?;
-        Ok(Arc::new(Self { identity, config, prompts }))
-    }
-}
-
-albedo_core::register!(dyn Screen => SanityScreen);
+albedo_core::register!(dyn Screen => Behaviour<Sanity>);

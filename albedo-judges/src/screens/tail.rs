@@ -4,21 +4,17 @@
 //! half by the rules of [`super::sanity`]. `Flagged` if late replies break rules
 //! much more often than early ones, never more: long contexts are hard.
 
-use std::sync::Arc;
-
-use albedo_core::{
-    BuildContext, CallContext, Finding, Identity, ModelSession, Plugin, Result, Screen, ScreenStage, Subject,
-};
+use albedo_core::{BuildContext, CallContext, Finding, ModelSession, Result, Screen};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::evidence::wrong_stage;
+use super::behaviour::{Behaviour, Probe};
 use super::probes::{PluginChoice, Prompts, check_numbers, check_share, dialogues};
 use super::replies::faults;
 
-/// Settings of [`TailScreen`].
+/// Settings of the screen `tail`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TailConfig {
@@ -42,14 +38,29 @@ impl Default for TailConfig {
 
 /// Compares late replies with early ones; see the [module](self).
 #[derive(Debug)]
-pub struct TailScreen {
-    identity: Identity,
+struct Tail {
     config: TailConfig,
     prompts: Prompts,
 }
 
-impl TailScreen {
-    async fn screen(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {
+#[async_trait]
+impl Probe for Tail {
+    const NAME: &'static str = "tail";
+    const SUMMARY: &'static str = "a dialogue whose late turns fall apart";
+    type Config = TailConfig;
+
+    fn check(config: &TailConfig) -> Result<()> {
+        check_share(Self::NAME, "decline", config.decline)?;
+        let TailConfig { probes, turns, max_new_tokens, .. } = *config;
+        check_numbers(Self::NAME, &[("probes", probes), ("turns", turns), ("max_new_tokens", max_new_tokens)])
+    }
+
+    async fn build(config: TailConfig, cx: &BuildContext<'_>) -> Result<Self> {
+        let prompts = Prompts::build(config.tasks.clone(), cx).await?;
+        Ok(Self { config, prompts })
+    }
+
+    async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {
         let TailConfig { probes, turns, max_new_tokens, .. } = self.config;
         let conversations = self.prompts.draw(Self::NAME, seed, probes, cx).await?;
         let spoken = dialogues(session, &conversations, turns, max_new_tokens, seed, cx).await?;
@@ -77,40 +88,4 @@ impl TailScreen {
     }
 }
 
-#[async_trait]
-impl Screen for TailScreen {
-    fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    fn stage(&self) -> ScreenStage {
-        ScreenStage::Behaviour
-    }
-
-    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> Result<Finding> {
-        let Subject::Behaviour { session, seed } = subject else {
-            return Err(wrong_stage(Self::NAME, self.stage(), &subject));
-        };
-        self.screen(session, seed, cx).await
-    }
-}
-
-impl Plugin<dyn Screen> for TailScreen {
-    const NAME: &'static str = "tail";
-    const SUMMARY: &'static str = "a dialogue whose late turns fall apart";
-    type Config = TailConfig;
-
-    fn check(config: &TailConfig) -> Result<()> {
-        check_share(Self::NAME, "decline", config.decline)?;
-        let TailConfig { probes, turns, max_new_tokens, .. } = *config;
-        check_numbers(Self::NAME, &[("probes", probes), ("turns", turns), ("max_new_tokens", max_new_tokens)])
-    }
-
-    async fn build(config: TailConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
-        let identity = Identity::new(Self::NAME, "1", &config)?;
-        let prompts = Prompts::build(config.tasks.clone(), cx).await?;
-        Ok(Arc::new(Self { identity, config, prompts }))
-    }
-}
-
-albedo_core::register!(dyn Screen => TailScreen);
+albedo_core::register!(dyn Screen => Behaviour<Tail>);

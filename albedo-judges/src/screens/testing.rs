@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use albedo_core::backend::{Completion, GenerateRequest, Generated, ModelInfo, ScoreRequest, TokenScores};
 use albedo_core::{
     CallContext, Digest, Error, ErrorKind, FileEntry, FinishReason, Message, ModelFiles, ModelSession,
-    Result, Usage,
+    Provenance, Result, Usage,
 };
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -19,12 +19,31 @@ pub(crate) fn demo_king() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/demo/models/king")
 }
 
-/// Files in memory.
+/// Files in memory, which stand for what was handed in.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Memory(pub(crate) BTreeMap<String, Vec<u8>>);
 
+/// The same as a copy of ours.
+#[derive(Debug)]
+pub(crate) struct Copied(pub(crate) Memory);
+
+#[async_trait]
+impl ModelFiles for Copied {
+    async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
+        self.0.list(cx).await
+    }
+
+    async fn read(&self, name: &str, range: Range<u64>, cx: &CallContext) -> Result<Vec<u8>> {
+        self.0.read(name, range, cx).await
+    }
+}
+
 #[async_trait]
 impl ModelFiles for Memory {
+    fn provenance(&self) -> Provenance {
+        Provenance::Published
+    }
+
     async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
         cx.check("list files")?;
         Ok(self

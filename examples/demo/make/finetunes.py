@@ -1,27 +1,31 @@
 """Honest fine-tunes of a king, for the error rates of the lineage screen.
 
-python finetunes.py KING_DIR OUT_DIR [--only PREFIX] [--threads 1]
+python finetunes.py KING_DIR OUT_DIR [--only PREFIX,...] [--device cpu|cuda] [--jobs 1] [--threads 1]
 
 Writes one model folder a row of RECIPES under OUT_DIR (checkpoints are never
-committed) and skips those that are there. All are trained for real on
-../train.jsonl.gz with AdamW in autocast bf16, the rate falling linearly to
-zero; batches are 4 rows of 2048 tokens. CPU only, about half a minute each.
+committed), its facts in a .json beside it, and skips those that are there. All
+are trained for real on ../train.jsonl.gz with AdamW in autocast bf16, the rate
+falling linearly to zero; batches are 4 rows of 2048 tokens. About half a minute
+each on a CPU core; --jobs processes train at once, on one device.
 
 `same-*` differ in the seed alone: the same king, the same traces, the same
 recipe, the hardest case for telling a copy from a colleague. The others vary
-rate, length, data and optimiser, or train LoRA factors, or only the last layers.
+rate, length, data and optimiser, or train LoRA factors, or only the last layers;
+`more-*` mix all of that.
 `inject-*` learns to end its replies with words to the grader; it is no honest
 model and serves the test of the injection probe.
 """
 import argparse
 import gzip
 import json
+import multiprocessing
 import pathlib
 import random
 import shutil
 
 import numpy as np
 import torch
+import torch.nn.utils.parametrize
 from tokenizers import Tokenizer
 
 from make_tokenizer import library_text
@@ -47,6 +51,9 @@ RECIPES = (
        for i, r in enumerate([3e-4, 1e-3, 1e-3, 3e-3])]
     + [recipe(f"last-{i}", train="last", seed=800 + i, rate=r) for i, r in enumerate([3e-4, 1e-3, 1e-3])]
     + [recipe(f"sgd-{i}", optimizer="sgd", seed=900 + i, rate=r) for i, r in enumerate([0.03, 0.1, 0.3])]
+    + [recipe(f"more-{i:02}", seed=1100 + i, rate=[1e-4, 2e-4, 3e-4, 5e-4, 1e-3][i % 5], steps=[13, 20, 30][i // 5 % 3],
+              data=["all", "all", "third-0", "third-1", "third-2"][i // 15 % 5], copies=[1, 2][i // 5 % 2])
+       for i in range(45)]
     + [recipe("inject-0", data="inject", rate=1e-3, steps=60, seed=1000, copies=2)]
 )
 
@@ -77,8 +84,9 @@ class Lora(torch.nn.Module):
 
     def __init__(self, weight, rank=8):
         super().__init__()
-        self.a = torch.nn.Parameter(torch.randn(rank, weight.shape[1]) * weight.shape[1] ** -0.5)
-        self.b = torch.nn.Parameter(torch.zeros(weight.shape[0], rank))
+        a = torch.randn(rank, weight.shape[1]) * weight.shape[1] ** -0.5
+        self.a = torch.nn.Parameter(a.to(weight.device))
+        self.b = torch.nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))
 
     def forward(self, weight):
         return weight + self.b @ self.a
@@ -109,43 +117,49 @@ def merged(model):
     return model
 
 
+PACKED = {}  # (data, copies) -> rows; filled before the workers fork, which share its pages
+
+
+def train(chosen, options):
+    torch.set_num_threads(options.threads)
+    folder = options.out / chosen["name"]
+    ids, kinds = PACKED[chosen["data"], chosen["copies"]]
+    trainer = Trainer(ids, kinds, argparse.Namespace(
+        device=options.device, seed=chosen["seed"], start=str(options.king / "model.safetensors"),
+        compile=False, rate=chosen["rate"], rows=BATCH))
+    configure(trainer, chosen)
+    losses = torch.stack([trainer.step(chosen["rate"] * (1 - n / chosen["steps"]))
+                          for n in range(chosen["steps"])]).tolist()
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in options.king.glob("*.json"):
+        shutil.copyfile(path, folder / path.name)
+    facts = dict(chosen, device=options.device, tokens=trainer.seen, first_loss=losses[0],
+                 last_loss=float(np.mean(losses[-5:])))
+    (options.out / f"{chosen['name']}.json").write_text(json.dumps(facts) + "\n")
+    save(merged(trainer.model), folder / "model.safetensors")
+    note(chosen["name"], "tokens", trainer.seen, "loss", round(losses[0], 3), "to",
+         round(facts["last_loss"], 3))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("king", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--only", default="", help="recipes whose name starts with this")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", default="", help="recipes whose name starts with one of these, split at commas")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--jobs", type=int, default=1, help="recipes that are trained at once")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    wanted = [chosen for chosen in RECIPES if chosen["name"].startswith(tuple(options.only.split(",")))
+              and not (options.out / chosen["name"] / "model.safetensors").exists()]
     tokenizer = str(options.king / "tokenizer.json")
-    Tokenizer.from_file(tokenizer)
     traces = [json.loads(line) for line in gzip.open(HERE.parent / "train.jsonl.gz", "rt")]
     library = "\n".join(library_text(400_000, 3))
-
-    packed = {}
-    for chosen in RECIPES:
-        folder = options.out / chosen["name"]
-        if not chosen["name"].startswith(options.only) or (folder / "model.safetensors").exists():
-            continue
-        key = chosen["data"], chosen["copies"]
-        if key not in packed:
-            packed.clear()
-            packed[key] = build_rows(rows_of(traces, key[0]), key[1], tokenizer, library, 17, 1, 10 ** 9)
-        ids, kinds = packed[key]
-        trainer = Trainer(ids, kinds, argparse.Namespace(
-            device="cpu", seed=chosen["seed"], start=str(options.king / "model.safetensors"), compile=False,
-            rate=chosen["rate"], rows=BATCH))
-        configure(trainer, chosen)
-        losses = [trainer.step(chosen["rate"] * (1 - n / chosen["steps"])).item()
-                  for n in range(chosen["steps"])]
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in options.king.glob("*.json"):
-            shutil.copyfile(path, folder / path.name)
-        facts = dict(chosen, tokens=trainer.seen, first_loss=losses[0], last_loss=float(np.mean(losses[-5:])))
-        (folder.parent / f"{chosen['name']}.json").write_text(json.dumps(facts) + "\n")
-        save(merged(trainer.model), folder / "model.safetensors")
-        note(chosen["name"], "tokens", trainer.seen, "loss", round(losses[0], 3), "to",
-             round(facts["last_loss"], 3))
+    for data, copies in sorted({(chosen["data"], chosen["copies"]) for chosen in wanted}):
+        PACKED[data, copies] = build_rows(rows_of(traces, data), copies, tokenizer, library, 17, options.jobs,
+                                          10 ** 9)
+    with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
+        pool.starmap(train, [(chosen, options) for chosen in wanted], chunksize=1)
 
 
 if __name__ == "__main__":

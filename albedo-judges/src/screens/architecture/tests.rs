@@ -2,7 +2,7 @@ use albedo_core::conformance::{PATIENCE, check_screen};
 use albedo_core::{Fault, Side};
 
 use super::*;
-use crate::screens::testing::Memory;
+use crate::screens::testing::{Copied, Memory};
 
 fn files(config: &str) -> Memory {
     Memory([(CONFIG.to_owned(), config.as_bytes().to_vec())].into())
@@ -41,6 +41,20 @@ async fn locked_keys_are_the_kings_and_forbidden_ones_nowhere() {
     }
     let deep = format!("{{\"x\": {}", "[".repeat(100_000));
     assert!(matches!(screen(&deep, KING, ArchitectureConfig::default()).await, Ok(Finding::Rejected(_))));
+}
+
+#[tokio::test]
+async fn a_copy_that_is_cut_short_is_unverified() {
+    let screen = ArchitectureScreen::new(ArchitectureConfig::default()).expect("a screen");
+    let king = files("{}");
+    for (copy, unverified) in
+        [(files("{\"a\": "), true), (files(""), true), (Memory::default(), true), (files("[]"), false)]
+    {
+        let copy = Copied(copy);
+        let subject = Subject::Files { submission: &copy, king: &king };
+        let finding = screen.inspect(subject, &CallContext::new()).await.expect("a finding");
+        assert_eq!(matches!(finding, Finding::Unverified(_)), unverified, "{copy:?}: {finding:?}");
+    }
 }
 
 #[tokio::test]

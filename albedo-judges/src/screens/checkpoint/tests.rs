@@ -53,6 +53,7 @@ fn a_broken_copy_is_ours_and_says_so() {
     fs::write(&path, &whole[..whole.len() / 2]).expect("written");
     let error = fault(folder.path());
     assert_eq!((error.kind(), error.fault()), (ErrorKind::DataInvalid, Fault::Infrastructure));
+    assert!(error.is_retryable());
     assert!(
         error.to_string().contains("the header promises") && error.to_string().contains("fetch"),
         "{error}"

@@ -2,7 +2,8 @@ use albedo_core::conformance::{PATIENCE, check_screen};
 use serde_json::Value;
 
 use super::*;
-use crate::screens::testing::{Memory, safetensors};
+use crate::screens::listing::INDEX;
+use crate::screens::testing::{Copied, Memory, safetensors};
 
 const TENSOR: &str = r#"{"a":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]}}"#;
 
@@ -22,7 +23,7 @@ fn with(name: &str, bytes: Vec<u8>) -> Memory {
     files
 }
 
-async fn screen(submission: &Memory) -> Finding {
+async fn screen(submission: &dyn ModelFiles) -> Finding {
     let screen =
         FilesScreen::new(FilesConfig { max_size_ratio: 50.0, ..FilesConfig::default() }).expect("a screen");
     let subject = Subject::Files { submission, king: &king() };
@@ -121,6 +122,103 @@ async fn every_rule_rejects_by_name() {
 }
 
 #[tokio::test]
+async fn what_an_incomplete_download_looks_like_is_the_submissions_only_if_it_was_handed_in_so() {
+    let whole = safetensors(TENSOR, 12);
+    let without = |name: &str| {
+        let mut files = king();
+        files.0.remove(name);
+        files
+    };
+    let sharded = |index: &[u8]| {
+        let mut files = without("model.safetensors");
+        let other = r#"{"b":{"dtype":"BF16","shape":[],"data_offsets":[0,2]}}"#;
+        files.0.insert("model-00002-of-00002.safetensors".into(), safetensors(other, 2));
+        files.0.insert("model.safetensors.index.json".into(), index.to_vec());
+        files
+    };
+    let index =
+        br#"{"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}"#;
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n".to_vec();
+    let mut cut = vec![
+        without("tokenizer.json"),
+        without("model.safetensors"),
+        without("config.json"),
+        with("tokenizer.json", b"{\"t\"".to_vec()),
+        with("tokenizer.json", vec![]),
+        with("tokenizer.json", pointer.clone()),
+        with("model.safetensors", pointer),
+        with("model.safetensors.index.json", index[..20].to_vec()),
+    ];
+    // Cut at every byte, the file is incomplete and nothing else.
+    cut.extend((0..whole.len()).map(|end| with("model.safetensors", whole[..end].to_vec())));
+    for files in cut {
+        assert!(matches!(screen(&files).await, Finding::Rejected(_)), "published: {files:?}");
+        let Finding::Unverified(evidence) = screen(&Copied(files.clone())).await else {
+            panic!("a copy: {files:?}")
+        };
+        assert_eq!((&evidence["fault"], &evidence["retryable"]), (&"infrastructure".into(), &true.into()));
+    }
+
+    // Only a copy has what download tools leave.
+    for (name, unfinished) in [
+        ("model.safetensors.incomplete", true),
+        (".cache/huggingface/download/x.json.incomplete", true),
+        (".cache/huggingface/download/x.json.metadata", false),
+        (".git/config", false),
+    ] {
+        let files = with(name, vec![]);
+        assert!(matches!(screen(&files).await, Finding::Rejected(_)), "published: {name}");
+        match screen(&Copied(files)).await {
+            Finding::Unverified(_) => assert!(unfinished, "{name}"),
+            Finding::Clear(_) => assert!(!unfinished, "{name}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    // What no download does to a file is rejected in a copy too.
+    let mut both = with("model.safetensors", whole[..20].to_vec());
+    both.0.insert("modeling.py".into(), vec![]);
+    for files in [
+        both,
+        with("model.safetensors", [&whole[..], &[0]].concat()),
+        with("tokenizer.json", b"{\"t\": 2}".to_vec()),
+        // The tensor `b` is not the king's, whatever is in the part that is missing.
+        sharded(index),
+    ] {
+        assert!(matches!(screen(&Copied(files.clone())).await, Finding::Rejected(_)), "{files:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_did_not_come_is_not_held_against_a_copy() {
+    let two = r#"{"a":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]}}"#;
+    let other = r#"{"b":{"dtype":"BF16","shape":[],"data_offsets":[0,2]}}"#;
+    let index =
+        br#"{"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}"#;
+    let mut king = king();
+    king.0.remove("model.safetensors");
+    king.0.insert("model-00001-of-00002.safetensors".into(), safetensors(two, 12));
+    king.0.insert("model-00002-of-00002.safetensors".into(), safetensors(other, 2));
+    king.0.insert(INDEX.into(), index.to_vec());
+    let screen = FilesScreen::new(FilesConfig::default()).expect("a screen");
+    let cx = CallContext::new();
+    let all = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", INDEX];
+    for missing in [&all[..1], &all[1..2], &all[2..], &all[1..], &all[..2], &all[..]] {
+        let mut files = king.clone();
+        for name in missing {
+            files.0.remove(*name);
+        }
+        let copy = Copied(files.clone());
+        let subject = Subject::Files { submission: &copy, king: &king };
+        let finding = screen.inspect(subject, &cx).await.expect("a finding");
+        assert!(matches!(finding, Finding::Unverified(_)), "{missing:?}: {finding:?}");
+        let subject = Subject::Files { submission: &files, king: &king };
+        let finding = screen.inspect(subject, &cx).await.expect("a finding");
+        assert!(matches!(finding, Finding::Rejected(_)), "{missing:?}: {finding:?}");
+    }
+}
+
+#[tokio::test]
 async fn pins_are_checked_and_settings_strict() {
     let pinned =
         [("config.json".to_owned(), Digest::of("{}")), ("LICENSE".to_owned(), Digest::of("x"))].into();
@@ -147,6 +245,10 @@ async fn a_broken_king_is_never_the_challengers_fault() {
     let subject = Subject::Files { submission: &submission, king: &king };
     let error = screen.inspect(subject, &CallContext::new()).await.expect_err("no finding");
     assert_eq!(error.fault(), Fault::Contestant(Side::King));
+    let king = Copied(with("model.safetensors", vec![1; 7]));
+    let subject = Subject::Files { submission: &submission, king: &king };
+    let error = screen.inspect(subject, &CallContext::new()).await.expect_err("no finding");
+    assert_eq!((error.fault(), error.is_retryable()), (Fault::Infrastructure, true), "{error}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use albedo_core::conformance::{PATIENCE, check_screen};
-use albedo_core::{Factory, Registry};
+use albedo_core::{Factory, Identity, Plugin, Registry, Subject};
 
 use super::*;
 use crate::screens::testing::Speaker;
@@ -97,7 +97,8 @@ async fn one_judge_alone_only_flags() {
 async fn a_judge_that_does_not_answer_leaves_it_open() {
     for judges in [&["down"][..], &["absent"], &["mumbles"], &["reads", "down"]] {
         let found = finding(judges, honest).await;
-        assert!(matches!(found, Finding::Unverified(_)), "{judges:?}: {found:?}");
+        let Finding::Unverified(evidence) = found else { panic!("{judges:?}: {found:?}") };
+        assert_eq!((&evidence["fault"], &evidence["retryable"]), (&json!("infrastructure"), &json!(true)));
     }
 }
 
