@@ -113,6 +113,16 @@ impl CanaryKind {
     /// All kinds, in the order in which they take turns.
     pub const ALL: [Self; 4] = [Self::Constant, Self::Injected, Self::SelfPair, Self::Swapped];
 
+    /// Its name in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Constant => "constant",
+            Self::Injected => "injected",
+            Self::SelfPair => "self-pair",
+            Self::Swapped => "swapped",
+        }
+    }
+
     /// The better reply and the worse, where `reference` was recorded.
     pub fn pair(self, reference: &str) -> [String; 2] {
         let worse = match self {
@@ -188,7 +198,8 @@ pub struct CanaryDraw {
 }
 
 /// Which series of canaries: their draws have nothing in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Series {
     /// Those before the plan is frozen.
     Preflight,

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use albedo::{DuelEvent, Observer, Side};
+use albedo::{DuelEvent, Error, Observer, Side};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::Tokens;
@@ -38,6 +38,7 @@ struct Counts {
     decided: u32,
     difference: f64,
     tokens: [Tokens; 2],
+    spent_usd: Option<f64>,
     failures: u32,
 }
 
@@ -62,6 +63,11 @@ impl Progress {
         self.counts().tokens
     }
 
+    /// What the judges' answers have cost, if one of them was paid for.
+    pub(crate) fn spent_usd(&self) -> Option<f64> {
+        self.counts().spent_usd
+    }
+
     /// Since the progress was made.
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
@@ -77,6 +83,14 @@ impl Progress {
             Some(bars) => drop(bars.all.println(line)),
             None => drop(writeln!(io::stderr(), "{line}")),
         }
+    }
+}
+
+/// A failed call in one line.
+pub(crate) fn failure(sample: Option<u32>, call_try: u32, error: &Error) -> String {
+    match sample {
+        Some(sample) => format!("sample {sample}, try {call_try}: {error}"),
+        None => format!("before the duel, try {call_try}: {error}"),
     }
 }
 
@@ -125,6 +139,7 @@ impl Observer for Progress {
                     bars.answers.inc(*assessments as u64);
                 }
             }
+            DuelEvent::Spent { usd } => counts.spent_usd = Some(*usd),
             DuelEvent::Assessed { .. } => {
                 if let Some(bars) = &self.bars {
                     bars.answers.inc(1);
@@ -133,7 +148,7 @@ impl Observer for Progress {
             DuelEvent::Failed { sample, call_try, error } => {
                 counts.failures += 1;
                 if counts.failures <= FAILURES_SHOWN {
-                    self.say(&format!("sample {sample}, try {call_try}: {error}"));
+                    self.say(&failure(*sample, *call_try, error));
                 }
                 if counts.failures == FAILURES_SHOWN {
                     self.say("further failures are in the journal");
