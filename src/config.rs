@@ -172,6 +172,9 @@ impl DuelConfig {
     /// first mistake.
     pub fn check(&self, registry: &Registry) -> Result<()> {
         self.duel.check()?;
+        if let Some(canaries) = &self.duel.canaries {
+            canaries.check_panel(self.judges.len())?;
+        }
         registry.check::<dyn ModelBackend>(&self.backend.name, &self.backend.value())?;
         registry.check::<dyn TaskSource>(&self.tasks.name, &self.tasks.value())?;
         for judge in &self.judges {

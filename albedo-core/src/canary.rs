@@ -89,6 +89,22 @@ impl CanarySettings {
         Ok(())
     }
 
+    /// Checks that `judges` judges can be a quorum.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`].
+    pub fn check_panel(&self, judges: usize) -> Result<()> {
+        if judges >= self.quorum as usize {
+            return Ok(());
+        }
+        let error = Error::new(
+            ErrorKind::ConfigInvalid,
+            "check the duel's settings",
+            format!("`canaries.quorum` is {}, which the panel cannot reach", self.quorum),
+        );
+        Err(error.with("judges", judges).with_hint("name more judges, or lower the quorum"))
+    }
+
     /// The canary before sample `sample`, counted from 0, if there is one.
     pub fn before(&self, sample: u32) -> Option<u32> {
         (sample > 0 && sample.is_multiple_of(self.every)).then(|| sample / self.every - 1)

@@ -32,11 +32,11 @@ const OPERATION: &str = "ask the judges before the duel";
 /// the preflight is over, and nobody is asked.
 ///
 /// # Errors
-/// [`ErrorKind::ConfigInvalid`] without canaries in the settings;
-/// [`ErrorKind::Conflict`] if the store holds another duel; what the task source
-/// or the store meets; a judge's error that is the operator's to mend. A judge
-/// that is down is no error, but [`ErrorKind::Unavailable`] if that leaves fewer
-/// judges than the quorum.
+/// [`ErrorKind::ConfigInvalid`] without canaries in the settings, or with a quorum
+/// beyond the panel; [`ErrorKind::Conflict`] if the store holds another duel; what
+/// the task source or the store meets; a judge's error that is the operator's to
+/// mend. A judge that is down is no error, but [`ErrorKind::Unavailable`] if that
+/// leaves fewer judges than the quorum.
 pub async fn preflight(
     settings: &DuelSettings,
     tasks: &dyn TaskSource,
@@ -47,6 +47,7 @@ pub async fn preflight(
 ) -> Result<Preflight> {
     let canaries = canaries(settings)?;
     settings.check()?;
+    canaries.check_panel(judges.len())?;
     let key = key(settings, canaries, tasks, judges)?;
     let events = store.stored().await?;
     let budget = Budget::new(settings.limits.budget_usd, &events);

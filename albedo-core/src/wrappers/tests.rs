@@ -404,7 +404,7 @@ fn a_budget_is_kept_and_a_new_one_goes_on() {
     assert!(answers[0].is_ok(), "what was paid for is kept");
     let error = answers[1].as_ref().expect_err("who knows what it costs");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::ConfigInvalid, Fault::Operator));
-    assert!(error.to_string().contains("route `a` does not tell what its answers cost"), "{error}");
+    assert!(error.to_string().contains("`a` does not tell what its answers cost"), "{error}");
 }
 
 #[test]

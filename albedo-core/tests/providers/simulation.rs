@@ -20,6 +20,7 @@ const SAMPLES: u64 = 128;
 const ORDERS: u64 = 2;
 
 /// One day of the providers.
+#[derive(Clone)]
 pub(crate) struct Day {
     pub(crate) name: &'static str,
     /// The route asked first.
@@ -103,12 +104,12 @@ pub(crate) fn days() -> Vec<Day> {
     ]
 }
 
-/// Lives through `day`.
-pub(crate) fn live(day: &Day) -> Outcome {
+/// Lives through `day` as the script of `year` has it.
+pub(crate) fn live(day: &Day, year: u64) -> Outcome {
     let virtual_clock = VirtualClock::new();
     let clock: Arc<dyn Clock> = Arc::new(virtual_clock.clone());
     let (mut sessions, mut models, mut expected) = (vec![], vec![], Duration::ZERO);
-    for seed in 0..MODELS {
+    for seed in (0..MODELS).map(|model| year * MODELS + model) {
         let chaos = |script: &ChaosScript| {
             let script = ChaosScript { seed, ..script.clone() };
             Arc::new(Chaos::new(Arc::new(Canned::new()), script, Arc::clone(&clock)))
