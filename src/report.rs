@@ -11,7 +11,7 @@ mod table;
 mod throughput;
 
 pub(crate) use bench::bench;
-pub(crate) use progress::{Progress, failure};
+pub(crate) use progress::{Failures, Progress};
 #[cfg(feature = "judges")]
 pub(crate) use screening::{Bytes, Screened, screened};
 pub(crate) use table::{contestants, verdict};

@@ -30,10 +30,10 @@ mod preflight;
 mod sample;
 mod stored;
 
-pub use event::{DuelEvent, Observer};
-pub use preflight::preflight;
 use ask::Asking;
 use budget::Budget;
+pub use event::{DuelEvent, Observer};
+pub use preflight::preflight;
 use sample::{SampleRun, StoredCanaryAnswers};
 use stored::Stored;
 

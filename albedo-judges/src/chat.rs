@@ -25,8 +25,7 @@ use albedo_core::backend::ResponseFormat;
 use albedo_core::{
     Alteration, Assessment, BuildContext, CallContext, Comparison, Completion, Error, ErrorKind, Evidence,
     Fault, FinishReason, GenerateRequest, Identity, Judge, Message, Metric, ModelBackend, ModelSession,
-    ModelSource, Needs, Plugin, PluginConfig, Preparation, Prepared, Result,
-    Sampling,
+    ModelSource, Needs, Plugin, PluginConfig, Preparation, Prepared, Result, Sampling,
 };
 use async_trait::async_trait;
 use futures::StreamExt;

@@ -1,6 +1,5 @@
 //! `albedo duel`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,13 +7,13 @@ use albedo::config::{DuelConfig, ModelConfig, PluginConfig};
 use albedo::demo::Demo;
 use albedo::plan::DuelPlan;
 use albedo::{
-    CallContext, Duel, DuelEvent, DuelReport, DuelSettings, Error, ErrorKind, Fault, FileStore, Outcome,
-    Record, Registry, Result, Rule, Seed,
+    CallContext, Duel, DuelReport, DuelSettings, Error, ErrorKind, Fault, FileStore, Outcome, Record,
+    Registry, Result, Rule, Seed,
 };
 use serde_json::json;
 
 use super::{TRY_AGAIN, absolute, print, print_json};
-use crate::report::{self, Progress};
+use crate::report::{self, Failures, Progress};
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("source").required(true))]
@@ -152,23 +151,15 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileSto
         None => new_folder(&unwatched)?,
     };
     config.save(store.folder())?;
-    let duel = parts.watched_duel(&config.duel, &store, &failures, cx).await;
+    let duel = parts.watched_duel(&config.duel, &store, &Failures::default(), cx).await;
     Ok((duel.map_err(|error| unfinished(error, store.folder()))?, store))
 }
 
 async fn resume(folder: &Path, arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileStore)> {
     let config = arguments.within_budget(DuelConfig::saved(folder)?);
     let store = FileStore::resume(folder)?;
-    let duel = config.prepare(Registry::linked()?, &store, &failures, cx).await;
+    let duel = config.prepare(Registry::linked()?, &store, &Failures::default(), cx).await;
     Ok((duel.map_err(|error| unfinished(error, folder))?, store))
-}
-
-/// Shows the failed calls of a preflight.
-fn failures(event: &DuelEvent<'_>) {
-    if let DuelEvent::Failed { sample, call_try, error } = event {
-        // With standard error gone there is nobody to tell.
-        let _ = writeln!(std::io::stderr(), "{}", report::failure(*sample, *call_try, error));
-    }
 }
 
 /// `error`, which ended the duel in `folder` before it was decided, with the way
@@ -178,10 +169,10 @@ fn unfinished(error: Error, folder: &Path) -> Error {
     let hint = match (error.kind(), error.fault(), error.hint()) {
         (ErrorKind::Cancelled, ..) => format!("what was journalled is kept: go on with {resume}"),
         (_, Fault::Operator, Some(hint)) => {
-            format!("{hint}; then go on with {resume}, whose settings are in its `duel.json`")
+            format!("{hint}; {resume} goes on, with the settings in its `duel.json`")
         }
-        (_, Fault::Infrastructure, Some(hint)) => format!("{hint}; go on with {resume}"),
-        (_, Fault::Infrastructure, None) => format!("go on with {resume}"),
+        (_, Fault::Infrastructure, Some(hint)) => format!("{hint}; {resume} goes on"),
+        (_, Fault::Infrastructure, None) => format!("{resume} goes on"),
         _ => return error.with("folder", folder.display()),
     };
     error.with_hint(hint)
@@ -218,8 +209,8 @@ fn print_result(report: &DuelReport, folder: &Path) -> Result<()> {
     }))
 }
 
-/// A new folder under `duels/`, named after the plan; a number tells duels of
-/// one plan apart.
+/// A new folder under `duels/`, named after the plan without canaries; a number
+/// tells duels of one plan apart.
 fn new_folder(duel: &Duel) -> Result<FileStore> {
     let name = duel.digest().short();
     let folders = std::iter::once(name.clone()).chain((2..=1000).map(|number| format!("{name}-{number}")));

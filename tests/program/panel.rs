@@ -46,9 +46,8 @@ impl<'a> Question<'a> {
             prompt.split_once(start).and_then(|(_, rest)| rest.split_once(end)).expect("is there").0
         };
         let fence = between("The mark of this comparison is ", ".");
-        let part = |name: &str| {
-            between(&format!("[[{fence} {name}]]\n"), &format!("\n[[{fence} end of {name}]]"))
-        };
+        let part =
+            |name: &str| between(&format!("[[{fence} {name}]]\n"), &format!("\n[[{fence} end of {name}]]"));
         Self {
             model: seen.body["model"].as_str().expect("a model"),
             first: part("first reply"),
@@ -175,20 +174,24 @@ async fn a_judge_that_fails_its_canaries_is_off_the_panel_and_one_that_fails_lat
     );
     assert!(shown.contains("cost        $"), "{shown}");
 
-    let verified = stdout(&albedo(&["record", "verify", out, "--tasks", demo().join("tasks").to_str().expect("UTF-8")]).await);
+    let verified = stdout(
+        &albedo(&["record", "verify", out, "--tasks", demo().join("tasks").to_str().expect("UTF-8")]).await,
+    );
     assert!(verified.contains("verified "), "{verified}");
     let record = Record::open(Path::new(out)).expect("reads");
     let void: Vec<_> = (record.lines.iter())
         .filter_map(|line| match line {
-            RecordLine::Assessment { sample, judge, answer: RecordedAnswer::Void, .. } => Some((*sample, *judge)),
+            RecordLine::Assessment { sample, judge, answer: RecordedAnswer::Void, .. } => {
+                Some((*sample, *judge))
+            }
             _ => None,
         })
         .collect();
     let expected: Vec<_> = (2..6).flat_map(|sample| [(sample, 1), (sample, 1)]).collect();
     assert_eq!(void, expected, "void for the samples after the canary before sample 2, not for those before");
-    let before = journal(Path::new(out)).into_iter().filter(|event| {
-        matches!(event, JournalEvent::CanaryAssessed { series: Series::Preflight, .. })
-    });
+    let before = journal(Path::new(out))
+        .into_iter()
+        .filter(|event| matches!(event, JournalEvent::CanaryAssessed { series: Series::Preflight, .. }));
     assert_eq!(before.count(), 3 * 4 * 2);
     assert!(asked(&server).values().all(|&times| times == 1));
 
@@ -221,7 +224,12 @@ async fn a_preflight_that_is_killed_asks_nothing_twice() {
     let (server, folder) = (server.await.expect("starts"), tempfile::tempdir().expect("a folder"));
     let duel = folder.path().join("duel");
     let out = duel.to_str().expect("UTF-8");
-    let path = config(folder.path(), &server, &["one", "two"], "canaries = { every = 4, preflight = 4, quorum = 2 }");
+    let path = config(
+        folder.path(),
+        &server,
+        &["one", "two"],
+        "canaries = { every = 4, preflight = 4, quorum = 2 }",
+    );
     let mut child = command(["duel", "--config", &path, "--out", out])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -256,7 +264,12 @@ async fn a_budget_that_is_used_up_ends_the_duel_and_a_higher_one_resumes_it() {
     let duel = folder.path().join("duel");
     let out = duel.to_str().expect("UTF-8");
     // Seven tokens at a cent each: 24 questions are $1.68.
-    let path = config(folder.path(), &server, &["one", "two"], "limits = { budget_usd = 0.5, samples_in_flight = 2 }");
+    let path = config(
+        folder.path(),
+        &server,
+        &["one", "two"],
+        "limits = { budget_usd = 0.5, samples_in_flight = 2 }",
+    );
     for arguments in [&["--config", &path, "--out", out][..], &["--resume", out]] {
         let output = albedo(&[&["duel"], arguments].concat()).await;
         let line = error(&output);
@@ -314,8 +327,9 @@ async fn an_answer_that_comes_too_late_is_not_counted_beside_its_successor() {
     let registry = Registry::linked().expect("links").relative_to(demo());
     let judge = registry.build::<dyn Judge>("chat", judge, &cx).await.expect("builds");
     let backend = registry.build::<dyn ModelBackend>("burn", json!({}), &cx).await.expect("builds");
-    let source =
-        |name: &str| ModelSource::new(demo().join("models").join(name)).with_text_from(demo().join("models/king"));
+    let source = |name: &str| {
+        ModelSource::new(demo().join("models").join(name)).with_text_from(demo().join("models/king"))
+    };
     let king = Contestant::load(Side::King, &*backend, &source("king"), &cx).await.expect("loads");
     let challenger =
         Contestant::load(Side::Challenger, &*backend, &source("challenger"), &cx).await.expect("loads");
@@ -337,9 +351,13 @@ async fn an_answer_that_comes_too_late_is_not_counted_beside_its_successor() {
     assert!(tries.values().all(|&tries| tries >= 2), "each was asked again: {tries:?}");
     let mut answered = BTreeSet::new();
     for event in store.journal() {
-        if let JournalEvent::Assessed { assessment: Assessment::Scored { scores, evidence, .. }, .. } = event {
+        if let JournalEvent::Assessed { assessment: Assessment::Scored { scores, evidence, .. }, .. } = event
+        {
             assert!(scores.values().all(|score| *score == Score::TIE), "{scores:?}");
-            assert!(answered.insert(evidence.expect("kept").nonce.expect("carried")), "one answer a question");
+            assert!(
+                answered.insert(evidence.expect("kept").nonce.expect("carried")),
+                "one answer a question"
+            );
         }
     }
     assert_eq!(answered.len(), 6);

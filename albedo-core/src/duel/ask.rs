@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use futures::TryFutureExt;
+
 use super::budget::Budget;
 use super::stored::{StoredAnswer, StoredCanary};
 use super::{DuelEvent, Observer};
@@ -129,12 +131,12 @@ impl Asking<'_> {
             fence: self.secret.fence(self.key, question),
         };
         let paying = self.budget.enter().await?;
-        let attempt = || asked.prepare(&request, self.cx);
-        let (call_try, prepared) =
-            match self.tries(sample, Call::Preparation { judge }, attempt).await? {
-                Ok(prepared) => prepared,
-                Err(error) => return Ok(Err(error)),
-            };
+        let named = |error: Error| error.with("judge", &plan.identity.name);
+        let attempt = || asked.prepare(&request, self.cx).map_err(named);
+        let (call_try, prepared) = match self.tries(sample, Call::Preparation { judge }, attempt).await? {
+            Ok(prepared) => prepared,
+            Err(error) => return Ok(Err(error)),
+        };
         let spent = prepared.usage.map(|usage| paying.paid(&plan.identity.name, usage));
         let (text, usage) = (prepared.text.clone(), prepared.usage);
         let event = match question {
@@ -248,14 +250,13 @@ async fn compare(
     comparison: &Comparison,
     cx: &CallContext,
 ) -> Result<Assessment> {
-    let assessment = judge.compare(comparison, cx).await?;
+    let named = |error: Error| error.with("judge", &plan.identity.name);
+    let assessment = judge.compare(comparison, cx).await.map_err(named)?;
     match &assessment {
-        Assessment::Scored { scores, .. } if !scores.keys().eq(&plan.metrics) => Err(Error::new(
-            ErrorKind::Protocol,
-            "compare the replies",
-            "the judge scored other metrics than its own",
-        )
-        .with("judge", &plan.identity.name)),
+        Assessment::Scored { scores, .. } if !scores.keys().eq(&plan.metrics) => {
+            let why = "the judge scored other metrics than its own";
+            Err(named(Error::new(ErrorKind::Protocol, "compare the replies", why)))
+        }
         _ => Ok(assessment),
     }
 }

@@ -22,8 +22,7 @@ fn paid_for(comparison: &Comparison, price_usd: Option<f64>) -> Result<Assessmen
 /// The duel of two judges that answer `answer` within `budget_usd`.
 fn within(budget_usd: Option<f64>, answer: Answer) -> (Duel, [Arc<Asked>; 2]) {
     let asked = ["one", "two"].map(|name| Asked::new(name, answer));
-    let settings =
-        DuelSettings { limits: Limits { budget_usd, ..settings().limits }, ..settings() };
+    let settings = DuelSettings { limits: Limits { budget_usd, ..settings().limits }, ..settings() };
     let judges = asked.each_ref().map(|judge| -> Arc<dyn Judge> { Arc::<Asked>::clone(judge) });
     let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
     let duel = Duel::new(&settings, king, challenger, Rows::shared(), judges.into()).expect("plans");
@@ -58,7 +57,10 @@ async fn judges_share_one_budget_in_all_runs_and_lose_no_answer_when_it_is_used_
         let error = duel.run(&store, &observer, &cx).await.expect_err("the budget is used up");
         assert_eq!((error.kind(), error.fault()), (ErrorKind::ResourceExhausted, Fault::Operator));
         assert!(error.to_string().contains(&format!("US dollars are spent of {budget}")), "{error}");
-        assert!(error.to_string().contains("raise `limits.budget_usd` and resume"), "{error}");
+        assert!(
+            error.to_string().contains("raise `limits.budget_usd`: what was answered is kept"),
+            "{error}"
+        );
         let after = answers(&store);
         assert_eq!(calls(&judges), after - before, "what was paid is in the journal");
         assert!(f64::from(after) * 0.25 >= budget && after < 32, "{after}");

@@ -271,12 +271,20 @@ async fn a_preflight_that_missed_the_quorum_asks_only_for_what_is_missing() {
     };
     let error = watched_in(&store, late(Watchful::new("late", down))).await.expect_err("no quorum");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
-    for words in ["drunk failed: constant, injected, swapped", "late gave no answer to", "it is down"] {
+    for words in
+        ["drunk failed: constant, injected, swapped", "late gave no readable answer to", "it is down"]
+    {
         assert!(error.to_string().contains(words), "{error}");
     }
     let before = [&steady, &drunk].map(|judge| judge.calls.load(Ordering::Relaxed));
     let informed = |request: &Comparison| {
-        scored(Score::compare(&(request.first.text == request.reference), &(request.second.text == request.reference)).value())
+        scored(
+            Score::compare(
+                &(request.first.text == request.reference),
+                &(request.second.text == request.reference),
+            )
+            .value(),
+        )
     };
     let duel = watched_in(&store, late(Watchful::new("late", informed))).await.expect("plans");
     let names: Vec<_> = duel.plan().judges.iter().map(|judge| judge.identity.name.as_str()).collect();

@@ -140,7 +140,7 @@ fn reason(drawn: &[(CanaryDraw, Sample)], judge: &JudgePreflight, error: Option<
     };
     let mut reason = judge.judge.name.clone();
     for (outcome, words) in
-        [(CanaryOutcome::Failed, "failed"), (CanaryOutcome::Unanswered, "gave no answer to")]
+        [(CanaryOutcome::Failed, "failed"), (CanaryOutcome::Unanswered, "gave no readable answer to")]
     {
         let kinds = of(outcome);
         if !kinds.is_empty() {
@@ -166,13 +166,13 @@ fn check_quorum(left: usize, all: usize, canaries: CanarySettings, failed: &[Str
     Err(Error::new(
         ErrorKind::Unavailable,
         OPERATION,
-        "too few judges are left for the quorum: there is no duel, and nothing is spent of the reign's error",
+        "too few judges are left for the quorum: there is no duel",
     )
     .with("left", left)
     .with("of", all)
     .with("quorum", canaries.quorum)
     .with("not on the panel", failed.join("; "))
-    .with_hint("resume it when the judges answer again, or ask other judges"))
+    .with_hint("try again when the judges answer, or ask other judges"))
 }
 
 /// What of `judges` the preflight leaves, and what the plan says of it.

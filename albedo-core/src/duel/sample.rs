@@ -20,9 +20,7 @@ use crate::judge::{Assessment, Candidate, Comparison};
 use crate::marks::Question;
 use crate::panel::{Cell, Cluster, Order};
 use crate::plan::DuelPlan;
-use crate::record::{
-    Call, JournalEvent, RecordBuilder, RecordLine, RecordedAnswer, RecordedReply, TextRef,
-};
+use crate::record::{Call, JournalEvent, RecordBuilder, RecordLine, RecordedAnswer, RecordedReply, TextRef};
 
 /// What a sample needs of the duel around it.
 #[derive(Clone, Copy)]
@@ -220,11 +218,9 @@ impl SampleRun<'_> {
                     return Ok(Judged::void());
                 }
                 let (panelist, asking) = (self.panelist(judge), &self.asking);
-                let asked =
-                    Asked { question: Question::Sample(sample.index), sample: Some(sample.index) };
+                let asked = Asked { question: Question::Sample(sample.index), sample: Some(sample.index) };
                 let Sample { messages, reference, .. } = sample;
-                let prepared =
-                    asking.preparation(asked, panelist, messages, reference, preparation).await?;
+                let prepared = asking.preparation(asked, panelist, messages, reference, preparation).await?;
                 let preparation = match prepared {
                     Ok(preparation) => preparation,
                     Err(error) => return Ok(Judged::missing(Some(error.kind()))),
@@ -272,10 +268,13 @@ impl SampleRun<'_> {
                 }
                 let panelist = self.panelist(judge);
                 let answers = self.asking.canary(draw, known, panelist, Some(place), stored).await?;
-                Ok((judge, match answers {
-                    Ok(answers) => answers.map(Answer::new),
-                    Err(error) => Judged::missing(Some(error.kind())).answers,
-                }))
+                Ok((
+                    judge,
+                    match answers {
+                        Ok(answers) => answers.map(Answer::new),
+                        Err(error) => Judged::missing(Some(error.kind())).answers,
+                    },
+                ))
             }
         });
         let judged: Result<Vec<_>> = join_all(judged).await.into_iter().collect();

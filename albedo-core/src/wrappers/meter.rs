@@ -93,7 +93,7 @@ impl Meter {
             return refused(
                 ErrorKind::ResourceExhausted,
                 format!("{:.4} US dollars are spent of {budget}", spent.usd),
-                format!("raise `{key}` and resume: what was answered is kept"),
+                format!("raise `{key}`: what was answered is kept"),
             );
         }
         Ok(())

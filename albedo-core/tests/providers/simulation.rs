@@ -68,8 +68,8 @@ fn usual() -> ChaosScript {
 pub(crate) fn days() -> Vec<Day> {
     let mut guards = Guards::default();
     guards.concurrency = ConcurrencySettings { initial: 4, max: 8, ..guards.concurrency };
-    guards.deadlines.first_token_secs = Some(15.0);
-    guards.deadlines.stall_secs = Some(15.0);
+    guards.deadlines.first_token_secs = Some(10.0);
+    guards.deadlines.stall_secs = Some(10.0);
     let storm = |from_secs, until_secs, tells| Storm { from_secs, until_secs, tells };
     let day = |name, first| Day { name, first, second: None, guards };
     let fallback = |name, first| Day { second: Some(usual()), ..day(name, first) };
