@@ -177,11 +177,7 @@ mod tests {
             limit.refused(SECOND, SECOND * 2, None);
             limit.leave();
         }
-        assert_eq!(
-            limit.current(),
-            11,
-            "one decrease for all that were sent before it, and no more than five"
-        );
+        assert_eq!(limit.current(), 11, "one decrease, but not below the eleven that were served");
         limit.in_flight = 11;
         limit.succeeded(SECOND);
         assert_eq!(limit.current(), 11, "no growth while calls are refused");
