@@ -40,7 +40,7 @@ pub use albedo_core::PluginConfig;
 
 use crate::{
     CallContext, Contestant, Digest, Duel, DuelSettings, Error, ErrorKind, Judge, ModelBackend, ModelSource,
-    RecordStore, Registry, Result, Side, TaskSource, duel::preflight,
+    Observer, RecordStore, Registry, Result, Side, TaskSource, duel::preflight,
 };
 
 const READ: &str = "read the configuration";
@@ -172,6 +172,9 @@ impl DuelConfig {
     /// first mistake.
     pub fn check(&self, registry: &Registry) -> Result<()> {
         self.duel.check()?;
+        if let Some(canaries) = &self.duel.canaries {
+            canaries.check_panel(self.judges.len())?;
+        }
         registry.check::<dyn ModelBackend>(&self.backend.name, &self.backend.value())?;
         registry.check::<dyn TaskSource>(&self.tasks.name, &self.tasks.value())?;
         for judge in &self.judges {
@@ -211,26 +214,19 @@ impl DuelConfig {
     }
 
     /// Checks every setting, builds every part and freezes the plan. With
-    /// canaries in the settings the judges answer them first.
+    /// canaries in the settings the judges answer them first, as far as the journal
+    /// of `store`, in which the duel is to run, does not hold their answers.
     ///
     /// # Errors
-    /// As [`DuelConfig::parts`] and [`Duel::new`].
-    pub async fn prepare(&self, registry: Registry, cx: &CallContext) -> Result<Duel> {
-        self.parts(registry, cx).await?.watched_duel(&self.duel, None, cx).await
-    }
-
-    /// As [`DuelConfig::prepare`], for a duel whose journal `store` holds: its
-    /// canaries are not asked again.
-    ///
-    /// # Errors
-    /// As [`DuelConfig::prepare`].
-    pub async fn resume(
+    /// As [`DuelConfig::parts`] and [`DuelParts::watched_duel`].
+    pub async fn prepare(
         &self,
         registry: Registry,
         store: &dyn RecordStore,
+        observer: &dyn Observer,
         cx: &CallContext,
     ) -> Result<Duel> {
-        self.parts(registry, cx).await?.watched_duel(&self.duel, Some(store), cx).await
+        self.parts(registry, cx).await?.watched_duel(&self.duel, store, observer, cx).await
     }
 
     /// Builds what duels of this configuration are made of. Names and settings
@@ -293,21 +289,25 @@ impl DuelParts {
     }
 
     /// Freezes the plan of a duel with `settings`, after the canaries before it if
-    /// there are any; those of a duel that `store` holds are not asked again.
+    /// there are any. Answers to them go to the journal of `store`, in which the
+    /// duel is to run, and those that it holds are not asked for again. Everything
+    /// else is checked before a judge is asked.
     ///
     /// # Errors
-    /// As [`preflight`] and [`Duel::watched`].
+    /// As [`DuelParts::duel`], [`preflight`] and [`Duel::watched`].
     pub async fn watched_duel(
         &self,
         settings: &DuelSettings,
-        store: Option<&dyn RecordStore>,
+        store: &dyn RecordStore,
+        observer: &dyn Observer,
         cx: &CallContext,
     ) -> Result<Duel> {
+        let unwatched = self.duel(&DuelSettings { canaries: None, ..settings.clone() })?;
         if settings.canaries.is_none() {
-            return self.duel(settings);
+            return Ok(unwatched);
         }
         let Self { king, challenger, tasks, judges } = self;
-        let passed = preflight(settings, &**tasks, judges, store, cx).await?;
+        let passed = preflight(settings, &**tasks, judges, store, observer, cx).await?;
         Duel::watched(settings, king.clone(), challenger.clone(), Arc::clone(tasks), judges.clone(), passed)
     }
 }

@@ -11,7 +11,7 @@ mod table;
 mod throughput;
 
 pub(crate) use bench::bench;
-pub(crate) use progress::Progress;
+pub(crate) use progress::{Failures, Progress};
 #[cfg(feature = "judges")]
 pub(crate) use screening::{Bytes, Screened, rejected, screened, unverified};
 pub(crate) use table::{contestants, verdict};

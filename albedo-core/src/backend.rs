@@ -323,7 +323,8 @@ pub struct Usage {
     pub prompt_tokens: u32,
     /// Tokens of the reply, the stop token included.
     pub completion_tokens: u32,
-    /// Price in US dollars.
+    /// What the provider charges, in US dollars: 0 for a model that runs here,
+    /// none if nobody tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_usd: Option<f64>,
 }

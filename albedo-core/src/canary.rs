@@ -89,6 +89,22 @@ impl CanarySettings {
         Ok(())
     }
 
+    /// Checks that `judges` judges can be a quorum.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`].
+    pub fn check_panel(&self, judges: usize) -> Result<()> {
+        if judges >= self.quorum as usize {
+            return Ok(());
+        }
+        let error = Error::new(
+            ErrorKind::ConfigInvalid,
+            "check the duel's settings",
+            format!("`canaries.quorum` is {}, which the panel cannot reach", self.quorum),
+        );
+        Err(error.with("judges", judges).with_hint("name more judges, or lower the quorum"))
+    }
+
     /// The canary before sample `sample`, counted from 0, if there is one.
     pub fn before(&self, sample: u32) -> Option<u32> {
         (sample > 0 && sample.is_multiple_of(self.every)).then(|| sample / self.every - 1)
@@ -112,6 +128,16 @@ pub enum CanaryKind {
 impl CanaryKind {
     /// All kinds, in the order in which they take turns.
     pub const ALL: [Self; 4] = [Self::Constant, Self::Injected, Self::SelfPair, Self::Swapped];
+
+    /// Its name in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Constant => "constant",
+            Self::Injected => "injected",
+            Self::SelfPair => "self-pair",
+            Self::Swapped => "swapped",
+        }
+    }
 
     /// The better reply and the worse, where `reference` was recorded.
     pub fn pair(self, reference: &str) -> [String; 2] {
@@ -188,7 +214,8 @@ pub struct CanaryDraw {
 }
 
 /// Which series of canaries: their draws have nothing in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Series {
     /// Those before the plan is frozen.
     Preflight,

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use futures::stream;
 
 use crate::backend::{ModelBackend, ModelSession, ModelSource};
-use crate::canary::{CanaryPlan, Preflight, VoidJudges};
+use crate::canary::{CanaryPlan, Preflight, Series, VoidJudges};
 use crate::context::CallContext;
 use crate::decision::Decider;
 use crate::digest::Digest;
@@ -17,19 +17,24 @@ use crate::draw::Drawer;
 use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::identity::Identity;
 use crate::judge::Judge;
+use crate::marks::DuelSecret;
 use crate::plan::{ContestantPlan, DuelPlan, DuelSettings, JudgePlan, Limits};
 use crate::record::{JournalEvent, RecordBuilder, RecordLine, RecordStore};
 use crate::tasks::TaskSource;
 use crate::verdict::{Outcome, Verdict};
 
+mod ask;
+mod budget;
 mod event;
 mod preflight;
 mod sample;
 mod stored;
 
+use ask::Asking;
+use budget::Budget;
 pub use event::{DuelEvent, Observer};
 pub use preflight::preflight;
-use sample::{SampleRun, StoredCanary};
+use sample::{SampleRun, StoredCanaryAnswers};
 use stored::Stored;
 
 /// Bytes of the record that are gathered before the store is given them.
@@ -242,7 +247,9 @@ impl Duel {
         cx: &CallContext,
     ) -> Result<DuelReport> {
         let cx = cx.child();
-        let mut stored = self.open(store, observer).await?;
+        let events = store.stored().await?;
+        let budget = Budget::new(self.limits.budget_usd, &events);
+        let mut stored = self.open(events, store, observer).await?;
         if let Some(report) = stored.report {
             observer.on(&DuelEvent::Ended { outcome: report.verdict.outcome });
             return Ok(report);
@@ -264,7 +271,17 @@ impl Duel {
         });
         let mut void = VoidJudges::none(self.judges.len());
         let flags: Vec<_> = self.judges.iter().map(|_| AtomicBool::new(false)).collect();
-        let run = SampleRun { duel: self, store, observer, cx: &cx, void: &flags };
+        let asking = Asking {
+            store,
+            observer,
+            cx: &cx,
+            budget: &budget,
+            call_tries: self.limits.call_tries,
+            secret: DuelSecret::new(&self.plan.seed),
+            key: self.digest,
+            series: Series::Planned,
+        };
+        let run = SampleRun { duel: self, asking, void: &flags };
         let runs = drawn.map(|drawn| {
             let drawn = drawn.map(|(sample, draws)| {
                 let canary = self.canary_before(sample.index, &mut stored);
@@ -310,15 +327,21 @@ impl Duel {
     }
 
     /// The canary before sample `sample`, if the plan has one there.
-    fn canary_before(&self, sample: u32, stored: &mut Stored) -> Option<StoredCanary> {
+    fn canary_before(&self, sample: u32, stored: &mut Stored) -> Option<StoredCanaryAnswers> {
         let canary = self.plan.canaries.as_ref()?.settings.before(sample)?;
         let answers = (0..self.judges.len()).map(|judge| stored.take_canary(canary, judge)).collect();
-        Some(StoredCanary { canary, answers })
+        Some(StoredCanaryAnswers { canary, answers })
     }
 
-    /// What the store's journal holds of this duel; opened or resumed in it.
-    async fn open(&self, store: &dyn RecordStore, observer: &dyn Observer) -> Result<Stored> {
-        let stored = Stored::read(store.stored().await?, &self.plan, self.digest)?;
+    /// What `events`, the store's journal, hold of this duel; opened or resumed in
+    /// it.
+    async fn open(
+        &self,
+        events: Vec<JournalEvent>,
+        store: &dyn RecordStore,
+        observer: &dyn Observer,
+    ) -> Result<Stored> {
+        let stored = Stored::read(events, &self.plan, self.digest)?;
         observer.on(&DuelEvent::Planned { plan: self.digest, samples: self.plan.samples });
         if !stored.opened {
             let event = JournalEvent::Opened {
@@ -409,6 +432,8 @@ fn plan_judges(judges: &[Arc<dyn Judge>], canaries: bool) -> Result<Vec<JudgePla
     Ok(plans)
 }
 
+#[cfg(test)]
+mod budget_tests;
 #[cfg(test)]
 mod canary_tests;
 #[cfg(test)]

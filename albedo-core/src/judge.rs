@@ -64,7 +64,7 @@ pub trait Judge: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// The judge could not write it: both answers to the sample are missing.
-    async fn prepare(&self, _: &Preparation, _: &CallContext) -> Result<String> {
+    async fn prepare(&self, _: &Preparation, _: &CallContext) -> Result<Prepared> {
         Err(Error::bug("prepare a judgement", "the judge needs a preparation and cannot write one"))
     }
 }
@@ -87,6 +87,15 @@ pub struct Preparation {
     pub reference: String,
     /// The sample's fence ([`Marks::fence`]).
     pub fence: Digest,
+}
+
+/// What a judge has written before it sees the replies.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prepared {
+    /// What it wrote; for the judge itself alone to read.
+    pub text: String,
+    /// Tokens, and what they cost, if a model was asked.
+    pub usage: Option<Usage>,
 }
 
 /// One aspect of a reply that is judged on its own (rubric `pairwise-5`).
@@ -214,6 +223,14 @@ impl Assessment {
             evidence.reasoning = None;
         }
         self
+    }
+
+    /// What the answer took, if a model was asked.
+    pub fn usage(&self) -> Option<Usage> {
+        match self {
+            Self::Scored { usage, .. } | Self::Unreadable { usage, .. } => *usage,
+            Self::Abstained { .. } => None,
+        }
     }
 
     /// What the assessment was read from, if the judge kept it.

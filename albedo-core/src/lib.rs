@@ -52,7 +52,8 @@ pub use error::{Error, ErrorKind, Fault, Result, Retry, Side};
 pub use files::{FileEntry, ModelFiles, Provenance};
 pub use identity::Identity;
 pub use judge::{
-    Alteration, Assessment, Candidate, Comparison, Evidence, Judge, Metric, Needs, Preparation, Score,
+    Alteration, Assessment, Candidate, Comparison, Evidence, Judge, Metric, Needs, Preparation, Prepared,
+    Score,
 };
 pub use marks::{DuelSecret, JudgementKey, Marks, Question};
 pub use plan::{DuelPlan, DuelSettings, Sampler, Seed, Terms};

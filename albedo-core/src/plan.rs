@@ -99,6 +99,9 @@ impl DuelSettings {
         if self.limits.samples_in_flight == 0 || self.limits.call_tries == 0 {
             return invalid("`limits.samples_in_flight` and `limits.call_tries` must be at least 1".into());
         }
+        if self.limits.budget_usd.is_some_and(|budget| !(budget >= 0.0 && budget.is_finite())) {
+            return invalid("`limits.budget_usd` must be 0 or more".into());
+        }
         let alpha = self.terms.alpha();
         if !(alpha > 1e-100 && alpha < 0.5) {
             return invalid(format!("the alpha of `terms` is {alpha:?}, it must be between 0 and 0.5"));
@@ -195,18 +198,22 @@ impl Lanes {
 }
 
 /// What bounds the work without changing the verdict; not part of the plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Samples between drawing and decision at any time.
     pub samples_in_flight: u32,
     /// Tries of a call that fails for a passing reason.
     pub call_tries: u32,
+    /// Ask the judges no further question once their answers have cost this much
+    /// together, in US dollars, in all runs of the duel; no limit if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_usd: Option<f64>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { samples_in_flight: 128, call_tries: 3 }
+        Self { samples_in_flight: 128, call_tries: 3, budget_usd: None }
     }
 }
 

@@ -13,7 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{FinishReason, TokenScores, Usage};
-use crate::canary::CanaryDraw;
+use crate::canary::{CanaryDraw, Series};
 use crate::digest::Digest;
 use crate::draw::RowDraw;
 use crate::error::{ErrorKind, Fault, Side};
@@ -184,7 +184,15 @@ pub enum RecordedAnswer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum JournalEvent {
-    /// The first line.
+    /// The judges are asked their canaries before the plan is frozen: the first
+    /// line of a duel that has canaries.
+    Preflight {
+        /// [`FORMAT`].
+        format: u32,
+        /// The preflight's key.
+        key: Digest,
+    },
+    /// The plan is frozen: the first line of any other duel.
     Opened {
         /// [`FORMAT`].
         format: u32,
@@ -227,6 +235,9 @@ pub enum JournalEvent {
         call_try: u32,
         /// What it wrote.
         text: String,
+        /// Tokens, and what they cost, if a model was asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
     },
     /// A judge answered.
     Assessed {
@@ -241,11 +252,30 @@ pub enum JournalEvent {
         /// The answer.
         assessment: Assessment,
     },
-    /// A judge answered a canary.
-    CanaryAssessed {
+    /// A judge wrote what it needs before it sees the replies of a canary.
+    CanaryPrepared {
+        /// Before the plan or in it.
+        series: Series,
         /// The canary.
         canary: u32,
-        /// The judge's place in the panel.
+        /// As for [`JournalEvent::CanaryAssessed`].
+        judge: u32,
+        /// The try that answered, from 1.
+        call_try: u32,
+        /// What it wrote.
+        text: String,
+        /// Tokens, and what they cost, if a model was asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
+    },
+    /// A judge answered a canary.
+    CanaryAssessed {
+        /// Before the plan or in it.
+        series: Series,
+        /// The canary.
+        canary: u32,
+        /// The judge's place in the panel; before the plan, among the watched
+        /// judges of the settings.
         judge: u32,
         /// Which reply it saw first; the better one stands for the king's.
         order: Order,
@@ -258,8 +288,8 @@ pub enum JournalEvent {
     Resumed,
     /// A call failed.
     Failed {
-        /// The sample.
-        sample: u32,
+        /// The sample; none before the plan is frozen.
+        sample: Option<u32>,
         /// What was called.
         call: Call,
         /// The try that failed, from 1.

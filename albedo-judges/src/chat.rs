@@ -25,7 +25,7 @@ use albedo_core::backend::ResponseFormat;
 use albedo_core::{
     Alteration, Assessment, BuildContext, CallContext, Comparison, Completion, Error, ErrorKind, Evidence,
     Fault, FinishReason, GenerateRequest, Identity, Judge, Message, Metric, ModelBackend, ModelSession,
-    ModelSource, Needs, Plugin, PluginConfig, Preparation, Result, Sampling,
+    ModelSource, Needs, Plugin, PluginConfig, Preparation, Prepared, Result, Sampling,
 };
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -329,7 +329,7 @@ impl Judge for ChatJudge {
         })
     }
 
-    async fn prepare(&self, request: &Preparation, cx: &CallContext) -> Result<String> {
+    async fn prepare(&self, request: &Preparation, cx: &CallContext) -> Result<Prepared> {
         match &self.asker {
             Asker::Checklist(checklist) => checklist.write(request, self.budget, cx).await,
             Asker::Pairwise => Err(Error::bug("prepare a judgement", "this rubric needs no preparation")),

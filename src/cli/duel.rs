@@ -7,12 +7,13 @@ use albedo::config::{DuelConfig, ModelConfig, PluginConfig};
 use albedo::demo::Demo;
 use albedo::plan::DuelPlan;
 use albedo::{
-    CallContext, Duel, DuelReport, Error, ErrorKind, FileStore, Outcome, Record, Registry, Result, Rule, Seed,
+    CallContext, Duel, DuelReport, DuelSettings, Error, ErrorKind, Fault, FileStore, Outcome, Record,
+    Registry, Result, Rule, Seed,
 };
 use serde_json::json;
 
 use super::{TRY_AGAIN, absolute, print, print_json};
-use crate::report::{self, Progress};
+use crate::report::{self, Failures, Progress};
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("source").required(true))]
@@ -52,6 +53,10 @@ pub(crate) struct Arguments {
     /// New folder for journal and record [default: one under `duels/`].
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     out: Option<PathBuf>,
+    /// US dollars that the judges' answers may cost in all runs of the duel; with
+    /// --resume instead of what it was begun with.
+    #[arg(long, value_name = "USD")]
+    budget_usd: Option<f64>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -88,13 +93,18 @@ impl Arguments {
         }
         config.duel.samples = self.samples.unwrap_or(config.duel.samples);
         config.duel.seed = self.seed.unwrap_or(config.duel.seed);
-        Ok(config)
+        Ok(self.within_budget(config))
+    }
+
+    fn within_budget(&self, mut config: DuelConfig) -> DuelConfig {
+        config.duel.limits.budget_usd = self.budget_usd.or(config.duel.limits.budget_usd);
+        config
     }
 }
 
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
     let (duel, store) = match &arguments.resume {
-        Some(folder) => resume(folder, cx).await?,
+        Some(folder) => resume(folder, arguments, cx).await?,
         None => begin(arguments, cx).await?,
     };
     let plan = duel.plan();
@@ -104,15 +114,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
     let progress = Progress::new(plan.samples, plan.judges.len() as u32);
     let ended = duel.run(&store, &progress, cx).await;
     progress.finish();
-    let report = ended.map_err(|error| {
-        let folder = store.folder().display();
-        match error.kind() {
-            ErrorKind::Cancelled => error.with_hint(format!(
-                "what was journalled is kept: go on with `albedo duel --resume {folder}`"
-            )),
-            _ => error.with("folder", folder),
-        }
-    })?;
+    let report = ended.map_err(|error| unfinished(error, store.folder()))?;
     if arguments.json {
         print_result(&report, store.folder())?;
     } else {
@@ -120,11 +122,13 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
             Some(_) => report::tokens(&Record::open(store.folder())?),
             None => progress.tokens(),
         };
+        let cost = progress.spent_usd().map(|usd| format!("{:<12}${usd:.4} for the judges\n", "cost"));
         print(&format!(
-            "\n{}{:<12}{:.1} s\n{:<12}{} in {}\n",
+            "\n{}{:<12}{:.1} s\n{}{:<12}{} in {}\n",
             report::verdict(plan, &report.verdict, tokens),
             "time",
             progress.elapsed().as_secs_f64(),
+            cost.unwrap_or_default(),
             "record",
             report.record.map_or_else(|| "none, only a journal".into(), |digest| digest.to_string()),
             store.folder().display(),
@@ -138,25 +142,53 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
 
 async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileStore)> {
     let config = arguments.config()?;
-    let duel = config.prepare(Registry::linked()?, cx).await?;
+    let parts = config.parts(Registry::linked()?, cx).await?;
+    // Judges that answer canaries are paid for it, so that everything else is
+    // settled before, and the journal is there to hold their answers.
+    let unwatched = parts.duel(&DuelSettings { canaries: None, ..config.duel.clone() })?;
     let store = match &arguments.out {
         Some(folder) => FileStore::create(folder)?,
-        None => new_folder(&duel)?,
+        None => new_folder(&unwatched)?,
     };
     config.save(store.folder())?;
-    Ok((duel, store))
+    let duel = parts.watched_duel(&config.duel, &store, &Failures::default(), cx).await;
+    Ok((duel.map_err(|error| unfinished(error, store.folder()))?, store))
 }
 
-async fn resume(folder: &Path, cx: &CallContext) -> Result<(Duel, FileStore)> {
-    let config = DuelConfig::saved(folder)?;
+async fn resume(folder: &Path, arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileStore)> {
+    let config = arguments.within_budget(DuelConfig::saved(folder)?);
     let store = FileStore::resume(folder)?;
-    Ok((config.resume(Registry::linked()?, &store, cx).await?, store))
+    let duel = config.prepare(Registry::linked()?, &store, &Failures::default(), cx).await;
+    Ok((duel.map_err(|error| unfinished(error, folder))?, store))
+}
+
+/// `error`, which ended the duel in `folder` before it was decided, with the way
+/// to go on.
+fn unfinished(error: Error, folder: &Path) -> Error {
+    let resume = format!("`albedo duel --resume {}`", folder.display());
+    let hint = match (error.kind(), error.fault(), error.hint()) {
+        (ErrorKind::Cancelled, ..) => format!("what was journalled is kept: go on with {resume}"),
+        (_, Fault::Operator, Some(hint)) => {
+            format!("{hint}; {resume} goes on, with the settings in its `duel.json`")
+        }
+        (_, Fault::Infrastructure, Some(hint)) => format!("{hint}; {resume} goes on"),
+        (_, Fault::Infrastructure, None) => format!("{resume} goes on"),
+        _ => return error.with("folder", folder.display()),
+    };
+    error.with_hint(hint)
 }
 
 fn heading(plan: &DuelPlan, digest: &str) -> String {
     let judges: Vec<_> = plan.judges.iter().map(|judge| judge.identity.name.as_str()).collect();
+    let preflight = plan.canaries.iter().flat_map(|canaries| &canaries.preflight.judges);
+    let without: Vec<_> =
+        preflight.filter(|judge| !judge.passed()).map(|judge| judge.judge.name.as_str()).collect();
+    let without = match &without[..] {
+        [] => String::new(),
+        without => format!("; not on the panel after their canaries: {}", without.join(", ")),
+    };
     format!(
-        "{}{:<12}{} of {} tasks, seed {}\n{:<12}{}\n{:<12}{digest}\n\n",
+        "{}{:<12}{} of {} tasks, seed {}\n{:<12}{}{without}\n{:<12}{digest}\n\n",
         report::contestants(plan),
         "samples",
         plan.samples,
@@ -177,8 +209,8 @@ fn print_result(report: &DuelReport, folder: &Path) -> Result<()> {
     }))
 }
 
-/// A new folder under `duels/`, named after the plan; a number tells duels of
-/// one plan apart.
+/// A new folder under `duels/`, named after the plan without canaries; a number
+/// tells duels of one plan apart.
 fn new_folder(duel: &Duel) -> Result<FileStore> {
     let name = duel.digest().short();
     let folders = std::iter::once(name.clone()).chain((2..=1000).map(|number| format!("{name}-{number}")));

@@ -63,7 +63,7 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<ExitCode>
             reference: request.reference.clone(),
             fence: request.marks.fence,
         };
-        let prepared = judge.prepare(&preparation, cx).await?;
+        let prepared = judge.prepare(&preparation, cx).await?.text;
         print(&section("prepared", &prepared))?;
         request.preparation = Some(prepared);
     }

@@ -1,10 +1,11 @@
 //! Progress on standard error: bars on a terminal, plain lines elsewhere.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use albedo::{DuelEvent, Observer, Side};
+use albedo::{DuelEvent, Error, Observer, Side};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::Tokens;
@@ -22,6 +23,7 @@ pub(crate) struct Progress {
     samples: u32,
     judges: u32,
     bars: Option<Bars>,
+    failures: Failures,
     counts: Mutex<Counts>,
 }
 
@@ -38,14 +40,42 @@ struct Counts {
     decided: u32,
     difference: f64,
     tokens: [Tokens; 2],
-    failures: u32,
+    spent_usd: Option<f64>,
+}
+
+/// Shows the first failed calls, one by one.
+#[derive(Debug, Default)]
+pub(crate) struct Failures(AtomicU32);
+
+impl Failures {
+    fn show(&self, sample: Option<u32>, call_try: u32, error: &Error, say: impl Fn(&str)) {
+        let number = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        if number <= FAILURES_SHOWN {
+            let place = sample.map_or("before the duel".into(), |sample| format!("sample {sample}"));
+            say(&format!("{place}, try {call_try}: {error}"));
+        }
+        if number == FAILURES_SHOWN {
+            say("further failures are in the journal");
+        }
+    }
+}
+
+/// Of a preflight, which has no progress to show.
+impl Observer for Failures {
+    fn on(&self, event: &DuelEvent<'_>) {
+        if let DuelEvent::Failed { sample, call_try, error } = event {
+            // With standard error gone there is nobody to tell.
+            self.show(*sample, *call_try, error, |line| drop(writeln!(io::stderr(), "{line}")));
+        }
+    }
 }
 
 impl Progress {
     /// The progress of a duel of `samples` before `judges`.
     pub(crate) fn new(samples: u32, judges: u32) -> Self {
         let bars = io::stderr().is_terminal().then(|| Bars::new(samples, judges));
-        Self { started: Instant::now(), samples, judges, bars, counts: Mutex::default() }
+        let (started, failures) = (Instant::now(), Failures::default());
+        Self { started, samples, judges, bars, failures, counts: Mutex::default() }
     }
 
     /// Takes the bars off the screen.
@@ -60,6 +90,11 @@ impl Progress {
     /// What the king and the challenger read and wrote so far.
     pub(crate) fn tokens(&self) -> [Tokens; 2] {
         self.counts().tokens
+    }
+
+    /// What the judges' answers have cost, if one of them was paid for.
+    pub(crate) fn spent_usd(&self) -> Option<f64> {
+        self.counts().spent_usd
     }
 
     /// Since the progress was made.
@@ -125,19 +160,14 @@ impl Observer for Progress {
                     bars.answers.inc(*assessments as u64);
                 }
             }
+            DuelEvent::Spent { usd } => counts.spent_usd = Some(*usd),
             DuelEvent::Assessed { .. } => {
                 if let Some(bars) = &self.bars {
                     bars.answers.inc(1);
                 }
             }
             DuelEvent::Failed { sample, call_try, error } => {
-                counts.failures += 1;
-                if counts.failures <= FAILURES_SHOWN {
-                    self.say(&format!("sample {sample}, try {call_try}: {error}"));
-                }
-                if counts.failures == FAILURES_SHOWN {
-                    self.say("further failures are in the journal");
-                }
+                self.failures.show(*sample, *call_try, error, |line| self.say(line));
             }
             DuelEvent::Decided { difference, .. } => {
                 counts.decided += 1;

@@ -358,7 +358,8 @@ async fn a_chat_judge_that_fails_its_canaries_is_not_on_the_panel() {
     let mut settings = DuelSettings { samples: 9, ..DuelSettings::default() };
     settings.rule = Rule::by_name("margin").expect("a rule");
     settings.canaries = Some(albedo::canary::CanarySettings { every: 4, preflight: 4, quorum: 2 });
-    let passed = albedo::duel::preflight(&settings, &*tasks, &judges, None, &cx).await.expect("asks");
+    let store = MemoryStore::default();
+    let passed = albedo::duel::preflight(&settings, &*tasks, &judges, &store, &(), &cx).await.expect("asks");
     let duel = Duel::watched(&settings, king, challenger, tasks, judges, passed).expect("plans");
     let names: Vec<_> = duel.plan().judges.iter().map(|judge| judge.identity.name.as_str()).collect();
     assert_eq!(names, ["one", "two"]);

@@ -210,16 +210,10 @@ impl Server {
         };
         let error = match status.as_u16() {
             401 => operators(ErrorKind::Unavailable, "the server refuses the key", format!("check {key}")),
-            402 => operators(
-                ErrorKind::ResourceExhausted,
-                "the account is empty",
-                format!("pay for {key}, then resume"),
-            ),
-            429 if code == "insufficient_quota" => operators(
-                ErrorKind::ResourceExhausted,
-                "the quota is used up",
-                format!("pay for {key}, then resume"),
-            ),
+            402 => operators(ErrorKind::ResourceExhausted, "the account is empty", format!("pay for {key}")),
+            429 if code == "insufficient_quota" => {
+                operators(ErrorKind::ResourceExhausted, "the quota is used up", format!("pay for {key}"))
+            }
             404 => operators(
                 ErrorKind::NotFound,
                 "the server has no such address or model",

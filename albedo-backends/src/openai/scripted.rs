@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// Answers each request as its script says. Dropping it closes it.
@@ -65,6 +66,8 @@ pub enum Act {
     Send(Vec<u8>),
     /// Nothing for this long.
     Pause(Duration),
+    /// Nothing until this is notified.
+    Wait(Arc<Notify>),
     /// Nothing for ever.
     Hang,
     /// The connection ends within the body.
@@ -273,6 +276,7 @@ impl Shared {
                     stream.write_all(b"\r\n").await?;
                 }
                 Act::Pause(time) => pause(time).await,
+                Act::Wait(notified) => notified.notified().await,
                 Act::Hang => {
                     // Until the peer hangs up.
                     return stream.read(&mut [0]).await.map(drop);

@@ -244,12 +244,7 @@ async fn refusals_have_their_kind_fault_and_retry() {
         (403, ErrorKind::DataInvalid, infrastructure, ""),
         (422, ErrorKind::DataInvalid, infrastructure, ""),
         (401, ErrorKind::Unavailable, Fault::Operator, "check the key in ALBEDO_TEST_KEY"),
-        (
-            402,
-            ErrorKind::ResourceExhausted,
-            Fault::Operator,
-            "pay for the key in ALBEDO_TEST_KEY, then resume",
-        ),
+        (402, ErrorKind::ResourceExhausted, Fault::Operator, "pay for the key in ALBEDO_TEST_KEY"),
         (404, ErrorKind::NotFound, Fault::Operator, "check `base_url`"),
         (307, ErrorKind::NotFound, Fault::Operator, "set `base_url`"),
     ] {

@@ -57,6 +57,35 @@ impl Judge for Watched {
     }
 }
 
+/// A watched judge that answers what a function says.
+#[derive(Debug)]
+struct Watchful(Arc<Asked>);
+
+impl Watchful {
+    fn new(name: &str, answer: Answer) -> Arc<dyn Judge> {
+        Arc::new(Self(Asked::new(name, answer)))
+    }
+}
+
+#[async_trait]
+impl Judge for Watchful {
+    fn identity(&self) -> &Identity {
+        self.0.identity()
+    }
+
+    fn metrics(&self) -> BTreeSet<Metric> {
+        self.0.metrics()
+    }
+
+    fn watched(&self) -> bool {
+        true
+    }
+
+    async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {
+        self.0.compare(request, cx).await
+    }
+}
+
 fn watched_settings() -> DuelSettings {
     let canaries = CanarySettings { every: 2, preflight: 4, quorum: 2 };
     DuelSettings {
@@ -70,12 +99,16 @@ fn contestants() -> [Contestant; 2] {
     ["plain", "better"].map(|name| Scripted::new(name).contestant())
 }
 
-/// The duel of `judges`, its preflight from `store` if that holds one.
-async fn watched(judges: Vec<Arc<dyn Judge>>, store: Option<&dyn RecordStore>) -> Result<Duel> {
+/// The duel of `judges`, its preflight from `store` as far as that holds it.
+async fn watched_in(store: &dyn RecordStore, judges: Vec<Arc<dyn Judge>>) -> Result<Duel> {
     let (settings, tasks, cx) = (watched_settings(), Rows::shared(), CallContext::new());
-    let passed = preflight(&settings, &*tasks, &judges, store, &cx).await?;
+    let passed = preflight(&settings, &*tasks, &judges, store, &(), &cx).await?;
     let [king, challenger] = contestants();
     Duel::watched(&settings, king, challenger, tasks, judges, passed)
+}
+
+async fn watched(judges: Vec<Arc<dyn Judge>>) -> Result<Duel> {
+    watched_in(&MemoryStore::default(), judges).await
 }
 
 fn read(store: &MemoryStore) -> Record {
@@ -91,7 +124,7 @@ async fn a_judge_that_fails_a_canary_is_void_for_the_clusters_after_it() {
         Watched::new("turning", 4 * 2 + 2),
         Asked::new("offline", fair),
     ];
-    let duel = watched(judges, None).await.expect("plans");
+    let duel = watched(judges).await.expect("plans");
     assert_eq!(duel.plan().judges.iter().filter(|judge| judge.watched).count(), 2);
     let (report, store) = run(&duel).await;
     let record = read(&store);
@@ -123,7 +156,7 @@ async fn a_judge_that_fails_a_canary_is_void_for_the_clusters_after_it() {
 #[tokio::test]
 async fn a_record_that_hears_a_void_judge_or_silences_another_does_not_verify() {
     let judges: Vec<Arc<dyn Judge>> = vec![Watched::new("steady", u32::MAX), Watched::new("turning", 4 * 2)];
-    let (_, store) = run(&watched(judges, None).await.expect("plans")).await;
+    let (_, store) = run(&watched(judges).await.expect("plans")).await;
     let record = read(&store);
     let invented = |change: &dyn Fn(&mut RecordLine)| {
         let mut lines = Vec::new();
@@ -175,14 +208,14 @@ fn fair_answer() -> Assessment {
 async fn a_judge_that_fails_the_preflight_is_not_on_the_panel_and_too_few_are_none() {
     let judges: Vec<Arc<dyn Judge>> =
         vec![Watched::new("steady", u32::MAX), Watched::new("drunk", 0), Watched::new("sober", u32::MAX)];
-    let duel = watched(judges, None).await.expect("plans");
+    let duel = watched(judges).await.expect("plans");
     let names: Vec<_> = duel.plan().judges.iter().map(|judge| judge.identity.name.as_str()).collect();
     assert_eq!(names, ["steady", "sober"]);
     let preflight = &duel.plan().canaries.as_ref().expect("planned").preflight;
     assert_eq!(preflight.judges[1].outcomes.iter().filter(|o| **o == CanaryOutcome::Failed).count(), 3);
 
     let judges: Vec<Arc<dyn Judge>> = vec![Watched::new("steady", u32::MAX), Watched::new("drunk", 0)];
-    let error = watched(judges, None).await.expect_err("no quorum");
+    let error = watched(judges).await.expect_err("no quorum");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
     assert!(error.to_string().contains("drunk"), "{error}");
     let judges: Vec<Arc<dyn Judge>> = vec![Watched::new("steady", u32::MAX)];
@@ -191,15 +224,25 @@ async fn a_judge_that_fails_the_preflight_is_not_on_the_panel_and_too_few_are_no
     assert!(error.expect_err("unasked").to_string().contains("`canaries` are set"));
 }
 
+/// Answers of judges in a journal.
+fn answered(journal: &[JournalEvent]) -> u32 {
+    let answer = |event: &&JournalEvent| {
+        matches!(event, JournalEvent::Assessed { .. } | JournalEvent::CanaryAssessed { .. })
+    };
+    journal.iter().filter(answer).count() as u32
+}
+
 #[tokio::test]
-async fn a_resumed_duel_asks_no_canary_twice() {
+async fn a_duel_that_is_interrupted_anywhere_asks_no_canary_twice() {
     let judges =
         || -> Vec<Arc<dyn Judge>> { vec![Watched::new("steady", u32::MAX), Watched::new("other", u32::MAX)] };
     let whole = MemoryStore::default();
-    let report = watched(judges(), None).await.expect("plans").run(&whole, &(), &CallContext::new()).await;
-    let report = report.expect("runs");
+    let duel = watched_in(&whole, judges()).await.expect("plans");
+    // Two judges, four canaries, two orders, after the line that begins it.
+    assert_eq!(whole.journal().len(), 1 + 16, "the preflight's answers are in the journal");
+    let report = duel.run(&whole, &(), &CallContext::new()).await.expect("runs");
     let journal = whole.journal();
-    for cut in 1..journal.len() {
+    for cut in 0..journal.len() {
         let part = MemoryStore::default();
         for event in &journal[..cut] {
             let texts = match event {
@@ -210,26 +253,54 @@ async fn a_resumed_duel_asks_no_canary_twice() {
         }
         let [steady, other] = ["steady", "other"].map(|name| Watched::new(name, u32::MAX));
         let judges: Vec<Arc<dyn Judge>> = vec![Arc::<Watched>::clone(&steady), Arc::<Watched>::clone(&other)];
-        let duel = watched(judges, Some(&part)).await.expect("plans");
-        assert_eq!(steady.calls.load(Ordering::Relaxed), 0, "the preflight is not repeated");
+        let duel = watched_in(&part, judges).await.expect("plans");
         let resumed = duel.run(&part, &(), &CallContext::new()).await.expect("resumes");
         assert_eq!(resumed, report, "cut at {cut}");
-        let answered = |journal: &[JournalEvent]| {
-            let answer = |event: &&JournalEvent| {
-                matches!(event, JournalEvent::Assessed { .. } | JournalEvent::CanaryAssessed { .. })
-            };
-            journal.iter().filter(answer).count() as u32
-        };
         let calls = steady.calls.load(Ordering::Relaxed) + other.calls.load(Ordering::Relaxed);
         assert_eq!(calls, answered(&part.journal()) - answered(&journal[..cut]), "cut at {cut}");
     }
 }
 
 #[tokio::test]
+async fn a_preflight_that_missed_the_quorum_asks_only_for_what_is_missing() {
+    let (store, drunk) = (MemoryStore::default(), Watched::new("drunk", 0));
+    let steady = Watched::new("steady", u32::MAX);
+    let down = |_: &Comparison| Err(Error::new(ErrorKind::Unavailable, "ask the judge", "it is down"));
+    let late = |judge| -> Vec<Arc<dyn Judge>> {
+        vec![Arc::<Watched>::clone(&steady), Arc::<Watched>::clone(&drunk), judge]
+    };
+    let error = watched_in(&store, late(Watchful::new("late", down))).await.expect_err("no quorum");
+    assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
+    for words in
+        ["drunk failed: constant, injected, swapped", "late gave no readable answer to", "it is down"]
+    {
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    let before = [&steady, &drunk].map(|judge| judge.calls.load(Ordering::Relaxed));
+    let informed = |request: &Comparison| {
+        scored(
+            Score::compare(
+                &(request.first.text == request.reference),
+                &(request.second.text == request.reference),
+            )
+            .value(),
+        )
+    };
+    let duel = watched_in(&store, late(Watchful::new("late", informed))).await.expect("plans");
+    let names: Vec<_> = duel.plan().judges.iter().map(|judge| judge.identity.name.as_str()).collect();
+    assert_eq!(names, ["steady", "late"]);
+    assert_eq!([&steady, &drunk].map(|judge| judge.calls.load(Ordering::Relaxed)), before);
+    let judges: Vec<Arc<dyn Judge>> = vec![steady.clone(), Watched::new("another", u32::MAX)];
+    let error = watched_in(&store, judges).await.expect_err("another preflight");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+}
+
+#[tokio::test]
 async fn another_seed_has_other_canaries() {
     let judges: Vec<Arc<dyn Judge>> = vec![Watched::new("steady", u32::MAX), Watched::new("other", u32::MAX)];
     let (tasks, cx) = (Rows::shared(), CallContext::new());
-    let passed = preflight(&watched_settings(), &*tasks, &judges, None, &cx).await.expect("asks");
+    let store = MemoryStore::default();
+    let passed = preflight(&watched_settings(), &*tasks, &judges, &store, &(), &cx).await.expect("asks");
     let settings = DuelSettings { seed: Seed::from(6), ..watched_settings() };
     let [king, challenger] = contestants();
     let error = Duel::watched(&settings, king, challenger, tasks, judges, passed).expect_err("another");

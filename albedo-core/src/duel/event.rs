@@ -47,10 +47,16 @@ pub enum DuelEvent<'a> {
         /// Which reply it saw first.
         order: Order,
     },
+    /// A judge's answer was paid.
+    Spent {
+        /// What the judges' answers have cost so far, in US dollars, as far as
+        /// their providers tell; those of earlier runs are counted.
+        usd: f64,
+    },
     /// A call failed; it may be tried again.
     Failed {
-        /// The sample.
-        sample: u32,
+        /// The sample; none before the plan is frozen.
+        sample: Option<u32>,
         /// The try, from 1.
         call_try: u32,
         /// Why.

@@ -4,62 +4,175 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 
-use super::sample::known;
+use super::ask::{Asking, Panelist, Standing, Tried};
+use super::budget::Budget;
+use super::stored::{StoredCanaries, StoredPreflight};
+use super::{Observer, plan_judges};
 use crate::canary::{
     CanaryDraw, CanaryOutcome, CanaryPlan, CanarySettings, JudgePreflight, Preflight, Series,
 };
 use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::draw::Sample;
-use crate::error::{Error, ErrorKind, Fault, Result};
-use crate::judge::{Assessment, Comparison, Judge, Preparation};
-use crate::marks::{DuelSecret, JudgementKey, Question};
-use crate::panel::Order;
-use crate::plan::{DuelSettings, Seed};
+use crate::error::{Error, ErrorKind, Result};
+use crate::judge::Judge;
+use crate::marks::DuelSecret;
+use crate::plan::DuelSettings;
 use crate::record::{JournalEvent, RecordStore};
 use crate::tasks::TaskSource;
 
 const OPERATION: &str = "ask the judges before the duel";
 
 /// Puts the canaries of `settings` to every watched judge of `judges`: who fails
-/// one, or gives no answer that can be read, will not be on the panel. A store
-/// that holds a duel's journal holds its preflight, and nobody is asked.
+/// one, or gives no answer that can be read, will not be on the panel.
+///
+/// Every answer is in `store`'s journal before it is used, and what that journal
+/// holds is not asked for again: after an interruption, and after a preflight that
+/// left too few judges, only what is missing is asked. Once the plan is frozen,
+/// the preflight is over, and nobody is asked.
 ///
 /// # Errors
-/// [`ErrorKind::ConfigInvalid`] without canaries in the settings; what the task
-/// source or the store meets; a judge's error that is the operator's to mend. A
-/// judge that is down is no error.
+/// [`ErrorKind::ConfigInvalid`] without canaries in the settings, or with a quorum
+/// beyond the panel; [`ErrorKind::Conflict`] if the store holds another duel; what
+/// the task source or the store meets; a judge's error that is the operator's to
+/// mend. A judge that is down is no error, but [`ErrorKind::Unavailable`] if that
+/// leaves fewer judges than the quorum.
 pub async fn preflight(
     settings: &DuelSettings,
     tasks: &dyn TaskSource,
     judges: &[Arc<dyn Judge>],
-    store: Option<&dyn RecordStore>,
+    store: &dyn RecordStore,
+    observer: &dyn Observer,
     cx: &CallContext,
 ) -> Result<Preflight> {
-    let Some(canaries) = settings.canaries else {
-        return Err(Error::new(ErrorKind::ConfigInvalid, OPERATION, "the settings have no `canaries`"));
-    };
+    let canaries = canaries(settings)?;
     settings.check()?;
-    let watched: Vec<_> = judges.iter().filter(|judge| judge.watched()).collect();
+    canaries.check_panel(judges.len())?;
     let key = key(settings, canaries, tasks, judges)?;
-    if let Some(store) = store
-        && let Some(JournalEvent::Opened { plan, .. }) = store.stored().await?.into_iter().next()
-        && let Some(planned) = plan.canaries
-        && planned.preflight.key == key
-    {
-        return Ok(planned.preflight);
-    }
+    let events = store.stored().await?;
+    let budget = Budget::new(settings.limits.budget_usd, &events);
+    let mut stored = match StoredPreflight::read(events, key)? {
+        StoredPreflight::Over(preflight) => return Ok(preflight),
+        StoredPreflight::Unfinished { begun, canaries } => {
+            if !begun {
+                let event = JournalEvent::Preflight { format: crate::record::FORMAT, key };
+                store.append(event, vec![]).await?;
+            }
+            canaries
+        }
+    };
     let mut drawn = Vec::new();
     for canary in 0..canaries.preflight {
         drawn.push(Series::Preflight.draw(&settings.seed, canary, tasks, cx).await?);
     }
-    let asked = watched.iter().map(|judge| async {
-        let outcomes = drawn.iter().map(|(draw, sample)| outcome(&***judge, settings, key, draw, sample, cx));
-        let outcomes: Result<Vec<_>> = join_all(outcomes).await.into_iter().collect();
-        Ok(JudgePreflight { judge: judge.identity().clone(), outcomes: outcomes? })
+    let asking = Asking {
+        store,
+        observer,
+        cx,
+        budget: &budget,
+        call_tries: settings.limits.call_tries,
+        secret: DuelSecret::new(&settings.seed),
+        key,
+        series: Series::Preflight,
+    };
+    let watched: Vec<_> = judges.iter().filter(|judge| judge.watched()).cloned().collect();
+    let plans = plan_judges(&watched, true)?;
+    let asked = watched.iter().zip(&plans).enumerate().map(|(place, (judge, plan))| {
+        let panelist = Panelist { judge: &**judge, plan, place: place as u32 };
+        ask(asking, panelist, &drawn, &mut stored)
     });
-    let judges: Result<Vec<_>> = join_all(asked).await.into_iter().collect();
-    Ok(Preflight { key, judges: judges? })
+    let asked: Vec<_> = asked.collect();
+    let asked: Result<Vec<_>> = join_all(asked).await.into_iter().collect();
+    let (outcomes, reasons): (Vec<_>, Vec<_>) = asked?.into_iter().unzip();
+    let failed: Vec<_> = reasons.into_iter().flatten().collect();
+    check_quorum(judges.len() - failed.len(), judges.len(), canaries, &failed)?;
+    Ok(Preflight { key, judges: outcomes })
+}
+
+/// What `panelist` makes of the canaries `drawn`, and why it is not on the panel
+/// if it is not.
+fn ask<'a>(
+    asking: Asking<'a>,
+    panelist: Panelist<'a>,
+    drawn: &'a [(CanaryDraw, Sample)],
+    stored: &mut StoredCanaries,
+) -> impl Future<Output = Result<(JudgePreflight, Option<String>)>> + use<'a> {
+    let stored: Vec<_> =
+        drawn.iter().map(|(draw, _)| stored.take(draw.canary, panelist.place as usize)).collect();
+    async move {
+        let answers = drawn.iter().zip(stored).map(|((draw, known), stored)| async move {
+            let answers = asking.canary(draw, known, panelist, None, stored).await?;
+            Ok(judged(draw, panelist, answers))
+        });
+        let answers: Result<Vec<_>> = join_all(answers).await.into_iter().collect();
+        let (outcomes, errors): (Vec<_>, Vec<_>) = answers?.into_iter().unzip();
+        let judge = JudgePreflight { judge: panelist.plan.identity.clone(), outcomes };
+        let reason = (!judge.passed()).then(|| reason(drawn, &judge, errors.into_iter().flatten().last()));
+        Ok((judge, reason))
+    }
+}
+
+/// What a judge made of `draw`, and the error that kept it from answering.
+fn judged(
+    draw: &CanaryDraw,
+    panelist: Panelist<'_>,
+    answers: Tried<[Tried<Standing>; 2]>,
+) -> (CanaryOutcome, Option<Error>) {
+    let (answers, mut error) = match answers {
+        Ok(answers) => (answers.map(Some), None),
+        Err(error) => ([None, None], Some(error)),
+    };
+    let [better_first, worse_first] = answers.map(|answer| match answer? {
+        Ok(standing) => Some(standing.assessment),
+        Err(failed) => {
+            error = Some(failed);
+            None
+        }
+    });
+    (draw.kind.outcome(&panelist.plan.metrics, better_first.as_ref(), worse_first.as_ref()), error)
+}
+
+/// Why `judge` is not on the panel.
+fn reason(drawn: &[(CanaryDraw, Sample)], judge: &JudgePreflight, error: Option<Error>) -> String {
+    let of = |outcome| {
+        let kinds = drawn.iter().zip(&judge.outcomes).filter(move |(_, of)| **of == outcome);
+        kinds.map(|((draw, _), _)| draw.kind.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let mut reason = judge.judge.name.clone();
+    for (outcome, words) in
+        [(CanaryOutcome::Failed, "failed"), (CanaryOutcome::Unanswered, "gave no readable answer to")]
+    {
+        let kinds = of(outcome);
+        if !kinds.is_empty() {
+            reason += &format!(" {words}: {kinds}");
+        }
+    }
+    match error {
+        Some(error) => format!("{reason} ({error})"),
+        None => reason,
+    }
+}
+
+fn canaries(settings: &DuelSettings) -> Result<CanarySettings> {
+    settings
+        .canaries
+        .ok_or_else(|| Error::new(ErrorKind::ConfigInvalid, OPERATION, "the settings have no `canaries`"))
+}
+
+fn check_quorum(left: usize, all: usize, canaries: CanarySettings, failed: &[String]) -> Result<()> {
+    if left >= canaries.quorum as usize {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Unavailable,
+        OPERATION,
+        "too few judges are left for the quorum: there is no duel",
+    )
+    .with("left", left)
+    .with("of", all)
+    .with("quorum", canaries.quorum)
+    .with("not on the panel", failed.join("; "))
+    .with_hint("try again when the judges answer, or ask other judges"))
 }
 
 /// What of `judges` the preflight leaves, and what the plan says of it.
@@ -69,9 +182,7 @@ pub(super) fn panel(
     judges: Vec<Arc<dyn Judge>>,
     preflight: Preflight,
 ) -> Result<(Vec<Arc<dyn Judge>>, CanaryPlan)> {
-    let Some(canaries) = settings.canaries else {
-        return Err(Error::new(ErrorKind::ConfigInvalid, OPERATION, "the settings have no `canaries`"));
-    };
+    let canaries = canaries(settings)?;
     if key(settings, canaries, tasks, &judges)? != preflight.key {
         return Err(Error::new(
             ErrorKind::Conflict,
@@ -86,22 +197,9 @@ pub(super) fn panel(
             !judge.watched() || preflight.judges.iter().any(|of| of.judge == *judge.identity() && of.passed())
         })
         .collect();
-    if left.len() < canaries.quorum as usize {
-        let failed: Vec<_> = (preflight.judges.iter())
-            .filter(|judge| !judge.passed())
-            .map(|judge| format!("{} {:?}", judge.judge.name, judge.outcomes))
-            .collect();
-        return Err(Error::new(
-            ErrorKind::Unavailable,
-            "plan the duel",
-            "the preflight left fewer judges than the quorum: there is no duel, and nothing is spent",
-        )
-        .with("left", left.len())
-        .with("of", all)
-        .with("quorum", canaries.quorum)
-        .with("not on the panel", failed.join("; "))
-        .with_hint("try again later, or ask other judges"));
-    }
+    let failed = preflight.judges.iter().filter(|judge| !judge.passed());
+    let failed: Vec<_> = failed.map(|judge| judge.judge.name.clone()).collect();
+    check_quorum(left.len(), all, canaries, &failed)?;
     Ok((left, CanaryPlan { settings: canaries, preflight }))
 }
 
@@ -112,75 +210,5 @@ fn key(
     judges: &[Arc<dyn Judge>],
 ) -> Result<Digest> {
     let judges: Vec<_> = judges.iter().map(|judge| judge.identity()).collect();
-    let seed: Seed = settings.seed;
-    Digest::of_json(&(seed, canaries, tasks.info(), judges))
-}
-
-/// What `judge` makes of one canary.
-async fn outcome(
-    judge: &dyn Judge,
-    settings: &DuelSettings,
-    key: Digest,
-    draw: &CanaryDraw,
-    sample: &Sample,
-    cx: &CallContext,
-) -> Result<CanaryOutcome> {
-    let secret = DuelSecret::new(&settings.seed);
-    let question = Question::Canary(draw.canary);
-    let tries = settings.limits.call_tries;
-    let preparation = if judge.needs().preparation {
-        let request = Preparation {
-            messages: sample.messages.clone(),
-            reference: sample.reference.clone(),
-            fence: secret.fence(key, question),
-        };
-        match answered(tries, || judge.prepare(&request, cx)).await? {
-            Some(preparation) => Some(preparation),
-            None => return Ok(CanaryOutcome::Unanswered),
-        }
-    } else {
-        None
-    };
-    let [better, worse] = draw.kind.pair(&sample.reference).map(known);
-    let ask = async |order| {
-        let (first, second) = match order {
-            Order::KingFirst => (&better, &worse),
-            Order::ChallengerFirst => (&worse, &better),
-        };
-        let (mut asked, mut last) = (0, None);
-        while asked < tries && matches!(last, None | Some(Assessment::Unreadable { .. })) {
-            asked += 1;
-            let judgement = JudgementKey { plan: key, question, judge: judge.identity(), order };
-            let comparison = Comparison {
-                messages: sample.messages.clone(),
-                reference: sample.reference.clone(),
-                first: first.clone(),
-                second: second.clone(),
-                preparation: preparation.clone(),
-                marks: secret.marks(&judgement, asked)?,
-            };
-            match answered(tries, || judge.compare(&comparison, cx)).await? {
-                Some(assessment) => last = Some(assessment),
-                None => return Ok(None),
-            }
-        }
-        Ok::<_, Error>(last)
-    };
-    let (better_first, worse_first) = futures::try_join!(ask(Order::KingFirst), ask(Order::ChallengerFirst))?;
-    let metrics: Vec<_> = judge.metrics().into_iter().collect();
-    Ok(draw.kind.outcome(&metrics, better_first.as_ref(), worse_first.as_ref()))
-}
-
-/// The answer within `tries` calls; none from infrastructure that is down.
-async fn answered<T, F: Future<Output = Result<T>>>(tries: u32, call: impl Fn() -> F) -> Result<Option<T>> {
-    for _ in 0..tries {
-        match call().await {
-            Ok(answer) => return Ok(Some(answer)),
-            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
-            Err(error) if error.fault() != Fault::Infrastructure => return Err(error),
-            Err(error) if !error.is_retryable() => return Ok(None),
-            Err(_) => {}
-        }
-    }
-    Ok(None)
+    Digest::of_json(&(settings.seed, canaries, tasks.info(), judges))
 }

@@ -3,46 +3,39 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::join_all;
 
-use super::stored::{StoredAnswer, StoredReply, StoredSample};
-use super::{Duel, DuelEvent, Observer};
-use crate::backend::{Completion, FinishReason, GenerateRequest, ModelSession, ResponseFormat};
+use super::ask::{Asked, Asking, Panelist, Standing, Tried};
+use super::stored::{StoredAnswer, StoredCanary, StoredReply, StoredSample};
+use super::{Duel, DuelEvent};
+use crate::backend::{Completion, GenerateRequest, ModelSession, ResponseFormat};
 use crate::canary::{CanaryDraw, Series, VoidJudges};
 use crate::context::CallContext;
 use crate::digest::canonical_json;
 use crate::draw::{RowDraw, Sample};
-use crate::error::{Error, ErrorKind, Fault, Result, Retry, Side};
-use crate::judge::{Assessment, Candidate, Comparison, Judge, Preparation};
-use crate::marks::{DuelSecret, JudgementKey, Marks, Question};
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::judge::{Assessment, Candidate, Comparison};
+use crate::marks::Question;
 use crate::panel::{Cell, Cluster, Order};
-use crate::plan::{DuelPlan, JudgePlan};
-use crate::record::{
-    Call, JournalEvent, RecordBuilder, RecordLine, RecordStore, RecordedAnswer, RecordedReply, TextRef,
-};
-
-/// Pause before the second try of a failed call; doubled for each further one.
-const BACKOFF: Duration = Duration::from_millis(250);
+use crate::plan::DuelPlan;
+use crate::record::{Call, JournalEvent, RecordBuilder, RecordLine, RecordedAnswer, RecordedReply, TextRef};
 
 /// What a sample needs of the duel around it.
 #[derive(Clone, Copy)]
 pub(super) struct SampleRun<'a> {
     pub(super) duel: &'a Duel,
-    pub(super) store: &'a dyn RecordStore,
-    pub(super) observer: &'a dyn Observer,
-    pub(super) cx: &'a CallContext,
+    pub(super) asking: Asking<'a>,
     /// The judges that have failed a canary before the next sample decided: they
     /// need not be asked any more.
     pub(super) void: &'a [AtomicBool],
 }
 
 /// A canary before a sample, and what the journal holds of it, by judge.
-pub(super) struct StoredCanary {
+pub(super) struct StoredCanaryAnswers {
     pub(super) canary: u32,
-    pub(super) answers: Vec<[StoredAnswer; 2]>,
+    pub(super) answers: Vec<StoredCanary>,
 }
 
 /// A judged canary.
@@ -77,6 +70,15 @@ struct Answer {
 }
 
 impl Answer {
+    fn new(tried: Tried<Standing>) -> Self {
+        match tried {
+            Ok(Standing { asked, assessment }) => {
+                Self { asked, answer: RecordedAnswer::Answered(assessment.canonical()) }
+            }
+            Err(error) => Self::missing(Some(error.kind())),
+        }
+    }
+
     fn missing(kind: Option<ErrorKind>) -> Self {
         Self { asked: 1, answer: RecordedAnswer::Missing { kind } }
     }
@@ -100,13 +102,13 @@ impl SampleRun<'_> {
         sample: Sample,
         draws: Vec<RowDraw>,
         stored: StoredSample,
-        canary: Option<StoredCanary>,
+        canary: Option<StoredCanaryAnswers>,
     ) -> Result<FinishedSample> {
         let index = sample.index;
         match stored.draws {
             None => {
                 let event = JournalEvent::Drawn { sample: index, draws: draws.clone() };
-                self.store.append(event, vec![]).await?;
+                self.asking.store.append(event, vec![]).await?;
             }
             Some(stored) if stored == draws => {}
             Some(_) => {
@@ -119,7 +121,7 @@ impl SampleRun<'_> {
                 .with_hint("the tasks or the king's tokenizer were changed: restore them"));
             }
         }
-        self.observer.on(&DuelEvent::Drawn { sample: index });
+        self.asking.observer.on(&DuelEvent::Drawn { sample: index });
 
         let canary = async {
             match canary {
@@ -152,7 +154,7 @@ impl SampleRun<'_> {
     ) -> Result<Result<Completion, ErrorKind>> {
         let duel = self.duel;
         if let Some(StoredReply { text, finish, usage, reference_scores }) = stored {
-            let text = self.store.text(&text).await?;
+            let text = self.asking.store.text(&text).await?;
             let reply_scores = reference_scores;
             return Ok(Ok(Completion {
                 text,
@@ -178,11 +180,13 @@ impl SampleRun<'_> {
             Side::King => 0,
             Side::Challenger => 1,
         }];
-        let call = || generate(session, request.clone(), self.cx);
-        let (call_try, completion) = match self.tries(sample.index, Call::Reply(side), call).await? {
-            Ok(answered) => answered,
-            Err(kind) => return Ok(Err(kind)),
-        };
+        let Asking { store, observer, cx, .. } = self.asking;
+        let call = || generate(session, request.clone(), cx);
+        let (call_try, completion) =
+            match self.asking.tries(Some(sample.index), Call::Reply(side), call).await? {
+                Ok(answered) => answered,
+                Err(error) => return Ok(Err(error.kind())),
+            };
         let event = JournalEvent::Replied {
             sample: sample.index,
             side,
@@ -192,8 +196,8 @@ impl SampleRun<'_> {
             usage: completion.usage,
             reference_scores: completion.reply_scores.clone(),
         };
-        self.store.append(event, vec![completion.text.clone()]).await?;
-        self.observer.on(&DuelEvent::Replied { sample: sample.index, side, usage: completion.usage });
+        store.append(event, vec![completion.text.clone()]).await?;
+        observer.on(&DuelEvent::Replied { sample: sample.index, side, usage: completion.usage });
         Ok(Ok(completion))
     }
 
@@ -213,9 +217,13 @@ impl SampleRun<'_> {
                 if self.void[judge].load(Ordering::Relaxed) {
                     return Ok(Judged::void());
                 }
-                let preparation = match self.prepare(sample, judge, preparation).await? {
+                let (panelist, asking) = (self.panelist(judge), &self.asking);
+                let asked = Asked { question: Question::Sample(sample.index), sample: Some(sample.index) };
+                let Sample { messages, reference, .. } = sample;
+                let prepared = asking.preparation(asked, panelist, messages, reference, preparation).await?;
+                let preparation = match prepared {
                     Ok(preparation) => preparation,
-                    Err(kind) => return Ok(Judged::missing(Some(kind))),
+                    Err(error) => return Ok(Judged::missing(Some(error.kind()))),
                 };
                 let [king_first_stored, challenger_first_stored] = stored;
                 let comparison = |first: &Completion, second: &Completion, marks| Comparison {
@@ -228,209 +236,55 @@ impl SampleRun<'_> {
                 };
                 let king_first = |marks| comparison(king, challenger, marks);
                 let challenger_first = |marks| comparison(challenger, king, marks);
-                let asked = |order| Asked {
-                    question: Question::Sample(sample.index),
-                    sample: sample.index,
-                    judge,
-                    order,
-                };
                 let (king_first, challenger_first) = futures::try_join!(
-                    self.answer(asked(Order::KingFirst), king_first, king_first_stored),
-                    self.answer(asked(Order::ChallengerFirst), challenger_first, challenger_first_stored),
+                    asking.answer(asked, panelist, Order::KingFirst, king_first, king_first_stored),
+                    asking.answer(
+                        asked,
+                        panelist,
+                        Order::ChallengerFirst,
+                        challenger_first,
+                        challenger_first_stored
+                    ),
                 )?;
-                Ok(Judged { preparation, answers: [king_first, challenger_first] })
+                let answers = [king_first, challenger_first].map(Answer::new);
+                Ok(Judged { preparation, answers })
             }
         });
         join_all(judges).await.into_iter().collect()
     }
 
-    /// What `judge` writes before it sees the replies, journalled, if it needs
-    /// anything; the kind of the last error if it could not.
-    async fn prepare(
-        &self,
-        sample: &Sample,
-        judge: usize,
-        stored: Option<String>,
-    ) -> Result<Result<Option<String>, ErrorKind>> {
-        let asked = &self.duel.judges[judge];
-        if !asked.needs().preparation || stored.is_some() {
-            return Ok(Ok(stored));
-        }
-        let request = Preparation {
-            messages: sample.messages.clone(),
-            reference: sample.reference.clone(),
-            fence: DuelSecret::new(&self.duel.plan.seed)
-                .fence(self.duel.digest, Question::Sample(sample.index)),
-        };
-        let index = judge as u32;
-        let call = || asked.prepare(&request, self.cx);
-        let (call_try, text) =
-            match self.tries(sample.index, Call::Preparation { judge: index }, call).await? {
-                Ok(prepared) => prepared,
-                Err(kind) => return Ok(Err(kind)),
-            };
-        let event =
-            JournalEvent::Prepared { sample: sample.index, judge: index, call_try, text: text.clone() };
-        self.store.append(event, vec![]).await?;
-        Ok(Ok(Some(text)))
-    }
-
     /// The canary before sample `place`, put to every watched judge that is not
-    /// void. Its better reply stands for the king's.
-    async fn canary(&self, place: u32, stored: StoredCanary) -> Result<FinishedCanary> {
-        let Duel { plan, digest, .. } = self.duel;
-        let StoredCanary { canary, answers } = stored;
-        let (draw, sample) = Series::Planned.draw(&plan.seed, canary, &*self.duel.tasks, self.cx).await?;
-        let [better, worse] = draw.kind.pair(&sample.reference).map(known);
-        let question = Question::Canary(canary);
-        let fence = DuelSecret::new(&plan.seed).fence(*digest, question);
+    /// void.
+    async fn canary(&self, place: u32, stored: StoredCanaryAnswers) -> Result<FinishedCanary> {
+        let Duel { plan, tasks, .. } = self.duel;
+        let StoredCanaryAnswers { canary, answers } = stored;
+        let (draw, known) = Series::Planned.draw(&plan.seed, canary, &**tasks, self.asking.cx).await?;
         let watched = answers.into_iter().enumerate().filter(|(judge, _)| plan.judges[*judge].watched);
         let judged = watched.map(|(judge, stored)| {
-            let (sample, better, worse) = (&sample, &better, &worse);
+            let (draw, known) = (&draw, &known);
             async move {
                 if self.void[judge].load(Ordering::Relaxed) {
                     return Ok((judge, Judged::void().answers));
                 }
-                let asked = &self.duel.judges[judge];
-                let preparation = if asked.needs().preparation {
-                    let request = Preparation {
-                        messages: sample.messages.clone(),
-                        reference: sample.reference.clone(),
-                        fence,
-                    };
-                    let call = Call::Preparation { judge: judge as u32 };
-                    match self.tries(place, call, || asked.prepare(&request, self.cx)).await? {
-                        Ok((_, preparation)) => Some(preparation),
-                        Err(kind) => return Ok((judge, Judged::missing(Some(kind)).answers)),
-                    }
-                } else {
-                    None
-                };
-                let comparison = |first: &Candidate, second: &Candidate, marks| Comparison {
-                    messages: sample.messages.clone(),
-                    reference: sample.reference.clone(),
-                    first: first.clone(),
-                    second: second.clone(),
-                    preparation: preparation.clone(),
-                    marks,
-                };
-                let [better_first, worse_first] = stored;
-                let asked = |order| Asked { question, sample: place, judge, order };
-                let (better_first, worse_first) = futures::try_join!(
-                    self.answer(
-                        asked(Order::KingFirst),
-                        |marks| comparison(better, worse, marks),
-                        better_first
-                    ),
-                    self.answer(
-                        asked(Order::ChallengerFirst),
-                        |marks| comparison(worse, better, marks),
-                        worse_first
-                    ),
-                )?;
-                Ok((judge, [better_first, worse_first]))
+                let panelist = self.panelist(judge);
+                let answers = self.asking.canary(draw, known, panelist, Some(place), stored).await?;
+                Ok((
+                    judge,
+                    match answers {
+                        Ok(answers) => answers.map(Answer::new),
+                        Err(error) => Judged::missing(Some(error.kind())).answers,
+                    },
+                ))
             }
         });
         let judged: Result<Vec<_>> = join_all(judged).await.into_iter().collect();
         Ok(FinishedCanary { draw, judged: judged? })
     }
 
-    /// The answer to `asked`. One that nobody can read is journalled too, and the
-    /// question asked again with the next nonce, as often as the limits allow.
-    async fn answer(
-        &self,
-        Asked { question, sample, judge, order }: Asked,
-        comparison: impl Fn(Marks) -> Comparison,
-        mut stored: StoredAnswer,
-    ) -> Result<Answer> {
-        let Duel { plan, digest, .. } = self.duel;
-        let (index, judge_plan) = (judge as u32, &plan.judges[judge]);
-        let secret = DuelSecret::new(&plan.seed);
-        let key = JudgementKey { plan: *digest, question, judge: &judge_plan.identity, order };
-        let called = match question {
-            Question::Sample(_) => Call::Assessment { judge: index, order },
-            Question::Canary(canary) => Call::Canary { canary, judge: index, order },
-        };
-        loop {
-            if let Some(assessment) = stored.standing(self.duel.limits.call_tries) {
-                let answer = RecordedAnswer::Answered(assessment.clone().canonical());
-                return Ok(Answer { asked: stored.asked(), answer });
-            }
-            let comparison = comparison(secret.marks(&key, stored.asked() + 1)?);
-            let call = || compare(&*self.duel.judges[judge], judge_plan, &comparison, self.cx);
-            let (call_try, assessment) = match self.tries(sample, called, call).await? {
-                Ok(answered) => answered,
-                Err(kind) => return Ok(Answer::missing(Some(kind))),
-            };
-            stored.add(assessment.clone());
-            let judge = index;
-            let event = match question {
-                Question::Sample(sample) => {
-                    JournalEvent::Assessed { sample, judge, order, call_try, assessment }
-                }
-                Question::Canary(canary) => {
-                    JournalEvent::CanaryAssessed { canary, judge, order, call_try, assessment }
-                }
-            };
-            self.store.append(event, vec![]).await?;
-            if matches!(question, Question::Sample(_)) {
-                self.observer.on(&DuelEvent::Assessed { sample, judge, order });
-            }
-        }
+    fn panelist(&self, judge: usize) -> Panelist<'_> {
+        let Duel { plan, judges, .. } = self.duel;
+        Panelist { judge: &*judges[judge], plan: &plan.judges[judge], place: judge as u32 }
     }
-
-    /// Calls until there is an answer, with the number of the try that gave it;
-    /// the kind of the last error once infrastructure has failed for good.
-    /// Everybody else's faults end the duel.
-    async fn tries<T, F: Future<Output = Result<T>>>(
-        &self,
-        sample: u32,
-        call: Call,
-        attempt: impl Fn() -> F,
-    ) -> Result<Result<(u32, T), ErrorKind>> {
-        let mut call_try = 1;
-        loop {
-            let error = match attempt().await {
-                Ok(answer) => return Ok(Ok((call_try, answer))),
-                Err(error) => error,
-            };
-            if error.kind() == ErrorKind::Cancelled {
-                return Err(error);
-            }
-            let event = JournalEvent::Failed {
-                sample,
-                call,
-                call_try,
-                kind: error.kind(),
-                fault: error.fault(),
-                message: error.to_string(),
-            };
-            self.store.append(event, vec![]).await?;
-            self.observer.on(&DuelEvent::Failed { sample, call_try, error: &error });
-            if error.fault() != Fault::Infrastructure {
-                return Err(error.with("sample", sample));
-            }
-            if call_try == self.duel.limits.call_tries {
-                return Ok(Err(error.kind()));
-            }
-            let pause = match error.retry() {
-                Retry::Backoff => BACKOFF * 2_u32.saturating_pow(call_try - 1),
-                Retry::After(pause) => pause,
-                Retry::Never | Retry::Exhausted { .. } => return Ok(Err(error.kind())),
-            };
-            self.cx.run("wait before the next try", tokio::time::sleep(pause)).await?;
-            call_try += 1;
-        }
-    }
-}
-
-/// A question to a judge, and the sample that it is or stands before.
-#[derive(Clone, Copy)]
-struct Asked {
-    question: Question,
-    sample: u32,
-    judge: usize,
-    order: Order,
 }
 
 impl FinishedSample {
@@ -530,30 +384,6 @@ async fn generate(
         ));
     }
     Ok(completion)
-}
-
-/// `judge`'s answer, which has a score for exactly its planned metrics.
-async fn compare(
-    judge: &dyn Judge,
-    plan: &JudgePlan,
-    comparison: &Comparison,
-    cx: &CallContext,
-) -> Result<Assessment> {
-    let assessment = judge.compare(comparison, cx).await?;
-    match &assessment {
-        Assessment::Scored { scores, .. } if !scores.keys().eq(&plan.metrics) => Err(Error::new(
-            ErrorKind::Protocol,
-            "compare the replies",
-            "the judge scored other metrics than its own",
-        )
-        .with("judge", &plan.identity.name)),
-        _ => Ok(assessment),
-    }
-}
-
-/// One side of a canary.
-pub(super) fn known(text: String) -> Candidate {
-    Candidate { text, finish: FinishReason::Stop, reference_scores: None }
 }
 
 fn candidate(completion: &Completion) -> Candidate {

@@ -173,7 +173,7 @@ pub(crate) fn settings() -> DuelSettings {
         samples: 8,
         seed: Seed::from(5),
         rule: Rule::by_name("margin-lcb").expect("a rule"),
-        limits: Limits { samples_in_flight: 4, call_tries: 2 },
+        limits: Limits { samples_in_flight: 4, call_tries: 2, ..Limits::default() },
         ..DuelSettings::default()
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::DuelReport;
 use crate::backend::{FinishReason, TokenScores, Usage};
+use crate::canary::{Preflight, Series};
 use crate::digest::Digest;
 use crate::draw::RowDraw;
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -17,8 +18,7 @@ use crate::verdict::Outcome;
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     samples: BTreeMap<u32, StoredSample>,
-    /// Answers to canaries, by canary, judge and order.
-    canaries: BTreeMap<(u32, u32, Order), StoredAnswer>,
+    canaries: StoredCanaries,
     /// Whether the journal has its first line.
     pub(super) opened: bool,
     /// How the duel ended, if it was decided.
@@ -33,6 +33,82 @@ pub(super) struct StoredSample {
     pub(super) challenger: Option<StoredReply>,
     pub(super) preparations: BTreeMap<u32, String>,
     pub(super) answers: BTreeMap<(u32, Order), StoredAnswer>,
+}
+
+/// What judges have made of canaries, by canary and judge.
+#[derive(Debug, Default)]
+pub(super) struct StoredCanaries(BTreeMap<(u32, u32), StoredCanary>);
+
+/// What one judge has made of a canary.
+#[derive(Debug, Default)]
+pub(super) struct StoredCanary {
+    pub(super) preparation: Option<String>,
+    /// The better reply first first.
+    pub(super) answers: [StoredAnswer; 2],
+}
+
+impl StoredCanaries {
+    /// Keeps `event` if it is about a canary of `series`.
+    fn keep(&mut self, series: Series, event: JournalEvent) {
+        match event {
+            JournalEvent::CanaryPrepared { series: of, canary, judge, text, .. } if of == series => {
+                self.0.entry((canary, judge)).or_default().preparation.get_or_insert(text);
+            }
+            JournalEvent::CanaryAssessed { series: of, canary, judge, order, assessment, .. }
+                if of == series =>
+            {
+                let answers = &mut self.0.entry((canary, judge)).or_default().answers;
+                answers[usize::from(order == Order::ChallengerFirst)].add(assessment);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes out what judge `judge` has made of canary `canary`.
+    pub(super) fn take(&mut self, canary: u32, judge: usize) -> StoredCanary {
+        self.0.remove(&(canary, judge as u32)).unwrap_or_default()
+    }
+}
+
+/// What a journal holds of a preflight.
+#[derive(Debug)]
+pub(super) enum StoredPreflight {
+    /// The plan was frozen after it.
+    Over(Preflight),
+    /// It has begun, or not even that.
+    Unfinished { begun: bool, canaries: StoredCanaries },
+}
+
+impl StoredPreflight {
+    /// What `events` hold of the preflight `key`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if the journal is another duel's.
+    pub(super) fn read(events: Vec<JournalEvent>, key: Digest) -> Result<Self> {
+        let (mut begun, mut canaries) = (false, StoredCanaries::default());
+        for event in events {
+            match event {
+                JournalEvent::Preflight { key: theirs, .. } if theirs == key => begun = true,
+                JournalEvent::Opened { plan, .. } => {
+                    let planned = plan.canaries.map(|canaries| canaries.preflight);
+                    let ours = planned.filter(|preflight| preflight.key == key);
+                    return ours.map(Self::Over).ok_or_else(another_preflight);
+                }
+                JournalEvent::Preflight { .. } => return Err(another_preflight()),
+                event => canaries.keep(Series::Preflight, event),
+            }
+        }
+        Ok(Self::Unfinished { begun, canaries })
+    }
+}
+
+fn another_preflight() -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "ask the judges before the duel",
+        "the journal is that of another duel, or of other judges",
+    )
+    .with_hint("resume it with the settings, judges and tasks that it was begun with")
 }
 
 /// The answers to one question, of which the last counts.
@@ -97,12 +173,18 @@ impl Stored {
     /// [`ErrorKind::DataInvalid`] if it does not begin with its plan.
     pub(super) fn read(events: Vec<JournalEvent>, plan: &DuelPlan, digest: Digest) -> Result<Self> {
         let mut stored = Self::default();
+        let preflight = plan.canaries.as_ref().map(|canaries| canaries.preflight.key);
         for event in events {
             match event {
+                JournalEvent::Preflight { key, .. } if Some(key) == preflight => {}
+                JournalEvent::Preflight { .. } => return Err(another_preflight()),
                 JournalEvent::Opened { digest: theirs, .. } if theirs == digest => stored.opened = true,
                 JournalEvent::Opened { digest: theirs, plan: their_plan, .. } => {
                     return Err(another_duel(theirs, &their_plan, digest, plan));
                 }
+                JournalEvent::CanaryPrepared { series: Series::Preflight, .. }
+                | JournalEvent::CanaryAssessed { series: Series::Preflight, .. }
+                | JournalEvent::Failed { .. } => {}
                 _ if !stored.opened => {
                     return Err(Error::new(
                         ErrorKind::DataInvalid,
@@ -127,8 +209,8 @@ impl Stored {
                         sample.answers.entry((judge, order)).or_default().add(assessment);
                     }
                 }
-                JournalEvent::CanaryAssessed { canary, judge, order, assessment, .. } => {
-                    stored.canaries.entry((canary, judge, order)).or_default().add(assessment);
+                JournalEvent::CanaryPrepared { .. } | JournalEvent::CanaryAssessed { .. } => {
+                    stored.canaries.keep(Series::Planned, event);
                 }
                 JournalEvent::Prepared { sample, judge, text, .. } => {
                     let sample = stored.samples.entry(sample).or_default();
@@ -137,15 +219,15 @@ impl Stored {
                 JournalEvent::Ended { verdict, record } => {
                     stored.end(DuelReport { plan: digest, verdict: *verdict, record });
                 }
-                JournalEvent::Resumed | JournalEvent::Failed { .. } => {}
+                JournalEvent::Resumed => {}
             }
         }
         Ok(stored)
     }
 
-    /// Takes out judge `judge`'s answers to canary `canary`, in both orders.
-    pub(super) fn take_canary(&mut self, canary: u32, judge: usize) -> [StoredAnswer; 2] {
-        Order::BOTH.map(|order| self.canaries.remove(&(canary, judge as u32, order)).unwrap_or_default())
+    /// Takes out what judge `judge` has made of canary `canary`.
+    pub(super) fn take_canary(&mut self, canary: u32, judge: usize) -> StoredCanary {
+        self.canaries.take(canary, judge)
     }
 
     /// Takes out the answers to `sample`.
@@ -166,10 +248,9 @@ impl Stored {
 
     fn end(&mut self, report: DuelReport) {
         if matches!(report.verdict.outcome, Outcome::Void(_)) {
-            self.canaries.values_mut().for_each(StoredAnswer::forget_unless_scored);
-            for sample in self.samples.values_mut() {
-                sample.answers.values_mut().for_each(StoredAnswer::forget_unless_scored);
-            }
+            let canaries = self.canaries.0.values_mut().flat_map(|canary| &mut canary.answers);
+            let samples = self.samples.values_mut().flat_map(|sample| sample.answers.values_mut());
+            canaries.chain(samples).for_each(StoredAnswer::forget_unless_scored);
         } else {
             self.report = Some(report);
         }

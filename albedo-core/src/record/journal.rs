@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::JournalEvent;
 use super::blobs::{BlobIndex, TextRef, read_head};
 use super::canonical::check_format;
+use crate::backend::Usage;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A line of `journal.jsonl`.
@@ -20,6 +21,15 @@ pub struct JournalEntry {
 }
 
 impl JournalEvent {
+    /// What a judge's answer took, if a model was asked.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        match self {
+            Self::Prepared { usage, .. } | Self::CanaryPrepared { usage, .. } => *usage,
+            Self::Assessed { assessment, .. } | Self::CanaryAssessed { assessment, .. } => assessment.usage(),
+            _ => None,
+        }
+    }
+
     /// The text that a reader of the journal needs beside this event.
     pub(super) fn text(&self) -> Option<&TextRef> {
         match self {

@@ -1,7 +1,7 @@
-//! The door of one route: what its breaker and its limit allow, first come,
-//! first served.
+//! The door of one route: what its breaker and its limit allow, the request
+//! that was made first first, whichever of its tries it is.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,8 +30,8 @@ struct State {
     limit: Limit,
     /// Why the route is out of service until the operator has acted.
     stopped: Option<Stopped>,
-    queue: VecDeque<u64>,
-    next_ticket: u64,
+    /// The requests that wait, by number.
+    queue: BTreeSet<u64>,
 }
 
 /// An operator's error that holds for every call.
@@ -65,21 +65,25 @@ impl Gate {
             breaker: Breaker::new(breaker),
             limit: Limit::new(limit),
             stopped: None,
-            queue: VecDeque::new(),
-            next_ticket: 0,
+            queue: BTreeSet::new(),
         };
         Self { clock, state: Mutex::new(state), changed: Notify::new() }
     }
 
-    /// Waits for a place. An open circuit and a pause that the provider asked for
+    /// Waits for a place for request number `request`; of those that wait the
+    /// lowest goes first. An open circuit and a pause that the provider asked for
     /// are waited out as long as they end by `patience`; else the call is turned
     /// away.
-    pub(super) async fn enter(&self, patience: Duration) -> Result<Pass<'_>, Refusal> {
-        let place = Place::new(self);
+    ///
+    /// A try after a failure does not queue up behind requests that were made
+    /// later: they would all be served before it, and what fails again and again
+    /// would be all that is left in the end, where it looks like a dead route.
+    pub(super) async fn enter(&self, request: u64, patience: Duration) -> Result<Pass<'_>, Refusal> {
+        let place = Place::new(self, request);
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
-            match self.step(place.ticket, patience) {
+            match self.step(place.request, patience) {
                 Step::Go => return Ok(Pass { gate: self, sent: self.clock.now(), told: false }),
                 Step::Turn(refusal) => return Err(refusal),
                 Step::Wait(None) => changed.await,
@@ -106,7 +110,7 @@ impl Gate {
         }
     }
 
-    fn step(&self, ticket: u64, patience: Duration) -> Step {
+    fn step(&self, request: u64, patience: Duration) -> Step {
         let now = self.clock.now();
         let mut state = self.state();
         if let Some(Stopped { kind, operation, message, hint, context }) = &state.stopped {
@@ -137,7 +141,7 @@ impl Gate {
         if let Some(until) = state.limit.paused(now) {
             return closed(ErrorKind::RateLimited, "it asked for a pause", until);
         }
-        if !state.limit.has_room() || state.queue.front() != Some(&ticket) {
+        if !state.limit.has_room() || state.queue.first() != Some(&request) {
             return Step::Wait(None);
         }
         state.breaker.enter();
@@ -150,26 +154,22 @@ impl Gate {
     }
 }
 
-/// A call's place in the queue.
+/// A request's place in the queue.
 struct Place<'a> {
     gate: &'a Gate,
-    ticket: u64,
+    request: u64,
 }
 
 impl<'a> Place<'a> {
-    fn new(gate: &'a Gate) -> Self {
-        let mut state = gate.state();
-        state.next_ticket += 1;
-        let ticket = state.next_ticket;
-        state.queue.push_back(ticket);
-        drop(state);
-        Self { gate, ticket }
+    fn new(gate: &'a Gate, request: u64) -> Self {
+        gate.state().queue.insert(request);
+        Self { gate, request }
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.gate.state().queue.retain(|&ticket| ticket != self.ticket);
+        self.gate.state().queue.remove(&self.request);
         self.gate.changed.notify_waiters();
     }
 }

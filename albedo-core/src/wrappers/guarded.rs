@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -19,7 +20,7 @@ use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::identity::Identity;
-use crate::judge::{Assessment, Comparison, Judge, Metric, Needs, Preparation};
+use crate::judge::{Assessment, Comparison, Judge, Metric, Needs, Preparation, Prepared};
 use crate::rng::derive_seed;
 
 const OPEN: &str = "open the routes";
@@ -85,7 +86,8 @@ impl<S: ?Sized + Send + Sync + 'static> Guarded<S> {
         let gate =
             || Arc::new(Gate::new(Arc::clone(&surroundings.clock), guards.breaker, guards.concurrency));
         let order = routes.into_iter().map(|route| (route, gate())).collect();
-        Ok(Self { routes: Arc::new(Routes { order, guards, surroundings }), first })
+        let routes = Routes { order, guards, surroundings, requests: AtomicU64::new(0) };
+        Ok(Self { routes: Arc::new(routes), first })
     }
 }
 
@@ -177,10 +179,10 @@ impl Judge for Guarded<dyn Judge> {
         self.routes.call(COMPARE, key, &ask, cx).await
     }
 
-    async fn prepare(&self, request: &Preparation, cx: &CallContext) -> Result<String> {
+    async fn prepare(&self, request: &Preparation, cx: &CallContext) -> Result<Prepared> {
         let key = || derive_seed("albedo preparation", &[request.fence.as_bytes()]);
         let preparation = Arc::new(request.clone());
-        let ask = move |judge: Arc<dyn Judge>, cx| -> BoxFuture<'static, Result<String>> {
+        let ask = move |judge: Arc<dyn Judge>, cx| -> BoxFuture<'static, Result<Prepared>> {
             let preparation = Arc::clone(&preparation);
             Box::pin(async move { judge.prepare(&preparation, &cx).await })
         };

@@ -17,10 +17,12 @@ const LONGEST_PAUSE: f64 = 5.0;
 /// by one in that time from there (Chiu and Jain, *Analysis of the increase and
 /// decrease algorithms for congestion avoidance*, 1989).
 ///
-/// It shrinks with every round of refusals. Once a call is answered again, it is
-/// back at one decrease from where it was after one such round (too many calls
-/// were under way), and where it was after several (nobody was served: a storm,
-/// which says nothing about how many are too many).
+/// It shrinks with every round of refusals: in the first (too many calls were under
+/// way) by one decrease, but not below what was being served all the same, for a
+/// provider that takes six at a time is found out by a seventh again and again, and
+/// must not be left at four for that. Once a call is answered again, it stays there,
+/// or is back where it was if there were several rounds (nobody was served: a
+/// storm, which says nothing about how many are too many).
 #[derive(Debug)]
 pub(super) struct Limit {
     settings: ConcurrencySettings,
@@ -30,6 +32,8 @@ pub(super) struct Limit {
     threshold: f64,
     /// Where it was before the refusals now.
     before: f64,
+    /// Calls under way that were not refused then, as far as is known.
+    served: u32,
     /// Wishes about calls begun before the last decrease are old news.
     decreased: Option<Duration>,
     /// Decreases since a call was last answered.
@@ -46,6 +50,7 @@ impl Limit {
             size: f64::from(settings.initial),
             threshold: f64::from(settings.max),
             before: f64::from(settings.initial),
+            served: 0,
             settings,
             in_flight: 0,
             decreased: None,
@@ -88,37 +93,49 @@ impl Limit {
     pub(super) fn began(&mut self, sent: Duration) -> bool {
         let over = self.rounds > 0 && self.decreased.is_some_and(|decreased| sent >= decreased);
         if over {
-            self.threshold =
-                if self.rounds == 1 { self.before * self.settings.decrease } else { self.before };
+            self.threshold = match self.rounds {
+                1 => self.after_one_round(),
+                _ => self.before,
+            };
             self.size = self.size.max(self.threshold);
             self.rounds = 0;
         }
         over
     }
 
-    /// A call that was sent at `sent` succeeded; only a limit that is in use grows.
+    /// A call that was sent at `sent` succeeded; only a limit that is in use grows,
+    /// and none while calls are being refused.
     pub(super) fn succeeded(&mut self, sent: Duration) {
         self.began(sent);
-        if self.in_flight >= self.current() {
+        if self.rounds == 0 && self.in_flight >= self.current() {
             let step = if self.size < self.threshold { 1.0 } else { 1.0 / self.size };
             self.size = (self.size + step).min(f64::from(self.settings.max));
         }
     }
 
-    /// The provider refused a call that was sent at `sent`, and may have said
-    /// how long to wait.
+    /// The provider refused a call that was sent at `sent` and is still counted as
+    /// under way, and may have said how long to wait.
     pub(super) fn refused(&mut self, sent: Duration, now: Duration, pause: Option<Duration>) {
         if self.decreased.is_none_or(|decreased| sent >= decreased) {
             if self.rounds == 0 {
                 self.before = self.size;
+                self.served = u32::MAX;
             }
             self.decreased = Some(now);
             self.rounds += 1;
             self.size = (self.size * self.settings.decrease).max(1.0);
         }
+        self.served = self.served.min(self.in_flight.saturating_sub(1));
+        if self.rounds == 1 {
+            self.size = self.after_one_round();
+        }
         let grown = PAUSE * PAUSE_GROWS.powi(self.rounds.saturating_sub(1).min(64) as i32);
         let pause = pause.unwrap_or_else(|| secs(grown.min(LONGEST_PAUSE)));
         self.paused_until = self.paused_until.max(now + pause);
+    }
+
+    fn after_one_round(&self) -> f64 {
+        (self.before * self.settings.decrease).max(f64::from(self.served)).max(1.0)
     }
 
     /// The provider told its limit.
@@ -158,14 +175,19 @@ mod tests {
         assert_eq!(limit.current(), 16, "no more than the most");
         for _ in 0..5 {
             limit.refused(SECOND, SECOND * 2, None);
+            limit.leave();
         }
-        assert_eq!(limit.current(), 8, "one decrease for all that were sent before it");
+        assert_eq!(limit.current(), 11, "one decrease, but not below the eleven that were served");
+        limit.in_flight = 11;
+        limit.succeeded(SECOND);
+        assert_eq!(limit.current(), 11, "no growth while calls are refused");
         limit.refused(SECOND * 3, SECOND * 4, None);
-        assert_eq!(limit.current(), 4, "the storm goes on");
+        assert_eq!(limit.current(), 5, "the storm goes on");
         limit.began(SECOND * 3);
-        assert_eq!(limit.current(), 4, "a call from before the last refusal tells nothing");
+        assert_eq!(limit.current(), 5, "a call from before the last refusal tells nothing");
         limit.began(SECOND * 4);
         assert_eq!(limit.current(), 16, "nothing went through: it was a storm");
+        limit.in_flight = 5;
         limit.refused(SECOND * 4, SECOND * 5, None);
         limit.began(SECOND * 5);
         window(&mut limit);

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::backend::{Completion, TokenScores, Usage};
 use crate::error::{Error, ErrorKind, Fault, Result, Retry};
-use crate::judge::Assessment;
+use crate::judge::{Assessment, Prepared};
 
 /// An answer that may tell what it cost.
 pub(super) trait Billed {
@@ -25,16 +25,13 @@ impl Billed for Vec<TokenScores> {
 
 impl Billed for Assessment {
     fn usage(&self) -> Option<Usage> {
-        match self {
-            Self::Scored { usage, .. } | Self::Unreadable { usage, .. } => *usage,
-            Self::Abstained { .. } => None,
-        }
+        Self::usage(self)
     }
 }
 
-impl Billed for String {
+impl Billed for Prepared {
     fn usage(&self) -> Option<Usage> {
-        None
+        self.usage
     }
 }
 
@@ -44,6 +41,8 @@ impl Billed for String {
 /// Tries that fail or are given up may cost something that nobody tells.
 #[derive(Debug)]
 pub struct Meter {
+    /// The key that sets the budget, for errors.
+    key: &'static str,
     budget_usd: Option<f64>,
     spent: Mutex<Spent>,
 }
@@ -51,14 +50,19 @@ pub struct Meter {
 #[derive(Debug, Default)]
 struct Spent {
     usd: f64,
-    /// A route whose answer told no price.
+    /// Whose answer told no price.
     unpriced: Option<String>,
 }
 
 impl Meter {
     /// A meter at 0.
     pub fn new(budget_usd: Option<f64>) -> Self {
-        Self { budget_usd, spent: Mutex::default() }
+        Self::named("budget_usd", budget_usd)
+    }
+
+    /// A meter at 0 whose budget the setting `key` holds.
+    pub(crate) fn named(key: &'static str, budget_usd: Option<f64>) -> Self {
+        Self { key, budget_usd, spent: Mutex::default() }
     }
 
     /// What the answers so far cost, in US dollars.
@@ -70,39 +74,45 @@ impl Meter {
     ///
     /// # Errors
     /// The operator's and final: the budget is used up, or cannot be kept
-    /// because a route tells no prices.
-    pub(super) fn check(&self) -> Result<()> {
+    /// because somebody tells no prices.
+    pub(crate) fn check(&self) -> Result<()> {
         let Some(budget) = self.budget_usd else { return Ok(()) };
-        let spent = self.spent();
-        let refused = |kind, message: String, hint: &str| {
+        let (spent, key) = (self.spent(), self.key);
+        let refused = |kind, message: String, hint: String| {
             let error = Error::new(kind, "keep the budget", message).with_hint(hint);
             Err(error.with_fault(Fault::Operator).with_retry(Retry::Never))
         };
-        if let Some(route) = &spent.unpriced {
+        if let Some(who) = &spent.unpriced {
             return refused(
                 ErrorKind::ConfigInvalid,
-                format!("route `{route}` does not tell what its answers cost"),
-                "set its `price`, or leave `budget_usd` out",
+                format!("`{who}` does not tell what its answers cost"),
+                format!("set the `price` of its backend, or leave `{key}` out"),
             );
         }
         if spent.usd >= budget {
             return refused(
                 ErrorKind::ResourceExhausted,
                 format!("{:.4} US dollars are spent of {budget}", spent.usd),
-                "raise `budget_usd` and resume: what was answered is kept",
+                format!("raise `{key}`: what was answered is kept"),
             );
         }
         Ok(())
     }
 
-    /// Counts an answer of `route`.
-    pub(super) fn count(&self, route: &str, usage: Option<Usage>) {
+    /// Counts an answer of `who`.
+    pub(crate) fn count(&self, who: &str, usage: Option<Usage>) {
         let Some(usage) = usage else { return };
         let mut spent = self.spent();
         match usage.price_usd {
             Some(usd) => spent.usd += usd,
-            None => _ = spent.unpriced.get_or_insert_with(|| route.to_owned()),
+            None => _ = spent.unpriced.get_or_insert_with(|| who.to_owned()),
         }
+    }
+
+    /// Counts an answer of an earlier run, whose price nobody can tell any more
+    /// if it is not there.
+    pub(crate) fn count_earlier(&self, usage: Usage) {
+        self.spent().usd += usage.price_usd.unwrap_or_default();
     }
 
     fn spent(&self) -> std::sync::MutexGuard<'_, Spent> {

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -73,6 +74,15 @@ pub(super) struct Routes<S: ?Sized> {
     pub(super) order: Vec<(Route<S>, Arc<Gate>)>,
     pub(super) guards: Guards,
     pub(super) surroundings: Surroundings,
+    /// Requests made so far: the number of the next.
+    pub(super) requests: AtomicU64,
+}
+
+/// A request: its number, and what is asked of a route for it.
+struct Request<'a, S: ?Sized, T> {
+    number: u64,
+    ask: &'a Ask<S, T>,
+    cx: &'a CallContext,
 }
 
 /// Why a route gave no answer.
@@ -95,13 +105,14 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
         cx: &CallContext,
     ) -> Result<T> {
         let clock = &*self.surroundings.clock;
-        let call = retry(&self.guards.retry, clock, key, || self.pass(ask, cx));
+        let request = Request { number: self.requests.fetch_add(1, Ordering::Relaxed), ask, cx };
+        let call = retry(&self.guards.retry, clock, key, || self.pass(&request));
         cx.run(operation, call).await?
     }
 
     /// Asks the routes in order until one answers. With one route, or where all
     /// turn the call away, it waits for the first that opens.
-    async fn pass<T: Billed + Send>(&self, ask: &Ask<S, T>, cx: &CallContext) -> Result<T> {
+    async fn pass<T: Billed + Send>(&self, request: &Request<'_, S, T>) -> Result<T> {
         let clock = &self.surroundings.clock;
         let latest = clock.now() + secs(self.guards.retry.give_up_secs);
         let patience = if self.order.len() == 1 { latest } else { Duration::ZERO };
@@ -111,7 +122,7 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
         loop {
             if running.is_empty() {
                 let Some(route) = waiting.next() else { break };
-                running.push(self.ask_route(route, patience, ask, cx));
+                running.push(self.ask_route(route, patience, request));
             }
             let hedge = match self.guards.hedge_after_secs {
                 Some(after) if !waiting.is_empty() => clock.sleep_until(clock.now() + secs(after)),
@@ -123,12 +134,12 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
                 Either::Left((Some((route, Err(failure))), _)) => failures.push((route, failure)),
                 Either::Left((None, _)) => {}
                 Either::Right(_) => {
-                    running.extend(waiting.next().map(|route| self.ask_route(route, patience, ask, cx)));
+                    running.extend(waiting.next().map(|route| self.ask_route(route, patience, request)));
                 }
             }
         }
         let error = match first_to_open(&failures) {
-            Some(route) => match self.ask_route(route, latest, ask, cx).await {
+            Some(route) => match self.ask_route(route, latest, request).await {
                 (_, Ok(answer)) => return Ok(answer),
                 (_, Err(failure)) => failure.into_error(),
             },
@@ -142,8 +153,7 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
         &self,
         index: usize,
         patience: Duration,
-        ask: &Ask<S, T>,
-        cx: &CallContext,
+        request: &Request<'_, S, T>,
     ) -> (usize, Result<T, Failure>) {
         let (route, gate) = &self.order[index];
         let named = |error: Error| error.with("route", &route.name);
@@ -151,7 +161,7 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
             let Surroundings { clock, meter, .. } = &self.surroundings;
             meter.check().map_err(Failure::Final)?;
             let queued = clock.now();
-            let pass = gate.enter(patience).await.map_err(|Refusal { error, opens }| {
+            let pass = gate.enter(request.number, patience).await.map_err(|Refusal { error, opens }| {
                 Failure::TurnedAway(Refusal { error: named(error), opens })
             })?;
             // Others may have spent the rest meanwhile.
@@ -165,10 +175,10 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
             };
             let call = |cx: CallContext| async move {
                 let target = route.target(&cx).await?;
-                ask(target, cx).await
+                (request.ask)(target, cx).await
             };
             let (hearing, sent) = (Arc::clone(gate), pass.sent());
-            let cx = cx.with_listener(move |signal| hearing.hear(sent, signal));
+            let cx = request.cx.with_listener(move |signal| hearing.hear(sent, signal));
             let Timed { result, first_token } = within(&self.guards.deadlines, clock, &cx, call).await;
             pass.ended(&result);
             if let Ok(answer) = &result {

@@ -20,6 +20,7 @@ const SAMPLES: u64 = 128;
 const ORDERS: u64 = 2;
 
 /// One day of the providers.
+#[derive(Clone)]
 pub(crate) struct Day {
     pub(crate) name: &'static str,
     /// The route asked first.
@@ -67,8 +68,8 @@ fn usual() -> ChaosScript {
 pub(crate) fn days() -> Vec<Day> {
     let mut guards = Guards::default();
     guards.concurrency = ConcurrencySettings { initial: 4, max: 8, ..guards.concurrency };
-    guards.deadlines.first_token_secs = Some(15.0);
-    guards.deadlines.stall_secs = Some(15.0);
+    guards.deadlines.first_token_secs = Some(10.0);
+    guards.deadlines.stall_secs = Some(10.0);
     let storm = |from_secs, until_secs, tells| Storm { from_secs, until_secs, tells };
     let day = |name, first| Day { name, first, second: None, guards };
     let fallback = |name, first| Day { second: Some(usual()), ..day(name, first) };
@@ -103,12 +104,12 @@ pub(crate) fn days() -> Vec<Day> {
     ]
 }
 
-/// Lives through `day`.
-pub(crate) fn live(day: &Day) -> Outcome {
+/// Lives through `day` as the script of `year` has it.
+pub(crate) fn live(day: &Day, year: u64) -> Outcome {
     let virtual_clock = VirtualClock::new();
     let clock: Arc<dyn Clock> = Arc::new(virtual_clock.clone());
     let (mut sessions, mut models, mut expected) = (vec![], vec![], Duration::ZERO);
-    for seed in 0..MODELS {
+    for seed in (0..MODELS).map(|model| year * MODELS + model) {
         let chaos = |script: &ChaosScript| {
             let script = ChaosScript { seed, ..script.clone() };
             Arc::new(Chaos::new(Arc::new(Canned::new()), script, Arc::clone(&clock)))

@@ -1,11 +1,22 @@
-//! A reply: whatever it is, neither the fence nor a template token gets through.
+//! A reply: whatever it is, neither the fence nor a template token nor a character
+//! that hides something gets through, and what is shown keeps to its budget.
 #![no_main]
 
 use albedo_judges::defence::{Budget, Defence};
 use libfuzzer_sys::fuzz_target;
 
+const FENCE: &str = "0123456789ab";
+
+/// Characters of the note about what was left out, at most.
+const NOTE: usize = 60;
+
 fuzz_target!(|reply: &str| {
-    let defence = Defence { budget: Budget::default(), fence: "0123456789ab".into() };
-    let shown = defence.reply(reply).text;
-    assert!(!shown.contains("0123456789ab") && !shown.contains("<|im_end|>"));
+    for reply_chars in [Budget::default().reply_chars, 200] {
+        let budget = Budget { reply_chars, ..Budget::default() };
+        let shown = Defence { budget, fence: FENCE.into() }.reply(reply).text;
+        for hidden in [FENCE, "<|im_end|>", "[INST]", "</s>", "\u{200b}", "\u{202e}", "\u{e0041}"] {
+            assert!(!shown.contains(hidden), "{hidden:?}");
+        }
+        assert!(shown.chars().count() <= reply_chars + NOTE);
+    }
 });

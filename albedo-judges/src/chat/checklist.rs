@@ -13,7 +13,7 @@ use std::sync::Arc;
 use albedo_core::backend::ResponseFormat;
 use albedo_core::{
     CallContext, Comparison, Error, ErrorKind, GenerateRequest, Message, MessageRole, Metric, ModelSession,
-    PluginConfig, Preparation, Result, Sampling, Score,
+    PluginConfig, Preparation, Prepared, Result, Sampling, Score,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -219,7 +219,7 @@ impl Checklist {
         request: &Preparation,
         budget: Budget,
         cx: &CallContext,
-    ) -> Result<String> {
+    ) -> Result<Prepared> {
         let operation = "write a checklist";
         let (Some(writer), Some(config)) = (&self.writer, &self.config.writer) else {
             return Err(Error::bug(operation, "there is nobody to write it"));
@@ -262,7 +262,7 @@ impl Checklist {
         if items.len() < config.fewest || self.config.total(&items) <= 0.0 {
             return Err(unusable("too few of its questions can be used").with("questions", items.len()));
         }
-        Ok(json!(items).to_string())
+        Ok(Prepared { text: json!(items).to_string(), usage: Some(completion.usage) })
     }
 
     fn items(&self, request: &Comparison) -> Result<Vec<Item>> {

@@ -300,7 +300,7 @@ async fn a_checklist_is_written_once_and_shared() {
         fence: request.marks.fence,
     };
     let written = judge.prepare(&preparation, &cx).await.expect("writes");
-    request.preparation = Some(written);
+    request.preparation = Some(written.text);
     let prompt = judge.prompt(&request).expect("asks").expect("a prompt");
     assert!(prompt[1].content.contains("q1: Does it look for the cause?\nq2: Does it do one thing only?\n"));
     let answer = judge.compare(&request, &cx).await.expect("answers");

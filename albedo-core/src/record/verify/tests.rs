@@ -346,8 +346,8 @@ impl crate::Judge for Evident {
         crate::Needs { preparation: true, ..crate::Needs::default() }
     }
 
-    async fn prepare(&self, request: &crate::Preparation, _: &CallContext) -> Result<String> {
-        Ok(format!("[\"is it {}?\"]", request.fence.short()))
+    async fn prepare(&self, request: &crate::Preparation, _: &CallContext) -> Result<crate::Prepared> {
+        Ok(crate::Prepared { text: format!("[\"is it {}?\"]", request.fence.short()), usage: None })
     }
 
     async fn compare(&self, request: &crate::Comparison, _: &CallContext) -> Result<Assessment> {

@@ -1,0 +1,262 @@
+//! Calls to models and judges: tried again, paid from one budget, and in the
+//! journal before they are used.
+
+use std::time::Duration;
+
+use futures::TryFutureExt;
+
+use super::budget::Budget;
+use super::stored::{StoredAnswer, StoredCanary};
+use super::{DuelEvent, Observer};
+use crate::backend::{FinishReason, Message};
+use crate::canary::{CanaryDraw, Series};
+use crate::context::CallContext;
+use crate::digest::Digest;
+use crate::draw::Sample;
+use crate::error::{Error, ErrorKind, Fault, Result, Retry};
+use crate::judge::{Assessment, Candidate, Comparison, Judge, Preparation};
+use crate::marks::{DuelSecret, JudgementKey, Marks, Question};
+use crate::panel::Order;
+use crate::plan::JudgePlan;
+use crate::record::{Call, JournalEvent, RecordStore};
+
+/// Pause before the second try of a failed call; doubled for each further one.
+const BACKOFF: Duration = Duration::from_millis(250);
+
+/// What all calls of a duel, or of its preflight, have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Asking<'a> {
+    pub(super) store: &'a dyn RecordStore,
+    pub(super) observer: &'a dyn Observer,
+    pub(super) cx: &'a CallContext,
+    pub(super) budget: &'a Budget,
+    /// Tries of a call, and answers to a question that nobody can read.
+    pub(super) call_tries: u32,
+    pub(super) secret: DuelSecret,
+    /// What marks are made for: the plan's digest, or the preflight's key.
+    pub(super) key: Digest,
+    /// Which canaries are asked.
+    pub(super) series: Series,
+}
+
+/// A judge, and its place on the panel (in a preflight: in the settings).
+#[derive(Clone, Copy)]
+pub(super) struct Panelist<'a> {
+    pub(super) judge: &'a dyn Judge,
+    pub(super) plan: &'a JudgePlan,
+    pub(super) place: u32,
+}
+
+/// What a judge is asked, and the sample that it is or stands before.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) question: Question,
+    /// None before the plan is frozen.
+    pub(super) sample: Option<u32>,
+}
+
+/// What came of calls; an error once infrastructure has failed for good.
+pub(super) type Tried<T> = std::result::Result<T, Error>;
+
+/// The answer that stands.
+pub(super) struct Standing {
+    /// Which of the answers to its question it is, from 1.
+    pub(super) asked: u32,
+    pub(super) assessment: Assessment,
+}
+
+impl Asking<'_> {
+    /// The answer to a question. One that nobody can read is journalled too, and
+    /// the question asked again with the next nonce, as often as the limits allow.
+    pub(super) async fn answer(
+        &self,
+        Asked { question, sample }: Asked,
+        panelist: Panelist<'_>,
+        order: Order,
+        comparison: impl Fn(Marks) -> Comparison,
+        mut stored: StoredAnswer,
+    ) -> Result<Tried<Standing>> {
+        let Panelist { judge: asked, plan, place: judge } = panelist;
+        let key = JudgementKey { plan: self.key, question, judge: &plan.identity, order };
+        let call = match question {
+            Question::Sample(_) => Call::Assessment { judge, order },
+            Question::Canary(canary) => Call::Canary { canary, judge, order },
+        };
+        loop {
+            if let Some(assessment) = stored.standing(self.call_tries) {
+                return Ok(Ok(Standing { asked: stored.asked(), assessment: assessment.clone() }));
+            }
+            let paying = self.budget.enter().await?;
+            let comparison = comparison(self.secret.marks(&key, stored.asked() + 1)?);
+            let attempt = || compare(asked, plan, &comparison, self.cx);
+            let (call_try, assessment) = match self.tries(sample, call, attempt).await? {
+                Ok(answered) => answered,
+                Err(error) => return Ok(Err(error)),
+            };
+            let spent = assessment.usage().map(|usage| paying.paid(&plan.identity.name, usage));
+            stored.add(assessment.clone());
+            let event = match question {
+                Question::Sample(sample) => {
+                    JournalEvent::Assessed { sample, judge, order, call_try, assessment }
+                }
+                Question::Canary(canary) => {
+                    let series = self.series;
+                    JournalEvent::CanaryAssessed { series, canary, judge, order, call_try, assessment }
+                }
+            };
+            self.store.append(event, vec![]).await?;
+            if let Question::Sample(sample) = question {
+                self.observer.on(&DuelEvent::Assessed { sample, judge, order });
+            }
+            self.spent(spent);
+        }
+    }
+
+    /// What a judge writes before it sees the replies, journalled, if it needs
+    /// anything.
+    pub(super) async fn preparation(
+        &self,
+        Asked { question, sample }: Asked,
+        Panelist { judge: asked, plan, place: judge }: Panelist<'_>,
+        messages: &[Message],
+        reference: &str,
+        stored: Option<String>,
+    ) -> Result<Tried<Option<String>>> {
+        if !asked.needs().preparation || stored.is_some() {
+            return Ok(Ok(stored));
+        }
+        let request = Preparation {
+            messages: messages.to_vec(),
+            reference: reference.to_owned(),
+            fence: self.secret.fence(self.key, question),
+        };
+        let paying = self.budget.enter().await?;
+        let named = |error: Error| error.with("judge", &plan.identity.name);
+        let attempt = || asked.prepare(&request, self.cx).map_err(named);
+        let (call_try, prepared) = match self.tries(sample, Call::Preparation { judge }, attempt).await? {
+            Ok(prepared) => prepared,
+            Err(error) => return Ok(Err(error)),
+        };
+        let spent = prepared.usage.map(|usage| paying.paid(&plan.identity.name, usage));
+        let (text, usage) = (prepared.text.clone(), prepared.usage);
+        let event = match question {
+            Question::Sample(sample) => JournalEvent::Prepared { sample, judge, call_try, text, usage },
+            Question::Canary(canary) => {
+                let series = self.series;
+                JournalEvent::CanaryPrepared { series, canary, judge, call_try, text, usage }
+            }
+        };
+        self.store.append(event, vec![]).await?;
+        self.spent(spent);
+        Ok(Ok(Some(prepared.text)))
+    }
+
+    /// What a judge answers to canary `draw`, made from `known`, the better reply
+    /// first first.
+    pub(super) async fn canary(
+        &self,
+        draw: &CanaryDraw,
+        known: &Sample,
+        panelist: Panelist<'_>,
+        sample: Option<u32>,
+        StoredCanary { preparation, answers: [better_first, worse_first] }: StoredCanary,
+    ) -> Result<Tried<[Tried<Standing>; 2]>> {
+        let asked = Asked { question: Question::Canary(draw.canary), sample };
+        let prepared =
+            self.preparation(asked, panelist, &known.messages, &known.reference, preparation).await?;
+        let preparation = match prepared {
+            Ok(preparation) => preparation,
+            Err(error) => return Ok(Err(error)),
+        };
+        let [better, worse] = &draw.kind.pair(&known.reference).map(|text| Candidate {
+            text,
+            finish: FinishReason::Stop,
+            reference_scores: None,
+        });
+        let comparison = |first: &Candidate, second: &Candidate, marks| Comparison {
+            messages: known.messages.clone(),
+            reference: known.reference.clone(),
+            first: first.clone(),
+            second: second.clone(),
+            preparation: preparation.clone(),
+            marks,
+        };
+        let better_is_first = |marks| comparison(better, worse, marks);
+        let worse_is_first = |marks| comparison(worse, better, marks);
+        let (better_first, worse_first) = futures::try_join!(
+            self.answer(asked, panelist, Order::KingFirst, better_is_first, better_first),
+            self.answer(asked, panelist, Order::ChallengerFirst, worse_is_first, worse_first),
+        )?;
+        Ok(Ok([better_first, worse_first]))
+    }
+
+    fn spent(&self, usd: Option<f64>) {
+        if let Some(usd) = usd {
+            self.observer.on(&DuelEvent::Spent { usd });
+        }
+    }
+
+    /// Calls until there is an answer, with the number of the try that gave it.
+    /// Everybody's faults but infrastructure's end the duel.
+    pub(super) async fn tries<T, F: Future<Output = Result<T>>>(
+        &self,
+        sample: Option<u32>,
+        call: Call,
+        attempt: impl Fn() -> F,
+    ) -> Result<Tried<(u32, T)>> {
+        let mut call_try = 1;
+        loop {
+            let error = match attempt().await {
+                Ok(answer) => return Ok(Ok((call_try, answer))),
+                Err(error) => error,
+            };
+            if error.kind() == ErrorKind::Cancelled {
+                return Err(error);
+            }
+            let event = JournalEvent::Failed {
+                sample,
+                call,
+                call_try,
+                kind: error.kind(),
+                fault: error.fault(),
+                message: error.to_string(),
+            };
+            self.store.append(event, vec![]).await?;
+            self.observer.on(&DuelEvent::Failed { sample, call_try, error: &error });
+            if error.fault() != Fault::Infrastructure {
+                return Err(match sample {
+                    Some(sample) => error.with("sample", sample),
+                    None => error,
+                });
+            }
+            if call_try == self.call_tries {
+                return Ok(Err(error));
+            }
+            let pause = match error.retry() {
+                Retry::Backoff => BACKOFF * 2_u32.saturating_pow(call_try - 1),
+                Retry::After(pause) => pause,
+                Retry::Never | Retry::Exhausted { .. } => return Ok(Err(error)),
+            };
+            self.cx.run("wait before the next try", tokio::time::sleep(pause)).await?;
+            call_try += 1;
+        }
+    }
+}
+
+/// `judge`'s answer, which has a score for exactly its planned metrics.
+async fn compare(
+    judge: &dyn Judge,
+    plan: &JudgePlan,
+    comparison: &Comparison,
+    cx: &CallContext,
+) -> Result<Assessment> {
+    let named = |error: Error| error.with("judge", &plan.identity.name);
+    let assessment = judge.compare(comparison, cx).await.map_err(named)?;
+    match &assessment {
+        Assessment::Scored { scores, .. } if !scores.keys().eq(&plan.metrics) => {
+            let why = "the judge scored other metrics than its own";
+            Err(named(Error::new(ErrorKind::Protocol, "compare the replies", why)))
+        }
+        _ => Ok(assessment),
+    }
+}

@@ -1,0 +1,93 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::scripted::*;
+use super::*;
+use crate::backend::Usage;
+use crate::judge::{Assessment, Comparison};
+use crate::record::MemoryStore;
+
+/// An answer of [`fair`] for a quarter of a dollar.
+fn priced(comparison: &Comparison) -> Result<Assessment> {
+    paid_for(comparison, Some(0.25))
+}
+
+fn paid_for(comparison: &Comparison, price_usd: Option<f64>) -> Result<Assessment> {
+    let mut assessment = fair(comparison)?;
+    if let Assessment::Scored { usage, .. } = &mut assessment {
+        *usage = Some(Usage { prompt_tokens: 9, completion_tokens: 2, price_usd });
+    }
+    Ok(assessment)
+}
+
+/// The duel of two judges that answer `answer` within `budget_usd`.
+fn within(budget_usd: Option<f64>, answer: Answer) -> (Duel, [Arc<Asked>; 2]) {
+    let asked = ["one", "two"].map(|name| Asked::new(name, answer));
+    let settings = DuelSettings { limits: Limits { budget_usd, ..settings().limits }, ..settings() };
+    let judges = asked.each_ref().map(|judge| -> Arc<dyn Judge> { Arc::<Asked>::clone(judge) });
+    let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
+    let duel = Duel::new(&settings, king, challenger, Rows::shared(), judges.into()).expect("plans");
+    (duel, asked)
+}
+
+fn calls(judges: &[Arc<Asked>]) -> u32 {
+    judges.iter().map(|judge| judge.calls.load(Ordering::Relaxed)).sum()
+}
+
+fn answers(store: &MemoryStore) -> u32 {
+    store.journal().iter().filter(|event| matches!(event, JournalEvent::Assessed { .. })).count() as u32
+}
+
+#[tokio::test]
+async fn judges_share_one_budget_in_all_runs_and_lose_no_answer_when_it_is_used_up() {
+    let cx = CallContext::new();
+    let (whole, _) = within(None, priced);
+    let expected = whole.run(&MemoryStore::default(), &(), &cx).await.expect("runs");
+    let store = MemoryStore::default();
+    // Eight samples, two judges and two orders are 32 questions for 8 dollars.
+    for (budget, begins_with) in [(3.0, 0), (3.0, 12), (5.0, 12)] {
+        let (duel, judges) = within(Some(budget), priced);
+        let before = answers(&store);
+        assert!(before >= begins_with);
+        let spent = AtomicU32::new(0);
+        let observer = |event: &DuelEvent<'_>| {
+            if let DuelEvent::Spent { usd } = event {
+                spent.store((usd * 4.0) as u32, Ordering::Relaxed);
+            }
+        };
+        let error = duel.run(&store, &observer, &cx).await.expect_err("the budget is used up");
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::ResourceExhausted, Fault::Operator));
+        assert!(error.to_string().contains(&format!("US dollars are spent of {budget}")), "{error}");
+        assert!(
+            error.to_string().contains("raise `limits.budget_usd`: what was answered is kept"),
+            "{error}"
+        );
+        let after = answers(&store);
+        assert_eq!(calls(&judges), after - before, "what was paid is in the journal");
+        assert!(f64::from(after) * 0.25 >= budget && after < 32, "{after}");
+        if after > before {
+            assert_eq!(spent.into_inner(), after, "the dollars of earlier runs are counted");
+        }
+    }
+    let (duel, judges) = within(Some(8.0), priced);
+    let before = answers(&store);
+    let report = duel.run(&store, &(), &cx).await.expect("the budget is enough");
+    assert_eq!(calls(&judges), 32 - before, "nothing is asked twice");
+    assert_eq!(report, expected);
+}
+
+#[tokio::test]
+async fn a_budget_cannot_be_kept_by_a_judge_that_tells_no_price() {
+    let cx = CallContext::new();
+    let (duel, judges) = within(Some(5.0), |comparison| paid_for(comparison, None));
+    let store = MemoryStore::default();
+    let error = duel.run(&store, &(), &cx).await.expect_err("no price");
+    assert_eq!((error.kind(), error.fault()), (ErrorKind::ConfigInvalid, Fault::Operator));
+    assert!(error.to_string().contains("`one` does not tell what its answers cost"), "{error}");
+    assert_eq!(calls(&judges), answers(&store));
+    let (duel, _) = within(Some(0.0), fair);
+    let error = duel.run(&MemoryStore::default(), &(), &cx).await.expect_err("nothing may be spent");
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
+    // Offline judges cost nothing.
+    let (duel, _) = within(Some(1e-9), fair);
+    duel.run(&MemoryStore::default(), &(), &cx).await.expect("runs");
+}
