@@ -142,6 +142,28 @@ fn a_copy_is_rejected_under_every_disguise_and_training_is_not() {
     assert!(matches!(place.judge(None, &scaled), Finding::Clear(_)));
 }
 
+/// A disguise rounds the weights again, which moves them by as much.
+#[test]
+fn work_that_is_hardly_more_than_rounding_is_known_in_a_disguised_copy() {
+    let king = small();
+    let place = Place::new(&king);
+    let moved = |seed| {
+        let mut model = king.clone();
+        model.add_rank(6, 0.002, &mut Dice::new("trained", seed));
+        model.rounded()
+    };
+    let store = place.store(&[("rival", &moved(1))]);
+    let mut copy = moved(1);
+    DISGUISES[9].1(&mut copy, &mut Dice::new("all", 2));
+    let found = place.judge(Some(&store), &copy);
+    let Finding::Rejected(evidence) = &found else { panic!("{found:?}") };
+    let nearest = &evidence["nearest"][0];
+    let cosine = nearest["cosine"].as_f64().expect("a cosine");
+    assert!(cosine < 0.85 && evidence["reasons"].to_string().contains("the work is"), "{evidence}");
+    let found = place.judge(Some(&store), &moved(2));
+    assert!(!matches!(found, Finding::Rejected(_)), "{found:?}");
+}
+
 #[test]
 fn alignment_comes_to_the_same_sketch() {
     let king = small();
