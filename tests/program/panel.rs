@@ -84,22 +84,21 @@ impl<'a> Question<'a> {
 
 /// A duel of the demo pack before models `judges` of `server`, six samples.
 fn config(folder: &Path, server: &ScriptedServer, judges: &[&str], duel: &str) -> String {
-    let demo = demo();
-    let mut text = format!(
-        "king.path = {:?}\nchallenger.path = {:?}\ntasks = {{ name = \"parquet\", path = {:?} }}\n",
-        demo.join("models/king"),
-        demo.join("models/challenger"),
-        demo.join("tasks"),
-    );
-    for model in judges {
-        text += &format!(
+    let file = |name: &str| demo().join(name).to_str().expect("UTF-8").to_owned();
+    let judges = judges.iter().map(|model| {
+        format!(
             "[[judges]]\nname = \"chat\"\nlabel = {model:?}\nmodel = {model:?}\nbackend = {{ name = \"openai\", base_url = \
              {:?}, stream = false, price = {{ prompt_usd = 10000, completion_usd = 0 }} }}\n",
             server.base_url(),
-        );
-    }
-    text += &format!(
-        "[duel]\nsamples = 6\nseed = 3\nrule = {{ name = \"margin\" }}\ngeneration.max_new_tokens = 24\n{duel}\n"
+        )
+    });
+    let text = format!(
+        "king.path = {:?}\nchallenger.path = {:?}\ntasks = {{ name = \"parquet\", path = {:?} }}\n{}[duel]\nsamples = 6\n\
+         seed = 3\nrule = {{ name = \"margin\" }}\ngeneration.max_new_tokens = 24\n{duel}\n",
+        file("models/king"),
+        file("models/challenger"),
+        file("tasks"),
+        judges.collect::<String>(),
     );
     let path = folder.join("panel.toml");
     fs::write(&path, text).expect("writes");
@@ -297,18 +296,14 @@ async fn an_answer_that_comes_too_late_is_not_counted_beside_its_successor() {
         }
         let question = Question::read(seen);
         let mut held = held.lock().expect("unpoisoned");
-        match held.get(question.nonce) {
-            Some(first) => {
-                first.notify_one();
-                Answer::reply(&question.answer("tie"))
-            }
-            None => {
-                let release = Arc::new(Notify::new());
-                held.insert(question.nonce.to_owned(), Arc::clone(&release));
-                let late = Answer::events(&[]).act(Act::Wait(release));
-                late.act(Act::Send(question.answer("first").into_bytes()))
-            }
+        if let Some(first) = held.get(question.nonce) {
+            first.notify_one();
+            return Answer::reply(&question.answer("tie"));
         }
+        let release = Arc::new(Notify::new());
+        held.insert(question.nonce.to_owned(), Arc::clone(&release));
+        let late = Answer::events(&[]).act(Act::Wait(release));
+        late.act(Act::Send(question.answer("first").into_bytes()))
     });
     let (server, cx) = (server.await.expect("starts"), CallContext::new());
     let judge = json!({

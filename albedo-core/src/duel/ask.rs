@@ -93,7 +93,7 @@ impl Asking<'_> {
                 Ok(answered) => answered,
                 Err(error) => return Ok(Err(error)),
             };
-            let spent = assessment.usage().map(|usage| paying.paid(&plan.identity.name, usage));
+            let spent = paying.paid(&plan.identity.name, assessment.usage());
             stored.add(assessment.clone());
             let event = match question {
                 Question::Sample(sample) => {
@@ -137,7 +137,7 @@ impl Asking<'_> {
             Ok(prepared) => prepared,
             Err(error) => return Ok(Err(error)),
         };
-        let spent = prepared.usage.map(|usage| paying.paid(&plan.identity.name, usage));
+        let spent = paying.paid(&plan.identity.name, prepared.usage);
         let (text, usage) = (prepared.text.clone(), prepared.usage);
         let event = match question {
             Question::Sample(sample) => JournalEvent::Prepared { sample, judge, call_try, text, usage },

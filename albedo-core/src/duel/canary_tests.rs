@@ -62,7 +62,7 @@ impl Judge for Watched {
 struct Watchful(Arc<Asked>);
 
 impl Watchful {
-    fn new(name: &str, answer: Answer) -> Arc<dyn Judge> {
+    fn shared(name: &str, answer: Answer) -> Arc<dyn Judge> {
         Arc::new(Self(Asked::new(name, answer)))
     }
 }
@@ -269,7 +269,7 @@ async fn a_preflight_that_missed_the_quorum_asks_only_for_what_is_missing() {
     let late = |judge| -> Vec<Arc<dyn Judge>> {
         vec![Arc::<Watched>::clone(&steady), Arc::<Watched>::clone(&drunk), judge]
     };
-    let error = watched_in(&store, late(Watchful::new("late", down))).await.expect_err("no quorum");
+    let error = watched_in(&store, late(Watchful::shared("late", down))).await.expect_err("no quorum");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
     for words in
         ["drunk failed: constant, injected, swapped", "late gave no readable answer to", "it is down"]
@@ -286,7 +286,7 @@ async fn a_preflight_that_missed_the_quorum_asks_only_for_what_is_missing() {
             .value(),
         )
     };
-    let duel = watched_in(&store, late(Watchful::new("late", informed))).await.expect("plans");
+    let duel = watched_in(&store, late(Watchful::shared("late", informed))).await.expect("plans");
     let names: Vec<_> = duel.plan().judges.iter().map(|judge| judge.identity.name.as_str()).collect();
     assert_eq!(names, ["steady", "late"]);
     assert_eq!([&steady, &drunk].map(|judge| judge.calls.load(Ordering::Relaxed)), before);

@@ -140,11 +140,11 @@ fn reason(drawn: &[(CanaryDraw, Sample)], judge: &JudgePreflight, error: Option<
     };
     let mut reason = judge.judge.name.clone();
     for (outcome, words) in
-        [(CanaryOutcome::Failed, "failed"), (CanaryOutcome::Unanswered, "gave no readable answer to")]
+        [(CanaryOutcome::Failed, " failed: "), (CanaryOutcome::Unanswered, " gave no readable answer to: ")]
     {
         let kinds = of(outcome);
         if !kinds.is_empty() {
-            reason += &format!(" {words}: {kinds}");
+            reason.extend([words, &kinds]);
         }
     }
     match error {
