@@ -8,12 +8,14 @@ use albedo::judges::chat::{ChatConfig, ChatJudge};
 use albedo::prelude::*;
 use albedo::record::{JournalEvent, RecordLine, RecordedAnswer, VerifyOptions, verify_record};
 use albedo::{
-    Completion, Digest, FinishReason, GenerateRequest, Generated, Message, MessageRole, ModelInfo,
-    ScoreRequest, TaskRow, TaskSetInfo, TokenScores, Usage,
+    Completion, Digest, FinishReason, GenerateRequest, Generated, Message, ModelInfo, ScoreRequest,
+    TokenScores, Usage,
 };
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 use serde_json::json;
+
+use crate::numbers::Numbers;
 
 type Answer = Box<dyn Fn(&GenerateRequest) -> albedo::Result<String> + Send + Sync>;
 
@@ -102,27 +104,6 @@ fn identity(name: &str) -> Identity {
     Identity::new(name, "1", &()).expect("an identity")
 }
 
-/// A row an instance; the second message is the row's number.
-#[derive(Debug)]
-struct Numbers(TaskSetInfo);
-
-#[async_trait]
-impl TaskSource for Numbers {
-    fn info(&self) -> &TaskSetInfo {
-        &self.0
-    }
-
-    async fn row(&self, row: u64, _: &CallContext) -> albedo::Result<TaskRow> {
-        let messages = [
-            (MessageRole::System, "count".to_owned()),
-            (MessageRole::User, row.to_string()),
-            (MessageRole::Assistant, "recorded".to_owned()),
-        ];
-        let messages = messages.map(|(role, content)| Message::new(role, content)).into();
-        Ok(TaskRow { instance_id: row.to_string(), repo: "numbers".into(), messages })
-    }
-}
-
 /// Says its skill and the row, so that a judge can tell replies apart.
 async fn contestant(side: Side, skill: &'static str) -> Contestant {
     let model = Model::new(skill, move |request| {
@@ -144,7 +125,7 @@ fn chat(label: &str, model: Arc<Model>) -> Arc<dyn Judge> {
 async fn duel(sides: [&'static str; 2], judges: Vec<Arc<dyn Judge>>, samples: u32) -> Duel {
     let king = contestant(Side::King, sides[0]).await;
     let challenger = contestant(Side::Challenger, sides[1]).await;
-    let tasks = Numbers(TaskSetInfo { manifest: Digest::of("numbers"), rows: 500, unhashed: false });
+    let tasks = Numbers::new(500);
     let mut settings = DuelSettings { samples, ..DuelSettings::default() };
     settings.rule = Rule::by_name("margin").expect("a rule");
     settings.limits.samples_in_flight = 4;
@@ -353,8 +334,7 @@ async fn a_chat_judge_that_fails_its_canaries_is_not_on_the_panel() {
     ];
     let (cx, king, challenger) =
         (CallContext::new(), contestant(Side::King, "even").await, contestant(Side::Challenger, "odd").await);
-    let tasks: Arc<dyn TaskSource> =
-        Arc::new(Numbers(TaskSetInfo { manifest: Digest::of("numbers"), rows: 500, unhashed: false }));
+    let tasks: Arc<dyn TaskSource> = Arc::new(Numbers::new(500));
     let mut settings = DuelSettings { samples: 9, ..DuelSettings::default() };
     settings.rule = Rule::by_name("margin").expect("a rule");
     settings.canaries = Some(albedo::canary::CanarySettings { every: 4, preflight: 4, quorum: 2 });

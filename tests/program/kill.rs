@@ -15,11 +15,13 @@ use albedo::prelude::*;
 use albedo::record::{JournalEntry, JournalEvent};
 use albedo::rng::{Stream, Use};
 use albedo::{
-    Completion, Digest, FinishReason, GenerateRequest, Generated, Message, MessageRole, ModelInfo,
-    ScoreRequest, TaskRow, TaskSetInfo, TokenScores, Usage,
+    Completion, Digest, FinishReason, GenerateRequest, Generated, Message, ModelInfo, ScoreRequest,
+    TokenScores, Usage,
 };
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
+
+use crate::numbers::Numbers;
 
 /// Names the duel's folder to the process that is killed.
 const FOLDER: &str = "ALBEDO_KILL_FOLDER";
@@ -41,10 +43,6 @@ struct Echo {
 /// Loads [`Echo`]es by name.
 #[derive(Debug)]
 struct Echoes(Identity);
-
-/// A row an instance; the second message is the row's number.
-#[derive(Debug)]
-struct Numbers(TaskSetInfo);
 
 /// Writes every question down before it answers.
 #[derive(Debug)]
@@ -112,23 +110,6 @@ impl ModelSession for Echo {
 }
 
 #[async_trait]
-impl TaskSource for Numbers {
-    fn info(&self) -> &TaskSetInfo {
-        &self.0
-    }
-
-    async fn row(&self, row: u64, _: &CallContext) -> albedo::Result<TaskRow> {
-        let messages = [
-            (MessageRole::System, "count".to_owned()),
-            (MessageRole::User, row.to_string()),
-            (MessageRole::Assistant, "recorded".to_owned()),
-        ];
-        let messages = messages.map(|(role, content)| Message::new(role, content)).into();
-        Ok(TaskRow { instance_id: row.to_string(), repo: "numbers".into(), messages })
-    }
-}
-
-#[async_trait]
 impl Judge for Counted {
     fn identity(&self) -> &Identity {
         &self.identity
@@ -155,7 +136,7 @@ async fn duel(calls: &Path) -> Duel {
     let [king, challenger] = ["king", "challenger"].map(ModelSource::new);
     let king = Contestant::load(Side::King, &backend, &king, &cx).await.expect("loads");
     let challenger = Contestant::load(Side::Challenger, &backend, &challenger, &cx).await.expect("loads");
-    let tasks = Numbers(TaskSetInfo { manifest: Digest::of("numbers"), rows: 500, unhashed: false });
+    let tasks = Numbers::new(500);
     let judge = |name: &'static str| -> Arc<dyn Judge> {
         let calls = OpenOptions::new().create(true).append(true).open(calls).expect("opens");
         Arc::new(Counted { name, identity: identity(name), calls })

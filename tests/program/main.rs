@@ -11,6 +11,7 @@ mod judges;
 mod kill;
 mod loads;
 mod mistakes;
+mod numbers;
 mod panel;
 mod plugins;
 mod real_judge;
