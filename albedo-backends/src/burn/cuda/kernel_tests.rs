@@ -8,7 +8,7 @@ use half::bf16;
 
 use super::device::{Buffer, Gpu};
 use super::kernels::attention::TILE;
-use super::launch::{ByShares, Heads, Places, Pool, SlotSettings, Whole, splits};
+use super::launch::{ByShares, Heads, Places, Pool, Product, SlotSettings, Whole, splits};
 
 /// The GPU, or nothing where there is none.
 fn gpu() -> Option<Gpu> {
@@ -76,12 +76,74 @@ fn a_product_of_few_rows_is_right_and_its_bits_do_not_depend_on_the_settings() {
         for (settings, rows) in by_shares(width) {
             let count = 8 / settings.shares;
             let sums = gpu.upload(&vec![f32::NAN; count * rows * width]);
-            let out: Buffer<bf16> = gpu.upload(&vec![bf16::NAN; rows * width]);
-            gpu.product_of_shares(&weight_on, &x_on, &sums, &out, rows, k, width, settings).unwrap();
-            let values = gpu.read(&out).unwrap();
+            gpu.product_of_shares(&weight_on, &x_on, &sums, rows, k, width, settings).unwrap();
+            let values = rounded(&gpu.read(&sums).unwrap(), count);
             assert!(values.iter().all(|value| value.is_finite()), "{k} × {width}, {settings:?}");
             assert_eq!(values[..8 * width], whole, "{k} × {width}, {settings:?}");
         }
+    }
+}
+
+/// `[count, values]` sums of shares, added two and two.
+fn rounded(sums: &[f32], count: usize) -> Vec<bf16> {
+    if count == 1 {
+        return sums.iter().copied().map(bf16::from_f32).collect();
+    }
+    let pairs: Vec<f32> = sums
+        .chunks_exact(2 * sums.len() / count)
+        .flat_map(|pair| {
+            let (first, second) = pair.split_at(pair.len() / 2);
+            first.iter().zip(second).map(|(first, second)| first + second)
+        })
+        .collect();
+    rounded(&pairs, count / 2)
+}
+
+#[test]
+fn a_product_in_shares_is_read_as_the_rounded_one_is() {
+    let Some(gpu) = gpu() else { return };
+    let heads = Heads { queries: 4, kv: 2, dim: 64 };
+    let rows = 3;
+    // As wide as joined heads, and as gate and up.
+    let width = (heads.queries + 2 * heads.kv) * heads.dim;
+    let gain = gpu.upload(&numbers(width, 1));
+    let angles = gpu.upload(&numbers(200 * heads.dim / 2, 2));
+    for count in [4, 8] {
+        let shares = numbers(count * rows * width, 3 + count as u64);
+        let products = [
+            Product::Rounded(gpu.upload(&rounded(&shares, count))),
+            Product::InShares { sums: gpu.upload(&shares), count },
+        ];
+        let [rounded, shared] = products.map(|product| {
+            let residual = gpu.upload(&numbers(rows * width, 20));
+            let (normed, activated): (Buffer<bf16>, Buffer<bf16>) =
+                (gpu.empty(rows * width), gpu.empty(rows * width / 2));
+            let faults = gpu.upload(&[u32::MAX; 3]);
+            gpu.add_norm(&residual, Some(&product), &gain, &normed, &faults, rows, 1e-6, 0).unwrap();
+            gpu.silu_mul(&product, &activated, rows, width / 2).unwrap();
+            let cache = cache(&gpu, heads, 192, &[5, 64, 130]);
+            let queries: Buffer<bf16> = gpu.empty(rows * heads.queries * heads.dim);
+            let gains = gain.first(heads.dim);
+            gpu.qk_norm_rope_write_kv(
+                &product,
+                [&gains, &gains],
+                [&angles, &angles],
+                &cache.places,
+                &queries,
+                &cache.pool,
+                rows,
+                1e-6,
+                heads,
+            )
+            .unwrap();
+            // In pages there are places that no row has, and these are not numbers.
+            let bits =
+                |rows: &Buffer<bf16>| gpu.read(rows).unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            let results = [normed, activated, queries, cache.pool.keys, cache.pool.values];
+            (gpu.read(&residual).unwrap(), results.each_ref().map(bits))
+        });
+        assert!(rounded == shared, "{count} shares");
+        assert!(rounded.0.iter().all(|x| x.is_finite()));
     }
 }
 
@@ -92,6 +154,8 @@ fn by_shares(width: usize) -> Vec<(ByShares, usize)> {
         (4, 1, 8, 2, 1, 50),
         (2, 2, 4, 2, 2, 30),
         (4, 1, 16, 1, 1, 128),
+        (4, 1, 8, 8, 1, 100),
+        (2, 1, 4, 4, 2, 17),
         (1, 1, 2, 1, 4, 100),
     ]
     .into_iter()
@@ -298,8 +362,17 @@ fn rows_are_embedded_normed_and_activated() {
         let delta = halves(rows * width, 2, 1.0);
         let gain = numbers(width, 3);
         let out: Buffer<bf16> = gpu.empty(rows * width);
-        gpu.add_norm(&residual, Some(&gpu.upload(&delta)), &gpu.upload(&gain), &out, &faults, rows, eps, 4)
-            .unwrap();
+        gpu.add_norm(
+            &residual,
+            Some(&Product::Rounded(gpu.upload(&delta))),
+            &gpu.upload(&gain),
+            &out,
+            &faults,
+            rows,
+            eps,
+            4,
+        )
+        .unwrap();
         let (sums, normed) = (gpu.read(&residual).unwrap(), gpu.read(&out).unwrap());
         for row in 0..rows {
             let expected: Vec<f64> = (0..width)
@@ -318,7 +391,7 @@ fn rows_are_embedded_normed_and_activated() {
         for layer in [6, 7] {
             gpu.add_norm(
                 &residual,
-                Some(&gpu.upload(&broken)),
+                Some(&Product::Rounded(gpu.upload(&broken))),
                 &gpu.upload(&gain),
                 &out,
                 &faults,
@@ -331,7 +404,7 @@ fn rows_are_embedded_normed_and_activated() {
         assert_eq!(gpu.read(&faults).unwrap(), [u32::MAX, 6, u32::MAX, u32::MAX, u32::MAX]);
 
         let gate_up = halves(rows * 2 * width, 8, 4.0);
-        gpu.silu_mul(&gpu.upload(&gate_up), &out, rows, width).unwrap();
+        gpu.silu_mul(&Product::Rounded(gpu.upload(&gate_up)), &out, rows, width).unwrap();
         let expected = gate_up.chunks_exact(2 * width).flat_map(|row| {
             let (gate, up) = row.split_at(width);
             gate.iter().zip(up).map(|(g, u)| g.to_f64() / (1.0 + (-g.to_f64()).exp()) * u.to_f64())
@@ -352,7 +425,7 @@ fn heads_are_normed_rotated_and_stored() {
         let cache = cache(&gpu, heads, 192, &rows);
         let queries: Buffer<bf16> = gpu.empty(rows.len() * heads.queries * dim);
         gpu.qk_norm_rope_write_kv(
-            &gpu.upload(&qkv),
+            &Product::Rounded(gpu.upload(&qkv)),
             [&gpu.upload(&gains[0]), &gpu.upload(&gains[1])],
             [&gpu.upload(&cosines), &gpu.upload(&sines)],
             &cache.places,
@@ -549,7 +622,7 @@ fn measure_products_of_few_rows() {
         let weights: Vec<_> = (0..copies).map(|_| gpu.upload(&weight)).collect();
         let x = gpu.upload(&halves(128 * k, 2, 1.0));
         let out: Buffer<bf16> = gpu.empty(128 * width);
-        let sums: Buffer<f32> = gpu.empty(if width > 100_000 { 1 } else { 8 * 128 * width });
+        let sums: Buffer<f32> = gpu.empty(if width > 100_000 { 128 * width } else { 8 * 128 * width });
         for rows in [8, 16, 32, 64, 128] {
             let mut candidates = Vec::new();
             for weight_tiles in [1, 2, 4] {
@@ -559,21 +632,35 @@ fn measure_products_of_few_rows() {
                     if weight_tiles * token_tiles <= 32 && weight_tiles * ahead <= 8 && rows <= 64 {
                         candidates.push(Few::Whole(Whole { weight_tiles, token_tiles, rounds: ahead }));
                     }
-                    for planes in [4, 8] {
-                        for shares in [1, 2] {
-                            let room = weight_tiles * token_tiles * shares <= 32
-                                && ahead * weight_tiles <= 4
-                                && ahead * token_tiles <= 16;
-                            if rows >= 32 && room && width < 100_000 {
-                                let rounds = ahead;
-                                candidates.push(Few::ByShares(ByShares {
-                                    planes,
-                                    weight_tiles,
-                                    token_tiles,
-                                    shares,
-                                    rounds,
-                                }));
-                            }
+                }
+                for ahead in [1, 2] {
+                    for (planes, shares, z) in [4, 8]
+                        .into_iter()
+                        .flat_map(|planes| [1_usize, 2, 4, 8].map(|shares| (planes, shares)))
+                        .flat_map(|(planes, shares)| [1, 2].map(|z| (planes, shares, z)))
+                    {
+                        let token_tiles = rows / 8 / z;
+                        let levels = 1 + shares.ilog2() as usize;
+                        let room = weight_tiles * token_tiles * levels <= 32
+                            && ahead * weight_tiles <= 2
+                            && ahead * token_tiles <= 16;
+                        let fits = width.is_multiple_of(16 * weight_tiles * planes);
+                        let cubes = width / (16 * weight_tiles * planes) * 8 / shares * z;
+                        let of_head = width > 100_000;
+                        if rows >= 32
+                            && (z == 1 || rows == 128)
+                            && room
+                            && fits
+                            && cubes >= 100
+                            && (shares == 8 || !of_head)
+                        {
+                            candidates.push(Few::ByShares(ByShares {
+                                planes,
+                                weight_tiles,
+                                token_tiles,
+                                shares,
+                                rounds: ahead,
+                            }));
                         }
                     }
                 }
@@ -584,7 +671,7 @@ fn measure_products_of_few_rows() {
                 match few {
                     Few::Whole(settings) => gpu.product_few(weight, &x, &out, rows, k, width, *settings),
                     Few::ByShares(settings) => {
-                        gpu.product_of_shares(weight, &x, &sums, &out, rows, k, width, *settings)
+                        gpu.product_of_shares(weight, &x, &sums, rows, k, width, *settings)
                     }
                 }
             };
@@ -602,7 +689,10 @@ fn measure_products_of_few_rows() {
                 let name = match few {
                     Few::Whole(s) => format!("whole {} ahead {}", s.weight_tiles, s.rounds),
                     Few::ByShares(s) => {
-                        format!("{} x {}, shares {}, ahead {}", s.planes, s.weight_tiles, s.shares, s.rounds)
+                        format!(
+                            "{} x {} x {}, shares {}, ahead {}",
+                            s.planes, s.weight_tiles, s.token_tiles, s.shares, s.rounds
+                        )
                     }
                 };
                 ranked.push((start.elapsed().as_secs_f64() / (5 * times) as f64 * 1e6, name));
@@ -623,35 +713,60 @@ fn measure_products_of_few_rows() {
 fn measure_attention() {
     let Some(gpu) = gpu() else { return };
     let heads = Heads { queries: 32, kv: 8, dim: 128 };
+    let block = halves(16 << 20, 9, 1.0);
+    let filled = |len: usize| {
+        let buffer: Buffer<bf16> = gpu.empty(len);
+        for from in (0..len).step_by(block.len()) {
+            let count = block.len().min(len - from);
+            gpu.write(&buffer.range(from, count), &block[..count]);
+        }
+        buffer
+    };
     for (rows, context) in [(1, 2048), (32, 2048), (32, 8192), (64, 4096), (128, 2560)] {
-        let pages = context / 64;
-        let len = (rows * pages + 1) * 64 * heads.kv * heads.dim;
-        let pool = Pool { keys: gpu.zeroed(len), values: gpu.zeroed(len) };
-        let table: Vec<u32> = (0..rows * pages).map(|at| (at * 7919 % (rows * pages)) as u32).collect();
-        let places = Places {
-            positions: gpu.upload(&vec![context as u32 - 1; rows]),
-            slots: gpu.upload(&(0..rows as u32).collect::<Vec<_>>()),
-            pages: gpu.upload(&table),
-            stride: pages,
-        };
+        let pages = rows * context / 64;
+        let len = pages * 64 * heads.kv * heads.dim;
+        let pool = Pool { keys: filled(len), values: filled(len) };
         let width = heads.queries * heads.dim;
         let split = splits(context - 1);
         let queries = gpu.upload(&halves(rows * width, 1, 1.0));
         let out: Buffer<bf16> = gpu.empty(rows * width);
         let (partial, stats) = (gpu.empty(rows * width * split), gpu.empty(rows * heads.queries * split * 2));
-        let run = |times: usize| {
-            for _ in 0..times {
-                gpu.attend_rows(&queries, &pool, &places, &partial, &stats, &out, rows, split, heads)
-                    .unwrap();
-            }
+        for (name, step) in [("in order", 1), ("scattered", 7919)] {
+            let table: Vec<u32> = (0..pages).map(|at| (at * step % pages) as u32).collect();
+            let places = Places {
+                positions: gpu.upload(&vec![context as u32 - 1; rows]),
+                slots: gpu.upload(&(0..rows as u32).collect::<Vec<_>>()),
+                pages: gpu.upload(&table),
+                stride: context / 64,
+            };
+            let times = 20;
+            let recording = gpu
+                .record(|| {
+                    (0..times).try_for_each(|_| {
+                        gpu.attend_rows(&queries, &pool, &places, &partial, &stats, &out, rows, split, heads)
+                    })
+                })
+                .unwrap();
+            recording.replay().unwrap();
             gpu.sync().unwrap();
-        };
-        run(3);
-        let start = std::time::Instant::now();
-        run(50);
-        let us = start.elapsed().as_secs_f64() / 50.0 * 1e6;
-        let bytes = (4 * rows * context * heads.kv * heads.dim) as f64;
-        println!("{rows} rows of {context}: {us:.1} µs, {:.0} GB/s", bytes / us / 1e3);
+            let mut us: Vec<f64> = (0..5)
+                .map(|_| {
+                    let start = std::time::Instant::now();
+                    recording.replay().unwrap();
+                    gpu.sync().unwrap();
+                    start.elapsed().as_secs_f64() / f64::from(times) * 1e6
+                })
+                .collect();
+            us.sort_by(f64::total_cmp);
+            let bytes = (4 * rows * context * heads.kv * heads.dim) as f64;
+            println!(
+                "{rows} rows of {context}, pages {name}: {:.1} µs ({:.1} – {:.1}), {:.0} GB/s",
+                us[2],
+                us[0],
+                us[4],
+                bytes / us[2] / 1e3
+            );
+        }
     }
     let rows = 8192;
     let pool = Pool { keys: gpu.zeroed(129 * 64 * 1024), values: gpu.zeroed(129 * 64 * 1024) };

@@ -3,7 +3,7 @@
 
 use albedo_core::{Error, ErrorKind, Result};
 use cubecl::ir::{ElemType, FloatKind};
-use cubecl::prelude::{CubeCount, CubeDim};
+use cubecl::prelude::{BufferArg, CubeCount, CubeDim, Float};
 use cubecl::std::tensor::TensorHandle;
 use cubek::matmul::kernels::tensor::{PlainTensor, StoredTensor};
 use cubek::matmul::kernels::{CubeStagedMatmulRoutine, CubeStagedMatmulRoutineSettings, MatmulRoutine};
@@ -12,13 +12,15 @@ use half::bf16;
 
 use super::device::{Buffer, Gpu, Value};
 use super::kernels::attention::{PAGE, SPLIT, attend_split, attend_tile, merge_splits};
-use super::kernels::product::{SHARES, add_shares, product, product_of_shares};
+use super::kernels::product::{SHARES, product, product_of_shares};
 use super::kernels::rows::{
     add_norm, decode_inputs, embed, qk_norm_rope_write_kv, silu_mul, take, take_rows,
 };
 use super::kernels::sample::{UNITS, log_prob, sample};
 
 const OPERATION: &str = "launch a kernel";
+
+const BF16: ElemType = ElemType::Float(FloatKind::BF16);
 
 /// Sizes of the attention of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,10 +94,66 @@ pub(super) struct ByShares {
     pub(super) weight_tiles: usize,
     /// Tiles of 8 rows of `x` that a cube takes.
     pub(super) token_tiles: usize,
-    /// Shares of k that a cube takes, 1 or 2.
+    /// Shares of k that a cube takes: 1, 2, 4 or 8.
     pub(super) shares: usize,
     /// Rounds of k that are read ahead.
     pub(super) rounds: usize,
+}
+
+impl ByShares {
+    /// The sums that a result is left in.
+    pub(super) fn count(self) -> usize {
+        SHARES as usize / self.shares
+    }
+}
+
+/// The result of a product.
+#[derive(Debug, Clone)]
+pub(super) enum Product {
+    /// Rounded.
+    Rounded(Buffer<bf16>),
+    /// In `count` sums of shares, `[count, rows, width]`, for whoever reads it to
+    /// add and round.
+    InShares { sums: Buffer<f32>, count: usize },
+}
+
+impl Product {
+    /// The sums of a value.
+    fn count(&self) -> usize {
+        match self {
+            Self::Rounded(_) => 1,
+            Self::InShares { count, .. } => *count,
+        }
+    }
+
+    /// What a value is.
+    fn element(&self) -> ElemType {
+        match self {
+            Self::Rounded(_) => BF16,
+            Self::InShares { .. } => ElemType::Float(FloatKind::F32),
+        }
+    }
+
+    /// The result as a kernel's argument, in vectors of `vector` values.
+    fn arg(&self, vector: usize) -> BufferArg {
+        match self {
+            Self::Rounded(values) => values.arg(vector),
+            Self::InShares { sums, .. } => sums.arg(vector),
+        }
+    }
+
+    /// Checks that this is `len` values.
+    fn require(&self, name: &str, len: usize) -> Result<()> {
+        match self {
+            Self::Rounded(values) => require(name, values, len),
+            // Where a share begins is reckoned from how many there are.
+            Self::InShares { sums, count } if sums.len() == count * len => Ok(()),
+            Self::InShares { sums, count } => Err(Error::bug(
+                OPERATION,
+                format!("`{name}` is {count} sums of {} values, not of {len}", sums.len() / count),
+            )),
+        }
+    }
 }
 
 /// What a buffer must hold.
@@ -181,7 +239,7 @@ impl Gpu {
     pub(super) fn add_norm(
         &self,
         residual: &Buffer<f32>,
-        delta: Option<&Buffer<bf16>>,
+        delta: Option<&Product>,
         gain: &Buffer<f32>,
         out: &Buffer<bf16>,
         faults: &Buffer<u32>,
@@ -195,7 +253,7 @@ impl Gpu {
         require("out", out, rows * width)?;
         require("faults", faults, rows)?;
         if let Some(delta) = delta {
-            require("delta", delta, rows * width)?;
+            delta.require("delta", rows * width)?;
         }
         let planes = (width / 8).div_ceil(32).min(16) as u32;
         // SAFETY: sizes are checked above; without a delta it is not read.
@@ -205,7 +263,7 @@ impl Gpu {
                 cubes(rows),
                 CubeDim::new_1d(planes * 32),
                 residual.arg(8),
-                delta.unwrap_or(out).arg(8),
+                delta.map_or_else(|| out.arg(8), |delta| delta.arg(8)),
                 gain.arg(8),
                 out.arg(8),
                 faults.arg(1),
@@ -213,7 +271,8 @@ impl Gpu {
                 layer,
                 width / 8,
                 planes,
-                delta.is_some(),
+                delta.map_or(0, Product::count),
+                delta.map_or(BF16, Product::element),
             );
         }
         Ok(())
@@ -223,7 +282,7 @@ impl Gpu {
     #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
     pub(super) fn qk_norm_rope_write_kv(
         &self,
-        qkv: &Buffer<bf16>,
+        qkv: &Product,
         gains: [&Buffer<f32>; 2],
         angles: [&Buffer<f32>; 2],
         places: &Places,
@@ -234,7 +293,7 @@ impl Gpu {
         heads: Heads,
     ) -> Result<()> {
         let all = heads.queries + 2 * heads.kv;
-        require("qkv", qkv, rows * all * heads.dim)?;
+        qkv.require("qkv", rows * all * heads.dim)?;
         require("queries", queries, rows * heads.queries * heads.dim)?;
         require("positions", &places.positions, rows)?;
         require("slots", &places.slots, rows)?;
@@ -265,6 +324,8 @@ impl Gpu {
                 heads.kv as u32,
                 heads.dim as u32,
                 PAGE as u32,
+                qkv.count(),
+                qkv.element(),
             );
         }
         Ok(())
@@ -377,13 +438,13 @@ impl Gpu {
     /// `silu(gate) · up` of `rows` rows of `2 · width`.
     pub(super) fn silu_mul(
         &self,
-        gate_up: &Buffer<bf16>,
+        gate_up: &Product,
         out: &Buffer<bf16>,
         rows: usize,
         width: usize,
     ) -> Result<()> {
         multiple("the intermediate size", width, 8)?;
-        require("gate_up", gate_up, rows * 2 * width)?;
+        gate_up.require("gate_up", rows * 2 * width)?;
         require("out", out, rows * width)?;
         let out = out.first(rows * width);
         // SAFETY: sizes are checked above.
@@ -395,6 +456,8 @@ impl Gpu {
                 gate_up.arg(8),
                 out.arg(8),
                 width / 8,
+                gate_up.count(),
+                gate_up.element(),
             );
         }
         Ok(())
@@ -445,7 +508,7 @@ impl Gpu {
     /// `out = x · weightᵀ` for `rows` rows, at most `8 · token_tiles`; `x` has
     /// room for all of these.
     #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
-    pub(super) fn product_few<T: Value + cubecl::prelude::Float>(
+    pub(super) fn product_few<T: Value + Float>(
         &self,
         weight: &Buffer<bf16>,
         x: &Buffer<bf16>,
@@ -481,39 +544,37 @@ impl Gpu {
         Ok(())
     }
 
-    /// `out = x · weightᵀ` for `rows` rows; `x` has room for a multiple of
-    /// `8 · token_tiles`, and `partial` for the sums of the shares.
+    /// `x · weightᵀ` for `rows` rows in `8 / shares` sums of shares, `out` is
+    /// `[8 / shares, rows, width]`; `x` has room for a multiple of
+    /// `8 · token_tiles`.
     #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
-    pub(super) fn product_of_shares(
+    pub(super) fn product_of_shares<T: Value + Float>(
         &self,
         weight: &Buffer<bf16>,
         x: &Buffer<bf16>,
-        partial: &Buffer<f32>,
-        out: &Buffer<bf16>,
+        out: &Buffer<T>,
         rows: usize,
         k: usize,
         width: usize,
         settings: ByShares,
     ) -> Result<()> {
         let ByShares { planes, weight_tiles, token_tiles, shares, rounds } = settings;
-        let (tokens, count) = (8 * token_tiles, SHARES as usize / shares);
+        let tokens = 8 * token_tiles;
         multiple("the width of a product's input", k, 32)?;
         multiple("the width of a product's result", width, 16 * weight_tiles * planes)?;
         require("weight", weight, k * width)?;
         require("x", x, rows.next_multiple_of(tokens) * k)?;
-        require("partial", partial, count * rows * width)?;
-        require("out", out, rows * width)?;
-        let (partial, out) = (partial.first(count * rows * width), out.first(rows * width));
-        let grid = [width / (16 * weight_tiles * planes), count, rows.div_ceil(tokens)];
+        require("out", out, settings.count() * rows * width)?;
+        let grid = [settings.count(), width / (16 * weight_tiles * planes), rows.div_ceil(tokens)];
         // SAFETY: sizes are checked above.
         unsafe {
-            product_of_shares::launch_unchecked(
+            product_of_shares::launch_unchecked::<T>(
                 self.client(),
                 CubeCount::Static(grid[0] as u32, grid[1] as u32, grid[2] as u32),
                 CubeDim::new_1d(32 * planes as u32),
                 weight.arg(8),
                 x.arg(8),
-                partial.arg(1),
+                out.arg(1),
                 width as u32,
                 rows as u32,
                 k,
@@ -522,14 +583,6 @@ impl Gpu {
                 token_tiles,
                 shares,
                 rounds,
-            );
-            add_shares::launch_unchecked(
-                self.client(),
-                cubes((rows * width / 4).div_ceil(256)),
-                CubeDim::new_1d(256),
-                partial.arg(4),
-                out.arg(4),
-                count,
             );
         }
         Ok(())
@@ -548,7 +601,6 @@ impl Gpu {
         width: usize,
         settings: &CubeStagedMatmulRoutineSettings,
     ) -> Result<()> {
-        const BF16: ElemType = ElemType::Float(FloatKind::BF16);
         require("weight", weight, k * width)?;
         require("x", x, rows * k)?;
         require("out", out, rows * width)?;

@@ -4,13 +4,14 @@ use std::fmt::{self, Debug};
 use std::sync::{Mutex, PoisonError};
 
 use albedo_core::{Error, Result};
+use cubecl::prelude::Float;
 use cubek::std::Hardware;
 use half::bf16;
 
-use super::device::{Buffer, Gpu};
-use super::launch::{Heads, Places, Pool};
+use super::device::{Buffer, Gpu, Value};
+use super::launch::{Heads, Places, Pool, Product};
 use super::memory::{MemoryPlan, StepSizes};
-use super::settings::{FewRows, MANY_ROWS, few_rows, whole};
+use super::settings::{FewRows, HEAD_ROWS, MANY_ROWS, few_rows, head};
 use crate::burn::config::Qwen3Config;
 use crate::burn::cpu::{angles_at, frequencies};
 use crate::burn::ops::Ops;
@@ -20,9 +21,6 @@ const OPERATION: &str = "run the model on the GPU";
 
 /// Bytes of a weight that are read, checked and sent together.
 const UPLOAD: usize = 64 << 20;
-
-/// Rows whose logits are computed together, a part of 128.
-const HEAD_ROWS: usize = 64;
 
 /// The GPU with everything of one model but its weights.
 pub(super) struct CubeOps {
@@ -91,6 +89,8 @@ pub(super) struct Matrix {
 pub(super) enum Rows {
     /// What the layers add up.
     Residual(Buffer<f32>),
+    /// What a product gave.
+    Product(Product),
     /// Everything else.
     Half(Buffer<bf16>),
 }
@@ -99,15 +99,26 @@ impl Rows {
     fn residual(&self) -> Result<&Buffer<f32>> {
         match self {
             Self::Residual(rows) => Ok(rows),
-            Self::Half(_) => Err(Error::bug(OPERATION, "rows of bf16 where the residual belongs")),
+            _ => Err(self.misplaced("the residual")),
+        }
+    }
+
+    fn product(&self) -> Result<&Product> {
+        match self {
+            Self::Product(rows) => Ok(rows),
+            _ => Err(self.misplaced("a product")),
         }
     }
 
     fn half(&self) -> Result<&Buffer<bf16>> {
         match self {
             Self::Half(rows) => Ok(rows),
-            Self::Residual(_) => Err(Error::bug(OPERATION, "the residual where rows of bf16 belong")),
+            _ => Err(self.misplaced("rows of bf16")),
         }
+    }
+
+    fn misplaced(&self, wanted: &str) -> Error {
+        Error::bug(OPERATION, format!("{self:?} where {wanted} belongs"))
     }
 }
 
@@ -228,28 +239,42 @@ impl CubeOps {
         Step { rows, ids, places, kind, faults: self.work.faults.clone() }
     }
 
-    fn product(&self, x: &Buffer<bf16>, weight: &Matrix, out: &Buffer<bf16>, step: &Step) -> Result<()> {
+    fn product(&self, x: &Buffer<bf16>, weight: &Matrix, out: &Buffer<bf16>, step: &Step) -> Result<Product> {
+        let rows = step.rows;
         let Matrix { values, outputs, inputs } = weight;
         match step.kind {
-            Kind::Decode { .. } => match few_rows(*inputs, *outputs, step.rows) {
-                FewRows::Whole(settings) => {
-                    self.gpu.product_few(values, x, out, step.rows, *inputs, *outputs, settings)
+            Kind::Decode { .. } => {
+                let settings = few_rows(*outputs, rows);
+                let count = settings.count();
+                if count > 1 {
+                    let sums = self.work.sums.first(count * rows * outputs);
+                    self.product_of_few(x, weight, &sums, rows, settings)?;
+                    return Ok(Product::InShares { sums, count });
                 }
-                FewRows::ByShares(settings) => {
-                    let sums = &self.work.sums;
-                    self.gpu.product_of_shares(values, x, sums, out, step.rows, *inputs, *outputs, settings)
-                }
-            },
-            Kind::Prefill { .. } => self.gpu.product_many(
-                &self.hardware,
-                values,
-                x,
-                out,
-                step.rows,
-                *inputs,
-                *outputs,
-                &MANY_ROWS,
-            ),
+                self.product_of_few(x, weight, out, rows, settings)?;
+            }
+            Kind::Prefill { .. } => {
+                let (gpu, hardware) = (&self.gpu, &self.hardware);
+                gpu.product_many(hardware, values, x, out, rows, *inputs, *outputs, &MANY_ROWS)?;
+            }
+        }
+        Ok(Product::Rounded(out.clone()))
+    }
+
+    fn product_of_few<T: Value + Float>(
+        &self,
+        x: &Buffer<bf16>,
+        weight: &Matrix,
+        out: &Buffer<T>,
+        rows: usize,
+        settings: FewRows,
+    ) -> Result<()> {
+        let (gpu, Matrix { values, outputs, inputs }) = (&self.gpu, weight);
+        match settings {
+            FewRows::Whole(settings) => gpu.product_few(values, x, out, rows, *inputs, *outputs, settings),
+            FewRows::ByShares(settings) => {
+                gpu.product_of_shares(values, x, out, rows, *inputs, *outputs, settings)
+            }
         }
     }
 
@@ -331,8 +356,7 @@ impl Ops for CubeOps {
         } else {
             &work.qkv
         };
-        self.product(x.half()?, weight, out, step)?;
-        Ok(Rows::Half(out.clone()))
+        self.product(x.half()?, weight, out, step).map(Rows::Product)
     }
 
     fn rms_norm(&self, x: &Rows, gain: &Buffer<f32>, step: &Step) -> Result<Rows> {
@@ -350,7 +374,7 @@ impl Ops for CubeOps {
         step: &Step,
     ) -> Result<Rows> {
         let out = &self.work.normed;
-        let (residual, delta) = (residual.residual()?, delta.half()?);
+        let (residual, delta) = (residual.residual()?, delta.product()?);
         self.gpu.add_norm(
             residual,
             Some(delta),
@@ -376,7 +400,7 @@ impl Ops for CubeOps {
         let pool = self.pools.get(layer).ok_or_else(|| Error::bug(OPERATION, "no such layer"))?;
         let (rows, heads) = (step.rows, self.heads);
         self.gpu.qk_norm_rope_write_kv(
-            qkv.half()?,
+            qkv.product()?,
             gains,
             angles,
             &step.places,
@@ -417,7 +441,7 @@ impl Ops for CubeOps {
 
     fn silu_mul(&self, gate_up: &Rows, step: &Step) -> Result<Rows> {
         let out = &self.work.activated;
-        self.gpu.silu_mul(gate_up.half()?, out, step.rows, self.inter)?;
+        self.gpu.silu_mul(gate_up.product()?, out, step.rows, self.inter)?;
         Ok(Rows::Half(out.clone()))
     }
 
@@ -445,13 +469,13 @@ impl Ops for CubeOps {
 
     fn lm_head(&self, x: Rows, weight: &Matrix, step: &Step) -> Result<Buffer<f32>> {
         let out = &self.work.logits;
-        let Matrix { values, outputs, inputs } = weight;
+        let Matrix { outputs, inputs, .. } = weight;
         let x = x.half()?;
         for from in (0..step.rows).step_by(HEAD_ROWS) {
             let rows = HEAD_ROWS.min(step.rows - from);
             let x = x.range(from * inputs, HEAD_ROWS * inputs);
             let out = out.range(from * outputs, rows * outputs);
-            self.gpu.product_few(values, &x, &out, rows, *inputs, *outputs, whole(*outputs, rows))?;
+            self.product_of_few(&x, weight, &out, rows, head(*outputs, rows))?;
         }
         Ok(out.first(step.rows * outputs))
     }

@@ -46,32 +46,56 @@ pub(super) enum FewRows {
     ByShares(ByShares),
 }
 
-/// For `rows` rows times a weight of `width` results from `k`: the fastest, or
+impl FewRows {
+    /// The sums that a result is left in; 1 if it is whole.
+    pub(super) fn count(self) -> usize {
+        match self {
+            Self::Whole(_) => 1,
+            Self::ByShares(settings) => settings.count(),
+        }
+    }
+}
+
+/// For `rows` rows times a weight of `width` results: the fastest, or
 /// within 5 % of it, on the shapes of Qwen3-4B at 8, 16, 32, 64 and 128 rows
 /// (ours, measured on an H100 by `measure_products_of_few_rows`).
-pub(super) fn few_rows(k: usize, width: usize, rows: usize) -> FewRows {
+pub(super) fn few_rows(width: usize, rows: usize) -> FewRows {
     if rows <= 16 {
         return FewRows::Whole(whole(width, rows));
     }
     let (wide, narrow) = (width >= 16_384, width <= 4096);
-    let (planes, shares, rounds) = match rows {
-        ..=32 => match (wide, narrow) {
-            (true, _) => (4, 2, 1),
-            (_, true) => (4, 1, 2),
-            _ => (4, 2, 2),
-        },
-        33..=64 => (4, if wide { 2 } else { 1 }, 1),
-        _ if wide => (4, 2, 1),
-        _ => (8, if k > 8192 { 1 } else { 2 }, 1),
+    let (planes, token_tiles, shares, rounds) = match (rows, wide, narrow) {
+        (..=32, true, _) => (4, 4, 4, 1),
+        (..=32, _, true) => (4, 4, 1, 2),
+        (..=32, ..) => (4, 4, 2, 2),
+        (..=64, true, _) => (4, 8, 2, 1),
+        (..=64, ..) => (4, 8, 1, 1),
+        (_, true, _) => (8, 16, 2, 1),
+        (_, _, true) => (4, 8, 1, 1),
+        _ => (8, 8, 2, 1),
     };
     let planes = [planes, 4, 2].into_iter().find(|planes| width.is_multiple_of(16 * planes)).unwrap_or(1);
-    // Few sizes, because each is a kernel to compile.
-    let token_tiles = rows.div_ceil(8).next_power_of_two().min(16);
     FewRows::ByShares(ByShares { planes, weight_tiles: 1, token_tiles, shares, rounds })
 }
 
-/// As [`few_rows`], for at most 64 rows and a result in any type.
-pub(super) fn whole(width: usize, rows: usize) -> Whole {
+/// As [`few_rows`], for at most [`HEAD_ROWS`] rows and a result in one sum.
+pub(super) fn head(width: usize, rows: usize) -> FewRows {
+    if (17..=32).contains(&rows) && width.is_multiple_of(128) {
+        return FewRows::ByShares(ByShares {
+            planes: 8,
+            weight_tiles: 1,
+            token_tiles: 4,
+            shares: SHARES as usize,
+            rounds: 1,
+        });
+    }
+    FewRows::Whole(whole(width, rows))
+}
+
+/// Most rows of [`head`], a part of 128.
+pub(super) const HEAD_ROWS: usize = 64;
+
+fn whole(width: usize, rows: usize) -> Whole {
     let token_tiles = rows.div_ceil(8).next_power_of_two();
     let (weight_tiles, rounds) = match token_tiles {
         1 => (1, 4),

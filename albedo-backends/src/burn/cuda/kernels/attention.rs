@@ -248,6 +248,9 @@ pub(in crate::burn::cuda) fn attend_split(
     }
 }
 
+/// Splits that [`merge_splits`] reads before it adds them.
+const AHEAD: usize = 8;
+
 /// Adds the splits of every row and head, in order. Cubes: x the head, y the
 /// row; `dim` units.
 #[cube(launch_unchecked)]
@@ -265,15 +268,35 @@ pub(in crate::burn::cuda) fn merge_splits(
     let used = (positions[row] / SPLIT as u32 + 1) as usize;
     let at = UNIT_POS as usize;
     let mut top = f32::new(LOWEST);
-    for split in 0..used {
-        top = max(top, stats[(first + split) * 2]);
+    for round in 0..used.div_ceil(AHEAD) {
+        #[unroll]
+        for i in 0..AHEAD {
+            let split = min(round * AHEAD + i, used - 1);
+            top = max(top, stats[(first + split) * 2]);
+        }
     }
     let mut sum = 0.0f32;
     let mut weight = 0.0f32;
-    for split in 0..used {
-        let factor = exp2(stats[(first + split) * 2] - top);
-        sum += partial[(first + split) * dim + at] * factor;
-        weight += stats[(first + split) * 2 + 1] * factor;
+    for round in 0..used.div_ceil(AHEAD) {
+        let mut tops = Array::<f32>::new(AHEAD);
+        let mut weights = Array::<f32>::new(AHEAD);
+        let mut values = Array::<f32>::new(AHEAD);
+        #[unroll]
+        for i in 0..AHEAD {
+            let split = first + min(round * AHEAD + i, used - 1);
+            tops[i] = stats[split * 2];
+            weights[i] = stats[split * 2 + 1];
+            values[i] = partial[split * dim + at];
+        }
+        #[unroll]
+        for i in 0..AHEAD {
+            let mut factor = exp2(tops[i] - top);
+            if round * AHEAD + i >= used {
+                factor = 0.0f32;
+            }
+            sum += values[i] * factor;
+            weight += weights[i] * factor;
+        }
     }
     out[(row * heads + CUBE_POS_X as usize) * dim + at] = bf16::cast_from(sum / weight);
 }

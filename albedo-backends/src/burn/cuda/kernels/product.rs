@@ -2,9 +2,9 @@
 //! straight into registers.
 //!
 //! k is summed in [`SHARES`] shares, which are then added two and two. Whether a
-//! cube takes all shares ([`product`]) or some of them ([`product_of_shares`],
-//! then [`add_shares`]) changes nothing of that, so the bits of a row depend
-//! neither on how many rows there are nor on the settings.
+//! cube takes all shares ([`product`]) or some of them ([`product_of_shares`];
+//! whoever reads the result adds them, [`result`]) changes nothing of that, so the
+//! bits of a row depend neither on how many rows there are nor on the settings.
 
 use cubecl::prelude::*;
 use half::bf16;
@@ -80,7 +80,7 @@ fn advance(
 
 /// Adds 8, 4 or 2 sums of shares two and two.
 #[cube]
-fn added(shares: &Array<f32>, #[comptime] count: usize) -> f32 {
+fn added<N: Size>(shares: &Array<Vector<f32, N>>, #[comptime] count: usize) -> Vector<f32, N> {
     let mut sum = shares[0] + shares[1];
     if comptime!(count > 2) {
         sum += shares[2] + shares[3];
@@ -89,6 +89,28 @@ fn added(shares: &Array<f32>, #[comptime] count: usize) -> f32 {
         sum += (shares[4] + shares[5]) + (shares[6] + shares[7]);
     }
     sum
+}
+
+/// The vector `at` of a product's result: of `count` sums of shares, `[count,
+/// values]`, which are added and rounded to bf16, or, if `count` is 1, of what
+/// was rounded already.
+#[cube]
+pub(super) fn result<P: Float, N: Size>(
+    product: &[Vector<P, N>],
+    at: usize,
+    #[comptime] count: usize,
+) -> Vector<f32, N> {
+    let mut value = Vector::<f32, N>::cast_from(product[at]);
+    if comptime!(count > 1) {
+        let values = product.len() / count;
+        let mut shares = Array::<Vector<f32, N>>::new(count);
+        #[unroll]
+        for share in 0..count {
+            shares[share] = Vector::cast_from(product[share * values + at]);
+        }
+        value = Vector::cast_from(Vector::<bf16, N>::cast_from(added(&shares, count)));
+    }
+    value
 }
 
 /// Writes `out[row] = x[row] · weightᵀ` for the first `rows` rows.
@@ -145,12 +167,12 @@ pub(in crate::burn::cuda) fn product<E: Float>(
         while index < comptime!(16 * tokens) {
             let row = index % 16;
             let token = index / 16;
-            let mut shares = Array::<f32>::new(comptime!(SHARES as usize));
+            let mut shares = Array::<Vector<f32, Const<1>>>::new(comptime!(SHARES as usize));
             #[unroll]
             for share in 0..comptime!(SHARES as usize) {
-                shares[share] = shared[(share * 16 + row) * tokens + token];
+                shares[share] = Vector::new(shared[(share * 16 + row) * tokens + token]);
             }
-            let sum = added(&shares, comptime!(SHARES as usize));
+            let sum = added(&shares, comptime!(SHARES as usize)).extract(0usize);
             if token < rows as usize {
                 out[token * width as usize + first + comptime!(part * 16) + row] = E::cast_from(sum);
             }
@@ -160,18 +182,54 @@ pub(in crate::burn::cuda) fn product<E: Float>(
     }
 }
 
-/// Writes the sums of shares: `partial` is `[8 / shares, rows, width]`.
+/// Takes the sum of share number `done`, counted from 1, to those before it: two
+/// single shares become a pair, two pairs four shares, and two of these all.
+/// `sums` is zeroed for the next share, but after the last it is the result.
+#[cube]
+fn add_up(
+    sums: &mut Sequence<Array<Sums>>,
+    waiting: &mut Sequence<Array<Sums>>,
+    done: usize,
+    #[comptime] tiles: usize,
+    #[comptime] levels: usize,
+) {
+    #[unroll]
+    for level in 0..levels {
+        // Level by level, as a carry goes through a binary number.
+        let unit = comptime!(1usize << level);
+        let units = done / unit;
+        if units * unit == done {
+            let second = units & 1 == 0;
+            #[unroll]
+            for tile in 0..tiles {
+                let sum = sums.index_mut(tile);
+                let held = waiting.index_mut(comptime!(level * tiles + tile));
+                #[unroll]
+                for i in 0..2usize {
+                    if second {
+                        sum[i] = held[i] + sum[i];
+                    } else {
+                        held[i] = sum[i];
+                        sum[i] = Sums::zeroed();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes the sums of shares, `out` is `[8 / shares, rows, width]`.
 ///
-/// Cubes: x the rows of the weight, `16 · weight_tiles` for each of `planes`
-/// planes; y `shares` (1 or 2) shares of k; z the rows of `x`,
+/// Cubes: x `shares` (1, 2, 4 or 8) shares of k; y the rows of the weight,
+/// `16 · weight_tiles` for each of `planes` planes; z the rows of `x`,
 /// `8 · token_tiles`, for all of which it has room. A stage is `rounds` rounds of
 /// a share's k: its part of `x` waits in shared memory and its part of the weight
 /// in registers while the stage before it is multiplied.
 #[cube(launch_unchecked)]
-pub(in crate::burn::cuda) fn product_of_shares(
+pub(in crate::burn::cuda) fn product_of_shares<E: Float>(
     weight: &[Eight],
     x: &[Eight],
-    partial: &mut [f32],
+    out: &mut [E],
     width: u32,
     rows: u32,
     #[comptime] k: usize,
@@ -192,16 +250,18 @@ pub(in crate::burn::cuda) fn product_of_shares(
     let lane = UNIT_POS_PLANE as usize;
     let g = lane / 4;
     let t = lane % 4;
-    let first = (CUBE_POS_X as usize * planes + unit / 32) * comptime!(16 * weight_tiles);
+    let first = (CUBE_POS_Y as usize * planes + unit / 32) * comptime!(16 * weight_tiles);
     let first_token = CUBE_POS_Z as usize * tokens;
-    let first_share = CUBE_POS_Y as usize * shares;
+    let first_share = CUBE_POS_X as usize * shares;
 
     let mut shared = Shared::<[Eight]>::new_aligned_slice(comptime!(2 * tokens * vectors), 16usize);
     let mut next_x = Array::<Eight>::new(each);
     let mut next = Array::<Eight>::new(comptime!(4 * rounds * weight_tiles));
     let mut held = Array::<Eight>::new(comptime!(4 * rounds * weight_tiles));
     let mut sums = zeroed_sums(comptime!(weight_tiles * token_tiles));
-    let mut before = zeroed_sums(comptime!(weight_tiles * token_tiles));
+    // The sums of 1, 2 and 4 shares that wait for their like.
+    let levels = comptime!(shares.ilog2() as usize);
+    let mut waiting = zeroed_sums(comptime!(levels * weight_tiles * token_tiles));
 
     for stage in 0..comptime!(stages * shares + 1) {
         if stage < comptime!(stages * shares) {
@@ -250,16 +310,14 @@ pub(in crate::burn::cuda) fn product_of_shares(
                     }
                 }
             }
-            if comptime!(shares == 2) && stage == stages {
-                #[unroll]
-                for tile in 0..comptime!(weight_tiles * token_tiles) {
-                    let done = before.index_mut(tile);
-                    let sum = sums.index_mut(tile);
-                    done[0] = sum[0];
-                    done[1] = sum[1];
-                    sum[0] = Sums::zeroed();
-                    sum[1] = Sums::zeroed();
-                }
+            if comptime!(shares > 1) && stage % stages == 0 {
+                add_up(
+                    &mut sums,
+                    &mut waiting,
+                    stage / stages,
+                    comptime!(weight_tiles * token_tiles),
+                    levels,
+                );
             }
         }
         if stage < comptime!(stages * shares) {
@@ -279,50 +337,21 @@ pub(in crate::burn::cuda) fn product_of_shares(
         sync_cube();
     }
 
-    let plane_of = CUBE_POS_Y as usize * rows as usize;
+    let plane_of = CUBE_POS_X as usize * rows as usize;
     #[unroll]
     for part in 0..weight_tiles {
         #[unroll]
         for tile in 0..token_tiles {
             let sum = sums.index(comptime!(part * token_tiles + tile));
-            let done = before.index(comptime!(part * token_tiles + tile));
             #[unroll]
             for i in 0..4usize {
                 let token = first_token + comptime!(tile * 8 + i % 2) + 2 * t;
                 let row = first + comptime!(part * 16 + i / 2 * 8) + g;
                 if token < rows as usize {
-                    let mut value = sum[comptime!(i / 2)].extract(comptime!(i % 2));
-                    if comptime!(shares == 2) {
-                        value = done[comptime!(i / 2)].extract(comptime!(i % 2)) + value;
-                    }
-                    partial[(plane_of + token) * width as usize + row] = value;
+                    let value = sum[comptime!(i / 2)].extract(comptime!(i % 2));
+                    out[(plane_of + token) * width as usize + row] = E::cast_from(value);
                 }
             }
         }
-    }
-}
-
-/// Adds `count` (8 or 4) sums of shares, in vectors of 4: `partial` is
-/// `[count, values]`, `out` `[values]`.
-#[cube(launch_unchecked)]
-pub(in crate::burn::cuda) fn add_shares(
-    partial: &[Vector<f32, Const<4>>],
-    out: &mut [Vector<bf16, Const<4>>],
-    #[comptime] count: usize,
-) {
-    let at = ABSOLUTE_POS;
-    let values = out.len();
-    if at < values {
-        let mut sum = Vector::<f32, Const<4>>::zeroed();
-        #[unroll]
-        for i in 0..4usize {
-            let mut shares = Array::<f32>::new(count);
-            #[unroll]
-            for share in 0..count {
-                shares[share] = partial[share * values + at].extract(i);
-            }
-            sum.insert(i, added(&shares, count));
-        }
-        out[at] = Vector::cast_from(sum);
     }
 }

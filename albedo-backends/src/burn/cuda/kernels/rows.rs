@@ -1,9 +1,16 @@
 //! What goes row by row: embedding, norms, rotation, activation.
 
+#![expect(
+    clippy::used_underscore_binding,
+    reason = "the kernel macro reads the type of a product by its name"
+)]
+
+use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use half::bf16;
 
 use super::math::exp;
+use super::product::result;
 
 /// The index that says "no row", "no layer", "no target".
 pub(in crate::burn::cuda) const NONE: u32 = u32::MAX;
@@ -69,13 +76,13 @@ pub(in crate::burn::cuda) fn embed(
     }
 }
 
-/// Adds `delta` to `residual` (where `add`), and writes the RMS norm of the sum
-/// to `out`. A row whose sum of squares is not finite gets `layer` as its
+/// Adds `delta`, a product in `delta_shares` shares (see [`result`]), to `residual`
+/// (where there are any), and writes the RMS norm of the sum to `out`. A row whose sum of squares is not finite gets `layer` as its
 /// fault, unless it has one. One cube of `planes` planes a row.
 #[cube(launch_unchecked)]
-pub(in crate::burn::cuda) fn add_norm(
+pub(in crate::burn::cuda) fn add_norm<P: Float>(
     residual: &mut [Vector<f32, Const<8>>],
-    delta: &[Vector<bf16, Const<8>>],
+    delta: &[Vector<P, Const<8>>],
     gain: &[Vector<f32, Const<8>>],
     out: &mut [Vector<bf16, Const<8>>],
     faults: &mut [u32],
@@ -83,7 +90,8 @@ pub(in crate::burn::cuda) fn add_norm(
     layer: u32,
     #[comptime] width: usize,
     #[comptime] planes: u32,
-    #[comptime] add: bool,
+    #[comptime] delta_shares: usize,
+    #[define(P)] _element: ElemType,
 ) {
     let mut shared = Shared::<[f32]>::new_slice(planes as usize);
     let row = CUBE_POS_X as usize;
@@ -98,8 +106,8 @@ pub(in crate::burn::cuda) fn add_norm(
         let mut x = Vector::<f32, Const<8>>::zeroed();
         if at < width {
             x = residual[first + at];
-            if comptime!(add) {
-                x += Vector::cast_from(delta[first + at]);
+            if comptime!(delta_shares > 0) {
+                x += result(delta, first + at, delta_shares);
                 residual[first + at] = x;
             }
         }
@@ -127,13 +135,13 @@ pub(in crate::burn::cuda) fn add_norm(
     }
 }
 
-/// Splits joined `[q | k | v]` rows, normalises the heads of q and k, rotates
+/// Splits joined `[q | k | v]` rows, a product in `shares` shares, normalises the heads of q and k, rotates
 /// both to the row's position, writes k and v into the row's page and q to
 /// `queries`. One plane a row and head; `v` is stored by dimension: a page of
 /// values is `[kv head, dim, position]`, one of keys `[kv head, position, dim]`.
 #[cube(launch_unchecked)]
-pub(in crate::burn::cuda) fn qk_norm_rope_write_kv(
-    qkv: &[bf16],
+pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float>(
+    qkv: &[Vector<P, Const<1>>],
     q_gain: &[f32],
     k_gain: &[f32],
     cosines: &[f32],
@@ -151,6 +159,8 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv(
     #[comptime] kv_heads: u32,
     #[comptime] dim: u32,
     #[comptime] page: u32,
+    #[comptime] shares: usize,
+    #[define(P)] _element: ElemType,
 ) {
     let all = comptime!(heads + 2 * kv_heads);
     let half = comptime!(dim / 2);
@@ -175,8 +185,8 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv(
                 let mut a = 0.0f32;
                 let mut b = 0.0f32;
                 if at < half {
-                    a = f32::cast_from(qkv[from + at as usize]);
-                    b = f32::cast_from(qkv[from + (at + half) as usize]);
+                    a = result(qkv, from + at as usize, shares).extract(0usize);
+                    b = result(qkv, from + (at + half) as usize, shares).extract(0usize);
                 }
                 first[round as usize] = a;
                 second[round as usize] = b;
@@ -218,32 +228,36 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv(
             let base = (place * kv_heads as usize + kv_head) * dim as usize;
             let mut at = lane;
             while at < dim {
-                values[(base + at as usize) * page as usize + offset] = qkv[from + at as usize];
+                let value = result(qkv, from + at as usize, shares).extract(0usize);
+                values[(base + at as usize) * page as usize + offset] = bf16::cast_from(value);
                 at += 32;
             }
         }
     }
 }
 
-/// `silu(gate) · up` of joined `[gate | up]` rows; `width` vectors a result row.
+/// `silu(gate) · up` of joined `[gate | up]` rows, a product in `shares` shares;
+/// `width` vectors a result row.
 #[cube(launch_unchecked)]
-pub(in crate::burn::cuda) fn silu_mul(
-    gate_up: &[Vector<bf16, Const<8>>],
+pub(in crate::burn::cuda) fn silu_mul<P: Float>(
+    gate_up: &[Vector<P, Const<8>>],
     out: &mut [Vector<bf16, Const<8>>],
     #[comptime] width: usize,
+    #[comptime] shares: usize,
+    #[define(P)] _element: ElemType,
 ) {
     if ABSOLUTE_POS < out.len() {
         let row = ABSOLUTE_POS / width;
         let at = ABSOLUTE_POS % width;
-        let gate = Vector::<f32, Const<8>>::cast_from(gate_up[2 * row * width + at]);
-        let up = Vector::<f32, Const<8>>::cast_from(gate_up[(2 * row + 1) * width + at]);
-        let mut result = Vector::<f32, Const<8>>::zeroed();
+        let gate = result(gate_up, 2 * row * width + at, shares);
+        let up = result(gate_up, (2 * row + 1) * width + at, shares);
+        let mut activated = Vector::<f32, Const<8>>::zeroed();
         #[unroll]
         for i in 0..8usize {
             let x = gate.extract(i);
-            result.insert(i, x / (1.0f32 + exp(-x)) * up.extract(i));
+            activated.insert(i, x / (1.0f32 + exp(-x)) * up.extract(i));
         }
-        out[ABSOLUTE_POS] = Vector::cast_from(result);
+        out[ABSOLUTE_POS] = Vector::cast_from(activated);
     }
 }
 
