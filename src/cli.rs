@@ -163,9 +163,10 @@ fn exit_code(error: &Error) -> u8 {
         (Fault::Bug, _) => 70,
         (_, ErrorKind::DataInvalid | ErrorKind::DigestMismatch | ErrorKind::Unsupported) => 65,
         (_, ErrorKind::NotFound) => 66,
+        (_, ErrorKind::DeviceLost) => TRY_AGAIN,
         (Fault::Operator, ErrorKind::Unavailable) => 77,
         (Fault::Operator, _) => 78,
-        (_, ErrorKind::Unavailable | ErrorKind::Protocol | ErrorKind::DeviceLost) => 69,
+        (_, ErrorKind::Unavailable | ErrorKind::Protocol) => 69,
         _ => TRY_AGAIN,
     }
 }
@@ -236,6 +237,8 @@ mod tests {
         assert_eq!(code(ErrorKind::Unexpected), 70);
         let denied = Error::new(ErrorKind::Unavailable, "x", "y").with_fault(Fault::Operator);
         assert_eq!(exit_code(&denied), 77);
+        let lost = Error::new(ErrorKind::DeviceLost, "x", "y").with_fault(Fault::Operator);
+        assert_eq!(exit_code(&lost), 75);
         let claim = Error::new(ErrorKind::DataInvalid, "x", "y")
             .with_fault(Fault::Contestant(albedo::Side::Challenger));
         assert_eq!(exit_code(&claim), 65);

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::cpu::{BurnOps, Cache, Segment};
 use super::model::Qwen3;
-use super::requests::{Desk, Inbox, Origin, Reply, Request, Waiting, Write};
+use super::requests::{Desk, Inbox, Origin, Reply, Request, Waiting, Write, again};
 use super::sample;
 
 const OPERATION: &str = "generate a reply";
@@ -164,8 +164,7 @@ impl Engine {
             Ok(logits) => logits,
             Err(error) => {
                 for sequence in batch {
-                    let error = Error::new(error.kind(), error.operation(), error.message());
-                    sequence.origin.answer(Err(error.with("model", &self.desk.name)));
+                    sequence.origin.answer(Err(again(&error).with("model", &self.desk.name)));
                 }
                 return Vec::new();
             }

@@ -6,14 +6,14 @@ use std::pin::Pin;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, mpsc};
 use std::task::{Context, Poll, Waker};
 
-use albedo_core::{Error, ErrorKind, Result};
+use albedo_core::{Error, ErrorKind, Fault, Result, Retry};
 use cubecl::bytes::{AllocationProperty, Bytes};
 use cubecl::client::{Client, Graph};
 use cubecl::config::RuntimeConfig;
 use cubecl::device::CudaDevice;
 use cubecl::execution::{StreamMode, StreamModeOverride};
 use cubecl::prelude::BufferArg;
-use cubecl::server::Handle;
+use cubecl::server::{Handle, IoError, LaunchError, ServerError};
 use cubecl::{CubeElement, Device};
 use cubek::std::config::{CubekConfig, MatmulConfig};
 
@@ -326,12 +326,34 @@ impl Recording {
 }
 
 /// A failure of the device or of a launch.
-pub(super) fn lost(error: impl std::fmt::Display) -> Error {
-    let message = error.to_string();
-    let exhausted = message.to_lowercase().contains("memory");
-    let kind = if exhausted { ErrorKind::ResourceExhausted } else { ErrorKind::DeviceLost };
-    let message: String = message.chars().take(600).collect();
-    Error::new(kind, "run the model on the GPU", message)
+#[expect(clippy::needless_pass_by_value, reason = "a function for `map_err`")]
+pub(super) fn lost(error: ServerError) -> Error {
+    const OPERATION: &str = "run the model on the GPU";
+    let root = root(&error);
+    let lines: Vec<_> = root.to_string().lines().take(6).map(|line| line.trim().to_owned()).collect();
+    let message: String = lines.join(" ").chars().take(600).collect();
+    match root {
+        _ if error.is_device_poisoned() => Error::new(ErrorKind::DeviceLost, OPERATION, message)
+            // A sample that is missing for it would be our fault: the duel has to wait.
+            .with_fault(Fault::Operator)
+            .with_retry(Retry::Never)
+            .with_hint("the driver lets this process use the GPU no more: start it again"),
+        ServerError::Io(IoError::OutOfMemory { .. } | IoError::BufferTooBig { .. })
+        | ServerError::Launch(LaunchError::OutOfMemory { .. }) => {
+            Error::new(ErrorKind::ResourceExhausted, OPERATION, message)
+                .with_hint("lower `memory_share`: something else uses the GPU's memory too")
+        }
+        _ => Error::new(ErrorKind::DeviceLost, OPERATION, message),
+    }
+}
+
+/// The failure that others followed from.
+fn root(error: &ServerError) -> &ServerError {
+    match error {
+        ServerError::Unwritten { root: first, .. } => root(first),
+        ServerError::Several { errors, .. } => errors.first().map_or(error, root),
+        _ => error,
+    }
 }
 
 /// What a panic said.

@@ -17,7 +17,7 @@ use super::launch::{Places, SlotSettings, splits};
 use super::ops::{CubeOps, Kind, Step};
 use super::pages::Pages;
 use crate::burn::model::Qwen3;
-use crate::burn::requests::{Desk, Inbox, Origin, Prompt, Reply, Waiting, Write};
+use crate::burn::requests::{Desk, Inbox, Origin, Prompt, Reply, Waiting, Write, again};
 
 const OPERATION: &str = "generate a reply";
 
@@ -590,8 +590,7 @@ impl Engine {
     fn fail(&mut self, error: &Error) {
         for slot in 0..self.sequences.len() {
             if self.sequences[slot].is_some() {
-                let error = Error::new(error.kind(), error.operation(), error.message());
-                self.retire(slot, Err(error.with("model", &self.desk.name)));
+                self.retire(slot, Err(again(error).with("model", &self.desk.name)));
             }
         }
         // What the pages hold, and what was recorded, is not known any more.

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use albedo_core::conformance::check_backend;
-use albedo_core::{CallContext, GenerateRequest, ModelBackend, ModelSession, ModelSource};
+use albedo_core::{CallContext, ErrorKind, Fault, GenerateRequest, ModelBackend, ModelSession, ModelSource};
 use cubecl::MemoryScope;
+use cubecl::prelude::*;
+use futures::StreamExt;
 
-use super::device::Gpu;
+use super::device::{Buffer, Gpu};
 use super::is_present;
 use crate::burn::config::Qwen3Config;
 use crate::burn::requests::Desk;
@@ -105,6 +107,61 @@ async fn a_gpu_agrees_with_the_cpu() {
         }
         assert!(2 * same > all, "{side}: {same} of {all} tokens before the first that differs");
     }
+}
+
+/// Writes outside of any memory, after which the driver refuses its process.
+#[cube(launch_unchecked)]
+fn write_far_away(out: &mut [u32]) {
+    out[4_000_000_000u32 as usize] = 1;
+}
+
+#[tokio::test]
+#[ignore = "takes the GPU from its process: run it alone"]
+async fn a_process_outlives_its_gpu() {
+    if !is_present() {
+        return;
+    }
+    let lose = || {
+        let gpu = Gpu::open(0).unwrap();
+        let small: Buffer<u32> = gpu.zeroed(1);
+        // SAFETY: none, that is the point; the process is not used for anything else.
+        unsafe {
+            write_far_away::launch_unchecked(
+                gpu.client(),
+                CubeCount::Static(1, 1, 1),
+                CubeDim::new_1d(1),
+                small.arg(1),
+            );
+        }
+        let _ = gpu.sync();
+    };
+    let session = load(SMALL, demo("king")).await;
+    let long = GenerateRequest { max_new_tokens: 400, ..requests()[0].clone() };
+    let mut replies = session.generate(vec![long.clone(); 9], &CallContext::new());
+    let mut errors = Vec::new();
+    let mut lost = false;
+    while let Some(reply) = replies.next().await {
+        if !std::mem::replace(&mut lost, true) {
+            tokio::task::spawn_blocking(lose).await.unwrap();
+        }
+        errors.extend(reply.result.err());
+    }
+    assert!(!errors.is_empty());
+    // So is every later request, and every later load.
+    let mut later = session.generate(requests(), &CallContext::new());
+    while let Some(reply) = later.next().await {
+        errors.push(reply.result.unwrap_err());
+    }
+    let backend = BurnBackend::new(&SMALL).unwrap();
+    let (king, cx) = (ModelSource::new(demo("king")), CallContext::new());
+    errors.push(backend.load(&king, &cx).await.map(drop).unwrap_err());
+    for error in errors {
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::DeviceLost, Fault::Operator), "{error}");
+        println!("{error}");
+    }
+    drop(session);
+    let cpu = load(BurnConfig::default(), demo("king")).await;
+    assert_eq!(answers(&*cpu, requests()).await.len(), requests().len());
 }
 
 /// `ALBEDO_LOADS` times (default 6), the model of `ALBEDO_MODEL` (default the demo's king).
