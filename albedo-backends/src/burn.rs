@@ -297,9 +297,11 @@ impl Session {
             session: alive.clone(),
         };
         let (calls, receiver) = mpsc::channel(WAITING_CALLS);
-        let turn = placement.in_turn.then(|| Turn::new(placement.device, calls.downgrade()));
+        let turn = placement
+            .in_turn
+            .then(|| Turn::new(placement.device, calls.downgrade(), 2 * config.parameter_count()));
         let digesting = digest(&files, cx)?;
-        let loading = Loading { placement, config: config.clone(), files, desk };
+        let loading = Loading { placement, config: config.clone(), files: Some(files), desk };
         let (thread, memory) = start(loading, Inbox::new(receiver, turn), cx)?;
         // From here on, a failure drops the session and ends its device thread.
         let mut session = Self {
@@ -355,102 +357,187 @@ fn info(config: &Qwen3Config, text: &ChatText, device: Device) -> Result<ModelIn
 struct Loading {
     placement: Placement,
     config: Qwen3Config,
-    files: Arc<WeightFiles>,
+    /// `None` once they are not needed any more.
+    files: Option<Arc<WeightFiles>>,
     desk: Desk,
+}
+
+/// A device, and what a session takes of it.
+enum Place {
+    Cpu,
+    #[cfg(feature = "cuda")]
+    Gpu(cuda::Place),
 }
 
 /// A model on its device.
 enum OnDevice {
     Cpu(Box<Engine>),
     #[cfg(feature = "cuda")]
-    Gpu(Box<cuda::Engine>, String),
+    Gpu(Box<cuda::Loaded>),
 }
 
 impl Loading {
-    fn load(&self, cx: &CallContext) -> Result<OnDevice> {
-        let (config, desk) = (&self.config, self.desk.clone());
-        let weights = || self.files.weights(cx);
-        let loaded = match self.placement.device {
-            Device::Cpu => weights().and_then(|weights| {
-                let ops = BurnOps::new(config, burn::tensor::Device::flex());
-                let model = Qwen3::load(ops, config, weights)?;
-                let engine = Engine { model, desk, max_batch: self.placement.max_batch };
-                Ok(OnDevice::Cpu(Box::new(engine)))
-            }),
+    /// Finds the device, and divides its memory.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "the CPU is not divided"))]
+    fn place(&self, turn: Option<&Turn>) -> Result<Place> {
+        match self.placement.device {
+            Device::Cpu => Ok(Place::Cpu),
             #[cfg(feature = "cuda")]
-            Device::Cuda(index) => weights().and_then(|weights| {
-                let (engine, plan) = cuda::load(index, &self.placement, config, weights, desk)?;
-                Ok(OnDevice::Gpu(Box::new(engine), plan.to_string()))
-            }),
+            Device::Cuda(index) => {
+                cuda::Place::new(index, &self.placement, &self.config, turn.map(Turn::others)).map(Place::Gpu)
+            }
             #[cfg(not(feature = "cuda"))]
             Device::Cuda(index) => Err(Error::bug(LOAD, format!("GPU {index} in a build without GPUs"))),
-        };
-        loaded.map_err(|error| error.with("model", &self.desk.name))
+        }
+    }
+
+    fn load(&self, place: &Place, first: bool, cx: &CallContext) -> Result<OnDevice> {
+        let files = self.files.as_ref().ok_or_else(|| Error::bug(LOAD, "its files were let go"))?;
+        if !first {
+            files.require_unchanged()?;
+        }
+        let (config, weights) = (&self.config, files.weights(cx)?);
+        match place {
+            Place::Cpu => {
+                let ops = BurnOps::new(config, burn::tensor::Device::flex());
+                let model = Qwen3::load(ops, config, weights)?;
+                let engine = Engine { model, desk: self.desk.clone(), max_batch: self.placement.max_batch };
+                Ok(OnDevice::Cpu(Box::new(engine)))
+            }
+            #[cfg(feature = "cuda")]
+            Place::Gpu(place) => Ok(OnDevice::Gpu(Box::new(cuda::Loaded::new(place, config, weights)?))),
+        }
+    }
+}
+
+impl Place {
+    /// Whether a model stays there when another has its turn.
+    fn is_kept(&self) -> bool {
+        match self {
+            Self::Cpu => false,
+            #[cfg(feature = "cuda")]
+            Self::Gpu(place) => place.plan().stays,
+        }
+    }
+
+    /// How its memory is divided, where that is planned.
+    fn memory(&self) -> Option<String> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Gpu(place) => Some(place.plan().to_string()),
+        }
     }
 }
 
 impl OnDevice {
-    /// How it divides the memory, where that is planned.
-    fn memory(&self) -> Option<String> {
+    /// Serves calls, once it could say so by `opened`, until the device is to be left.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(clippy::unnecessary_wraps, unused_variables, reason = "a GPU fails")
+    )]
+    fn serve(&mut self, desk: &Desk, inbox: &mut Inbox, opened: impl FnOnce()) -> Result<()> {
         match self {
-            Self::Cpu(_) => None,
+            Self::Cpu(engine) => {
+                opened();
+                engine.run(inbox);
+                Ok(())
+            }
             #[cfg(feature = "cuda")]
-            Self::Gpu(_, plan) => Some(plan.clone()),
-        }
-    }
-
-    fn run(self, inbox: &mut Inbox) {
-        match self {
-            Self::Cpu(engine) => engine.run(inbox),
-            #[cfg(feature = "cuda")]
-            Self::Gpu(engine, _) => engine.run(inbox),
+            Self::Gpu(model) => model.serve(desk, inbox, opened),
         }
     }
 }
 
-/// Starts a device thread, on which the model is also loaded, and again at each
-/// of its turns; how it divides the memory.
-fn start(loading: Loading, mut inbox: Inbox, cx: &CallContext) -> Result<(JoinHandle<()>, Option<String>)> {
-    let (loaded, outcome) = std::sync::mpsc::channel();
-    let (first, cx) = (Some(loaded), cx.clone());
-    let serve = move || {
-        let turn = inbox.turn().cloned();
-        let (mut loading, mut first) = (Some(loading), first);
-        while let Some(parts) = &loading {
-            let unwanted = || parts.desk.is_closed() || (first.is_some() && cx.check(LOAD).is_err());
-            let holding = turn.as_ref().map(|turn| turn.take(unwanted));
-            if holding.as_ref().is_some_and(Option::is_none) {
-                return;
-            }
-            let engine = match first {
-                Some(_) => parts.load(&cx),
-                None => parts.files.require_unchanged().and_then(|()| parts.load(&parts.desk.session)),
-            };
-            // A model that stays needs its files no more.
-            if turn.is_none() {
-                loading = None;
-            }
-            match (engine, first.take()) {
-                (Ok(engine), first) => {
+/// What loads and runs a model.
+struct DeviceThread {
+    loading: Loading,
+    inbox: Inbox,
+    turn: Option<Turn>,
+    /// Whoever waits for the first load, and how long.
+    first: Option<(std::sync::mpsc::Sender<Loaded>, CallContext)>,
+}
+
+/// What a load came to: how the memory is divided.
+type Loaded = Result<Option<String>>;
+
+impl DeviceThread {
+    fn run(mut self) {
+        let mut model = None;
+        loop {
+            match self.take_turn(&mut model).map_err(|error| error.with("model", &self.loading.desk.name)) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => match self.first.take() {
                     // Fails only if the load is not waited for any more.
-                    first.map(|first| first.send(Ok(engine.memory())));
-                    engine.run(&mut inbox);
-                }
-                (Err(error), Some(first)) => {
-                    let _ = first.send(Err(error));
-                    return;
-                }
-                (Err(error), None) => inbox.refuse(&error),
+                    Some((first, _)) => return drop(first.send(Err(error))),
+                    None => self.inbox.refuse(&error),
+                },
             }
-            drop(holding);
-            if !inbox.sleep() {
+            if !self.inbox.sleep() {
                 return;
             }
         }
-    };
-    let thread = std::thread::Builder::new().name("albedo-device".to_owned());
-    let thread = thread
-        .spawn(serve)
+    }
+
+    /// One turn of the device; `false` if nobody wants it any more.
+    fn take_turn(&mut self, model: &mut Option<OnDevice>) -> Result<bool> {
+        let place = self.loading.place(self.turn.as_ref())?;
+        let turn = self.turn.clone();
+        let stays = turn.is_none() || place.is_kept();
+        // A model that stays is loaded while another may have its turn.
+        if turn.is_some() && stays && model.is_none() {
+            *model = Some(self.load(&place)?);
+            tell(&mut self.first, &place);
+            if !self.inbox.sleep() {
+                return Ok(false);
+            }
+        }
+        let desk = self.loading.desk.clone();
+        let first = self.first.as_ref().map(|(_, cx)| cx.clone());
+        let unwanted = || desk.is_closed() || first.as_ref().is_some_and(|cx| cx.check(LOAD).is_err());
+        let holding = turn.as_ref().map(|turn| turn.take(unwanted));
+        if holding.as_ref().is_some_and(Option::is_none) {
+            return Ok(false);
+        }
+        let mut here = match model.take() {
+            Some(here) => here,
+            None => self.load(&place)?,
+        };
+        if stays {
+            self.loading.files = None;
+        }
+        let served = here.serve(&desk, &mut self.inbox, || tell(&mut self.first, &place));
+        if stays {
+            *model = Some(here);
+        }
+        served.map(|()| true)
+    }
+
+    fn load(&self, place: &Place) -> Result<OnDevice> {
+        let session = &self.loading.desk.session;
+        let cx = self.first.as_ref().map_or(session, |(_, cx)| cx);
+        self.loading.load(place, self.first.is_some(), cx)
+    }
+}
+
+/// Tells whoever waits for the first load that it is done.
+fn tell(first: &mut Option<(std::sync::mpsc::Sender<Loaded>, CallContext)>, place: &Place) {
+    if let Some((first, _)) = first.take() {
+        // Fails only if the load is not waited for any more.
+        let _ = first.send(Ok(place.memory()));
+    }
+}
+
+/// Starts a device thread, on which the model is also loaded; how it divides the
+/// memory.
+fn start(loading: Loading, inbox: Inbox, cx: &CallContext) -> Result<(JoinHandle<()>, Option<String>)> {
+    let (loaded, outcome) = std::sync::mpsc::channel();
+    let turn = inbox.turn().cloned();
+    let thread = DeviceThread { loading, inbox, turn, first: Some((loaded, cx.clone())) };
+    let thread = std::thread::Builder::new()
+        .name("albedo-device".to_owned())
+        .spawn(|| thread.run())
         .map_err(|error| Error::io("start the device thread", Path::new("albedo-device"), error))?;
     let lost = |_| Error::new(ErrorKind::DeviceLost, LOAD, "the device thread failed");
     let memory = outcome.recv().map_err(lost)??;

@@ -1,7 +1,7 @@
 //! A model's files in a local folder.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
@@ -77,6 +77,7 @@ impl ModelFiles for FolderFiles {
 /// The operating system's; [`ErrorKind::DataInvalid`] if the file is longer.
 #[cfg(feature = "burn")]
 pub(crate) fn read_small(path: &Path, most: u64, operation: &str) -> Result<Vec<u8>> {
+    use std::io::Read;
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))

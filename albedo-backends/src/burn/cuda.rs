@@ -4,13 +4,13 @@
 use albedo_core::Result;
 
 use self::device::Gpu;
-pub(super) use self::engine::Engine;
+use self::engine::Engine;
 use self::memory::{MemoryPlan, StepSizes};
 use self::ops::CubeOps;
 use super::Placement;
 use super::config::Qwen3Config;
 use super::model::Qwen3;
-use super::requests::Desk;
+use super::requests::{Desk, Inbox};
 use super::weights::Weights;
 
 mod device;
@@ -37,41 +37,95 @@ pub(super) fn is_present() -> bool {
     opened.is_ok()
 }
 
-/// Loads a model and makes its engine, which has to run on this thread: the
-/// order of a GPU's queue is that of one thread.
-///
-/// # Errors
-/// No GPU or driver; memory, with the numbers; tensors that are missing,
-/// malformed or not finite.
-pub(super) fn load(
-    index: u32,
-    placement: &Placement,
-    config: &Qwen3Config,
-    weights: Weights<'_>,
-    desk: Desk,
-) -> Result<(Engine, MemoryPlan)> {
-    let gpu = Gpu::open(index)?;
-    let loaded = load_on(&gpu, placement, config, weights, desk);
-    if loaded.is_err() {
-        gpu.give_back();
-    }
-    loaded
+/// A GPU, and what a session takes of it.
+pub(super) struct Place {
+    gpu: Gpu,
+    sizes: StepSizes,
+    plan: MemoryPlan,
 }
 
-fn load_on(
-    gpu: &Gpu,
-    placement: &Placement,
-    config: &Qwen3Config,
-    weights: Weights<'_>,
-    desk: Desk,
-) -> Result<(Engine, MemoryPlan)> {
-    let _working = Gpu::working();
-    let sizes = StepSizes { rows: placement.prefill_rows, batch: placement.max_batch };
-    let plan = MemoryPlan::new(config, sizes, gpu.memory(), placement.memory_share)?;
-    let ops = gpu.keep(|| CubeOps::new(gpu.clone(), config, &plan, sizes))?;
-    let model = gpu.keep(|| Qwen3::load(ops, config, weights))?;
-    model.ops().end_loading()?;
-    let engine = gpu.keep(|| Engine::new(model, desk, plan.pages));
-    engine.compile()?;
-    Ok((engine, plan))
+impl Place {
+    /// The GPU with `index`, its memory divided for a session of `config`; in
+    /// turn, `others` are the bytes of the weights of the sessions that it shares
+    /// the GPU with.
+    ///
+    /// # Errors
+    /// No GPU or driver; memory, with the numbers.
+    pub(super) fn new(
+        index: u32,
+        placement: &Placement,
+        config: &Qwen3Config,
+        others: Option<&[u64]>,
+    ) -> Result<Self> {
+        let gpu = Gpu::open(index)?;
+        let sizes = StepSizes { rows: placement.prefill_rows, batch: placement.max_batch };
+        let plan = MemoryPlan::new(config, sizes, gpu.memory(), placement.memory_share, others)?;
+        Ok(Self { gpu, sizes, plan })
+    }
+
+    /// How the memory is divided.
+    pub(super) fn plan(&self) -> &MemoryPlan {
+        &self.plan
+    }
+}
+
+/// A model whose weights are on a GPU. It is loaded, run and dropped by one
+/// thread: the order of a GPU's queue is that of one thread.
+pub(super) struct Loaded {
+    model: Qwen3<CubeOps>,
+    config: Qwen3Config,
+    plan: MemoryPlan,
+    /// Dropped last.
+    _emptied: Emptied,
+}
+
+/// Gives memory that nobody holds any more back to the driver when it is dropped.
+struct Emptied(Gpu);
+
+impl Drop for Emptied {
+    fn drop(&mut self) {
+        self.0.give_back();
+    }
+}
+
+impl Loaded {
+    /// Loads the weights.
+    ///
+    /// # Errors
+    /// Memory; tensors that are missing, malformed or not finite.
+    pub(super) fn new(place: &Place, config: &Qwen3Config, weights: Weights<'_>) -> Result<Self> {
+        let Place { gpu, sizes, plan } = place;
+        let emptied = Emptied(gpu.clone());
+        let working = Gpu::working();
+        let ops = gpu.keep(|| CubeOps::new(gpu.clone(), config, *sizes))?;
+        let model = gpu.keep(|| Qwen3::load(ops, config, weights))?;
+        model.ops().end_loading()?;
+        drop(working);
+        Ok(Self { model, config: config.clone(), plan: plan.clone(), _emptied: emptied })
+    }
+
+    /// Takes the rest of the memory, says so by `opened`, and serves calls until
+    /// the device is to be left; then only the weights stay.
+    ///
+    /// # Errors
+    /// Memory, or a lost device, before `opened` is called.
+    pub(super) fn serve(&mut self, desk: &Desk, inbox: &mut Inbox, opened: impl FnOnce()) -> Result<()> {
+        let gpu = self.model.ops().gpu().clone();
+        let served = self.open(desk).map(|engine| {
+            opened();
+            engine.run(inbox);
+        });
+        self.model.ops_mut().leave();
+        gpu.give_back();
+        served
+    }
+
+    fn open(&mut self, desk: &Desk) -> Result<Engine<'_>> {
+        let _working = Gpu::working();
+        let gpu = self.model.ops().gpu().clone();
+        gpu.keep(|| self.model.ops_mut().enter(&self.config, &self.plan));
+        let engine = gpu.keep(|| Engine::new(&self.model, desk.clone(), self.plan.pages));
+        engine.compile()?;
+        Ok(engine)
+    }
 }

@@ -46,7 +46,7 @@ struct Started {
 impl Engine {
     /// Serves calls until the device is to be left. Unanswered requests of a
     /// session that is dropped are dropped with their senders.
-    pub(super) fn run(self, inbox: &mut Inbox) {
+    pub(super) fn run(&self, inbox: &mut Inbox) {
         let mut waiting: VecDeque<Waiting> = VecDeque::new();
         let mut batch: Vec<Sequence> = Vec::new();
         loop {

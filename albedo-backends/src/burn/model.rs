@@ -110,6 +110,12 @@ impl<O: Ops> Qwen3<O> {
         &self.ops
     }
 
+    /// The device, for what a session needs beside the weights.
+    #[cfg(feature = "cuda")]
+    pub(super) fn ops_mut(&mut self) -> &mut O {
+        &mut self.ops
+    }
+
     /// Number of logits.
     pub(super) fn vocab_size(&self) -> usize {
         self.vocab_size

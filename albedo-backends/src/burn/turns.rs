@@ -1,7 +1,7 @@
 //! Sessions that use a device one after the other.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc::WeakSender;
@@ -29,6 +29,8 @@ struct Queue {
     waiting: VecDeque<u64>,
     /// Sessions so far.
     sessions: u64,
+    /// The sessions that live, and the bytes of their weights.
+    living: Vec<(Weak<()>, u64)>,
 }
 
 impl Line {
@@ -44,19 +46,34 @@ pub(super) struct Turn {
     session: u64,
     /// Where its own calls come in.
     calls: WeakSender<Call>,
+    /// The bytes of the weights of those that were there before.
+    others: Vec<u64>,
+    /// Lives as long as the session.
+    _living: Arc<()>,
 }
 
 impl Turn {
-    /// A place on `device` for the session that gets `calls`.
-    pub(super) fn new(device: Device, calls: WeakSender<Call>) -> Self {
+    /// A place on `device` for the session that gets `calls`, whose model has
+    /// `weights` bytes there.
+    pub(super) fn new(device: Device, calls: WeakSender<Call>, weights: u64) -> Self {
         let line =
             Arc::clone(LINES.lock().unwrap_or_else(PoisonError::into_inner).entry(device).or_default());
-        let session = {
+        let living = Arc::new(());
+        let (session, others) = {
             let mut queue = line.queue();
             queue.sessions += 1;
-            queue.sessions
+            queue.living.retain(|(session, _)| session.strong_count() > 0);
+            let others = queue.living.iter().map(|&(_, weights)| weights).collect();
+            queue.living.push((Arc::downgrade(&living), weights));
+            (queue.sessions, others)
         };
-        Self { line, session, calls }
+        Self { line, session, calls, others, _living: living }
+    }
+
+    /// The bytes of the weights of the sessions that were there before this one.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the CPU is not divided"))]
+    pub(super) fn others(&self) -> &[u64] {
+        &self.others
     }
 
     /// Waits for the device; `None` if nobody wants it any more.

@@ -330,8 +330,9 @@ impl Recording {
 pub(super) fn lost(error: ServerError) -> Error {
     const OPERATION: &str = "run the model on the GPU";
     let root = root(&error);
-    let lines: Vec<_> = root.to_string().lines().take(6).map(|line| line.trim().to_owned()).collect();
-    let message: String = lines.join(" ").chars().take(600).collect();
+    let text = root.to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Backtrace"));
+    let message: String = lines.collect::<Vec<_>>().join(" ").chars().take(600).collect();
     match root {
         _ if error.is_device_poisoned() => Error::new(ErrorKind::DeviceLost, OPERATION, message)
             // A sample that is missing for it would be our fault: the duel has to wait.

@@ -26,8 +26,8 @@ const OPERATION: &str = "generate a reply";
 const BATCHES: [usize; 13] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256];
 
 /// What the device thread owns.
-pub(in crate::burn) struct Engine {
-    model: Qwen3<CubeOps>,
+pub(super) struct Engine<'m> {
+    model: &'m Qwen3<CubeOps>,
     desk: Desk,
     slots: Slots,
     pages: Pages,
@@ -118,9 +118,9 @@ struct Wanted {
     first: bool,
 }
 
-impl Engine {
-    /// An engine for a loaded model with `pages` pages.
-    pub(super) fn new(model: Qwen3<CubeOps>, desk: Desk, pages: usize) -> Self {
+impl<'m> Engine<'m> {
+    /// An engine for a model that has entered the GPU, with `pages` pages.
+    pub(super) fn new(model: &'m Qwen3<CubeOps>, desk: Desk, pages: usize) -> Self {
         let sizes = model.ops().sizes();
         let gpu = model.ops().gpu();
         let slots = sizes.batch + 1;
@@ -181,7 +181,7 @@ impl Engine {
             // A chunk that is whole tiles of the products, and one that is not.
             for rows in [sizes.rows, sizes.rows - 1] {
                 let kind = Kind::Prefill { tiles: tiles.clone(), wanted: Some((targets.clone(), 1)) };
-                let mut step = ops.step(rows, ids.clone(), places.clone(), kind);
+                let mut step = ops.step(rows, ids.clone(), places.clone(), kind)?;
                 if let Some(logits) = self.model.forward(&mut step)? {
                     gpu.log_prob(&logits, &targets, &scores, ops.vocabulary())?;
                     gpu.sample(
@@ -198,16 +198,9 @@ impl Engine {
         })
     }
 
-    /// Serves calls until the device is to be left, and gives its memory back.
-    /// Unanswered requests of a session that is dropped are dropped with their
-    /// senders.
-    pub(in crate::burn) fn run(self, inbox: &mut Inbox) {
-        let gpu = self.model.ops().gpu().clone();
-        self.serve(inbox);
-        gpu.give_back();
-    }
-
-    fn serve(mut self, inbox: &mut Inbox) {
+    /// Serves calls until the device is to be left. Unanswered requests of a
+    /// session that is dropped are dropped with their senders.
+    pub(super) fn run(mut self, inbox: &mut Inbox) {
         let mut waiting: VecDeque<Waiting> = VecDeque::new();
         let mut pending: Option<Pending> = None;
         loop {
@@ -325,7 +318,7 @@ impl Engine {
         let longest = chunk.wanted.iter().map(|wanted| splits(wanted.position)).max();
         let wanted = longest.map(|splits| (gpu.upload(&index), splits));
         let kind = Kind::Prefill { tiles: gpu.upload(&chunk.tiles), wanted };
-        let mut step = ops.step(chunk.ids.len(), gpu.upload(&chunk.ids), places, kind);
+        let mut step = ops.step(chunk.ids.len(), gpu.upload(&chunk.ids), places, kind)?;
         let logits = self.model.forward(&mut step)?;
         for &(slot, read) in &chunk.read {
             if let Some(sequence) = &mut self.sequences[slot] {
@@ -529,7 +522,7 @@ impl Engine {
             pages: table.clone(),
             stride: *stride,
         };
-        let mut step = ops.step(size, ids.clone(), places, Kind::Decode { splits });
+        let mut step = ops.step(size, ids.clone(), places, Kind::Decode { splits })?;
         if let Some(logits) = self.model.forward(&mut step)? {
             gpu.sample(&logits, &rows, &step.faults, settings, chosen, ops.vocabulary())?;
         }

@@ -25,6 +25,10 @@ pub(in crate::burn) struct MemoryPlan {
     pub(super) page: u64,
     /// Pages of keys and values.
     pub(super) pages: usize,
+    /// Left to the weights of others, with which the session takes turns.
+    pub(super) others: u64,
+    /// Whether its own weights stay when another has its turn.
+    pub(in crate::burn) stays: bool,
 }
 
 /// Sizes that decide how much memory a step takes.
@@ -37,22 +41,43 @@ pub(super) struct StepSizes {
 }
 
 impl MemoryPlan {
-    /// Divides `share` of a GPU with `total` bytes.
+    /// Divides `share` of a GPU with `total` bytes. `others` are the weights of
+    /// the sessions with which this one takes turns, if it does.
+    ///
+    /// Of two that take turns the weights of both stay, if that leaves at least
+    /// half of the room for keys and values: a turn then begins at once. If it
+    /// leaves less, larger batches gain more than loading again costs.
     ///
     /// # Errors
     /// [`ErrorKind::ResourceExhausted`] with the numbers if a page a sequence
     /// does not fit.
-    pub(super) fn new(config: &Qwen3Config, sizes: StepSizes, total: u64, share: f64) -> Result<Self> {
+    pub(super) fn new(
+        config: &Qwen3Config,
+        sizes: StepSizes,
+        total: u64,
+        share: f64,
+        others: Option<&[u64]>,
+    ) -> Result<Self> {
         let budget = (total.saturating_sub(RESERVE) as f64 * share) as u64;
         let weights = 2 * config.parameter_count();
         let workspace = workspace(config, sizes);
         let page = (2 * 2 * PAGE * config.kv_width() * config.num_hidden_layers) as u64;
-        let left = budget.saturating_sub(weights + workspace);
         // More pages than every sequence's whole context are never used.
         let most = sizes.batch * config.max_position_embeddings.div_ceil(PAGE);
-        let pages = ((left / page) as usize).saturating_sub(1).min(most);
-        let plan = Self { budget, weights, workspace, page, pages };
-        if pages > sizes.batch {
+        let beside = |others: u64, stays: bool| {
+            let left = budget.saturating_sub(weights + others + workspace);
+            let pages = ((left / page) as usize).saturating_sub(1).min(most);
+            Self { budget, weights, workspace, page, pages, others, stays }
+        };
+        let alone = beside(0, others.is_none());
+        let plan = match others {
+            // The next one is taken to be as large.
+            Some([]) => beside(weights, true),
+            Some(others) => beside(others.iter().sum(), others.len() == 1 && weights <= others[0]),
+            None => alone.clone(),
+        };
+        let plan = if plan.pages > sizes.batch && 2 * plan.pages >= alone.pages { plan } else { alone };
+        if plan.pages > sizes.batch {
             return Ok(plan);
         }
         Err(Error::new(
@@ -80,7 +105,11 @@ impl fmt::Display for MemoryPlan {
             gb(self.workspace),
             gb(self.page * self.pages as u64),
             self.tokens(),
-        )
+        )?;
+        if self.others > 0 {
+            write!(f, ", weights of others {:.2}", gb(self.others))?;
+        }
+        Ok(())
     }
 }
 
@@ -129,7 +158,7 @@ mod tests {
 
     #[test]
     fn two_models_fit_on_one_card() {
-        let plan = MemoryPlan::new(&qwen3_4b(), SIZES, 85_520_809_984, 0.5).unwrap();
+        let plan = MemoryPlan::new(&qwen3_4b(), SIZES, 85_520_809_984, 0.5, None).unwrap();
         assert_eq!(plan.page, 147_456 * 64);
         assert!(plan.tokens() > 190_000, "{plan}");
         assert!(plan.weights + plan.workspace + plan.page * (plan.pages as u64 + 1) <= plan.budget);
@@ -137,9 +166,28 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused_with_the_numbers() {
-        let error = MemoryPlan::new(&qwen3_4b(), SIZES, 12_000_000_000, 1.0).unwrap_err();
+        let error = MemoryPlan::new(&qwen3_4b(), SIZES, 12_000_000_000, 1.0, None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
         assert!(error.message().contains("weights 8.04"), "{error}");
-        assert!(MemoryPlan::new(&qwen3_4b(), SIZES, 0, 1.0).is_err());
+        assert!(MemoryPlan::new(&qwen3_4b(), SIZES, 0, 1.0, None).is_err());
+    }
+
+    #[test]
+    fn the_weights_of_two_stay_where_there_is_room_for_them() {
+        let plan =
+            |total, others: Option<&[u64]>| MemoryPlan::new(&qwen3_4b(), SIZES, total, 0.95, others).unwrap();
+        let (large, small) = (85_520_809_984, 26_000_000_000);
+        let alone = plan(large, None);
+        let first = plan(large, Some(&[]));
+        assert!(first.stays && first.pages < alone.pages && 2 * first.pages > alone.pages, "{first}");
+        assert_eq!(first.others, first.weights);
+        assert_eq!(plan(large, Some(&[first.weights])), first, "the second is divided alike");
+        // A larger one than the first left room for, and a third, are loaded at every turn.
+        for others in [&[first.weights - 1][..], &[first.weights, first.weights]] {
+            let plan = plan(large, Some(others));
+            assert!(!plan.stays && plan.others == others.iter().sum::<u64>(), "{plan}");
+        }
+        let reloaded = plan(small, Some(&[]));
+        assert!(!reloaded.stays && reloaded.pages == plan(small, None).pages, "{reloaded}");
     }
 }

@@ -22,7 +22,8 @@ const OPERATION: &str = "run the model on the GPU";
 /// Bytes of a weight that are read, checked and sent together.
 const UPLOAD: usize = 64 << 20;
 
-/// The GPU with everything of one model but its weights.
+/// The GPU with everything of one model but its weights. What only a session
+/// that has its turn needs is there from [`CubeOps::enter`] to [`CubeOps::leave`].
 pub(super) struct CubeOps {
     gpu: Gpu,
     hardware: Hardware,
@@ -32,11 +33,16 @@ pub(super) struct CubeOps {
     vocabulary: usize,
     eps: f32,
     sizes: StepSizes,
-    pools: Vec<Pool>,
     cosines: Buffer<f32>,
     sines: Buffer<f32>,
-    work: Workspace,
+    room: Option<Room>,
     uploads: Mutex<Uploads>,
+}
+
+/// Keys and values of every layer, and the workspace.
+struct Room {
+    pools: Vec<Pool>,
+    work: Workspace,
 }
 
 impl Debug for CubeOps {
@@ -147,11 +153,11 @@ pub(super) struct Step {
 }
 
 impl CubeOps {
-    /// Takes the memory of `plan` for a model of `config`.
+    /// A GPU for a model of `config`.
     ///
     /// # Errors
-    /// Head sizes that the kernels do not have; memory.
-    pub(super) fn new(gpu: Gpu, config: &Qwen3Config, plan: &MemoryPlan, sizes: StepSizes) -> Result<Self> {
+    /// Head sizes that the kernels do not have.
+    pub(super) fn new(gpu: Gpu, config: &Qwen3Config, sizes: StepSizes) -> Result<Self> {
         let heads = Heads {
             queries: config.num_attention_heads,
             kv: config.num_key_value_heads,
@@ -161,11 +167,30 @@ impl CubeOps {
         let frequencies = frequencies(config);
         let (cosines, sines): (Vec<f32>, Vec<f32>) =
             (0..config.max_position_embeddings).flat_map(|at| angles_at(at, &frequencies)).unzip();
+        Ok(Self {
+            hardware: Hardware::from_client(gpu.client()),
+            heads,
+            hidden: config.hidden_size,
+            inter: config.intermediate_size,
+            vocabulary: config.vocab_size,
+            eps: config.rms_norm_eps as f32,
+            sizes,
+            cosines: gpu.upload(&cosines),
+            sines: gpu.upload(&sines),
+            room: None,
+            uploads: Mutex::default(),
+            gpu,
+        })
+    }
+
+    /// Takes the memory of `plan` for keys, values and workspace.
+    pub(super) fn enter(&mut self, config: &Qwen3Config, plan: &MemoryPlan) {
+        let (gpu, sizes) = (&self.gpu, self.sizes);
         let values = (plan.pages + 1) * super::kernels::attention::PAGE * config.kv_width();
         let pools = (0..config.num_hidden_layers)
             .map(|_| Pool { keys: gpu.empty(values), values: gpu.empty(values) })
             .collect();
-        let (hidden, inter, q) = (config.hidden_size, config.intermediate_size, config.query_width());
+        let (hidden, inter, q) = (self.hidden, self.inter, config.query_width());
         // Products of few rows read whole tiles.
         let rows = sizes.rows.max(sizes.batch).next_multiple_of(128);
         let batch = sizes.batch.next_multiple_of(128);
@@ -182,7 +207,7 @@ impl CubeOps {
             faults: gpu.empty(rows),
             sums: gpu.empty(super::memory::sums(config, sizes)),
             partial: gpu.empty(sizes.batch * q * splits),
-            stats: gpu.empty(sizes.batch * heads.queries * splits * 2),
+            stats: gpu.empty(sizes.batch * self.heads.queries * splits * 2),
             logits: gpu.empty(sizes.batch * config.vocab_size),
             wanted_residual: gpu.empty(batch * hidden),
             wanted_queries: gpu.empty(batch * q),
@@ -190,21 +215,24 @@ impl CubeOps {
             wanted_slots: gpu.empty(batch),
             wanted_faults: gpu.empty(batch),
         };
-        Ok(Self {
-            hardware: Hardware::from_client(gpu.client()),
-            heads,
-            hidden,
-            inter,
-            vocabulary: config.vocab_size,
-            eps: config.rms_norm_eps as f32,
-            sizes,
-            pools,
-            cosines: gpu.upload(&cosines),
-            sines: gpu.upload(&sines),
-            work,
-            uploads: Mutex::default(),
-            gpu,
-        })
+        self.room = Some(Room { pools, work });
+    }
+
+    /// Drops what [`CubeOps::enter`] took.
+    pub(super) fn leave(&mut self) {
+        self.room = None;
+    }
+
+    fn room(&self) -> Result<&Room> {
+        self.room.as_ref().ok_or_else(|| Error::bug(OPERATION, "a step of a model that has left the GPU"))
+    }
+
+    fn work(&self) -> Result<&Workspace> {
+        Ok(&self.room()?.work)
+    }
+
+    fn pool(&self, layer: usize) -> Result<&Pool> {
+        self.room()?.pools.get(layer).ok_or_else(|| Error::bug(OPERATION, "no such layer"))
     }
 
     /// Sends the last weight, and waits until all are on the device.
@@ -235,8 +263,8 @@ impl CubeOps {
     }
 
     /// A step of `rows` rows.
-    pub(super) fn step(&self, rows: usize, ids: Buffer<u32>, places: Places, kind: Kind) -> Step {
-        Step { rows, ids, places, kind, faults: self.work.faults.clone() }
+    pub(super) fn step(&self, rows: usize, ids: Buffer<u32>, places: Places, kind: Kind) -> Result<Step> {
+        Ok(Step { rows, ids, places, kind, faults: self.work()?.faults.clone() })
     }
 
     fn product(&self, x: &Buffer<bf16>, weight: &Matrix, out: &Buffer<bf16>, step: &Step) -> Result<Product> {
@@ -247,7 +275,7 @@ impl CubeOps {
                 let settings = few_rows(*outputs, rows);
                 let count = settings.count();
                 if count > 1 {
-                    let sums = self.work.sums.first(count * rows * outputs);
+                    let sums = self.work()?.sums.first(count * rows * outputs);
                     self.product_of_few(x, weight, &sums, rows, settings)?;
                     return Ok(Product::InShares { sums, count });
                 }
@@ -341,13 +369,13 @@ impl Ops for CubeOps {
     }
 
     fn embed(&self, table: &Buffer<bf16>, step: &Step) -> Result<Rows> {
-        let out = &self.work.residual;
+        let out = &self.work()?.residual;
         self.gpu.embed(&step.ids.first(step.rows), table, out, &step.faults, self.hidden)?;
         Ok(Rows::Residual(out.clone()))
     }
 
     fn linear(&self, x: Rows, weight: &Matrix, step: &Step) -> Result<Rows> {
-        let work = &self.work;
+        let work = self.work()?;
         // Every width of a result has its own place, but the two that are added.
         let out = if weight.outputs == self.hidden {
             &work.delta
@@ -360,7 +388,7 @@ impl Ops for CubeOps {
     }
 
     fn rms_norm(&self, x: &Rows, gain: &Buffer<f32>, step: &Step) -> Result<Rows> {
-        let out = &self.work.normed;
+        let out = &self.work()?.normed;
         self.gpu.add_norm(x.residual()?, None, gain, out, &step.faults, step.rows, self.eps, 0)?;
         Ok(Rows::Half(out.clone()))
     }
@@ -373,7 +401,7 @@ impl Ops for CubeOps {
         layer: usize,
         step: &Step,
     ) -> Result<Rows> {
-        let out = &self.work.normed;
+        let out = &self.work()?.normed;
         let (residual, delta) = (residual.residual()?, delta.product()?);
         self.gpu.add_norm(
             residual,
@@ -395,9 +423,9 @@ impl Ops for CubeOps {
         layer: usize,
         step: &mut Step,
     ) -> Result<Rows> {
-        let queries = &self.work.queries;
+        let queries = &self.work()?.queries;
         let angles = [&self.cosines, &self.sines];
-        let pool = self.pools.get(layer).ok_or_else(|| Error::bug(OPERATION, "no such layer"))?;
+        let pool = self.pool(layer)?;
         let (rows, heads) = (step.rows, self.heads);
         self.gpu.qk_norm_rope_write_kv(
             qkv.product()?,
@@ -414,11 +442,11 @@ impl Ops for CubeOps {
     }
 
     fn attend(&self, queries: &Rows, layer: usize, step: &Step) -> Result<Rows> {
-        let (out, queries) = (&self.work.mixed, queries.half()?);
-        let pool = self.pools.get(layer).ok_or_else(|| Error::bug(OPERATION, "no such layer"))?;
+        let (out, queries) = (&self.work()?.mixed, queries.half()?);
+        let pool = self.pool(layer)?;
         match &step.kind {
             Kind::Decode { splits } => {
-                let Workspace { partial, stats, .. } = &self.work;
+                let Workspace { partial, stats, .. } = self.work()?;
                 let rows = step.rows;
                 self.gpu.attend_rows(
                     queries,
@@ -440,7 +468,7 @@ impl Ops for CubeOps {
     }
 
     fn silu_mul(&self, gate_up: &Rows, step: &Step) -> Result<Rows> {
-        let out = &self.work.activated;
+        let out = &self.work()?.activated;
         self.gpu.silu_mul(gate_up.product()?, out, step.rows, self.inter)?;
         Ok(Rows::Half(out.clone()))
     }
@@ -452,7 +480,7 @@ impl Ops for CubeOps {
         let Some((index, splits)) = wanted.clone() else {
             return Ok(None);
         };
-        let (gpu, work) = (&self.gpu, &self.work);
+        let (gpu, work) = (&self.gpu, self.work()?);
         let width = self.heads.queries * self.heads.dim;
         gpu.take_rows(queries.half()?, &index, &work.wanted_queries, width)?;
         gpu.take_rows(residual.residual()?, &index, &work.wanted_residual, self.hidden)?;
@@ -468,7 +496,7 @@ impl Ops for CubeOps {
     }
 
     fn lm_head(&self, x: Rows, weight: &Matrix, step: &Step) -> Result<Buffer<f32>> {
-        let out = &self.work.logits;
+        let out = &self.work()?.logits;
         let Matrix { outputs, inputs, .. } = weight;
         let x = x.half()?;
         for from in (0..step.rows).step_by(HEAD_ROWS) {

@@ -10,7 +10,7 @@ use cubecl::prelude::*;
 use futures::StreamExt;
 
 use super::device::{Buffer, Gpu};
-use super::is_present;
+use super::{Loaded, Place, is_present};
 use crate::burn::config::Qwen3Config;
 use crate::burn::requests::Desk;
 use crate::burn::tests::{answers, demo, fixture, requests};
@@ -77,6 +77,13 @@ async fn models_that_take_turns_give_their_memory_back() {
         let both = tokio::join!(answers(&*king, requests()), answers(&*challenger, requests()));
         assert_eq!([both.0, both.1], expected[..]);
     }
+    // A third does not stay, and goes by itself.
+    let third = load("king").await;
+    let all = tokio::join!(answers(&*third, requests()), answers(&*challenger, requests()));
+    assert_eq!([all.0, all.1], expected[..]);
+    drop(challenger);
+    assert_eq!(answers(&*third, requests()).await, expected[0]);
+    assert_eq!(answers(&*king, requests()).await, expected[0]);
 }
 
 /// bf16 beside f32: scores are as near as those of transformers in bf16 (root
@@ -224,7 +231,8 @@ async fn measure_the_engine_beside_the_device() {
     let files = WeightFiles::open(&model).unwrap();
     let cx = CallContext::new();
     let backend = BurnBackend::new(&placed).unwrap();
-    let weights = files.weights(&cx).unwrap();
-    let (mut engine, _) = super::load(0, &backend.placement, &config, weights, desk).unwrap();
+    let place = Place::new(0, &backend.placement, &config, None).unwrap();
+    let mut loaded = Loaded::new(&place, &config, files.weights(&cx).unwrap()).unwrap();
+    let mut engine = loaded.open(&desk).unwrap();
     println!("the device's {:.3} ms", engine.measure_step(32, 200).unwrap() * 1e3);
 }
