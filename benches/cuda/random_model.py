@@ -1,8 +1,10 @@
 """Writes a Qwen3 checkpoint of a published shape with random weights.
 
-    python random_model.py OUT SHAPE [TOKENIZER]
+    python random_model.py OUT SHAPE TOKENIZER
 
 SHAPE is 0.6b or 4b. The tokenizer's files are copied from the folder TOKENIZER.
+The byte 255, with which `albedo bench` stands in for the stop token, gets no
+weight: it is never the likeliest token, so that no reply ends by chance.
 Needs torch and safetensors; uses the GPU if there is one.
 """
 
@@ -23,7 +25,8 @@ VOCABULARY, HEAD, CONTEXT = 151936, 128, 40960
 
 
 def main():
-    out, shape = Path(sys.argv[1]), sys.argv[2]
+    out, shape, tokenizer = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    never = json.loads((tokenizer / "tokenizer.json").read_text())["model"]["vocab"]["ÿ"]
     hidden, inter, layers, heads, kv_heads, tied = SHAPES[shape]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator(device=device).manual_seed(1)
@@ -58,6 +61,7 @@ def main():
             }
         if shard == 0:
             tensors["model.embed_tokens.weight"] = normal(VOCABULARY, hidden)
+            tensors["model.embed_tokens.weight"][never] = 0
         if shard == shards - 1:
             tensors["model.norm.weight"] = gain(hidden)
         file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
@@ -76,7 +80,7 @@ def main():
     }
     (out / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(Path(sys.argv[3]) / name, out / name)
+        shutil.copy(tokenizer / name, out / name)
 
 
 main()
