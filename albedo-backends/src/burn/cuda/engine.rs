@@ -7,8 +7,9 @@
 //! writes is never read.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 
-use albedo_core::{Error, ErrorKind, Result, TokenScores};
+use albedo_core::{Digest, Error, ErrorKind, Result, TokenScores};
 
 use super::device::{Buffer, Gpu, Reading, Recording};
 use super::kernels::attention::{PAGE, TILE};
@@ -60,6 +61,8 @@ struct Sequence {
     number: u64,
     origin: Origin,
     prompt: Prompt,
+    /// Of the prompt's full pages.
+    names: Vec<Digest>,
     pages: Vec<u32>,
     /// Tokens of the prompt and then of the scored reply that were read.
     read: usize,
@@ -85,6 +88,40 @@ impl Sequence {
     fn target(&self, at: usize) -> Option<u32> {
         let reply = self.prompt.reply.as_deref()?;
         reply.get((at + 1).checked_sub(self.prompt.ids.len())?).copied()
+    }
+}
+
+/// A request whose prompt becomes tokens on another thread.
+struct Arrival {
+    origin: Origin,
+    write: Option<Write>,
+    tokens: Tokens,
+}
+
+enum Tokens {
+    Coming(Receiver<Result<Tokenized>>),
+    There(Tokenized),
+}
+
+/// A prompt, and the names of its pages.
+struct Tokenized {
+    prompt: Prompt,
+    names: Vec<Digest>,
+}
+
+impl Arrival {
+    fn new(desk: &Desk, Waiting { origin, request }: Waiting) -> Self {
+        let (write, desk) = (request.write, desk.clone());
+        let (done, coming) = mpsc::channel();
+        rayon::spawn(move || {
+            let tokenized = desk.prepare(&request).map(|prompt| {
+                let names = Pages::names(&prompt.ids);
+                Tokenized { prompt, names }
+            });
+            // Fails only if nobody waits any more.
+            let _ = done.send(tokenized);
+        });
+        Self { origin, write, tokens: Tokens::Coming(coming) }
     }
 }
 
@@ -202,15 +239,18 @@ impl<'m> Engine<'m> {
     /// session that is dropped are dropped with their senders.
     pub(super) fn run(mut self, inbox: &mut Inbox) {
         let mut waiting: VecDeque<Waiting> = VecDeque::new();
+        let mut arrivals: VecDeque<Arrival> = VecDeque::new();
         let mut pending: Option<Pending> = None;
         loop {
-            let idle = pending.is_none() && self.sequences.iter().all(Option::is_none);
-            if !inbox.collect(idle, &mut waiting, self.sequences.len()) || self.desk.is_closed() {
+            let idle = pending.is_none() && arrivals.is_empty() && self.sequences.iter().all(Option::is_none);
+            let most = self.sequences.len().saturating_sub(arrivals.len());
+            if !inbox.collect(idle, &mut waiting, most) || self.desk.is_closed() {
                 return;
             }
-            waiting.retain(|Waiting { origin, .. }| self.desk.is_wanted(origin));
+            arrivals.extend(waiting.drain(..).map(|waiting| Arrival::new(&self.desk, waiting)));
+            arrivals.retain(|arrival| self.desk.is_wanted(&arrival.origin));
             self.drop_unwanted();
-            if let Err(error) = self.advance(&mut waiting, &mut pending) {
+            if let Err(error) = self.advance(&mut arrivals, &mut pending) {
                 pending = None;
                 self.fail(&error);
             }
@@ -218,9 +258,9 @@ impl<'m> Engine<'m> {
     }
 
     /// One step of the device.
-    fn advance(&mut self, waiting: &mut VecDeque<Waiting>, pending: &mut Option<Pending>) -> Result<()> {
+    fn advance(&mut self, arrivals: &mut VecDeque<Arrival>, pending: &mut Option<Pending>) -> Result<()> {
         let working = Gpu::working();
-        self.admit(waiting);
+        self.admit(arrivals, pending.is_some());
         if !self.reading.is_empty() {
             if let Some(pending) = pending.take() {
                 self.take_chosen(pending)?;
@@ -235,31 +275,44 @@ impl<'m> Engine<'m> {
         Ok(())
     }
 
-    /// Moves requests into slots, in order, while slots and pages last.
-    fn admit(&mut self, waiting: &mut VecDeque<Waiting>) {
+    /// Moves requests into slots, in order, while slots and pages last; a device
+    /// that is `busy`, or has a chunk to read, does not wait for a prompt to become
+    /// tokens.
+    fn admit(&mut self, arrivals: &mut VecDeque<Arrival>, busy: bool) {
         while let Some(slot) = self.sequences.iter().position(Option::is_none)
-            && let Some(Waiting { origin, request }) = waiting.pop_front()
+            && let Some(Arrival { origin, write, tokens }) = arrivals.pop_front()
         {
-            let prompt = match self
-                .desk
-                .prepare(&request)
-                .and_then(|prompt| self.fits(request.write.as_ref(), prompt))
-            {
-                Ok(prompt) => prompt,
-                Err(error) => {
-                    origin.answer(Err(error));
-                    continue;
+            let tokenized = match tokens {
+                Tokens::There(tokenized) => tokenized,
+                Tokens::Coming(coming) => {
+                    let busy = busy || self.unread() >= self.model.ops().sizes().rows;
+                    let come = if busy { coming.try_recv() } else { coming.recv().map_err(Into::into) };
+                    let come = match come {
+                        Ok(come) => come,
+                        Err(TryRecvError::Empty) => {
+                            arrivals.push_front(Arrival { origin, write, tokens: Tokens::Coming(coming) });
+                            return;
+                        }
+                        Err(TryRecvError::Disconnected) => Err(Error::bug(OPERATION, "tokenizing panicked")),
+                    };
+                    match come.and_then(|tokenized| self.fits(write.as_ref(), tokenized)) {
+                        Ok(tokenized) => tokenized,
+                        Err(error) => {
+                            origin.answer(Err(error));
+                            continue;
+                        }
+                    }
                 }
             };
-            let names = Pages::names(&prompt.ids);
-            let Some((pages, known)) = self.pages.take(&names, pages_of(&prompt, request.write.as_ref()))
-            else {
-                waiting.push_front(Waiting { origin, request });
+            let needed = pages_of(&tokenized.prompt, write.as_ref());
+            let Some((pages, known)) = self.pages.take(&tokenized.names, needed) else {
+                arrivals.push_front(Arrival { origin, write, tokens: Tokens::There(tokenized) });
                 return;
             };
+            let Tokenized { prompt, names } = tokenized;
             let gpu = self.model.ops().gpu();
             let settings = &self.slots.settings;
-            if let Some(Write { sampling, seed, .. }) = request.write {
+            if let Some(Write { sampling, seed, .. }) = write {
                 gpu.write(&settings.temperatures.at(slot), &[sampling.temperature as f32]);
                 gpu.write(&settings.top_ps.at(slot), &[sampling.top_p as f32]);
                 gpu.write(&settings.top_ks.at(slot), &[sampling.top_k]);
@@ -274,9 +327,10 @@ impl<'m> Engine<'m> {
                 number: self.admitted,
                 origin,
                 prompt,
+                names,
                 pages,
                 read: known * PAGE,
-                write: request.write,
+                write,
                 reply,
                 scores: Vec::new(),
             });
@@ -284,11 +338,18 @@ impl<'m> Engine<'m> {
         }
     }
 
+    /// Tokens of the prompts in slots that are not read yet.
+    fn unread(&self) -> usize {
+        let sequences = self.reading.iter().filter_map(|&slot| self.sequences[slot].as_ref());
+        sequences.map(|sequence| sequence.to_read() - sequence.read).sum()
+    }
+
     /// Refuses what would not fit if it were alone.
-    fn fits(&self, write: Option<&Write>, prompt: Prompt) -> Result<Prompt> {
-        let needed = pages_of(&prompt, write);
+    fn fits(&self, write: Option<&Write>, tokenized: Tokenized) -> Result<Tokenized> {
+        let prompt = &tokenized.prompt;
+        let needed = pages_of(prompt, write);
         if needed <= self.pages.count() && needed <= self.slots.stride {
-            return Ok(prompt);
+            return Ok(tokenized);
         }
         Err(Error::new(
             ErrorKind::ResourceExhausted,
@@ -324,8 +385,8 @@ impl<'m> Engine<'m> {
             if let Some(sequence) = &mut self.sequences[slot] {
                 sequence.read = read;
                 let full = read.min(sequence.prompt.ids.len()) / PAGE;
-                let names = Pages::names(&sequence.prompt.ids);
-                self.pages.learn(&sequence.pages[..full.min(names.len())], &names);
+                let names = &sequence.names;
+                self.pages.learn(&sequence.pages[..full.min(names.len())], names);
             }
         }
         match logits {
