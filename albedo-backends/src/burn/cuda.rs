@@ -117,7 +117,7 @@ impl Loaded {
         });
         self.model.ops_mut().leave();
         gpu.give_back();
-        served
+        served.map_err(|error| gpu.reason(error))
     }
 
     fn open(&mut self, desk: &Desk) -> Result<Engine<'_>> {

@@ -234,6 +234,15 @@ impl Gpu {
         cubecl::future::block_on(self.client.sync()).map_err(lost)
     }
 
+    /// `error`, or that the device is lost for good, which the first failure does
+    /// not always say.
+    pub(super) fn reason(&self, error: Error) -> Error {
+        match self.sync() {
+            Err(lost) if lost.fault() == Fault::Operator => lost,
+            _ => error,
+        }
+    }
+
     /// Keeps other sessions from recording while the guard lives: a recording
     /// fails if another session takes memory meanwhile.
     pub(super) fn working() -> RwLockReadGuard<'static, ()> {

@@ -252,6 +252,7 @@ impl<'m> Engine<'m> {
             self.drop_unwanted();
             if let Err(error) = self.advance(&mut arrivals, &mut pending) {
                 pending = None;
+                let error = self.model.ops().gpu().reason(error);
                 self.fail(&error);
             }
         }

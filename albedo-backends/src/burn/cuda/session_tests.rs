@@ -10,6 +10,7 @@ use cubecl::prelude::*;
 use futures::StreamExt;
 
 use super::device::{Buffer, Gpu};
+use super::memory::{MemoryPlan, StepSizes};
 use super::{Loaded, Place, is_present};
 use crate::burn::config::Qwen3Config;
 use crate::burn::requests::Desk;
@@ -56,6 +57,14 @@ async fn a_reply_depends_on_its_request_alone() {
         reversed.reverse();
         assert_eq!(reversed, expected, "{max_batch}, {prefill_rows}, in reverse");
     }
+    // Most have to wait for pages.
+    let config = Qwen3Config::load(&demo("king")).unwrap();
+    let (sizes, total) = (StepSizes { rows: 256, batch: 16 }, Gpu::open(0).unwrap().memory());
+    let plan = |share: &f64| MemoryPlan::new(&config, sizes, total, *share, None);
+    let memory_share = (1..9999).map(|at| f64::from(at) * 1e-5).find(|share| plan(share).is_ok()).unwrap();
+    assert!(plan(&memory_share).unwrap().pages < 32);
+    let session = load(BurnConfig { max_batch: 16, memory_share, ..SMALL }, demo("king")).await;
+    assert_eq!(answers(&*session, requests()).await, expected, "with few pages");
 }
 
 /// Two models that take turns, each with most of the card, answer as side by side.
