@@ -95,10 +95,11 @@ pub struct BurnConfig {
     /// Most tokens of prompts that go through a GPU together, 128 to 32768. No
     /// reply depends on it.
     pub prefill_rows: u32,
-    /// Whether the models of this device are in memory one after the other, for
-    /// two that do not fit side by side: one stays until another is asked and
-    /// its own requests under way are answered, and is loaded again at its next
-    /// turn. No reply depends on it.
+    /// Whether the models of this device compute one after the other, for two
+    /// that do not fit side by side: one has the device until another is asked
+    /// and its own requests under way are answered. Its weights stay on a GPU
+    /// that has room for both, and else are loaded again at its next turn. No
+    /// reply depends on it.
     pub in_turn: bool,
 }
 
