@@ -20,10 +20,13 @@ mod launch;
 mod memory;
 mod ops;
 mod pages;
+mod products;
 pub(super) mod settings;
 
 #[cfg(test)]
 mod kernel_tests;
+#[cfg(test)]
+mod measurements;
 #[cfg(test)]
 mod session_tests;
 

@@ -71,23 +71,44 @@ async fn a_reply_does_not_depend_on_the_batch() {
     }
 }
 
+/// King and challenger of the demo, and what they answer; both have been asked at
+/// once, and have answered as two that are loaded as `side_by_side` says.
+pub(super) struct InTurn {
+    pub(super) backend: BurnBackend,
+    pub(super) king: Arc<dyn ModelSession>,
+    pub(super) challenger: Arc<dyn ModelSession>,
+    pub(super) expected: [Vec<Completion>; 2],
+}
+
+impl InTurn {
+    pub(super) async fn new(side_by_side: &BurnConfig, in_turn: &BurnConfig) -> Self {
+        let cx = CallContext::new();
+        let load = async |backend: &BurnBackend, side| {
+            backend.load(&ModelSource::new(demo(side)), &cx).await.unwrap()
+        };
+        let backend = BurnBackend::new(side_by_side).unwrap();
+        let expected = [
+            answers(&*load(&backend, "king").await, requests()).await,
+            answers(&*load(&backend, "challenger").await, requests()).await,
+        ];
+        let backend = BurnBackend::new(in_turn).unwrap();
+        let (king, challenger) = (load(&backend, "king").await, load(&backend, "challenger").await);
+        for _ in 0..2 {
+            let both = tokio::join!(answers(&*king, requests()), answers(&*challenger, requests()));
+            assert_eq!([both.0, both.1], expected);
+        }
+        Self { backend, king, challenger, expected }
+    }
+}
+
 #[tokio::test]
 async fn models_that_take_turns_answer_as_side_by_side() {
-    let mut expected = Vec::new();
-    for side in ["king", "challenger"] {
-        expected.push(answers(&*load(&demo(side), 4).await.unwrap(), requests()).await);
-    }
-    let backend = BurnBackend::new(&BurnConfig { max_batch: 4, in_turn: true, ..BurnConfig::default() });
-    let backend = backend.unwrap();
-    let cx = CallContext::new();
-    let load = async |side| backend.load(&ModelSource::new(demo(side)), &cx).await.unwrap();
-    let (king, challenger) = (load("king").await, load("challenger").await);
-    for _ in 0..2 {
-        let both = tokio::join!(answers(&*king, requests()), answers(&*challenger, requests()));
-        assert_eq!([both.0, both.1], expected[..]);
-    }
+    let config = BurnConfig { max_batch: 4, ..BurnConfig::default() };
+    let in_turn = BurnConfig { in_turn: true, ..config.clone() };
+    let InTurn { backend, king: _king, challenger, expected } = InTurn::new(&config, &in_turn).await;
     // One that waits for its turn can be dropped.
-    let third = load("king").await;
+    let cx = CallContext::new();
+    let third = backend.load(&ModelSource::new(demo("king")), &cx).await.unwrap();
     drop(third.generate(requests(), &cx).next().await);
     drop(third);
     assert_eq!(answers(&*challenger, requests()).await, expected[1]);

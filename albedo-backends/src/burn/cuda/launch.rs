@@ -1,26 +1,22 @@
-//! Every launch of a kernel, with the checks that make it sound: a kernel reads
+//! Launches of the kernels (those of products are in `products`), with the checks that make it sound: a kernel reads
 //! and writes its buffers only within the sizes that are checked here.
 
 use albedo_core::{Error, ErrorKind, Result};
 use cubecl::ir::{ElemType, FloatKind};
-use cubecl::prelude::{BufferArg, CubeCount, CubeDim, Float};
-use cubecl::std::tensor::TensorHandle;
-use cubek::matmul::kernels::tensor::{PlainTensor, StoredTensor};
-use cubek::matmul::kernels::{CubeStagedMatmulRoutine, CubeStagedMatmulRoutineSettings, MatmulRoutine};
-use cubek::std::Hardware;
+use cubecl::prelude::{CubeCount, CubeDim};
 use half::bf16;
 
 use super::device::{Buffer, Gpu, Value};
 use super::kernels::attention::{PAGE, SPLIT, attend_split, attend_tile, merge_splits};
-use super::kernels::product::{SHARES, product, product_of_shares};
 use super::kernels::rows::{
     add_norm, decode_inputs, embed, qk_norm_rope_write_kv, silu_mul, take, take_rows,
 };
 use super::kernels::sample::{UNITS, log_prob, sample};
+use super::products::Product;
 
-const OPERATION: &str = "launch a kernel";
+pub(super) const OPERATION: &str = "launch a kernel";
 
-const BF16: ElemType = ElemType::Float(FloatKind::BF16);
+pub(super) const BF16: ElemType = ElemType::Float(FloatKind::BF16);
 
 /// Sizes of the attention of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,104 +70,24 @@ pub(super) struct Pool {
     pub(super) values: Buffer<bf16>,
 }
 
-/// A product of few rows whose cubes take all shares of k.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Whole {
-    /// Tiles of 16 rows of the weight that a cube takes.
-    pub(super) weight_tiles: usize,
-    /// Tiles of 8 rows of `x`.
-    pub(super) token_tiles: usize,
-    /// Rounds of k that are read ahead.
-    pub(super) rounds: usize,
-}
-
-/// A product of few rows whose cubes take some shares of k, and more rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ByShares {
-    /// Planes of a cube.
-    pub(super) planes: usize,
-    /// Tiles of 16 rows of the weight that a plane takes.
-    pub(super) weight_tiles: usize,
-    /// Tiles of 8 rows of `x` that a cube takes.
-    pub(super) token_tiles: usize,
-    /// Shares of k that a cube takes: 1, 2, 4 or 8.
-    pub(super) shares: usize,
-    /// Rounds of k that are read ahead.
-    pub(super) rounds: usize,
-}
-
-impl ByShares {
-    /// The sums that a result is left in.
-    pub(super) fn count(self) -> usize {
-        SHARES as usize / self.shares
-    }
-}
-
-/// The result of a product.
-#[derive(Debug, Clone)]
-pub(super) enum Product {
-    /// Rounded.
-    Rounded(Buffer<bf16>),
-    /// In `count` sums of shares, `[count, rows, width]`, for whoever reads it to
-    /// add and round.
-    InShares { sums: Buffer<f32>, count: usize },
-}
-
-impl Product {
-    /// The sums of a value.
-    fn count(&self) -> usize {
-        match self {
-            Self::Rounded(_) => 1,
-            Self::InShares { count, .. } => *count,
-        }
-    }
-
-    /// What a value is.
-    fn element(&self) -> ElemType {
-        match self {
-            Self::Rounded(_) => BF16,
-            Self::InShares { .. } => ElemType::Float(FloatKind::F32),
-        }
-    }
-
-    /// The result as a kernel's argument, in vectors of `vector` values.
-    fn arg(&self, vector: usize) -> BufferArg {
-        match self {
-            Self::Rounded(values) => values.arg(vector),
-            Self::InShares { sums, .. } => sums.arg(vector),
-        }
-    }
-
-    /// Checks that this is `len` values.
-    fn require(&self, name: &str, len: usize) -> Result<()> {
-        match self {
-            Self::Rounded(values) => require(name, values, len),
-            // Where a share begins is reckoned from how many there are.
-            Self::InShares { sums, count } if sums.len() == count * len => Ok(()),
-            Self::InShares { sums, count } => Err(Error::bug(
-                OPERATION,
-                format!("`{name}` is {count} sums of {} values, not of {len}", sums.len() / count),
-            )),
-        }
-    }
-}
-
-/// What a buffer must hold.
-fn require<T: Value>(name: &str, buffer: &Buffer<T>, len: usize) -> Result<()> {
+/// Checks that `buffer` has room for `len` values.
+pub(super) fn require<T: Value>(name: &str, buffer: &Buffer<T>, len: usize) -> Result<()> {
     if buffer.len() >= len {
         return Ok(());
     }
     Err(Error::bug(OPERATION, format!("`{name}` has room for {} values, {len} are needed", buffer.len())))
 }
 
-fn multiple(name: &str, number: usize, of: usize) -> Result<()> {
+/// Checks that `number` is a multiple of `of`.
+pub(super) fn multiple(name: &str, number: usize, of: usize) -> Result<()> {
     if number.is_multiple_of(of) {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Unsupported, OPERATION, format!("{name} is {number}, not a multiple of {of}")))
 }
 
-fn cubes(x: usize) -> CubeCount {
+/// `x` cubes in a row.
+pub(super) fn cubes(x: usize) -> CubeCount {
     CubeCount::Static(x as u32, 1, 1)
 }
 
@@ -503,126 +419,6 @@ impl Gpu {
             );
         }
         Ok(())
-    }
-
-    /// `out = x · weightᵀ` for `rows` rows, at most `8 · token_tiles`; `x` has
-    /// room for all of these.
-    #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
-    pub(super) fn product_few<T: Value + Float>(
-        &self,
-        weight: &Buffer<bf16>,
-        x: &Buffer<bf16>,
-        out: &Buffer<T>,
-        rows: usize,
-        k: usize,
-        width: usize,
-        settings: Whole,
-    ) -> Result<()> {
-        let Whole { weight_tiles, token_tiles, rounds } = settings;
-        multiple("the width of a product's input", k, 32)?;
-        multiple("the width of a product's result", width, 16 * weight_tiles)?;
-        require("weight", weight, k * width)?;
-        require("x", x, 8 * token_tiles * k)?;
-        require("out", out, rows * width)?;
-        // SAFETY: sizes are checked above.
-        unsafe {
-            product::launch_unchecked::<T>(
-                self.client(),
-                cubes(width / (16 * weight_tiles)),
-                CubeDim::new_1d(SHARES * 32),
-                weight.arg(8),
-                x.arg(8),
-                out.arg(1),
-                width as u32,
-                rows as u32,
-                k,
-                weight_tiles,
-                token_tiles,
-                rounds,
-            );
-        }
-        Ok(())
-    }
-
-    /// `x · weightᵀ` for `rows` rows in `8 / shares` sums of shares, `out` is
-    /// `[8 / shares, rows, width]`; `x` has room for a multiple of
-    /// `8 · token_tiles`.
-    #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
-    pub(super) fn product_of_shares<T: Value + Float>(
-        &self,
-        weight: &Buffer<bf16>,
-        x: &Buffer<bf16>,
-        out: &Buffer<T>,
-        rows: usize,
-        k: usize,
-        width: usize,
-        settings: ByShares,
-    ) -> Result<()> {
-        let ByShares { planes, weight_tiles, token_tiles, shares, rounds } = settings;
-        let tokens = 8 * token_tiles;
-        multiple("the width of a product's input", k, 32)?;
-        multiple("the width of a product's result", width, 16 * weight_tiles * planes)?;
-        require("weight", weight, k * width)?;
-        require("x", x, rows.next_multiple_of(tokens) * k)?;
-        require("out", out, settings.count() * rows * width)?;
-        let grid = [settings.count(), width / (16 * weight_tiles * planes), rows.div_ceil(tokens)];
-        // SAFETY: sizes are checked above.
-        unsafe {
-            product_of_shares::launch_unchecked::<T>(
-                self.client(),
-                CubeCount::Static(grid[0] as u32, grid[1] as u32, grid[2] as u32),
-                CubeDim::new_1d(32 * planes as u32),
-                weight.arg(8),
-                x.arg(8),
-                out.arg(1),
-                width as u32,
-                rows as u32,
-                k,
-                planes,
-                weight_tiles,
-                token_tiles,
-                shares,
-                rounds,
-            );
-        }
-        Ok(())
-    }
-
-    /// `out = x · weightᵀ` for many rows, by `CubeK`.
-    #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
-    pub(super) fn product_many(
-        &self,
-        hardware: &Hardware,
-        weight: &Buffer<bf16>,
-        x: &Buffer<bf16>,
-        out: &Buffer<bf16>,
-        rows: usize,
-        k: usize,
-        width: usize,
-        settings: &CubeStagedMatmulRoutineSettings,
-    ) -> Result<()> {
-        require("weight", weight, k * width)?;
-        require("x", x, rows * k)?;
-        require("out", out, rows * width)?;
-        let plain = |buffer: &Buffer<bf16>, shape: [usize; 2], strides: [usize; 2]| {
-            PlainTensor::of_handle(TensorHandle::new(buffer.handle(), shape, strides, BF16))
-        };
-        CubeStagedMatmulRoutine
-            .launch_into(
-                hardware,
-                self.client(),
-                StoredTensor::Plain(plain(x, [rows, k], [k, 1])),
-                StoredTensor::Plain(plain(weight, [k, width], [1, k])),
-                plain(out, [rows, width], [width, 1]),
-                settings,
-            )
-            .map_err(|refusal| {
-                Error::new(
-                    ErrorKind::Unsupported,
-                    OPERATION,
-                    format!("a product of {rows} × {k} × {width}: {refusal}"),
-                )
-            })
     }
 
     /// Chooses the next token of every row, as the settings of its slot say.

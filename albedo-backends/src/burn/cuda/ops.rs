@@ -4,14 +4,14 @@ use std::fmt::{self, Debug};
 use std::sync::{Mutex, PoisonError};
 
 use albedo_core::{Error, Result};
-use cubecl::prelude::Float;
 use cubek::std::Hardware;
 use half::bf16;
 
-use super::device::{Buffer, Gpu, Value};
-use super::launch::{Heads, Places, Pool, Product};
+use super::device::{Buffer, Gpu};
+use super::launch::{Heads, Places, Pool};
 use super::memory::{MemoryPlan, StepSizes};
-use super::settings::{FewRows, HEAD_ROWS, MANY_ROWS, few_rows, head};
+use super::products::Product;
+use super::settings::{HEAD_ROWS, MANY_ROWS, few_rows, head};
 use crate::burn::config::Qwen3Config;
 use crate::burn::cpu::{angles_at, frequencies};
 use crate::burn::ops::Ops;
@@ -268,7 +268,7 @@ impl CubeOps {
     }
 
     fn product(&self, x: &Buffer<bf16>, weight: &Matrix, out: &Buffer<bf16>, step: &Step) -> Result<Product> {
-        let rows = step.rows;
+        let (gpu, rows) = (&self.gpu, step.rows);
         let Matrix { values, outputs, inputs } = weight;
         match step.kind {
             Kind::Decode { .. } => {
@@ -276,34 +276,16 @@ impl CubeOps {
                 let count = settings.count();
                 if count > 1 {
                     let sums = self.work()?.sums.first(count * rows * outputs);
-                    self.product_of_few(x, weight, &sums, rows, settings)?;
+                    gpu.product_of_few(values, x, &sums, rows, *inputs, *outputs, settings)?;
                     return Ok(Product::InShares { sums, count });
                 }
-                self.product_of_few(x, weight, out, rows, settings)?;
+                gpu.product_of_few(values, x, out, rows, *inputs, *outputs, settings)?;
             }
             Kind::Prefill { .. } => {
-                let (gpu, hardware) = (&self.gpu, &self.hardware);
-                gpu.product_many(hardware, values, x, out, rows, *inputs, *outputs, &MANY_ROWS)?;
+                gpu.product_many(&self.hardware, values, x, out, rows, *inputs, *outputs, &MANY_ROWS)?;
             }
         }
         Ok(Product::Rounded(out.clone()))
-    }
-
-    fn product_of_few<T: Value + Float>(
-        &self,
-        x: &Buffer<bf16>,
-        weight: &Matrix,
-        out: &Buffer<T>,
-        rows: usize,
-        settings: FewRows,
-    ) -> Result<()> {
-        let (gpu, Matrix { values, outputs, inputs }) = (&self.gpu, weight);
-        match settings {
-            FewRows::Whole(settings) => gpu.product_few(values, x, out, rows, *inputs, *outputs, settings),
-            FewRows::ByShares(settings) => {
-                gpu.product_of_shares(values, x, out, rows, *inputs, *outputs, settings)
-            }
-        }
     }
 
     /// Fills the next upload while the one before it is sent.
@@ -497,13 +479,13 @@ impl Ops for CubeOps {
 
     fn lm_head(&self, x: Rows, weight: &Matrix, step: &Step) -> Result<Buffer<f32>> {
         let out = &self.work()?.logits;
-        let Matrix { outputs, inputs, .. } = weight;
+        let Matrix { values, outputs, inputs } = weight;
         let x = x.half()?;
         for from in (0..step.rows).step_by(HEAD_ROWS) {
             let rows = HEAD_ROWS.min(step.rows - from);
             let x = x.range(from * inputs, HEAD_ROWS * inputs);
             let out = out.range(from * outputs, rows * outputs);
-            self.product_of_few(&x, weight, &out, rows, head(*outputs, rows))?;
+            self.gpu.product_of_few(values, &x, &out, rows, *inputs, *outputs, head(*outputs, rows))?;
         }
         Ok(out.first(step.rows * outputs))
     }

@@ -14,7 +14,7 @@ use super::memory::{MemoryPlan, StepSizes};
 use super::{Loaded, Place, is_present};
 use crate::burn::config::Qwen3Config;
 use crate::burn::requests::Desk;
-use crate::burn::tests::{answers, demo, fixture, requests};
+use crate::burn::tests::{InTurn, answers, demo, fixture, requests};
 use crate::burn::weights::WeightFiles;
 use crate::burn::{BurnBackend, BurnConfig, Device};
 use crate::text::ChatText;
@@ -74,22 +74,12 @@ async fn models_that_take_turns_give_their_memory_back() {
     if !is_present() {
         return;
     }
-    let mut expected = Vec::new();
-    for side in ["king", "challenger"] {
-        expected.push(answers(&*load(SMALL, demo(side)).await, requests()).await);
-    }
-    let backend = BurnBackend::new(&BurnConfig { memory_share: 0.9, in_turn: true, ..SMALL }).unwrap();
-    let cx = CallContext::new();
-    let load = async |side| backend.load(&ModelSource::new(demo(side)), &cx).await.unwrap();
-    let (king, challenger) = (load("king").await, load("challenger").await);
-    for _ in 0..2 {
-        let both = tokio::join!(answers(&*king, requests()), answers(&*challenger, requests()));
-        assert_eq!([both.0, both.1], expected[..]);
-    }
+    let in_turn = BurnConfig { memory_share: 0.9, in_turn: true, ..SMALL };
+    let InTurn { backend, king, challenger, expected } = InTurn::new(&SMALL, &in_turn).await;
     // A third does not stay, and goes by itself.
-    let third = load("king").await;
+    let third = backend.load(&ModelSource::new(demo("king")), &CallContext::new()).await.unwrap();
     let all = tokio::join!(answers(&*third, requests()), answers(&*challenger, requests()));
-    assert_eq!([all.0, all.1], expected[..]);
+    assert_eq!([all.0, all.1], expected);
     drop(challenger);
     assert_eq!(answers(&*third, requests()).await, expected[0]);
     assert_eq!(answers(&*king, requests()).await, expected[0]);

@@ -14,7 +14,7 @@ use cubek::std::microkernel::StageRing;
 
 use super::kernels::attention::{PAGE, SPLIT};
 use super::kernels::product::SHARES;
-use super::launch::{ByShares, Whole};
+use super::products::{ByShares, FewRows, Whole};
 
 /// A box of 128 × 128 for eight planes, three stages of 64 deep that a ninth
 /// plane fills through the copy engine. The fastest, or within 4 % of it, of 61
@@ -38,23 +38,6 @@ pub(super) const MANY_ROWS: CubeStagedMatmulRoutineSettings = CubeStagedMatmulRo
 };
 
 const FOUR: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
-
-/// How few rows are multiplied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FewRows {
-    Whole(Whole),
-    ByShares(ByShares),
-}
-
-impl FewRows {
-    /// The sums that a result is left in; 1 if it is whole.
-    pub(super) fn count(self) -> usize {
-        match self {
-            Self::Whole(_) => 1,
-            Self::ByShares(settings) => settings.count(),
-        }
-    }
-}
 
 /// For `rows` rows times a weight of `width` results: the fastest, or
 /// within 5 % of it, on the shapes of Qwen3-4B at 8, 16, 32, 64 and 128 rows
