@@ -1,5 +1,6 @@
-//! Launches of the kernels (those of products are in `products`), with the checks that make it sound: a kernel reads
-//! and writes its buffers only within the sizes that are checked here.
+//! Launches of the kernels, but for products, with the checks that make them
+//! sound: a kernel reads and writes its buffers only within the sizes that are
+//! checked here.
 
 use albedo_core::{Error, ErrorKind, Result};
 use cubecl::ir::{ElemType, FloatKind};
