@@ -134,6 +134,9 @@ impl Gpu {
             }
         };
         let tokens = 8 * token_tiles;
+        if matches!(settings, FewRows::Whole(_)) && rows > tokens {
+            return Err(Error::bug(OPERATION, format!("{rows} rows of a product that takes {tokens}")));
+        }
         multiple("the width of a product's input", k, 32)?;
         multiple("the width of a product's result", width, weight_rows)?;
         require("weight", weight, k * width)?;
