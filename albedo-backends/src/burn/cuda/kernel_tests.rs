@@ -7,7 +7,7 @@ use cubek::std::routine::Routine;
 use half::bf16;
 
 use super::device::{Buffer, Gpu};
-use super::kernels::attention::TILE;
+use super::kernels::attention::{TILE, key_at, value_at};
 use super::launch::{Heads, Places, Pool, SlotSettings, splits};
 use super::products::{ByShares, FewRows, Product, Whole};
 
@@ -220,8 +220,9 @@ fn cache(gpu: &Gpu, heads: Heads, len: usize, rows: &[u32]) -> Cache {
             for at in 0..heads.dim {
                 let from = (position * heads.kv + head) * heads.dim + at;
                 let place = page * heads.kv + head;
-                key_pool[(place * 64 + position % 64) * heads.dim + at] = keys[from];
-                value_pool[(place * heads.dim + at) * 64 + position % 64] = values[from];
+                let first = place * 64 * heads.dim;
+                key_pool[first + key_at(position % 64, at, heads.dim)] = keys[from];
+                value_pool[first + value_at(position % 64, at, heads.dim)] = values[from];
             }
         }
     }
@@ -417,6 +418,21 @@ fn rows_are_embedded_normed_and_activated() {
 }
 
 #[test]
+fn every_value_of_a_page_has_its_own_place() {
+    for dim in [32, 64, 128] {
+        let all = || (0..64).flat_map(|offset| (0..dim).map(move |at| (offset, at)));
+        let places = |place: fn(usize, usize, usize) -> usize| {
+            let mut places: Vec<usize> = all().map(|(offset, at)| place(offset, at, dim)).collect();
+            places.sort_unstable();
+            places
+        };
+        let expected: Vec<usize> = (0..64 * dim).collect();
+        assert_eq!(places(key_at), expected);
+        assert_eq!(places(value_at), expected);
+    }
+}
+
+#[test]
 fn heads_are_normed_rotated_and_stored() {
     let Some(gpu) = gpu() else { return };
     for heads in SHAPES {
@@ -453,7 +469,7 @@ fn heads_are_normed_rotated_and_stored() {
                 if head >= heads.queries + heads.kv {
                     let place = place + head - heads.queries - heads.kv;
                     for at in 0..dim {
-                        assert_eq!(values[(place * dim + at) * 64 + position % 64], x[at]);
+                        assert_eq!(values[place * 64 * dim + value_at(position % 64, at, dim)], x[at]);
                     }
                     continue;
                 }
@@ -469,12 +485,11 @@ fn heads_are_normed_rotated_and_stored() {
                     let other = if at < dim / 2 { -normed[at + dim / 2] } else { normed[at - dim / 2] };
                     normed[at] * f64::from(cosine) + other * f64::from(sine)
                 });
-                let from = if head < heads.queries {
-                    queries[(row * heads.queries + head) * dim..].iter()
-                } else {
-                    keys[((place + head - heads.queries) * 64 + position % 64) * dim..].iter()
-                };
-                let off = distance(from.take(dim).map(|x| x.to_f32()), expected);
+                let found = (0..dim).map(|at| match head.checked_sub(heads.queries) {
+                    None => queries[(row * heads.queries + head) * dim + at],
+                    Some(head) => keys[(place + head) * 64 * dim + key_at(position % 64, at, dim)],
+                });
+                let off = distance(found.map(bf16::to_f32), expected);
                 assert!(off < 4e-3, "{heads:?} row {row} head {head}: {off}");
             }
         }

@@ -1,5 +1,7 @@
-//! Attention over pages of 64 positions: keys `[page, kv head, position, dim]`,
-//! values `[page, kv head, dim, position]`, bf16.
+//! Attention over pages of 64 positions of keys and values, bf16, each
+//! `[page, kv head, ..]` in blocks of 32 positions. Within a block they lie in the
+//! order in which a plane reads them ([`key_at`], [`value_at`]), so that each read
+//! is of 512 consecutive bytes.
 //!
 //! A row sees the keys at its own position and before it, in blocks of a fixed
 //! size counted from position 0, so its bits depend neither on which rows are
@@ -11,7 +13,7 @@ use cubecl::prelude::*;
 use half::bf16;
 
 use super::math::exp2;
-use super::mma::{Eight, Pair, left, multiply, right, turned, zeroed_sums};
+use super::mma::{Eight, Pair, left, multiply, right, zeroed_sums};
 
 /// Positions of a page.
 pub(in crate::burn::cuda) const PAGE: usize = 64;
@@ -22,6 +24,25 @@ pub(in crate::burn::cuda) const TILE: usize = 128;
 
 /// Below every score, and finite: the difference of two is a number.
 const LOWEST: f64 = -1e30;
+
+/// Where value `at` of the key at position `offset` of a page is, from the page's
+/// first of its head: `[block, tile, at / 32, column, at % 32]`. Position p of a
+/// block is column 2 (p / 8) + p % 2 of tile 2 (p / 4 % 2) + p / 2 % 2: a lane then
+/// has the scores of eight positions that follow each other.
+#[cube]
+pub(in crate::burn::cuda) fn key_at(offset: usize, at: usize, #[comptime] dim: usize) -> usize {
+    let p = offset % 32;
+    let tile = p / 4 % 2 * 2 + p / 2 % 2;
+    let column = p / 8 * 2 + p % 2;
+    offset / 32 * comptime!(32 * dim) + tile * comptime!(8 * dim) + at / 32 * 256 + column * 32 + at % 32
+}
+
+/// Where value `at` of the values at position `offset` of a page is: `[block, at,
+/// position]`.
+#[cube]
+pub(in crate::burn::cuda) fn value_at(offset: usize, at: usize, #[comptime] dim: usize) -> usize {
+    offset / 32 * comptime!(32 * dim) + at * 32 + offset % 32
+}
 
 #[cube]
 fn pair(a: f32, b: f32) -> Pair {
@@ -122,16 +143,14 @@ pub(in crate::burn::cuda) fn attend_split(
                 let page = pages[(slot * page_stride + base / PAGE as u32) as usize] as usize;
                 let within = (base % PAGE as u32) as usize;
                 let place = page * kv_heads + kv_head;
+                let from = (place * PAGE + within) * vectors + lane;
 
                 let mut scores = zeroed_sums(4usize);
                 #[unroll]
                 for tile in 0..4usize {
-                    // Column c of tile (j, h) is key 8 (c / 2) + 4 j + 2 h + c % 2.
-                    let key = 8 * (g / 2) + g % 2 + comptime!(4 * (tile / 2) + 2 * (tile % 2));
-                    let from = (place * PAGE + within + key) * vectors + t;
                     #[unroll]
                     for part in 0..parts {
-                        let column = keys[from + comptime!(part * 4)];
+                        let column = keys[from + comptime!(tile * 8 * vectors + part * 32)];
                         #[unroll]
                         for half in 0..2usize {
                             let a = left(query[part], Eight::zeroed(), half);
@@ -174,10 +193,8 @@ pub(in crate::burn::cuda) fn attend_split(
                 let last = base + 32 > seen;
                 #[unroll]
                 for tile in 0..comptime!(dim / 16) {
-                    let from =
-                        (place * dim + comptime!(tile * 16) + g) * comptime!(PAGE / 8) + within / 8 + t;
-                    let mut top = values[from];
-                    let mut bottom = values[from + comptime!(8 * (PAGE / 8))];
+                    let mut top = values[from + comptime!(tile * 64)];
+                    let mut bottom = values[from + comptime!(tile * 64 + 32)];
                     if last {
                         top = keep(top, base + 8 * t as u32, seen);
                         bottom = keep(bottom, base + 8 * t as u32, seen);
@@ -386,12 +403,9 @@ pub(in crate::burn::cuda) fn attend_tile(
                 let mut scores = zeroed_sums(8usize);
                 #[unroll]
                 for tile in 0..8usize {
-                    let key = 8 * (g / 2)
-                        + g % 2
-                        + comptime!(32 * (tile / 4) + 4 * (tile / 2 % 2) + 2 * (tile % 2));
                     #[unroll]
                     for part in 0..parts {
-                        let column = key_page[from + turned(key, comptime!(part * 4) + t, vectors)];
+                        let column = key_page[from + comptime!(tile * 8 * vectors + part * 32) + lane];
                         #[unroll]
                         for half in 0..2usize {
                             let a = left(query[comptime!(2 * part)], query[comptime!(2 * part + 1)], half);
@@ -476,8 +490,7 @@ pub(in crate::burn::cuda) fn attend_tile(
                     }
                     #[unroll]
                     for tile in 0..comptime!(dim / 8) {
-                        let column = value_page[from
-                            + turned(comptime!(tile * 8) + g, comptime!(part * 4) + t, comptime!(PAGE / 8))];
+                        let column = value_page[from + comptime!(part * 4 * dim + tile * 32) + lane];
                         #[unroll]
                         for half in 0..2usize {
                             multiply(weights.index(half), &right(column, half), mixed.index_mut(tile));
@@ -492,15 +505,13 @@ pub(in crate::burn::cuda) fn attend_tile(
             for i in 0..share {
                 let at = unit + comptime!(i * 256);
                 if at < comptime!(PAGE * vectors) {
-                    key_page[to + turned(at / vectors, at % vectors, vectors)] = next_keys[i];
+                    key_page[to + at] = next_keys[i];
                     let mut value = next_values[i];
                     if index + 1 == used {
-                        let position = index * PAGE as u32 + 8 * (at % comptime!(PAGE / 8)) as u32;
-                        value = keep(value, position, seen);
+                        let offset = at / comptime!(4 * dim) * 32 + at % 4 * 8;
+                        value = keep(value, index * PAGE as u32 + offset as u32, seen);
                     }
-                    value_page[to
-                        + turned(at / comptime!(PAGE / 8), at % comptime!(PAGE / 8), comptime!(PAGE / 8))] =
-                        value;
+                    value_page[to + at] = value;
                 }
             }
         }

@@ -9,6 +9,7 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use half::bf16;
 
+use super::attention::{key_at, value_at};
 use super::math::exp;
 use super::product::result;
 
@@ -137,8 +138,7 @@ pub(in crate::burn::cuda) fn add_norm<P: Float>(
 
 /// Splits joined `[q | k | v]` rows, a product in `shares` shares, normalises the heads of q and k, rotates
 /// both to the row's position, writes k and v into the row's page and q to
-/// `queries`. One plane a row and head; `v` is stored by dimension: a page of
-/// values is `[kv head, dim, position]`, one of keys `[kv head, position, dim]`.
+/// `queries`. One plane a row and head.
 #[cube(launch_unchecked)]
 pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float>(
     qkv: &[Vector<P, Const<1>>],
@@ -215,21 +215,20 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float>(
                         queries[to + half as usize] = y;
                     } else {
                         let kv_head = (head - heads) as usize;
-                        let to = ((place * kv_heads as usize + kv_head) * page as usize + offset)
-                            * dim as usize
-                            + at as usize;
-                        keys[to] = x;
-                        keys[to + half as usize] = y;
+                        let base = (place * kv_heads as usize + kv_head) * comptime!((page * dim) as usize);
+                        keys[base + key_at(offset, at as usize, comptime!(dim as usize))] = x;
+                        keys[base + key_at(offset, (at + half) as usize, comptime!(dim as usize))] = y;
                     }
                 }
             }
         } else {
             let kv_head = (head - comptime!(heads + kv_heads)) as usize;
-            let base = (place * kv_heads as usize + kv_head) * dim as usize;
+            let base = (place * kv_heads as usize + kv_head) * comptime!((page * dim) as usize);
             let mut at = lane;
             while at < dim {
                 let value = result(qkv, from + at as usize, shares).extract(0usize);
-                values[(base + at as usize) * page as usize + offset] = bf16::cast_from(value);
+                values[base + value_at(offset, at as usize, comptime!(dim as usize))] =
+                    bf16::cast_from(value);
                 at += 32;
             }
         }
