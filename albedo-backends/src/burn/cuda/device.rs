@@ -12,6 +12,7 @@ use cubecl::client::{Client, Graph};
 use cubecl::config::RuntimeConfig;
 use cubecl::device::CudaDevice;
 use cubecl::execution::{StreamMode, StreamModeOverride};
+use cubecl::ir::features::Tma;
 use cubecl::prelude::BufferArg;
 use cubecl::server::{Handle, IoError, LaunchError, ServerError};
 use cubecl::{CubeElement, Device};
@@ -97,7 +98,8 @@ impl Gpu {
     /// The GPU with `index`.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if there is no driver or no such GPU.
+    /// [`ErrorKind::Unavailable`] if there is no driver or no such GPU;
+    /// [`ErrorKind::Unsupported`] if it is older than Hopper.
     pub(super) fn open(index: u32) -> Result<Self> {
         const OPERATION: &str = "open the GPU";
         // CubeCL reports a GPU that is not there by a panic of another thread.
@@ -123,6 +125,14 @@ impl Gpu {
                     "an NVIDIA GPU and its driver (580 or newer) are needed; `device = \"cpu\"` runs without",
                 )
         })?;
+        if !client.properties().features.tma.contains(Tma::Base) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                OPERATION,
+                format!("GPU {index} cannot copy tensors by itself, which the kernels need"),
+            )
+            .with_hint("Hopper (H100, H200) or newer is needed; `device = \"cpu\"` runs without"));
+        }
         Ok(Self { client })
     }
 

@@ -2,7 +2,6 @@
 #![expect(
     clippy::assign_op_pattern,
     clippy::eq_op,
-    clippy::if_same_then_else,
     clippy::range_plus_one,
     clippy::trivially_copy_pass_by_ref,
     reason = "a kernel is expanded, not compiled: it is written as its language has it"

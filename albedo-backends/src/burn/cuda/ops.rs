@@ -11,7 +11,7 @@ use super::device::{Buffer, Gpu};
 use super::launch::{Heads, Places, Pool};
 use super::memory::{MemoryPlan, StepSizes};
 use super::products::Product;
-use super::settings::{HEAD_ROWS, MANY_ROWS, few_rows, head};
+use super::settings::{MANY_ROWS, few_rows, head};
 use crate::burn::config::Qwen3Config;
 use crate::burn::cpu::{angles_at, frequencies};
 use crate::burn::ops::Ops;
@@ -191,19 +191,17 @@ impl CubeOps {
             .map(|_| Pool { keys: gpu.empty(values), values: gpu.empty(values) })
             .collect();
         let (hidden, inter, q) = (self.hidden, self.inter, config.query_width());
-        // Products of few rows read whole tiles.
-        let rows = sizes.rows.max(sizes.batch).next_multiple_of(128);
-        let batch = sizes.batch.next_multiple_of(128);
+        let (rows, batch) = (sizes.rows.max(sizes.batch), sizes.batch);
         let splits = super::memory::most_splits(config);
         let work = Workspace {
             residual: gpu.empty(rows * hidden),
-            normed: gpu.zeroed(rows * hidden),
+            normed: gpu.empty(rows * hidden),
             qkv: gpu.empty(rows * (q + 2 * config.kv_width())),
             queries: gpu.empty(rows * q),
-            mixed: gpu.zeroed(rows * q),
+            mixed: gpu.empty(rows * q),
             delta: gpu.empty(rows * hidden),
             gate_up: gpu.empty(rows * 2 * inter),
-            activated: gpu.zeroed(rows * inter),
+            activated: gpu.empty(rows * inter),
             faults: gpu.empty(rows),
             sums: gpu.empty(super::memory::sums(config, sizes)),
             partial: gpu.empty(sizes.batch * q * splits),
@@ -480,13 +478,7 @@ impl Ops for CubeOps {
     fn lm_head(&self, x: Rows, weight: &Matrix, step: &Step) -> Result<Buffer<f32>> {
         let out = &self.work()?.logits;
         let Matrix { values, outputs, inputs } = weight;
-        let x = x.half()?;
-        for from in (0..step.rows).step_by(HEAD_ROWS) {
-            let rows = HEAD_ROWS.min(step.rows - from);
-            let x = x.range(from * inputs, HEAD_ROWS * inputs);
-            let out = out.range(from * outputs, rows * outputs);
-            self.gpu.product_of_few(values, &x, &out, rows, *inputs, *outputs, head(*outputs, rows))?;
-        }
+        self.gpu.product_of_few(values, x.half()?, out, step.rows, *inputs, *outputs, head(step.rows))?;
         Ok(out.first(step.rows * outputs))
     }
 }

@@ -2,64 +2,51 @@
 
 use albedo_core::{Error, ErrorKind, Result};
 use cubecl::ir::{ElemType, FloatKind};
-use cubecl::prelude::{BufferArg, CubeCount, CubeDim, Float};
+use cubecl::prelude::{
+    BufferArg, CubeCount, CubeDim, Float, TensorArg, TensorMapArg, TensorMapSwizzle, Tiled, TiledArgs,
+};
 use cubecl::std::tensor::TensorHandle;
+use cubecl::zspace::{shape, strides};
 use cubek::matmul::kernels::tensor::{PlainTensor, StoredTensor};
 use cubek::matmul::kernels::{CubeStagedMatmulRoutine, CubeStagedMatmulRoutineSettings, MatmulRoutine};
 use cubek::std::Hardware;
 use half::bf16;
 
 use super::device::{Buffer, Gpu, Value};
-use super::kernels::product::{SHARES, product, product_of_shares};
-use super::launch::{BF16, OPERATION, cubes, multiple, require};
+use super::kernels::product::{SHARES, STAGE, product};
+use super::launch::{BF16, OPERATION, multiple, require};
 
-/// A product of few rows whose cubes take all shares of k.
+/// How a product of few rows is cut into cubes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Whole {
-    /// Tiles of 16 rows of the weight that a cube takes.
-    pub(super) weight_tiles: usize,
-    /// Tiles of 8 rows of `x`.
-    pub(super) token_tiles: usize,
-    /// Rounds of k that are read ahead.
-    pub(super) rounds: usize,
-}
-
-/// A product of few rows whose cubes take some shares of k, and more rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ByShares {
-    /// Planes of a cube.
-    pub(super) planes: usize,
+pub(super) struct FewRows {
+    /// Planes along the rows of the weight.
+    pub(super) weight_planes: usize,
+    /// Planes along the rows of `x`.
+    pub(super) token_planes: usize,
     /// Tiles of 16 rows of the weight that a plane takes.
     pub(super) weight_tiles: usize,
-    /// Tiles of 8 rows of `x` that a cube takes.
+    /// Tiles of 8 rows of `x` that a plane takes.
     pub(super) token_tiles: usize,
     /// Shares of k that a cube takes: 1, 2, 4 or 8.
     pub(super) shares: usize,
-    /// Rounds of k that are read ahead.
-    pub(super) rounds: usize,
-}
-
-impl ByShares {
-    /// The sums that a result is left in.
-    fn count(self) -> usize {
-        SHARES as usize / self.shares
-    }
-}
-
-/// How few rows are multiplied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FewRows {
-    Whole(Whole),
-    ByShares(ByShares),
+    /// Stages of k that are under way at once.
+    pub(super) ahead: usize,
 }
 
 impl FewRows {
     /// The sums that a result is left in; 1 if it is whole.
     pub(super) fn count(self) -> usize {
-        match self {
-            Self::Whole(_) => 1,
-            Self::ByShares(settings) => settings.count(),
-        }
+        SHARES as usize / self.shares
+    }
+
+    /// Rows of the weight that a cube takes.
+    pub(super) fn weights(self) -> usize {
+        16 * self.weight_tiles * self.weight_planes
+    }
+
+    /// Rows of `x` that a cube takes.
+    pub(super) fn tokens(self) -> usize {
+        8 * self.token_tiles * self.token_planes
     }
 }
 
@@ -114,8 +101,7 @@ impl Product {
 
 impl Gpu {
     /// `x · weightᵀ` for few rows, in as many sums of shares as `settings` leave:
-    /// `out` is `[count, rows, width]`. `x` has room for a multiple of the rows
-    /// that a cube takes, and a whole product is of at most these.
+    /// `out` is `[count, rows, width]`.
     #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
     pub(super) fn product_of_few<T: Value + Float>(
         &self,
@@ -127,60 +113,35 @@ impl Gpu {
         width: usize,
         settings: FewRows,
     ) -> Result<()> {
-        let (weight_rows, token_tiles) = match settings {
-            FewRows::Whole(Whole { weight_tiles, token_tiles, .. }) => (16 * weight_tiles, token_tiles),
-            FewRows::ByShares(ByShares { planes, weight_tiles, token_tiles, .. }) => {
-                (16 * weight_tiles * planes, token_tiles)
-            }
-        };
-        let tokens = 8 * token_tiles;
-        if matches!(settings, FewRows::Whole(_)) && rows > tokens {
-            return Err(Error::bug(OPERATION, format!("{rows} rows of a product that takes {tokens}")));
-        }
-        multiple("the width of a product's input", k, 32)?;
-        multiple("the width of a product's result", width, weight_rows)?;
+        multiple("the width of a product's input", k, 8)?;
         require("weight", weight, k * width)?;
-        require("x", x, rows.next_multiple_of(tokens) * k)?;
+        require("x", x, rows * k)?;
         require("out", out, settings.count() * rows * width)?;
-        let (client, weight, x, out) = (self.client(), weight.arg(8), x.arg(8), out.arg(1));
+        let FewRows { weight_planes, token_planes, weight_tiles, token_tiles, shares, ahead } = settings;
+        let (weights, tokens) = (settings.weights(), settings.tokens());
         // SAFETY: sizes are checked above.
         unsafe {
-            match settings {
-                FewRows::Whole(Whole { weight_tiles, rounds, .. }) => product::launch_unchecked::<T>(
-                    client,
-                    cubes(width / weight_rows),
-                    CubeDim::new_1d(SHARES * 32),
-                    weight,
-                    x,
-                    out,
-                    width as u32,
-                    rows as u32,
-                    k,
-                    weight_tiles,
-                    token_tiles,
-                    rounds,
+            product::launch_unchecked::<T>(
+                self.client(),
+                CubeCount::Static(
+                    settings.count() as u32,
+                    rows.div_ceil(tokens) as u32,
+                    width.div_ceil(weights) as u32,
                 ),
-                FewRows::ByShares(ByShares { planes, weight_tiles, shares, rounds, .. }) => {
-                    let count = settings.count() as u32;
-                    let tiles = rows.div_ceil(tokens) as u32;
-                    product_of_shares::launch_unchecked::<T>(
-                        client,
-                        CubeCount::Static(count, (width / weight_rows) as u32, tiles),
-                        CubeDim::new_1d(32 * planes as u32),
-                        weight,
-                        x,
-                        out,
-                        width as u32,
-                        rows as u32,
-                        k,
-                        planes,
-                        weight_tiles,
-                        token_tiles,
-                        shares,
-                        rounds,
-                    );
-                }
-            }
+                CubeDim::new_1d((32 * weight_planes * token_planes) as u32),
+                boxes(weight, [width, k], weights),
+                boxes(x, [rows, k], tokens),
+                out.arg(1),
+                width as u32,
+                rows as u32,
+                k,
+                weight_planes,
+                token_planes,
+                weight_tiles,
+                token_tiles,
+                shares,
+                ahead,
+            );
         }
         Ok(())
     }
@@ -221,4 +182,17 @@ impl Gpu {
                 )
             })
     }
+}
+
+/// A matrix for the copy engine, in boxes of `rows` rows and a stage of columns,
+/// whose rows are turned by 128 bytes.
+///
+/// # Safety
+/// `values` is as long as `shape` says.
+unsafe fn boxes(values: &Buffer<bf16>, shape: [usize; 2], rows: usize) -> TensorMapArg<Tiled> {
+    let strides = strides![shape[1], 1];
+    // SAFETY: the caller's.
+    let tensor = unsafe { TensorArg::from_raw_parts(values.handle(), strides, shape.into()) };
+    TensorMapArg::new(TiledArgs { tile_size: shape![rows, STAGE] }, tensor, BF16)
+        .with_swizzle(TensorMapSwizzle::B128)
 }

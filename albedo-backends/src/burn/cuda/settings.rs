@@ -1,5 +1,6 @@
-//! The settings of the kernels, pinned: nothing is measured at run time, so
-//! that every process computes the same bits.
+//! The settings of the kernels, pinned: nothing is measured at run time, so that
+//! every process computes the same bits. `measurements.rs` makes them; those here
+//! are of an H100.
 
 use std::num::NonZeroUsize;
 
@@ -14,7 +15,7 @@ use cubek::std::microkernel::StageRing;
 
 use super::kernels::attention::{PAGE, SPLIT};
 use super::kernels::product::SHARES;
-use super::products::{ByShares, FewRows, Whole};
+use super::products::FewRows;
 
 /// A box of 128 × 128 for eight planes, three stages of 64 deep that a ninth
 /// plane fills through the copy engine. The fastest, or within 4 % of it, of 61
@@ -39,57 +40,76 @@ pub(super) const MANY_ROWS: CubeStagedMatmulRoutineSettings = CubeStagedMatmulRo
 
 const FOUR: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 
-/// For `rows` rows times a weight of `width` results: the fastest on the shapes of
-/// Qwen3-4B at 8, 16, 32, 64 and 128 rows, or within 10 % of it with fewer sums
-/// for the reader to add (ours, measured on an H100 by
-/// `measure_products_of_few_rows`).
+/// Most rows of each of [`Cuts`]; the last are for more rows, too.
+pub(super) const ROWS: [usize; 5] = [8, 16, 32, 64, 128];
+
+/// How products of few rows with a kind of weight are cut, for up to so many [`ROWS`].
+pub(super) type Cuts = [FewRows; ROWS.len()];
+
+/// Weights of at most 4096 results: the output of attention, and down.
+pub(super) const NARROW: Cuts = [
+    cut(4, 1, 1, 1, 1, 3),
+    cut(4, 1, 1, 2, 1, 3),
+    cut(4, 1, 1, 4, 1, 3),
+    cut(4, 1, 1, 4, 2, 4),
+    cut(2, 2, 2, 4, 2, 3),
+];
+
+/// Of fewer than 16384: queries, keys and values.
+pub(super) const MIDDLE: Cuts = [
+    cut(4, 1, 1, 1, 2, 2),
+    cut(4, 1, 1, 2, 2, 3),
+    cut(4, 1, 1, 4, 2, 3),
+    cut(4, 1, 1, 4, 4, 4),
+    cut(2, 2, 2, 4, 2, 3),
+];
+
+/// Of more: gate and up.
+pub(super) const WIDE: Cuts = [
+    cut(4, 1, 1, 1, 8, 3),
+    cut(4, 1, 1, 2, 8, 3),
+    cut(4, 1, 1, 4, 4, 3),
+    cut(4, 1, 1, 4, 4, 6),
+    cut(2, 2, 2, 4, 4, 6),
+];
+
+/// The head, whose result is in one sum.
+pub(super) const HEAD: Cuts = [
+    cut(4, 1, 1, 1, 8, 3),
+    cut(4, 1, 1, 2, 8, 3),
+    cut(4, 1, 1, 4, 8, 3),
+    cut(4, 1, 1, 4, 8, 6),
+    cut(2, 2, 2, 4, 8, 3),
+];
+
+const fn cut(
+    weight_planes: usize,
+    token_planes: usize,
+    weight_tiles: usize,
+    token_tiles: usize,
+    shares: usize,
+    ahead: usize,
+) -> FewRows {
+    FewRows { weight_planes, token_planes, weight_tiles, token_tiles, shares, ahead }
+}
+
+/// The cut of a layer's product of `rows` rows with `width` results.
 pub(super) fn few_rows(width: usize, rows: usize) -> FewRows {
-    if rows <= 16 {
-        return FewRows::Whole(whole(width, rows));
-    }
-    let (wide, narrow) = (width >= 16_384, width <= 4096);
-    let (planes, token_tiles, shares, rounds) = match (rows, wide, narrow) {
-        (..=32, true, _) => (4, 4, 4, 1),
-        (..=32, _, true) => (4, 4, 1, 2),
-        (..=32, ..) => (4, 4, 2, 2),
-        (..=64, true, _) => (4, 8, 2, 1),
-        (..=64, ..) => (4, 8, 1, 1),
-        (_, true, _) => (8, 16, 2, 1),
-        (_, _, true) => (4, 8, 1, 1),
-        _ => (8, 8, 2, 1),
+    let cuts = match width {
+        ..=4096 => NARROW,
+        4097..16_384 => MIDDLE,
+        _ => WIDE,
     };
-    let planes = [planes, 4, 2].into_iter().find(|planes| width.is_multiple_of(16 * planes)).unwrap_or(1);
-    FewRows::ByShares(ByShares { planes, weight_tiles: 1, token_tiles, shares, rounds })
+    of(cuts, rows)
 }
 
-/// As [`few_rows`], for at most [`HEAD_ROWS`] rows and a result in one sum.
-pub(super) fn head(width: usize, rows: usize) -> FewRows {
-    if (17..=32).contains(&rows) && width.is_multiple_of(128) {
-        return FewRows::ByShares(ByShares {
-            planes: 8,
-            weight_tiles: 1,
-            token_tiles: 4,
-            shares: SHARES as usize,
-            rounds: 1,
-        });
-    }
-    FewRows::Whole(whole(width, rows))
+/// The cut of the head's product of `rows` rows.
+pub(super) fn head(rows: usize) -> FewRows {
+    of(HEAD, rows)
 }
 
-/// Most rows of [`head`], a part of 128.
-pub(super) const HEAD_ROWS: usize = 64;
-
-fn whole(width: usize, rows: usize) -> Whole {
-    let token_tiles = rows.div_ceil(8).next_power_of_two();
-    let (weight_tiles, rounds) = match token_tiles {
-        1 => (1, 4),
-        2 if width >= 16_384 => (2, 2),
-        2 => (if width > 4096 { 1 } else { 2 }, 4),
-        _ => (4, 1),
-    };
-    let weight_tiles =
-        [weight_tiles, 2].into_iter().find(|tiles| width.is_multiple_of(16 * tiles)).unwrap_or(1);
-    Whole { weight_tiles, token_tiles, rounds }
+fn of(cuts: Cuts, rows: usize) -> FewRows {
+    cuts[ROWS.into_iter().position(|most| rows <= most).unwrap_or(ROWS.len() - 1)]
 }
 
 /// A digest of everything here that the bits of a reply depend on: the order in

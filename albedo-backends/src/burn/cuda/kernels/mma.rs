@@ -57,14 +57,3 @@ pub(super) fn multiply(a: &Array<Pair>, b: &Array<Pair>, sums: &mut Array<Sums>)
     let mma = cmma::MmaDefinition::<bf16, bf16, f32>::new(16usize, 8usize, 16usize);
     mma.execute_inplace(a, b, sums);
 }
-
-/// Where vector `chunk` of `row` is in shared memory: odd rows are turned by
-/// half, so that two rows that are read together use different banks.
-#[cube]
-pub(super) fn turned(row: usize, chunk: usize, #[comptime] vectors: usize) -> usize {
-    let mut at = row * vectors + chunk;
-    if comptime!(vectors >= 8) {
-        at = row * vectors + (chunk ^ ((row % 2) * 4));
-    }
-    at
-}

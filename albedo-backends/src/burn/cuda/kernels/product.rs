@@ -1,82 +1,22 @@
-//! `x · weightᵀ` for few rows of `x`: the weights stream from memory once,
-//! straight into registers.
+//! `x · weightᵀ` for few rows of `x`: the weights stream from memory once, by the
+//! copy engine.
 //!
 //! k is summed in [`SHARES`] shares, which are then added two and two. Whether a
-//! cube takes all shares ([`product`]) or some of them ([`product_of_shares`];
-//! whoever reads the result adds them, [`result`]) changes nothing of that, so the
-//! bits of a row depend neither on how many rows there are nor on the settings.
+//! cube takes all shares or some of them (whoever reads the result adds these,
+//! [`result`]) changes nothing of that, so the bits of a row depend neither on how
+//! many rows there are nor on the settings.
 
+use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 use half::bf16;
 
-use super::mma::{Eight, Sums, left, multiply, right, turned, zeroed_sums};
+use super::mma::{Eight, Pair, Sums, left, multiply, right, zeroed_sums};
 
-/// Shares of k, each of every eighth pair of chunks of 32.
+/// Shares of k, each of every eighth stage.
 pub(in crate::burn::cuda) const SHARES: u32 = 8;
 
-/// Adds the products of `rounds` rounds of k, from round `round` on: all reads
-/// of the weight first, so that many are under way at once.
-#[cube]
-fn advance(
-    weight: &[Eight],
-    x: &[Eight],
-    sums: &mut Sequence<Array<Sums>>,
-    first: usize,
-    round: usize,
-    #[comptime] k: usize,
-    #[comptime] weight_tiles: usize,
-    #[comptime] token_tiles: usize,
-    #[comptime] rounds: usize,
-    #[comptime] even: bool,
-) {
-    let chunks = comptime!(k / 32);
-    let stride = comptime!(k / 8);
-    let lane = UNIT_POS_PLANE as usize;
-    let g = lane / 4;
-    let t = lane % 4;
-    let start = (round * SHARES as usize + (UNIT_POS / 32) as usize) * 2;
-
-    let mut held = Array::<Eight>::new(comptime!(rounds * weight_tiles * 4));
-    #[unroll]
-    for step in 0..comptime!(rounds * 2) {
-        let chunk = start + comptime!(step / 2 * 2 * SHARES as usize + step % 2);
-        #[unroll]
-        for part in 0..comptime!(weight_tiles * 2) {
-            let mut value = Eight::zeroed();
-            let at = (first + comptime!(part * 8) + g) * stride + chunk * 4 + t;
-            if comptime!(even) {
-                value = weight[at];
-            } else if chunk < chunks {
-                value = weight[at];
-            }
-            held[comptime!(step * weight_tiles * 2 + part)] = value;
-        }
-    }
-    #[unroll]
-    for step in 0..comptime!(rounds * 2) {
-        let chunk = start + comptime!(step / 2 * 2 * SHARES as usize + step % 2);
-        #[unroll]
-        for tile in 0..token_tiles {
-            let mut column = Eight::zeroed();
-            let at = (comptime!(tile * 8) + g) * stride + chunk * 4 + t;
-            if comptime!(even) {
-                column = x[at];
-            } else if chunk < chunks {
-                column = x[at];
-            }
-            #[unroll]
-            for half in 0..2usize {
-                let b = right(column, half);
-                #[unroll]
-                for part in 0..weight_tiles {
-                    let at = comptime!((step * weight_tiles + part) * 2);
-                    let a = left(held[at], held[comptime!(at + 1)], half);
-                    multiply(&a, &b, sums.index_mut(comptime!(part * token_tiles + tile)));
-                }
-            }
-        }
-    }
-}
+/// k of a stage: 128 bytes of each row, what the copy engine turns.
+pub(in crate::burn::cuda) const STAGE: usize = 64;
 
 /// Adds 8, 4 or 2 sums of shares two and two.
 #[cube]
@@ -111,75 +51,6 @@ pub(super) fn result<P: Float, N: Size>(
         value = Vector::cast_from(Vector::<bf16, N>::cast_from(added(&shares, count)));
     }
     value
-}
-
-/// Writes `out[row] = x[row] · weightᵀ` for the first `rows` rows.
-///
-/// `weight` is `[width, k]`, `x` `[at least 8 · token_tiles, k]`, `out`
-/// `[rows, width]`. One cube of [`SHARES`] planes, each with its share, for every
-/// `16 · weight_tiles` rows of the weight; `rounds` is how many rounds of
-/// 64 · [`SHARES`] of k are read ahead.
-#[cube(launch_unchecked)]
-pub(in crate::burn::cuda) fn product<E: Float>(
-    weight: &[Eight],
-    x: &[Eight],
-    out: &mut [E],
-    width: u32,
-    rows: u32,
-    #[comptime] k: usize,
-    #[comptime] weight_tiles: usize,
-    #[comptime] token_tiles: usize,
-    #[comptime] rounds: usize,
-) {
-    let all_rounds = comptime!((k / 32).div_ceil(2 * SHARES as usize));
-    let even = comptime!((k / 32).is_multiple_of(2 * SHARES as usize));
-    let plane = (UNIT_POS / 32) as usize;
-    let lane = UNIT_POS_PLANE as usize;
-    let g = lane / 4;
-    let t = lane % 4;
-    let first = CUBE_POS_X as usize * comptime!(16 * weight_tiles);
-
-    let mut sums = zeroed_sums(comptime!(weight_tiles * token_tiles));
-    for group in 0..comptime!(all_rounds / rounds) {
-        advance(weight, x, &mut sums, first, group * rounds, k, weight_tiles, token_tiles, rounds, even);
-    }
-    if comptime!(!all_rounds.is_multiple_of(rounds)) {
-        let done = comptime!(all_rounds / rounds * rounds);
-        let rest = comptime!(all_rounds % rounds);
-        advance(weight, x, &mut sums, first, done.runtime(), k, weight_tiles, token_tiles, rest, even);
-    }
-
-    let tokens = comptime!(8 * token_tiles);
-    let mut shared = Shared::<[f32]>::new_slice(comptime!(SHARES as usize * 16 * tokens));
-    #[unroll]
-    for part in 0..weight_tiles {
-        #[unroll]
-        for tile in 0..token_tiles {
-            let held = sums.index(comptime!(part * token_tiles + tile));
-            let at = (plane * 16 + g) * tokens + comptime!(tile * 8) + 2 * t;
-            shared[at] = held[0].extract(0usize);
-            shared[at + 1] = held[0].extract(1usize);
-            shared[at + comptime!(8 * tokens)] = held[1].extract(0usize);
-            shared[at + comptime!(8 * tokens) + 1] = held[1].extract(1usize);
-        }
-        sync_cube();
-        let mut index = UNIT_POS as usize;
-        while index < comptime!(16 * tokens) {
-            let row = index % 16;
-            let token = index / 16;
-            let mut shares = Array::<Vector<f32, Const<1>>>::new(comptime!(SHARES as usize));
-            #[unroll]
-            for share in 0..comptime!(SHARES as usize) {
-                shares[share] = Vector::new(shared[(share * 16 + row) * tokens + token]);
-            }
-            let sum = added(&shares, comptime!(SHARES as usize)).extract(0usize);
-            if token < rows as usize {
-                out[token * width as usize + first + comptime!(part * 16) + row] = E::cast_from(sum);
-            }
-            index += comptime!(SHARES as usize * 32);
-        }
-        sync_cube();
-    }
 }
 
 /// Takes the sum of share number `done`, counted from 1, to those before it: two
@@ -218,123 +89,160 @@ fn add_up(
     }
 }
 
-/// Writes the sums of shares, `out` is `[8 / shares, rows, width]`.
+/// Row `g` of a tile of 8: the order in which eight rows that are turned by 128
+/// bytes are read from different banks.
+#[cube]
+fn spread(g: usize) -> usize {
+    g % 2 * 4 + g / 2
+}
+
+/// Writes the sums of shares, `out` is `[8 / shares, rows, width]`; one sum is
+/// rounded to what `out` holds.
 ///
-/// Cubes: x `shares` (1, 2, 4 or 8) shares of k; y the rows of the weight,
-/// `16 · weight_tiles` for each of `planes` planes; z the rows of `x`,
-/// `8 · token_tiles`, for all of which it has room. A stage is `rounds` rounds of
-/// a share's k: its part of `x` waits in shared memory and its part of the weight
-/// in registers while the stage before it is multiplied.
+/// `weight` is `[width, k]` and `x` `[rows, k]`, each in boxes of the cube's rows
+/// by [`STAGE`], turned by 128 bytes; what is not there is read as zeros. Cubes: x
+/// `shares` (1, 2, 4 or 8) shares of k; y the rows of `x`, `token_tiles` tiles of 8
+/// for each of `token_planes` planes; z the rows of the weight, `weight_tiles`
+/// tiles of 16 for each of `weight_planes`. `ahead` stages are under way at once.
 #[cube(launch_unchecked)]
-pub(in crate::burn::cuda) fn product_of_shares<E: Float>(
-    weight: &[Eight],
-    x: &[Eight],
+pub(in crate::burn::cuda) fn product<E: Float>(
+    weight: &TensorMap<bf16, Tiled>,
+    x: &TensorMap<bf16, Tiled>,
     out: &mut [E],
     width: u32,
     rows: u32,
     #[comptime] k: usize,
-    #[comptime] planes: usize,
+    #[comptime] weight_planes: usize,
+    #[comptime] token_planes: usize,
     #[comptime] weight_tiles: usize,
     #[comptime] token_tiles: usize,
     #[comptime] shares: usize,
-    #[comptime] rounds: usize,
+    #[comptime] ahead: usize,
 ) {
-    let chunks = comptime!(k / 32);
-    let stride = comptime!(k / 8);
-    let stages = comptime!(chunks.div_ceil(2 * SHARES as usize * rounds));
-    let tokens = comptime!(8 * token_tiles);
-    let vectors = comptime!(8 * rounds);
-    let units = comptime!(32 * planes);
-    let each = comptime!((tokens * vectors).div_ceil(units));
-    let unit = UNIT_POS as usize;
+    let stages = comptime!(k.div_ceil(STAGE * SHARES as usize));
+    let all = comptime!(stages * shares);
+    let weights = comptime!(16 * weight_tiles * weight_planes);
+    let tokens = comptime!(8 * token_tiles * token_planes);
+    let plane = (UNIT_POS / 32) as usize;
     let lane = UNIT_POS_PLANE as usize;
     let g = lane / 4;
     let t = lane % 4;
-    let first = (CUBE_POS_Y as usize * planes + unit / 32) * comptime!(16 * weight_tiles);
-    let first_token = CUBE_POS_Z as usize * tokens;
+    let row = spread(g);
+    // Zeros of which the compiler does not know: an operand that was mixed with them
+    // is a value of its own, whose registers are not copied for every instruction.
+    // Without, two of three instructions were such copies.
+    let zeros = Eight::new(rows >> 31u32);
+    let first_token = CUBE_POS_Y as usize * tokens;
+    let first = CUBE_POS_Z as usize * weights;
     let first_share = CUBE_POS_X as usize * shares;
+    let from_weight = plane % weight_planes * comptime!(16 * weight_tiles);
+    let from_token = plane / weight_planes * comptime!(8 * token_tiles);
 
-    let mut shared = Shared::<[Eight]>::new_aligned_slice(comptime!(2 * tokens * vectors), 16usize);
-    let mut next_x = Array::<Eight>::new(each);
-    let mut next = Array::<Eight>::new(comptime!(4 * rounds * weight_tiles));
-    let mut held = Array::<Eight>::new(comptime!(4 * rounds * weight_tiles));
+    let mut weight_box =
+        Shared::<[Vector<bf16, Const<8>>]>::new_aligned_slice(comptime!(ahead * weights * 8), 1024usize);
+    let mut x_box =
+        Shared::<[Vector<bf16, Const<8>>]>::new_aligned_slice(comptime!(ahead * tokens * 8), 1024usize);
+    let mut landed = Sequence::<Shared<Barrier>>::new();
+    #[unroll]
+    for _ in 0..ahead {
+        landed.push(Barrier::shared(1u32, UNIT_POS == 0));
+    }
+    sync_async_proxy_shared();
+    sync_cube();
+
+    #[unroll]
+    for slot in 0..comptime!(Ord::min(ahead, all)) {
+        if UNIT_POS == 0 {
+            bring(
+                weight,
+                x,
+                landed.index(slot),
+                &mut weight_box,
+                &mut x_box,
+                slot.runtime(),
+                slot,
+                first,
+                first_token,
+                first_share,
+                stages,
+                weights,
+                tokens,
+            );
+        }
+    }
+
     let mut sums = zeroed_sums(comptime!(weight_tiles * token_tiles));
-    // The sums of 1, 2 and 4 shares that wait for their like.
     let levels = comptime!(shares.ilog2() as usize);
     let mut waiting = zeroed_sums(comptime!(levels * weight_tiles * token_tiles));
-
-    for stage in 0..comptime!(stages * shares + 1) {
-        if stage < comptime!(stages * shares) {
-            let pair = (stage % stages) * comptime!(rounds * SHARES as usize) + first_share + stage / stages;
-            #[unroll]
-            for i in 0..each {
-                let index = unit + comptime!(i * units);
-                let vector = index % vectors;
-                let chunk = 2 * (pair + vector / 8 * SHARES as usize) + vector % 8 / 4;
-                let mut value = Eight::zeroed();
-                if index < comptime!(tokens * vectors) && chunk < chunks {
-                    value = x[(first_token + index / vectors) * stride + chunk * 4 + vector % 4];
-                }
-                next_x[i] = value;
-            }
-            #[unroll]
-            for step in 0..comptime!(2 * rounds) {
-                let chunk = 2 * pair + comptime!(step / 2 * 2 * SHARES as usize + step % 2);
+    for group in 0..comptime!(all.div_ceil(ahead)) {
+        #[unroll]
+        for slot in 0..ahead {
+            let stage = group * ahead + slot;
+            if stage < all {
+                landed.index(slot).wait_parity((group % 2) as u32);
                 #[unroll]
-                for part in 0..comptime!(2 * weight_tiles) {
-                    let mut value = Eight::zeroed();
-                    if chunk < chunks {
-                        value = weight[(first + comptime!(part * 8) + g) * stride + chunk * 4 + t];
+                for step in 0..2usize {
+                    let vector = (comptime!(step * 4) + t) ^ row;
+                    let mut held = Array::<Eight>::new(comptime!(2 * weight_tiles));
+                    #[unroll]
+                    for part in 0..comptime!(2 * weight_tiles) {
+                        let at = comptime!(slot * weights) + from_weight + comptime!(part * 8) + row;
+                        held[part] = Eight::reinterpret(weight_box[at * 8 + vector]);
                     }
-                    next[comptime!(step * 2 * weight_tiles + part)] = value;
-                }
-            }
-        }
-        if stage > 0 {
-            let from = (stage - 1) % 2 * comptime!(tokens * vectors);
-            #[unroll]
-            for step in 0..comptime!(2 * rounds) {
-                #[unroll]
-                for tile in 0..token_tiles {
-                    let column =
-                        shared[from + turned(comptime!(tile * 8) + g, comptime!(step * 4) + t, vectors)];
+                    let mut rows_of_weight = Sequence::<Array<Pair>>::new();
                     #[unroll]
                     for half in 0..2usize {
-                        let b = right(column, half);
                         #[unroll]
                         for part in 0..weight_tiles {
-                            let at = comptime!((step * weight_tiles + part) * 2);
-                            let a = left(held[at], held[comptime!(at + 1)], half);
-                            multiply(&a, &b, sums.index_mut(comptime!(part * token_tiles + tile)));
+                            rows_of_weight.push(left(
+                                held[comptime!(2 * part)] ^ zeros,
+                                held[comptime!(2 * part + 1)] ^ zeros,
+                                half,
+                            ));
+                        }
+                    }
+                    #[unroll]
+                    for tile in 0..token_tiles {
+                        let at = comptime!(slot * tokens) + from_token + comptime!(tile * 8) + row;
+                        let column = Eight::reinterpret(x_box[at * 8 + vector]);
+                        #[unroll]
+                        for half in 0..2usize {
+                            let b = right(column, half);
+                            #[unroll]
+                            for part in 0..weight_tiles {
+                                multiply(
+                                    rows_of_weight.index(comptime!(half * weight_tiles + part)),
+                                    &b,
+                                    sums.index_mut(comptime!(part * token_tiles + tile)),
+                                );
+                            }
                         }
                     }
                 }
-            }
-            if comptime!(shares > 1) && stage % stages == 0 {
-                add_up(
-                    &mut sums,
-                    &mut waiting,
-                    stage / stages,
-                    comptime!(weight_tiles * token_tiles),
-                    levels,
-                );
-            }
-        }
-        if stage < comptime!(stages * shares) {
-            let to = stage % 2 * comptime!(tokens * vectors);
-            #[unroll]
-            for i in 0..each {
-                let index = unit + comptime!(i * units);
-                if index < comptime!(tokens * vectors) {
-                    shared[to + turned(index / vectors, index % vectors, vectors)] = next_x[i];
+                let done = (stage + 1) / stages;
+                if comptime!(shares > 1) && done * stages == stage + 1 {
+                    add_up(&mut sums, &mut waiting, done, comptime!(weight_tiles * token_tiles), levels);
+                }
+                sync_cube();
+                if UNIT_POS == 0 && stage + ahead < all {
+                    bring(
+                        weight,
+                        x,
+                        landed.index(slot),
+                        &mut weight_box,
+                        &mut x_box,
+                        stage + ahead,
+                        slot,
+                        first,
+                        first_token,
+                        first_share,
+                        stages,
+                        weights,
+                        tokens,
+                    );
                 }
             }
-            #[unroll]
-            for i in 0..comptime!(4 * rounds * weight_tiles) {
-                held[i] = next[i];
-            }
         }
-        sync_cube();
     }
 
     let plane_of = CUBE_POS_X as usize * rows as usize;
@@ -345,13 +253,47 @@ pub(in crate::burn::cuda) fn product_of_shares<E: Float>(
             let sum = sums.index(comptime!(part * token_tiles + tile));
             #[unroll]
             for i in 0..4usize {
-                let token = first_token + comptime!(tile * 8 + i % 2) + 2 * t;
-                let row = first + comptime!(part * 16 + i / 2 * 8) + g;
-                if token < rows as usize {
+                let token = first_token + from_token + comptime!(tile * 8 + i % 2 * 4) + t;
+                let column = first + from_weight + comptime!(part * 16 + i / 2 * 8) + row;
+                if token < rows as usize && column < width as usize {
                     let value = sum[comptime!(i / 2)].extract(comptime!(i % 2));
-                    out[(plane_of + token) * width as usize + row] = E::cast_from(value);
+                    out[(plane_of + token) * width as usize + column] = E::cast_from(value);
                 }
             }
         }
     }
+}
+
+/// Has the copy engine bring a stage of both sides to place `slot`.
+#[cube]
+fn bring(
+    weight: &TensorMap<bf16, Tiled>,
+    x: &TensorMap<bf16, Tiled>,
+    landed: &Barrier,
+    weight_box: &mut Shared<[Vector<bf16, Const<8>>]>,
+    x_box: &mut Shared<[Vector<bf16, Const<8>>]>,
+    stage: usize,
+    #[comptime] slot: usize,
+    first: usize,
+    first_token: usize,
+    first_share: usize,
+    #[comptime] stages: usize,
+    #[comptime] weights: usize,
+    #[comptime] tokens: usize,
+) {
+    let share = first_share + stage / stages;
+    let at = (stage % stages * SHARES as usize + share) * STAGE;
+    landed.arrive_and_expect_tx(1u32, comptime!(((weights + tokens) * STAGE * 2) as u32));
+    landed.tma_load_2d(
+        weight,
+        &mut weight_box[comptime!(slot * weights * 8)..comptime!((slot + 1) * weights * 8)],
+        first as i32,
+        at as i32,
+    );
+    landed.tma_load_2d(
+        x,
+        &mut x_box[comptime!(slot * tokens * 8)..comptime!((slot + 1) * tokens * 8)],
+        first_token as i32,
+        at as i32,
+    );
 }
