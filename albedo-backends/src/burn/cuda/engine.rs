@@ -162,7 +162,6 @@ impl<'m> Engine<'m> {
         let gpu = model.ops().gpu();
         let slots = sizes.batch + 1;
         let stride = desk.context_length.min(pages * PAGE).div_ceil(PAGE) + 1;
-        let padded = sizes.batch.next_multiple_of(128);
         let slots = Slots {
             settings: SlotSettings {
                 temperatures: gpu.zeroed(slots),
@@ -175,11 +174,11 @@ impl<'m> Engine<'m> {
             },
             table: gpu.zeroed(slots * stride),
             stride,
-            rows: gpu.zeroed(padded),
+            rows: gpu.zeroed(sizes.batch),
             decoded: Vec::new(),
-            ids: gpu.zeroed(padded),
-            positions: gpu.zeroed(padded),
-            chosen: gpu.zeroed(2 * padded),
+            ids: gpu.zeroed(sizes.batch),
+            positions: gpu.zeroed(sizes.batch),
+            chosen: gpu.zeroed(2 * sizes.batch),
         };
         Self {
             slots,
@@ -536,18 +535,30 @@ impl<'m> Engine<'m> {
         Ok(Some(Pending { sequences, chosen }))
     }
 
-    /// Seconds that the device alone takes for a decode step of `size` rows.
+    /// Seconds that the device alone takes for a decode step of `size` rows, the mean
+    /// of `steps` from `position` on.
     #[cfg(test)]
-    pub(super) fn measure_step(&mut self, size: usize, steps: usize) -> Result<f64> {
-        self.record(size, 1)?;
-        let recording = &self.recordings[&(size, 1)];
+    pub(super) fn measure_step(&mut self, size: usize, position: usize, steps: usize) -> Result<f64> {
+        let gpu = self.model.ops().gpu();
+        let (positions, pages) = (vec![position as u32; size], (position + steps) / PAGE + 1);
+        for slot in 0..size {
+            let pages: Vec<u32> = (0..pages).map(|page| (slot * pages + page) as u32).collect();
+            gpu.write(&self.slots.table.range(slot * self.slots.stride, pages.len()), &pages);
+        }
+        gpu.write(&self.slots.rows, &(0..size as u32).collect::<Vec<_>>());
+        gpu.write(&self.slots.settings.positions, &positions);
+        let splits = splits(position + steps);
+        self.record(size, splits)?;
+        let recording = &self.recordings[&(size, splits)];
+        let gpu = self.model.ops().gpu();
         recording.replay()?;
-        self.model.ops().gpu().sync()?;
+        gpu.sync()?;
+        gpu.write(&self.slots.settings.positions, &positions);
         let start = std::time::Instant::now();
         for _ in 0..steps {
             recording.replay()?;
         }
-        self.model.ops().gpu().sync()?;
+        gpu.sync()?;
         Ok(start.elapsed().as_secs_f64() / steps as f64)
     }
 

@@ -204,16 +204,17 @@ async fn measure_the_engine_beside_the_device() {
     let model = std::env::var("ALBEDO_MODEL").map_or_else(|_| demo("king"), PathBuf::from);
     let placed = BurnConfig { max_batch: 32, memory_share: 0.4, ..SMALL };
     let session = load(placed.clone(), model.clone()).await;
-    let mut seconds = [0.0; 2];
+    let (mut seconds, mut prompt) = ([0.0; 2], 0);
     for round in 0..3 {
-        for (tokens, seconds) in [20, 220].into_iter().zip(&mut seconds) {
+        for (tokens, seconds) in [20, 170].into_iter().zip(&mut seconds) {
             let one = GenerateRequest { max_new_tokens: tokens, score_reply: None, ..requests()[0].clone() };
             let start = std::time::Instant::now();
             let replies = answers(&*session, vec![one; 32]).await;
             assert!(replies.iter().all(|reply| reply.tokens.len() == tokens as usize), "a reply ended");
             *seconds = start.elapsed().as_secs_f64();
+            prompt = replies[0].usage.prompt_tokens as usize;
         }
-        let step = (seconds[1] - seconds[0]) / 200.0;
+        let step = (seconds[1] - seconds[0]) / 150.0;
         println!("round {round}: the engine's step takes {:.3} ms", step * 1e3);
     }
     drop(session);
@@ -233,5 +234,5 @@ async fn measure_the_engine_beside_the_device() {
     let place = Place::new(0, &backend.placement, &config, None).unwrap();
     let mut loaded = Loaded::new(&place, &config, files.weights(&cx).unwrap()).unwrap();
     let mut engine = loaded.open(&desk).unwrap();
-    println!("the device's {:.3} ms", engine.measure_step(32, 200).unwrap() * 1e3);
+    println!("the device's {:.3} ms", engine.measure_step(32, prompt + 20, 150).unwrap() * 1e3);
 }
