@@ -98,8 +98,8 @@ impl Gpu {
     /// The GPU with `index`.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if there is no driver or no such GPU;
-    /// [`ErrorKind::Unsupported`] if it is older than Hopper.
+    /// [`ErrorKind::Unavailable`] if there is no driver, no such GPU, or one that is
+    /// older than Hopper.
     pub(super) fn open(index: u32) -> Result<Self> {
         const OPERATION: &str = "open the GPU";
         // CubeCL reports a GPU that is not there by a panic of another thread.
@@ -127,9 +127,9 @@ impl Gpu {
         })?;
         if !client.properties().features.tma.contains(Tma::Base) {
             return Err(Error::new(
-                ErrorKind::Unsupported,
+                ErrorKind::Unavailable,
                 OPERATION,
-                format!("GPU {index} cannot copy tensors by itself, which the kernels need"),
+                format!("GPU {index} has no copy engine for tensors, which the kernels need"),
             )
             .with_hint("Hopper (H100, H200) or newer is needed; `device = \"cpu\"` runs without"));
         }
