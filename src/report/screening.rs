@@ -102,7 +102,13 @@ fn facts(evidence: &Value) -> String {
     let mut facts = Vec::new();
     for (key, value) in evidence.as_object().into_iter().flatten() {
         match value {
-            Value::Number(_) => facts.push(format!("{} {value}", key.replace('_', " "))),
+            Value::Number(number) => {
+                let shown = match number.as_f64() {
+                    Some(fraction) if number.is_f64() => format!("{fraction:.3}"),
+                    _ => number.to_string(),
+                };
+                facts.push(format!("{} {shown}", key.replace('_', " ")));
+            }
             Value::Array(items) if key == "nearest" => {
                 if let Some(nearest) = items.first() {
                     let of = nearest["of"].as_str().unwrap_or_default();
@@ -148,5 +154,18 @@ impl Bytes {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn fractions_are_short_and_counts_are_whole() {
+        let evidence = json!({ "broken_early": 7.0 / 27.0, "replies": 57, "threshold": 0.95 });
+        assert_eq!(facts(&evidence), "broken early 0.259, replies 57, threshold 0.950");
     }
 }
