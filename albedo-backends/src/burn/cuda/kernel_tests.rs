@@ -10,6 +10,7 @@ use super::device::{Buffer, Gpu};
 use super::kernels::attention::{TILE, key_at, value_at};
 use super::launch::{Heads, Places, Pool, SlotSettings, splits};
 use super::products::{FewRows, Product};
+use super::settings::cut;
 
 /// The GPU, or nothing where there is none.
 pub(super) fn gpu() -> Option<Gpu> {
@@ -80,29 +81,17 @@ fn a_product_of_few_rows_is_right_and_its_bits_do_not_depend_on_the_settings() {
 
 /// Cuts of a product, and a number of rows; first the most.
 const CUTS: [(FewRows, usize); 10] = [
-    cut(2, 2, 2, 4, 8, 3, 128),
-    cut(4, 1, 1, 1, 8, 3, 8),
-    cut(2, 1, 2, 1, 1, 4, 11),
-    cut(4, 1, 1, 2, 4, 2, 16),
-    cut(4, 1, 1, 4, 8, 2, 32),
-    cut(8, 1, 1, 4, 2, 1, 50),
-    cut(4, 2, 1, 8, 4, 4, 77),
-    cut(2, 2, 2, 4, 1, 3, 127),
-    cut(2, 4, 2, 4, 2, 5, 100),
-    cut(1, 2, 2, 4, 8, 8, 65),
+    (cut(2, 2, 2, 4, 8, 3), 128),
+    (cut(4, 1, 1, 1, 8, 3), 8),
+    (cut(2, 1, 2, 1, 1, 4), 11),
+    (cut(4, 1, 1, 2, 4, 2), 16),
+    (cut(4, 1, 1, 4, 8, 2), 32),
+    (cut(8, 1, 1, 4, 2, 1), 50),
+    (cut(4, 2, 1, 8, 4, 4), 77),
+    (cut(2, 2, 2, 4, 1, 3), 127),
+    (cut(2, 4, 2, 4, 2, 5), 100),
+    (cut(1, 2, 2, 4, 8, 8), 65),
 ];
-
-const fn cut(
-    weight_planes: usize,
-    token_planes: usize,
-    weight_tiles: usize,
-    token_tiles: usize,
-    shares: usize,
-    ahead: usize,
-    rows: usize,
-) -> (FewRows, usize) {
-    (FewRows { weight_planes, token_planes, weight_tiles, token_tiles, shares, ahead }, rows)
-}
 
 /// `[count, values]` sums of shares, added two and two.
 fn rounded(sums: &[f32], count: usize) -> Vec<bf16> {

@@ -82,7 +82,8 @@ pub(super) const HEAD: Cuts = [
     cut(2, 2, 2, 4, 8, 3),
 ];
 
-const fn cut(
+/// A cut by its six numbers, as the tables have them.
+pub(super) const fn cut(
     weight_planes: usize,
     token_planes: usize,
     weight_tiles: usize,
