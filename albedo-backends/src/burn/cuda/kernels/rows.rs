@@ -78,8 +78,9 @@ pub(in crate::burn::cuda) fn embed(
 }
 
 /// Adds `delta`, a product in `delta_shares` shares (see [`result`]), to `residual`
-/// (where there are any), and writes the RMS norm of the sum to `out`. A row whose sum of squares is not finite gets `layer` as its
-/// fault, unless it has one. One cube of `planes` planes a row.
+/// (where there are any), and writes the RMS norm of the sum to `out`. A row whose
+/// sum of squares is not finite gets `layer` as its fault, unless it has one. One
+/// cube of `planes` planes a row.
 #[cube(launch_unchecked)]
 pub(in crate::burn::cuda) fn add_norm<P: Float>(
     residual: &mut [Vector<f32, Const<8>>],
@@ -136,9 +137,9 @@ pub(in crate::burn::cuda) fn add_norm<P: Float>(
     }
 }
 
-/// Splits joined `[q | k | v]` rows, a product in `shares` shares, normalises the heads of q and k, rotates
-/// both to the row's position, writes k and v into the row's page and q to
-/// `queries`. One plane a row and head.
+/// Splits joined `[q | k | v]` rows, a product in `shares` shares, normalises the
+/// heads of q and k, rotates both to the row's position, writes k and v into the
+/// row's page and q to `queries`. One plane a row and head.
 #[cube(launch_unchecked)]
 pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float>(
     qkv: &[Vector<P, Const<1>>],
