@@ -62,10 +62,11 @@ impl<T: Value> Buffer<T> {
     }
 
     /// The first `len` values.
+    ///
+    /// # Panics
+    /// If the buffer holds fewer.
     pub(super) fn first(&self, len: usize) -> Self {
-        debug_assert!(len <= self.len, "a view of {len} of {self:?}");
-        let cut = (self.len - len) * size_of::<T>();
-        Self { handle: self.handle.clone().offset_end(cut as u64), len, value: PhantomData }
+        self.range(0, len)
     }
 
     /// The value at `index`, for writing.
@@ -74,12 +75,25 @@ impl<T: Value> Buffer<T> {
     }
 
     /// The values from `from` on, `len` of them, for writing.
+    ///
+    /// # Panics
+    /// If the buffer holds fewer.
     pub(super) fn range(&self, from: usize, len: usize) -> Self {
-        debug_assert!(from + len <= self.len, "a view of {from} + {len} of {self:?}");
+        let after = values_after(self.len, from, len);
         let handle = self.handle.clone().offset_start((from * size_of::<T>()) as u64);
-        let cut = (self.len - from - len) * size_of::<T>();
-        Self { handle: handle.offset_end(cut as u64), len, value: PhantomData }
+        let handle = handle.offset_end((after * size_of::<T>()) as u64);
+        Self { handle, len, value: PhantomData }
     }
+}
+
+/// How many of a buffer's `of` values follow `len` values from `from` on.
+///
+/// # Panics
+/// If the buffer holds fewer: every launch trusts the length of a view, so that
+/// a wrong one must not exist.
+fn values_after(of: usize, from: usize, len: usize) -> usize {
+    assert!(from <= of && len <= of - from, "a view of {len} values from {from} on, of {of}");
+    of - from - len
 }
 
 /// A GPU and the stream that everything of a session goes through.
@@ -386,4 +400,19 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
         .chars()
         .take(300)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::values_after;
+
+    #[test]
+    fn a_view_ends_within_its_buffer() {
+        assert_eq!(values_after(8, 0, 8), 0);
+        assert_eq!(values_after(8, 3, 4), 1);
+        assert_eq!(values_after(8, 8, 0), 0);
+        for (from, len) in [(0, 9), (1, 8), (9, 0), (usize::MAX, 1), (1, usize::MAX)] {
+            assert!(std::panic::catch_unwind(|| values_after(8, from, len)).is_err(), "{from} + {len}");
+        }
+    }
 }
