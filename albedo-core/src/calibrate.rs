@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::decision::Rule;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{DuelSettings, Lanes, Seed};
+use crate::plan::{DuelSettings, Lanes};
 use crate::rng::derive_seed;
+use crate::seed::Seed;
 use crate::stats::{Interval, chi_square_quantile, student_quantile};
 
 /// Two-sided level of the mean's interval.

@@ -22,13 +22,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::draw::Sample;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::Identity;
 use crate::judge::Assessment;
 use crate::panel::Cell;
-use crate::plan::{JudgePlan, Seed};
+use crate::plan::JudgePlan;
 use crate::rng::{Stream, Use, derive_seed};
+use crate::sample::Sample;
+use crate::seed::Seed;
 use crate::tasks::{TaskRow, TaskSource};
 use crate::{CallContext, Metric};
 
@@ -248,7 +249,7 @@ impl Series {
         for skipped in 0..MOST_SKIPPED {
             let row = stream.below(tasks.info().rows);
             let task = tasks.row(row, cx).await?;
-            let turns = crate::draw::turns(&task).len() as u32;
+            let turns = crate::sample::turns(&task).len() as u32;
             if turns == 0 {
                 continue;
             }
@@ -278,7 +279,7 @@ impl Series {
 impl CanaryDraw {
     /// Whether `task` is the row drawn, as far as its turns tell.
     pub fn fits(&self, task: &TaskRow) -> bool {
-        crate::draw::turns(task).len() as u32 == self.turns
+        crate::sample::turns(task).len() as u32 == self.turns
     }
 }
 

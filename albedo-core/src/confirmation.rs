@@ -119,7 +119,8 @@ mod tests {
     use super::*;
     use crate::duel::Duel;
     use crate::duel::scripted::*;
-    use crate::plan::{DuelSettings, Seed, Terms};
+    use crate::plan::{DuelSettings, Terms};
+    use crate::seed::Seed;
     use crate::{Assessment, Comparison, Judge};
 
     /// Prefers "better" outright.

@@ -22,10 +22,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Message, ModelSession};
+use crate::backend::ModelSession;
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::plan::DuelPlan;
+use crate::sample::{Sample, turns};
 use crate::tasks::{TaskRow, TaskSource};
 
 mod replay;
@@ -90,33 +91,6 @@ pub enum DrawOutcome {
     Repeated,
     /// Prompt and longest reply do not fit the context.
     TooLong,
-}
-
-/// One drawn sample.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sample {
-    /// Its place in plan order, from 0.
-    pub index: u32,
-    /// The instance.
-    pub instance_id: String,
-    /// The repository.
-    pub repo: String,
-    /// The conversation up to the turn.
-    pub messages: Vec<Message>,
-    /// What the recorded assistant said at the turn.
-    pub reference: String,
-}
-
-impl Sample {
-    /// The sample that turn `turn` of `task` gives; none if there is no such
-    /// turn.
-    pub fn new(index: u32, task: TaskRow, turn: u32) -> Option<Self> {
-        let position = *turns(&task).get(turn as usize)?;
-        let TaskRow { instance_id, repo, mut messages } = task;
-        messages.truncate(position + 1);
-        let reference = messages.pop()?.content;
-        Some(Self { index, instance_id, repo, messages, reference })
-    }
 }
 
 /// Draws a plan's samples in plan order.
@@ -190,13 +164,6 @@ impl Drawer {
         self.walk.keep(&draw);
         Ok((draw, Some(sample)))
     }
-}
-
-/// Positions in the conversation of the turns that can be drawn.
-pub(crate) fn turns(task: &TaskRow) -> Vec<usize> {
-    let mut turns = task.assistant_turns();
-    turns.retain(|&position| position > 0);
-    turns
 }
 
 #[cfg(test)]

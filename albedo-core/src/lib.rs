@@ -1,41 +1,71 @@
 //! The heart of albedo: the roles that plugins play, the duel engine, the
 //! decision rules and the record. It knows no network, GPU, chain or file
 //! format of tasks, and touches files only in its file record store.
+//!
+//! | room | modules | what for |
+//! | --- | --- | --- |
+//! | roles | [`backend`], [`judge`], [`screen`], [`chain`], [`tasks`], [`files`] | the traits that plugins implement, with their requests and answers |
+//! | registry | [`registry`], [`identity`] | plugins by name, and how a record names them |
+//! | duel | [`plan`], [`draw`], [`sample`], [`duel`], [`canary`], [`marks`], [`seed`], [`order`] | settings, the frozen plan, the draw, the engine that runs it |
+//! | decision | [`panel`], [`decision`], [`verdict`], [`stats`], [`reign`], [`confirmation`], [`calibrate`] | pure functions from judges' answers to a verdict |
+//! | record | [`record`] | journal, canonical record, stores, verification |
+//! | wrappers | [`wrappers`], [`meter`] | retries, deadlines, limits, routes and budgets around calls |
+//! | chain weights | [`weights`] | the journal that clears a weight vector |
+//! | foundations | [`error`], [`context`], [`clock`], [`digest`], [`rng`], [`safetensors`] | what every room uses |
 #![forbid(unsafe_code)]
 
+// Roles.
 pub mod backend;
-pub mod calibrate;
-pub mod canary;
 pub mod chain;
-pub mod clock;
-pub mod confirmation;
-#[cfg(feature = "conformance")]
-pub mod conformance;
-pub mod context;
-pub mod decision;
-pub mod digest;
+pub mod files;
+pub mod judge;
+pub mod screen;
+pub mod tasks;
+
+// Registry.
+pub mod identity;
+pub mod registry;
+
+// Duel.
+pub mod canary;
 pub mod draw;
 pub mod duel;
-pub mod error;
-pub mod files;
-pub mod identity;
-pub mod judge;
 pub mod marks;
-pub mod numpy;
-pub mod panel;
+pub mod order;
 pub mod plan;
-pub mod python;
-pub mod record;
-pub mod registry;
+pub mod sample;
+pub mod seed;
+
+// Decision.
+pub mod calibrate;
+pub mod confirmation;
+pub mod decision;
+pub mod panel;
 pub mod reign;
+pub mod stats;
+pub mod verdict;
+
+// Record.
+pub mod record;
+
+// Wrappers.
+pub mod meter;
+pub mod wrappers;
+
+// Chain weights.
+pub mod weights;
+
+// Foundations.
+pub mod clock;
+mod compat;
+pub mod context;
+pub mod digest;
+pub mod error;
 pub mod rng;
 pub mod safetensors;
-pub mod screen;
-pub mod stats;
-pub mod tasks;
-pub mod verdict;
-pub mod weights;
-pub mod wrappers;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
 
 pub use backend::{
     Completion, FinishReason, GenerateRequest, Generated, Message, ModelBackend, ModelInfo, ModelSession,
@@ -56,10 +86,13 @@ pub use judge::{
     Score,
 };
 pub use marks::{DuelSecret, JudgementKey, Marks, Question};
-pub use plan::{DuelPlan, DuelSettings, Sampler, Seed, Terms};
+pub use order::Order;
+pub use plan::{DuelPlan, DuelSettings, Sampler, Terms};
 pub use record::{FileStore, MemoryStore, Record, RecordStore};
 pub use registry::{BuildContext, Factory, Plugin, PluginConfig, PluginInfo, Registry, Role};
+pub use sample::Sample;
 pub use screen::{Finding, Screen, ScreenStage, Subject};
+pub use seed::Seed;
 pub use tasks::{TaskRow, TaskSetInfo, TaskSource};
 pub use verdict::{Outcome, Verdict};
 

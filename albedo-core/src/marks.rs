@@ -14,8 +14,8 @@
 use crate::digest::{Digest, hmac};
 use crate::error::Result;
 use crate::identity::Identity;
-use crate::panel::Order;
-use crate::plan::Seed;
+use crate::order::Order;
+use crate::seed::Seed;
 
 /// Domain of the duel's secret: another use of the seed has another name.
 const SECRET: &[u8] = b"albedo judgement secret 1";

@@ -10,21 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::judge::{Assessment, Metric, Score};
 
-/// Which reply a judge was shown first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    /// The king's.
-    KingFirst,
-    /// The challenger's.
-    ChallengerFirst,
-}
-
-impl Order {
-    /// Both orders; every pair is judged in both.
-    pub const BOTH: [Self; 2] = [Self::KingFirst, Self::ChallengerFirst];
-}
-
 /// How the panel is put together.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -2,8 +2,6 @@
 //! digested before work begins.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +15,12 @@ use crate::identity::Identity;
 use crate::judge::Metric;
 use crate::panel::PanelSettings;
 use crate::rng::derive_seed;
+use crate::seed::Seed;
 use crate::tasks::TaskSetInfo;
+
+mod judge;
+
+pub use judge::JudgePlan;
 
 /// What the user chooses of a duel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -217,116 +220,6 @@ impl Default for Limits {
     }
 }
 
-/// The duel's seed: 32 bytes. A whole number in configuration fills the first
-/// eight, little-endian; on chain it is a hash. 64 hexadecimal digits as text.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Seed([u8; 32]);
-
-impl Seed {
-    /// The raw bytes.
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    /// The first eight bytes, little-endian: the entropy of the Python system's
-    /// sampler and bootstrap.
-    pub fn entropy(&self) -> u64 {
-        self.0[..8].iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
-    }
-}
-
-impl From<u64> for Seed {
-    fn from(value: u64) -> Self {
-        let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&value.to_le_bytes());
-        Self(bytes)
-    }
-}
-
-impl From<Digest> for Seed {
-    fn from(digest: Digest) -> Self {
-        Self(*digest.as_bytes())
-    }
-}
-
-impl FromStr for Seed {
-    type Err = Error;
-
-    /// A whole number in decimal, or 64 hexadecimal digits.
-    fn from_str(text: &str) -> Result<Self> {
-        if let Ok(value) = text.parse::<u64>() {
-            return Ok(Self::from(value));
-        }
-        text.parse::<Digest>().map(Self::from).map_err(|_| {
-            Error::new(ErrorKind::ConfigInvalid, "read the seed", format!("`{text}` is no seed"))
-                .with_hint("give a whole number or 64 hexadecimal digits")
-        })
-    }
-}
-
-impl fmt::Display for Seed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0[8..].iter().all(|&byte| byte == 0) {
-            write!(f, "{}", self.entropy())
-        } else {
-            write!(f, "{}", Digest::from(self.0))
-        }
-    }
-}
-
-impl fmt::Debug for Seed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for Seed {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Seed {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl serde::de::Visitor<'_> for Visitor {
-            type Value = Seed;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a whole number or 64 hexadecimal digits")
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Seed, E> {
-                Ok(Seed::from(value))
-            }
-
-            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Seed, E> {
-                u64::try_from(value).map(Seed::from).map_err(|_| E::custom("a seed is not negative"))
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Seed, E> {
-                text.parse().map_err(|error: Error| E::custom(error.message()))
-            }
-        }
-
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-impl JsonSchema for Seed {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Seed".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string" }],
-            "description": "a whole number, or 64 hexadecimal digits"
-        })
-    }
-}
-
 /// Everything that can change the verdict of one duel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DuelPlan {
@@ -423,18 +316,6 @@ pub struct ContestantPlan {
     pub backend: Identity,
 }
 
-/// One judge of a plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JudgePlan {
-    /// The judge.
-    pub identity: Identity,
-    /// The metrics it speaks to, in the rubric's order.
-    pub metrics: Vec<Metric>,
-    /// Whether canaries are put before it. Since record format 2.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub watched: bool,
-}
-
 /// How rows and turns are drawn; [`crate::draw`] says how exactly.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -451,18 +332,6 @@ pub enum Sampler {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_seed_reads_numbers_and_hashes_and_keeps_its_entropy() {
-        let seed: Seed = serde_json::from_str("12345").expect("a number");
-        assert_eq!(seed.entropy(), 12_345);
-        assert_eq!(seed.to_string(), "12345");
-        let hash = Digest::of("x");
-        let seed: Seed = hash.to_string().parse().expect("a hash");
-        assert_eq!(seed.as_bytes(), hash.as_bytes());
-        assert!(serde_json::from_str::<Seed>("-1").is_err());
-        assert!("soon".parse::<Seed>().is_err());
-    }
 
     #[test]
     fn the_sampler_is_chosen_by_name() {

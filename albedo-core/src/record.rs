@@ -18,7 +18,8 @@ use crate::digest::Digest;
 use crate::draw::RowDraw;
 use crate::error::{ErrorKind, Fault, Side};
 use crate::judge::Assessment;
-use crate::panel::{Cluster, Order};
+use crate::order::Order;
+use crate::panel::Cluster;
 use crate::plan::DuelPlan;
 use crate::verdict::Verdict;
 

@@ -38,6 +38,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::meter::Meter;
 
 mod breaker;
 pub mod chaos;
@@ -45,7 +46,6 @@ mod deadlines;
 mod gate;
 mod guarded;
 mod limit;
-mod meter;
 mod plugin;
 mod retry;
 mod routes;
@@ -55,7 +55,6 @@ mod tests;
 mod trace;
 
 pub use guarded::Guarded;
-pub use meter::Meter;
 pub use plugin::{RoutesBackend, RoutesConfig};
 pub use routes::Route;
 pub use trace::{CallEvent, CallOutcome, CallTrace, RouteTally, Tally};

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use albedo_core::panel::Order;
+use albedo_core::order::Order;
 use albedo_core::plan::JudgePlan;
 use albedo_core::record::{RecordedAnswer, RecordedReply};
 use albedo_core::{

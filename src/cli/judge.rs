@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use albedo::config::DuelConfig;
-use albedo::panel::Order;
+use albedo::order::Order;
 use albedo::{
     Assessment, CallContext, Candidate, Comparison, Digest, DuelSecret, Error, ErrorKind, FinishReason,
     Judge, JudgementKey, Message, MessageRole, Preparation, Question, Registry, Result,

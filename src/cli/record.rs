@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use albedo::config::{DuelConfig, ModelConfig};
 use albedo::confirmation::Confirmation;
-use albedo::panel::Order;
+use albedo::order::Order;
 use albedo::record::{
     self, Difference, RecordLine, RecordedAnswer, RecordedReply, Regenerated, Verification, VerifyOptions,
 };

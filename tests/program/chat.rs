@@ -236,7 +236,7 @@ fn answers(journal: &[JournalEvent]) -> BTreeMap<(u32, u32, bool), u32> {
     let mut answers = BTreeMap::new();
     for event in journal {
         if let JournalEvent::Assessed { sample, judge, order, .. } = event {
-            *answers.entry((*sample, *judge, *order == albedo::panel::Order::KingFirst)).or_default() += 1;
+            *answers.entry((*sample, *judge, *order == albedo::order::Order::KingFirst)).or_default() += 1;
         }
     }
     answers

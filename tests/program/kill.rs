@@ -190,8 +190,8 @@ fn answered(folder: &Path) -> BTreeSet<String> {
             }
             JournalEvent::Assessed { sample, judge, order, .. } => {
                 let order = match order {
-                    albedo::panel::Order::KingFirst => "king",
-                    albedo::panel::Order::ChallengerFirst => "challenger",
+                    albedo::order::Order::KingFirst => "king",
+                    albedo::order::Order::ChallengerFirst => "challenger",
                 };
                 let row = rows[&sample];
                 assert!(

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Decision, Evidence, Ruling};
+use crate::compat::numpy;
 use crate::judge::Metric;
-use crate::numpy;
 use crate::panel::{Cell, Cluster};
 
 /// Scores of 100 as the Python system publishes and compares them.

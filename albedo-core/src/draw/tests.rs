@@ -5,12 +5,13 @@ use futures::stream::BoxStream;
 use proptest::prelude::*;
 
 use super::*;
-use crate::backend::{GenerateRequest, Generated, ModelInfo, Role, ScoreRequest, TokenScores};
+use crate::backend::{GenerateRequest, Generated, Message, ModelInfo, Role, ScoreRequest, TokenScores};
 use crate::decision::Rule;
 use crate::digest::Digest;
 use crate::identity::Identity;
 use crate::panel::PanelSettings;
-use crate::plan::{ContestantPlan, GenerationSettings, Lanes, Sampler, Seed, Terms};
+use crate::plan::{ContestantPlan, GenerationSettings, Lanes, Sampler, Terms};
+use crate::seed::Seed;
 use crate::tasks::TaskSetInfo;
 
 /// Row `r` has `r % 14` assistant turns, is of instance `r % instances`, and

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{DrawOutcome, RowDraw};
-use crate::plan::{DuelPlan, Sampler, Seed};
-use crate::python::Random;
+use crate::compat::python::Random;
+use crate::plan::{DuelPlan, Sampler};
 use crate::rng::{Stream, Use, derive_seed};
+use crate::seed::Seed;
 
 /// Rows that `albedo-py` draws for every sample wanted.
 const ROWS_PER_SAMPLE: u64 = 4;

@@ -12,13 +12,13 @@ use crate::backend::{FinishReason, Message};
 use crate::canary::{CanaryDraw, Series};
 use crate::context::CallContext;
 use crate::digest::Digest;
-use crate::draw::Sample;
 use crate::error::{Error, ErrorKind, Fault, Result, Retry};
 use crate::judge::{Assessment, Candidate, Comparison, Judge, Preparation};
 use crate::marks::{DuelSecret, JudgementKey, Marks, Question};
-use crate::panel::Order;
+use crate::order::Order;
 use crate::plan::JudgePlan;
 use crate::record::{Call, JournalEvent, RecordStore};
+use crate::sample::Sample;
 
 /// Pause before the second try of a failed call; doubled for each further one.
 const BACKOFF: Duration = Duration::from_millis(250);

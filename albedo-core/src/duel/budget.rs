@@ -7,8 +7,8 @@ use tokio::sync::Notify;
 
 use crate::backend::Usage;
 use crate::error::Result;
+use crate::meter::Meter;
 use crate::record::JournalEvent;
-use crate::wrappers::Meter;
 
 /// Questions that may be under way before the first has told what it costs: both
 /// orders of four judges.

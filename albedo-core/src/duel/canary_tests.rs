@@ -8,8 +8,8 @@ use super::*;
 use crate::canary::{CanaryOutcome, CanarySettings};
 use crate::judge::{Assessment, Comparison, Metric, Score};
 use crate::panel::Cell;
-use crate::plan::Seed;
 use crate::record::{MemoryStore, Record, RecordedAnswer, VerifyOptions, verify_record};
+use crate::seed::Seed;
 
 /// A watched judge that knows recorded replies, until it has been asked about
 /// canaries more than `sober` times.

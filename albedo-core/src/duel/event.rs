@@ -3,7 +3,7 @@
 use crate::backend::Usage;
 use crate::digest::Digest;
 use crate::error::{Error, Side};
-use crate::panel::Order;
+use crate::order::Order;
 use crate::verdict::Outcome;
 
 /// Something that happened, in arrival order.

@@ -13,12 +13,12 @@ use crate::canary::{
 };
 use crate::context::CallContext;
 use crate::digest::Digest;
-use crate::draw::Sample;
 use crate::error::{Error, ErrorKind, Result};
 use crate::judge::Judge;
 use crate::marks::DuelSecret;
 use crate::plan::DuelSettings;
 use crate::record::{JournalEvent, RecordStore};
+use crate::sample::Sample;
 use crate::tasks::TaskSource;
 
 const OPERATION: &str = "ask the judges before the duel";

@@ -6,8 +6,8 @@ use super::scripted::*;
 use super::*;
 use crate::error::Retry;
 use crate::judge::{Assessment, Comparison};
-use crate::plan::Seed;
 use crate::record::{FileStore, MemoryStore, RecordStore};
+use crate::seed::Seed;
 use crate::verdict::VoidReason;
 
 /// A duel whose calls are counted.

@@ -14,13 +14,15 @@ use crate::backend::{Completion, GenerateRequest, ModelSession, ResponseFormat};
 use crate::canary::{CanaryDraw, Series, VoidJudges};
 use crate::context::CallContext;
 use crate::digest::canonical_json;
-use crate::draw::{RowDraw, Sample};
+use crate::draw::RowDraw;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::judge::{Assessment, Candidate, Comparison};
 use crate::marks::Question;
-use crate::panel::{Cell, Cluster, Order};
+use crate::order::Order;
+use crate::panel::{Cell, Cluster};
 use crate::plan::DuelPlan;
 use crate::record::{Call, JournalEvent, RecordBuilder, RecordLine, RecordedAnswer, RecordedReply, TextRef};
+use crate::sample::Sample;
 
 /// What a sample needs of the duel around it.
 #[derive(Clone, Copy)]

@@ -14,8 +14,8 @@ use crate::backend::{
 };
 use crate::decision::Rule;
 use crate::judge::{Assessment, Comparison, Metric, Score};
-use crate::plan::Seed;
 use crate::record::MemoryStore;
+use crate::seed::Seed;
 use crate::tasks::{TaskRow, TaskSetInfo};
 
 /// Replies `{name} {request seed}` after yielding as often as the request's

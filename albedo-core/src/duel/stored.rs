@@ -9,7 +9,7 @@ use crate::digest::Digest;
 use crate::draw::RowDraw;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::judge::Assessment;
-use crate::panel::Order;
+use crate::order::Order;
 use crate::plan::DuelPlan;
 use crate::record::{JournalEvent, TextRef};
 use crate::verdict::Outcome;

@@ -11,12 +11,14 @@ use crate::canary::{Series, VoidJudges};
 use crate::context::CallContext;
 use crate::decision::{Decider, Decision};
 use crate::digest::{Digest, canonical_json};
-use crate::draw::{DrawOutcome, Replay, RowDraw, Sample};
+use crate::draw::{DrawOutcome, Replay, RowDraw};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::judge::Assessment;
 use crate::marks::{DuelSecret, JudgementKey, Question};
-use crate::panel::{Cell, Cluster, Order};
+use crate::order::Order;
+use crate::panel::{Cell, Cluster};
 use crate::plan::{DuelPlan, DuelSettings, JudgePlan, Limits};
+use crate::sample::Sample;
 use crate::tasks::{TaskRow, TaskSource};
 use crate::verdict::{Outcome, Verdict};
 

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BreakerSettings, ConcurrencySettings, DeadlineSettings, Guarded, Guards, Meter, RetrySettings, Route,
+    BreakerSettings, ConcurrencySettings, DeadlineSettings, Guarded, Guards, RetrySettings, Route,
     Surroundings,
 };
 use crate::backend::{ModelBackend, ModelSession, ModelSource};
@@ -16,6 +16,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::Identity;
+use crate::meter::Meter;
 use crate::registry::{BuildContext, Plugin, PluginConfig};
 
 /// Loads a model through other backends, in their order, behind the guards of

@@ -12,12 +12,12 @@ use tokio::sync::OnceCell;
 
 use super::deadlines::{Timed, within};
 use super::gate::{Gate, Refusal};
-use super::meter::Billed;
 use super::retry::retry;
 use super::trace::{CallEvent, CallOutcome};
 use super::{Guards, Surroundings, secs};
 use crate::context::CallContext;
 use crate::error::{Error, Fault, Result, Retry};
+use crate::meter::Billed;
 
 /// One way to an answer.
 pub struct Route<S: ?Sized> {

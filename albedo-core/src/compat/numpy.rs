@@ -5,7 +5,7 @@
 
 /// NumPy's `Generator(PCG64DXSM(SeedSequence(entropy)))`.
 #[derive(Debug, Clone)]
-pub struct Generator {
+pub(crate) struct Generator {
     state: u128,
     increment: u128,
     buffered: Option<u32>,
@@ -13,7 +13,7 @@ pub struct Generator {
 
 impl Generator {
     /// The generator seeded with the integer `entropy`.
-    pub fn new(entropy: u64) -> Self {
+    pub(crate) fn new(entropy: u64) -> Self {
         const MULTIPLIER: u128 = 0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645;
         let [a, b, c, d] = seed_sequence(entropy);
         let wide = |high: u64, low: u64| u128::from(high) << 64 | u128::from(low);
@@ -24,7 +24,7 @@ impl Generator {
     }
 
     /// The next raw 64 bits (PCG "DXSM" output of the state before its step).
-    pub fn next_u64(&mut self) -> u64 {
+    pub(crate) fn next_u64(&mut self) -> u64 {
         const MULTIPLIER: u64 = 0xda94_2042_e4dd_58b5;
         let mut high = (self.state >> 64) as u64;
         high ^= high >> 32;
@@ -46,7 +46,7 @@ impl Generator {
     }
 
     /// One value of `integers(0, bound)`, Lemire's method on 32 bits.
-    pub fn below(&mut self, bound: u32) -> u32 {
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
         if bound < 2 {
             return 0;
         }
@@ -92,13 +92,13 @@ fn seed_sequence(entropy: u64) -> [u64; 4] {
 }
 
 /// `np.mean`: NumPy's pairwise sum over the length; 0 for no values.
-pub fn mean(values: &[f64]) -> f64 {
+pub(crate) fn mean(values: &[f64]) -> f64 {
     if values.is_empty() { 0.0 } else { pairwise_sum(values) / values.len() as f64 }
 }
 
 /// `np.std(ddof=1) / sqrt(n)`: the standard error of the mean; 0 for fewer than
 /// two values.
-pub fn standard_error(values: &[f64]) -> f64 {
+pub(crate) fn standard_error(values: &[f64]) -> f64 {
     if values.len() < 2 {
         return 0.0;
     }
@@ -109,7 +109,7 @@ pub fn standard_error(values: &[f64]) -> f64 {
 }
 
 /// `np.quantile(values, q)` with linear interpolation; 0 for no values.
-pub fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
+pub(crate) fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let position = q.clamp(0.0, 1.0) * values.len().saturating_sub(1) as f64;
     let below = position.floor() as usize;

@@ -13,14 +13,14 @@ const SHIFT: usize = 397;
 
 /// Python's `random.Random(seed)` for a whole number.
 #[derive(Debug, Clone)]
-pub struct Random {
+pub(crate) struct Random {
     state: Box<[u32; WORDS]>,
     position: usize,
 }
 
 impl Random {
     /// The generator seeded with the integer `seed`.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let words = [seed as u32, (seed >> 32) as u32];
         Self::from_key(if words[1] == 0 { &words[..1] } else { &words })
     }
@@ -70,24 +70,24 @@ impl Random {
     }
 
     /// `random()`: a number in [0, 1) with 53 random bits.
-    pub fn random(&mut self) -> f64 {
+    pub(crate) fn random(&mut self) -> f64 {
         let (high, low) = (self.next_u32() >> 5, self.next_u32() >> 6);
         (f64::from(high) * f64::from(1 << 26) + f64::from(low)) / (1_u64 << 53) as f64
     }
 
     /// `getrandbits(bits)`, for 1 to 32 bits.
-    pub fn getrandbits(&mut self, bits: u32) -> u32 {
+    pub(crate) fn getrandbits(&mut self, bits: u32) -> u32 {
         self.next_u32() >> (32 - bits.clamp(1, 32))
     }
 
     /// One value of `choices(range(bound), k=…)`, which draws them one after
     /// the other.
-    pub fn scaled(&mut self, bound: u64) -> u64 {
+    pub(crate) fn scaled(&mut self, bound: u64) -> u64 {
         (self.random() * bound as f64) as u64
     }
 
     /// `choice(range(bound))`; 0, and nothing drawn, if `bound` is 0.
-    pub fn below(&mut self, bound: u32) -> u32 {
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
         if bound == 0 {
             return 0;
         }

@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Fault, Result, Retry};
 use crate::judge::{Assessment, Prepared};
 
 /// An answer that may tell what it cost.
-pub(super) trait Billed {
+pub(crate) trait Billed {
     fn usage(&self) -> Option<Usage>;
 }
 

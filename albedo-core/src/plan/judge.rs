@@ -1,0 +1,18 @@
+//! One judge of a plan.
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::Identity;
+use crate::judge::Metric;
+
+/// One judge of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JudgePlan {
+    /// The judge.
+    pub identity: Identity,
+    /// The metrics it speaks to, in the rubric's order.
+    pub metrics: Vec<Metric>,
+    /// Whether canaries are put before it. Since record format 2.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub watched: bool,
+}
