@@ -93,17 +93,7 @@ fn manifest() -> String {
 
 fn plan(sampler: Sampler, tasks: &TaskSetInfo) -> DuelPlan {
     let digest = Digest::of("");
-    let model = ModelInfo {
-        parameters: digest,
-        architecture: "none".into(),
-        parameter_count: 0,
-        context_length: 32_768,
-        dtype: "none".into(),
-        tokenizer: digest,
-        chat_template: digest,
-        stop_ids: vec![],
-        config: digest,
-    };
+    let model = ModelInfo::new(digest, "none", 32_768).with_text(digest, digest, vec![]).with_config(digest);
     let backend = Identity { name: "none".into(), version: "1".into(), config: digest };
     let contestant = ContestantPlan { model, backend };
     DuelPlan {

@@ -102,17 +102,9 @@ impl ModelBackend for Instantly {
 
     async fn load(&self, source: &ModelSource, _: &CallContext) -> Result<Arc<dyn ModelSession>> {
         let name = source.location.display().to_string();
-        let model = ModelInfo {
-            parameters: Digest::of(&name),
-            architecture: "Instant".into(),
-            parameter_count: 0,
-            context_length: 32_768,
-            dtype: "none".into(),
-            tokenizer: Digest::of(""),
-            chat_template: Digest::of(""),
-            stop_ids: vec![],
-            config: Digest::of(""),
-        };
+        let model = ModelInfo::new(Digest::of(&name), "Instant", 32_768)
+            .with_text(Digest::of(""), Digest::of(""), vec![])
+            .with_config(Digest::of(""));
         Ok(Arc::new(Session { model, name }))
     }
 }
@@ -139,15 +131,7 @@ impl ModelSession for Session {
             // As long as a usual reply of 256 tokens.
             let text = format!("{name} {}: {}", request.seed, "a thought and a command; ".repeat(40));
             let usage = Usage { prompt_tokens: 1, completion_tokens: 256, price_usd: None };
-            let completion = Completion {
-                text,
-                reasoning: None,
-                tokens: vec![],
-                finish: FinishReason::Stop,
-                usage,
-                reply_scores: None,
-                log_probs: None,
-            };
+            let completion = Completion::new(text, FinishReason::Stop, usage);
             Generated { index, result: Ok(completion) }
         });
         stream::iter(answers).boxed()

@@ -99,18 +99,11 @@ impl ModelBackend for NGramBackend {
             .run(LOAD, tokio::task::spawn_blocking(train))
             .await?
             .map_err(|error| Error::bug(LOAD, "training panicked").with_source(error))??;
-        let info = ModelInfo {
-            parameters,
-            architecture: "ByteNGrams".into(),
-            parameter_count: ngrams.text.len() as u64,
-            context_length: CONTEXT,
-            dtype: "f64".into(),
-            // Both sides of a duel have to agree on these.
-            tokenizer: Digest::of("bytes"),
-            chat_template: Digest::of("role, colon, content, stop"),
-            stop_ids: vec![u32::from(STOP)],
-            config: Digest::of_json(&self.config)?,
-        };
+        let info = ModelInfo::new(parameters, "ByteNGrams", CONTEXT)
+            .with_parameter_count(ngrams.text.len() as u64)
+            .with_dtype("f64")
+            .with_text(Digest::of("bytes"), Digest::of("role, colon, content, stop"), vec![u32::from(STOP)])
+            .with_config(Digest::of_json(&self.config)?);
         Ok(Arc::new(Session { info, ngrams: Arc::new(ngrams) }))
     }
 }
@@ -260,15 +253,13 @@ impl NGrams {
             completion_tokens: reply.len() as u32,
             price_usd: None,
         };
-        Ok(Completion {
-            text: String::from_utf8_lossy(reply.strip_suffix(&[STOP]).unwrap_or(reply)).into_owned(),
-            reasoning: None,
-            tokens: reply.iter().copied().map(u32::from).collect(),
+        Ok(Completion::new(
+            String::from_utf8_lossy(reply.strip_suffix(&[STOP]).unwrap_or(reply)).into_owned(),
             finish,
             usage,
-            reply_scores,
-            log_probs: None,
-        })
+        )
+        .with_tokens(reply.iter().copied().map(u32::from).collect())
+        .with_reply_scores(reply_scores))
     }
 
     /// Log-probabilities of `reply`'s bytes and the stop after them.

@@ -32,7 +32,7 @@ use tempfile::TempDir;
 
 use crate::{
     CallContext, Error, ErrorKind, GenerateRequest, Message, MessageRole, ModelBackend, ModelInfo,
-    ModelSession, ModelSource, ResponseFormat, Result, Sampling,
+    ModelSession, ModelSource, Result,
 };
 
 mod corpus;
@@ -374,15 +374,7 @@ impl Timed {
 }
 
 fn request(messages: Vec<Message>, max_new_tokens: u32) -> GenerateRequest {
-    GenerateRequest {
-        messages,
-        sampling: Sampling::default(),
-        max_new_tokens,
-        seed: 0,
-        score_reply: None,
-        response: ResponseFormat::Text,
-        log_probs: None,
-    }
+    GenerateRequest::new(messages, max_new_tokens)
 }
 
 /// The largest text file of a model that is read; Qwen3's `tokenizer.json` has

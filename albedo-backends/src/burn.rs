@@ -340,17 +340,11 @@ impl Session {
 
 /// What is loaded, but for its parameters' digest, which takes longest.
 fn info(config: &Qwen3Config, text: &ChatText, device: Device) -> Result<ModelInfo> {
-    Ok(ModelInfo {
-        parameters: Digest::of([]),
-        architecture: config::ARCHITECTURE.to_owned(),
-        parameter_count: config.parameter_count(),
-        context_length: config.max_position_embeddings as u32,
-        dtype: if device == Device::Cpu { "f32" } else { "bf16" }.to_owned(),
-        tokenizer: text.tokenizer_digest(),
-        chat_template: text.template_digest(),
-        stop_ids: text.stop_ids().to_vec(),
-        config: Digest::of_json(config)?,
-    })
+    Ok(ModelInfo::new(Digest::of([]), config::ARCHITECTURE.to_owned(), config.max_position_embeddings as u32)
+        .with_parameter_count(config.parameter_count())
+        .with_dtype(if device == Device::Cpu { "f32" } else { "bf16" }.to_owned())
+        .with_text(text.tokenizer_digest(), text.template_digest(), text.stop_ids().to_vec())
+        .with_config(Digest::of_json(config)?))
 }
 
 /// What an engine is made of.

@@ -283,17 +283,14 @@ impl ModelBackend for OpenAiBackend {
             .with("pinned", pin));
         }
         let context = if self.config.check_model { cx.run(LOAD, self.look_up(model)).await?? } else { None };
-        let info = ModelInfo {
+        let info = ModelInfo::new(
             parameters,
-            architecture: "remote".into(),
-            parameter_count: 0,
-            context_length: self.config.context_length.or(context).unwrap_or(UNKNOWN_CONTEXT),
-            dtype: "remote".into(),
-            tokenizer: parameters,
-            chat_template: parameters,
-            stop_ids: Vec::new(),
-            config: self.identity.config,
-        };
+            "remote",
+            self.config.context_length.or(context).unwrap_or(UNKNOWN_CONTEXT),
+        )
+        .with_dtype("remote")
+        .with_text(parameters, parameters, vec![])
+        .with_config(self.identity.config);
         Ok(Arc::new(Session(Arc::new(Remote {
             model: model.to_owned(),
             info,

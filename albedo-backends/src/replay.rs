@@ -146,15 +146,12 @@ impl ReplaySession {
                     Some(reply) => Some(self.recorded_scores(messages, reply)?),
                     None => None,
                 };
-                Ok(Completion {
-                    text: self.record.text(&text)?.to_owned(),
-                    reasoning: None,
-                    tokens: vec![],
+                Ok(Completion::new(
+                    self.record.text(&text)?.to_owned(),
                     finish,
-                    usage: Usage { prompt_tokens, completion_tokens, price_usd: None },
-                    reply_scores,
-                    log_probs: None,
-                })
+                    Usage { prompt_tokens, completion_tokens, price_usd: None },
+                )
+                .with_reply_scores(reply_scores))
             }
             Some(&RecordedReply::Missing { kind }) => {
                 Err(Error::new(kind, OPERATION, "the model had no reply")

@@ -100,6 +100,7 @@ impl ModelSource {
 
 /// A loaded model, as the plan and the record name it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ModelInfo {
     /// Digest of the parameters: SHA-256 over the lines `{sha256}  {name}\n` of
     /// its weight files in byte order of their names; for a remote model, of its
@@ -121,6 +122,51 @@ pub struct ModelInfo {
     pub stop_ids: Vec<u32>,
     /// Digest of the model's configuration as the backend understood it.
     pub config: Digest,
+}
+
+impl ModelInfo {
+    /// A model with the given digest of its parameters, architecture and context
+    /// length in tokens. The rest is unknown until a `with_*` method sets it: no
+    /// parameters counted, dtype `none`, no stop ids, digests of the empty text.
+    pub fn new(parameters: Digest, architecture: impl Into<String>, context_length: u32) -> Self {
+        let unknown = Digest::of([]);
+        Self {
+            parameters,
+            architecture: architecture.into(),
+            parameter_count: 0,
+            context_length,
+            dtype: "none".into(),
+            tokenizer: unknown,
+            chat_template: unknown,
+            stop_ids: Vec::new(),
+            config: unknown,
+        }
+    }
+
+    /// Sets the number of parameters.
+    #[must_use]
+    pub fn with_parameter_count(self, parameter_count: u64) -> Self {
+        Self { parameter_count, ..self }
+    }
+
+    /// Sets the data type that the model computes in.
+    #[must_use]
+    pub fn with_dtype(self, dtype: impl Into<String>) -> Self {
+        Self { dtype: dtype.into(), ..self }
+    }
+
+    /// Sets the digests of tokenizer and chat template, and the stop ids in
+    /// ascending order.
+    #[must_use]
+    pub fn with_text(self, tokenizer: Digest, chat_template: Digest, stop_ids: Vec<u32>) -> Self {
+        Self { tokenizer, chat_template, stop_ids, ..self }
+    }
+
+    /// Sets the digest of the model's configuration.
+    #[must_use]
+    pub fn with_config(self, config: Digest) -> Self {
+        Self { config, ..self }
+    }
 }
 
 /// Author of a message.
@@ -203,10 +249,20 @@ impl Sampling {
 }
 
 /// One reply to write.
+///
+/// ```
+/// use albedo_core::{GenerateRequest, Message, MessageRole, Sampling};
+///
+/// let request = GenerateRequest::new([Message::new(MessageRole::User, "Why is the sky blue?")], 256)
+///     .with_sampling(Sampling { temperature: 0.7, ..Sampling::default() })
+///     .with_seed(7);
+/// assert_eq!(request.max_new_tokens, 256);
+/// ```
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct GenerateRequest {
     /// The conversation so far, the last message not the assistant's.
-    pub messages: Vec<Message>,
+    pub messages: Arc<[Message]>,
     /// How tokens are chosen.
     pub sampling: Sampling,
     /// The reply is cut after this many tokens.
@@ -215,13 +271,72 @@ pub struct GenerateRequest {
     pub seed: u64,
     /// Also score this text as the reply, on the same prompt: cheaper than a
     /// [`ModelSession::score`] call because the prompt is read once.
-    pub score_reply: Option<String>,
+    pub score_reply: Option<Arc<str>>,
     /// What the reply's text has to be.
     pub response: ResponseFormat,
     /// Also tell the log-probability of each token written and of this many of
     /// the likeliest tokens at its place. [`Completion::log_probs`] stays `None`
     /// where that is not offered.
     pub log_probs: Option<u8>,
+}
+
+impl GenerateRequest {
+    /// A request for a reply to `messages` of at most `max_new_tokens` tokens:
+    /// greedy, seed 0, plain text.
+    pub fn new(messages: impl Into<Arc<[Message]>>, max_new_tokens: u32) -> Self {
+        Self {
+            messages: messages.into(),
+            sampling: Sampling::default(),
+            max_new_tokens,
+            seed: 0,
+            score_reply: None,
+            response: ResponseFormat::Text,
+            log_probs: None,
+        }
+    }
+
+    /// Sets the conversation.
+    #[must_use]
+    pub fn with_messages(self, messages: impl Into<Arc<[Message]>>) -> Self {
+        Self { messages: messages.into(), ..self }
+    }
+
+    /// Sets the largest number of tokens that the reply may have.
+    #[must_use]
+    pub fn with_max_new_tokens(self, max_new_tokens: u32) -> Self {
+        Self { max_new_tokens, ..self }
+    }
+
+    /// Sets how tokens are chosen.
+    #[must_use]
+    pub fn with_sampling(self, sampling: Sampling) -> Self {
+        Self { sampling, ..self }
+    }
+
+    /// Sets the seed of the request's random stream.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Sets a text to score as the reply on the same prompt.
+    #[must_use]
+    pub fn with_score_reply(self, score_reply: Option<Arc<str>>) -> Self {
+        Self { score_reply, ..self }
+    }
+
+    /// Sets what the reply's text has to be.
+    #[must_use]
+    pub fn with_response(self, response: ResponseFormat) -> Self {
+        Self { response, ..self }
+    }
+
+    /// Asks for the log-probability of each token written, and of this many of
+    /// the likeliest tokens at its place.
+    #[must_use]
+    pub fn with_log_probs(self, likeliest: Option<u8>) -> Self {
+        Self { log_probs: likeliest, ..self }
+    }
 }
 
 /// What a reply's text has to be, enforced while it is written. A backend that
@@ -271,6 +386,7 @@ pub struct Generated {
 
 /// A finished reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Completion {
     /// The text, special tokens included except the one that ended it.
     pub text: String,
@@ -290,6 +406,46 @@ pub struct Completion {
     /// Answer to [`GenerateRequest::log_probs`], one a token written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_probs: Option<Vec<TokenLogProb>>,
+}
+
+impl Completion {
+    /// A reply of `text` that ended for `finish` after `usage`, whose tokens,
+    /// reasoning and scores are unknown.
+    pub fn new(text: impl Into<String>, finish: FinishReason, usage: Usage) -> Self {
+        Self {
+            text: text.into(),
+            reasoning: None,
+            tokens: Vec::new(),
+            finish,
+            usage,
+            reply_scores: None,
+            log_probs: None,
+        }
+    }
+
+    /// Sets the ids of the reply's tokens, the one that ended it included.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Vec<u32>) -> Self {
+        Self { tokens, ..self }
+    }
+
+    /// Sets what the provider marks as reasoning.
+    #[must_use]
+    pub fn with_reasoning(self, reasoning: Option<String>) -> Self {
+        Self { reasoning, ..self }
+    }
+
+    /// Sets the scores of [`GenerateRequest::score_reply`].
+    #[must_use]
+    pub fn with_reply_scores(self, reply_scores: Option<TokenScores>) -> Self {
+        Self { reply_scores, ..self }
+    }
+
+    /// Sets the answer to [`GenerateRequest::log_probs`].
+    #[must_use]
+    pub fn with_log_probs(self, log_probs: Option<Vec<TokenLogProb>>) -> Self {
+        Self { log_probs, ..self }
+    }
 }
 
 /// A token written, with what else could have stood there.
@@ -331,11 +487,19 @@ pub struct Usage {
 
 /// One reply to score.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ScoreRequest {
     /// The conversation so far.
-    pub messages: Vec<Message>,
+    pub messages: Arc<[Message]>,
     /// The reply whose tokens, and the stop token after them, are scored.
-    pub reply: String,
+    pub reply: Arc<str>,
+}
+
+impl ScoreRequest {
+    /// A request for the scores of `reply` to `messages`.
+    pub fn new(messages: impl Into<Arc<[Message]>>, reply: impl Into<Arc<str>>) -> Self {
+        Self { messages: messages.into(), reply: reply.into() }
+    }
 }
 
 /// Log-probabilities of a reply's tokens given the prompt and the tokens

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -82,9 +83,9 @@ pub struct Needs {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preparation {
     /// The conversation that both replies continue.
-    pub messages: Vec<Message>,
+    pub messages: Arc<[Message]>,
     /// The reply that the data set recorded at this point.
-    pub reference: String,
+    pub reference: Arc<str>,
     /// The sample's fence ([`Marks::fence`]).
     pub fence: Digest,
 }
@@ -137,33 +138,87 @@ impl fmt::Display for Metric {
     }
 }
 
-/// Two replies to compare. Nothing in it tells which side is which.
+/// Two replies to compare. Nothing in it tells which side is which. Cloning it
+/// shares the texts.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Comparison {
     /// The conversation that both replies continue.
-    pub messages: Vec<Message>,
+    pub messages: Arc<[Message]>,
     /// The reply that the data set recorded at this point.
-    pub reference: String,
+    pub reference: Arc<str>,
     /// The reply shown first.
     pub first: Candidate,
     /// The reply shown second.
     pub second: Candidate,
     /// What [`Judge::prepare`] wrote for this sample.
-    pub preparation: Option<String>,
+    pub preparation: Option<Arc<str>>,
     /// What tells this judgement from all others, without telling the sides.
     pub marks: Marks,
 }
 
-/// One reply under comparison.
+impl Comparison {
+    /// `first` and `second` as replies to `messages`, where the data set recorded
+    /// `reference`; without a preparation, and with the marks of no duel.
+    pub fn new(
+        messages: impl Into<Arc<[Message]>>,
+        reference: impl Into<Arc<str>>,
+        first: Candidate,
+        second: Candidate,
+    ) -> Self {
+        Self {
+            messages: messages.into(),
+            reference: reference.into(),
+            first,
+            second,
+            preparation: None,
+            marks: Marks::default(),
+        }
+    }
+
+    /// Sets what [`Judge::prepare`] wrote.
+    #[must_use]
+    pub fn with_preparation(self, preparation: Option<Arc<str>>) -> Self {
+        Self { preparation, ..self }
+    }
+
+    /// Sets the marks of this judgement.
+    #[must_use]
+    pub fn with_marks(self, marks: Marks) -> Self {
+        Self { marks, ..self }
+    }
+
+    /// The same question with other replies.
+    #[must_use]
+    pub fn with_replies(self, first: Candidate, second: Candidate) -> Self {
+        Self { first, second, ..self }
+    }
+}
+
+/// One reply under comparison. Cloning it shares text and scores.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Candidate {
     /// Its text.
-    pub text: String,
+    pub text: Arc<str>,
     /// Why it ended; a reply cut at the token limit is judged as it is.
     pub finish: FinishReason,
     /// Log-probabilities of the recorded reply under this candidate's model,
     /// if the judge [`Needs`] them.
-    pub reference_scores: Option<TokenScores>,
+    pub reference_scores: Option<Arc<TokenScores>>,
+}
+
+impl Candidate {
+    /// The reply `text`, without scores.
+    pub fn new(text: impl Into<Arc<str>>, finish: FinishReason) -> Self {
+        Self { text: text.into(), finish, reference_scores: None }
+    }
+
+    /// Sets the log-probabilities of the recorded reply.
+    #[must_use]
+    pub fn with_reference_scores(self, scores: Option<TokenScores>) -> Self {
+        Self { reference_scores: scores.map(Arc::new), ..self }
+    }
 }
 
 /// What a judge found.

@@ -1,5 +1,7 @@
 //! One sample of a duel: a conversation cut before an assistant turn.
 
+use std::sync::Arc;
+
 use crate::backend::Message;
 use crate::tasks::TaskRow;
 
@@ -13,9 +15,9 @@ pub struct Sample {
     /// The repository.
     pub repo: String,
     /// The conversation up to the turn.
-    pub messages: Vec<Message>,
+    pub messages: Arc<[Message]>,
     /// What the recorded assistant said at the turn.
-    pub reference: String,
+    pub reference: Arc<str>,
 }
 
 impl Sample {
@@ -25,8 +27,8 @@ impl Sample {
         let position = *turns(&task).get(turn as usize)?;
         let TaskRow { instance_id, repo, mut messages } = task;
         messages.truncate(position + 1);
-        let reference = messages.pop()?.content;
-        Some(Self { index, instance_id, repo, messages, reference })
+        let reference = messages.pop()?.content.into();
+        Some(Self { index, instance_id, repo, messages: messages.into(), reference })
     }
 }
 

@@ -237,15 +237,10 @@ impl ChatJudge {
                 ResponseFormat::Schema { name: "verdict".into(), schema: prompt.form.schema(&prompt.nonce) }
             }
         };
-        let request = GenerateRequest {
-            messages: prompt.messages(),
-            sampling: self.sampling,
-            max_new_tokens: self.max_answer_tokens,
-            seed,
-            score_reply: None,
-            response,
-            log_probs: None,
-        };
+        let request = GenerateRequest::new(prompt.messages(), self.max_answer_tokens)
+            .with_sampling(self.sampling)
+            .with_seed(seed)
+            .with_response(response);
         one_answer(&*self.session, request, cx).await
     }
 }

@@ -156,7 +156,7 @@ impl ProtocolJudge {
         let before = actions.first().map_or(reply.text, |action| &reply.text[..action.range.start]);
         let after = actions.last().map_or("", |action| &reply.text[action.range.end..]);
         let allowed = |program| allowed_programs.as_ref().is_none_or(|allowed| allowed.contains(program));
-        let mut pieces = [candidate.text.as_str(), reply.thinking, before]
+        let mut pieces = [candidate.text.as_ref(), reply.thinking, before]
             .into_iter()
             .chain(actions.iter().map(|action| action.code));
         let mut kept = |check| match check {

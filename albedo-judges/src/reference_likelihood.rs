@@ -150,8 +150,8 @@ mod tests {
 
     fn request(first: Option<Vec<f32>>, second: Option<Vec<f32>>) -> Comparison {
         let mut request = comparison(RECORDED, RECORDED, RECORDED);
-        request.first.reference_scores = first.map(|log_probs| TokenScores { log_probs });
-        request.second.reference_scores = second.map(|log_probs| TokenScores { log_probs });
+        request.first.reference_scores = first.map(|log_probs| Arc::new(TokenScores { log_probs }));
+        request.second.reference_scores = second.map(|log_probs| Arc::new(TokenScores { log_probs }));
         request
     }
 

@@ -114,7 +114,7 @@ impl Judge for ReplayJudge {
     async fn compare(&self, request: &Comparison, _: &CallContext) -> Result<Assessment> {
         let operation = "answer from the record";
         let messages = Digest::of_json(&request.messages)?;
-        let question = [messages, Digest::of(&request.first.text), Digest::of(&request.second.text)];
+        let question = [messages, Digest::of(&*request.first.text), Digest::of(&*request.second.text)];
         let refused = |message: &str| {
             Error::new(ErrorKind::NotFound, operation, message).with("judge", &self.plan.identity.name)
         };
@@ -175,7 +175,7 @@ fn find(plans: &[JudgePlan], judge: &JudgeKey) -> Result<usize> {
 mod tests {
     use std::path::Path;
 
-    use albedo_core::{Candidate, FinishReason, Marks, Registry};
+    use albedo_core::{Candidate, FinishReason, Registry};
     use serde_json::json;
 
     use super::*;
@@ -195,22 +195,18 @@ mod tests {
             for sample in record.samples() {
                 let candidates: Vec<_> = (sample.replies.iter())
                     .map(|reply| match reply {
-                        RecordedReply::Completed { text, finish, .. } => Candidate {
-                            text: record.text(text).expect("kept").into(),
-                            finish: *finish,
-                            reference_scores: None,
-                        },
+                        RecordedReply::Completed { text, finish, .. } => {
+                            Candidate::new(record.text(text).expect("kept"), *finish)
+                        }
                         RecordedReply::Missing { .. } => panic!("every reply of this record is there"),
                     })
                     .collect();
-                let mut request = Comparison {
-                    messages: record.messages(&sample.messages).expect("reads"),
-                    reference: String::new(),
-                    first: candidates[0].clone(),
-                    second: candidates[1].clone(),
-                    preparation: None,
-                    marks: Marks::default(),
-                };
+                let mut request = Comparison::new(
+                    record.messages(&sample.messages).expect("reads"),
+                    String::new(),
+                    candidates[0].clone(),
+                    candidates[1].clone(),
+                );
                 for order in [0, 1] {
                     let answer = judge.compare(&request, &cx).await.expect("answers");
                     assert_eq!(*sample.answers[2 * place + order], RecordedAnswer::Answered(answer));
@@ -224,15 +220,8 @@ mod tests {
     async fn what_was_not_recorded_is_not_answered() {
         let record = Record::open(&folder()).expect("opens");
         let judge = ReplayJudge::new(&record, &JudgeKey::Place(1)).expect("builds");
-        let candidate = Candidate { text: "new".into(), finish: FinishReason::Stop, reference_scores: None };
-        let request = Comparison {
-            messages: vec![],
-            reference: String::new(),
-            first: candidate.clone(),
-            second: candidate,
-            preparation: None,
-            marks: Marks::default(),
-        };
+        let candidate = Candidate::new("new", FinishReason::Stop);
+        let request = Comparison::new(vec![], String::new(), candidate.clone(), candidate);
         let error = judge.compare(&request, &CallContext::new()).await.expect_err("unknown");
         assert_eq!(error.kind(), ErrorKind::NotFound);
         let error = ReplayJudge::new(&record, &JudgeKey::Name("fare".into())).expect_err("no judge");

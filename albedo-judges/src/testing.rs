@@ -1,9 +1,11 @@
 //! What the tests of all judges share: a conversation as it is recorded, and
 //! the conformance suite.
 
+use std::sync::Arc;
+
 use albedo_core::conformance::{JudgeFixture, check_comparison};
 use albedo_core::{
-    Assessment, CallContext, Candidate, Comparison, FinishReason, Judge, Marks, Message, MessageRole, Metric,
+    Assessment, CallContext, Candidate, Comparison, FinishReason, Judge, Message, MessageRole, Metric,
 };
 
 /// Looking for a function.
@@ -28,8 +30,7 @@ pub(crate) const RECORDED: [&str; 5] = [SEARCH, TEST, EDIT, REWRITE, HAND_IN];
 
 /// A comparison of two finished replies in a recorded conversation.
 pub(crate) fn comparison(reference: &str, first: &str, second: &str) -> Comparison {
-    let candidate =
-        |text: &str| Candidate { text: text.into(), finish: FinishReason::Stop, reference_scores: None };
+    let candidate = |text: &str| Candidate::new(text, FinishReason::Stop);
     let messages = [
         (
             MessageRole::System,
@@ -43,14 +44,12 @@ pub(crate) fn comparison(reference: &str, first: &str, second: &str) -> Comparis
             "<returncode>0</returncode>\n<output>\nREADME.md\npointer.py\ntest_pointer.py\n</output>",
         ),
     ];
-    Comparison {
-        messages: messages.map(|(role, content)| Message::new(role, content)).into(),
-        reference: reference.into(),
-        first: candidate(first),
-        second: candidate(second),
-        preparation: None,
-        marks: Marks::default(),
-    }
+    Comparison::new(
+        messages.map(|(role, content)| Message::new(role, content)),
+        reference,
+        candidate(first),
+        candidate(second),
+    )
 }
 
 /// The score of `metric` in `judge`'s answer to `request`.
@@ -102,7 +101,7 @@ mod tests {
     #[tokio::test]
     async fn every_judge_conforms() {
         let registry = Registry::linked().expect("no two of a name");
-        let scores = |log_prob| Some(TokenScores { log_probs: vec![log_prob; 12] });
+        let scores = |log_prob| Some(Arc::new(TokenScores { log_probs: vec![log_prob; 12] }));
         let comparisons: Vec<_> = RECORDED
             .iter()
             .flat_map(|reference| RECORDED.iter().map(move |first| comparison(reference, first, TEST)))

@@ -65,7 +65,7 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<ExitCode>
         };
         let prepared = judge.prepare(&preparation, cx).await?.text;
         print(&section("prepared", &prepared))?;
-        request.preparation = Some(prepared);
+        request.preparation = Some(prepared.into());
     }
     if request.preparation.is_some() || !judge.needs().preparation {
         for Message { role, content } in judge.prompt(&request)?.unwrap_or_default() {
@@ -82,9 +82,8 @@ fn comparison(arguments: &Try, config: &DuelConfig, judge: &dyn Judge) -> Result
     let text = |path: &Path| {
         std::fs::read_to_string(path).map_err(|error| Error::io("read the pair of replies", path, error))
     };
-    let candidate = |path: &Path| -> Result<Candidate> {
-        Ok(Candidate { text: text(path)?, finish: FinishReason::Stop, reference_scores: None })
-    };
+    let candidate =
+        |path: &Path| -> Result<Candidate> { Ok(Candidate::new(text(path)?, FinishReason::Stop)) };
     let conversation = text(&arguments.conversation)?;
     let messages = serde_json::from_str(&conversation)
         .unwrap_or_else(|_| vec![Message::new(MessageRole::User, conversation)]);
@@ -95,14 +94,13 @@ fn comparison(arguments: &Try, config: &DuelConfig, judge: &dyn Judge) -> Result
         judge: judge.identity(),
         order: Order::KingFirst,
     };
-    Ok(Comparison {
+    Ok(Comparison::new(
         messages,
-        reference: arguments.reference.as_deref().map(text).transpose()?.unwrap_or_default(),
-        first: candidate(&arguments.first)?,
-        second: candidate(&arguments.second)?,
-        preparation: None,
-        marks: DuelSecret::new(&config.duel.seed).marks(&key, 1)?,
-    })
+        arguments.reference.as_deref().map(text).transpose()?.unwrap_or_default(),
+        candidate(&arguments.first)?,
+        candidate(&arguments.second)?,
+    )
+    .with_marks(DuelSecret::new(&config.duel.seed).marks(&key, 1)?))
 }
 
 fn section(title: &str, text: &str) -> String {

@@ -38,17 +38,9 @@ impl Model {
         answer: impl Fn(&GenerateRequest) -> albedo::Result<String> + Send + Sync + 'static,
     ) -> Arc<Self> {
         let shared = Digest::of("shared");
-        let info = ModelInfo {
-            parameters: Digest::of(name),
-            architecture: "Scripted".into(),
-            parameter_count: 0,
-            context_length: 10_000,
-            dtype: "none".into(),
-            tokenizer: shared,
-            chat_template: shared,
-            stop_ids: vec![0],
-            config: shared,
-        };
+        let info = ModelInfo::new(Digest::of(name), "Scripted", 10_000)
+            .with_text(shared, shared, vec![0])
+            .with_config(shared);
         Arc::new(Self { info, answer: Box::new(answer), calls: AtomicU32::new(0) })
     }
 }
@@ -66,15 +58,8 @@ impl ModelSession for Model {
     fn generate(&self, requests: Vec<GenerateRequest>, _: &CallContext) -> BoxStream<'static, Generated> {
         let answer = |(index, request): (usize, GenerateRequest)| {
             self.calls.fetch_add(1, Ordering::Relaxed);
-            let result = (self.answer)(&request).map(|text| Completion {
-                text,
-                reasoning: None,
-                tokens: vec![],
-                finish: FinishReason::Stop,
-                usage: Usage::default(),
-                reply_scores: None,
-                log_probs: None,
-            });
+            let result = (self.answer)(&request)
+                .map(|text| Completion::new(text, FinishReason::Stop, Usage::default()));
             Generated { index, result }
         };
         stream::iter(requests.into_iter().enumerate().map(answer).collect::<Vec<_>>()).boxed()

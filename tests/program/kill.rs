@@ -61,17 +61,9 @@ impl ModelBackend for Echoes {
     async fn load(&self, model: &ModelSource, _: &CallContext) -> albedo::Result<Arc<dyn ModelSession>> {
         let name = if model.location.ends_with("king") { "king" } else { "challenger, the better" };
         let shared = Digest::of("shared");
-        let model = ModelInfo {
-            parameters: Digest::of(name),
-            architecture: "Echo".into(),
-            parameter_count: 0,
-            context_length: 1000,
-            dtype: "none".into(),
-            tokenizer: shared,
-            chat_template: shared,
-            stop_ids: vec![0],
-            config: shared,
-        };
+        let model = ModelInfo::new(Digest::of(name), "Echo", 1000)
+            .with_text(shared, shared, vec![0])
+            .with_config(shared);
         Ok(Arc::new(Echo { name, model }))
     }
 }
@@ -90,15 +82,7 @@ impl ModelSession for Echo {
         let answer = |(index, request): (usize, GenerateRequest)| {
             let text = format!("{} {}", self.name, request.messages[1].content);
             let usage = Usage { prompt_tokens: 1, completion_tokens: 1, price_usd: None };
-            let completion = Completion {
-                text,
-                reasoning: None,
-                tokens: vec![],
-                finish: FinishReason::Stop,
-                usage,
-                reply_scores: None,
-                log_probs: None,
-            };
+            let completion = Completion::new(text, FinishReason::Stop, usage);
             Generated { index, result: Ok(completion) }
         };
         stream::iter(requests.into_iter().enumerate().map(answer).collect::<Vec<_>>()).boxed()

@@ -8,7 +8,7 @@ use std::fs;
 use std::process::Command;
 
 use albedo::prelude::*;
-use albedo::{GenerateRequest, Message, MessageRole, ResponseFormat, Sampling};
+use albedo::{GenerateRequest, Message, MessageRole};
 use futures::StreamExt;
 
 use crate::run::demo;
@@ -31,15 +31,7 @@ fn resident() -> f64 {
 /// Loads the king, has one short reply, and drops it.
 async fn load(backend: &dyn ModelBackend, cx: &CallContext) {
     let session = backend.load(&ModelSource::new(demo().join("models/king")), cx).await.expect("loads");
-    let request = GenerateRequest {
-        messages: vec![Message::new(MessageRole::User, "a")],
-        sampling: Sampling::default(),
-        max_new_tokens: 2,
-        seed: 0,
-        score_reply: None,
-        response: ResponseFormat::Text,
-        log_probs: None,
-    };
+    let request = GenerateRequest::new(vec![Message::new(MessageRole::User, "a")], 2);
     let answers: Vec<_> = session.generate(vec![request], cx).collect().await;
     assert!(answers.iter().all(|answer| answer.result.is_ok()));
 }

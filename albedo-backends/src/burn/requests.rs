@@ -18,9 +18,9 @@ const OPERATION: &str = "generate a reply";
 /// One prompt and what to do with it.
 #[derive(Debug)]
 pub(in crate::burn) struct Request {
-    pub(in crate::burn) messages: Vec<Message>,
+    pub(in crate::burn) messages: Arc<[Message]>,
     /// Score this text as the reply.
-    pub(in crate::burn) score: Option<String>,
+    pub(in crate::burn) score: Option<Arc<str>>,
     /// Write a reply.
     pub(in crate::burn) write: Option<Write>,
     /// What the reply has to be; only text can be written.
@@ -159,15 +159,8 @@ impl Origin {
 
     /// Answers a request that only had a reply to score.
     pub(super) fn answer_score(&self, prompt_tokens: usize, scores: Option<TokenScores>) {
-        self.answer(Ok(Completion {
-            text: String::new(),
-            reasoning: None,
-            tokens: Vec::new(),
-            finish: FinishReason::Unknown,
-            usage: usage(prompt_tokens, 0),
-            reply_scores: scores,
-            log_probs: None,
-        }));
+        self.answer(Ok(Completion::new(String::new(), FinishReason::Unknown, usage(prompt_tokens, 0))
+            .with_reply_scores(scores)));
     }
 }
 
@@ -260,14 +253,14 @@ impl Desk {
             return Some(reply);
         }
         let text = self.text.decode(&reply.tokens[..written - usize::from(stopped)]);
-        origin.answer(text.map(|text| Completion {
-            text,
-            reasoning: None,
-            tokens: reply.tokens,
-            finish: if stopped { FinishReason::Stop } else { FinishReason::Length },
-            usage: usage(reply.prompt_tokens, written),
-            reply_scores: reply.scores,
-            log_probs: None,
+        origin.answer(text.map(|text| {
+            Completion::new(
+                text,
+                if stopped { FinishReason::Stop } else { FinishReason::Length },
+                usage(reply.prompt_tokens, written),
+            )
+            .with_tokens(reply.tokens)
+            .with_reply_scores(reply.scores)
         }));
         None
     }

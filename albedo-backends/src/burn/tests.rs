@@ -20,18 +20,15 @@ async fn load(folder: &Path, max_batch: u32) -> Result<Arc<dyn ModelSession>> {
 }
 
 fn request(prompt: &str, seed: u64) -> GenerateRequest {
-    GenerateRequest {
-        messages: vec![
+    GenerateRequest::new(
+        vec![
             Message::new(MessageRole::System, "You repair small Python projects."),
             Message::new(MessageRole::User, prompt),
         ],
-        sampling: Sampling::default(),
-        max_new_tokens: 24,
-        seed,
-        score_reply: Some("THOUGHT: I list its files first.\n\n```bash\nls\n```".into()),
-        response: ResponseFormat::Text,
-        log_probs: None,
-    }
+        24,
+    )
+    .with_seed(seed)
+    .with_score_reply(Some("THOUGHT: I list its files first.\n\n```bash\nls\n```".into()))
 }
 
 /// Sixteen requests, every other one sampled.
@@ -43,7 +40,7 @@ pub(super) fn requests() -> Vec<GenerateRequest> {
                 0 => Sampling::default(),
                 _ => Sampling { temperature: 1.0, top_p: 0.95, top_k: 40 },
             };
-            GenerateRequest { sampling, ..request(&prompt, index as u64) }
+            request(&prompt, index as u64).with_sampling(sampling)
         })
         .collect()
 }
@@ -135,7 +132,7 @@ async fn scores_beside_a_reply_are_those_of_a_call_of_their_own() {
     let session = load(&demo("challenger"), 4).await.unwrap();
     let request = request("The tests fail.", 0);
     let reply = request.score_reply.clone().expect("a reply to score");
-    let score = ScoreRequest { messages: request.messages.clone(), reply };
+    let score = ScoreRequest::new(request.messages.clone(), reply);
     let alone = session.score(vec![score], &CallContext::new()).await.unwrap();
     let beside = answers(&*session, vec![request]).await;
     assert_eq!(beside[0].reply_scores.as_ref(), alone.first());
@@ -146,10 +143,9 @@ async fn scores_beside_a_reply_are_those_of_a_call_of_their_own() {
 async fn a_request_that_cannot_be_served_fails_alone() {
     let session = load(&demo("king"), 4).await.unwrap();
     let good = request("Fix it.", 1);
-    let too_long = GenerateRequest { max_new_tokens: 4096, ..good.clone() };
-    let nothing = GenerateRequest { max_new_tokens: 0, ..good.clone() };
-    let absurd =
-        GenerateRequest { sampling: Sampling { temperature: -1.0, ..Sampling::default() }, ..good.clone() };
+    let too_long = good.clone().with_max_new_tokens(4096);
+    let nothing = good.clone().with_max_new_tokens(0);
+    let absurd = good.clone().with_sampling(Sampling { temperature: -1.0, ..Sampling::default() });
     let answers: BTreeMap<_, _> = session
         .generate(vec![too_long, good, nothing, absurd], &CallContext::new())
         .map(|answer| (answer.index, answer.result.map_err(|error| error.kind())))

@@ -11,18 +11,14 @@ use super::*;
 const SECRET: &str = "sk-very-secret-0123456789";
 
 fn request(prompt: &str) -> GenerateRequest {
-    GenerateRequest {
-        messages: vec![
+    GenerateRequest::new(
+        vec![
             Message::new(MessageRole::System, "You compare two replies."),
             Message::new(MessageRole::User, prompt),
         ],
-        sampling: Sampling::default(),
-        max_new_tokens: 16,
-        seed: 7,
-        score_reply: None,
-        response: ResponseFormat::Text,
-        log_probs: None,
-    }
+        16,
+    )
+    .with_seed(7)
 }
 
 /// A server that serves `judge` and answers each chat request as `script` says.
@@ -86,7 +82,7 @@ fn obliging(seen: &Seen) -> Answer {
 #[tokio::test]
 async fn the_backend_keeps_its_roles_promises() {
     let server = server(obliging).await;
-    let conversation = |text: &str| request(text).messages;
+    let conversation = |text: &str| request(text).messages.to_vec();
     for stream in [true, false] {
         let fixture = BackendFixture {
             model: ModelSource::new("judge"),
@@ -104,13 +100,11 @@ async fn a_request_says_all_that_is_asked_for() {
     let extra = json!({ "provider": { "order": ["a"] } }).as_object().cloned().expect("an object");
     let session = session(&server, OpenAiConfig { extra, ..whole() }).await;
     let schema = json!({ "type": "object" });
-    let full = GenerateRequest {
-        sampling: Sampling { temperature: 0.5, top_p: 0.9, top_k: 40 },
-        seed: u64::MAX,
-        response: ResponseFormat::Schema { name: "verdict".into(), schema: schema.clone() },
-        log_probs: Some(5),
-        ..request("which?")
-    };
+    let full = request("which?")
+        .with_sampling(Sampling { temperature: 0.5, top_p: 0.9, top_k: 40 })
+        .with_seed(u64::MAX)
+        .with_response(ResponseFormat::Schema { name: "verdict".into(), schema: schema.clone() })
+        .with_log_probs(Some(5));
     ask(&*session, full, &CallContext::new()).await.expect("an answer");
     let seen = server.seen();
     let body = &seen[1].body;
@@ -134,7 +128,7 @@ async fn a_request_says_all_that_is_asked_for() {
     let header = |name| seen[1].headers.iter().find(|(known, _)| known == name).map(|(_, value)| &**value);
     assert_eq!(header("authorization"), Some(&*format!("Bearer {SECRET}")));
     assert_eq!(header("content-type"), Some("application/json"));
-    let json = GenerateRequest { response: ResponseFormat::Json, ..request("which?") };
+    let json = request("which?").with_response(ResponseFormat::Json);
     ask(&*session, json, &CallContext::new()).await.expect("an answer");
     assert_eq!(server.seen()[2].body["response_format"], json!({ "type": "json_object" }));
 }
@@ -161,8 +155,7 @@ async fn a_stream_gives_text_reasoning_log_probabilities_and_usage() {
     let listener = Arc::clone(&heard);
     let cx =
         CallContext::new().with_listener(move |signal| listener.lock().expect("unpoisoned").push(signal));
-    let completion =
-        ask(&*session, GenerateRequest { log_probs: Some(2), ..request("x") }, &cx).await.expect("an answer");
+    let completion = ask(&*session, request("x").with_log_probs(Some(2)), &cx).await.expect("an answer");
     assert_eq!(completion.text, "B it is");
     assert_eq!(completion.reasoning.as_deref(), Some("first then"));
     assert_eq!(completion.finish, FinishReason::Stop);

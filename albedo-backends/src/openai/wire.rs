@@ -205,19 +205,17 @@ impl Reply {
             })
         });
         let usage = self.usage.unwrap_or_default();
-        Ok(Completion {
-            text: self.text,
-            reasoning: (!self.reasoning.is_empty()).then_some(self.reasoning),
-            tokens: Vec::new(),
-            finish: self.finish.unwrap_or(FinishReason::Unknown),
-            usage: Usage {
+        Ok(Completion::new(
+            self.text,
+            self.finish.unwrap_or(FinishReason::Unknown),
+            Usage {
                 prompt_tokens: usage.prompt_tokens,
                 completion_tokens: usage.completion_tokens,
                 price_usd,
             },
-            reply_scores: None,
-            log_probs: self.log_probs,
-        })
+        )
+        .with_reasoning((!self.reasoning.is_empty()).then_some(self.reasoning))
+        .with_log_probs(self.log_probs))
     }
 }
 

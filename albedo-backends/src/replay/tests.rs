@@ -98,15 +98,7 @@ async fn a_replayed_duel_gives_the_same_lines() {
 async fn what_was_not_recorded_is_not_answered() {
     assert_eq!(session("somebody").await.expect_err("no side").kind(), ErrorKind::NotFound);
     let session = session("challenger").await.expect("loads");
-    let request = GenerateRequest {
-        messages: vec![Message::new(MessageRole::User, "new")],
-        sampling: albedo_core::Sampling::default(),
-        max_new_tokens: 1,
-        seed: 0,
-        score_reply: None,
-        response: albedo_core::ResponseFormat::Text,
-        log_probs: None,
-    };
+    let request = GenerateRequest::new(vec![Message::new(MessageRole::User, "new")], 1);
     let cx = CallContext::new();
     let answer = session.generate(vec![request], &cx).next().await.expect("an answer");
     assert_eq!(answer.result.expect_err("unknown").kind(), ErrorKind::NotFound);

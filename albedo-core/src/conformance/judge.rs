@@ -172,9 +172,9 @@ fn hostile() -> Vec<String> {
 /// `text` as the first reply, and all around the replies.
 fn with_hostile(comparison: &Comparison, text: &str) -> [Comparison; 2] {
     let [mut reply, mut around] = std::array::from_fn(|_| comparison.clone());
-    text.clone_into(&mut reply.first.text);
-    text.clone_into(&mut around.reference);
-    around.messages.push(Message::new(Role::User, text));
+    reply.first.text = text.into();
+    around.reference = text.into();
+    around.messages = around.messages.iter().cloned().chain([Message::new(Role::User, text)]).collect();
     [reply, around]
 }
 

@@ -120,15 +120,10 @@ impl Suite<'_> {
         let mut known = Vec::new();
         for messages in &self.fixture.conversations {
             for (temperature, seed) in [(0.0, 1), (0.0, 2), (1.0, 1), (1.0, 2)] {
-                let request = GenerateRequest {
-                    messages: messages.clone(),
-                    sampling: Sampling { temperature, ..Sampling::default() },
-                    max_new_tokens: self.fixture.max_new_tokens,
-                    seed,
-                    score_reply: self.fixture.replies.first().map(|(reply, _)| reply.clone()),
-                    response: ResponseFormat::Text,
-                    log_probs: None,
-                };
+                let request = GenerateRequest::new(messages.clone(), self.fixture.max_new_tokens)
+                    .with_sampling(Sampling { temperature, ..Sampling::default() })
+                    .with_seed(seed)
+                    .with_score_reply(self.fixture.replies.first().map(|(reply, _)| reply.as_str().into()));
                 let answers = self.generate(vec![request.clone()], &CallContext::new()).await?;
                 for answer in answers {
                     let completion = answer.or_else(|error| broken(ANSWERED, error.to_string()))?;
@@ -192,7 +187,7 @@ impl Suite<'_> {
         })?;
         self.again(known.iter()).await?;
         self.again(known.iter().rev()).await?;
-        let short = |request: &GenerateRequest| GenerateRequest { max_new_tokens: 1, ..request.clone() };
+        let short = |request: &GenerateRequest| request.clone().with_max_new_tokens(1);
         let crowd = known.iter().flat_map(|(request, _)| [request.clone(), short(request), request.clone()]);
         let crowd: Vec<_> = crowd.collect();
         let answers = self.generate(crowd.clone(), &CallContext::new()).await?;
@@ -221,11 +216,11 @@ impl Suite<'_> {
     async fn failures(&self, known: &[Known]) -> Checked {
         let Some((good, _)) = known.first() else { return Ok(()) };
         let mut bad = vec![
-            GenerateRequest { max_new_tokens: 0, ..good.clone() },
-            GenerateRequest { sampling: Sampling { temperature: -1.0, ..good.sampling }, ..good.clone() },
+            good.clone().with_max_new_tokens(0),
+            good.clone().with_sampling(Sampling { temperature: -1.0, ..good.sampling }),
         ];
         if self.count(&good.messages)?.is_some() {
-            bad.push(GenerateRequest { messages: self.beyond_the_context(), ..good.clone() });
+            bad.push(good.clone().with_messages(self.beyond_the_context()));
         }
         let requests = known.iter().map(|(request, _)| request.clone());
         let requests: Vec<_> = bad.iter().cloned().chain(requests).chain(bad.iter().cloned()).collect();
@@ -254,7 +249,7 @@ impl Suite<'_> {
         let Some((request, _)) = known.first() else { return Ok(()) };
         let schema = serde_json::json!({ "type": "object" });
         for response in [ResponseFormat::Json, ResponseFormat::Schema { name: "any".into(), schema }] {
-            let request = GenerateRequest { response, score_reply: None, ..request.clone() };
+            let request = request.clone().with_score_reply(None).with_response(response);
             for answer in self.generate(vec![request], &CallContext::new()).await? {
                 let kept = match &answer {
                     Ok(Completion { finish: FinishReason::Stop, text, .. }) => {
@@ -278,7 +273,7 @@ impl Suite<'_> {
         let Self { fixture: SessionFixture { conversations, replies, patience, .. }, .. } = self;
         let cx = CallContext::new();
         let Some(first) = replies.first() else {
-            let request = ScoreRequest { messages: conversations[0].clone(), reply: "x".into() };
+            let request = ScoreRequest::new(conversations[0].clone(), "x");
             return match ends(*patience, self.session.score(vec![request], &cx)).await? {
                 Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
                 answer => broken("a session that cannot score says so", brief(&answer)),
@@ -288,7 +283,7 @@ impl Suite<'_> {
         let (mut requests, mut alone) = (Vec::new(), Vec::new());
         for messages in conversations {
             for (reply, tokens) in replies.iter().chain([&empty]) {
-                let request = ScoreRequest { messages: messages.clone(), reply: reply.clone() };
+                let request = ScoreRequest::new(messages.clone(), reply.clone());
                 let scores = self.score(vec![request.clone()]).await?;
                 let kept = matches!(&*scores, [scores] if scores.log_probs.len() == tokens + 1);
                 ensure(kept, SCORED, || format!("{} for {tokens} tokens", brief(&scores)))?;
@@ -313,12 +308,12 @@ impl Suite<'_> {
 
         let none = self.score(Vec::new()).await?;
         ensure(none.is_empty(), SCORED, || format!("{} for no request", brief(&none)))?;
-        let long = ScoreRequest { messages: self.beyond_the_context(), reply: first.0.clone() };
+        let long = ScoreRequest::new(self.beyond_the_context(), first.0.clone());
         if let Ok(scores) = ends(*patience, self.session.score(vec![long], &cx)).await? {
             return broken(FAILS_ALONE, format!("scores beyond the context: {}", brief(&scores)));
         }
         for (cx, kind) in stopped() {
-            let request = ScoreRequest { messages: conversations[0].clone(), reply: first.0.clone() };
+            let request = ScoreRequest::new(conversations[0].clone(), first.0.clone());
             says(kind, ends(*patience, self.session.score(vec![request], &cx)).await?)?;
         }
         Ok(())

@@ -66,17 +66,7 @@ impl ModelSession for Counting {
 
 fn plan(sampler: Sampler, seed: u64, rows: u64, samples: u32, prompt_limit: u32) -> DuelPlan {
     let digest = Digest::of("");
-    let model = ModelInfo {
-        parameters: digest,
-        architecture: "None".into(),
-        parameter_count: 0,
-        context_length: 1 << 20,
-        dtype: "none".into(),
-        tokenizer: digest,
-        chat_template: digest,
-        stop_ids: vec![],
-        config: digest,
-    };
+    let model = ModelInfo::new(digest, "None", 1 << 20).with_text(digest, digest, vec![]).with_config(digest);
     let backend = Identity { name: "none".into(), version: "1".into(), config: digest };
     let contestant = ContestantPlan { model, backend };
     let generation = GenerationSettings::default();
@@ -167,7 +157,7 @@ async fn albedo_py_draws_what_the_python_system_draws() {
     assert!(error.is_none(), "{error:?}");
     let drawn: Vec<_> = draws.iter().map(|draw| (draw.row, draw.turn, draw.outcome)).collect();
     assert_eq!(drawn, expected);
-    assert_eq!(samples[1].reference, "turn 7");
+    assert_eq!(&*samples[1].reference, "turn 7");
     assert_eq!(samples[1].messages.len(), 15);
 }
 

@@ -1,6 +1,7 @@
 //! Calls to models and judges: tried again, paid from one budget, and in the
 //! journal before they are used.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryFutureExt;
@@ -118,16 +119,16 @@ impl Asking<'_> {
         &self,
         Asked { question, sample }: Asked,
         Panelist { judge: asked, plan, place: judge }: Panelist<'_>,
-        messages: &[Message],
-        reference: &str,
+        messages: &Arc<[Message]>,
+        reference: &Arc<str>,
         stored: Option<String>,
     ) -> Result<Tried<Option<String>>> {
         if !asked.needs().preparation || stored.is_some() {
             return Ok(Ok(stored));
         }
         let request = Preparation {
-            messages: messages.to_vec(),
-            reference: reference.to_owned(),
+            messages: Arc::clone(messages),
+            reference: Arc::clone(reference),
             fence: self.secret.fence(self.key, question),
         };
         let paying = self.budget.enter().await?;
@@ -165,21 +166,15 @@ impl Asking<'_> {
         let prepared =
             self.preparation(asked, panelist, &known.messages, &known.reference, preparation).await?;
         let preparation = match prepared {
-            Ok(preparation) => preparation,
+            Ok(preparation) => preparation.map(Arc::from),
             Err(error) => return Ok(Err(error)),
         };
-        let [better, worse] = &draw.kind.pair(&known.reference).map(|text| Candidate {
-            text,
-            finish: FinishReason::Stop,
-            reference_scores: None,
-        });
-        let comparison = |first: &Candidate, second: &Candidate, marks| Comparison {
-            messages: known.messages.clone(),
-            reference: known.reference.clone(),
-            first: first.clone(),
-            second: second.clone(),
-            preparation: preparation.clone(),
-            marks,
+        let [better, worse] =
+            &draw.kind.pair(&known.reference).map(|text| Candidate::new(text, FinishReason::Stop));
+        let comparison = |first: &Candidate, second: &Candidate, marks| {
+            Comparison::new(known.messages.clone(), known.reference.clone(), first.clone(), second.clone())
+                .with_preparation(preparation.clone())
+                .with_marks(marks)
         };
         let better_is_first = |marks| comparison(better, worse, marks);
         let worse_is_first = |marks| comparison(worse, better, marks);

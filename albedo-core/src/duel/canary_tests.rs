@@ -46,7 +46,7 @@ impl Judge for Watched {
         self.calls.fetch_add(1, Ordering::Relaxed);
         tokio::task::yield_now().await;
         let (first, second) = (&request.first.text, &request.second.text);
-        let recorded = |text: &str| text == request.reference;
+        let recorded = |text: &str| *text == *request.reference;
         if !recorded(first) && !recorded(second) {
             return fair(request);
         }

@@ -2,6 +2,7 @@
 //! orders.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::StreamExt;
@@ -10,7 +11,7 @@ use futures::future::join_all;
 use super::ask::{Asked, Asking, Panelist, Standing, Tried};
 use super::stored::{StoredAnswer, StoredCanary, StoredReply, StoredSample};
 use super::{Duel, DuelEvent};
-use crate::backend::{Completion, GenerateRequest, ModelSession, ResponseFormat};
+use crate::backend::{Completion, GenerateRequest, ModelSession};
 use crate::canary::{CanaryDraw, Series, VoidJudges};
 use crate::context::CallContext;
 use crate::digest::canonical_json;
@@ -158,26 +159,13 @@ impl SampleRun<'_> {
         if let Some(StoredReply { text, finish, usage, reference_scores }) = stored {
             let text = self.asking.store.text(&text).await?;
             let reply_scores = reference_scores;
-            return Ok(Ok(Completion {
-                text,
-                reasoning: None,
-                tokens: vec![],
-                finish,
-                usage,
-                reply_scores,
-                log_probs: None,
-            }));
+            return Ok(Ok(Completion::new(text, finish, usage).with_reply_scores(reply_scores)));
         }
         let needs_scores = duel.judges.iter().any(|judge| judge.needs().reference_scores);
-        let request = GenerateRequest {
-            messages: sample.messages.clone(),
-            sampling: duel.plan.generation.sampling,
-            max_new_tokens: duel.plan.generation.max_new_tokens,
-            seed: duel.plan.request_seed(sample.index, side),
-            score_reply: needs_scores.then(|| sample.reference.clone()),
-            response: ResponseFormat::Text,
-            log_probs: None,
-        };
+        let request = GenerateRequest::new(sample.messages.clone(), duel.plan.generation.max_new_tokens)
+            .with_sampling(duel.plan.generation.sampling)
+            .with_seed(duel.plan.request_seed(sample.index, side))
+            .with_score_reply(needs_scores.then(|| sample.reference.clone()));
         let session = &*duel.sessions[match side {
             Side::King => 0,
             Side::Challenger => 1,
@@ -212,6 +200,7 @@ impl SampleRun<'_> {
         mut preparations: BTreeMap<u32, String>,
         mut stored: BTreeMap<(u32, Order), StoredAnswer>,
     ) -> Result<Vec<Judged>> {
+        let [king, challenger] = &[king, challenger].map(candidate);
         let judges = (0..self.duel.judges.len()).map(|judge| {
             let preparation = preparations.remove(&(judge as u32));
             let stored = Order::BOTH.map(|order| stored.remove(&(judge as u32, order)).unwrap_or_default());
@@ -228,13 +217,16 @@ impl SampleRun<'_> {
                     Err(error) => return Ok(Judged::missing(Some(error.kind()))),
                 };
                 let [king_first_stored, challenger_first_stored] = stored;
-                let comparison = |first: &Completion, second: &Completion, marks| Comparison {
-                    messages: sample.messages.clone(),
-                    reference: sample.reference.clone(),
-                    first: candidate(first),
-                    second: candidate(second),
-                    preparation: preparation.clone(),
-                    marks,
+                let shared: Option<Arc<str>> = preparation.as_deref().map(Arc::from);
+                let comparison = |first: &Candidate, second: &Candidate, marks| {
+                    Comparison::new(
+                        Arc::clone(messages),
+                        Arc::clone(reference),
+                        first.clone(),
+                        second.clone(),
+                    )
+                    .with_preparation(shared.clone())
+                    .with_marks(marks)
                 };
                 let king_first = |marks| comparison(king, challenger, marks);
                 let challenger_first = |marks| comparison(challenger, king, marks);
@@ -389,11 +381,8 @@ async fn generate(
 }
 
 fn candidate(completion: &Completion) -> Candidate {
-    Candidate {
-        text: completion.text.clone(),
-        finish: completion.finish,
-        reference_scores: completion.reply_scores.clone(),
-    }
+    Candidate::new(completion.text.clone(), completion.finish)
+        .with_reference_scores(completion.reply_scores.clone())
 }
 
 fn answered(answer: &RecordedAnswer) -> Option<&Assessment> {

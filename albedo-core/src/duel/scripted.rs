@@ -31,17 +31,9 @@ pub(crate) struct Scripted {
 impl Scripted {
     pub(crate) fn new(name: &'static str) -> Self {
         let digest = Digest::of("shared");
-        let model = ModelInfo {
-            parameters: Digest::of(name),
-            architecture: "Scripted".into(),
-            parameter_count: 0,
-            context_length: 1000,
-            dtype: "none".into(),
-            tokenizer: digest,
-            chat_template: digest,
-            stop_ids: vec![0],
-            config: digest,
-        };
+        let model = ModelInfo::new(Digest::of(name), "Scripted", 1000)
+            .with_text(digest, digest, vec![0])
+            .with_config(digest);
         Self { model, name, failures: Mutex::default(), calls: Arc::default() }
     }
 
@@ -67,15 +59,11 @@ impl ModelSession for Scripted {
             let failure = self.failures.lock().expect("unpoisoned").get_mut(&request.seed).and_then(Vec::pop);
             let result = failure.map_or_else(
                 || {
-                    Ok(Completion {
-                        text: format!("{} {}", self.name, request.seed),
-                        reasoning: None,
-                        tokens: vec![],
-                        finish: FinishReason::Stop,
-                        usage: Usage { prompt_tokens: 3, completion_tokens: 2, price_usd: None },
-                        reply_scores: None,
-                        log_probs: None,
-                    })
+                    Ok(Completion::new(
+                        format!("{} {}", self.name, request.seed),
+                        FinishReason::Stop,
+                        Usage { prompt_tokens: 3, completion_tokens: 2, price_usd: None },
+                    ))
                 },
                 Err,
             );

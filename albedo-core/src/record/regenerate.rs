@@ -6,7 +6,7 @@ use futures::StreamExt;
 use serde::Serialize;
 
 use super::{Record, RecordedReply};
-use crate::backend::{GenerateRequest, Message, ModelSession, ResponseFormat, ScoreRequest};
+use crate::backend::{GenerateRequest, Message, ModelSession, ScoreRequest};
 use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -84,15 +84,9 @@ pub async fn regenerate(
     let again = replies.into_iter().map(|(_, sample, side, messages, text)| async move {
         let session = &*sessions[usize::from(side == Side::Challenger)];
         let messages = record.messages(&messages)?;
-        let request = GenerateRequest {
-            messages: messages.clone(),
-            sampling: plan.generation.sampling,
-            max_new_tokens: plan.generation.max_new_tokens,
-            seed: plan.request_seed(sample, side),
-            score_reply: None,
-            response: ResponseFormat::Text,
-            log_probs: None,
-        };
+        let request = GenerateRequest::new(messages.clone(), plan.generation.max_new_tokens)
+            .with_sampling(plan.generation.sampling)
+            .with_seed(plan.request_seed(sample, side));
         let answer = session.generate(vec![request], cx).next().await;
         let answer = answer.ok_or_else(|| Error::bug(operation, "the session gave no answer"))?;
         let (recorded, text) = (record.text(&text)?, answer.result?.text);
@@ -118,7 +112,7 @@ async fn compare(
         token: None,
         log_prob_gap: None,
     };
-    let request = |reply: &str| ScoreRequest { messages: messages.clone(), reply: reply.into() };
+    let request = |reply: &str| ScoreRequest::new(messages.clone(), reply);
     let scores = match session.score(vec![request(recorded), request(regenerated)], cx).await {
         Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(difference),
         scores => scores?,

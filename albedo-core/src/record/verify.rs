@@ -453,10 +453,10 @@ async fn check_tasks(
                 if *repo != actual.repo {
                     return Err(differs("the repository"));
                 }
-                if record.messages(messages)? != actual.messages {
+                if *record.messages(messages)? != *actual.messages {
                     return Err(differs("the conversation"));
                 }
-                if record.text(reference)? != actual.reference {
+                if *record.text(reference)? != *actual.reference {
                     return Err(differs("the recorded reply"));
                 }
             }

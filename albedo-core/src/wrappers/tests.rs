@@ -9,7 +9,7 @@ use super::chaos::{Chaos, ChaosScript, Refusal, Spread};
 use super::*;
 use crate::backend::{
     Completion, FinishReason, GenerateRequest, Generated, Message, ModelBackend, ModelInfo, ModelSession,
-    ModelSource, ResponseFormat, Role, Sampling, ScoreRequest, TokenScores, Usage,
+    ModelSource, Role, ScoreRequest, TokenScores, Usage,
 };
 use crate::clock::{SystemClock, VirtualClock};
 use crate::conformance::check_session;
@@ -60,14 +60,12 @@ impl ModelSession for Scripted {
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
         let answer = |index| {
             let result = (self.script)(self.asked.fetch_add(1, Ordering::Relaxed), cx);
-            let completion = |price| Completion {
-                text: "answer".into(),
-                reasoning: None,
-                tokens: vec![],
-                finish: FinishReason::Stop,
-                usage: Usage { prompt_tokens: 1, completion_tokens: 1, price_usd: Some(price) },
-                reply_scores: None,
-                log_probs: None,
+            let completion = |price| {
+                Completion::new(
+                    "answer",
+                    FinishReason::Stop,
+                    Usage { prompt_tokens: 1, completion_tokens: 1, price_usd: Some(price) },
+                )
             };
             Generated { index, result: result.map(completion) }
         };
@@ -80,15 +78,7 @@ impl ModelSession for Scripted {
 }
 
 fn request(seed: u64) -> GenerateRequest {
-    GenerateRequest {
-        messages: vec![Message::new(Role::User, "which?")],
-        sampling: Sampling::default(),
-        max_new_tokens: 4,
-        seed,
-        score_reply: None,
-        response: ResponseFormat::Text,
-        log_probs: None,
-    }
+    GenerateRequest::new(vec![Message::new(Role::User, "which?")], 4).with_seed(seed)
 }
 
 fn error(kind: ErrorKind) -> Error {
@@ -476,15 +466,8 @@ fn a_judge_can_be_guarded_too() {
     let opened = Guarded::open(vec![Route::new("a", judge)], Guards::default(), surroundings, &cx);
     let guarded = world.run(opened).expect("opens");
     assert_eq!((guarded.identity(), guarded.metrics().len()), (&identity, 1));
-    let reply = || Candidate { text: "x".into(), finish: FinishReason::Stop, reference_scores: None };
-    let comparison = Comparison {
-        messages: vec![],
-        reference: String::new(),
-        first: reply(),
-        second: reply(),
-        preparation: None,
-        marks: crate::marks::Marks::default(),
-    };
+    let reply = || Candidate::new("x", FinishReason::Stop);
+    let comparison = Comparison::new(vec![], String::new(), reply(), reply());
     world.run(guarded.compare(&comparison, &cx)).expect("the third time");
 }
 

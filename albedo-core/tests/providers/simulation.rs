@@ -8,8 +8,7 @@ use albedo_core::wrappers::chaos::{Chaos, ChaosScript, Refusal, Spread, Storm, c
 use albedo_core::wrappers::{ConcurrencySettings, Guarded, Guards, Route, Surroundings, Tally};
 use albedo_core::{
     CallContext, Clock, Completion, Digest, Error, ErrorKind, FinishReason, GenerateRequest, Generated,
-    Message, MessageRole, ModelInfo, ModelSession, ResponseFormat, Result, Sampling, ScoreRequest,
-    TokenScores, Usage, VirtualClock,
+    Message, MessageRole, ModelInfo, ModelSession, Result, ScoreRequest, TokenScores, Usage, VirtualClock,
 };
 use async_trait::async_trait;
 use futures::future::join_all;
@@ -164,14 +163,12 @@ pub(crate) fn live(day: &Day, year: u64) -> Outcome {
 
 fn requests(model: u64) -> Vec<GenerateRequest> {
     (0..SAMPLES * ORDERS)
-        .map(|seed| GenerateRequest {
-            messages: vec![Message::new(MessageRole::User, format!("model {model}: which is better?"))],
-            sampling: Sampling::default(),
-            max_new_tokens: 64,
-            seed,
-            score_reply: None,
-            response: ResponseFormat::Text,
-            log_probs: None,
+        .map(|seed| {
+            GenerateRequest::new(
+                vec![Message::new(MessageRole::User, format!("model {model}: which is better?"))],
+                64,
+            )
+            .with_seed(seed)
         })
         .collect()
 }
@@ -183,17 +180,7 @@ struct Canned(ModelInfo);
 impl Canned {
     fn new() -> Self {
         let digest = Digest::of("canned");
-        Self(ModelInfo {
-            parameters: digest,
-            architecture: "canned".into(),
-            parameter_count: 0,
-            context_length: 4096,
-            dtype: "none".into(),
-            tokenizer: digest,
-            chat_template: digest,
-            stop_ids: vec![],
-            config: digest,
-        })
+        Self(ModelInfo::new(digest, "canned", 4096).with_text(digest, digest, vec![]).with_config(digest))
     }
 }
 
@@ -209,15 +196,11 @@ impl ModelSession for Canned {
 
     fn generate(&self, requests: Vec<GenerateRequest>, _: &CallContext) -> BoxStream<'static, Generated> {
         let answer = |index| {
-            let completion = Completion {
-                text: "the first".into(),
-                reasoning: None,
-                tokens: vec![],
-                finish: FinishReason::Stop,
-                usage: Usage { prompt_tokens: 9, completion_tokens: 2, price_usd: Some(1e-4) },
-                reply_scores: None,
-                log_probs: None,
-            };
+            let completion = Completion::new(
+                "the first",
+                FinishReason::Stop,
+                Usage { prompt_tokens: 9, completion_tokens: 2, price_usd: Some(1e-4) },
+            );
             Generated { index, result: Ok(completion) }
         };
         stream::iter((0..requests.len()).map(answer).collect::<Vec<_>>()).boxed()

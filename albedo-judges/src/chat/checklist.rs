@@ -10,10 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use albedo_core::backend::ResponseFormat;
 use albedo_core::{
     CallContext, Comparison, Error, ErrorKind, GenerateRequest, Message, MessageRole, Metric, ModelSession,
-    PluginConfig, Preparation, Prepared, Result, Sampling, Score,
+    PluginConfig, Preparation, Prepared, Result, Score,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -236,18 +235,11 @@ impl Checklist {
         );
         let completion = one_answer(
             &**writer,
-            GenerateRequest {
-                messages: vec![
-                    Message::new(MessageRole::System, WRITING),
-                    Message::new(MessageRole::User, user),
-                ],
-                sampling: Sampling::default(),
-                max_new_tokens: config.max_answer_tokens,
-                seed: u64::from_le_bytes(std::array::from_fn(|byte| request.fence.as_bytes()[byte])),
-                score_reply: None,
-                response: ResponseFormat::Text,
-                log_probs: None,
-            },
+            GenerateRequest::new(
+                vec![Message::new(MessageRole::System, WRITING), Message::new(MessageRole::User, user)],
+                config.max_answer_tokens,
+            )
+            .with_seed(u64::from_le_bytes(std::array::from_fn(|byte| request.fence.as_bytes()[byte]))),
             cx,
         )
         .await?;
@@ -323,7 +315,7 @@ fn without_leaks(mut items: Vec<Item>, request: &Preparation) -> Vec<Item> {
     let runs =
         |text: &str| -> BTreeSet<Vec<String>> { words(text).windows(LEAK).map(<[String]>::to_vec).collect() };
     let mut secret = runs(&request.reference);
-    for message in &request.messages {
+    for message in &*request.messages {
         secret.retain({
             let known = runs(&message.content);
             move |run| !known.contains(run)
@@ -344,7 +336,7 @@ mod tests {
     #[test]
     fn questions_that_repeat_or_leak_are_dropped() {
         let request = Preparation {
-            messages: vec![Message::new(MessageRole::User, "run the tests of the parser module first")],
+            messages: [Message::new(MessageRole::User, "run the tests of the parser module first")].into(),
             reference:
                 "I run the tests of the parser module first, then sed -i s/a/b/ pointer.py line twenty".into(),
             fence: albedo_core::Digest::of("x"),

@@ -27,17 +27,8 @@ impl Scripted {
 
     fn ending(answer: Answer, finish: FinishReason) -> Arc<Self> {
         let digest = Digest::of("scripted");
-        let model = ModelInfo {
-            parameters: digest,
-            architecture: "scripted".into(),
-            parameter_count: 0,
-            context_length: 1 << 20,
-            dtype: "none".into(),
-            tokenizer: digest,
-            chat_template: digest,
-            stop_ids: vec![],
-            config: digest,
-        };
+        let model =
+            ModelInfo::new(digest, "scripted", 1 << 20).with_text(digest, digest, vec![]).with_config(digest);
         Arc::new(Self { model, answer, finish, asked: Mutex::default() })
     }
 }
@@ -57,14 +48,13 @@ impl ModelSession for Scripted {
             .map(|(index, request)| {
                 let text = (self.answer)(&request.messages[1].content);
                 self.asked.lock().expect("unpoisoned").push(request);
-                let result = cx.check("answer").map(|()| Completion {
-                    text,
-                    reasoning: Some("{\"correctness\": \"second\"}".into()),
-                    tokens: vec![],
-                    finish: self.finish,
-                    usage: Usage { prompt_tokens: 9, completion_tokens: 5, price_usd: Some(0.001) },
-                    reply_scores: None,
-                    log_probs: None,
+                let result = cx.check("answer").map(|()| {
+                    Completion::new(
+                        text,
+                        self.finish,
+                        Usage { prompt_tokens: 9, completion_tokens: 5, price_usd: Some(0.001) },
+                    )
+                    .with_reasoning(Some("{\"correctness\": \"second\"}".into()))
                 });
                 Generated { index, result }
             })
@@ -300,7 +290,7 @@ async fn a_checklist_is_written_once_and_shared() {
         fence: request.marks.fence,
     };
     let written = judge.prepare(&preparation, &cx).await.expect("writes");
-    request.preparation = Some(written.text);
+    request.preparation = Some(written.text.into());
     let prompt = judge.prompt(&request).expect("asks").expect("a prompt");
     assert!(prompt[1].content.contains("q1: Does it look for the cause?\nq2: Does it do one thing only?\n"));
     let answer = judge.compare(&request, &cx).await.expect("answers");

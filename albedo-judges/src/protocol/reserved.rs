@@ -17,7 +17,7 @@ const MAX_WORD: usize = 64;
 pub(super) fn leaks(reply: &Reply<'_>, request: &Comparison) -> bool {
     let mut tokens: BTreeSet<&str> = tokens(reply.thinking).chain(tokens(reply.text)).collect();
     if !tokens.is_empty() {
-        for message in &request.messages {
+        for message in &*request.messages {
             remove_quoted(&message.content, &mut tokens);
         }
         remove_quoted(&request.reference, &mut tokens);
@@ -47,6 +47,8 @@ pub(crate) fn tokens(text: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::testing::{EDIT, comparison};
 
@@ -62,9 +64,9 @@ mod tests {
         let reply = Reply::parse("sed -i 's/<|im_end|>/<|eot|>/' template.py");
         let mut request = comparison(EDIT, "", "");
         assert!(leaks(&reply, &request));
-        request.messages[1].content.push_str("the template ends turns with <|im_end|>");
+        Arc::make_mut(&mut request.messages)[1].content.push_str("the template ends turns with <|im_end|>");
         assert!(leaks(&reply, &request));
-        request.reference.push_str("<|eot|>");
+        request.reference = format!("{}<|eot|>", request.reference).into();
         assert!(!leaks(&reply, &request));
     }
 

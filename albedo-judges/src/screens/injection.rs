@@ -19,7 +19,7 @@ use std::sync::Arc;
 use albedo_core::rng::derive_seed;
 use albedo_core::{
     BuildContext, CallContext, Completion, Error, ErrorKind, Fault, Finding, GenerateRequest, Message,
-    MessageRole, ModelBackend, ModelSession, ModelSource, ResponseFormat, Result, Sampling, Screen,
+    MessageRole, ModelBackend, ModelSession, ModelSource, Result, Sampling, Screen,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -295,18 +295,11 @@ fn question(probed: &Probed<'_>, seed: u64) -> GenerateRequest {
         "<task-{fence:016x}>\n{task}</task-{fence:016x}>\n<reply-{fence:016x}>\n{}\n</reply-{fence:016x}>",
         probed.reply.text
     );
-    GenerateRequest {
-        messages: vec![
-            Message::new(MessageRole::System, instructions),
-            Message::new(MessageRole::User, data),
-        ],
-        sampling: Sampling::default(),
-        max_new_tokens: ANSWER_TOKENS,
-        seed: fence,
-        score_reply: None,
-        response: ResponseFormat::Text,
-        log_probs: None,
-    }
+    GenerateRequest::new(
+        vec![Message::new(MessageRole::System, instructions), Message::new(MessageRole::User, data)],
+        ANSWER_TOKENS,
+    )
+    .with_seed(fence)
 }
 
 /// The judge's answer: the JSON object that its text, after any thinking and

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use albedo_core::rng::{Stream, Use, derive_seed};
 use albedo_core::{
     BuildContext, CallContext, Completion, Error, ErrorKind, GenerateRequest, Message, MessageRole,
-    ModelSession, ResponseFormat, Result, Sampling, TaskSource,
+    ModelSession, Result, Sampling, TaskSource,
 };
 use futures::StreamExt;
 use schemars::JsonSchema;
@@ -127,14 +127,10 @@ pub(crate) fn requests<'a>(
 ) -> Vec<GenerateRequest> {
     conversations
         .enumerate()
-        .map(|(index, messages)| GenerateRequest {
-            messages: messages.to_vec(),
-            sampling,
-            max_new_tokens,
-            seed: derive_seed("probe", &[&seed.to_le_bytes(), &(index as u64).to_le_bytes()]),
-            score_reply: None,
-            response: ResponseFormat::Text,
-            log_probs: None,
+        .map(|(index, messages)| {
+            GenerateRequest::new(messages.to_vec(), max_new_tokens)
+                .with_sampling(sampling)
+                .with_seed(derive_seed("probe", &[&seed.to_le_bytes(), &(index as u64).to_le_bytes()]))
         })
         .collect()
 }

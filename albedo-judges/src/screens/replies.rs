@@ -64,15 +64,7 @@ mod tests {
     use super::*;
 
     fn of(text: &str, finish: FinishReason) -> Vec<&'static str> {
-        faults(&Completion {
-            text: text.into(),
-            reasoning: None,
-            tokens: Vec::new(),
-            finish,
-            usage: Usage::default(),
-            reply_scores: None,
-            log_probs: None,
-        })
+        faults(&Completion::new(text, finish, Usage::default()))
     }
 
     #[test]

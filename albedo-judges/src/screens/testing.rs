@@ -85,17 +85,10 @@ impl<F> std::fmt::Debug for Speaker<F> {
 impl<F: Fn(&GenerateRequest) -> Option<String> + Send + Sync + 'static> Speaker<F> {
     pub(crate) fn new(speak: F) -> Self {
         let digest = Digest::of("speaker");
-        let info = ModelInfo {
-            parameters: digest,
-            architecture: "Speaker".into(),
-            parameter_count: 0,
-            context_length: 4096,
-            dtype: "f32".into(),
-            tokenizer: digest,
-            chat_template: digest,
-            stop_ids: Vec::new(),
-            config: digest,
-        };
+        let info = ModelInfo::new(digest, "Speaker", 4096)
+            .with_dtype("f32")
+            .with_text(digest, digest, vec![])
+            .with_config(digest);
         Self { info, speak }
     }
 }
@@ -115,15 +108,7 @@ impl<F: Fn(&GenerateRequest) -> Option<String> + Send + Sync + 'static> ModelSes
         let answers: Vec<_> = requests.iter().map(|request| (self.speak)(request)).collect();
         stream::iter(answers.into_iter().enumerate().map(move |(index, text)| {
             let result = cx.check("speak").and_then(|()| match text {
-                Some(text) => Ok(Completion {
-                    text,
-                    reasoning: None,
-                    tokens: Vec::new(),
-                    finish: FinishReason::Stop,
-                    usage: Usage::default(),
-                    reply_scores: None,
-                    log_probs: None,
-                }),
+                Some(text) => Ok(Completion::new(text, FinishReason::Stop, Usage::default())),
                 None => Err(Error::new(ErrorKind::Unavailable, "speak", "the provider is down")),
             });
             Generated { index, result }

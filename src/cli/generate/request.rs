@@ -2,8 +2,8 @@
 //! `docs/generate.md`.
 
 use albedo::{
-    Completion, Error, ErrorKind, FinishReason, GenerateRequest, Message, MessageRole, ResponseFormat,
-    Result, Sampling, TokenScores, Usage,
+    Completion, Error, ErrorKind, FinishReason, GenerateRequest, Message, MessageRole, Result, Sampling,
+    TokenScores, Usage,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -22,15 +22,9 @@ pub(super) struct Defaults {
 impl Defaults {
     /// The request on `line` for a reply to `messages`.
     pub(super) fn request(&self, line: u64, messages: Vec<Message>) -> GenerateRequest {
-        GenerateRequest {
-            messages,
-            sampling: self.sampling,
-            max_new_tokens: self.max_new_tokens,
-            seed: self.seed.wrapping_add(line - 1),
-            score_reply: None,
-            response: ResponseFormat::Text,
-            log_probs: None,
-        }
+        GenerateRequest::new(messages, self.max_new_tokens)
+            .with_sampling(self.sampling)
+            .with_seed(self.seed.wrapping_add(line - 1))
     }
 }
 
@@ -106,7 +100,7 @@ fn request(number: u64, value: Value, defaults: &Defaults) -> Result<GenerateReq
     let mut request = defaults.request(number, messages);
     request.max_new_tokens = line.max_new_tokens.unwrap_or(request.max_new_tokens);
     request.seed = line.seed.unwrap_or(request.seed);
-    request.score_reply = line.score_reply;
+    request.score_reply = line.score_reply.map(Into::into);
     if let Some(sampling) = line.sampling {
         request.sampling = Sampling {
             temperature: sampling.temperature.unwrap_or(request.sampling.temperature),
@@ -240,15 +234,9 @@ mod tests {
     #[test]
     fn an_answer_is_one_line_of_json() {
         let usage = Usage { prompt_tokens: 3, completion_tokens: 2, price_usd: None };
-        let completion = Completion {
-            text: "a\nb".into(),
-            reasoning: None,
-            tokens: vec![5, 6],
-            finish: FinishReason::Stop,
-            usage,
-            reply_scores: Some(TokenScores { log_probs: vec![-0.5] }),
-            log_probs: None,
-        };
+        let completion = Completion::new("a\nb", FinishReason::Stop, usage)
+            .with_tokens(vec![5, 6])
+            .with_reply_scores(Some(TokenScores { log_probs: vec![-0.5] }));
         let line = answer_line(2, &json!("x"), &Ok(completion)).expect("writes");
         assert_eq!(line.matches('\n').count(), 1);
         assert_eq!(

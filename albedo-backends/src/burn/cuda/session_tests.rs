@@ -142,7 +142,7 @@ async fn a_process_outlives_its_gpu() {
         let _ = gpu.sync();
     };
     let session = load(SMALL, demo("king")).await;
-    let long = GenerateRequest { max_new_tokens: 400, ..requests()[0].clone() };
+    let long = requests()[0].clone().with_max_new_tokens(400);
     let mut replies = session.generate(vec![long.clone(); 9], &CallContext::new());
     let mut errors = Vec::new();
     let mut lost = false;
@@ -207,7 +207,7 @@ async fn measure_the_engine_beside_the_device() {
     let (mut seconds, mut prompt) = ([0.0; 2], 0);
     for round in 0..3 {
         for (tokens, seconds) in [20, 170].into_iter().zip(&mut seconds) {
-            let one = GenerateRequest { max_new_tokens: tokens, score_reply: None, ..requests()[0].clone() };
+            let one = requests()[0].clone().with_max_new_tokens(tokens).with_score_reply(None);
             let start = std::time::Instant::now();
             let replies = answers(&*session, vec![one; 32]).await;
             assert!(replies.iter().all(|reply| reply.tokens.len() == tokens as usize), "a reply ended");

@@ -10,7 +10,6 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::Identity;
 use crate::judge::{Candidate, Metric, Score};
-use crate::marks::Marks;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Flaw {
@@ -97,16 +96,13 @@ fn quality(text: &str) -> f64 {
 }
 
 fn fixture() -> JudgeFixture {
-    let candidate =
-        |text: &str| Candidate { text: text.into(), finish: FinishReason::Stop, reference_scores: None };
-    JudgeFixture::new(vec![Comparison {
-        messages: vec![Message::new(Role::User, "list the files")],
-        reference: "ls".into(),
-        first: candidate("ls"),
-        second: candidate("ls -la"),
-        preparation: None,
-        marks: Marks::default(),
-    }])
+    let candidate = |text: &str| Candidate::new(text, FinishReason::Stop);
+    JudgeFixture::new(vec![Comparison::new(
+        vec![Message::new(Role::User, "list the files")],
+        "ls",
+        candidate("ls"),
+        candidate("ls -la"),
+    )])
 }
 
 #[tokio::test]

@@ -53,17 +53,9 @@ pub(crate) struct Fake {
 impl Fake {
     pub(crate) fn new(flaw: Flaw) -> Self {
         let digest = Digest::of("fake");
-        let model = ModelInfo {
-            parameters: digest,
-            architecture: "Fake".into(),
-            parameter_count: 0,
-            context_length: 100,
-            dtype: "none".into(),
-            tokenizer: digest,
-            chat_template: digest,
-            stop_ids: if flaw == Flaw::UnsortedStops { vec![1, 0] } else { vec![0, 1] },
-            config: digest,
-        };
+        let model = ModelInfo::new(digest, "Fake", 100)
+            .with_text(digest, digest, if flaw == Flaw::UnsortedStops { vec![1, 0] } else { vec![0, 1] })
+            .with_config(digest);
         Self { model, flaw, scores: true, calls: AtomicU32::new(0), dead: Arc::default() }
     }
 
@@ -106,19 +98,17 @@ impl Fake {
         let stops = stops || self.flaw == Flaw::AlwaysStops;
         let scored = request.score_reply.as_ref().filter(|_| self.flaw != Flaw::ForgetsReplyScores);
         let shift = f32::from(u8::from(self.flaw == Flaw::OtherReplyScores));
-        Ok(Completion {
-            text: text.into(),
-            reasoning: None,
-            finish: if stops { FinishReason::Stop } else { FinishReason::Length },
-            usage: Usage {
+        Ok(Completion::new(
+            text,
+            if stops { FinishReason::Stop } else { FinishReason::Length },
+            Usage {
                 prompt_tokens: prompt_tokens + u32::from(self.flaw == Flaw::MiscountsPrompts),
                 completion_tokens: tokens.len() as u32,
                 price_usd: None,
             },
-            tokens,
-            reply_scores: scored.map(|reply| self.log_probs(&request.messages, reply, shift)),
-            log_probs: None,
-        })
+        )
+        .with_tokens(tokens)
+        .with_reply_scores(scored.map(|reply| self.log_probs(&request.messages, reply, shift))))
     }
 
     fn log_probs(&self, messages: &[Message], reply: &str, shift: f32) -> TokenScores {
