@@ -35,12 +35,11 @@ fn main() {
 #[divan::bench(args = [Sampler::RowDraw, Sampler::AlbedoPy])]
 fn draw(bencher: Bencher<'_, '_>, sampler: Sampler) {
     let (runtime, cx) = (runtime(), CallContext::new());
-    let king: Arc<dyn ModelSession> = Arc::new(Unmeasured);
     bencher.with_inputs(manifest).bench_values(|manifest| {
         let tasks = InstantTasks(Manifest::parse(manifest.as_bytes()).expect("a manifest"));
-        let mut drawer = Drawer::new(&plan(sampler, tasks.info()), Arc::new(tasks), Arc::clone(&king));
+        let mut drawer = Drawer::new(&plan(sampler, tasks.info()), Arc::new(tasks));
         let mut drawn = 0;
-        while runtime.block_on(drawer.next(&cx)).expect("draws").is_some() {
+        while runtime.block_on(drawer.next(&Unmeasured, &cx)).expect("draws").is_some() {
             drawn += 1;
         }
         assert_eq!(drawn, SAMPLES);

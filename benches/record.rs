@@ -61,8 +61,8 @@ async fn main() -> Result<()> {
 }
 
 async fn duel(cx: &CallContext) -> Result<Duel> {
-    let load =
-        async |side, name| Contestant::load(side, &Instantly::new()?, &ModelSource::new(name), cx).await;
+    let backend: Arc<dyn ModelBackend> = Arc::new(Instantly::new()?);
+    let load = async |side, name| Contestant::load(side, &backend, &ModelSource::new(name), cx).await;
     let (king, challenger) = (load(Side::King, "king").await?, load(Side::Challenger, "challenger").await?);
     // The margin alone: the bootstrap of `margin-lcb` would be most of the time.
     let settings =

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use albedo::prelude::*;
 use albedo::rng::{Stream, Use};
 use albedo::{
-    Completion, Digest, FinishReason, GenerateRequest, Generated, Message, ModelInfo, Sampling, ScoreRequest,
-    TokenScores, Usage,
+    Artefact, Completion, Digest, FinishReason, GenerateRequest, Generated, Message, ModelInfo, Sampling,
+    ScoreRequest, TokenScores, Usage,
 };
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -90,6 +90,7 @@ impl ModelBackend for NGramBackend {
         let parameters = Digest::of(format!("{}  {CORPUS}\n", Digest::of(&bytes)));
         if model.parameters.is_some_and(|pinned| pinned != parameters) {
             return Err(Error::new(ErrorKind::DigestMismatch, LOAD, "the corpus is not the pinned one")
+                .about(Artefact::Model)
                 .with("path", path.display())
                 .with("found", parameters));
         }
@@ -343,8 +344,8 @@ async fn main() -> albedo::Result<()> {
     write_model(&much, 400)?;
 
     let backend = registry.build::<dyn ModelBackend>("ngram", json!({}), &cx).await?;
-    let king = Contestant::load(Side::King, &*backend, &ModelSource::new(little), &cx).await?;
-    let challenger = Contestant::load(Side::Challenger, &*backend, &ModelSource::new(much), &cx).await?;
+    let king = Contestant::load(Side::King, &backend, &ModelSource::new(little), &cx).await?;
+    let challenger = Contestant::load(Side::Challenger, &backend, &ModelSource::new(much), &cx).await?;
     let demo = albedo::demo::Demo::locate()?;
     let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": demo.tasks() }), &cx).await?;
     let mut judges = Vec::new();

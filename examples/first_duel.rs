@@ -13,9 +13,9 @@ async fn main() -> albedo::Result<()> {
     let demo = albedo::demo::Demo::locate()?;
 
     let backend = registry.build::<dyn ModelBackend>("burn", json!({}), &cx).await?;
-    let king = Contestant::load(Side::King, &*backend, &ModelSource::new(demo.king()), &cx).await?;
+    let king = Contestant::load(Side::King, &backend, &ModelSource::new(demo.king()), &cx).await?;
     let source = ModelSource::new(demo.challenger()).with_text_from(demo.king());
-    let challenger = Contestant::load(Side::Challenger, &*backend, &source, &cx).await?;
+    let challenger = Contestant::load(Side::Challenger, &backend, &source, &cx).await?;
     let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": demo.tasks() }), &cx).await?;
     let judge = registry.build::<dyn Judge>("reference-action", json!({}), &cx).await?;
 

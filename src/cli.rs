@@ -70,7 +70,7 @@ Exit codes:
    69  a dependency is down
    70  a bug in albedo
    75  not decided for a passing reason: try again
-   77  permission denied, or a key is missing
+   77  permission denied, a key is missing, or no more may be spent
    78  the configuration is wrong
   130  interrupted; what was journalled is kept";
 
@@ -161,10 +161,12 @@ fn exit_code(error: &Error) -> u8 {
     match (error.fault(), error.kind()) {
         (_, ErrorKind::Cancelled) => 130,
         (Fault::Bug, _) => 70,
-        (_, ErrorKind::DataInvalid | ErrorKind::DigestMismatch | ErrorKind::Unsupported) => 65,
+        (
+            _,
+            ErrorKind::DataInvalid | ErrorKind::DigestMismatch | ErrorKind::Unsupported | ErrorKind::Overflow,
+        ) => 65,
         (_, ErrorKind::NotFound) => 66,
-        (_, ErrorKind::DeviceLost) => TRY_AGAIN,
-        (Fault::Operator, ErrorKind::Unavailable) => 77,
+        (Fault::Operator, ErrorKind::Unavailable | ErrorKind::ResourceExhausted) => 77,
         (Fault::Operator, _) => 78,
         (_, ErrorKind::Unavailable | ErrorKind::Protocol) => 69,
         _ => TRY_AGAIN,
@@ -237,8 +239,6 @@ mod tests {
         assert_eq!(code(ErrorKind::Unexpected), 70);
         let denied = Error::new(ErrorKind::Unavailable, "x", "y").with_fault(Fault::Operator);
         assert_eq!(exit_code(&denied), 77);
-        let lost = Error::new(ErrorKind::DeviceLost, "x", "y").with_fault(Fault::Operator);
-        assert_eq!(exit_code(&lost), 75);
         let claim = Error::new(ErrorKind::DataInvalid, "x", "y")
             .with_fault(Fault::Contestant(albedo::Side::Challenger));
         assert_eq!(exit_code(&claim), 65);

@@ -39,8 +39,8 @@ use serde_json::{Value, json};
 pub use albedo_core::PluginConfig;
 
 use crate::{
-    CallContext, Contestant, Digest, Duel, DuelSettings, Error, ErrorKind, Judge, ModelBackend, ModelSource,
-    Observer, RecordStore, Registry, Result, Side, TaskSource, duel::preflight,
+    CallContext, Contestant, Digest, Duel, DuelSettings, Error, ErrorKind, Fault, Judge, ModelBackend,
+    ModelSource, Observer, RecordStore, Registry, Result, Side, TaskSource, duel::preflight,
 };
 
 const READ: &str = "read the configuration";
@@ -160,7 +160,9 @@ impl DuelConfig {
             Error::io(READ, &path, error).with_hint("name the folder of a duel that `albedo duel` began")
         })?;
         let Saved { folder, config } = serde_json::from_slice(&bytes).map_err(|error| {
-            Error::new(ErrorKind::DataInvalid, READ, error.to_string()).with("path", path.display())
+            Error::new(ErrorKind::DataInvalid, READ, error.to_string())
+                .with_fault(Fault::Operator)
+                .with("path", path.display())
         })?;
         Ok(Self { folder, ..config })
     }
@@ -259,11 +261,11 @@ impl DuelConfig {
             parameters: model.parameters,
             text_from: Some(self.folder.join(&self.king.path)),
         };
-        let king = Contestant::load(Side::King, &*backend, &source(&self.king), cx).await?;
+        let king = Contestant::load(Side::King, &backend, &source(&self.king), cx).await?;
         let challenger = if self.challenger == self.king {
             king.clone()
         } else {
-            Contestant::load(Side::Challenger, &*backend, &source(&self.challenger), cx).await?
+            Contestant::load(Side::Challenger, &backend, &source(&self.challenger), cx).await?
         };
         Ok([king, challenger])
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use albedo_core::{
-    BuildContext, CallContext, Completion, Digest, Error, ErrorKind, GenerateRequest, Generated, Identity,
-    Message, ModelBackend, ModelInfo, ModelSession, ModelSource, Plugin, ResponseFormat, Result,
+    Artefact, BuildContext, CallContext, Completion, Digest, Error, ErrorKind, GenerateRequest, Generated,
+    Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource, Plugin, ResponseFormat, Result,
     ScoreRequest, TokenScores,
 };
 use async_trait::async_trait;
@@ -320,6 +320,7 @@ impl Session {
                 LOAD,
                 "the weight files do not have the pinned digest",
             )
+            .about(Artefact::Model)
             .with("path", source.location.display())
             .with("pinned", pinned)
             .with("found", parameters)
@@ -557,6 +558,7 @@ fn check_vocabulary(config: &Qwen3Config, text: &ChatText, source: &ModelSource)
         LOAD,
         format!("the tokenizer has {tokens} ids, the model's vocabulary {}", config.vocab_size),
     )
+    .about(Artefact::Model)
     .with("tokenizer", source.text_location().display())
     .with("model", source.location.display())
     .with_hint("use the tokenizer that the model was trained with"))

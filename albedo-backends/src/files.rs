@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
-use albedo_core::{CallContext, Error, ErrorKind, FileEntry, ModelFiles, Provenance, Result};
+use albedo_core::{Artefact, CallContext, Error, ErrorKind, FileEntry, ModelFiles, Provenance, Result};
 use async_trait::async_trait;
 
 /// The files below a folder. Files are read by position, and nothing outside
@@ -74,9 +74,10 @@ impl ModelFiles for FolderFiles {
 /// itself a file may be without an end.
 ///
 /// # Errors
-/// The operating system's; [`ErrorKind::DataInvalid`] if the file is longer.
+/// The operating system's; [`ErrorKind::DataInvalid`] about `artefact`, whose file
+/// it is, if it is longer.
 #[cfg(feature = "burn")]
-pub(crate) fn read_small(path: &Path, most: u64, operation: &str) -> Result<Vec<u8>> {
+pub(crate) fn read_small(path: &Path, most: u64, operation: &str, artefact: Artefact) -> Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
     File::open(path)
@@ -86,6 +87,7 @@ pub(crate) fn read_small(path: &Path, most: u64, operation: &str) -> Result<Vec<
         return Ok(bytes);
     }
     Err(Error::new(ErrorKind::DataInvalid, operation, format!("the file has more than {most} bytes"))
+        .about(artefact)
         .with("path", path.display()))
 }
 
@@ -140,7 +142,10 @@ fn read(folder: &Path, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
     bytes.resize(length, 0);
     File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, range.start)).map_err(|error| {
         match error.kind() {
-            io::ErrorKind::UnexpectedEof => refused(READ, "the file became shorter", &path),
+            io::ErrorKind::UnexpectedEof => {
+                Error::new(ErrorKind::DataInvalid, READ, "the file became shorter")
+                    .with("path", path.display())
+            }
             _ => Error::io(READ, &path, error),
         }
     })?;
@@ -163,7 +168,7 @@ fn contained(folder: &Path, path: &Path, operation: &'static str) -> Result<(Pat
 }
 
 fn refused(operation: &'static str, message: &str, path: &Path) -> Error {
-    Error::new(ErrorKind::DataInvalid, operation, message).with("path", path.display())
+    Error::new(ErrorKind::DataInvalid, operation, message).about(Artefact::Model).with("path", path.display())
 }
 
 #[cfg(test)]

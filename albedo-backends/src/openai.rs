@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use albedo_core::{
-    BuildContext, CallContext, CallSignal, Completion, Digest, Error, ErrorKind, GenerateRequest, Generated,
-    Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource, Plugin, Result, ScoreRequest,
-    TokenScores,
+    BuildContext, CallContext, CallSignal, Completion, Digest, Error, ErrorKind, Fault, GenerateRequest,
+    Generated, Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource, Plugin, Reach, Result,
+    ScoreRequest, TokenScores,
 };
 use async_trait::async_trait;
 use futures::stream::{BoxStream, FuturesUnordered, StreamExt};
@@ -279,6 +279,8 @@ impl ModelBackend for OpenAiBackend {
                 LOAD,
                 "the digest is not that of the served name",
             )
+            .with_fault(Fault::Operator)
+            .with_reach(Reach::Duel)
             .with("model", model)
             .with("pinned", pin));
         }
@@ -382,7 +384,9 @@ fn is_stream(headers: &HeaderMap) -> bool {
 /// Checks what the server need not be asked for.
 fn check(request: &GenerateRequest) -> Result<()> {
     request.sampling.check()?;
-    let invalid = |kind, message: &str| Err(Error::new(kind, GENERATE, message));
+    let invalid = |kind, message: &str| {
+        Err(Error::new(kind, GENERATE, message).with_fault(Fault::Operator).with_reach(Reach::Duel))
+    };
     if request.max_new_tokens == 0 {
         return invalid(ErrorKind::ConfigInvalid, "`max_new_tokens` is 0, it must be at least 1");
     }
@@ -421,6 +425,8 @@ impl ModelSession for Session {
             ErrorKind::Unsupported,
             "score replies remotely",
             "a chat server cannot score a given reply",
-        ))
+        )
+        .with_fault(Fault::Operator)
+        .with_reach(Reach::Duel))
     }
 }

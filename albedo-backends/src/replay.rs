@@ -48,6 +48,7 @@ impl ReplayBackend {
         let plan = record.plan().clone();
         if plan.king.backend != plan.challenger.backend {
             return Err(Error::new(ErrorKind::Unsupported, operation, "its sides were run by two backends")
+                .with_fault(Fault::Operator)
                 .with("king", &plan.king.backend.name)
                 .with("challenger", &plan.challenger.backend.name));
         }
@@ -75,6 +76,7 @@ impl ModelBackend for ReplayBackend {
         };
         if model.parameters.is_some_and(|pinned| pinned != info.parameters) {
             return Err(error(ErrorKind::DigestMismatch, "the recorded model is not the pinned one")
+                .with_fault(Fault::Operator)
                 .with("recorded", info.parameters));
         }
         Ok(Arc::new(ReplaySession::new(Arc::clone(&self.record), &self.plan, info.clone(), side)))
@@ -153,6 +155,7 @@ impl ReplaySession {
                 )
                 .with_reply_scores(reply_scores))
             }
+            Some(&RecordedReply::Overflowed(overflow)) => Err(Error::overflowed(OPERATION, overflow)),
             Some(&RecordedReply::Missing { kind }) => {
                 Err(Error::new(kind, OPERATION, "the model had no reply")
                     .with_fault(Fault::Infrastructure)

@@ -28,7 +28,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use albedo_core::{
-    BuildContext, CallContext, Digest, Error, ErrorKind, Plugin, Result, TaskRow, TaskSetInfo, TaskSource,
+    BuildContext, CallContext, Digest, Error, ErrorKind, Fault, Plugin, Result, TaskRow, TaskSetInfo,
+    TaskSource,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -137,6 +138,7 @@ impl Set {
         let found = Digest::of(&bytes);
         if let Some(expected) = config.manifest.filter(|&expected| expected != found) {
             return Err(Error::new(ErrorKind::DigestMismatch, OPEN, "the manifest is not the one pinned")
+                .with_fault(Fault::Operator)
                 .with("path", path.display())
                 .with("expected", expected)
                 .with("found", found)
@@ -229,6 +231,7 @@ fn read_manifest(path: &Path) -> Result<Vec<u8>> {
         .map_err(|error| Error::io(OPEN, path, error))?;
     if bytes.len() as u64 > LONGEST_MANIFEST {
         return Err(Error::new(ErrorKind::DataInvalid, OPEN, "the manifest is too long")
+            .with_fault(Fault::Operator)
             .with("path", path.display())
             .with("most bytes", LONGEST_MANIFEST));
     }
@@ -247,6 +250,7 @@ async fn blocking<T: Send + 'static>(
             return Err(Error::cancelled(operation));
         }
         Err(Error::new(ErrorKind::DataInvalid, operation, format!("the data cannot be read: {error}"))
+            .with_fault(Fault::Operator)
             .with_hint("fetch the tasks again"))
     })
 }

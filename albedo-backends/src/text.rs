@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use albedo_core::{Digest, Error, ErrorKind, Message, Result};
+use albedo_core::{Artefact, Digest, Error, ErrorKind, Message, Result};
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::{Deserialize, Serialize};
@@ -142,13 +142,15 @@ impl ChatText {
             tokenizer_digest: Digest::of(&bytes),
             tokenizer,
             template_digest: Digest::of_json(&Digested { template: &template, special: &special })?,
-            templates: compile(template).map_err(|error| error.with("path", folder.display()))?,
+            templates: compile(template)
+                .map_err(|error| error.about(Artefact::Text).with("path", folder.display()))?,
             special,
             end_of_turn,
             stop_ids,
             vocab_size,
         };
-        text.render(&[Message::new(albedo_core::MessageRole::User, "Hello")])?;
+        text.render(&[Message::new(albedo_core::MessageRole::User, "Hello")])
+            .map_err(|error| error.about(Artefact::Text))?;
         Ok(text)
     }
 
@@ -315,7 +317,7 @@ fn refused(error: minijinja::Error) -> Error {
 }
 
 fn read(folder: &Path, name: &str) -> Result<Vec<u8>> {
-    read_small(&folder.join(name), MAX_BYTES, LOAD)
+    read_small(&folder.join(name), MAX_BYTES, LOAD, Artefact::Text)
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(folder: &Path, name: &str) -> Result<T> {
@@ -328,7 +330,7 @@ fn in_file(error: Error, folder: &Path, name: &str) -> Error {
 }
 
 fn invalid(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::DataInvalid, LOAD, message)
+    Error::new(ErrorKind::DataInvalid, LOAD, message).about(Artefact::Text)
 }
 
 #[cfg(test)]

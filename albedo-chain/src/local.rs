@@ -18,7 +18,7 @@ use albedo_core::chain::{
     WeightsView,
 };
 use albedo_core::weights::{Cleared, WeightVector};
-use albedo_core::{BuildContext, CallContext, ChainClient, Digest, Error, ErrorKind, Plugin, Result};
+use albedo_core::{BuildContext, CallContext, ChainClient, Digest, Error, ErrorKind, Fault, Plugin, Result};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -270,12 +270,14 @@ impl ChainClient for LocalChain {
             .find(|neuron| neuron.hotkey == vector.hotkey)
             .ok_or_else(|| refused(ErrorKind::NotFound, "the hotkey is not registered"))?;
         if !validator.validator_permit {
-            return Err(refused(ErrorKind::Unsupported, "the hotkey has no validator permit"));
+            return Err(refused(ErrorKind::Unsupported, "the hotkey has no validator permit")
+                .with_fault(Fault::Operator));
         }
         let known = vector.shares.iter().all(|(uid, _)| neurons.contains_key(uid));
         let ascending = vector.shares.is_sorted_by(|(a, _), (b, _)| a < b);
         if !(known && ascending && vector.shares.iter().any(|(_, share)| *share > 0)) {
-            return Err(refused(ErrorKind::DataInvalid, "the shares are not of ascending, registered uids"));
+            return Err(refused(ErrorKind::DataInvalid, "the shares are not of ascending, registered uids")
+                .with_fault(Fault::Operator));
         }
         let included = state.head.saturating_add(1);
         let next = latest.map_or(0, |latest| latest.saturating_add(self.subnet.weights_rate_limit));

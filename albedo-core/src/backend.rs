@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::CallContext;
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fault, Reach, Result};
 use crate::identity::Identity;
 
 /// Loads models.
@@ -371,6 +371,8 @@ impl ResponseFormat {
             Self::Schema { name, .. } => format!("JSON of the schema `{name}`"),
         };
         Err(Error::new(ErrorKind::Unsupported, operation, format!("the backend cannot enforce {asked}"))
+            .with_fault(Fault::Operator)
+            .with_reach(Reach::Duel)
             .with_hint("ask for text and parse it, or use a backend that enforces response formats"))
     }
 }

@@ -22,7 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::identity::Identity;
 use crate::judge::Assessment;
 use crate::panel::Cell;
@@ -258,7 +258,8 @@ impl Series {
                 return Ok((CanaryDraw { canary, kind, skipped, row, turns, turn }, sample));
             }
         }
-        Err(Error::new(ErrorKind::DataInvalid, "draw a canary", "hardly any row has an assistant turn"))
+        Err(Error::new(ErrorKind::DataInvalid, "draw a canary", "hardly any row has an assistant turn")
+            .with_fault(Fault::Operator))
     }
 
     /// Whether `draw` is what the seed gives for tasks of `rows` rows.

@@ -12,6 +12,14 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+/// Four months: as good as never, and far from what a clock can hold.
+pub(crate) const MAX_SECS: f64 = 1e7;
+
+/// A setting in seconds; [`MAX_SECS`] at most, 0 if it is below.
+pub(crate) fn secs(secs: f64) -> Duration {
+    Duration::try_from_secs_f64(secs.min(MAX_SECS)).unwrap_or_default()
+}
+
 /// Measures time and waits.
 pub trait Clock: Debug + Send + Sync + 'static {
     /// Time since a moment of the clock's own choice; never decreases.

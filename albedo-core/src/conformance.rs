@@ -107,8 +107,9 @@ async fn succeeds<T>(
     ends(patience, call).await?.or_else(|error| broken(promise, error.to_string()))
 }
 
-/// Waits for `call`, which must fail, and not because of infrastructure or a
-/// contestant: those faults are for the caller to set.
+/// Waits for `call`, which must fail: by the operator's fault or a bug, or because
+/// of a model's own files. Whose they are, the callee does not know: charging a
+/// contestant is for the caller.
 async fn refuses<T: fmt::Debug>(
     patience: Duration,
     promise: &'static str,
@@ -116,6 +117,7 @@ async fn refuses<T: fmt::Debug>(
 ) -> Checked<Error> {
     match ends(patience, call).await? {
         Err(error) if matches!(error.fault(), Fault::Operator | Fault::Bug) => Ok(error),
+        Err(error) if error.artefact().is_some() && !is_contestants(&error) => Ok(error),
         Err(error) => broken(promise, format!("fault {}: {error}", error.fault())),
         Ok(value) => broken(promise, format!("an answer: {}", brief(&value))),
     }

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::ModelSession;
 use crate::context::CallContext;
-use crate::error::{Error, ErrorKind, Fault, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::plan::DuelPlan;
 use crate::sample::{Sample, turns};
 use crate::tasks::{TaskRow, TaskSource};
@@ -98,23 +98,26 @@ pub enum DrawOutcome {
 pub struct Drawer {
     walk: Walk,
     tasks: Arc<dyn TaskSource>,
-    king: Arc<dyn ModelSession>,
     samples: u32,
 }
 
 impl Drawer {
-    /// The sampler of `plan` over `tasks`, measuring prompts with `king`.
-    pub fn new(plan: &DuelPlan, tasks: Arc<dyn TaskSource>, king: Arc<dyn ModelSession>) -> Self {
-        Self { walk: Walk::new(plan), tasks, king, samples: plan.samples }
+    /// The sampler of `plan` over `tasks`.
+    pub fn new(plan: &DuelPlan, tasks: Arc<dyn TaskSource>) -> Self {
+        Self { walk: Walk::new(plan), tasks, samples: plan.samples }
     }
 
-    /// The next sample with all its row draws, the last of which is its own;
-    /// `None` once the plan's number is drawn.
+    /// The next sample with all its row draws, the last of which is its own,
+    /// prompts measured with `king`; `None` once the plan's number is drawn.
     ///
     /// # Errors
     /// The operator's, if the task set has too few usable rows; whatever the
     /// task source meets.
-    pub async fn next(&mut self, cx: &CallContext) -> Result<Option<(Sample, Vec<RowDraw>)>> {
+    pub async fn next(
+        &mut self,
+        king: &dyn ModelSession,
+        cx: &CallContext,
+    ) -> Result<Option<(Sample, Vec<RowDraw>)>> {
         let index = self.walk.samples();
         if index == self.samples {
             return Ok(None);
@@ -123,7 +126,7 @@ impl Drawer {
         for _ in 0..MAX_DISCARDS {
             cx.check("draw samples")?;
             let Some(row) = self.walk.row() else { break };
-            let (draw, sample) = self.draw(row, index, cx).await?;
+            let (draw, sample) = self.draw(row, index, king, cx).await?;
             draws.push(draw);
             if let Some(sample) = sample {
                 return Ok(Some((sample, draws)));
@@ -139,7 +142,13 @@ impl Drawer {
             .with_hint("lower `samples`, raise `context_tokens`, or use more tasks"))
     }
 
-    async fn draw(&mut self, row: u64, index: u32, cx: &CallContext) -> Result<(RowDraw, Option<Sample>)> {
+    async fn draw(
+        &mut self,
+        row: u64,
+        index: u32,
+        king: &dyn ModelSession,
+        cx: &CallContext,
+    ) -> Result<(RowDraw, Option<Sample>)> {
         let task = self.tasks.row(row, cx).await?;
         let turns = turns(&task).len() as u32;
         let turn = self.walk.turn(turns);
@@ -153,10 +162,9 @@ impl Drawer {
         let turn = turn.unwrap_or_default();
         let sample = Sample::new(index, task, turn)
             .ok_or_else(|| Error::bug("draw samples", "the turn drawn is not the row's"))?;
-        draw.prompt_tokens = self
-            .king
+        draw.prompt_tokens = king
             .count_prompt_tokens(&sample.messages)
-            .map_err(|error| error.with_fault(Fault::Operator).with("row", row).with("turn", turn))?;
+            .map_err(|error| error.with("row", row).with("turn", turn))?;
         draw.outcome = self.walk.outcome(&draw);
         if draw.outcome != DrawOutcome::Sample {
             return Ok((draw, None));

@@ -8,30 +8,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::StreamExt;
 use futures::stream;
 
-use crate::backend::{ModelBackend, ModelSession, ModelSource};
 use crate::canary::{CanaryPlan, Preflight, Series, VoidJudges};
 use crate::context::CallContext;
 use crate::decision::Decider;
 use crate::digest::Digest;
 use crate::draw::Drawer;
 use crate::error::{Error, ErrorKind, Fault, Result, Side};
-use crate::identity::Identity;
 use crate::judge::Judge;
 use crate::marks::DuelSecret;
-use crate::plan::{ContestantPlan, DuelPlan, DuelSettings, JudgePlan, Limits};
+use crate::plan::{DuelPlan, DuelSettings, JudgePlan, Limits};
 use crate::record::{JournalEvent, RecordBuilder, RecordLine, RecordStore};
 use crate::tasks::TaskSource;
-use crate::verdict::{Outcome, Verdict};
+use crate::verdict::{Outcome, Overflows, Verdict};
 
+mod answer;
 mod ask;
 mod budget;
+mod contestant;
 mod event;
 mod preflight;
+mod reply;
 mod sample;
 mod stored;
 
 use ask::Asking;
 use budget::Budget;
+pub use contestant::Contestant;
 pub use event::{DuelEvent, Observer};
 pub use preflight::preflight;
 use sample::{SampleRun, StoredCanaryAnswers};
@@ -40,53 +42,13 @@ use stored::Stored;
 /// Bytes of the record that are gathered before the store is given them.
 const PART: usize = 64 << 10;
 
-/// One side of a duel: a loaded model and what runs it.
-#[derive(Debug, Clone)]
-pub struct Contestant {
-    session: Arc<dyn ModelSession>,
-    backend: Identity,
-}
-
-impl Contestant {
-    /// Loads `source` with `backend` as `side`.
-    ///
-    /// # Errors
-    /// Whatever the backend meets, naming the side. Bytes that are malformed
-    /// are `side`'s own fault.
-    pub async fn load(
-        side: Side,
-        backend: &dyn ModelBackend,
-        source: &ModelSource,
-        cx: &CallContext,
-    ) -> Result<Self> {
-        let session = backend.load(source, cx).await.map_err(|error| {
-            let own = matches!(
-                error.kind(),
-                ErrorKind::DataInvalid | ErrorKind::DigestMismatch | ErrorKind::Unsupported
-            );
-            let error = error.with("side", side);
-            if own { error.with_fault(Fault::Contestant(side)) } else { error }
-        })?;
-        Ok(Self { session, backend: backend.identity().clone() })
-    }
-
-    /// The loaded model.
-    pub fn session(&self) -> &Arc<dyn ModelSession> {
-        &self.session
-    }
-
-    fn plan(&self) -> ContestantPlan {
-        ContestantPlan { model: self.session.model().clone(), backend: self.backend.clone() }
-    }
-}
-
 /// A duel whose plan is frozen and whose parts are at hand.
 #[derive(Debug)]
 pub struct Duel {
     plan: DuelPlan,
     digest: Digest,
     limits: Limits,
-    sessions: [Arc<dyn ModelSession>; 2],
+    contestants: [Contestant; 2],
     tasks: Arc<dyn TaskSource>,
     judges: Vec<Arc<dyn Judge>>,
 }
@@ -172,7 +134,7 @@ impl Duel {
             .with("samples", samples)
             .with_hint("lower `samples` or use more tasks"));
         }
-        let longest = [&king, &challenger].map(|side| side.session.model().context_length);
+        let longest = [&king, &challenger].map(|side| side.model().context_length);
         let longest = longest[0].min(longest[1]);
         let context_tokens = settings.context_tokens.unwrap_or(longest);
         if context_tokens > longest || context_tokens <= settings.generation.max_new_tokens {
@@ -205,7 +167,7 @@ impl Duel {
             digest: plan.digest()?,
             plan,
             limits: settings.limits,
-            sessions: [king.session, challenger.session],
+            contestants: [king, challenger],
             tasks,
             judges,
         })
@@ -221,6 +183,14 @@ impl Duel {
         self.digest
     }
 
+    fn contestant(&self, side: Side) -> &Contestant {
+        let [king, challenger] = &self.contestants;
+        match side {
+            Side::King => king,
+            Side::Challenger => challenger,
+        }
+    }
+
     /// Runs the duel: every answer is in `store`'s journal before it is used,
     /// the canonical record is published at the end. `observer` sees what
     /// happens as it happens.
@@ -233,9 +203,11 @@ impl Duel {
     /// # Errors
     /// [`ErrorKind::Cancelled`] with how far it got, once `cx` is cancelled;
     /// [`ErrorKind::Conflict`] if the store holds another duel, or other draws
-    /// than the tasks now give; what the task source, the store, a model or a
-    /// judge meets and no other try can mend. Too many missing answers are not
-    /// an error but the outcome [`Outcome::Void`].
+    /// than the tasks now give; what the task source or the store meets; an error
+    /// of a model or judge that reaches the duel ([`Reach`](crate::Reach)). Too
+    /// many missing answers are not an error but the outcome [`Outcome::Void`], and
+    /// too many overflows of the challenger's arithmetic are
+    /// [`Outcome::Forfeit`].
     ///
     /// # Cancellation
     /// Dropping the future at any await leaves a journal that ends in a whole
@@ -260,15 +232,20 @@ impl Duel {
         record.line(&RecordLine::Plan { plan: Box::new(self.plan.clone()) })?;
         let mut decider = Decider::new(self.plan.rule.clone(), self.plan.rule_context());
 
-        let drawer = Drawer::new(&self.plan, Arc::clone(&self.tasks), Arc::clone(&self.sessions[0]));
+        let drawer = Drawer::new(&self.plan, Arc::clone(&self.tasks));
         let drawn = stream::unfold(Some(drawer), |drawer| async {
             let mut drawer = drawer?;
-            match drawer.next(&cx).await {
+            let drawn = match self.contestant(Side::King).loaded(&cx).await {
+                Ok(king) => drawer.next(&**king, &cx).await,
+                Err(error) => Err(error),
+            };
+            match drawn {
                 Ok(None) => None,
                 Ok(Some(drawn)) => Some((Ok(drawn), Some(drawer))),
                 Err(error) => Some((Err(error), None)),
             }
         });
+        let mut overflows = Overflows::default();
         let mut void = VoidJudges::none(self.judges.len());
         let flags: Vec<_> = self.judges.iter().map(|_| AtomicBool::new(false)).collect();
         let asking = Asking {
@@ -304,6 +281,7 @@ impl Duel {
                     .with_hint("what was journalled is kept"),
                 _ => error,
             })?;
+            overflows.count(sample.overflowed());
             let cluster = sample.write(&mut record, &self.plan, &mut void)?;
             for (judge, flag) in flags.iter().enumerate() {
                 flag.store(void.contains(judge), Ordering::Relaxed);
@@ -319,7 +297,7 @@ impl Duel {
             });
             if let Some(decision) = decision {
                 drop(finished);
-                let verdict = Verdict::new(&self.plan, decider.clusters(), decision);
+                let verdict = Verdict::new(&self.plan, decider.clusters(), overflows, decision);
                 return self.finish(verdict, record, store, observer).await;
             }
         }
@@ -382,7 +360,7 @@ impl Duel {
 }
 
 fn check_contestants(king: &Contestant, challenger: &Contestant) -> Result<()> {
-    let (king, challenger) = (king.session.model(), challenger.session.model());
+    let (king, challenger) = (king.model(), challenger.model());
     if king.architecture != challenger.architecture {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -436,6 +414,8 @@ fn plan_judges(judges: &[Arc<dyn Judge>], canaries: bool) -> Result<Vec<JudgePla
 mod budget_tests;
 #[cfg(test)]
 mod canary_tests;
+#[cfg(test)]
+mod overflow_tests;
 #[cfg(test)]
 mod resume_tests;
 #[cfg(test)]

@@ -1,185 +1,94 @@
-//! The one error type that crosses a role's boundary, and who is at fault.
+//! The one error type that crosses a role's boundary, who is at fault, and how
+//! far an error reaches.
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::time::Duration;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use crate::overflow::Overflow;
+
+mod kind;
+
+pub use kind::{Artefact, ErrorKind, Fault, Reach, Retry, Side};
 
 /// `Result` with albedo's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// One of the two contestants of a duel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Side {
-    /// The reigning best submission.
-    King,
-    /// The submission that tries to dethrone the king.
-    Challenger,
-}
-
-impl Side {
-    /// Both sides, the king first.
-    pub const BOTH: [Self; 2] = [Self::King, Self::Challenger];
-
-    /// The other side.
-    #[must_use]
-    pub fn opponent(self) -> Self {
-        match self {
-            Self::King => Self::Challenger,
-            Self::Challenger => Self::King,
-        }
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::King => "king",
-            Self::Challenger => "challenger",
-        })
-    }
-}
-
-/// Who has to act on an error. In doubt it is [`Fault::Infrastructure`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Fault {
-    /// A contestant's own bytes are at fault, and the evidence depends on
-    /// nothing else. A claim until the duel engine has confirmed it.
-    Contestant(Side),
-    /// Something of ours, or a provider's, failed: the duel is void, not lost.
-    Infrastructure,
-    /// The operator's configuration or environment must change first.
-    Operator,
-    /// An invariant of albedo is broken.
-    Bug,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Contestant(side) => write!(f, "contestant ({side})"),
-            Self::Infrastructure => f.write_str("infrastructure"),
-            Self::Operator => f.write_str("operator"),
-            Self::Bug => f.write_str("bug"),
-        }
-    }
-}
-
-/// What went wrong, independent of who is at fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// A configuration value is missing, unknown, out of range or contradictory.
-    ConfigInvalid,
-    /// No plugin of that name is registered for the role.
-    UnknownPlugin,
-    /// A file, row, model or record does not exist.
-    NotFound,
-    /// Bytes do not have the digest they are pinned to.
-    DigestMismatch,
-    /// Bytes are not in the format they claim to be in.
-    DataInvalid,
-    /// Well-formed, but outside what this implementation supports.
-    Unsupported,
-    /// Memory, disk or another bounded resource ran out.
-    ResourceExhausted,
-    /// The compute device was lost or answered with an error.
-    DeviceLost,
-    /// A provider asked to slow down.
-    RateLimited,
-    /// A service or file system did not answer, or refused to.
-    Unavailable,
-    /// A deadline passed.
-    Timeout,
-    /// The caller cancelled the operation.
-    Cancelled,
-    /// A peer answered with something outside the protocol.
-    Protocol,
-    /// The operation contradicts an earlier one.
-    Conflict,
-    /// None of the above; a bug until shown otherwise.
-    Unexpected,
-}
-
-/// Whether the same call may succeed later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Retry {
-    /// The same call fails again.
-    Never,
-    /// Worth another try after a pause of the caller's choice.
-    Backoff,
-    /// Worth another try, not earlier than this.
-    After(Duration),
-    /// Was worth retrying, and the tries are used up.
-    Exhausted {
-        /// Tries made in all.
-        attempts: u32,
-    },
-}
-
 /// What failed (`operation`), why (`message`, `source`), about what
-/// (`context`), whose fault it is and whether to try again.
+/// (`context`), whose fault it is, how far it reaches and whether to try again.
+/// Cloning shares it.
 ///
 /// `Display` is one line: `failed to {operation}: {message}` with the context
 /// in brackets and the hint, if any, at the end. Messages are lower-case
 /// fragments without a final stop and never hold secrets or prompts.
-pub struct Error(Box<Inner>);
+///
+/// ```
+/// use albedo_core::error::{Artefact, Error, ErrorKind, Fault, Reach, Side};
+///
+/// // Code that reads a model's file says that it is about the model, not whose model it is.
+/// let error = Error::new(ErrorKind::DataInvalid, "read the weights", "two tensors overlap")
+///     .about(Artefact::Model);
+/// assert_eq!((error.fault(), error.reach()), (Fault::Infrastructure, Reach::Call));
+///
+/// // Code that loads a contestant knows the side.
+/// let error = error.charged_to(|_| Side::Challenger);
+/// assert_eq!(error.fault(), Fault::Contestant(Side::Challenger));
+/// ```
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
-    fault: Fault,
+    /// None where it was not said.
+    fault: Option<Fault>,
+    reach: Reach,
     retry: Retry,
+    about: Option<Artefact>,
+    overflow: Option<Overflow>,
     operation: String,
     message: String,
     hint: Option<String>,
     context: Vec<(&'static str, String)>,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `kind` met while doing `operation` ("load the model").
     ///
-    /// Fault and retry start at the kind's usual values: configuration,
-    /// unknown plugins and missing things are the operator's and final;
-    /// cancellation is the operator's wish; everything else is infrastructure,
-    /// and what is transient by nature may be retried.
+    /// Fault, reach and retry start at the kind's usual values. Configuration,
+    /// unknown plugins, missing things and cancellation are the operator's,
+    /// [`ErrorKind::Unexpected`] is a bug, everything else is infrastructure's.
+    /// The operator's, bugs and conflicts reach the duel, an overflow the sample,
+    /// everything else the call. What is transient by nature may be retried.
     pub fn new(kind: ErrorKind, operation: impl Into<String>, message: impl Into<String>) -> Self {
-        let fault = match kind {
-            ErrorKind::ConfigInvalid
-            | ErrorKind::UnknownPlugin
-            | ErrorKind::NotFound
-            | ErrorKind::Unsupported
-            | ErrorKind::DigestMismatch
-            | ErrorKind::DataInvalid
-            | ErrorKind::Cancelled
-            | ErrorKind::Conflict => Fault::Operator,
-            ErrorKind::Unexpected => Fault::Bug,
-            _ => Fault::Infrastructure,
-        };
-        let retry = match kind {
-            ErrorKind::RateLimited
-            | ErrorKind::Unavailable
-            | ErrorKind::Timeout
-            | ErrorKind::DeviceLost
-            | ErrorKind::ResourceExhausted
-            | ErrorKind::Protocol => Retry::Backoff,
-            _ => Retry::Never,
-        };
-        Self(Box::new(Inner {
+        Self(Arc::new(Inner {
             kind,
-            fault,
-            retry,
+            fault: None,
+            reach: kind.reach(),
+            retry: kind.retry(),
+            about: None,
+            overflow: None,
             operation: operation.into(),
             message: message.into(),
             hint: None,
             context: Vec::new(),
             source: None,
         }))
+    }
+
+    /// The arithmetic of a model gave a number that is not finite. Infrastructure's
+    /// until it is repeated on a freshly loaded model: a bit of its memory may be wrong.
+    pub fn overflowed(operation: impl Into<String>, overflow: Overflow) -> Self {
+        let message = "the model computed a number that is not finite";
+        let mut error = Self::new(ErrorKind::Overflow, operation, message)
+            .about(Artefact::Model)
+            .with("step", overflow.step)
+            .with("position", overflow.position)
+            .with("place", overflow.place)
+            .with_hint("its weights overflow");
+        error.inner().overflow = Some(overflow);
+        error
     }
 
     /// The caller cancelled `operation`.
@@ -196,60 +105,87 @@ impl Error {
     /// operating system's answer suggests.
     pub fn io(operation: impl Into<String>, path: &std::path::Path, source: std::io::Error) -> Self {
         use std::io::ErrorKind as Io;
-        let (kind, fault, hint) = match source.kind() {
-            Io::NotFound => (ErrorKind::NotFound, Fault::Operator, Some("check the path")),
-            Io::PermissionDenied | Io::ReadOnlyFilesystem => {
-                (ErrorKind::Unavailable, Fault::Operator, Some("check the permissions of the path"))
-            }
-            Io::StorageFull | Io::QuotaExceeded => {
-                (ErrorKind::ResourceExhausted, Fault::Infrastructure, Some("free some space and try again"))
-            }
-            Io::NotADirectory | Io::IsADirectory => {
-                (ErrorKind::DataInvalid, Fault::Operator, Some("check the path"))
-            }
-            _ => (ErrorKind::Unavailable, Fault::Infrastructure, None),
+        let new = |kind, fault| Self::new(kind, operation, source.to_string()).with_fault(fault);
+        let error = match source.kind() {
+            Io::NotFound => new(ErrorKind::NotFound, Fault::Operator).with_hint("check the path"),
+            Io::PermissionDenied | Io::ReadOnlyFilesystem => new(ErrorKind::Unavailable, Fault::Operator)
+                .with_reach(Reach::Duel)
+                .with_retry(Retry::Never)
+                .with_hint("check the permissions of the path"),
+            Io::StorageFull | Io::QuotaExceeded => new(ErrorKind::ResourceExhausted, Fault::Infrastructure)
+                .with_hint("free some space and try again"),
+            Io::NotADirectory | Io::IsADirectory => new(ErrorKind::DataInvalid, Fault::Operator)
+                .with_reach(Reach::Duel)
+                .with_hint("check the path"),
+            _ => new(ErrorKind::Unavailable, Fault::Infrastructure),
         };
-        let mut error =
-            Self::new(kind, operation, source.to_string()).with_fault(fault).with("path", path.display());
-        if let Some(hint) = hint {
-            error = error.with_hint(hint);
-        }
-        error.with_source(source)
+        error.with("path", path.display()).with_source(source)
     }
 
     /// Sets whose fault it is. Set where the fact is known; wrappers leave it.
     #[must_use]
     pub fn with_fault(mut self, fault: Fault) -> Self {
-        self.0.fault = fault;
+        self.inner().fault = Some(fault);
+        self
+    }
+
+    /// Sets how far it reaches.
+    #[must_use]
+    pub fn with_reach(mut self, reach: Reach) -> Self {
+        self.inner().reach = reach;
         self
     }
 
     /// Sets whether to try again.
     #[must_use]
     pub fn with_retry(mut self, retry: Retry) -> Self {
-        self.0.retry = retry;
+        self.inner().retry = retry;
+        self
+    }
+
+    /// Says that the error is about a model's own files, which nobody but their
+    /// author can have made so.
+    #[must_use]
+    pub fn about(mut self, artefact: Artefact) -> Self {
+        self.inner().about = Some(artefact);
+        self
+    }
+
+    /// Charges the contestant whose file the error is about, as `owner` tells. An
+    /// error that already says its fault, and one about no file of a model, stays
+    /// as it is.
+    #[must_use]
+    pub fn charged_to(mut self, owner: impl FnOnce(Artefact) -> Side) -> Self {
+        if let (None, Some(artefact)) = (self.0.fault, self.0.about) {
+            self.inner().fault = Some(Fault::Contestant(owner(artefact)));
+        }
         self
     }
 
     /// Says what the reader can do about it.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint = Some(hint.into());
+        self.inner().hint = Some(hint.into());
         self
     }
 
     /// Adds one fact: a path, a name, a digest.
     #[must_use]
     pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
-        self.0.context.push((key, value.to_string()));
+        self.inner().context.push((key, value.to_string()));
         self
     }
 
     /// Sets the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.inner().source = Some(Arc::from(source.into()));
         self
+    }
+
+    /// To be written to; other clones stay as they are.
+    fn inner(&mut self) -> &mut Inner {
+        Arc::make_mut(&mut self.0)
     }
 
     /// What went wrong.
@@ -259,7 +195,22 @@ impl Error {
 
     /// Who has to act.
     pub fn fault(&self) -> Fault {
-        self.0.fault
+        self.0.fault.unwrap_or_else(|| self.0.kind.fault())
+    }
+
+    /// How far it reaches.
+    pub fn reach(&self) -> Reach {
+        self.0.reach
+    }
+
+    /// Which of a model's own files it is about, if any.
+    pub fn artefact(&self) -> Option<Artefact> {
+        self.0.about
+    }
+
+    /// Where a model's arithmetic overflowed, if that is the error.
+    pub fn overflow(&self) -> Option<Overflow> {
+        self.0.overflow
     }
 
     /// Whether the same call may succeed later.
@@ -313,11 +264,13 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, fault, retry, operation, message, hint, context, source } = &*self.0;
+        let Inner { kind, reach, retry, operation, message, hint, context, source, .. } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
-            .field("fault", fault)
+            .field("fault", &self.fault())
+            .field("reach", reach)
             .field("retry", retry)
+            .field("about", &self.0.about)
             .field("operation", operation)
             .field("message", message)
             .field("hint", hint)
@@ -346,7 +299,44 @@ mod tests {
             error.to_string(),
             "failed to open the manifest: no such file (path: tasks/manifest.json); check `tasks.path`"
         );
-        assert_eq!(error.fault(), Fault::Operator);
+        assert_eq!((error.fault(), error.reach()), (Fault::Operator, Reach::Duel));
         assert!(!error.is_retryable());
+    }
+
+    #[test]
+    fn only_an_error_about_an_artefact_whose_fault_is_not_said_is_charged() {
+        let malformed = || Error::new(ErrorKind::DataInvalid, "load the model", "malformed");
+        let owner = |artefact| match artefact {
+            Artefact::Model => Side::Challenger,
+            Artefact::Text => Side::King,
+        };
+        let fault = |error: Error| error.charged_to(owner).fault();
+        assert_eq!(fault(malformed().about(Artefact::Model)), Fault::Contestant(Side::Challenger));
+        assert_eq!(fault(malformed().about(Artefact::Text)), Fault::Contestant(Side::King));
+        assert_eq!(fault(malformed()), Fault::Infrastructure);
+        for said in [Fault::Infrastructure, Fault::Operator, Fault::Bug] {
+            assert_eq!(fault(malformed().with_fault(said).about(Artefact::Model)), said);
+        }
+    }
+
+    #[test]
+    fn a_clone_is_whole_and_its_own() {
+        let source = std::io::Error::other("cause");
+        let error = Error::io("read", std::path::Path::new("file"), source).with_reach(Reach::Process);
+        let copy = error.clone().with("more", 1);
+        assert_eq!((copy.reach(), copy.kind(), copy.fault()), (error.reach(), error.kind(), error.fault()));
+        assert!(StdError::source(&copy).is_some_and(|source| source.to_string() == "cause"));
+        assert_eq!((error.context().len(), copy.context().len()), (1, 2));
+    }
+
+    #[test]
+    fn in_doubt_nobody_is_charged_and_only_the_call_is_lost() {
+        for kind in ErrorKind::ALL {
+            let error = Error::new(kind, "x", "y");
+            assert!(!matches!(error.fault(), Fault::Contestant(_)), "{kind:?}");
+            if error.fault() == Fault::Infrastructure && kind != ErrorKind::Conflict {
+                assert!(error.reach() <= Reach::Sample, "{kind:?}");
+            }
+        }
     }
 }

@@ -50,6 +50,7 @@ pub mod record;
 
 // Wrappers.
 pub mod meter;
+mod retry;
 pub mod wrappers;
 
 // Chain weights.
@@ -61,6 +62,7 @@ mod compat;
 pub mod context;
 pub mod digest;
 pub mod error;
+pub mod overflow;
 pub mod rng;
 pub mod safetensors;
 
@@ -78,7 +80,7 @@ pub use context::{CallContext, CallSignal};
 pub use decision::Rule;
 pub use digest::{Digest, canonical_json};
 pub use duel::{Contestant, Duel, DuelEvent, DuelReport, Observer};
-pub use error::{Error, ErrorKind, Fault, Result, Retry, Side};
+pub use error::{Artefact, Error, ErrorKind, Fault, Reach, Result, Retry, Side};
 pub use files::{FileEntry, ModelFiles, Provenance};
 pub use identity::Identity;
 pub use judge::{
@@ -87,6 +89,7 @@ pub use judge::{
 };
 pub use marks::{DuelSecret, JudgementKey, Marks, Question};
 pub use order::Order;
+pub use overflow::Overflow;
 pub use plan::{DuelPlan, DuelSettings, Sampler, Terms};
 pub use record::{FileStore, MemoryStore, Record, RecordStore};
 pub use registry::{BuildContext, Factory, Plugin, PluginConfig, PluginInfo, Registry, Role};

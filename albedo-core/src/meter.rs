@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::backend::{Completion, TokenScores, Usage};
-use crate::error::{Error, ErrorKind, Fault, Result, Retry};
+use crate::error::{Error, ErrorKind, Fault, Reach, Result, Retry};
 use crate::judge::{Assessment, Prepared};
 
 /// An answer that may tell what it cost.
@@ -73,14 +73,14 @@ impl Meter {
     /// Whether another call may be sent.
     ///
     /// # Errors
-    /// The operator's and final: the budget is used up, or cannot be kept
-    /// because somebody tells no prices.
+    /// The operator's; they reach the duel: the budget is used up, or cannot be
+    /// kept because somebody tells no prices.
     pub(crate) fn check(&self) -> Result<()> {
         let Some(budget) = self.budget_usd else { return Ok(()) };
         let (spent, key) = (self.spent(), self.key);
         let refused = |kind, message: String, hint: String| {
             let error = Error::new(kind, "keep the budget", message).with_hint(hint);
-            Err(error.with_fault(Fault::Operator).with_retry(Retry::Never))
+            Err(error.with_fault(Fault::Operator).with_reach(Reach::Duel).with_retry(Retry::Never))
         };
         if let Some(who) = &spent.unpriced {
             return refused(

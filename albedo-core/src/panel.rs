@@ -113,6 +113,13 @@ impl Cell {
         Self::Scored { difference, flipped: king_bias * challenger_bias > 0.0 }
     }
 
+    /// The cell of a judge with `metrics` on a sample that no judge sees, because a
+    /// side lost it by its own arithmetic: `difference` in every metric.
+    pub fn unjudged(metrics: &[Metric], difference: f64) -> Self {
+        let difference = metrics.iter().map(|&metric| (metric, difference)).collect();
+        Self::Scored { difference, flipped: false }
+    }
+
     /// The judge's difference: the mean over its metrics; 0 if missing.
     pub fn difference(&self) -> f64 {
         match self {
@@ -168,10 +175,7 @@ impl Cluster {
     #[must_use]
     pub fn missing_for_king(&self, metrics: &[Vec<Metric>], reducer: Reducer) -> Self {
         let cells = self.cells.iter().zip(metrics).map(|(cell, metrics)| match cell {
-            Cell::Missing => Cell::Scored {
-                difference: metrics.iter().map(|&metric| (metric, -1.0)).collect(),
-                flipped: false,
-            },
+            Cell::Missing => Cell::unjudged(metrics, -1.0),
             scored @ Cell::Scored { .. } => scored.clone(),
         });
         Self::new(self.sample, cells.collect(), reducer)

@@ -19,6 +19,7 @@ use crate::draw::RowDraw;
 use crate::error::{ErrorKind, Fault, Side};
 use crate::judge::Assessment;
 use crate::order::Order;
+use crate::overflow::Overflow;
 use crate::panel::Cluster;
 use crate::plan::DuelPlan;
 use crate::verdict::Verdict;
@@ -42,7 +43,7 @@ pub use store::{MemoryStore, RecordStore};
 pub use verify::{Verification, VerifyOptions, verify, verify_chain, verify_record};
 
 /// Version of the record format that this build writes.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// One line of `record.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -157,11 +158,34 @@ pub enum RecordedReply {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reference_scores: Option<TokenScores>,
     },
+    /// There is none, because the model's own arithmetic overflowed, and did so
+    /// again when the model was loaded afresh and asked alone: the side loses the
+    /// sample. Since format 3.
+    Overflowed(Overflow),
     /// There is none: missing for both sides.
     Missing {
         /// The kind of the last error.
         kind: ErrorKind,
     },
+}
+
+impl RecordedReply {
+    /// Whether the model's own arithmetic overflowed.
+    pub fn overflowed(&self) -> bool {
+        matches!(self, Self::Overflowed(_))
+    }
+
+    /// Challenger minus king on a sample that no judge sees, because a side lost it
+    /// by its own arithmetic; 0 if both did. None if it is judged, or if a reply is
+    /// missing: then nobody knows what that side would have done.
+    pub(crate) fn unjudged([king, challenger]: [&Self; 2]) -> Option<f64> {
+        match (king, challenger) {
+            (Self::Overflowed(_), Self::Overflowed(_)) => Some(0.0),
+            (Self::Overflowed(_), Self::Completed { .. }) => Some(1.0),
+            (Self::Completed { .. }, Self::Overflowed(_)) => Some(-1.0),
+            _ => None,
+        }
+    }
 }
 
 /// A judge's answer as the record keeps it.
@@ -225,6 +249,18 @@ pub enum JournalEvent {
         usage: Usage,
         /// Log-probabilities of the recorded reply, if a judge needs them.
         reference_scores: Option<TokenScores>,
+    },
+    /// A side's own arithmetic gave a number that is not finite.
+    Overflowed {
+        /// The sample.
+        sample: u32,
+        /// Whose model.
+        side: Side,
+        /// Where; when it was repeated, if it was.
+        overflow: Overflow,
+        /// Whether the model, loaded afresh and asked alone, did it again. If not,
+        /// the failure was ours and a reply follows.
+        repeated: bool,
     },
     /// A judge wrote what it needs before it sees the replies.
     Prepared {

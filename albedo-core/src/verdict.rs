@@ -12,7 +12,13 @@ use crate::panel::{Cell, Cluster};
 use crate::plan::DuelPlan;
 use crate::stats::{Interval, bootstrap_interval};
 
-/// What a duel came to.
+/// Share of the samples consumed above which a challenger forfeits whose own
+/// arithmetic overflowed on them. Source: albedo. A trained model overflows on none;
+/// one that does on every tenth prompt was made to.
+pub const MAX_OVERFLOWED: f64 = 0.1;
+
+/// What a duel came to. Whoever settles a duel has to settle each of these, so
+/// that another one will be an incompatible change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", content = "reason", rename_all = "snake_case")]
 pub enum Outcome {
@@ -20,13 +26,48 @@ pub enum Outcome {
     Dethroned,
     /// The king keeps it.
     KingHolds(Holds),
+    /// The challenger loses by what its submission is, whatever the judges said;
+    /// the evidence is in the record. Since format 3.
+    Forfeit(Forfeit),
     /// No decision, and nobody's loss.
     Void(VoidReason),
+}
+
+/// Why a challenger forfeits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Forfeit {
+    /// Its own arithmetic overflowed on more than [`MAX_OVERFLOWED`] of the samples.
+    Overflow,
+}
+
+/// Samples on which a side's own arithmetic overflowed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overflows {
+    /// The king's.
+    pub king: u32,
+    /// The challenger's.
+    pub challenger: u32,
+}
+
+impl Overflows {
+    /// Counts a sample: whether the king's and the challenger's arithmetic overflowed.
+    pub(crate) fn count(&mut self, [king, challenger]: [bool; 2]) {
+        self.king += u32::from(king);
+        self.challenger += u32::from(challenger);
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+    fn are_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Why a duel is void.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum VoidReason {
     /// More cells are missing than the panel's settings allow.
     TooManyMissing,
@@ -56,6 +97,10 @@ pub struct Verdict {
     pub missing: u32,
     /// All cells.
     pub cells: u32,
+    /// Samples on which a side's own arithmetic overflowed, left out if there is
+    /// none. Since format 3.
+    #[serde(default, skip_serializing_if = "Overflows::are_none")]
+    pub overflows: Overflows,
     /// Whether the challenger would be crowned with every missing cell counted
     /// for the king.
     pub dethroned_if_missing_for_king: bool,
@@ -79,8 +124,9 @@ pub struct JudgeScore {
 }
 
 impl Verdict {
-    /// The verdict of `decision` on `clusters` under `plan`.
-    pub fn new(plan: &DuelPlan, clusters: &[Cluster], decision: Decision) -> Self {
+    /// The verdict of `decision` on `clusters` under `plan`, where the sides lost
+    /// `overflows` by their own arithmetic.
+    pub fn new(plan: &DuelPlan, clusters: &[Cluster], overflows: Overflows, decision: Decision) -> Self {
         let judges: Vec<_> = (0..plan.judges.len()).map(|judge| judge_score(plan, clusters, judge)).collect();
         let metrics = Metric::ALL.into_iter().filter_map(|metric| {
             let scores: Vec<_> = judges.iter().filter_map(|judge| judge.metrics.get(&metric)).collect();
@@ -93,7 +139,10 @@ impl Verdict {
         let own = plan.metrics();
         let for_king = clusters.iter().map(|cluster| cluster.missing_for_king(&own, plan.panel.reducer));
         let for_king = decide(&plan.rule, plan.rule_context(), for_king);
-        let outcome = if f64::from(missing) > plan.panel.max_missing * f64::from(cells) {
+        let samples = clusters.len() as u32;
+        let outcome = if f64::from(overflows.challenger) > MAX_OVERFLOWED * f64::from(samples) {
+            Outcome::Forfeit(Forfeit::Overflow)
+        } else if f64::from(missing) > plan.panel.max_missing * f64::from(cells) {
             Outcome::Void(VoidReason::TooManyMissing)
         } else {
             match decision.ruling {
@@ -104,13 +153,14 @@ impl Verdict {
         let differences: Vec<_> = clusters.iter().map(|cluster| cluster.difference).collect();
         Self {
             outcome,
-            samples: clusters.len() as u32,
+            samples,
             margin: points(differences.iter().copied()),
             margin_interval: bootstrap_interval(&differences, 0.95, plan.seed.entropy()).scaled(100.0),
             judges,
             metrics,
             missing,
             cells,
+            overflows,
             dethroned_if_missing_for_king: for_king
                 .is_some_and(|decision| decision.ruling == Ruling::Dethroned),
             decision,

@@ -36,7 +36,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, MAX_SECS, secs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::meter::Meter;
 
@@ -47,13 +47,13 @@ mod gate;
 mod guarded;
 mod limit;
 mod plugin;
-mod retry;
 mod routes;
 #[cfg(test)]
 #[cfg(feature = "conformance")]
 mod tests;
 mod trace;
 
+pub use crate::retry::RetrySettings;
 pub use guarded::Guarded;
 pub use plugin::{RoutesBackend, RoutesConfig};
 pub use routes::Route;
@@ -77,21 +77,6 @@ pub struct Guards {
     pub hedge_after_secs: Option<f64>,
     /// Send no call once this much is spent, in US dollars.
     pub budget_usd: Option<f64>,
-}
-
-/// When to try again: infrastructure's passing errors only.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct RetrySettings {
-    /// Passes over the routes that may fail before the request does, at least
-    /// 1. Being asked to slow down is not counted.
-    pub attempts: u32,
-    /// Longest pause after the first pass, in seconds; doubled after each.
-    pub base_secs: f64,
-    /// Longest pause of all that the provider did not ask for.
-    pub max_secs: f64,
-    /// No pass begins later than this after the first.
-    pub give_up_secs: f64,
 }
 
 /// How long a try may take, in seconds; no limit where left out.
@@ -133,12 +118,6 @@ pub struct BreakerSettings {
 }
 
 // Ours, for providers that answer in seconds and fail for minutes.
-impl Default for RetrySettings {
-    fn default() -> Self {
-        Self { attempts: 5, base_secs: 1.0, max_secs: 20.0, give_up_secs: 600.0 }
-    }
-}
-
 impl Default for DeadlineSettings {
     fn default() -> Self {
         Self { first_token_secs: Some(60.0), stall_secs: Some(60.0), total_secs: Some(300.0) }
@@ -217,13 +196,6 @@ impl Guards {
         }
         Ok(())
     }
-}
-
-/// Four months: as good as never, and far from what a clock can hold.
-const MAX_SECS: f64 = 1e7;
-
-fn secs(secs: f64) -> Duration {
-    Duration::try_from_secs_f64(secs.min(MAX_SECS)).unwrap_or_default()
 }
 
 /// What surrounds the calls of a [`Guarded`].

@@ -263,10 +263,7 @@ async fn one_answer(
     let Some(answer) = cx.run("ask the judge", answers.next()).await? else {
         return Err(Error::bug("ask the judge", "the session ended its answers without one"));
     };
-    answer.result.map_err(|error| match (error.fault(), error.kind()) {
-        (Fault::Contestant(_), _) | (_, ErrorKind::DataInvalid) => error.with_fault(Fault::Infrastructure),
-        _ => error,
-    })
+    answer.result
 }
 
 /// Why an answer that ended for `finish` cannot be read.

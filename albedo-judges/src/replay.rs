@@ -198,7 +198,7 @@ mod tests {
                         RecordedReply::Completed { text, finish, .. } => {
                             Candidate::new(record.text(text).expect("kept"), *finish)
                         }
-                        RecordedReply::Missing { .. } => panic!("every reply of this record is there"),
+                        _ => panic!("every reply of this record is there"),
                     })
                     .collect();
                 let mut request = Comparison::new(

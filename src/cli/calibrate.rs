@@ -119,6 +119,12 @@ async fn self_duel(
         }
         None => duel.run(&MemoryStore::default(), &differences, cx).await?,
     };
+    if let Outcome::Forfeit(_) = report.verdict.outcome {
+        return Err(Error::new(ErrorKind::Overflow, "calibrate", "the model's own arithmetic overflows")
+            .with("samples", report.verdict.overflows.challenger)
+            .with("of", report.verdict.samples)
+            .with_hint("calibrate with a model whose weights do not overflow"));
+    }
     if let Outcome::Void(_) = report.verdict.outcome {
         return Err(Error::new(
             ErrorKind::Unavailable,

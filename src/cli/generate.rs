@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use albedo::{
-    CallContext, Completion, Error, ErrorKind, ModelSession, ModelSource, Registry, Result, Sampling,
+    CallContext, Completion, Error, ErrorKind, Fault, ModelSession, ModelSource, Registry, Result, Sampling,
 };
 use futures::StreamExt;
 
@@ -118,6 +118,7 @@ fn new_file(path: &Path) -> Result<Output> {
     let about = file.metadata().map_err(failed)?;
     if about.is_file() && about.len() > 0 {
         return Err(Error::new(ErrorKind::Conflict, "create the output", "the file is not empty")
+            .with_fault(Fault::Operator)
             .with("path", path.display())
             .with_hint("choose another, or remove it"));
     }
@@ -178,6 +179,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
             format!("{failed} of {} requests have an error instead of a reply", answered + failed),
         )
         .with_fault(error.fault())
+        .with_reach(error.reach())
         .with("the first, on line", line)
         .with("its error", error)),
     }

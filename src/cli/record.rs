@@ -178,8 +178,8 @@ async fn regenerate(
         }
     }
     let registry = registry.relative_to(&config.folder);
-    let sessions =
-        config.contestants(&registry, cx).await?.map(|contestant| Arc::clone(contestant.session()));
+    let [king, challenger] = config.contestants(&registry, cx).await?;
+    let sessions = [king.session(cx).await?, challenger.session(cx).await?];
     record::regenerate(&Record::open(folder)?, &sessions, count, arguments.seed, cx).await
 }
 
@@ -196,7 +196,10 @@ fn describe_regenerated(reply: &Regenerated) -> String {
     let Regenerated { sample, side, difference } = reply;
     let found = match difference {
         None => "reproduced".to_owned(),
-        Some(Difference { character, token, log_prob_gap }) => {
+        Some(Difference { overflow: Some(overflow), .. }) => {
+            format!("the model's arithmetic overflows in one of both alone: {overflow}")
+        }
+        Some(Difference { character, token, log_prob_gap, .. }) => {
             let token = token.map(|token| format!(", token {token}")).unwrap_or_default();
             let gap = log_prob_gap.map(|gap| format!(", {gap:+.4} nats")).unwrap_or_default();
             format!("not reproduced: differs from character {character}{token}{gap}")

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use albedo::{DuelEvent, Error, Observer, Side};
+use albedo::{DuelEvent, Error, Observer, Overflow, Side};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::Tokens;
@@ -136,6 +136,16 @@ impl Bars {
     }
 }
 
+/// An alert in one line.
+fn overflow_line(sample: u32, side: Side, overflow: Overflow, repeated: bool) -> String {
+    let found = format!("sample {sample}: the {side}'s arithmetic overflowed ({overflow})");
+    if repeated {
+        format!("{found}, and again when it was loaded afresh: it loses the sample")
+    } else {
+        format!("{found}, but not when it was loaded afresh: check this machine's memory")
+    }
+}
+
 impl Observer for Progress {
     fn on(&self, event: &DuelEvent<'_>) {
         let mut counts = self.counts();
@@ -151,6 +161,12 @@ impl Observer for Progress {
                     let speed = written as f64 / self.elapsed().as_secs_f64().max(1e-3);
                     bars.replies.inc(1);
                     bars.replies.set_message(format!("{written} tokens, {speed:.0} a second"));
+                }
+            }
+            DuelEvent::Overflowed { sample, side, overflow, repeated } => {
+                self.say(&overflow_line(*sample, *side, *overflow, *repeated));
+                if let (Some(bars), true) = (&self.bars, repeated) {
+                    bars.replies.inc(1);
                 }
             }
             DuelEvent::Resumed { replies, assessments } => {

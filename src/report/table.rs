@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use albedo::decision::Evidence;
 use albedo::plan::{ContestantPlan, DuelPlan};
-use albedo::verdict::{Holds, VoidReason, share};
+use albedo::verdict::{Forfeit, Holds, MAX_OVERFLOWED, Overflows, VoidReason, share};
 use albedo::{Outcome, Verdict};
 
 use super::Tokens;
@@ -80,6 +80,14 @@ pub(crate) fn verdict(plan: &DuelPlan, verdict: &Verdict, tokens: [Tokens; 2]) -
         let held = if verdict.dethroned_if_missing_for_king { "crowned" } else { "not crowned" };
         line(format!("{:<12}with every missing cell for the king, the challenger is {held}", ""));
     }
+    let Overflows { king, challenger } = verdict.overflows;
+    if king + challenger > 0 {
+        line(format!(
+            "{:<12}king {king} and challenger {challenger} samples, lost because the model's own arithmetic \
+             gave a number that is not finite",
+            "overflows"
+        ));
+    }
     line(format!(
         "{:<12}{:.1} % of the scored cells prefer another side when the order is exchanged",
         "order flips",
@@ -95,10 +103,16 @@ fn outcome(outcome: Outcome, plan: &DuelPlan) -> String {
         Outcome::Dethroned => "The challenger is crowned".into(),
         Outcome::KingHolds(Holds::Futile) => "The king holds, a clear win is out of reach".into(),
         Outcome::KingHolds(Holds::NotShown) => "The king holds, a clear win was not shown".into(),
+        Outcome::Forfeit(Forfeit::Overflow) => format!(
+            "The challenger forfeits, its own arithmetic overflowed on more than {:.0} % of the samples",
+            100.0 * MAX_OVERFLOWED
+        ),
+        Outcome::Forfeit(_) => "The challenger forfeits".into(),
         Outcome::Void(VoidReason::TooManyMissing) => format!(
             "The duel is void, more than {:.0} % of the answers are missing",
             100.0 * plan.panel.max_missing
         ),
+        Outcome::Void(_) => "The duel is void".into(),
     }
 }
 

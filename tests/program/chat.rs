@@ -97,7 +97,7 @@ async fn contestant(side: Side, skill: &'static str) -> Contestant {
         let words = if row.is_multiple_of(3) == (skill == "odd") { 9 } else { row % 5 };
         Ok(format!("{skill} {}", "word ".repeat(words as usize)))
     });
-    let backend = Loads(identity("loads"), model);
+    let backend: Arc<dyn ModelBackend> = Arc::new(Loads(identity("loads"), model));
     Contestant::load(side, &backend, &ModelSource::new(skill), &CallContext::new()).await.expect("loads")
 }
 
@@ -355,9 +355,9 @@ async fn a_local_model_that_writes_nonsense_makes_the_demo_duel_void() {
     let model = |name: &str| {
         ModelSource::new(demo.join("models").join(name)).with_text_from(demo.join("models/king"))
     };
-    let king = Contestant::load(Side::King, &*backend, &model("king"), &cx).await.expect("loads");
+    let king = Contestant::load(Side::King, &backend, &model("king"), &cx).await.expect("loads");
     let challenger =
-        Contestant::load(Side::Challenger, &*backend, &model("challenger"), &cx).await.expect("loads");
+        Contestant::load(Side::Challenger, &backend, &model("challenger"), &cx).await.expect("loads");
     let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" }), &cx).await;
     let judge = json!({
         "backend": { "name": "burn" },

@@ -116,7 +116,7 @@ impl Judge for Counted {
 async fn duel(calls: &Path) -> Duel {
     let cx = CallContext::new();
     let identity = |name: &str| Identity { name: name.into(), version: "1".into(), config: Digest::of("") };
-    let backend = Echoes(identity("echoes"));
+    let backend: Arc<dyn ModelBackend> = Arc::new(Echoes(identity("echoes")));
     let [king, challenger] = ["king", "challenger"].map(ModelSource::new);
     let king = Contestant::load(Side::King, &backend, &king, &cx).await.expect("loads");
     let challenger = Contestant::load(Side::Challenger, &backend, &challenger, &cx).await.expect("loads");

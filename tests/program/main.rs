@@ -6,6 +6,7 @@ mod chat;
 mod defence;
 mod dependencies;
 mod duel;
+mod faults;
 mod generate;
 mod judges;
 mod kill;

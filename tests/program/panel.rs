@@ -325,9 +325,9 @@ async fn an_answer_that_comes_too_late_is_not_counted_beside_its_successor() {
     let source = |name: &str| {
         ModelSource::new(demo().join("models").join(name)).with_text_from(demo().join("models/king"))
     };
-    let king = Contestant::load(Side::King, &*backend, &source("king"), &cx).await.expect("loads");
+    let king = Contestant::load(Side::King, &backend, &source("king"), &cx).await.expect("loads");
     let challenger =
-        Contestant::load(Side::Challenger, &*backend, &source("challenger"), &cx).await.expect("loads");
+        Contestant::load(Side::Challenger, &backend, &source("challenger"), &cx).await.expect("loads");
     let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" }), &cx).await;
     let mut settings = DuelSettings { samples: 3, ..DuelSettings::default() };
     settings.rule = Rule::by_name("margin").expect("a rule");

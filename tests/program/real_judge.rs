@@ -57,9 +57,9 @@ async fn a_real_server_judges_the_demo_duel() {
     let backend = registry.build::<dyn ModelBackend>("burn", json!({}), &cx).await.expect("builds");
     let folder = |name: &str| demo.join("models").join(name);
     let source = |name: &str| ModelSource::new(folder(name)).with_text_from(folder("king"));
-    let king = Contestant::load(Side::King, &*backend, &source("king"), &cx).await.expect("loads");
+    let king = Contestant::load(Side::King, &backend, &source("king"), &cx).await.expect("loads");
     let challenger =
-        Contestant::load(Side::Challenger, &*backend, &source("challenger"), &cx).await.expect("loads");
+        Contestant::load(Side::Challenger, &backend, &source("challenger"), &cx).await.expect("loads");
     let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" }), &cx).await;
     // About 500 tokens of conversation.
     let judge = json!({

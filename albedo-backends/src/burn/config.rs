@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use albedo_core::{Error, ErrorKind, Result};
+use albedo_core::{Artefact, Error, ErrorKind, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -42,7 +42,7 @@ impl Qwen3Config {
     /// option of it, that is not supported.
     pub(super) fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let bytes = read_small(&path, MAX_BYTES, OPERATION)?;
+        let bytes = read_small(&path, MAX_BYTES, OPERATION, Artefact::Model)?;
         Self::parse(&bytes).map_err(|error| error.with("path", path.display()))
     }
 
@@ -204,11 +204,11 @@ fn missing(key: &str) -> Error {
 }
 
 fn invalid(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::DataInvalid, OPERATION, message)
+    Error::new(ErrorKind::DataInvalid, OPERATION, message).about(Artefact::Model)
 }
 
 fn unsupported(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Unsupported, OPERATION, message)
+    Error::new(ErrorKind::Unsupported, OPERATION, message).about(Artefact::Model)
 }
 
 #[cfg(test)]

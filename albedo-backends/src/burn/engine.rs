@@ -3,13 +3,14 @@
 
 use std::collections::VecDeque;
 
+use albedo_core::overflow::{Overflow, Place, Step};
 use albedo_core::rng::{Stream, Use};
-use albedo_core::{Error, ErrorKind, Result, TokenScores};
+use albedo_core::{Error, Result, TokenScores};
 use rayon::prelude::*;
 
 use super::cpu::{BurnOps, Cache, Segment};
 use super::model::Qwen3;
-use super::requests::{Desk, Inbox, Origin, Reply, Request, Waiting, Write, again};
+use super::requests::{Desk, Inbox, Origin, Reply, Request, Waiting, Write};
 use super::sample;
 
 const OPERATION: &str = "generate a reply";
@@ -92,7 +93,7 @@ impl Engine {
         let prompt = self.desk.prepare(request)?;
         let mut cache = self.model.cache();
         let logits = self.model.prefill(&prompt.ids, &mut cache, || self.desk.go_on(origin))?;
-        self.check_finite(&logits)?;
+        self.check_finite(&logits, Step::Prompt, prompt.ids.len() - 1)?;
         let scores = match prompt.reply {
             Some(reply) => Some(self.score(origin, &logits, &mut cache, prompt.ids.len(), &reply)?),
             None => None,
@@ -104,17 +105,12 @@ impl Engine {
         Ok(Started { cache, prompt_tokens: prompt.ids.len(), scores, first })
     }
 
-    fn check_finite(&self, logits: &[f32]) -> Result<()> {
-        match logits.iter().find(|logit| !logit.is_finite()) {
-            None => Ok(()),
-            Some(logit) => Err(Error::new(
-                ErrorKind::DataInvalid,
-                OPERATION,
-                format!("the model computed {logit} where a finite logit was expected"),
-            )
-            .with("model", &self.desk.name)
-            .with_hint("its weights overflow f32")),
-        }
+    /// Checks the logits of consecutive tokens, of which the first is at `first`.
+    fn check_finite(&self, logits: &[f32], step: Step, first: usize) -> Result<()> {
+        let Some(index) = logits.iter().position(|logit| !logit.is_finite()) else { return Ok(()) };
+        let position = (first + index / self.model.vocab_size()) as u32;
+        let overflow = Overflow { step, position, place: Place::Logits };
+        Err(Error::overflowed(OPERATION, overflow).with("model", &self.desk.name))
     }
 
     /// Scores `reply` after the prompt in `cache`. Whatever is written to the
@@ -137,7 +133,7 @@ impl Engine {
             let read = &read[..scored.len()];
             let mut segments = [Segment { cache: &mut *cache, start, rows: read.len() }];
             let logits = self.model.extend(read, &mut segments)?;
-            self.check_finite(&logits)?;
+            self.check_finite(&logits, Step::Score, start)?;
             let rows = logits.par_chunks_exact(self.model.vocab_size()).zip(scored);
             log_probs.par_extend(rows.map(|(logits, &id)| sample::log_prob(logits, id)));
             start += read.len();
@@ -164,7 +160,7 @@ impl Engine {
             Ok(logits) => logits,
             Err(error) => {
                 for sequence in batch {
-                    sequence.origin.answer(Err(again(&error).with("model", &self.desk.name)));
+                    sequence.origin.answer(Err(error.clone().with("model", &self.desk.name)));
                 }
                 return Vec::new();
             }
@@ -173,7 +169,8 @@ impl Engine {
             .par_iter()
             .zip(logits.par_chunks_exact(self.model.vocab_size()))
             .map(|(sequence, logits)| {
-                self.check_finite(logits)?;
+                let read = sequence.reply.prompt_tokens + sequence.reply.tokens.len() - 1;
+                self.check_finite(logits, Step::Reply, read)?;
                 let unit = sequence.stream.unit_at(sequence.reply.tokens.len() as u64);
                 Ok(sample::choose(logits, &sequence.write.sampling, unit))
             })

@@ -51,20 +51,6 @@ impl Call {
     }
 }
 
-/// `error` once more, for another request; its source stays with the first.
-pub(in crate::burn) fn again(error: &Error) -> Error {
-    let mut copy = Error::new(error.kind(), error.operation(), error.message())
-        .with_fault(error.fault())
-        .with_retry(error.retry());
-    if let Some(hint) = error.hint() {
-        copy = copy.with_hint(hint);
-    }
-    for (key, value) in error.context() {
-        copy = copy.with(key, value);
-    }
-    copy
-}
-
 /// Where the calls of a session come in, and when its device is to be left.
 #[derive(Debug)]
 pub(super) struct Inbox {
@@ -127,7 +113,7 @@ impl Inbox {
         if let Some(call) = self.first.take() {
             for index in 0..call.requests.len() {
                 // Fails only if nobody waits any more.
-                let _ = call.answers.try_send((index, Err(again(error))));
+                let _ = call.answers.try_send((index, Err(error.clone())));
             }
         }
     }

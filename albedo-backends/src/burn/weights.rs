@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use albedo_core::digest::Hasher;
 use albedo_core::safetensors::{Dtype, TensorInfo, read_header};
-use albedo_core::{CallContext, Digest, Error, ErrorKind, Result};
+use albedo_core::{Artefact, CallContext, Digest, Error, ErrorKind, Reach, Result};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use serde::Deserialize;
@@ -93,6 +93,7 @@ impl WeightFiles {
                     OPERATION,
                     "the file was changed while its model was out of memory",
                 )
+                .with_reach(Reach::Duel)
                 .with("path", path.display())
                 .with_hint("leave a model's files alone while it is in use, and load it again"));
             }
@@ -152,7 +153,7 @@ impl WeightFiles {
                 .with("path", self.folder.display())
                 .with_hint("remove the file that is not the model's, or complete the download"));
         }
-        let bytes = read_small(&path, MAX_INDEX_BYTES, OPERATION)?;
+        let bytes = read_small(&path, MAX_INDEX_BYTES, OPERATION, Artefact::Model)?;
         #[derive(Deserialize)]
         struct Index {
             weight_map: BTreeMap<String, String>,
@@ -401,7 +402,7 @@ impl Tensor<'_> {
 }
 
 fn invalid(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::DataInvalid, OPERATION, message)
+    Error::new(ErrorKind::DataInvalid, OPERATION, message).about(Artefact::Model)
 }
 
 /// An empty vector with room for `len` values.

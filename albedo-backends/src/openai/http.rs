@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Once;
 use std::time::{Duration, SystemTime};
 
-use albedo_core::{CallContext, Error, ErrorKind, Fault, Message, Result, Retry};
+use albedo_core::{CallContext, Error, ErrorKind, Fault, Message, Reach, Result, Retry};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use serde_json::Value;
@@ -22,6 +22,10 @@ const MAX_ERROR_BODY: usize = 64 << 10;
 
 /// Most characters of the provider's own words in an error.
 const MAX_WORDS: usize = 300;
+
+/// OpenRouter's words, in lower case, for a key that may spend no more: it answers
+/// 403, as to a request that it refuses.
+const KEY_LIMIT: &str = "key limit exceeded";
 
 /// A quotation of the prompt in the provider's words, in characters.
 const QUOTATION: usize = 24;
@@ -55,6 +59,7 @@ impl Key {
         let invalid = |message: &str| {
             Err(Error::new(ErrorKind::Unavailable, "read the provider's key", message)
                 .with_fault(Fault::Operator)
+                .with_reach(Reach::Duel)
                 .with_retry(Retry::Never)
                 .with("variable", variable)
                 .with_hint("set the variable to the key, or `key_env` to the variable that holds it"))
@@ -172,10 +177,12 @@ impl Server {
 
     /// The error that `status` and the provider's `body` stand for.
     ///
-    /// What the operator has to mend is the operator's and final: a key (401),
-    /// an empty account (402), an address or model (404, redirections). What
-    /// one request provokes (400, 403 moderation, 413, 422) is final but costs
-    /// that request only. The rest may pass.
+    /// What the operator has to mend is the operator's, final, and reaches the
+    /// duel: a key (401), an account or a key's limit (402, 429, 403), an address
+    /// or model (404, redirections). What one request provokes (400, 403, 413,
+    /// 422) is final but costs that request only, and says nothing about a
+    /// contestant: moderation, a firewall or a region may be behind it. The rest
+    /// may pass.
     pub(super) fn refused(
         &self,
         operation: &str,
@@ -188,6 +195,7 @@ impl Server {
         let code = inner.get("code").and_then(Value::as_str).unwrap_or_default();
         let words = [inner.get("message"), body.get("detail"), body.get("message"), Some(inner)];
         let words = words.into_iter().flatten().find_map(Value::as_str).unwrap_or_default();
+        let limited = words.to_ascii_lowercase().contains(KEY_LIMIT);
         let words = self.redact(words, messages);
         let message = |what: &str| {
             if words.is_empty() {
@@ -198,7 +206,7 @@ impl Server {
         };
         let operators = |kind, what, hint: String| {
             let error = Error::new(kind, operation, message(what));
-            error.with_fault(Fault::Operator).with_retry(Retry::Never).with_hint(hint)
+            error.with_fault(Fault::Operator).with_reach(Reach::Duel).with_retry(Retry::Never).with_hint(hint)
         };
         let key = match &self.key {
             Some(key) => format!("the key in {}", key.variable),
@@ -208,12 +216,21 @@ impl Server {
             let retry = limits::retry_after(headers, SystemTime::now()).map_or(Retry::Backoff, Retry::After);
             Error::new(kind, operation, message(what)).with_retry(retry)
         };
+        let refused = |kind| {
+            let error = Error::new(kind, operation, message("the server refuses the request"));
+            error.with_fault(Fault::Infrastructure).with_retry(Retry::Never)
+        };
         let error = match status.as_u16() {
             401 => operators(ErrorKind::Unavailable, "the server refuses the key", format!("check {key}")),
             402 => operators(ErrorKind::ResourceExhausted, "the account is empty", format!("pay for {key}")),
             429 if code == "insufficient_quota" => {
                 operators(ErrorKind::ResourceExhausted, "the quota is used up", format!("pay for {key}"))
             }
+            403 if limited => operators(
+                ErrorKind::ResourceExhausted,
+                "the key's limit is reached",
+                format!("raise that of {key}"),
+            ),
             404 => operators(
                 ErrorKind::NotFound,
                 "the server has no such address or model",
@@ -227,9 +244,8 @@ impl Server {
             429 => passing(ErrorKind::RateLimited, "the server asks to slow down"),
             408 => passing(ErrorKind::Timeout, "the server gave up waiting"),
             409 | 425 | 500.. => passing(ErrorKind::Unavailable, "the server failed"),
-            _ => Error::new(ErrorKind::DataInvalid, operation, message("the server refuses the request"))
-                .with_fault(Fault::Infrastructure)
-                .with_retry(Retry::Never),
+            403 => refused(ErrorKind::Unavailable),
+            _ => refused(ErrorKind::DataInvalid),
         };
         error.with("server", &self.base)
     }

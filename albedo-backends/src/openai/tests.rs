@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use albedo_core::conformance::{BackendFixture, SessionFixture, check_backend};
-use albedo_core::{Fault, FinishReason, MessageRole, ResponseFormat, Retry, Sampling};
+use albedo_core::{FinishReason, MessageRole, ResponseFormat, Retry, Sampling};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -234,7 +234,7 @@ async fn refusals_have_their_kind_fault_and_retry() {
     let infrastructure = Fault::Infrastructure;
     for (status, kind, fault, hint) in [
         (400, ErrorKind::DataInvalid, infrastructure, ""),
-        (403, ErrorKind::DataInvalid, infrastructure, ""),
+        (403, ErrorKind::Unavailable, infrastructure, ""),
         (422, ErrorKind::DataInvalid, infrastructure, ""),
         (401, ErrorKind::Unavailable, Fault::Operator, "check the key in ALBEDO_TEST_KEY"),
         (402, ErrorKind::ResourceExhausted, Fault::Operator, "pay for the key in ALBEDO_TEST_KEY"),
@@ -244,12 +244,18 @@ async fn refusals_have_their_kind_fault_and_retry() {
         let answer = Answer::refuse(status, "the reason").header("location", "http://127.0.0.1:1/");
         let error = answer_to(request("x"), answer).await.expect_err("refused");
         assert_eq!((error.kind(), error.fault(), error.retry()), (kind, fault, Retry::Never), "{error}");
+        let reach = if fault == Fault::Operator { Reach::Duel } else { Reach::Call };
+        assert_eq!((error.reach(), error.artefact()), (reach, None), "{error}");
         assert!(error.hint().unwrap_or_default().contains(hint), "{error}");
         assert!(error.to_string().contains("the reason"), "{error}");
     }
     let quota = json!({ "error": { "code": "insufficient_quota", "message": "spent" } });
-    let error = answer_to(request("x"), Answer::json(429, &quota)).await.expect_err("refused");
-    assert_eq!((error.kind(), error.fault()), (ErrorKind::ResourceExhausted, Fault::Operator));
+    let limit = json!({ "error": { "code": 403, "message": "Key limit exceeded (total limit)" } });
+    for answer in [Answer::json(429, &quota), Answer::json(403, &limit)] {
+        let error = answer_to(request("x"), answer).await.expect_err("refused");
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::ResourceExhausted, Fault::Operator));
+        assert_eq!(error.reach(), Reach::Duel);
+    }
     for (headers, retry) in [
         (vec![], Retry::Backoff),
         (vec![("retry-after", "3")], Retry::After(Duration::from_secs(3))),

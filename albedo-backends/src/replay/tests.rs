@@ -68,7 +68,7 @@ async fn session(side: &str) -> Result<Arc<dyn ModelSession>> {
 async fn a_replayed_duel_gives_the_same_lines() {
     let (record, cx) = (Arc::new(Record::open(&folder()).expect("opens")), CallContext::new());
     let plan = record.plan().clone();
-    let backend = ReplayBackend::new(Arc::clone(&record)).expect("builds");
+    let backend: Arc<dyn ModelBackend> = Arc::new(ReplayBackend::new(Arc::clone(&record)).expect("builds"));
     let load = async |side, name| {
         Contestant::load(side, &backend, &ModelSource::new(name), &cx).await.expect("loads")
     };

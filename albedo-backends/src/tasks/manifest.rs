@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
-use albedo_core::{Digest, Error, ErrorKind, Result, TaskSetInfo};
+use albedo_core::{Digest, Error, ErrorKind, Fault, Result, TaskSetInfo};
 use serde::Deserialize;
 
 use super::OPEN;
@@ -126,7 +126,7 @@ impl ShardFile {
 }
 
 fn invalid(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::DataInvalid, OPEN, message)
+    Error::new(ErrorKind::DataInvalid, OPEN, message).with_fault(Fault::Operator)
 }
 
 #[cfg(test)]

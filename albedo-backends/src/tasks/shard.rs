@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use albedo_core::{Error, ErrorKind, Message, MessageRole, Result, TaskRow};
+use albedo_core::{Error, ErrorKind, Fault, Message, MessageRole, Result, TaskRow};
 use bytes::Bytes;
 use parquet::basic::Type as PhysicalType;
 use parquet::column::page::PageReader;
@@ -69,6 +69,7 @@ impl Shard {
             .try_fold(0_u64, |sum, rows| sum.checked_add(rows?));
         if rows != Some(entry.rows) || footer.file_metadata().num_rows() as u64 != entry.rows {
             return Err(Error::new(ErrorKind::DataInvalid, READ, "the shard has not the manifest's rows")
+                .with_fault(Fault::Operator)
                 .with("shard", &entry.name)
                 .with("expected rows", entry.rows)
                 .with("found", footer.file_metadata().num_rows())
@@ -125,6 +126,7 @@ impl Shard {
 
     fn invalid(&self, column: &Column, message: &str) -> Error {
         Error::new(ErrorKind::DataInvalid, READ, message)
+            .with_fault(Fault::Operator)
             .with("column", column.name)
             .with("shard", &self.name)
     }
@@ -143,7 +145,8 @@ impl Column {
             named && descriptor.max_rep_level() == lists && (lists == 1 || parts.len() == 1)
         };
         let invalid = |message: &str| {
-            Error::new(ErrorKind::DataInvalid, READ, message).with("column", name).with_hint(
+            let error = Error::new(ErrorKind::DataInvalid, READ, message).with_fault(Fault::Operator);
+            error.with("column", name).with_hint(
                 "the columns must be `instance_id`, `repo` and `messages`, a list of `role` and `content`",
             )
         };
@@ -272,6 +275,7 @@ fn unreadable(error: ParquetError, path: &std::path::Path) -> Error {
         error => error,
     };
     Error::new(ErrorKind::DataInvalid, READ, error.to_string())
+        .with_fault(Fault::Operator)
         .with("path", path.display())
         .with_hint("fetch the shard again")
         .with_source(error)

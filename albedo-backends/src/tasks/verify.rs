@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use albedo_core::digest::Hasher;
-use albedo_core::{CallContext, Digest, Error, ErrorKind, Result};
+use albedo_core::{CallContext, Digest, Error, ErrorKind, Fault, Result};
 use serde::{Deserialize, Serialize};
 
 use super::READ;
@@ -45,7 +45,9 @@ impl Stamp {
 }
 
 fn not_a_file(path: &Path) -> Error {
-    Error::new(ErrorKind::DataInvalid, READ, "the shard is no regular file").with("path", path.display())
+    Error::new(ErrorKind::DataInvalid, READ, "the shard is no regular file")
+        .with_fault(Fault::Operator)
+        .with("path", path.display())
 }
 
 /// A marker file: these bytes had this digest.
@@ -73,6 +75,7 @@ pub(super) fn verify(
 ) -> Result<()> {
     let mismatch = |message: &str| {
         Error::new(ErrorKind::DigestMismatch, READ, message)
+            .with_fault(Fault::Operator)
             .with("shard", &entry.name)
             .with("path", path.display())
     };

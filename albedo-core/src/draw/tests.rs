@@ -8,6 +8,7 @@ use super::*;
 use crate::backend::{GenerateRequest, Generated, Message, ModelInfo, Role, ScoreRequest, TokenScores};
 use crate::decision::Rule;
 use crate::digest::Digest;
+use crate::error::Fault;
 use crate::identity::Identity;
 use crate::panel::PanelSettings;
 use crate::plan::{ContestantPlan, GenerationSettings, Lanes, Sampler, Terms};
@@ -95,10 +96,10 @@ fn plan(sampler: Sampler, seed: u64, rows: u64, samples: u32, prompt_limit: u32)
 /// them, if one did.
 async fn draw_all(plan: &DuelPlan, instances: u64) -> (Vec<RowDraw>, Vec<Sample>, Option<Error>) {
     let tasks = Rows { info: plan.tasks.clone(), instances, read: AtomicU64::new(0) };
-    let mut drawer = Drawer::new(plan, Arc::new(tasks), Arc::new(Counting));
+    let mut drawer = Drawer::new(plan, Arc::new(tasks));
     let (mut draws, mut samples) = (vec![], vec![]);
     loop {
-        match drawer.next(&CallContext::new()).await {
+        match drawer.next(&Counting, &CallContext::new()).await {
             Ok(Some((sample, its))) => {
                 samples.push(sample);
                 draws.extend(its);
@@ -189,10 +190,10 @@ async fn albedo_py_ends_after_four_rows_a_sample() {
 async fn a_cancelled_draw_reads_nothing() {
     let plan = plan(Sampler::RowDraw, 3, 30, 1, 0);
     let tasks = Arc::new(Rows { info: plan.tasks.clone(), instances: 30, read: AtomicU64::new(0) });
-    let mut drawer = Drawer::new(&plan, Arc::<Rows>::clone(&tasks), Arc::new(Counting));
+    let mut drawer = Drawer::new(&plan, Arc::<Rows>::clone(&tasks));
     let cx = CallContext::new();
     cx.cancel();
-    assert_eq!(drawer.next(&cx).await.expect_err("cancelled").kind(), ErrorKind::Cancelled);
+    assert_eq!(drawer.next(&Counting, &cx).await.expect_err("cancelled").kind(), ErrorKind::Cancelled);
     assert_eq!(tasks.read.load(Ordering::Relaxed), 0);
 }
 

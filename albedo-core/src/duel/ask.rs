@@ -2,27 +2,27 @@
 //! journal before they are used.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::TryFutureExt;
 
+use super::answer::JudgedAnswer;
 use super::budget::Budget;
 use super::stored::{StoredAnswer, StoredCanary};
 use super::{DuelEvent, Observer};
 use crate::backend::{FinishReason, Message};
 use crate::canary::{CanaryDraw, Series};
+use crate::clock::SystemClock;
 use crate::context::CallContext;
-use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Fault, Result, Retry};
+use crate::digest::{Digest, canonical_json};
+use crate::error::{Error, ErrorKind, Reach, Result};
 use crate::judge::{Assessment, Candidate, Comparison, Judge, Preparation};
 use crate::marks::{DuelSecret, JudgementKey, Marks, Question};
 use crate::order::Order;
 use crate::plan::JudgePlan;
 use crate::record::{Call, JournalEvent, RecordStore};
+use crate::retry::{Passes, RetrySettings};
+use crate::rng::derive_seed;
 use crate::sample::Sample;
-
-/// Pause before the second try of a failed call; doubled for each further one.
-const BACKOFF: Duration = Duration::from_millis(250);
 
 /// What all calls of a duel, or of its preflight, have in common.
 #[derive(Clone, Copy)]
@@ -56,15 +56,9 @@ pub(super) struct Asked {
     pub(super) sample: Option<u32>,
 }
 
-/// What came of calls; an error once infrastructure has failed for good.
+/// What came of a call; an error once it has failed for good, and the duel goes on
+/// without its answer.
 pub(super) type Tried<T> = std::result::Result<T, Error>;
-
-/// The answer that stands.
-pub(super) struct Standing {
-    /// Which of the answers to its question it is, from 1.
-    pub(super) asked: u32,
-    pub(super) assessment: Assessment,
-}
 
 impl Asking<'_> {
     /// The answer to a question. One that nobody can read is journalled too, and
@@ -76,7 +70,7 @@ impl Asking<'_> {
         order: Order,
         comparison: impl Fn(Marks) -> Comparison,
         mut stored: StoredAnswer,
-    ) -> Result<Tried<Standing>> {
+    ) -> Result<JudgedAnswer> {
         let Panelist { judge: asked, plan, place: judge } = panelist;
         let key = JudgementKey { plan: self.key, question, judge: &plan.identity, order };
         let call = match question {
@@ -85,14 +79,14 @@ impl Asking<'_> {
         };
         loop {
             if let Some(assessment) = stored.standing(self.call_tries) {
-                return Ok(Ok(Standing { asked: stored.asked(), assessment: assessment.clone() }));
+                return Ok(JudgedAnswer::standing(stored.asked(), assessment.clone()));
             }
             let paying = self.budget.enter().await?;
             let comparison = comparison(self.secret.marks(&key, stored.asked() + 1)?);
             let attempt = || compare(asked, plan, &comparison, self.cx);
             let (call_try, assessment) = match self.tries(sample, call, attempt).await? {
                 Ok(answered) => answered,
-                Err(error) => return Ok(Err(error)),
+                Err(error) => return Ok(JudgedAnswer::failed(error)),
             };
             let spent = paying.paid(&plan.identity.name, assessment.usage());
             stored.add(assessment.clone());
@@ -161,13 +155,13 @@ impl Asking<'_> {
         panelist: Panelist<'_>,
         sample: Option<u32>,
         StoredCanary { preparation, answers: [better_first, worse_first] }: StoredCanary,
-    ) -> Result<Tried<[Tried<Standing>; 2]>> {
+    ) -> Result<[JudgedAnswer; 2]> {
         let asked = Asked { question: Question::Canary(draw.canary), sample };
         let prepared =
             self.preparation(asked, panelist, &known.messages, &known.reference, preparation).await?;
         let preparation = match prepared {
             Ok(preparation) => preparation.map(Arc::from),
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok([JudgedAnswer::failed(error.clone()), JudgedAnswer::failed(error)]),
         };
         let [better, worse] =
             &draw.kind.pair(&known.reference).map(|text| Candidate::new(text, FinishReason::Stop));
@@ -182,7 +176,7 @@ impl Asking<'_> {
             self.answer(asked, panelist, Order::KingFirst, better_is_first, better_first),
             self.answer(asked, panelist, Order::ChallengerFirst, worse_is_first, worse_first),
         )?;
-        Ok(Ok([better_first, worse_first]))
+        Ok([better_first, worse_first])
     }
 
     fn spent(&self, usd: Option<f64>) {
@@ -191,14 +185,20 @@ impl Asking<'_> {
         }
     }
 
-    /// Calls until there is an answer, with the number of the try that gave it.
-    /// Everybody's faults but infrastructure's end the duel.
+    /// Calls until there is an answer, with the number of the try that gave it, or
+    /// until another try makes no sense.
+    ///
+    /// # Errors
+    /// One that reaches the duel, and cancellation.
     pub(super) async fn tries<T, F: Future<Output = Result<T>>>(
         &self,
         sample: Option<u32>,
         call: Call,
         attempt: impl Fn() -> F,
     ) -> Result<Tried<(u32, T)>> {
+        let settings = RetrySettings { attempts: self.call_tries, ..RetrySettings::default() };
+        let clock = SystemClock::default();
+        let mut passes = Passes::new(&settings, &clock);
         let mut call_try = 1;
         loop {
             let error = match attempt().await {
@@ -218,22 +218,18 @@ impl Asking<'_> {
             };
             self.store.append(event, vec![]).await?;
             self.observer.on(&DuelEvent::Failed { sample, call_try, error: &error });
-            if error.fault() != Fault::Infrastructure {
+            if error.reach() >= Reach::Duel {
                 return Err(match sample {
                     Some(sample) => error.with("sample", sample),
                     None => error,
                 });
             }
-            if call_try == self.call_tries {
-                return Ok(Err(error));
+            let place = canonical_json(&(sample, call))?;
+            let spread = || derive_seed("retry of a duel's call", &[self.key.as_bytes(), &place]);
+            match self.cx.run("wait before the next try", passes.wait(error, spread)).await? {
+                Ok(()) => call_try += 1,
+                Err(error) => return Ok(Err(error)),
             }
-            let pause = match error.retry() {
-                Retry::Backoff => BACKOFF * 2_u32.saturating_pow(call_try - 1),
-                Retry::After(pause) => pause,
-                Retry::Never | Retry::Exhausted { .. } => return Ok(Err(error)),
-            };
-            self.cx.run("wait before the next try", tokio::time::sleep(pause)).await?;
-            call_try += 1;
         }
     }
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use super::scripted::*;
 use super::*;
 use crate::canary::{CanaryOutcome, CanarySettings};
+use crate::identity::Identity;
 use crate::judge::{Assessment, Comparison, Metric, Score};
 use crate::panel::Cell;
 use crate::record::{MemoryStore, Record, RecordedAnswer, VerifyOptions, verify_record};

@@ -4,6 +4,7 @@ use crate::backend::Usage;
 use crate::digest::Digest;
 use crate::error::{Error, Side};
 use crate::order::Order;
+use crate::overflow::Overflow;
 use crate::verdict::Outcome;
 
 /// Something that happened, in arrival order.
@@ -37,6 +38,20 @@ pub enum DuelEvent<'a> {
         side: Side,
         /// Its tokens.
         usage: Usage,
+    },
+    /// A side's own arithmetic gave a number that is not finite: an alert. A king
+    /// whose model does that needs to be looked at, and so does a machine on which
+    /// it does not happen again.
+    Overflowed {
+        /// The sample.
+        sample: u32,
+        /// Whose model.
+        side: Side,
+        /// Where.
+        overflow: Overflow,
+        /// Whether the model, loaded afresh and asked alone, did it again: then the
+        /// side loses the sample. If not, the failure was ours, and the reply counts.
+        repeated: bool,
     },
     /// A judge answered.
     Assessed {

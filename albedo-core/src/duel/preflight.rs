@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 
-use super::ask::{Asking, Panelist, Standing, Tried};
+use super::answer::JudgedAnswer;
+use super::ask::{Asking, Panelist};
 use super::budget::Budget;
 use super::stored::{StoredCanaries, StoredPreflight};
 use super::{Observer, plan_judges};
@@ -13,7 +14,7 @@ use crate::canary::{
 };
 use crate::context::CallContext;
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::judge::Judge;
 use crate::marks::DuelSecret;
 use crate::plan::DuelSettings;
@@ -116,20 +117,11 @@ fn ask<'a>(
 fn judged(
     draw: &CanaryDraw,
     panelist: Panelist<'_>,
-    answers: Tried<[Tried<Standing>; 2]>,
+    [better_first, worse_first]: [JudgedAnswer; 2],
 ) -> (CanaryOutcome, Option<Error>) {
-    let (answers, mut error) = match answers {
-        Ok(answers) => (answers.map(Some), None),
-        Err(error) => ([None, None], Some(error)),
-    };
-    let [better_first, worse_first] = answers.map(|answer| match answer? {
-        Ok(standing) => Some(standing.assessment),
-        Err(failed) => {
-            error = Some(failed);
-            None
-        }
-    });
-    (draw.kind.outcome(&panelist.plan.metrics, better_first.as_ref(), worse_first.as_ref()), error)
+    let metrics = &panelist.plan.metrics;
+    let outcome = draw.kind.outcome(metrics, better_first.assessment(), worse_first.assessment());
+    (outcome, worse_first.error.or(better_first.error))
 }
 
 /// Why `judge` is not on the panel.
@@ -188,7 +180,8 @@ pub(super) fn panel(
             ErrorKind::Conflict,
             "plan the duel",
             "the preflight asked other judges, or for another duel",
-        ));
+        )
+        .with_fault(Fault::Operator));
     }
     let all = judges.len();
     let left: Vec<_> = judges

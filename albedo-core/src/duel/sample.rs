@@ -5,24 +5,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures::StreamExt;
 use futures::future::join_all;
 
-use super::ask::{Asked, Asking, Panelist, Standing, Tried};
-use super::stored::{StoredAnswer, StoredCanary, StoredReply, StoredSample};
+use super::answer::{Judged, JudgedAnswer};
+use super::ask::{Asked, Asking, Panelist};
+use super::reply::Reply;
+use super::stored::{StoredAnswer, StoredCanary, StoredSample};
 use super::{Duel, DuelEvent};
-use crate::backend::{Completion, GenerateRequest, ModelSession};
 use crate::canary::{CanaryDraw, Series, VoidJudges};
-use crate::context::CallContext;
 use crate::digest::canonical_json;
 use crate::draw::RowDraw;
-use crate::error::{Error, ErrorKind, Result, Side};
-use crate::judge::{Assessment, Candidate, Comparison};
+use crate::error::{Error, ErrorKind, Fault, Result, Side};
+use crate::judge::{Candidate, Comparison};
 use crate::marks::Question;
 use crate::order::Order;
 use crate::panel::{Cell, Cluster};
 use crate::plan::DuelPlan;
-use crate::record::{Call, JournalEvent, RecordBuilder, RecordLine, RecordedAnswer, RecordedReply, TextRef};
+use crate::record::{JournalEvent, RecordBuilder, RecordLine, RecordedReply};
 use crate::sample::Sample;
 
 /// What a sample needs of the duel around it.
@@ -44,58 +43,19 @@ pub(super) struct StoredCanaryAnswers {
 /// A judged canary.
 struct FinishedCanary {
     draw: CanaryDraw,
-    /// Answers of the watched judges, in panel order.
-    judged: Vec<(usize, [Answer; 2])>,
+    /// Answers of the watched judges, in panel order, the better reply first first.
+    judged: Vec<(usize, [JudgedAnswer; 2])>,
 }
 
-/// A judged sample.
+/// A sample that was judged, or that a side lost without judges.
 pub(super) struct FinishedSample {
     sample: Sample,
     draws: Vec<RowDraw>,
-    replies: [Result<Completion, ErrorKind>; 2],
+    /// The king's first.
+    replies: [Reply; 2],
+    /// Every judge's word, in panel order.
     judged: Vec<Judged>,
     canary: Option<FinishedCanary>,
-}
-
-/// One judge's word on a sample.
-#[derive(Clone)]
-struct Judged {
-    preparation: Option<String>,
-    /// The king-first order first.
-    answers: [Answer; 2],
-}
-
-#[derive(Clone)]
-struct Answer {
-    /// Which of the answers to its question it is, from 1.
-    asked: u32,
-    answer: RecordedAnswer,
-}
-
-impl Answer {
-    fn new(tried: Tried<Standing>) -> Self {
-        match tried {
-            Ok(Standing { asked, assessment }) => {
-                Self { asked, answer: RecordedAnswer::Answered(assessment.canonical()) }
-            }
-            Err(error) => Self::missing(Some(error.kind())),
-        }
-    }
-
-    fn missing(kind: Option<ErrorKind>) -> Self {
-        Self { asked: 1, answer: RecordedAnswer::Missing { kind } }
-    }
-}
-
-impl Judged {
-    fn void() -> Self {
-        let void = || Answer { asked: 1, answer: RecordedAnswer::Void };
-        Self { preparation: None, answers: [void(), void()] }
-    }
-
-    fn missing(kind: Option<ErrorKind>) -> Self {
-        Self { preparation: None, answers: [Answer::missing(kind), Answer::missing(kind)] }
-    }
 }
 
 impl SampleRun<'_> {
@@ -120,6 +80,7 @@ impl SampleRun<'_> {
                     "resume the duel",
                     "the tasks give another draw than the journal holds",
                 )
+                .with_fault(Fault::Operator)
                 .with("sample", index)
                 .with_hint("the tasks or the king's tokenizer were changed: restore them"));
             }
@@ -139,68 +100,24 @@ impl SampleRun<'_> {
             )
         };
         let (canary, (king, challenger)) = futures::try_join!(canary, pair)?;
-        let judged = match (&king, &challenger) {
-            (Ok(king), Ok(challenger)) => {
-                self.assess(&sample, king, challenger, stored.preparations, stored.answers).await?
+        let judged = match (king.candidate(), challenger.candidate()) {
+            (Some(king), Some(challenger)) => {
+                self.assess(&sample, &king, &challenger, stored.preparations, stored.answers).await?
             }
-            _ => vec![Judged::missing(None); self.duel.judges.len()],
+            _ => vec![Judged::no_pair(); self.duel.judges.len()],
         };
         Ok(FinishedSample { sample, draws, replies: [king, challenger], judged, canary })
-    }
-
-    /// `side`'s reply, journalled; the kind of the last error if there is none.
-    async fn reply(
-        &self,
-        sample: &Sample,
-        side: Side,
-        stored: Option<StoredReply>,
-    ) -> Result<Result<Completion, ErrorKind>> {
-        let duel = self.duel;
-        if let Some(StoredReply { text, finish, usage, reference_scores }) = stored {
-            let text = self.asking.store.text(&text).await?;
-            let reply_scores = reference_scores;
-            return Ok(Ok(Completion::new(text, finish, usage).with_reply_scores(reply_scores)));
-        }
-        let needs_scores = duel.judges.iter().any(|judge| judge.needs().reference_scores);
-        let request = GenerateRequest::new(sample.messages.clone(), duel.plan.generation.max_new_tokens)
-            .with_sampling(duel.plan.generation.sampling)
-            .with_seed(duel.plan.request_seed(sample.index, side))
-            .with_score_reply(needs_scores.then(|| sample.reference.clone()));
-        let session = &*duel.sessions[match side {
-            Side::King => 0,
-            Side::Challenger => 1,
-        }];
-        let Asking { store, observer, cx, .. } = self.asking;
-        let call = || generate(session, request.clone(), cx);
-        let (call_try, completion) =
-            match self.asking.tries(Some(sample.index), Call::Reply(side), call).await? {
-                Ok(answered) => answered,
-                Err(error) => return Ok(Err(error.kind())),
-            };
-        let event = JournalEvent::Replied {
-            sample: sample.index,
-            side,
-            call_try,
-            text: TextRef::of(&completion.text),
-            finish: completion.finish,
-            usage: completion.usage,
-            reference_scores: completion.reply_scores.clone(),
-        };
-        store.append(event, vec![completion.text.clone()]).await?;
-        observer.on(&DuelEvent::Replied { sample: sample.index, side, usage: completion.usage });
-        Ok(Ok(completion))
     }
 
     /// Every judge's answers in both orders, in panel order.
     async fn assess(
         &self,
         sample: &Sample,
-        king: &Completion,
-        challenger: &Completion,
+        king: &Candidate,
+        challenger: &Candidate,
         mut preparations: BTreeMap<u32, String>,
         mut stored: BTreeMap<(u32, Order), StoredAnswer>,
     ) -> Result<Vec<Judged>> {
-        let [king, challenger] = &[king, challenger].map(candidate);
         let judges = (0..self.duel.judges.len()).map(|judge| {
             let preparation = preparations.remove(&(judge as u32));
             let stored = Order::BOTH.map(|order| stored.remove(&(judge as u32, order)).unwrap_or_default());
@@ -214,7 +131,7 @@ impl SampleRun<'_> {
                 let prepared = asking.preparation(asked, panelist, messages, reference, preparation).await?;
                 let preparation = match prepared {
                     Ok(preparation) => preparation,
-                    Err(error) => return Ok(Judged::missing(Some(error.kind()))),
+                    Err(error) => return Ok(Judged::failed(error)),
                 };
                 let [king_first_stored, challenger_first_stored] = stored;
                 let shared: Option<Arc<str>> = preparation.as_deref().map(Arc::from);
@@ -240,8 +157,7 @@ impl SampleRun<'_> {
                         challenger_first_stored
                     ),
                 )?;
-                let answers = [king_first, challenger_first].map(Answer::new);
-                Ok(Judged { preparation, answers })
+                Ok(Judged { preparation, answers: [king_first, challenger_first] })
             }
         });
         join_all(judges).await.into_iter().collect()
@@ -261,14 +177,7 @@ impl SampleRun<'_> {
                     return Ok((judge, Judged::void().answers));
                 }
                 let panelist = self.panelist(judge);
-                let answers = self.asking.canary(draw, known, panelist, Some(place), stored).await?;
-                Ok((
-                    judge,
-                    match answers {
-                        Ok(answers) => answers.map(Answer::new),
-                        Err(error) => Judged::missing(Some(error.kind())).answers,
-                    },
-                ))
+                Ok((judge, self.asking.canary(draw, known, panelist, Some(place), stored).await?))
             }
         });
         let judged: Result<Vec<_>> = join_all(judged).await.into_iter().collect();
@@ -281,49 +190,72 @@ impl SampleRun<'_> {
     }
 }
 
+impl FinishedCanary {
+    /// Writes the lines of the canary. A judge that fails it is `void` from here on.
+    fn write(self, record: &mut RecordBuilder, plan: &DuelPlan, void: &mut VoidJudges) -> Result<()> {
+        let Self { draw, judged } = self;
+        let (canary, kind) = (draw.canary, draw.kind);
+        record.line(&RecordLine::Canary(draw))?;
+        for (judge, mut answers) in judged {
+            if void.contains(judge) {
+                answers = Judged::void().answers;
+            }
+            let [better_first, worse_first] = answers.each_ref().map(JudgedAnswer::assessment);
+            void.count(judge, kind.outcome(&plan.judges[judge].metrics, better_first, worse_first));
+            let judge = judge as u32;
+            for (order, JudgedAnswer { asked, answer, .. }) in Order::BOTH.into_iter().zip(answers) {
+                record.line(&RecordLine::CanaryAssessment { canary, judge, order, asked, answer })?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl FinishedSample {
-    /// Writes the lines and texts of the sample and of the canary before it;
-    /// what the decision consumes. A judge that fails the canary is `void` from
-    /// here on.
+    /// Which side's own arithmetic overflowed, the king's first.
+    pub(super) fn overflowed(&self) -> [bool; 2] {
+        self.replies.each_ref().map(|reply| reply.recorded.overflowed())
+    }
+
+    /// Writes the lines and texts of the sample and of the canary before it; what
+    /// the decision consumes. A judge that fails the canary is `void` from here on.
     pub(super) fn write(
-        self,
+        mut self,
         record: &mut RecordBuilder,
         plan: &DuelPlan,
         void: &mut VoidJudges,
     ) -> Result<Cluster> {
-        let Self {
-            sample: Sample { index: sample, repo, messages, reference, .. },
-            draws,
-            replies,
-            mut judged,
-            canary,
-        } = self;
-        if let Some(FinishedCanary { draw, judged }) = canary {
-            record.line(&RecordLine::Canary(draw))?;
-            for (judge, mut answers) in judged {
-                if void.contains(judge) {
-                    answers = Judged::void().answers;
-                }
-                let [better_first, worse_first] = answers.each_ref().map(|answer| answered(&answer.answer));
-                void.count(judge, draw.kind.outcome(&plan.judges[judge].metrics, better_first, worse_first));
-                let (canary, judge) = (draw.canary, judge as u32);
-                for (order, Answer { asked, answer }) in Order::BOTH.into_iter().zip(answers) {
-                    record.line(&RecordLine::CanaryAssessment { canary, judge, order, asked, answer })?;
-                }
-            }
+        if let Some(canary) = self.canary.take() {
+            canary.write(record, plan, void)?;
         }
-        for (judge, judged) in judged.iter_mut().enumerate() {
+        for (judge, judged) in self.judged.iter_mut().enumerate() {
             if void.contains(judge) {
                 *judged = Judged::void();
             }
         }
-        let cells = judged.iter().zip(&plan.judges).map(|(judged, judge)| {
-            let [king_first, challenger_first] =
-                judged.answers.each_ref().map(|answer| answered(&answer.answer));
+        let cluster = self.cluster(plan);
+        self.write_facts(record)?;
+        record.line(&RecordLine::Cluster(cluster.clone()))?;
+        Ok(cluster)
+    }
+
+    /// What the panel makes of the answers.
+    fn cluster(&self, plan: &DuelPlan) -> Cluster {
+        let unjudged = RecordedReply::unjudged(self.replies.each_ref().map(|reply| &reply.recorded));
+        let cells = self.judged.iter().zip(&plan.judges).map(|(judged, judge)| {
+            if let Some(difference) = unjudged {
+                return Cell::unjudged(&judge.metrics, difference);
+            }
+            let [king_first, challenger_first] = judged.answers.each_ref().map(JudgedAnswer::assessment);
             Cell::new(&judge.metrics, king_first, challenger_first)
         });
-        let cluster = Cluster::new(sample, cells.collect(), plan.panel.reducer);
-        for draw in draws {
+        Cluster::new(self.sample.index, cells.collect(), plan.panel.reducer)
+    }
+
+    /// Writes draws, sample, replies and answers.
+    fn write_facts(self, record: &mut RecordBuilder) -> Result<()> {
+        let Self { sample: Sample { index: sample, repo, messages, reference, .. }, .. } = self;
+        for draw in self.draws {
             record.line(&RecordLine::Draw(draw))?;
         }
         let messages = String::from_utf8(canonical_json(&messages)?)
@@ -331,63 +263,20 @@ impl FinishedSample {
         let messages = record.text(&messages);
         let reference = record.text(&reference);
         record.line(&RecordLine::Sample { sample, repo, messages, reference })?;
-        for (side, reply) in Side::BOTH.into_iter().zip(replies) {
-            let reply = match reply {
-                Ok(reply) => RecordedReply::Completed {
-                    text: record.text(&reply.text),
-                    finish: reply.finish,
-                    prompt_tokens: reply.usage.prompt_tokens,
-                    completion_tokens: reply.usage.completion_tokens,
-                    reference_scores: reply.reply_scores,
-                },
-                Err(kind) => RecordedReply::Missing { kind },
-            };
+        for (side, Reply { recorded: reply, text }) in Side::BOTH.into_iter().zip(self.replies) {
+            if matches!(reply, RecordedReply::Completed { .. }) {
+                record.text(&text);
+            }
             record.line(&RecordLine::Reply { sample, side, reply })?;
         }
-        for (judge, Judged { preparation, answers }) in (0..).zip(judged) {
+        for (judge, Judged { preparation, answers }) in (0..).zip(self.judged) {
             if let Some(text) = preparation {
                 record.line(&RecordLine::Preparation { sample, judge, text })?;
             }
-            for (order, Answer { asked, answer }) in Order::BOTH.into_iter().zip(answers) {
+            for (order, JudgedAnswer { asked, answer, .. }) in Order::BOTH.into_iter().zip(answers) {
                 record.line(&RecordLine::Assessment { sample, judge, order, asked, answer })?;
             }
         }
-        record.line(&RecordLine::Cluster(cluster.clone()))?;
-        Ok(cluster)
-    }
-}
-
-/// The one answer to `request`, whose scores can be recorded.
-async fn generate(
-    session: &dyn ModelSession,
-    request: GenerateRequest,
-    cx: &CallContext,
-) -> Result<Completion> {
-    let mut answers = session.generate(vec![request], cx);
-    let Some(answer) = answers.next().await else {
-        cx.check("generate a reply")?;
-        return Err(Error::bug("generate a reply", "the session ended its answers without one"));
-    };
-    let completion = answer.result?;
-    let mut scores = completion.reply_scores.iter().flat_map(|scores| &scores.log_probs);
-    if scores.any(|log_prob| !log_prob.is_finite()) {
-        return Err(Error::new(
-            ErrorKind::Protocol,
-            "generate a reply",
-            "a log-probability of the recorded reply is not finite",
-        ));
-    }
-    Ok(completion)
-}
-
-fn candidate(completion: &Completion) -> Candidate {
-    Candidate::new(completion.text.clone(), completion.finish)
-        .with_reference_scores(completion.reply_scores.clone())
-}
-
-fn answered(answer: &RecordedAnswer) -> Option<&Assessment> {
-    match answer {
-        RecordedAnswer::Answered(assessment) => Some(assessment),
-        RecordedAnswer::Missing { .. } | RecordedAnswer::Void => None,
+        Ok(())
     }
 }

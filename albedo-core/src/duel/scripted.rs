@@ -9,11 +9,13 @@ use futures::stream::BoxStream;
 
 use super::*;
 use crate::backend::{
-    Completion, FinishReason, GenerateRequest, Generated, Message, ModelInfo, Role, ScoreRequest,
-    TokenScores, Usage,
+    Completion, FinishReason, GenerateRequest, Generated, Message, ModelBackend, ModelInfo, ModelSession,
+    ModelSource, Role, ScoreRequest, TokenScores, Usage,
 };
 use crate::decision::Rule;
+use crate::identity::Identity;
 use crate::judge::{Assessment, Comparison, Metric, Score};
+use crate::overflow::{Overflow, Place, Step};
 use crate::record::MemoryStore;
 use crate::seed::Seed;
 use crate::tasks::{TaskRow, TaskSetInfo};
@@ -37,9 +39,13 @@ impl Scripted {
         Self { model, name, failures: Mutex::default(), calls: Arc::default() }
     }
 
+    pub(crate) fn session(self) -> Arc<dyn ModelSession> {
+        Arc::new(self)
+    }
+
     pub(crate) fn contestant(self) -> Contestant {
         let backend = Identity { name: "scripted".into(), version: "1".into(), config: Digest::of("") };
-        Contestant { session: Arc::new(self), backend }
+        Contestant::new(Arc::new(self), backend)
     }
 }
 
@@ -174,4 +180,56 @@ pub(crate) async fn run(duel: &Duel) -> (DuelReport, MemoryStore) {
     let store = MemoryStore::default();
     let report = duel.run(&store, &(), &CallContext::new()).await.expect("runs");
     (report, store)
+}
+
+/// What was found on a request, told apart by its seed.
+pub(crate) fn overflow(seed: u64) -> Overflow {
+    Overflow { step: Step::Reply, position: (seed % 1000) as u32, place: Place::Layer(2) }
+}
+
+/// Loads a scripted model whose arithmetic overflows on some requests.
+#[derive(Debug)]
+pub(crate) struct Loads {
+    identity: Identity,
+    name: &'static str,
+    /// Seeds of requests that overflow, by load; of the last for all later ones.
+    overflowing: Vec<BTreeSet<u64>>,
+    pub(crate) times: AtomicU32,
+}
+
+impl Loads {
+    pub(crate) fn new(name: &'static str, overflowing: Vec<BTreeSet<u64>>) -> Arc<Self> {
+        let identity = Identity { name: "scripted".into(), version: "1".into(), config: Digest::of("") };
+        Arc::new(Self { identity, name, overflowing, times: AtomicU32::new(0) })
+    }
+
+    pub(crate) async fn contestant(self: &Arc<Self>, side: Side) -> Contestant {
+        let backend: Arc<dyn ModelBackend> = Arc::<Self>::clone(self);
+        Contestant::load(side, &backend, &ModelSource::new(self.name), &CallContext::new())
+            .await
+            .expect("loads")
+    }
+}
+
+#[async_trait]
+impl ModelBackend for Loads {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    async fn load(&self, _: &ModelSource, _: &CallContext) -> Result<Arc<dyn ModelSession>> {
+        let load = self.times.fetch_add(1, Ordering::Relaxed) as usize;
+        let model = Scripted::new(self.name);
+        if let Some(seeds) = self.overflowing.get(load).or(self.overflowing.last()) {
+            let error = |&seed: &u64| (seed, vec![Error::overflowed("generate a reply", overflow(seed)); 9]);
+            *model.failures.lock().expect("unpoisoned") = seeds.iter().map(error).collect();
+        }
+        Ok(model.session())
+    }
+}
+
+/// The king's request seeds of `samples` in any duel with [`settings`].
+pub(crate) fn seeds(samples: impl IntoIterator<Item = u32>) -> BTreeSet<u64> {
+    let any = duel(Scripted::new("plain"), Scripted::new("better"), vec![Asked::new("fair", fair)]);
+    samples.into_iter().map(|sample| any.plan.request_seed(sample, Side::King)).collect()
 }

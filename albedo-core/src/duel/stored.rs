@@ -7,9 +7,10 @@ use crate::backend::{FinishReason, TokenScores, Usage};
 use crate::canary::{Preflight, Series};
 use crate::digest::Digest;
 use crate::draw::RowDraw;
-use crate::error::{Error, ErrorKind, Result, Side};
+use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::judge::Assessment;
 use crate::order::Order;
+use crate::overflow::Overflow;
 use crate::plan::DuelPlan;
 use crate::record::{JournalEvent, TextRef};
 use crate::verdict::Outcome;
@@ -33,6 +34,16 @@ pub(super) struct StoredSample {
     pub(super) challenger: Option<StoredReply>,
     pub(super) preparations: BTreeMap<u32, String>,
     pub(super) answers: BTreeMap<(u32, Order), StoredAnswer>,
+}
+
+impl StoredSample {
+    /// Keeps `reply` unless there is one.
+    fn keep(&mut self, side: Side, reply: StoredReply) {
+        match side {
+            Side::King => self.king.get_or_insert(reply),
+            Side::Challenger => self.challenger.get_or_insert(reply),
+        };
+    }
 }
 
 /// What judges have made of canaries, by canary and judge.
@@ -108,6 +119,7 @@ fn another_preflight() -> Error {
         "ask the judges before the duel",
         "the journal is that of another duel, or of other judges",
     )
+    .with_fault(Fault::Operator)
     .with_hint("resume it with the settings, judges and tasks that it was begun with")
 }
 
@@ -153,13 +165,13 @@ impl StoredAnswer {
     }
 }
 
-/// A reply whose text is in the store.
+/// What a side answered.
 #[derive(Debug)]
-pub(super) struct StoredReply {
-    pub(super) text: TextRef,
-    pub(super) finish: FinishReason,
-    pub(super) usage: Usage,
-    pub(super) reference_scores: Option<TokenScores>,
+pub(super) enum StoredReply {
+    /// A reply whose text is in the store.
+    Completed { text: TextRef, finish: FinishReason, usage: Usage, reference_scores: Option<TokenScores> },
+    /// Its own arithmetic overflowed, and did so again.
+    Overflowed(Overflow),
 }
 
 impl Stored {
@@ -190,18 +202,19 @@ impl Stored {
                         ErrorKind::DataInvalid,
                         "resume the duel",
                         "the journal does not begin with a plan",
-                    ));
+                    )
+                    .with_fault(Fault::Operator));
                 }
                 JournalEvent::Drawn { sample, draws } => {
                     stored.samples.entry(sample).or_default().draws.get_or_insert(draws);
                 }
                 JournalEvent::Replied { sample, side, text, finish, usage, reference_scores, .. } => {
-                    let sample = stored.samples.entry(sample).or_default();
-                    let reply = StoredReply { text, finish, usage, reference_scores };
-                    match side {
-                        Side::King => sample.king.get_or_insert(reply),
-                        Side::Challenger => sample.challenger.get_or_insert(reply),
-                    };
+                    let reply = StoredReply::Completed { text, finish, usage, reference_scores };
+                    stored.samples.entry(sample).or_default().keep(side, reply);
+                }
+                JournalEvent::Overflowed { sample, side, overflow, repeated: true } => {
+                    let reply = StoredReply::Overflowed(overflow);
+                    stored.samples.entry(sample).or_default().keep(side, reply);
                 }
                 JournalEvent::Assessed { sample, judge, order, assessment, .. } => {
                     let sample = stored.samples.entry(sample).or_default();
@@ -219,7 +232,7 @@ impl Stored {
                 JournalEvent::Ended { verdict, record } => {
                     stored.end(DuelReport { plan: digest, verdict: *verdict, record });
                 }
-                JournalEvent::Resumed => {}
+                JournalEvent::Resumed | JournalEvent::Overflowed { repeated: false, .. } => {}
             }
         }
         Ok(stored)
@@ -259,6 +272,7 @@ impl Stored {
 
 fn another_duel(theirs: Digest, their_plan: &DuelPlan, ours: Digest, our_plan: &DuelPlan) -> Error {
     Error::new(ErrorKind::Conflict, "resume the duel", "the journal is that of another duel")
+        .with_fault(Fault::Operator)
         .with("its plan", theirs)
         .with("this plan", ours)
         .with("they differ in", our_plan.differences(their_plan).join(", "))

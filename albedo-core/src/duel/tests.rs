@@ -127,8 +127,7 @@ async fn a_failed_reply_is_tried_again_and_then_missing_for_both() {
     let failing = Scripted::new("plain");
     *failing.failures.lock().expect("unpoisoned") =
         [(seeds[0], vec![passing()]), (seeds[1], vec![passing(), passing()])].into();
-    let duel = Duel { sessions: [Arc::new(failing), Arc::clone(&duel.sessions[1])], ..duel };
-    let mut generous = duel;
+    let mut generous = Duel { contestants: [failing.contestant(), duel.contestants[1].clone()], ..duel };
     generous.plan.panel.max_missing = 0.5;
     let (report, _) = run(&generous).await;
     assert_eq!((report.verdict.missing, report.verdict.cells), (1, 8));

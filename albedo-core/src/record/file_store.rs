@@ -16,7 +16,7 @@ use super::reader::{BLOBS, DIGEST, LINES};
 use super::store::missing;
 use super::{Digests, JournalEntry, JournalEvent, RecordPart, RecordStore, TextRef};
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Fault, Result};
+use crate::error::{Error, ErrorKind, Fault, Reach, Result};
 
 /// A folder: see the table in [`crate::record`]. One process at a time: the
 /// journal is locked while the store lives.
@@ -48,6 +48,7 @@ impl FileStore {
         let journal = open().create_new(true).open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => {
                 Error::new(ErrorKind::Conflict, operation, "it already holds a duel")
+                    .with_fault(Fault::Operator)
                     .with("path", path.display())
                     .with_hint("resume it, or choose another folder")
             }
@@ -202,7 +203,7 @@ struct Writer {
     /// The record in the making: lines and blobs.
     record: Option<[File; 2]>,
     /// The first error of a write: nothing is written after it.
-    failed: Option<(PathBuf, io::Error)>,
+    failed: Option<Error>,
 }
 
 impl Writer {
@@ -281,14 +282,14 @@ impl Writer {
         if self.failed.is_none()
             && let Err(error) = write(self)
         {
-            self.failed = Some((self.folder.join(name), error));
+            let path = self.folder.join(name);
+            let error = Error::io("write the journal or the record", &path, error);
+            self.failed = Some(error.with_fault(Fault::Infrastructure).with_reach(Reach::Duel));
         }
     }
 
     fn state(&self) -> Result<()> {
-        let Some((path, error)) = &self.failed else { return Ok(()) };
-        let copy = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
-        Err(Error::io("write the journal or the record", path, copy).with_fault(Fault::Infrastructure))
+        self.failed.clone().map_or(Ok(()), Err)
     }
 
     fn stored(&mut self) -> Result<Vec<JournalEvent>> {
@@ -341,6 +342,7 @@ fn lock(journal: &File, path: &Path) -> Result<()> {
     journal.try_lock().map_err(|error| match error {
         fs::TryLockError::WouldBlock => {
             Error::new(ErrorKind::Conflict, "lock the journal", "another process has it open")
+                .with_fault(Fault::Operator)
                 .with("path", path.display())
                 .with_hint("wait until it ends, or end it")
         }

@@ -10,6 +10,7 @@ use crate::backend::{GenerateRequest, Message, ModelSession, ScoreRequest};
 use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result, Side};
+use crate::overflow::Overflow;
 
 /// A reply that was generated again.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,6 +29,10 @@ pub struct Regenerated {
 pub struct Difference {
     /// First differing character, from 0.
     pub character: usize,
+    /// Where the model's arithmetic overflowed, in the one of both that has no text
+    /// for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overflow: Option<Overflow>,
     /// First differing token, from 0, if the session can score.
     pub token: Option<usize>,
     /// Log-probability of the regenerated reply's token there minus that of the
@@ -73,15 +78,18 @@ pub async fn regenerate(
     let mut replies = Vec::new();
     for sample in record.samples() {
         for (side, reply) in Side::BOTH.into_iter().zip(&sample.replies) {
-            if let RecordedReply::Completed { text, .. } = reply {
-                let place = format!("{seed} {} {side}", sample.sample);
-                replies.push((Digest::of(place), sample.sample, side, sample.messages, *text));
-            }
+            let recorded = match reply {
+                RecordedReply::Completed { text, .. } => Ok(*text),
+                RecordedReply::Overflowed(overflow) => Err(*overflow),
+                RecordedReply::Missing { .. } => continue,
+            };
+            let place = format!("{seed} {} {side}", sample.sample);
+            replies.push((Digest::of(place), sample.sample, side, sample.messages, recorded));
         }
     }
     replies.sort_unstable_by_key(|&(place, ..)| place);
     replies.truncate(count);
-    let again = replies.into_iter().map(|(_, sample, side, messages, text)| async move {
+    let again = replies.into_iter().map(|(_, sample, side, messages, recorded)| async move {
         let session = &*sessions[usize::from(side == Side::Challenger)];
         let messages = record.messages(&messages)?;
         let request = GenerateRequest::new(messages.clone(), plan.generation.max_new_tokens)
@@ -89,11 +97,23 @@ pub async fn regenerate(
             .with_seed(plan.request_seed(sample, side));
         let answer = session.generate(vec![request], cx).next().await;
         let answer = answer.ok_or_else(|| Error::bug(operation, "the session gave no answer"))?;
-        let (recorded, text) = (record.text(&text)?, answer.result?.text);
-        let difference = if recorded == text {
-            None
-        } else {
-            Some(compare(session, messages, recorded, &text, cx).await?)
+        let regenerated = match answer.result {
+            Ok(completion) => Ok(completion.text),
+            Err(error) => Err(error.overflow().ok_or(error)?),
+        };
+        let difference = match (recorded, regenerated) {
+            (Ok(recorded), Ok(regenerated)) => {
+                let recorded = record.text(&recorded)?;
+                if recorded == regenerated {
+                    None
+                } else {
+                    Some(compare(session, messages, recorded, &regenerated, cx).await?)
+                }
+            }
+            (Err(_), Err(_)) => None,
+            (Err(overflow), Ok(_)) | (Ok(_), Err(overflow)) => {
+                Some(Difference { character: 0, overflow: Some(overflow), token: None, log_prob_gap: None })
+            }
         };
         Ok(Regenerated { sample, side, difference })
     });
@@ -109,6 +129,7 @@ async fn compare(
 ) -> Result<Difference> {
     let mut difference = Difference {
         character: first_difference(recorded.chars(), regenerated.chars()),
+        overflow: None,
         token: None,
         log_prob_gap: None,
     };

@@ -20,7 +20,7 @@ use crate::panel::{Cell, Cluster};
 use crate::plan::{DuelPlan, DuelSettings, JudgePlan, Limits};
 use crate::sample::Sample;
 use crate::tasks::{TaskRow, TaskSource};
-use crate::verdict::{Outcome, Verdict};
+use crate::verdict::{Outcome, Overflows, Verdict};
 
 /// What a record is checked against besides itself.
 #[derive(Debug, Clone, Copy, Default)]
@@ -132,6 +132,7 @@ struct Walk<'a> {
     next: usize,
     draws: Replay,
     void: VoidJudges,
+    overflows: Overflows,
     counted: usize,
     answers: usize,
 }
@@ -154,6 +155,7 @@ impl<'a> Walk<'a> {
             next: 2,
             draws: Replay::new(plan),
             void: VoidJudges::none(plan.judges.len()),
+            overflows: Overflows::default(),
             counted: 0,
             answers: 0,
         })
@@ -161,7 +163,7 @@ impl<'a> Walk<'a> {
 
     fn verify(mut self, tasks: bool) -> Result<Verification> {
         let (clusters, decision) = self.decide()?;
-        let verdict = Verdict::new(self.plan, &clusters, decision);
+        let verdict = Verdict::new(self.plan, &clusters, self.overflows, decision);
         let recorded = self.line()?;
         let number = self.next;
         if !matches!(recorded, RecordLine::Verdict(_)) {
@@ -223,14 +225,20 @@ impl<'a> Walk<'a> {
         }
         let king = self.reply(index, Side::King)?;
         let challenger = self.reply(index, Side::Challenger)?;
-        let pair = [king, challenger].iter().all(|reply| matches!(reply, RecordedReply::Completed { .. }));
+        let replies = [king, challenger];
+        let pair = replies.iter().all(|reply| matches!(reply, RecordedReply::Completed { .. }));
+        let unjudged = RecordedReply::unjudged(replies);
+        self.overflows.count(replies.map(RecordedReply::overflowed));
         let mut cells = Vec::new();
         for (judge, plan) in (0..).zip(&self.plan.judges) {
             self.preparation(index, judge, pair)?;
             let question = Question::Sample(index);
             let king_first = self.answer(question, judge, Order::KingFirst, plan, pair)?;
             let challenger_first = self.answer(question, judge, Order::ChallengerFirst, plan, pair)?;
-            cells.push(Cell::new(&plan.metrics, king_first, challenger_first));
+            cells.push(match unjudged {
+                Some(difference) => Cell::unjudged(&plan.metrics, difference),
+                None => Cell::new(&plan.metrics, king_first, challenger_first),
+            });
         }
         let cluster = Cluster::new(index, cells, self.plan.panel.reducer);
         let recorded = self.line()?;
@@ -244,6 +252,9 @@ impl<'a> Walk<'a> {
     fn reply(&mut self, index: u32, side: Side) -> Result<&'a RecordedReply> {
         match self.line()? {
             RecordLine::Reply { sample, side: whose, reply } if (*sample, *whose) == (index, side) => {
+                if reply.overflowed() && self.format < 3 {
+                    return Err(wrong(self.next, "a model overflowed, which its format does not know"));
+                }
                 Ok(reply)
             }
             _ => Err(self.unexpected(format!("the {side}'s reply to sample {index}"))),

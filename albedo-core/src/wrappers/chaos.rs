@@ -18,7 +18,7 @@ use crate::backend::{
 use crate::clock::Clock;
 use crate::context::{CallContext, CallSignal};
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Fault, Result, Retry};
+use crate::error::{Error, ErrorKind, Fault, Reach, Result, Retry};
 use crate::rng::{Stream, Use, derive_seed};
 
 mod clairvoyant;
@@ -279,6 +279,7 @@ impl Scripted {
                 at(failing).await;
                 return Err(Error::new(ErrorKind::ResourceExhausted, OPERATION, "the account is empty")
                     .with_fault(Fault::Operator)
+                    .with_reach(Reach::Duel)
                     .with_retry(Retry::Never));
             }
             None => {}

@@ -13,7 +13,7 @@ use super::limit::Limit;
 use super::{BreakerSettings, ConcurrencySettings};
 use crate::clock::Clock;
 use crate::context::CallSignal;
-use crate::error::{Error, ErrorKind, Fault, Retry};
+use crate::error::{Error, ErrorKind, Reach, Retry};
 
 /// Lets calls through to one route.
 #[derive(Debug)]
@@ -28,20 +28,10 @@ pub(super) struct Gate {
 struct State {
     breaker: Breaker,
     limit: Limit,
-    /// Why the route is out of service until the operator has acted.
-    stopped: Option<Stopped>,
+    /// Why the route is out of service until somebody has acted.
+    stopped: Option<Error>,
     /// The requests that wait, by number.
     queue: BTreeSet<u64>,
-}
-
-/// An operator's error that holds for every call.
-#[derive(Debug)]
-struct Stopped {
-    kind: ErrorKind,
-    operation: String,
-    message: String,
-    hint: String,
-    context: Vec<(&'static str, String)>,
 }
 
 /// Why a call was turned away without being sent.
@@ -113,11 +103,8 @@ impl Gate {
     fn step(&self, request: u64, patience: Duration) -> Step {
         let now = self.clock.now();
         let mut state = self.state();
-        if let Some(Stopped { kind, operation, message, hint, context }) = &state.stopped {
-            let error = Error::new(*kind, operation, message).with_fault(Fault::Operator);
-            let error = error.with_retry(Retry::Never).with_hint(hint);
-            let error = context.iter().fold(error, |error, (key, value)| error.with(key, value));
-            return Step::Turn(Refusal { error, opens: None });
+        if let Some(error) = &state.stopped {
+            return Step::Turn(Refusal { error: error.clone(), opens: None });
         }
         let closed = |kind, message, until: Duration| {
             if until <= patience {
@@ -207,21 +194,15 @@ impl Pass<'_> {
                 breaker.leave();
                 limit.refused(self.sent, now, pause);
             }
-            Err(error) if holds_for_every_call(error) => {
-                breaker.leave();
-                stopped.get_or_insert_with(|| Stopped {
-                    kind: error.kind(),
-                    operation: error.operation().to_owned(),
-                    message: error.message().to_owned(),
-                    hint: error.hint().unwrap_or_default().to_owned(),
-                    context: error.context().to_vec(),
-                });
-            }
-            Err(error) if error.fault() == Fault::Infrastructure && error.is_retryable() => {
-                breaker.failed(now);
-            }
             Err(error) if error.kind() == ErrorKind::Cancelled => {
                 breaker.leave();
+            }
+            Err(error) if holds_for_every_call(error) => {
+                breaker.leave();
+                stopped.get_or_insert_with(|| error.clone());
+            }
+            Err(error) if error.is_retryable() => {
+                breaker.failed(now);
             }
             // The one request was refused: the route works.
             Err(_) => breaker.answered(),
@@ -245,10 +226,12 @@ impl Drop for Pass<'_> {
     }
 }
 
-/// Whether the operator has to act before any call can succeed: a key, an
-/// account, an address or a model, not something about the one request.
+/// Whether somebody has to act before any call of the route can succeed: a key, an
+/// account, an address, a model or a device, not something about the one request.
 fn holds_for_every_call(error: &Error) -> bool {
-    let about_the_route =
-        matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::ResourceExhausted | ErrorKind::NotFound);
-    error.fault() == Fault::Operator && about_the_route
+    let about_the_route = matches!(
+        error.kind(),
+        ErrorKind::Unavailable | ErrorKind::ResourceExhausted | ErrorKind::NotFound | ErrorKind::DeviceLost
+    );
+    error.reach() >= Reach::Duel && about_the_route
 }

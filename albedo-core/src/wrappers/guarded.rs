@@ -18,7 +18,7 @@ use crate::backend::{
 };
 use crate::context::CallContext;
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Fault, Result};
+use crate::error::{Error, ErrorKind, Reach, Result, Retry};
 use crate::identity::Identity;
 use crate::judge::{Assessment, Comparison, Judge, Metric, Needs, Preparation, Prepared};
 use crate::rng::derive_seed;
@@ -48,13 +48,12 @@ impl<S: ?Sized> Debug for Guarded<S> {
 }
 
 impl<S: ?Sized + Send + Sync + 'static> Guarded<S> {
-    /// Opens `routes`, all at once. One that infrastructure keeps closed is
+    /// Opens `routes`, all at once. One that is closed for a passing reason is
     /// opened by a later call, as long as another is open.
     ///
     /// # Errors
-    /// The operator's: no route, two of one name, guards that make no sense, or
-    /// a route that cannot be opened by waiting. Infrastructure's, if no route
-    /// can be opened.
+    /// The operator's: no route, two of one name, guards that make no sense.
+    /// The route's own: it cannot be opened by waiting, or no route can be opened.
     pub async fn open(
         routes: Vec<Route<S>>,
         guards: Guards,
@@ -72,7 +71,7 @@ impl<S: ?Sized + Send + Sync + 'static> Guarded<S> {
         {
             match target {
                 Ok(target) => _ = first.get_or_insert(target),
-                Err(error) if error.fault() == Fault::Infrastructure => {
+                Err(error) if error.reach() == Reach::Call && error.retry() != Retry::Never => {
                     closed.get_or_insert(error.with("route", route.name()));
                 }
                 Err(error) => return Err(error.with("route", route.name())),

@@ -12,12 +12,12 @@ use tokio::sync::OnceCell;
 
 use super::deadlines::{Timed, within};
 use super::gate::{Gate, Refusal};
-use super::retry::retry;
 use super::trace::{CallEvent, CallOutcome};
 use super::{Guards, Surroundings, secs};
 use crate::context::CallContext;
-use crate::error::{Error, Fault, Result, Retry};
+use crate::error::{Error, Reach, Result, Retry};
 use crate::meter::Billed;
+use crate::retry::retry;
 
 /// One way to an answer.
 pub struct Route<S: ?Sized> {
@@ -217,7 +217,7 @@ fn first_to_open(failures: &[(usize, Failure)]) -> Option<usize> {
 }
 
 /// Of the routes' errors the one with which most can be done: the soonest that
-/// may pass, else infrastructure's, else the operator's.
+/// may pass, else the one that reaches least far.
 fn most_hopeful(failures: Vec<(usize, Failure)>) -> Error {
     let hope = |error: &Error| {
         let wait = match error.retry() {
@@ -225,8 +225,8 @@ fn most_hopeful(failures: Vec<(usize, Failure)>) -> Error {
             Retry::After(pause) => Some(pause),
             Retry::Never | Retry::Exhausted { .. } => None,
         };
-        let ours = error.fault() == Fault::Infrastructure;
-        (!(ours && wait.is_some()), !ours, wait)
+        let passes = error.reach() == Reach::Call && wait.is_some();
+        (!passes, error.reach(), wait)
     };
     let errors = failures.into_iter().map(|(_, failure)| failure.into_error());
     errors.min_by_key(hope).unwrap_or_else(|| Error::bug("choose a route", "there is none"))

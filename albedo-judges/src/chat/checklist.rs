@@ -262,10 +262,8 @@ impl Checklist {
             return Ok(self.config.questions.clone());
         }
         let text = request.preparation.as_deref().unwrap_or_default();
-        serde_json::from_str(text).map_err(|error| {
-            Error::new(ErrorKind::DataInvalid, "read a checklist", error.to_string())
-                .with_fault(albedo_core::Fault::Infrastructure)
-        })
+        serde_json::from_str(text)
+            .map_err(|error| Error::new(ErrorKind::DataInvalid, "read a checklist", error.to_string()))
     }
 }
 

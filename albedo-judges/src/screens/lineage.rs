@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use albedo_core::{
-    BuildContext, CallContext, Digest, Error, ErrorKind, Finding, Identity, Plugin, Result, Screen,
+    BuildContext, CallContext, Digest, Error, ErrorKind, Fault, Finding, Identity, Plugin, Result, Screen,
     ScreenStage, Subject,
 };
 use async_trait::async_trait;
@@ -145,6 +145,7 @@ impl Anchor {
         let sketch = Sketch::of(&projected, &layers, 1.0, parameters);
         if let Some(tensor) = sketch.not_finite() {
             return Err(Error::new(ErrorKind::DataInvalid, "read the anchor", "a weight is not finite")
+                .with_fault(Fault::Operator)
                 .with("tensor", tensor)
                 .with("path", folder.display()));
         }
@@ -366,6 +367,7 @@ impl LineageScreen {
                 "screen with `lineage`",
                 "the store's sketches are aligned to another anchor",
             )
+            .with_fault(Fault::Operator)
             .with("store", stored.short())
             .with("anchor", anchor.parameters.short())
             .with_hint("name the folder of the store's anchor")),

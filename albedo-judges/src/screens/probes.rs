@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use albedo_core::rng::{Stream, Use, derive_seed};
 use albedo_core::{
-    BuildContext, CallContext, Completion, Error, ErrorKind, GenerateRequest, Message, MessageRole,
+    BuildContext, CallContext, Completion, Error, ErrorKind, Fault, GenerateRequest, Message, MessageRole,
     ModelSession, Result, Sampling, TaskSource,
 };
 use futures::StreamExt;
@@ -80,7 +80,9 @@ impl Prompts {
         }
         if drawn.len() < count as usize {
             let message = "the task source has hardly a row with an assistant's turn";
-            return Err(Error::new(ErrorKind::DataInvalid, "draw probes", message));
+            return Err(
+                Error::new(ErrorKind::DataInvalid, "draw probes", message).with_fault(Fault::Operator)
+            );
         }
         Ok(drawn)
     }

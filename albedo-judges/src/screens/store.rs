@@ -119,7 +119,9 @@ impl Store {
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(
             |error| match error.kind() {
                 std::io::ErrorKind::AlreadyExists => {
-                    Error::new(ErrorKind::Conflict, OPERATION, "the file exists").with("path", path.display())
+                    Error::new(ErrorKind::Conflict, OPERATION, "the file exists")
+                        .with_fault(Fault::Operator)
+                        .with("path", path.display())
                 }
                 _ => Error::io(OPERATION, path, error),
             },
@@ -143,6 +145,7 @@ impl Store {
         let metadata = std::fs::metadata(path).map_err(|error| Error::io(OPERATION, path, error))?;
         let invalid = |message: String, hint: &str| {
             Err(Error::new(ErrorKind::DataInvalid, OPERATION, message)
+                .with_fault(Fault::Operator)
                 .with("path", path.display())
                 .with_hint(hint))
         };
@@ -201,6 +204,7 @@ impl Store {
                 OPERATION,
                 "the sketch is aligned to another anchor",
             )
+            .with_fault(Fault::Operator)
             .with("store", anchor.short())
             .with("sketch", sketch.anchor.short())
             .with_hint("sketch the model with the store's anchor"));
@@ -301,7 +305,8 @@ impl Store {
             .and_then(|file| file.take(MAX_IMPORT_BYTES).read_to_end(&mut bytes))
             .map_err(|error| Error::io(OPERATION, path, error))?;
         let invalid = |message: String| {
-            Error::new(ErrorKind::DataInvalid, OPERATION, message).with("path", path.display())
+            let error = Error::new(ErrorKind::DataInvalid, OPERATION, message).with_fault(Fault::Operator);
+            error.with("path", path.display())
         };
         let Corpus(entries) = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
         for (label, fingerprint) in &entries {

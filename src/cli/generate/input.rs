@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 
-use albedo::{Error, ErrorKind, GenerateRequest, Message, MessageRole, Result};
+use albedo::{Error, ErrorKind, Fault, GenerateRequest, Message, MessageRole, Result};
 use futures::stream::{self, Stream, StreamExt};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -85,7 +85,7 @@ impl Input {
 }
 
 fn invalid(message: String) -> Error {
-    Error::new(ErrorKind::DataInvalid, READ, message)
+    Error::new(ErrorKind::DataInvalid, READ, message).with_fault(Fault::Operator)
 }
 
 /// The next line, or why it is none; `None` at the end.

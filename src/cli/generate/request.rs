@@ -2,8 +2,8 @@
 //! `docs/generate.md`.
 
 use albedo::{
-    Completion, Error, ErrorKind, FinishReason, GenerateRequest, Message, MessageRole, Result, Sampling,
-    TokenScores, Usage,
+    Completion, Error, ErrorKind, Fault, FinishReason, GenerateRequest, Message, MessageRole, Result,
+    Sampling, TokenScores, Usage,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -116,7 +116,7 @@ fn request(number: u64, value: Value, defaults: &Defaults) -> Result<GenerateReq
 }
 
 fn invalid(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::DataInvalid, READ, message)
+    Error::new(ErrorKind::DataInvalid, READ, message).with_fault(Fault::Operator)
 }
 
 /// One line of the output.

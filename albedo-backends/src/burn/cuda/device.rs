@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, mpsc};
 use std::task::{Context, Poll, Waker};
 
-use albedo_core::{Error, ErrorKind, Fault, Result, Retry};
+use albedo_core::{Error, ErrorKind, Reach, Result, Retry};
 use cubecl::bytes::{AllocationProperty, Bytes};
 use cubecl::client::{Client, Graph};
 use cubecl::config::RuntimeConfig;
@@ -262,7 +262,7 @@ impl Gpu {
     /// not always say.
     pub(super) fn reason(&self, error: Error) -> Error {
         match self.sync() {
-            Err(lost) if lost.fault() == Fault::Operator => lost,
+            Err(lost) if lost.reach() == Reach::Process => lost,
             _ => error,
         }
     }
@@ -368,8 +368,7 @@ pub(super) fn lost(error: ServerError) -> Error {
     let message: String = lines.collect::<Vec<_>>().join(" ").chars().take(600).collect();
     match root {
         _ if error.is_device_poisoned() => Error::new(ErrorKind::DeviceLost, OPERATION, message)
-            // A sample that is missing for it would be our fault: the duel has to wait.
-            .with_fault(Fault::Operator)
+            .with_reach(Reach::Process)
             .with_retry(Retry::Never)
             .with_hint("the driver lets this process use the GPU no more: start it again"),
         ServerError::Io(IoError::OutOfMemory { .. } | IoError::BufferTooBig { .. })

@@ -9,7 +9,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 
-use albedo_core::{Digest, Error, ErrorKind, Result, TokenScores};
+use albedo_core::overflow::{self, Overflow, Place};
+use albedo_core::{Digest, Error, Result, TokenScores};
 
 use super::device::{Buffer, Gpu, Reading, Recording};
 use super::kernels::attention::{PAGE, TILE};
@@ -18,7 +19,7 @@ use super::launch::{Places, SlotSettings, splits};
 use super::ops::{CubeOps, Kind, Step};
 use super::pages::Pages;
 use crate::burn::model::Qwen3;
-use crate::burn::requests::{Desk, Inbox, Origin, Prompt, Reply, Waiting, Write, again};
+use crate::burn::requests::{Desk, Inbox, Origin, Prompt, Reply, Waiting, Write};
 
 const OPERATION: &str = "generate a reply";
 
@@ -463,7 +464,9 @@ impl<'m> Engine<'m> {
             let slot = wanted.slot as usize;
             let Some(sequence) = &mut self.sequences[slot] else { continue };
             if chosen[0] == NONE {
-                self.retire(slot, Err(self.not_finite(chosen[1])));
+                let in_prompt = wanted.position < sequence.prompt.ids.len();
+                let step = if in_prompt { overflow::Step::Prompt } else { overflow::Step::Score };
+                self.retire(slot, Err(self.not_finite(step, wanted.position, chosen[1])));
                 continue;
             }
             if wanted.target != NONE {
@@ -611,7 +614,8 @@ impl<'m> Engine<'m> {
                 continue;
             };
             if chosen[0] == NONE {
-                self.retire(slot, Err(self.not_finite(chosen[1])));
+                let read = sequence.reply.prompt_tokens + sequence.reply.tokens.len() - 1;
+                self.retire(slot, Err(self.not_finite(overflow::Step::Reply, read, chosen[1])));
                 continue;
             }
             sequence.reply.tokens.push(chosen[0]);
@@ -656,7 +660,7 @@ impl<'m> Engine<'m> {
     fn fail(&mut self, error: &Error) {
         for slot in 0..self.sequences.len() {
             if self.sequences[slot].is_some() {
-                self.retire(slot, Err(again(error).with("model", &self.desk.name)));
+                self.retire(slot, Err(error.clone().with("model", &self.desk.name)));
             }
         }
         // What the pages hold, and what was recorded, is not known any more.
@@ -665,15 +669,10 @@ impl<'m> Engine<'m> {
         self.slots.decoded.clear();
     }
 
-    fn not_finite(&self, layer: u32) -> Error {
-        let place = if layer == NONE { "in the logits".to_owned() } else { format!("in layer {layer}") };
-        Error::new(
-            ErrorKind::DataInvalid,
-            OPERATION,
-            format!("the model computed a number that is not finite {place}"),
-        )
-        .with("model", &self.desk.name)
-        .with_hint("its weights overflow")
+    fn not_finite(&self, step: overflow::Step, position: usize, layer: u32) -> Error {
+        let place = if layer == NONE { Place::Logits } else { Place::Layer(layer) };
+        let overflow = Overflow { step, position: position as u32, place };
+        Error::overflowed(OPERATION, overflow).with("model", &self.desk.name)
     }
 }
 

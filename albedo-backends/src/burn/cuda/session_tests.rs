@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use albedo_core::conformance::check_backend;
-use albedo_core::{CallContext, ErrorKind, Fault, GenerateRequest, ModelBackend, ModelSession, ModelSource};
+use albedo_core::{
+    CallContext, ErrorKind, Fault, GenerateRequest, ModelBackend, ModelSession, ModelSource, Reach,
+};
 use cubecl::MemoryScope;
 use cubecl::prelude::*;
 use futures::StreamExt;
@@ -162,7 +164,8 @@ async fn a_process_outlives_its_gpu() {
     let (king, cx) = (ModelSource::new(demo("king")), CallContext::new());
     errors.push(backend.load(&king, &cx).await.map(drop).unwrap_err());
     for error in errors {
-        assert_eq!((error.kind(), error.fault()), (ErrorKind::DeviceLost, Fault::Operator), "{error}");
+        let verdict = (error.kind(), error.fault(), error.reach());
+        assert_eq!(verdict, (ErrorKind::DeviceLost, Fault::Infrastructure, Reach::Process), "{error}");
         println!("{error}");
     }
     drop(session);

@@ -6,7 +6,7 @@ use super::*;
 use crate::backend::ModelSession;
 use crate::conformance::Violation;
 use crate::conformance::session::tests::{self as session, fixture};
-use crate::error::{Error, Fault, Result, Side};
+use crate::error::{Artefact, Error, Fault, Result, Side};
 use crate::identity::Identity;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,7 +54,7 @@ impl ModelBackend for Fake {
                 Flaw::OtherPinError => ErrorKind::DataInvalid,
                 _ => ErrorKind::DigestMismatch,
             };
-            return Err(Error::new(kind, operation, "another model"));
+            return Err(Error::new(kind, operation, "another model").about(Artefact::Model));
         }
         Ok(Arc::new(session))
     }

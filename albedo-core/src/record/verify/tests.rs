@@ -40,7 +40,11 @@ fn invented(
         lines.extend(canonical_json(line).expect("writes"));
         lines.push(b'\n');
     }
-    let digests = Digests { format: FORMAT, lines: Digest::of(&lines), blobs: Digest::of(&bytes.blobs) };
+    let format = match changed[0] {
+        RecordLine::Header { format } => format,
+        _ => FORMAT,
+    };
+    let digests = Digests { format, lines: Digest::of(&lines), blobs: Digest::of(&bytes.blobs) };
     Record::from_bytes(&lines, &bytes.blobs, digests.root()).expect("well-formed")
 }
 
@@ -271,7 +275,7 @@ async fn records_of_a_reign_are_a_chain() {
 #[tokio::test]
 async fn replies_are_generated_again_and_others_told_apart() {
     let (_, record) = recorded().await;
-    let sessions = ["plain", "better"].map(|name| Arc::clone(Scripted::new(name).contestant().session()));
+    let sessions = ["plain", "better"].map(|name| Scripted::new(name).session());
     let again = regenerate(&record, &sessions, 5, 1, &CallContext::new()).await.expect("generates");
     assert_eq!(again.len(), 5);
     assert!(again.iter().all(|reply| reply.difference.is_none()));
@@ -279,7 +283,7 @@ async fn replies_are_generated_again_and_others_told_apart() {
 
     let mut liar = Scripted::new("poorer");
     liar.model = sessions[0].model().clone();
-    let liars = [Arc::clone(liar.contestant().session()), Arc::clone(&sessions[1])];
+    let liars = [liar.session(), Arc::clone(&sessions[1])];
     let again = regenerate(&record, &liars, 100, 1, &CallContext::new()).await.expect("generates");
     assert_eq!(again.len(), 16);
     for Regenerated { side, difference, .. } in again {
@@ -317,12 +321,12 @@ async fn a_self_duel_in_two_lanes_differs_by_seed_alone_and_verifies() {
     for sample in record.samples() {
         let texts = sample.replies.iter().map(|reply| match reply {
             RecordedReply::Completed { text, .. } => record.text(text).expect("named"),
-            RecordedReply::Missing { .. } => panic!("missing"),
+            _ => panic!("missing"),
         });
         let texts: Vec<_> = texts.collect();
         assert_ne!(texts[0], texts[1]);
     }
-    let sessions = ["plain"; 2].map(|name| Arc::clone(Scripted::new(name).contestant().session()));
+    let sessions = ["plain"; 2].map(|name| Scripted::new(name).session());
     let again = regenerate(&record, &sessions, 100, 1, &CallContext::new()).await.expect("generates");
     assert!(again.len() == 16 && again.iter().all(|reply| reply.difference.is_none()));
 }
@@ -437,13 +441,87 @@ async fn scores_read_from_an_answer_to_another_question_do_not_verify() {
     }
 }
 
+/// A duel in which the king's arithmetic overflows on sample 3.
+async fn overflowing(settings: &crate::DuelSettings, judges: Vec<Arc<dyn crate::Judge>>) -> Duel {
+    let king = Loads::new("plain", vec![seeds([3])]).contestant(Side::King).await;
+    let challenger = Loads::new("better", vec![]).contestant(Side::Challenger).await;
+    Duel::new(settings, king, challenger, Rows::shared(), judges).expect("plans")
+}
+
+#[tokio::test]
+async fn a_lost_sample_follows_from_the_replies() {
+    let duel = overflowing(&settings(), vec![Asked::new("fair", fair)]).await;
+    let bytes = run(&duel).await.1.record().expect("published");
+    let record = Record::from_bytes(&bytes.lines, &bytes.blobs, bytes.digest).expect("reads");
+    assert_eq!(verified(&record).await.expect("verifies").outcome, Outcome::Dethroned);
+    let recorded = (bytes, record);
+    let reply = |line: &mut RecordLine, becomes: fn() -> RecordedReply| {
+        if let RecordLine::Reply { reply, .. } = line
+            && reply.overflowed()
+        {
+            *reply = becomes();
+        }
+    };
+    let changes: Vec<(&str, Change)> = vec![
+        (
+            "`cells[0]",
+            Box::new(move |lines| {
+                for line in lines {
+                    reply(line, || RecordedReply::Missing { kind: ErrorKind::Overflow });
+                }
+            }),
+        ),
+        (
+            "`overflows",
+            Box::new(|lines| {
+                if let Some(RecordLine::Verdict(verdict)) = lines.last_mut() {
+                    verdict.overflows.challenger = 1;
+                }
+            }),
+        ),
+        (
+            "`outcome`",
+            Box::new(|lines| {
+                if let Some(RecordLine::Verdict(verdict)) = lines.last_mut() {
+                    verdict.outcome = Outcome::Forfeit(crate::verdict::Forfeit::Overflow);
+                }
+            }),
+        ),
+        (
+            "a model overflowed, which its format does not know",
+            Box::new(|lines| lines[0] = RecordLine::Header { format: 2 }),
+        ),
+    ];
+    for (expected, change) in changes {
+        let error = verified(&invented(&recorded, change)).await.expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_sample_is_reproduced_or_told_apart() {
+    let duel = overflowing(&settings(), vec![Asked::new("fair", fair)]).await;
+    let bytes = run(&duel).await.1.record().expect("published");
+    let record = Record::from_bytes(&bytes.lines, &bytes.blobs, bytes.digest).expect("reads");
+    let cx = CallContext::new();
+    let king = Loads::new("plain", vec![seeds([3])]).contestant(Side::King).await;
+    let sessions = [king.session(&cx).await.expect("is loaded"), Scripted::new("better").session()];
+    let again = regenerate(&record, &sessions, 100, 1, &cx).await.expect("generates");
+    assert!(again.len() == 16 && again.iter().all(|reply| reply.difference.is_none()));
+    let sessions = ["plain", "better"].map(|name| Scripted::new(name).session());
+    let again = regenerate(&record, &sessions, 100, 1, &cx).await.expect("generates");
+    let differing: Vec<_> = again.iter().filter(|reply| reply.difference.is_some()).collect();
+    assert_eq!(differing.len(), 1);
+    assert_eq!((differing[0].sample, differing[0].side), (3, Side::King));
+    assert!(differing[0].difference.is_some_and(|difference| difference.overflow.is_some()));
+}
+
 #[tokio::test]
 #[ignore = "writes the fixture of the current format, which only changes with the format"]
 async fn write_the_fixture() {
     let settings = crate::DuelSettings { previous: Some(Digest::of("before")), ..settings() };
-    let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
     let judges: Vec<Arc<dyn crate::Judge>> = vec![evident(), Asked::new("biased", always_first)];
-    let duel = Duel::new(&settings, king, challenger, Rows::shared(), judges).expect("plans");
+    let duel = overflowing(&settings, judges).await;
     let store = FileStore::create(format!("tests/fixtures/record-{FORMAT}")).expect("creates");
     duel.run(&store, &(), &CallContext::new()).await.expect("runs");
 }

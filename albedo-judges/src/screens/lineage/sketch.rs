@@ -2,7 +2,7 @@
 //! of the aligned parameters. Sketches are linear in the aligned parameters, so
 //! the sketch of a difference is the difference of the sketches.
 
-use albedo_core::{Digest, Error, ErrorKind, Result};
+use albedo_core::{Digest, Error, ErrorKind, Fault, Result};
 use serde::{Deserialize, Serialize};
 
 use super::hash::{Purpose, bucket};
@@ -60,6 +60,7 @@ impl Sketch {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Conflict, "compare two sketches", "they are aligned to different anchors")
+            .with_fault(Fault::Operator)
             .with("first", self.anchor.short())
             .with("second", other.anchor.short())
             .with_hint("sketch both models with one anchor"))
