@@ -7,17 +7,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use albedo_backends::tasks::{Manifest, ParquetTasks, ParquetTasksConfig};
-use albedo_core::backend::{GenerateRequest, Generated, ScoreRequest, TokenScores};
 use albedo_core::draw::Drawer;
 use albedo_core::panel::PanelSettings;
 use albedo_core::plan::{ContestantPlan, GenerationSettings, Lanes, Sampler, Terms};
+use albedo_core::testing::{Rows, ScriptedSession};
 use albedo_core::{
-    CallContext, Digest, DuelPlan, Identity, Message, MessageRole, ModelInfo, ModelSession, Result, Rule,
-    Seed, TaskRow, TaskSetInfo, TaskSource,
+    CallContext, Digest, DuelPlan, Identity, Message, MessageRole, ModelInfo, ModelSession, Rule, Seed,
+    TaskRow, TaskSetInfo, TaskSource,
 };
-use async_trait::async_trait;
 use divan::{AllocProfiler, Bencher};
-use futures::stream::{self, BoxStream, StreamExt};
 use tokio::runtime::{Builder, Runtime};
 
 const SHARDS: u64 = 1_200;
@@ -35,11 +33,13 @@ fn main() {
 #[divan::bench(args = [Sampler::RowDraw, Sampler::AlbedoPy])]
 fn draw(bencher: Bencher<'_, '_>, sampler: Sampler) {
     let (runtime, cx) = (runtime(), CallContext::new());
+    // Asked for prompts only, and cannot tell.
+    let king: Arc<dyn ModelSession> = Arc::new(ScriptedSession::saying("king", "never").counting(|_| None));
     bencher.with_inputs(manifest).bench_values(|manifest| {
-        let tasks = InstantTasks(Manifest::parse(manifest.as_bytes()).expect("a manifest"));
+        let tasks = instant_tasks(Manifest::parse(manifest.as_bytes()).expect("a manifest"));
         let mut drawer = Drawer::new(&plan(sampler, tasks.info()), Arc::new(tasks));
         let mut drawn = 0;
-        while runtime.block_on(drawer.next(&Unmeasured, &cx)).expect("draws").is_some() {
+        while runtime.block_on(drawer.next(&king, &cx)).expect("draws").is_some() {
             drawn += 1;
         }
         assert_eq!(drawn, SAMPLES);
@@ -117,45 +117,16 @@ fn plan(sampler: Sampler, tasks: &TaskSetInfo) -> DuelPlan {
 }
 
 /// The manifest's rows, each found and then made up.
-#[derive(Debug)]
-struct InstantTasks(Manifest);
-
-#[async_trait]
-impl TaskSource for InstantTasks {
-    fn info(&self) -> &TaskSetInfo {
-        self.0.info()
-    }
-
-    async fn row(&self, row: u64, _: &CallContext) -> Result<TaskRow> {
-        let (shard, place) = self.0.locate(row).expect("a row");
+fn instant_tasks(manifest: Manifest) -> Rows {
+    let info = manifest.info().clone();
+    let row = move |row| {
+        let (shard, place) = manifest.locate(row).expect("a row");
         let roles = [MessageRole::User, MessageRole::Assistant].into_iter().cycle().take(16);
-        Ok(TaskRow {
+        TaskRow {
             instance_id: format!("{shard}:{place}"),
             repo: String::new(),
             messages: roles.map(|role| Message::new(role, "")).collect(),
-        })
-    }
-}
-
-/// A session that is only asked for prompts, and cannot tell.
-#[derive(Debug)]
-struct Unmeasured;
-
-#[async_trait]
-impl ModelSession for Unmeasured {
-    fn model(&self) -> &ModelInfo {
-        unreachable!("the drawer has the plan")
-    }
-
-    fn count_prompt_tokens(&self, _: &[Message]) -> Result<Option<u32>> {
-        Ok(None)
-    }
-
-    fn generate(&self, _: Vec<GenerateRequest>, _: &CallContext) -> BoxStream<'static, Generated> {
-        stream::empty().boxed()
-    }
-
-    async fn score(&self, _: Vec<ScoreRequest>, _: &CallContext) -> Result<Vec<TokenScores>> {
-        Ok(vec![])
-    }
+        }
+    };
+    Rows::new(info.rows, row).with_info(info)
 }

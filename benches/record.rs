@@ -3,7 +3,6 @@
 //! answer. `cargo bench --bench record` prints seconds and peak memory.
 #![expect(clippy::print_stdout, reason = "what it prints is the measurement")]
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,9 +11,9 @@ use albedo_core::backend::{Completion, Role};
 use albedo_core::record::{Digests, JournalEvent, RecordPart, TextRef, VerifyOptions, verify};
 use albedo_core::{
     Assessment, CallContext, Comparison, Contestant, Digest, Duel, DuelSettings, FileStore, FinishReason,
-    GenerateRequest, Generated, Identity, Judge, Message, Metric, ModelBackend, ModelInfo, ModelSession,
-    ModelSource, RecordStore, Result, Rule, Score, ScoreRequest, Side, TaskRow, TaskSetInfo, TaskSource,
-    TokenScores, Usage,
+    GenerateRequest, Generated, Identity, Judge, JudgeProfile, MemoryStore, Message, Metric, ModelBackend,
+    ModelInfo, ModelSession, ModelSource, RecordStore, Result, Rule, Score, ScoreRequest, Side, TaskRow,
+    TaskSetInfo, TaskSource, TokenScores, Usage,
 };
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -70,7 +69,9 @@ async fn duel(cx: &CallContext) -> Result<Duel> {
     let judges =
         ["first", "second", "third"].map(|name| Instantly::named(name).map(|judge| Arc::new(judge) as _));
     let judges = judges.into_iter().collect::<Result<Vec<Arc<dyn Judge>>>>()?;
-    Duel::new(&settings, king, challenger, Arc::new(Rows::new()), judges)
+    let tasks = Arc::new(Rows::new());
+    let duel = Duel::builder(king, challenger).tasks(tasks).judges(judges).settings(settings);
+    duel.plan(&MemoryStore::default(), cx).await
 }
 
 /// The most memory that the process has had, in megabytes.
@@ -148,8 +149,8 @@ impl Judge for Instantly {
         &self.0
     }
 
-    fn metrics(&self) -> BTreeSet<Metric> {
-        Metric::ALL.into()
+    fn profile(&self) -> JudgeProfile {
+        JudgeProfile::new(Metric::ALL)
     }
 
     async fn compare(&self, request: &Comparison, _: &CallContext) -> Result<Assessment> {

@@ -128,7 +128,7 @@ impl ModelSession for Session {
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
         // Dropping the stream drops the guard, which stops what is not finished.
         let cx = cx.child();
-        let guard = cx.cancellation().clone().drop_guard();
+        let guard = cx.cancel_on_drop();
         let ngrams = Arc::clone(&self.ngrams);
         let answer = move |(index, request): (usize, GenerateRequest)| {
             let (ngrams, cx, _guard) = (Arc::clone(&ngrams), cx.clone(), &guard);
@@ -355,8 +355,9 @@ async fn main() -> albedo::Result<()> {
 
     let mut settings = DuelSettings { samples: 48, ..DuelSettings::default() };
     settings.generation.sampling.temperature = 1.0;
-    let report =
-        Duel::new(&settings, king, challenger, tasks, judges)?.run(&MemoryStore::default(), &(), &cx).await?;
+    let store = MemoryStore::default();
+    let duel = Duel::builder(king, challenger).tasks(tasks).judges(judges).settings(settings);
+    let report = duel.plan(&store, &cx).await?.run(&store, &(), &cx).await?;
     for judge in &report.verdict.judges {
         println!("{:<21}{:+.1} points", judge.judge, judge.margin);
     }

@@ -5,7 +5,6 @@
 //! `cargo run --release --example custom_judge`
 #![expect(clippy::print_stdout, reason = "an example prints")]
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use albedo::prelude::*;
@@ -49,8 +48,8 @@ impl Judge for Brevity {
         &self.identity
     }
 
-    fn metrics(&self) -> BTreeSet<Metric> {
-        [Metric::Efficiency].into()
+    fn profile(&self) -> JudgeProfile {
+        JudgeProfile::new([Metric::Efficiency])
     }
 
     async fn compare(&self, request: &Comparison, _cx: &CallContext) -> albedo::Result<Assessment> {
@@ -95,8 +94,9 @@ async fn main() -> albedo::Result<()> {
     let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": demo.tasks() }), &cx).await?;
 
     let settings = DuelSettings { samples: 8, ..DuelSettings::default() };
-    let report =
-        Duel::new(&settings, king, challenger, tasks, judges)?.run(&MemoryStore::default(), &(), &cx).await?;
+    let store = MemoryStore::default();
+    let duel = Duel::builder(king, challenger).tasks(tasks).judges(judges).settings(settings);
+    let report = duel.plan(&store, &cx).await?.run(&store, &(), &cx).await?;
     for judge in &report.verdict.judges {
         println!("{:<17}{:+.1} points", judge.judge, judge.margin);
     }

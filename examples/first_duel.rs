@@ -20,8 +20,9 @@ async fn main() -> albedo::Result<()> {
     let judge = registry.build::<dyn Judge>("reference-action", json!({}), &cx).await?;
 
     let settings = DuelSettings { samples: 8, ..DuelSettings::default() };
-    let duel = Duel::new(&settings, king, challenger, tasks, vec![judge])?;
-    let report = duel.run(&MemoryStore::default(), &(), &cx).await?;
+    let store = MemoryStore::default();
+    let duel = Duel::builder(king, challenger).tasks(tasks).judge(judge).settings(settings);
+    let report = duel.plan(&store, &cx).await?.run(&store, &(), &cx).await?;
     println!("{:?}: margin {:+.1} points", report.verdict.outcome, report.verdict.margin);
     Ok(())
 }

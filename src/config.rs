@@ -30,7 +30,6 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -39,8 +38,8 @@ use serde_json::{Value, json};
 pub use albedo_core::PluginConfig;
 
 use crate::{
-    CallContext, Contestant, Digest, Duel, DuelSettings, Error, ErrorKind, Fault, Judge, ModelBackend,
-    ModelSource, Observer, RecordStore, Registry, Result, Side, TaskSource, duel::preflight,
+    CallContext, Contestant, Digest, Duel, DuelBuilder, DuelSettings, Error, ErrorKind, Fault, Judge,
+    ModelBackend, ModelSource, Registry, Result, Side, TaskSource,
 };
 
 const READ: &str = "read the configuration";
@@ -215,29 +214,14 @@ impl DuelConfig {
         schema
     }
 
-    /// Checks every setting, builds every part and freezes the plan. With
-    /// canaries in the settings the judges answer them first, as far as the journal
-    /// of `store`, in which the duel is to run, does not hold their answers.
-    ///
-    /// # Errors
-    /// As [`DuelConfig::parts`] and [`DuelParts::watched_duel`].
-    pub async fn prepare(
-        &self,
-        registry: Registry,
-        store: &dyn RecordStore,
-        observer: &dyn Observer,
-        cx: &CallContext,
-    ) -> Result<Duel> {
-        self.parts(registry, cx).await?.watched_duel(&self.duel, store, observer, cx).await
-    }
-
-    /// Builds what duels of this configuration are made of. Names and settings
-    /// are checked before any model is loaded.
+    /// Checks every setting and builds every part: what
+    /// [`plan`](DuelBuilder::plan) freezes. Names and settings are checked before
+    /// any model is loaded.
     ///
     /// # Errors
     /// Whatever is wrong with the settings, the files that they name, or one
     /// side's model.
-    pub async fn parts(&self, registry: Registry, cx: &CallContext) -> Result<DuelParts> {
+    pub async fn builder(&self, registry: Registry, cx: &CallContext) -> Result<DuelBuilder<'static>> {
         let registry = registry.relative_to(&self.folder);
         self.check(&registry)?;
         let tasks = registry.build::<dyn TaskSource>(&self.tasks.name, self.tasks.value(), cx).await?;
@@ -246,7 +230,7 @@ impl DuelConfig {
             judges.push(registry.build::<dyn Judge>(&judge.name, judge.value(), cx).await?);
         }
         let [king, challenger] = self.contestants(&registry, cx).await?;
-        Ok(DuelParts { king, challenger, tasks, judges })
+        Ok(Duel::builder(king, challenger).tasks(tasks).judges(judges).settings(self.duel.clone()))
     }
 
     /// Loads both contestants, the king first; a model that duels itself once.
@@ -268,49 +252,6 @@ impl DuelConfig {
             Contestant::load(Side::Challenger, &backend, &source(&self.challenger), cx).await?
         };
         Ok([king, challenger])
-    }
-}
-
-/// What a configuration's duels are made of, ready for as many as are wanted.
-#[derive(Debug, Clone)]
-pub struct DuelParts {
-    king: Contestant,
-    challenger: Contestant,
-    tasks: Arc<dyn TaskSource>,
-    judges: Vec<Arc<dyn Judge>>,
-}
-
-impl DuelParts {
-    /// Freezes the plan of a duel with `settings`.
-    ///
-    /// # Errors
-    /// As [`Duel::new`].
-    pub fn duel(&self, settings: &DuelSettings) -> Result<Duel> {
-        let Self { king, challenger, tasks, judges } = self;
-        Duel::new(settings, king.clone(), challenger.clone(), Arc::clone(tasks), judges.clone())
-    }
-
-    /// Freezes the plan of a duel with `settings`, after the canaries before it if
-    /// there are any. Answers to them go to the journal of `store`, in which the
-    /// duel is to run, and those that it holds are not asked for again. Everything
-    /// else is checked before a judge is asked.
-    ///
-    /// # Errors
-    /// As [`DuelParts::duel`], [`preflight`] and [`Duel::watched`].
-    pub async fn watched_duel(
-        &self,
-        settings: &DuelSettings,
-        store: &dyn RecordStore,
-        observer: &dyn Observer,
-        cx: &CallContext,
-    ) -> Result<Duel> {
-        let unwatched = self.duel(&DuelSettings { canaries: None, ..settings.clone() })?;
-        if settings.canaries.is_none() {
-            return Ok(unwatched);
-        }
-        let Self { king, challenger, tasks, judges } = self;
-        let passed = preflight(settings, &**tasks, judges, store, observer, cx).await?;
-        Duel::watched(settings, king.clone(), challenger.clone(), Arc::clone(tasks), judges.clone(), passed)
     }
 }
 

@@ -8,11 +8,14 @@
 //!
 //! | feature | default | brings |
 //! | --- | --- | --- |
-//! | `cli` | yes | the `albedo` program, [`config`], [`mod@bench`], and the task reader |
+//! | `cli` | yes | the `albedo` program as [`cli::main`], [`config`], `bench`, `report`, `tasks` |
+//! | `bench` | with `cli` | [`mod@bench`]: how fast a model reads and writes |
+//! | `report` | with `cli` | [`report`]: terminal progress and tables |
 //! | `tasks` | with `cli` | tasks `parquet` |
 //! | `cpu` | yes | backend `burn`: Qwen3 models on the CPU |
 //! | `openai` | yes | backend `openai`: chat models behind a server |
 //! | `judges` | yes | judges `chat`, `protocol`, `reference-action`, `reference-likelihood` |
+//! | `conformance` | no | [`conformance`] and [`testing`], for the tests of plugins |
 //! | `chain` | no | chain `local` |
 //!
 //! Linking a crate registers its plugins: [`Registry::linked`] has them all.
@@ -23,17 +26,21 @@ pub use albedo_core::*;
 #[cfg(any(feature = "cpu", feature = "openai", feature = "tasks"))]
 pub use albedo_backends as backends;
 #[cfg(feature = "chain")]
-pub use albedo_chain as local_chain;
+pub use albedo_chain as chains;
 #[cfg(feature = "judges")]
 pub use albedo_judges as judges;
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "bench")]
 pub mod bench;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "cli")]
 pub mod config;
 pub mod demo;
 mod plugins;
 pub mod prelude;
+#[cfg(feature = "report")]
+pub mod report;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,11 +1,4 @@
 //! The `albedo` program.
-#![forbid(unsafe_code)]
-
-use std::process::ExitCode;
-
-mod cli;
-mod report;
-
-fn main() -> ExitCode {
-    cli::main()
+fn main() -> std::process::ExitCode {
+    albedo::cli::main()
 }

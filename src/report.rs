@@ -1,8 +1,12 @@
 //! What people see: progress while something runs, tables of how it ended.
+//!
+//! [`Progress`] shows a running duel on a terminal; [`contestants`] and
+//! [`verdict`] are the tables before and after it, as plain text.
 
-use albedo::Record;
-use albedo::record::RecordedReply;
+use crate::Record;
+use crate::record::RecordedReply;
 
+#[cfg(feature = "bench")]
 mod bench;
 mod progress;
 #[cfg(feature = "judges")]
@@ -10,22 +14,25 @@ mod screening;
 mod table;
 mod throughput;
 
-pub(crate) use bench::bench;
-pub(crate) use progress::{Failures, Progress};
+#[cfg(feature = "bench")]
+pub use bench::bench;
+pub use progress::{Failures, Progress};
 #[cfg(feature = "judges")]
-pub(crate) use screening::{Bytes, Screened, rejected, screened, unverified};
-pub(crate) use table::{contestants, verdict};
-pub(crate) use throughput::Throughput;
+pub use screening::{Bytes, Screened, rejected, screened, unverified};
+pub use table::{contestants, verdict};
+pub use throughput::Throughput;
 
-/// Tokens that one side read and wrote.
+/// Tokens that one side read and wrote in a duel.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Tokens {
-    pub(crate) prompt: u64,
-    pub(crate) reply: u64,
+pub struct Tokens {
+    /// Tokens of its prompts.
+    pub prompt: u64,
+    /// Tokens of its replies.
+    pub reply: u64,
 }
 
-/// Tokens of a record's replies, the king's first.
-pub(crate) fn tokens(record: &Record) -> [Tokens; 2] {
+/// Counts the tokens in a record: `[king, challenger]`.
+pub fn tokens(record: &Record) -> [Tokens; 2] {
     let mut tokens = [Tokens::default(); 2];
     for sample in record.samples() {
         for (tokens, reply) in tokens.iter_mut().zip(sample.replies) {
@@ -38,7 +45,8 @@ pub(crate) fn tokens(record: &Record) -> [Tokens; 2] {
 }
 
 impl Tokens {
-    pub(crate) fn add(&mut self, prompt: u32, reply: u32) {
+    /// Adds one reply and its prompt.
+    pub fn add(&mut self, prompt: u32, reply: u32) {
         self.prompt += u64::from(prompt);
         self.reply += u64::from(reply);
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::stream::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,9 @@ use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Fault, Reach, Result};
 use crate::identity::Identity;
+
+/// A stream of any type, as [`ModelSession::generate`] returns it.
+pub use futures::stream::BoxStream;
 
 /// Loads models.
 #[async_trait]
@@ -66,7 +69,45 @@ pub trait ModelSession: Debug + Send + Sync + 'static {
     async fn score(&self, requests: Vec<ScoreRequest>, cx: &CallContext) -> Result<Vec<TokenScores>>;
 }
 
+/// Conveniences that every [`ModelSession`] has.
+pub trait ModelSessionExt: ModelSession {
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// The request's own; what `cx` says, if the session ended its answers
+    /// without one because of it.
+    fn generate_one(
+        &self,
+        request: GenerateRequest,
+        cx: &CallContext,
+    ) -> impl Future<Output = Result<Completion>> + Send {
+        const GENERATE: &str = "generate a reply";
+        let mut answers = self.generate(vec![request], cx);
+        async move {
+            if let Some(answer) = answers.next().await {
+                return answer.result;
+            }
+            cx.check(GENERATE)?;
+            Err(Error::bug(GENERATE, "the session ended its answers without one"))
+        }
+    }
+}
+
+impl<S: ModelSession + ?Sized> ModelSessionExt for S {}
+
 /// Where a model's bytes are, and what they are pinned to.
+///
+/// ```
+/// use albedo_core::{Digest, ModelSource};
+///
+/// // The challenger is read with the king's tokenizer, and refused unless its
+/// // parameters are those that were announced.
+/// let source = ModelSource {
+///     parameters: Some(Digest::of("what was announced")),
+///     ..ModelSource::new("models/challenger").with_text_from("models/king")
+/// };
+/// assert_eq!(source.text_location(), std::path::Path::new("models/king"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelSource {
     /// A folder with `config.json`, `*.safetensors`, `tokenizer.json` and

@@ -2,7 +2,7 @@
 //!
 //! They are made from recorded replies and albedo's own texts, never from a
 //! contestant's. A judge that reads replies (one that is [watched](
-//! crate::Judge::watched)) answers some of them before the plan is frozen: one
+//! crate::JudgeProfile::canaries)) answers some of them before the plan is frozen: one
 //! that fails is not on the duel's panel, and fewer judges than the quorum are no
 //! panel. Further ones have their places in the plan, one before every
 //! [`CanarySettings::every`]-th sample: a judge that fails is void from that sample

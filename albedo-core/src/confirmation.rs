@@ -141,7 +141,7 @@ mod tests {
     async fn judged(settings: &DuelSettings, challenger: &'static str, answer: Answer) -> Record {
         let [king, challenger] = ["plain", challenger].map(|name| Scripted::new(name).contestant());
         let judges: Vec<Arc<dyn Judge>> = vec![Asked::new("judge", answer)];
-        let duel = Duel::new(settings, king, challenger, Rows::shared(), judges).expect("plans");
+        let duel = planned(settings, king, challenger, judges).expect("plans");
         let record = run(&duel).await.1.record().expect("published");
         Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads")
     }

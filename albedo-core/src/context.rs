@@ -13,6 +13,23 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Handed to every call that can take long. Cloning shares the cancellation;
 /// children are cancelled with their parent, not the other way round.
+///
+/// ```
+/// use albedo_core::{CallContext, ErrorKind};
+/// use std::time::Duration;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let cx = CallContext::new();
+/// let hurried = cx.with_timeout(Duration::from_millis(1));
+/// let late = hurried.run("wait for ever", std::future::pending::<()>()).await;
+/// assert_eq!(late.unwrap_err().kind(), ErrorKind::Timeout);
+///
+/// let child = cx.child();
+/// cx.cancel();
+/// assert_eq!(child.check("begin").unwrap_err().kind(), ErrorKind::Cancelled);
+/// # }
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct CallContext {
     cancellation: CancellationToken,
@@ -50,11 +67,6 @@ impl CallContext {
     /// A context that nothing cancels yet and that has no deadline.
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// A context that `token` cancels.
-    pub fn with_cancellation(token: CancellationToken) -> Self {
-        Self { cancellation: token, ..Self::default() }
     }
 
     /// The same context with a deadline at most `timeout` from now; an earlier
@@ -99,14 +111,27 @@ impl CallContext {
         self.cancellation.cancel();
     }
 
-    /// The token itself, for code that waits on it.
-    pub fn cancellation(&self) -> &CancellationToken {
-        &self.cancellation
+    /// Whether calls made with this context are to stop. A deadline that has
+    /// passed does not cancel.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancellation.is_cancelled()
     }
 
-    /// When calls made with this context have to be over.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.deadline
+    /// Waits until the context is cancelled.
+    pub async fn cancelled(&self) {
+        self.cancellation.cancelled().await;
+    }
+
+    /// Returns a guard that cancels this context when it is dropped: move it into
+    /// a stream whose work must stop when nobody reads it any more.
+    pub fn cancel_on_drop(&self) -> CancelOnDrop {
+        CancelOnDrop(self.clone())
+    }
+
+    /// How long calls made with this context may still take: zero once the
+    /// deadline has passed, `None` without one.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// `Ok` while the call may go on.
@@ -142,6 +167,17 @@ impl CallContext {
             value = future => Ok(value),
             () = expired => Err(timed_out(operation)),
         }
+    }
+}
+
+/// Cancels a [`CallContext`] when it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it cancels the context"]
+pub struct CancelOnDrop(CallContext);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }
 

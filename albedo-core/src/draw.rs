@@ -115,7 +115,7 @@ impl Drawer {
     /// task source meets.
     pub async fn next(
         &mut self,
-        king: &dyn ModelSession,
+        king: &Arc<dyn ModelSession>,
         cx: &CallContext,
     ) -> Result<Option<(Sample, Vec<RowDraw>)>> {
         let index = self.walk.samples();
@@ -146,7 +146,7 @@ impl Drawer {
         &mut self,
         row: u64,
         index: u32,
-        king: &dyn ModelSession,
+        king: &Arc<dyn ModelSession>,
         cx: &CallContext,
     ) -> Result<(RowDraw, Option<Sample>)> {
         let task = self.tasks.row(row, cx).await?;
@@ -162,8 +162,15 @@ impl Drawer {
         let turn = turn.unwrap_or_default();
         let sample = Sample::new(index, task, turn)
             .ok_or_else(|| Error::bug("draw samples", "the turn drawn is not the row's"))?;
-        draw.prompt_tokens = king
-            .count_prompt_tokens(&sample.messages)
+        // A prompt of 32K tokens takes tens of milliseconds: no other task waits.
+        let (counting, messages) = (Arc::clone(king), Arc::clone(&sample.messages));
+        let counted = tokio::task::spawn_blocking(move || counting.count_prompt_tokens(&messages));
+        draw.prompt_tokens = cx
+            .run("draw samples", counted)
+            .await?
+            .map_err(|error| {
+                Error::bug("count a prompt's tokens", "the session panicked").with_source(error)
+            })?
             .map_err(|error| error.with("row", row).with("turn", turn))?;
         draw.outcome = self.walk.outcome(&draw);
         if draw.outcome != DrawOutcome::Sample {

@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::StreamExt;
 use futures::stream;
 
-use crate::canary::{CanaryPlan, Preflight, Series, VoidJudges};
+use crate::canary::{Series, VoidJudges};
 use crate::context::CallContext;
 use crate::decision::Decider;
 use crate::digest::Digest;
 use crate::draw::Drawer;
-use crate::error::{Error, ErrorKind, Fault, Result, Side};
+use crate::error::{Error, ErrorKind, Result, Side};
 use crate::judge::Judge;
 use crate::marks::DuelSecret;
-use crate::plan::{DuelPlan, DuelSettings, JudgePlan, Limits};
+use crate::plan::{DuelPlan, Limits};
 use crate::record::{JournalEvent, RecordBuilder, RecordLine, RecordStore};
 use crate::tasks::TaskSource;
 use crate::verdict::{Outcome, Overflows, Verdict};
@@ -24,6 +24,7 @@ use crate::verdict::{Outcome, Overflows, Verdict};
 mod answer;
 mod ask;
 mod budget;
+mod builder;
 mod contestant;
 mod event;
 mod preflight;
@@ -33,9 +34,9 @@ mod stored;
 
 use ask::Asking;
 use budget::Budget;
+pub use builder::DuelBuilder;
 pub use contestant::Contestant;
 pub use event::{DuelEvent, Observer};
-pub use preflight::preflight;
 use sample::{SampleRun, StoredCanaryAnswers};
 use stored::Stored;
 
@@ -43,6 +44,36 @@ use stored::Stored;
 const PART: usize = 64 << 10;
 
 /// A duel whose plan is frozen and whose parts are at hand.
+///
+/// ```
+/// # #[cfg(feature = "conformance")]
+/// use albedo_core::testing::{Rows, ScriptedJudge, ScriptedSession};
+/// use albedo_core::{CallContext, Duel, DuelSettings, MemoryStore, Outcome, Rule};
+/// use std::sync::Arc;
+///
+/// # #[cfg(feature = "conformance")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> albedo_core::Result<()> {
+/// let (cx, store) = (CallContext::new(), MemoryStore::default());
+/// // Two models that each say one thing, and a judge that prefers the longer.
+/// let king = ScriptedSession::saying("king", "ls").contestant();
+/// let challenger = ScriptedSession::saying("challenger", "ls -l").contestant();
+/// let judge = ScriptedJudge::preferring("length", |reply| (reply.len() as f64 / 10.0).min(1.0));
+///
+/// let duel = Duel::builder(king, challenger)
+///     .tasks(Arc::new(Rows::numbered(20)))
+///     .judge(Arc::new(judge))
+///     .settings(DuelSettings { samples: 8, rule: Rule::by_name("margin")?, ..DuelSettings::default() })
+///     .plan(&store, &cx)
+///     .await?;
+/// let report = duel.run(&store, &(), &cx).await?;
+/// assert_eq!(report.verdict.outcome, Outcome::Dethroned);
+/// assert!(report.record.is_some(), "a duel that is decided has a record");
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "conformance"))]
+/// # fn main() {}
+/// ```
 #[derive(Debug)]
 pub struct Duel {
     plan: DuelPlan,
@@ -65,112 +96,10 @@ pub struct DuelReport {
 }
 
 impl Duel {
-    /// Freezes the plan of a duel between `king` and `challenger` on `tasks`
-    /// before `judges`.
-    ///
-    /// # Errors
-    /// The operator's: absurd settings, settings with canaries
-    /// ([`Duel::watched`] has them), no judge, two judges of one identity,
-    /// fewer tasks than samples, a challenger loaded with another tokenizer,
-    /// template or stop ids than the king's. The challenger's: another
-    /// architecture than the king's.
-    pub fn new(
-        settings: &DuelSettings,
-        king: Contestant,
-        challenger: Contestant,
-        tasks: Arc<dyn TaskSource>,
-        judges: Vec<Arc<dyn Judge>>,
-    ) -> Result<Self> {
-        if settings.canaries.is_some() {
-            return Err(Error::new(
-                ErrorKind::ConfigInvalid,
-                "plan the duel",
-                "`canaries` are set, and the judges have answered none",
-            )
-            .with_hint("ask `preflight` and plan with `Duel::watched`, or leave `canaries` out"));
-        }
-        Self::planned(settings, king, challenger, tasks, judges, None)
-    }
-
-    /// Freezes the plan of a duel with canaries: those of `judges` are on its
-    /// panel that have passed `preflight`, or are not watched.
-    ///
-    /// # Errors
-    /// As [`Duel::new`]; [`ErrorKind::Conflict`] if the preflight is another's;
-    /// [`ErrorKind::Unavailable`] if it left fewer judges than the quorum: there
-    /// is no duel, and nothing is spent.
-    pub fn watched(
-        settings: &DuelSettings,
-        king: Contestant,
-        challenger: Contestant,
-        tasks: Arc<dyn TaskSource>,
-        judges: Vec<Arc<dyn Judge>>,
-        preflight: Preflight,
-    ) -> Result<Self> {
-        let (judges, canaries) = preflight::panel(settings, &*tasks, judges, preflight)?;
-        Self::planned(settings, king, challenger, tasks, judges, Some(canaries))
-    }
-
-    fn planned(
-        settings: &DuelSettings,
-        king: Contestant,
-        challenger: Contestant,
-        tasks: Arc<dyn TaskSource>,
-        judges: Vec<Arc<dyn Judge>>,
-        canaries: Option<CanaryPlan>,
-    ) -> Result<Self> {
-        settings.check()?;
-        check_contestants(&king, &challenger)?;
-        let judge_plans = plan_judges(&judges, canaries.is_some())?;
-        let info = tasks.info();
-        let samples = settings.planned_samples();
-        if info.rows < u64::from(samples) {
-            return Err(Error::new(
-                ErrorKind::ConfigInvalid,
-                "plan the duel",
-                "there are fewer tasks than samples",
-            )
-            .with("rows", info.rows)
-            .with("samples", samples)
-            .with_hint("lower `samples` or use more tasks"));
-        }
-        let longest = [&king, &challenger].map(|side| side.model().context_length);
-        let longest = longest[0].min(longest[1]);
-        let context_tokens = settings.context_tokens.unwrap_or(longest);
-        if context_tokens > longest || context_tokens <= settings.generation.max_new_tokens {
-            return Err(Error::new(ErrorKind::ConfigInvalid, "plan the duel", "the context does not fit")
-                .with("context tokens", context_tokens)
-                .with("the models' context", longest)
-                .with("max_new_tokens", settings.generation.max_new_tokens)
-                .with_hint("lower `context_tokens` or `generation.max_new_tokens`"));
-        }
-        let plan = DuelPlan {
-            version: env!("CARGO_PKG_VERSION").into(),
-            king: king.plan(),
-            challenger: challenger.plan(),
-            tasks: info.clone(),
-            sampler: settings.sampler,
-            samples,
-            looks: settings.rule.looks(samples),
-            seed: settings.seed,
-            context_tokens,
-            generation: settings.generation,
-            lanes: settings.lanes,
-            judges: judge_plans,
-            panel: settings.panel,
-            rule: settings.rule.clone(),
-            terms: settings.terms,
-            previous: settings.previous,
-            canaries,
-        };
-        Ok(Self {
-            digest: plan.digest()?,
-            plan,
-            limits: settings.limits,
-            contestants: [king, challenger],
-            tasks,
-            judges,
-        })
+    /// Begins a duel between `king` and `challenger`; the builder's
+    /// [`plan`](DuelBuilder::plan) freezes it.
+    pub fn builder(king: Contestant, challenger: Contestant) -> DuelBuilder<'static> {
+        DuelBuilder::new(king, challenger)
     }
 
     /// The frozen plan.
@@ -236,7 +165,7 @@ impl Duel {
         let drawn = stream::unfold(Some(drawer), |drawer| async {
             let mut drawer = drawer?;
             let drawn = match self.contestant(Side::King).loaded(&cx).await {
-                Ok(king) => drawer.next(&**king, &cx).await,
+                Ok(king) => drawer.next(&king, &cx).await,
                 Err(error) => Err(error),
             };
             match drawn {
@@ -357,57 +286,6 @@ impl Duel {
         observer.on(&DuelEvent::Ended { outcome: verdict.outcome });
         Ok(DuelReport { plan: self.digest, verdict, record: digest })
     }
-}
-
-fn check_contestants(king: &Contestant, challenger: &Contestant) -> Result<()> {
-    let (king, challenger) = (king.model(), challenger.model());
-    if king.architecture != challenger.architecture {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "plan the duel",
-            "the challenger has another architecture",
-        )
-        .with_fault(Fault::Contestant(Side::Challenger))
-        .with("king", &king.architecture)
-        .with("challenger", &challenger.architecture));
-    }
-    let text =
-        |model: &crate::backend::ModelInfo| (model.tokenizer, model.chat_template, model.stop_ids.clone());
-    if text(king) != text(challenger) {
-        return Err(Error::new(
-            ErrorKind::ConfigInvalid,
-            "plan the duel",
-            "the challenger was loaded with another tokenizer, chat template or stop ids than the king",
-        )
-        .with_hint("load it with `ModelSource::with_text_from` the king's folder"));
-    }
-    Ok(())
-}
-
-fn plan_judges(judges: &[Arc<dyn Judge>], canaries: bool) -> Result<Vec<JudgePlan>> {
-    let invalid = |message: String| Error::new(ErrorKind::ConfigInvalid, "plan the duel", message);
-    if judges.is_empty() {
-        return Err(invalid("there is no judge".into()).with_hint("name at least one"));
-    }
-    let mut plans: Vec<JudgePlan> = Vec::new();
-    for judge in judges {
-        let plan = JudgePlan {
-            identity: judge.identity().clone(),
-            metrics: judge.metrics().into_iter().collect(),
-            watched: canaries && judge.watched(),
-        };
-        if plan.metrics.is_empty() {
-            return Err(
-                invalid(format!("judge `{}` speaks to no metric", plan.identity.name)).with_fault(Fault::Bug)
-            );
-        }
-        if plans.iter().any(|other| other.identity == plan.identity) {
-            return Err(invalid(format!("judge `{}` is on the panel twice", plan.identity.name))
-                .with_hint("one judge is one voice: remove one"));
-        }
-        plans.push(plan);
-    }
-    Ok(plans)
 }
 
 #[cfg(test)]

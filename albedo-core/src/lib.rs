@@ -12,6 +12,7 @@
 //! | wrappers | [`wrappers`], [`meter`] | retries, deadlines, limits, routes and budgets around calls |
 //! | chain weights | [`weights`] | the journal that clears a weight vector |
 //! | foundations | [`error`], [`context`], [`clock`], [`digest`], [`rng`], [`safetensors`] | what every room uses |
+//! | tests | `conformance`, `testing` (feature `conformance`) | suites that implementations must pass, scripted parts |
 #![forbid(unsafe_code)]
 
 // Roles.
@@ -66,26 +67,29 @@ pub mod overflow;
 pub mod rng;
 pub mod safetensors;
 
+// Tests.
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(any(test, feature = "conformance"))]
+pub mod testing;
 
 pub use backend::{
-    Completion, FinishReason, GenerateRequest, Generated, Message, ModelBackend, ModelInfo, ModelSession,
-    ModelSource, ResponseFormat, Role as MessageRole, Sampling, ScoreRequest, TokenLogProb, TokenScores,
-    Usage,
+    BoxStream, Completion, FinishReason, GenerateRequest, Generated, Message, ModelBackend, ModelInfo,
+    ModelSession, ModelSessionExt, ModelSource, ResponseFormat, Role as MessageRole, Sampling, ScoreRequest,
+    TokenLogProb, TokenScores, Usage,
 };
 pub use chain::ChainClient;
 pub use clock::{Clock, SystemClock, VirtualClock};
 pub use context::{CallContext, CallSignal};
 pub use decision::Rule;
 pub use digest::{Digest, canonical_json};
-pub use duel::{Contestant, Duel, DuelEvent, DuelReport, Observer};
+pub use duel::{Contestant, Duel, DuelBuilder, DuelEvent, DuelReport, Observer};
 pub use error::{Artefact, Error, ErrorKind, Fault, Reach, Result, Retry, Side};
 pub use files::{FileEntry, ModelFiles, Provenance};
 pub use identity::Identity;
 pub use judge::{
-    Alteration, Assessment, Candidate, Comparison, Evidence, Judge, Metric, Needs, Preparation, Prepared,
-    Score,
+    Alteration, Assessment, Candidate, Comparison, Evidence, Judge, JudgeProfile, Metric, Preparation,
+    Prepared, Score,
 };
 pub use marks::{DuelSecret, JudgementKey, Marks, Question};
 pub use order::Order;

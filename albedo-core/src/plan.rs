@@ -23,6 +23,17 @@ mod judge;
 pub use judge::JudgePlan;
 
 /// What the user chooses of a duel.
+///
+/// ```
+/// use albedo_core::{DuelSettings, Rule, Seed};
+///
+/// let mut settings = DuelSettings { samples: 128, seed: Seed::from(7), ..DuelSettings::default() };
+/// settings.rule = Rule::by_name("margin")?;
+/// settings.generation.sampling.temperature = 0.7;
+/// settings.limits.budget_usd = Some(5.0);
+/// settings.check()?;
+/// # Ok::<(), albedo_core::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DuelSettings {

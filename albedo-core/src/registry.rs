@@ -182,6 +182,20 @@ impl BuildContext<'_> {
 
 /// The plugins that can be chosen by name. A value, not a global: tests and
 /// embedders add their own with [`Registry::with`].
+///
+/// ```
+/// use albedo_core::{ErrorKind, Judge, Registry};
+/// use serde_json::json;
+///
+/// // What the linked crates registered: nothing but core here.
+/// let registry = Registry::linked()?;
+/// for plugin in registry.list() {
+///     println!("{} {}: {}", plugin.role, plugin.name, plugin.summary);
+/// }
+/// let error = registry.check::<dyn Judge>("chta", &json!({})).unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::UnknownPlugin);
+/// # Ok::<(), albedo_core::Error>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Registry {
     factories: BTreeMap<(&'static str, &'static str), Box<dyn Any + Send + Sync>>,

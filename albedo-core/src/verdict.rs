@@ -76,6 +76,25 @@ pub enum VoidReason {
 /// The outcome and the numbers behind it. A score is the mean over samples of
 /// the challenger's share, 0 to 100; the king's is 100 minus it; the margin is
 /// the challenger's minus the king's, in points.
+///
+/// ```
+/// use albedo_core::{CallContext, MemoryStore, Outcome};
+///
+/// # #[cfg(feature = "conformance")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> albedo_core::Result<()> {
+/// let (cx, store) = (CallContext::new(), MemoryStore::default());
+/// let duel = albedo_core::testing::small_duel().plan(&store, &cx).await?;
+/// let verdict = duel.run(&store, &(), &cx).await?.verdict;
+/// assert_eq!((verdict.outcome, verdict.samples, verdict.missing), (Outcome::Dethroned, 8, 0));
+/// for judge in &verdict.judges {
+///     println!("{}: {:+.1} points, {} flips", judge.judge, judge.margin, judge.flips);
+/// }
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "conformance"))]
+/// # fn main() {}
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// What it came to.

@@ -17,18 +17,17 @@
 //! Only the final content of an answer is read, never its reasoning. An answer
 //! that was cut, or whose provider does not say that it was not, is unreadable.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use albedo_core::backend::ResponseFormat;
 use albedo_core::{
     Alteration, Assessment, BuildContext, CallContext, Comparison, Completion, Error, ErrorKind, Evidence,
-    Fault, FinishReason, GenerateRequest, Identity, Judge, Message, Metric, ModelBackend, ModelSession,
-    ModelSource, Needs, Plugin, PluginConfig, Preparation, Prepared, Result, Sampling,
+    Fault, FinishReason, GenerateRequest, Identity, Judge, JudgeProfile, Message, Metric, ModelBackend,
+    ModelSession, ModelSessionExt, ModelSource, Plugin, PluginConfig, Preparation, Prepared, Result,
+    Sampling,
 };
 use async_trait::async_trait;
-use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -259,11 +258,7 @@ async fn one_answer(
     request: GenerateRequest,
     cx: &CallContext,
 ) -> Result<Completion> {
-    let mut answers = session.generate(vec![request], cx);
-    let Some(answer) = cx.run("ask the judge", answers.next()).await? else {
-        return Err(Error::bug("ask the judge", "the session ended its answers without one"));
-    };
-    answer.result
+    cx.run("ask the judge", session.generate_one(request, cx)).await?
 }
 
 /// Why an answer that ended for `finish` cannot be read.
@@ -281,20 +276,15 @@ impl Judge for ChatJudge {
         &self.identity
     }
 
-    fn metrics(&self) -> BTreeSet<Metric> {
-        match &self.asker {
-            Asker::Pairwise => Metric::ALL.into(),
-            Asker::Checklist(checklist) => [checklist.metric()].into(),
-        }
-    }
-
-    fn needs(&self) -> Needs {
-        let preparation = matches!(&self.asker, Asker::Checklist(checklist) if checklist.is_written());
-        Needs { preparation, ..Needs::default() }
-    }
-
-    fn watched(&self) -> bool {
-        true
+    fn profile(&self) -> JudgeProfile {
+        let profile = match &self.asker {
+            Asker::Pairwise => JudgeProfile::new(Metric::ALL),
+            Asker::Checklist(checklist) if checklist.is_written() => {
+                JudgeProfile::new([checklist.metric()]).with_preparation()
+            }
+            Asker::Checklist(checklist) => JudgeProfile::new([checklist.metric()]),
+        };
+        profile.with_canaries()
     }
 
     fn prompt(&self, request: &Comparison) -> Result<Option<Vec<Message>>> {

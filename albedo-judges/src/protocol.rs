@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use albedo_core::{
     Assessment, BuildContext, CallContext, Candidate, Comparison, Error, ErrorKind, FinishReason, Identity,
-    Judge, Metric, Plugin, Result,
+    Judge, JudgeProfile, Metric, Plugin, Result,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -191,8 +191,8 @@ impl Judge for ProtocolJudge {
         &self.identity
     }
 
-    fn metrics(&self) -> BTreeSet<Metric> {
-        [Metric::Protocol].into()
+    fn profile(&self) -> JudgeProfile {
+        JudgeProfile::new([Metric::Protocol])
     }
 
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {

@@ -31,7 +31,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use albedo_core::{
-    Assessment, BuildContext, CallContext, Comparison, Identity, Judge, Message, Metric, Plugin, Result,
+    Assessment, BuildContext, CallContext, Comparison, Identity, Judge, JudgeProfile, Message, Metric,
+    Plugin, Result,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -91,8 +92,8 @@ impl Judge for ReferenceActionJudge {
         &self.identity
     }
 
-    fn metrics(&self) -> BTreeSet<Metric> {
-        [Metric::Correctness, Metric::Grounding, Metric::Progress, Metric::Efficiency].into()
+    fn profile(&self) -> JudgeProfile {
+        JudgeProfile::new([Metric::Correctness, Metric::Grounding, Metric::Progress, Metric::Efficiency])
     }
 
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {
@@ -105,7 +106,7 @@ impl Judge for ReferenceActionJudge {
         let [first, second] = replies
             .map(|action| action.map_or_else(BTreeMap::new, |action| action.qualities(&recorded, &known)));
         let quality = |of: &BTreeMap<Metric, f64>, metric| of.get(&metric).copied().unwrap_or(0.0);
-        let scores = self.metrics().into_iter().map(|metric| {
+        let scores = self.profile().metrics.into_iter().map(|metric| {
             graded(quality(&first, metric), quality(&second, metric)).map(|score| (metric, score))
         });
         Ok(Assessment::scored(scores.collect::<Result<BTreeMap<_, _>>>()?))

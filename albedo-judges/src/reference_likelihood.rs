@@ -13,12 +13,11 @@
 //! text's grounding, progress, form or length. It cannot tell a model that
 //! understands from one that has seen the data set.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use albedo_core::{
-    Assessment, BuildContext, CallContext, Comparison, Error, ErrorKind, Identity, Judge, Metric, Needs,
-    Plugin, Result,
+    Assessment, BuildContext, CallContext, Comparison, Error, ErrorKind, Identity, Judge, JudgeProfile,
+    Metric, Plugin, Result,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -88,12 +87,8 @@ impl Judge for ReferenceLikelihoodJudge {
         &self.identity
     }
 
-    fn metrics(&self) -> BTreeSet<Metric> {
-        [Metric::Correctness].into()
-    }
-
-    fn needs(&self) -> Needs {
-        Needs { reference_scores: true, ..Needs::default() }
+    fn profile(&self) -> JudgeProfile {
+        JudgeProfile::new([Metric::Correctness]).with_reference_scores()
     }
 
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {

@@ -4,7 +4,7 @@
 //! replayed with it stays the same. It knows the conversations and pairs of
 //! replies of its record and no others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use albedo_core::plan::JudgePlan;
 use albedo_core::record::{RecordedAnswer, RecordedReply};
 use albedo_core::{
     Assessment, BuildContext, CallContext, Comparison, Digest, Error, ErrorKind, Fault, Identity, Judge,
-    Metric, Needs, Plugin, Record, Result, Retry,
+    JudgeProfile, Plugin, Record, Result, Retry,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -43,7 +43,7 @@ pub enum JudgeKey {
 #[derive(Debug)]
 pub struct ReplayJudge {
     plan: JudgePlan,
-    needs: Needs,
+    reference_scores: bool,
     answers: BTreeMap<Question, Replayed>,
 }
 
@@ -66,7 +66,7 @@ impl ReplayJudge {
     pub fn new(record: &Record, judge: &JudgeKey) -> Result<Self> {
         let plans = &record.plan().judges;
         let place = find(plans, judge)?;
-        let (mut answers, mut needs) = (BTreeMap::new(), Needs::default());
+        let (mut answers, mut scored) = (BTreeMap::new(), false);
         for sample in record.samples() {
             let [
                 RecordedReply::Completed { text: king, reference_scores, .. },
@@ -75,7 +75,7 @@ impl ReplayJudge {
             else {
                 continue;
             };
-            needs.reference_scores |= reference_scores.is_some();
+            scored |= reference_scores.is_some();
             let recorded = sample.answers.iter().skip(place * Order::BOTH.len());
             for ([first, second], answer) in
                 [[king, challenger], [challenger, king]].into_iter().zip(recorded)
@@ -93,7 +93,7 @@ impl ReplayJudge {
                 }
             }
         }
-        Ok(Self { plan: plans[place].clone(), needs, answers })
+        Ok(Self { plan: plans[place].clone(), reference_scores: scored, answers })
     }
 }
 
@@ -103,12 +103,9 @@ impl Judge for ReplayJudge {
         &self.plan.identity
     }
 
-    fn metrics(&self) -> BTreeSet<Metric> {
-        self.plan.metrics.iter().copied().collect()
-    }
-
-    fn needs(&self) -> Needs {
-        self.needs
+    fn profile(&self) -> JudgeProfile {
+        let profile = JudgeProfile::new(self.plan.metrics.iter().copied());
+        if self.reference_scores { profile.with_reference_scores() } else { profile }
     }
 
     async fn compare(&self, request: &Comparison, _: &CallContext) -> Result<Assessment> {

@@ -90,8 +90,8 @@ mod tests {
         ] {
             let judge = registry.build::<dyn Judge>(name, json!({}), &cx).await.expect("defaults");
             assert_eq!(judge.identity().name, name);
-            assert!(judge.metrics().into_iter().eq(metrics));
-            assert_eq!(judge.needs().reference_scores, name == "reference-likelihood");
+            assert!(judge.profile().metrics.into_iter().eq(metrics));
+            assert_eq!(judge.profile().reference_scores, name == "reference-likelihood");
             let error = registry.check::<dyn Judge>(name, &json!({"colour": 1})).expect_err("unknown key");
             assert_eq!(error.kind(), ErrorKind::ConfigInvalid);
             assert!(error.to_string().contains("colour"), "{error}");

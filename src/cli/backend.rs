@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use albedo::{CallContext, Error, ErrorKind, ModelBackend, Registry, Result};
 use serde_json::{Map, Value};
+
+use crate::{CallContext, Error, ErrorKind, ModelBackend, Registry, Result};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BackendArguments {

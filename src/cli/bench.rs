@@ -2,16 +2,16 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::str::FromStr;
 
-use albedo::bench::{Bench, Case, Figures};
-use albedo::{CallContext, Error, ErrorKind, Registry, Result};
 use serde_json::json;
 
 use super::backend::BackendArguments;
-use super::{print, print_json};
+use super::exit::Exit;
+use super::output::{print, print_json};
+use crate::bench::{Bench, Case, Figures};
 use crate::report;
+use crate::{CallContext, Error, ErrorKind, Registry, Result};
 
 /// Measured steps of a decode case.
 const STEPS: u32 = 64;
@@ -84,7 +84,7 @@ impl Arguments {
     }
 }
 
-pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
+pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let cases = arguments.cases();
     let registry = Registry::linked()?;
     let mut settings = arguments.backend.settings()?;
@@ -128,7 +128,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
         print(&report::bench(&backend.identity().name, &settings, bench.model(), &load, &measured))?;
     }
     match measured.into_iter().find_map(|(_, figures)| figures.err()) {
-        None => Ok(ExitCode::SUCCESS),
+        None => Ok(Exit::Done),
         Some(error) => Err(error),
     }
 }

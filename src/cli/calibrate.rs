@@ -1,29 +1,24 @@
 //! `albedo calibrate`.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use albedo::calibrate::{Calibration, self_duels};
-use albedo::config::{DuelConfig, DuelParts};
-use albedo::demo::Demo;
-use albedo::{
-    CallContext, DuelEvent, DuelReport, Error, ErrorKind, FileStore, MemoryStore, Observer, Outcome,
-    Registry, Result, Seed,
-};
 use serde_json::json;
 
-use super::{print, print_json};
+use super::exit::Exit;
+use super::output::{print, print_json};
+use super::source::SourceArguments;
+use crate::calibrate::{Calibration, self_duels};
+use crate::config::DuelConfig;
+use crate::{
+    CallContext, DuelBuilder, DuelEvent, DuelReport, Error, ErrorKind, FileStore, MemoryStore, Observer,
+    Outcome, RecordStore, Registry, Result, Seed,
+};
 
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("source").required(true))]
 pub(crate) struct Arguments {
-    /// The king, tasks and judges of the demo duel.
-    #[arg(long, group = "source")]
-    demo: bool,
-    /// The king, tasks and judges of the duel that this TOML file describes.
-    #[arg(long, value_name = "FILE", group = "source")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    source: SourceArguments,
     /// Self-duels.
     #[arg(long, value_name = "K", default_value_t = 20)]
     duels: u32,
@@ -48,10 +43,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     fn config(&self) -> Result<DuelConfig> {
-        let mut config = match &self.config {
-            Some(path) => DuelConfig::read(path)?,
-            None => DuelConfig::read(&Demo::locate()?.config())?,
-        };
+        let mut config = self.source.read()?;
         config.challenger = config.king.clone();
         config.duel.samples = self.samples.unwrap_or(config.duel.samples);
         config.duel.seed = self.seed.unwrap_or(config.duel.seed);
@@ -61,18 +53,18 @@ impl Arguments {
     }
 }
 
-pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
+pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let mut config = arguments.config()?;
     let duels = self_duels(&config.duel, arguments.duels)?;
     if let Some(settings) = duels.first() {
         config.duel = settings.clone();
     }
-    let parts = config.parts(Registry::linked()?, cx).await?;
+    let builder = config.builder(Registry::linked()?, cx).await?;
     let (mut reports, mut differences) = (Vec::new(), Vec::new());
     for (number, settings) in (1..).zip(duels) {
         config.duel = settings;
         let folder = arguments.out.as_ref().map(|out| out.join(format!("duel-{number}")));
-        let (report, measured) = self_duel(&config, &parts, folder, cx)
+        let (report, measured) = self_duel(&config, &builder, folder, cx)
             .await
             .map_err(|error| error.with("self-duel", format!("{number} of {}", arguments.duels)))?;
         if !arguments.json {
@@ -99,26 +91,27 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
     } else {
         print(&table(&calibration))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }
 
 /// Runs one self-duel; the differences of its clusters.
 async fn self_duel(
     config: &DuelConfig,
-    parts: &DuelParts,
+    builder: &DuelBuilder<'_>,
     folder: Option<PathBuf>,
     cx: &CallContext,
 ) -> Result<(DuelReport, Vec<f64>)> {
-    let duel = parts.duel(&config.duel)?;
     let differences = Differences::default();
-    let report = match folder {
+    let store: Box<dyn RecordStore> = match folder {
         Some(folder) => {
             let store = FileStore::create(folder)?;
             config.save(store.folder())?;
-            duel.run(&store, &differences, cx).await?
+            Box::new(store)
         }
-        None => duel.run(&MemoryStore::default(), &differences, cx).await?,
+        None => Box::new(MemoryStore::default()),
     };
+    let duel = builder.clone().settings(config.duel.clone()).plan(&*store, cx).await?;
+    let report = duel.run(&*store, &differences, cx).await?;
     if let Outcome::Forfeit(_) = report.verdict.outcome {
         return Err(Error::new(ErrorKind::Overflow, "calibrate", "the model's own arithmetic overflows")
             .with("samples", report.verdict.overflows.challenger)

@@ -1,12 +1,11 @@
 //! `albedo config`.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use albedo::config::DuelConfig;
-use albedo::{Registry, Result};
-
-use super::{print, print_json};
+use super::exit::Exit;
+use super::output::{print, print_json};
+use crate::config::DuelConfig;
+use crate::{Registry, Result};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -20,7 +19,7 @@ pub(crate) enum Command {
     },
 }
 
-pub(crate) fn run(command: &Command) -> Result<ExitCode> {
+pub(crate) fn run(command: &Command) -> Result<Exit> {
     let registry = Registry::linked()?;
     match command {
         Command::Schema => print_json(&DuelConfig::schema(&registry))?,
@@ -31,5 +30,5 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
             print(&format!("{} is well-formed; judges: {}\n", file.display(), judges.join(", ")))?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }

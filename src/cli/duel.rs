@@ -1,29 +1,24 @@
 //! `albedo duel`.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use albedo::config::{DuelConfig, ModelConfig, PluginConfig};
-use albedo::demo::Demo;
-use albedo::plan::DuelPlan;
-use albedo::{
-    CallContext, Duel, DuelReport, DuelSettings, Error, ErrorKind, Fault, FileStore, Outcome, Record,
-    Registry, Result, Rule, Seed,
-};
 use serde_json::json;
 
-use super::{TRY_AGAIN, absolute, print, print_json};
+use super::exit::Exit;
+use super::output::{print, print_json};
+use super::source::{SourceArguments, absolute};
+use crate::config::{DuelConfig, ModelConfig, PluginConfig};
+use crate::plan::DuelPlan;
 use crate::report::{self, Failures, Progress};
+use crate::{
+    CallContext, Digest, Duel, DuelReport, Error, ErrorKind, Fault, FileStore, Outcome, Record, Registry,
+    Result, Rule, Seed,
+};
 
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("source").required(true))]
 pub(crate) struct Arguments {
-    /// Run the demo duel: two small trained models on the CPU, offline judges.
-    #[arg(long, group = "source")]
-    demo: bool,
-    /// Run the duel that this TOML file describes.
-    #[arg(long, value_name = "FILE", group = "source")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    source: SourceArguments,
     /// Go on with the duel that this folder holds: nothing that its journal
     /// holds is asked for again.
     #[arg(long, value_name = "DIR", group = "source")]
@@ -64,10 +59,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     fn config(&self) -> Result<DuelConfig> {
-        let mut config = match &self.config {
-            Some(path) => DuelConfig::read(path)?,
-            None => DuelConfig::read(&Demo::locate()?.config())?,
-        };
+        let mut config = self.source.read()?;
         for (model, path) in [(&mut config.king, &self.king), (&mut config.challenger, &self.challenger)] {
             if let Some(path) = path {
                 *model = ModelConfig { path: absolute(path)?, parameters: None };
@@ -102,7 +94,7 @@ impl Arguments {
     }
 }
 
-pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
+pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let (duel, store) = match &arguments.resume {
         Some(folder) => resume(folder, arguments, cx).await?,
         None => begin(arguments, cx).await?,
@@ -135,31 +127,32 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
         ))?;
     }
     Ok(match report.verdict.outcome {
-        Outcome::Void(_) => ExitCode::from(TRY_AGAIN),
-        _ => ExitCode::SUCCESS,
+        Outcome::Void(_) => Exit::TryAgain,
+        _ => Exit::Done,
     })
 }
 
 async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileStore)> {
     let config = arguments.config()?;
-    let parts = config.parts(Registry::linked()?, cx).await?;
-    // Judges that answer canaries are paid for it, so that everything else is
-    // settled before, and the journal is there to hold their answers.
-    let unwatched = parts.duel(&DuelSettings { canaries: None, ..config.duel.clone() })?;
+    let failures = Failures::default();
+    let builder = config.builder(Registry::linked()?, cx).await?.observer(&failures);
+    let draft = builder.draft()?;
     let store = match &arguments.out {
         Some(folder) => FileStore::create(folder)?,
-        None => new_folder(&unwatched)?,
+        None => new_folder(draft.digest()?)?,
     };
     config.save(store.folder())?;
-    let duel = parts.watched_duel(&config.duel, &store, &Failures::default(), cx).await;
+    let duel = builder.plan(&store, cx).await;
     Ok((duel.map_err(|error| unfinished(error, store.folder()))?, store))
 }
 
 async fn resume(folder: &Path, arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileStore)> {
     let config = arguments.within_budget(DuelConfig::saved(folder)?);
     let store = FileStore::resume(folder)?;
-    let duel = config.prepare(Registry::linked()?, &store, &Failures::default(), cx).await;
-    Ok((duel.map_err(|error| unfinished(error, folder))?, store))
+    let failures = Failures::default();
+    let duel =
+        async { config.builder(Registry::linked()?, cx).await?.observer(&failures).plan(&store, cx).await };
+    Ok((duel.await.map_err(|error| unfinished(error, folder))?, store))
 }
 
 /// `error`, which ended the duel in `folder` before it was decided, with the way
@@ -211,8 +204,8 @@ fn print_result(report: &DuelReport, folder: &Path) -> Result<()> {
 
 /// A new folder under `duels/`, named after the plan without canaries; a number
 /// tells duels of one plan apart.
-fn new_folder(duel: &Duel) -> Result<FileStore> {
-    let name = duel.digest().short();
+fn new_folder(plan: Digest) -> Result<FileStore> {
+    let name = plan.short();
     let folders = std::iter::once(name.clone()).chain((2..=1000).map(|number| format!("{name}-{number}")));
     let mut taken = None;
     for folder in folders {

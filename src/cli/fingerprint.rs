@@ -1,17 +1,17 @@
 //! `albedo fingerprint`.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 
-use albedo::judges::screens::lineage::Anchor;
-use albedo::judges::screens::store::{Store, Submission};
-use albedo::judges::screens::{Checkpoint, Measurement, Wanted};
-use albedo::{CallContext, Error, ErrorKind, Result};
 use serde_json::json;
 
-use super::{print, print_json};
+use super::exit::Exit;
+use super::output::{print, print_json};
+use crate::judges::screens::lineage::Anchor;
+use crate::judges::screens::store::{Store, Submission};
+use crate::judges::screens::{Checkpoint, Measurement, Wanted};
 use crate::report::Bytes;
+use crate::{CallContext, Error, ErrorKind, Result};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -42,12 +42,12 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
+pub(crate) fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let store = arguments.add.as_deref().map(Store::open_or_create).transpose()?;
     if let (Some(corpus), Some(store)) = (&arguments.import, &store) {
         let count = store.import_python(corpus)?;
         print(&format!("{count} fingerprints added, {} in the store\n", store.len()?))?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Exit::Done);
     }
     let Some(path) = &arguments.path else {
         return Err(Error::bug("fingerprint a model", "there is no path"));
@@ -88,5 +88,5 @@ pub(crate) fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
     } else {
         print(&format!("{line}\n"))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }

@@ -3,18 +3,19 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use albedo::{
-    CallContext, Completion, Error, ErrorKind, Fault, ModelSession, ModelSource, Registry, Result, Sampling,
-};
 use futures::StreamExt;
 
 use self::input::{Input, Source};
 use self::request::{Answer, Defaults};
 use super::backend::BackendArguments;
-use super::print;
+use super::exit::Exit;
+use super::output::print;
 use crate::report::Throughput;
+use crate::{
+    CallContext, Completion, Error, ErrorKind, Fault, ModelSession, ModelSessionExt, ModelSource, Registry,
+    Result, Sampling,
+};
 
 mod input;
 mod request;
@@ -125,7 +126,7 @@ fn new_file(path: &Path) -> Result<Output> {
     Ok(Output::Lines { to: Box::new(file), path: path.to_owned() })
 }
 
-pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
+pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let defaults = arguments.defaults()?;
     let settings = arguments.backend.settings()?;
     let source = arguments.source()?;
@@ -137,10 +138,10 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
     }
 
     let input = Input::read(source)?;
-    let mut progress = Throughput::new();
+    let mut progress = Throughput::start();
     let answers = input
         .requests(defaults)
-        .take_until(cx.cancellation().cancelled())
+        .take_until(cx.cancelled())
         .map(|(line, id, request)| answer(&*session, line, id, request, cx));
     let mut answers = if arguments.unordered {
         answers.buffer_unordered(IN_FLIGHT).boxed()
@@ -163,7 +164,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
         }
         if !written? {
             progress.finish();
-            return Ok(ExitCode::SUCCESS);
+            return Ok(Exit::Done);
         }
     }
     let (answered, failed) = progress.finish();
@@ -171,7 +172,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
         error.with_hint(format!("the {} answers that were finished are written", answered + failed))
     })?;
     match first_failure {
-        None => Ok(ExitCode::SUCCESS),
+        None => Ok(Exit::Done),
         Some((_, error)) if arguments.prompt.is_some() => Err(error),
         Some((line, error)) => Err(Error::new(
             error.kind(),
@@ -189,15 +190,12 @@ async fn answer(
     session: &dyn ModelSession,
     line: u64,
     id: serde_json::Value,
-    request: Result<albedo::GenerateRequest>,
+    request: Result<crate::GenerateRequest>,
     cx: &CallContext,
 ) -> Answer {
     let result = match request {
         Err(error) => Err(error),
-        Ok(request) => match session.generate(vec![request], cx).next().await {
-            Some(generated) => generated.result,
-            None => Err(Error::bug(GENERATE, "the session ended without an answer")),
-        },
+        Ok(request) => session.generate_one(request, cx).await,
     };
     Answer { line, id, result }
 }

@@ -2,16 +2,15 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use albedo::config::DuelConfig;
-use albedo::order::Order;
-use albedo::{
+use super::exit::Exit;
+use super::output::{print, shown};
+use crate::config::DuelConfig;
+use crate::order::Order;
+use crate::{
     Assessment, CallContext, Candidate, Comparison, Digest, DuelSecret, Error, ErrorKind, FinishReason,
     Judge, JudgementKey, Message, MessageRole, Preparation, Question, Registry, Result,
 };
-
-use super::print;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -46,7 +45,7 @@ pub(crate) struct Try {
     dry_run: bool,
 }
 
-pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<ExitCode> {
+pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
     let Command::Try(arguments) = command;
     let config = DuelConfig::read(&arguments.config)?;
     let registry = Registry::linked()?.relative_to(&config.folder);
@@ -57,7 +56,7 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<ExitCode>
     })?;
     let judge = registry.build::<dyn Judge>(&named.name, named.value(), cx).await?;
     let mut request = comparison(arguments, &config, &*judge)?;
-    if judge.needs().preparation && !arguments.dry_run {
+    if judge.profile().preparation && !arguments.dry_run {
         let preparation = Preparation {
             messages: request.messages.clone(),
             reference: request.reference.clone(),
@@ -67,7 +66,7 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<ExitCode>
         print(&section("prepared", &prepared))?;
         request.preparation = Some(prepared.into());
     }
-    if request.preparation.is_some() || !judge.needs().preparation {
+    if request.preparation.is_some() || !judge.profile().preparation {
         for Message { role, content } in judge.prompt(&request)?.unwrap_or_default() {
             print(&section(role.as_str(), &content))?;
         }
@@ -75,7 +74,7 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<ExitCode>
     if !arguments.dry_run {
         print(&describe(&judge.compare(&request, cx).await?))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }
 
 fn comparison(arguments: &Try, config: &DuelConfig, judge: &dyn Judge) -> Result<Comparison> {
@@ -104,7 +103,7 @@ fn comparison(arguments: &Try, config: &DuelConfig, judge: &dyn Judge) -> Result
 }
 
 fn section(title: &str, text: &str) -> String {
-    format!("── {title}\n{}\n\n", super::shown(text))
+    format!("── {title}\n{}\n\n", shown(text))
 }
 
 fn describe(assessment: &Assessment) -> String {
@@ -128,7 +127,7 @@ fn describe(assessment: &Assessment) -> String {
                 let _ = writeln!(text, "{metric:<12}{:.3} for the first", score.value());
             }
             if let Some(rationale) = rationale {
-                let _ = writeln!(text, "{}", super::shown(rationale));
+                let _ = writeln!(text, "{}", shown(rationale));
             }
             if let Some(usage) = usage {
                 let _ =
@@ -140,10 +139,10 @@ fn describe(assessment: &Assessment) -> String {
             }
         }
         Assessment::Abstained { reason } => {
-            let _ = writeln!(text, "abstained: {}", super::shown(reason));
+            let _ = writeln!(text, "abstained: {}", shown(reason));
         }
         Assessment::Unreadable { reason, .. } => {
-            let _ = writeln!(text, "unreadable: {}", super::shown(reason));
+            let _ = writeln!(text, "unreadable: {}", shown(reason));
         }
     }
     text

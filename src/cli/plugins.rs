@@ -1,12 +1,12 @@
 //! `albedo plugins`.
 
 use std::fmt::Write;
-use std::process::ExitCode;
 
-use albedo::{PluginInfo, Registry, Result};
 use serde_json::Value;
 
-use super::{print, print_json};
+use super::exit::Exit;
+use super::output::{print, print_json};
+use crate::{PluginInfo, Registry, Result};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -15,14 +15,14 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let plugins = Registry::linked()?.list();
     if arguments.json {
         print_json(&plugins)?;
     } else {
         print(&plugins.iter().map(describe).collect::<Vec<_>>().join("\n"))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }
 
 fn describe(plugin: &PluginInfo) -> String {

@@ -2,23 +2,24 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 
-use albedo::config::{DuelConfig, ModelConfig};
-use albedo::confirmation::Confirmation;
-use albedo::order::Order;
-use albedo::record::{
+use serde_json::json;
+
+use super::exit::Exit;
+use super::output::{print, print_json, shown};
+use super::source::absolute;
+use crate::config::{DuelConfig, ModelConfig};
+use crate::confirmation::Confirmation;
+use crate::order::Order;
+use crate::record::{
     self, Difference, RecordLine, RecordedAnswer, RecordedReply, Regenerated, Verification, VerifyOptions,
 };
-use albedo::{
+use crate::report;
+use crate::{
     Alteration, Assessment, CallContext, Digest, Error, ErrorKind, Evidence, Record, Registry, Result,
     TaskSource,
 };
-use serde_json::json;
-
-use super::{print, print_json, shown};
-use crate::report;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -88,7 +89,7 @@ pub(crate) struct Confirm {
     json: bool,
 }
 
-pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<ExitCode> {
+pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
     match command {
         Command::Show(arguments) => show(arguments),
         Command::Verify(arguments) => verify(arguments, cx).await,
@@ -96,7 +97,7 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<ExitCode>
     }
 }
 
-async fn confirm(arguments: &Confirm, cx: &CallContext) -> Result<ExitCode> {
+async fn confirm(arguments: &Confirm, cx: &CallContext) -> Result<Exit> {
     let Confirm { first, second, alpha, json } = arguments;
     for folder in [first, second] {
         record::verify(folder, &VerifyOptions::default(), cx).await?;
@@ -107,7 +108,7 @@ async fn confirm(arguments: &Confirm, cx: &CallContext) -> Result<ExitCode> {
     } else {
         print(&describe_confirmation(&confirmation))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }
 
 fn describe_confirmation(confirmation: &Confirmation) -> String {
@@ -122,7 +123,7 @@ fn describe_confirmation(confirmation: &Confirmation) -> String {
     format!("{}{outcome}: evidence e^{log_e_value:.2} of e^{:.2}\n", stages.concat(), -alpha.ln())
 }
 
-async fn verify(arguments: &Verify, cx: &CallContext) -> Result<ExitCode> {
+async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
     let registry = Registry::linked()?;
     let tasks = match &arguments.tasks {
         Some(path) => Some(registry.build::<dyn TaskSource>("parquet", json!({ "path": path }), cx).await?),
@@ -159,7 +160,7 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<ExitCode> {
         lines.extend(regenerated.iter().flatten().map(describe_regenerated));
         print(&lines.concat())?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }
 
 async fn regenerate(
@@ -174,7 +175,7 @@ async fn regenerate(
         [(&mut config.king, &arguments.king), (&mut config.challenger, &arguments.challenger)]
     {
         if let Some(path) = path {
-            *model = ModelConfig { path: super::absolute(path)?, parameters: None };
+            *model = ModelConfig { path: absolute(path)?, parameters: None };
         }
     }
     let registry = registry.relative_to(&config.folder);
@@ -208,7 +209,7 @@ fn describe_regenerated(reply: &Regenerated) -> String {
     format!("sample {sample}, {side}: {found}\n")
 }
 
-fn show(show: &Show) -> Result<ExitCode> {
+fn show(show: &Show) -> Result<Exit> {
     let record = Record::open(&show.folder)?;
     match (show.sample, show.json) {
         (None, false) => print(&summary(&record))?,
@@ -222,7 +223,7 @@ fn show(show: &Show) -> Result<ExitCode> {
         (Some(sample), false) => print(&one_sample(&record, sample)?)?,
         (Some(sample), true) => print_json(&lines_of(&record, sample)?)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }
 
 fn summary(record: &Record) -> String {

@@ -1,22 +1,23 @@
 //! `albedo screen`.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 
-use albedo::backends::files::FolderFiles;
-use albedo::judges::screens::digest::{DigestConfig, DigestScreen};
-use albedo::judges::screens::fingerprint::{FingerprintConfig, FingerprintScreen};
-use albedo::judges::screens::lineage::{LineageConfig, LineageScreen};
-use albedo::judges::screens::{Checkpoint, Measurement, Wanted};
-use albedo::{
+use serde_json::{Value, json};
+
+use super::exit::Exit;
+use super::output::{print, print_json};
+use super::source::absolute;
+use crate::backends::files::FolderFiles;
+use crate::judges::screens::digest::{DigestConfig, DigestScreen};
+use crate::judges::screens::fingerprint::{FingerprintConfig, FingerprintScreen};
+use crate::judges::screens::lineage::{LineageConfig, LineageScreen};
+use crate::judges::screens::{Checkpoint, Measurement, Wanted};
+use crate::report::{self, Bytes, Screened, rejected, unverified};
+use crate::{
     CallContext, Error, ErrorKind, Finding, ModelBackend, ModelFiles, ModelSource, Registry, Result, Screen,
     Subject,
 };
-use serde_json::{Value, json};
-
-use super::{REJECTED, TRY_AGAIN, print, print_json};
-use crate::report::{self, Bytes, Screened, rejected, unverified};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -53,7 +54,7 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
+pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     // Whoever reads the line has to know whether a miner is to blame.
     screen(arguments, cx).await.map_err(|error| {
         let fault = error.fault();
@@ -61,7 +62,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<ExitC
     })
 }
 
-async fn screen(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
+async fn screen(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let [mut submission, king] = [&arguments.path, &arguments.king].map(FolderFiles::new);
     if arguments.complete {
         submission = submission.published();
@@ -95,9 +96,9 @@ async fn screen(arguments: &Arguments, cx: &CallContext) -> Result<ExitCode> {
         print(&report::screened(&screened))?;
     }
     Ok(match (rejected(&screened), unverified(&screened)) {
-        (true, _) => ExitCode::from(REJECTED),
-        (false, true) => ExitCode::from(TRY_AGAIN),
-        (false, false) => ExitCode::SUCCESS,
+        (true, _) => Exit::Rejected,
+        (false, true) => Exit::TryAgain,
+        (false, false) => Exit::Done,
     })
 }
 
@@ -188,7 +189,7 @@ async fn behaviour(
     let source = ModelSource::new(&arguments.path).with_text_from(&arguments.king);
     let session = backend.load(&source, cx).await;
     let settings = match &arguments.tasks {
-        Some(tasks) => json!({ "tasks": { "name": "parquet", "path": super::absolute(tasks)? } }),
+        Some(tasks) => json!({ "tasks": { "name": "parquet", "path": absolute(tasks)? } }),
         None => Value::Object(serde_json::Map::new()),
     };
     for name in ["sanity", "loops", "tail", "injection"] {

@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-use albedo::bench::{Case, Figures, Load};
-use albedo::{ModelInfo, Result};
 use serde_json::{Map, Value};
 
 use super::table::count;
+use crate::bench::{Case, Figures, Load};
+use crate::{ModelInfo, Result};
 
 /// A table with a row for each case, and what it was measured on before it.
-pub(crate) fn bench(
+pub fn bench(
     backend: &str,
     settings: &Map<String, Value>,
     model: &ModelInfo,

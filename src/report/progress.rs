@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use albedo::{DuelEvent, Error, Observer, Overflow, Side};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::Tokens;
+use crate::{DuelEvent, Error, Observer, Overflow, Side};
 
 /// Failed calls that are shown one by one; the rest are only counted.
 const FAILURES_SHOWN: u32 = 5;
@@ -18,7 +18,7 @@ const LINES: u32 = 8;
 
 /// Shows a duel as it runs, and counts what it took.
 #[derive(Debug)]
-pub(crate) struct Progress {
+pub struct Progress {
     started: Instant,
     samples: u32,
     judges: u32,
@@ -45,7 +45,7 @@ struct Counts {
 
 /// Shows the first failed calls, one by one.
 #[derive(Debug, Default)]
-pub(crate) struct Failures(AtomicU32);
+pub struct Failures(AtomicU32);
 
 impl Failures {
     fn show(&self, sample: Option<u32>, call_try: u32, error: &Error, say: impl Fn(&str)) {
@@ -72,14 +72,14 @@ impl Observer for Failures {
 
 impl Progress {
     /// The progress of a duel of `samples` before `judges`.
-    pub(crate) fn new(samples: u32, judges: u32) -> Self {
+    pub fn new(samples: u32, judges: u32) -> Self {
         let bars = io::stderr().is_terminal().then(|| Bars::new(samples, judges));
         let (started, failures) = (Instant::now(), Failures::default());
         Self { started, samples, judges, bars, failures, counts: Mutex::default() }
     }
 
     /// Takes the bars off the screen.
-    pub(crate) fn finish(&self) {
+    pub fn finish(&self) {
         if let Some(bars) = &self.bars {
             for bar in [&bars.replies, &bars.answers, &bars.decided] {
                 bar.finish_and_clear();
@@ -88,17 +88,17 @@ impl Progress {
     }
 
     /// What the king and the challenger read and wrote so far.
-    pub(crate) fn tokens(&self) -> [Tokens; 2] {
+    pub fn tokens(&self) -> [Tokens; 2] {
         self.counts().tokens
     }
 
     /// What the judges' answers have cost, if one of them was paid for.
-    pub(crate) fn spent_usd(&self) -> Option<f64> {
+    pub fn spent_usd(&self) -> Option<f64> {
         self.counts().spent_usd
     }
 
     /// Since the progress was made.
-    pub(crate) fn elapsed(&self) -> Duration {
+    pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 

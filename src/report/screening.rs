@@ -3,40 +3,42 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 
-use albedo::Finding;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::Finding;
 
 /// Models below this many bytes are read before a bar could be seen.
 const LARGE: u64 = 256 << 20;
 
 /// One screen's finding.
 #[derive(Debug, Serialize)]
-pub(crate) struct Screened {
+pub struct Screened {
     screen: String,
     #[serde(flatten)]
     finding: Finding,
 }
 
 impl Screened {
-    pub(crate) fn new(screen: &str, finding: Finding) -> Self {
+    /// What `screen` found.
+    pub fn new(screen: &str, finding: Finding) -> Self {
         Self { screen: screen.into(), finding }
     }
 }
 
 /// Whether any screen rejected.
-pub(crate) fn rejected(all: &[Screened]) -> bool {
+pub fn rejected(all: &[Screened]) -> bool {
     all.iter().any(|one| matches!(one.finding, Finding::Rejected(_)))
 }
 
 /// Whether any screen could not find out.
-pub(crate) fn unverified(all: &[Screened]) -> bool {
+pub fn unverified(all: &[Screened]) -> bool {
     all.iter().any(|one| matches!(one.finding, Finding::Unverified(_)))
 }
 
 /// The findings, each with what a reader looks for first.
-pub(crate) fn screened(all: &[Screened]) -> String {
+pub fn screened(all: &[Screened]) -> String {
     let mut text = String::new();
     for Screened { screen, finding } in all {
         let (word, evidence) = match finding {
@@ -132,10 +134,12 @@ fn facts(evidence: &Value) -> String {
 
 /// A bar of bytes read, for large models on a terminal.
 #[derive(Debug)]
-pub(crate) struct Bytes(Option<ProgressBar>);
+pub struct Bytes(Option<ProgressBar>);
 
 impl Bytes {
-    pub(crate) fn new(bytes: u64) -> Self {
+    /// A bar of `bytes` in all; none is shown of a small model, or without a
+    /// terminal.
+    pub fn new(bytes: u64) -> Self {
         let shown = bytes >= LARGE && io::stderr().is_terminal();
         Self(shown.then(|| {
             let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
@@ -144,13 +148,15 @@ impl Bytes {
         }))
     }
 
-    pub(crate) fn add(&self, bytes: u64) {
+    /// Counts `bytes` as read.
+    pub fn add(&self, bytes: u64) {
         if let Some(bar) = &self.0 {
             bar.inc(bytes);
         }
     }
 
-    pub(crate) fn finish(&self) {
+    /// Takes the bar off the screen.
+    pub fn finish(&self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
         }

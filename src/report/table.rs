@@ -2,15 +2,14 @@
 
 use std::fmt::Write;
 
-use albedo::decision::Evidence;
-use albedo::plan::{ContestantPlan, DuelPlan};
-use albedo::verdict::{Forfeit, Holds, MAX_OVERFLOWED, Overflows, VoidReason, share};
-use albedo::{Outcome, Verdict};
-
 use super::Tokens;
+use crate::decision::Evidence;
+use crate::plan::{ContestantPlan, DuelPlan};
+use crate::verdict::{Forfeit, Holds, MAX_OVERFLOWED, Overflows, VoidReason, share};
+use crate::{Outcome, Verdict};
 
-/// One line a contestant: what it is.
-pub(crate) fn contestants(plan: &DuelPlan) -> String {
+/// One line per contestant: architecture, size, element type, digest, backend.
+pub fn contestants(plan: &DuelPlan) -> String {
     let line = |side: &str, contestant: &ContestantPlan| {
         let model = &contestant.model;
         format!(
@@ -26,7 +25,7 @@ pub(crate) fn contestants(plan: &DuelPlan) -> String {
 }
 
 /// The verdict, the scores by judge and metric, and how far to trust them.
-pub(crate) fn verdict(plan: &DuelPlan, verdict: &Verdict, tokens: [Tokens; 2]) -> String {
+pub fn verdict(plan: &DuelPlan, verdict: &Verdict, tokens: [Tokens; 2]) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let mut line = |line: String| {

@@ -4,10 +4,10 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
 
-use albedo::Usage;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Tokens;
+use crate::Usage;
 
 /// Answers at which the first plain line is written; the next ones are at twice
 /// as many each.
@@ -15,7 +15,7 @@ const FIRST_LINE: u64 = 16;
 
 /// Counts answers and tokens, and shows how fast they come.
 #[derive(Debug)]
-pub(crate) struct Throughput {
+pub struct Throughput {
     started: Instant,
     bar: Option<ProgressBar>,
     answered: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Throughput {
 
 impl Throughput {
     /// Starts to count.
-    pub(crate) fn new() -> Self {
+    pub fn start() -> Self {
         let style =
             ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
         let bar = io::stderr().is_terminal().then(|| ProgressBar::new_spinner().with_style(style));
@@ -33,7 +33,7 @@ impl Throughput {
     }
 
     /// Counts one answer: its usage, or none if it failed.
-    pub(crate) fn answered(&mut self, usage: Option<Usage>) {
+    pub fn answered(&mut self, usage: Option<Usage>) {
         match usage {
             Some(usage) => {
                 self.answered += 1;
@@ -53,7 +53,7 @@ impl Throughput {
     }
 
     /// Says how it went; the numbers of replies and of failures.
-    pub(crate) fn finish(&self) -> (u64, u64) {
+    pub fn finish(&self) -> (u64, u64) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

@@ -1,107 +1,39 @@
 //! Duels before chat judges: what the panel promises whatever a chat model says.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+use albedo::GenerateRequest;
 use albedo::judges::chat::{ChatConfig, ChatJudge};
 use albedo::prelude::*;
 use albedo::record::{JournalEvent, RecordLine, RecordedAnswer, VerifyOptions, verify_record};
-use albedo::{
-    Completion, Digest, FinishReason, GenerateRequest, Generated, Message, ModelInfo, ScoreRequest,
-    TokenScores, Usage,
-};
-use async_trait::async_trait;
-use futures::stream::{self, BoxStream, StreamExt};
+use albedo::testing::{ScriptedBackend, ScriptedSession, completion, identity};
 use serde_json::json;
 
-use crate::numbers::Numbers;
+use crate::numbers::numbers;
 
-type Answer = Box<dyn Fn(&GenerateRequest) -> albedo::Result<String> + Send + Sync>;
-
-/// A model that answers what a function says; counts its calls.
-struct Model {
-    info: ModelInfo,
-    answer: Answer,
-    calls: AtomicU32,
-}
-
-impl std::fmt::Debug for Model {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").finish_non_exhaustive()
-    }
-}
-
-impl Model {
-    fn new(
-        name: &str,
-        answer: impl Fn(&GenerateRequest) -> albedo::Result<String> + Send + Sync + 'static,
-    ) -> Arc<Self> {
-        let shared = Digest::of("shared");
-        let info = ModelInfo::new(Digest::of(name), "Scripted", 10_000)
-            .with_text(shared, shared, vec![0])
-            .with_config(shared);
-        Arc::new(Self { info, answer: Box::new(answer), calls: AtomicU32::new(0) })
-    }
-}
-
-#[async_trait]
-impl ModelSession for Model {
-    fn model(&self) -> &ModelInfo {
-        &self.info
-    }
-
-    fn count_prompt_tokens(&self, messages: &[Message]) -> albedo::Result<Option<u32>> {
-        Ok(Some(messages.len() as u32))
-    }
-
-    fn generate(&self, requests: Vec<GenerateRequest>, _: &CallContext) -> BoxStream<'static, Generated> {
-        let answer = |(index, request): (usize, GenerateRequest)| {
-            self.calls.fetch_add(1, Ordering::Relaxed);
-            let result = (self.answer)(&request)
-                .map(|text| Completion::new(text, FinishReason::Stop, Usage::default()));
-            Generated { index, result }
-        };
-        stream::iter(requests.into_iter().enumerate().map(answer).collect::<Vec<_>>()).boxed()
-    }
-
-    async fn score(&self, _: Vec<ScoreRequest>, _: &CallContext) -> albedo::Result<Vec<TokenScores>> {
-        Err(Error::new(ErrorKind::Unsupported, "score", "scripted"))
-    }
-}
-
-/// Loads one [`Model`], whatever it is asked for.
-#[derive(Debug)]
-struct Loads(Identity, Arc<Model>);
-
-#[async_trait]
-impl ModelBackend for Loads {
-    fn identity(&self) -> &Identity {
-        &self.0
-    }
-
-    async fn load(&self, _: &ModelSource, _: &CallContext) -> albedo::Result<Arc<dyn ModelSession>> {
-        Ok(Arc::<Model>::clone(&self.1))
-    }
-}
-
-fn identity(name: &str) -> Identity {
-    Identity::new(name, "1", &()).expect("an identity")
+/// A model that answers what a function says.
+fn model(
+    name: &str,
+    answer: impl Fn(&GenerateRequest) -> albedo::Result<String> + Send + Sync + 'static,
+) -> Arc<ScriptedSession> {
+    Arc::new(ScriptedSession::new(name, move |request| answer(request).map(|text| completion(&text))))
 }
 
 /// Says its skill and the row, so that a judge can tell replies apart.
 async fn contestant(side: Side, skill: &'static str) -> Contestant {
-    let model = Model::new(skill, move |request| {
+    let session = model(skill, move |request| {
         let row: u32 = request.messages[1].content.parse().expect("a row");
         // Each is better on some rows.
         let words = if row.is_multiple_of(3) == (skill == "odd") { 9 } else { row % 5 };
         Ok(format!("{skill} {}", "word ".repeat(words as usize)))
     });
-    let backend: Arc<dyn ModelBackend> = Arc::new(Loads(identity("loads"), model));
+    let backend: Arc<dyn ModelBackend> =
+        Arc::new(ScriptedBackend::new("loads", move |_| Ok(Arc::<ScriptedSession>::clone(&session))));
     Contestant::load(side, &backend, &ModelSource::new(skill), &CallContext::new()).await.expect("loads")
 }
 
-fn chat(label: &str, model: Arc<Model>) -> Arc<dyn Judge> {
+fn chat(label: &str, model: Arc<ScriptedSession>) -> Arc<dyn Judge> {
     let config = json!({ "label": label, "backend": { "name": "loads" }, "model": "m" });
     let config: ChatConfig = serde_json::from_value(config).expect("settings");
     Arc::new(ChatJudge::new(&config, &identity("loads"), model, None).expect("builds"))
@@ -110,12 +42,13 @@ fn chat(label: &str, model: Arc<Model>) -> Arc<dyn Judge> {
 async fn duel(sides: [&'static str; 2], judges: Vec<Arc<dyn Judge>>, samples: u32) -> Duel {
     let king = contestant(Side::King, sides[0]).await;
     let challenger = contestant(Side::Challenger, sides[1]).await;
-    let tasks = Numbers::new(500);
+    let tasks = numbers(500);
     let mut settings = DuelSettings { samples, ..DuelSettings::default() };
     settings.rule = Rule::by_name("margin").expect("a rule");
     settings.limits.samples_in_flight = 4;
     settings.limits.call_tries = 2;
-    Duel::new(&settings, king, challenger, Arc::new(tasks), judges).expect("plans")
+    let duel = Duel::builder(king, challenger).tasks(Arc::new(tasks)).judges(judges).settings(settings);
+    duel.plan(&MemoryStore::default(), &CallContext::new()).await.expect("plans")
 }
 
 fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
@@ -171,7 +104,7 @@ fn differences(store: &MemoryStore) -> Vec<f64> {
 
 #[tokio::test]
 async fn a_judge_that_always_says_first_moves_nothing() {
-    let first = chat("first", Model::new("first", |request| Ok(verdict("first", shown(request).2))));
+    let first = chat("first", model("first", |request| Ok(verdict("first", shown(request).2))));
     let (report, store) = run(&duel(["even", "odd"], vec![first], 12).await).await;
     let differences = differences(&store);
     assert_eq!(differences.len(), 12);
@@ -187,7 +120,7 @@ async fn exchanged_contestants_have_mirrored_scores() {
         let (first, second, nonce) = shown(request);
         Ok(verdict(if first.len() + 8 > second.len() { "first" } else { "second" }, nonce))
     };
-    let judges = || vec![chat("longer", Model::new("l", longer)), chat("leaning", Model::new("f", leaning))];
+    let judges = || vec![chat("longer", model("l", longer)), chat("leaning", model("f", leaning))];
     let (_, here) = run(&duel(["even", "odd"], judges(), 24).await).await;
     let (_, there) = run(&duel(["odd", "even"], judges(), 24).await).await;
     let (here, there) = (differences(&here), differences(&there));
@@ -199,9 +132,9 @@ async fn exchanged_contestants_have_mirrored_scores() {
 
 /// Answers garbage to the first question of some judgements, and fails before
 /// it answers others.
-fn moody() -> Arc<Model> {
+fn moody() -> Arc<ScriptedSession> {
     let asked: Mutex<BTreeMap<String, u32>> = Mutex::default();
-    Model::new("moody", move |request| {
+    model("moody", move |request| {
         let (first, second, _) = shown(request);
         let question = format!("{first}|{second}|{}", request.messages[1].content.contains("12"));
         let mut asked = asked.lock().expect("unpoisoned");
@@ -251,14 +184,14 @@ async fn an_unreadable_answer_is_asked_again_with_another_nonce_and_the_record_v
     let failures =
         store.journal().iter().filter(|event| matches!(event, JournalEvent::Failed { .. })).count();
     let answered: u32 = answers(&store.journal()).values().sum();
-    assert_eq!(model.calls.load(Ordering::Relaxed), answered + failures as u32, "every call is journalled");
+    assert_eq!(model.asked().len() as u32, answered + failures as u32, "every call is journalled");
 }
 
 #[tokio::test]
 async fn a_journal_cut_anywhere_asks_no_judge_twice() {
     // Answers depend on the question alone, so that a resumed duel answers alike.
     let sulky = || {
-        Model::new("sulky", |request: &GenerateRequest| {
+        model("sulky", |request: &GenerateRequest| {
             let (first, _, nonce) = shown(request);
             let sulks = first.len() % 4 == 1 && nonce.as_bytes()[0] % 2 == 0;
             if sulks { Ok("I would rather not.".into()) } else { longer(request) }
@@ -281,13 +214,13 @@ async fn a_journal_cut_anywhere_asks_no_judge_twice() {
         assert_eq!(resumed, whole, "cut at {cut}");
         let before: u32 = answers(&journal[..cut]).values().sum();
         let all: u32 = answers(&part.journal()).values().sum();
-        assert_eq!(model.calls.load(Ordering::Relaxed), all - before, "cut at {cut}");
+        assert_eq!(model.asked().len() as u32, all - before, "cut at {cut}");
     }
 }
 
 #[tokio::test]
 async fn an_answer_that_never_can_be_read_is_a_missing_cell_and_the_duel_void() {
-    let garbage = Model::new("garbage", |_| Ok("first first first".into()));
+    let garbage = model("garbage", |_| Ok("first first first".into()));
     let duel = duel(["even", "odd"], vec![chat("garbage", Arc::clone(&garbage))], 4).await;
     let store = MemoryStore::default();
     for round in 1..=2 {
@@ -295,7 +228,7 @@ async fn an_answer_that_never_can_be_read_is_a_missing_cell_and_the_duel_void() 
         assert!(matches!(report.verdict.outcome, Outcome::Void(_)), "{:?}", report.verdict.outcome);
         assert_eq!((report.verdict.missing, report.verdict.cells), (4, 4));
         // Two tries for each of eight judgements, in each run.
-        assert_eq!(garbage.calls.load(Ordering::Relaxed), round * 16);
+        assert_eq!(garbage.asked().len() as u32, round * 16);
     }
     assert!(store.record().is_none());
 }
@@ -313,19 +246,19 @@ fn informed(request: &GenerateRequest) -> albedo::Result<String> {
 #[tokio::test]
 async fn a_chat_judge_that_fails_its_canaries_is_not_on_the_panel() {
     let judges = vec![
-        chat("one", Model::new("one", informed)),
-        chat("shallow", Model::new("shallow", longer)),
-        chat("two", Model::new("two", informed)),
+        chat("one", model("one", informed)),
+        chat("shallow", model("shallow", longer)),
+        chat("two", model("two", informed)),
     ];
     let (cx, king, challenger) =
         (CallContext::new(), contestant(Side::King, "even").await, contestant(Side::Challenger, "odd").await);
-    let tasks: Arc<dyn TaskSource> = Arc::new(Numbers::new(500));
+    let tasks: Arc<dyn TaskSource> = Arc::new(numbers(500));
     let mut settings = DuelSettings { samples: 9, ..DuelSettings::default() };
     settings.rule = Rule::by_name("margin").expect("a rule");
     settings.canaries = Some(albedo::canary::CanarySettings { every: 4, preflight: 4, quorum: 2 });
     let store = MemoryStore::default();
-    let passed = albedo::duel::preflight(&settings, &*tasks, &judges, &store, &(), &cx).await.expect("asks");
-    let duel = Duel::watched(&settings, king, challenger, tasks, judges, passed).expect("plans");
+    let duel = Duel::builder(king, challenger).tasks(tasks).judges(judges).settings(settings);
+    let duel = duel.plan(&store, &cx).await.expect("plans");
     let names: Vec<_> = duel.plan().judges.iter().map(|judge| judge.identity.name.as_str()).collect();
     assert_eq!(names, ["one", "two"]);
     let (report, store) = run(&duel).await;
@@ -338,11 +271,11 @@ async fn a_chat_judge_that_fails_its_canaries_is_not_on_the_panel() {
 
 #[tokio::test]
 async fn another_duel_asks_again() {
-    let model = Model::new("l", longer);
+    let model = model("l", longer);
     let judge = chat("longer", Arc::clone(&model));
     for duels in 1..=2 {
         run(&duel(["even", "odd"], vec![Arc::clone(&judge)], 4).await).await;
-        assert_eq!(model.calls.load(Ordering::Relaxed), duels * 8, "no answer is carried over");
+        assert_eq!(model.asked().len() as u32, duels * 8, "no answer is carried over");
     }
 }
 
@@ -370,7 +303,8 @@ async fn a_local_model_that_writes_nonsense_makes_the_demo_duel_void() {
     settings.rule = Rule::by_name("margin").expect("a rule");
     settings.generation.max_new_tokens = 16;
     settings.limits.call_tries = 1;
-    let duel = Duel::new(&settings, king, challenger, tasks.expect("opens"), vec![judge]).expect("plans");
+    let duel = Duel::builder(king, challenger).tasks(tasks.expect("opens")).judge(judge).settings(settings);
+    let duel = duel.plan(&MemoryStore::default(), &cx).await.expect("plans");
     let (report, store) = run(&duel).await;
     assert!(matches!(report.verdict.outcome, Outcome::Void(_)), "{:?}", report.verdict.outcome);
     assert_eq!((report.verdict.missing, report.verdict.cells), (2, 2));

@@ -11,17 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use albedo::GenerateRequest;
 use albedo::prelude::*;
 use albedo::record::{JournalEntry, JournalEvent};
 use albedo::rng::{Stream, Use};
-use albedo::{
-    Completion, Digest, FinishReason, GenerateRequest, Generated, Message, ModelInfo, ScoreRequest,
-    TokenScores, Usage,
-};
-use async_trait::async_trait;
-use futures::stream::{self, BoxStream, StreamExt};
+use albedo::testing::{ScriptedBackend, ScriptedJudge, ScriptedSession, completion};
 
-use crate::numbers::Numbers;
+use crate::numbers::numbers;
 
 /// Names the duel's folder to the process that is killed.
 const FOLDER: &str = "ALBEDO_KILL_FOLDER";
@@ -33,102 +29,43 @@ const SAMPLES: u32 = 48;
 const IN_FLIGHT: u32 = 6;
 const JUDGES: [&str; 2] = ["longer", "later"];
 
-/// Replies at once, with its name and the last message.
-#[derive(Debug)]
-struct Echo {
-    name: &'static str,
-    model: ModelInfo,
+/// Loads models that reply with their name and the last message.
+fn echoes() -> Arc<dyn ModelBackend> {
+    Arc::new(ScriptedBackend::new("echoes", |source| {
+        let name = if source.location.ends_with("king") { "king" } else { "challenger, the better" };
+        let reply = move |request: &GenerateRequest| {
+            Ok(completion(&format!("{name} {}", request.messages[1].content)))
+        };
+        Ok(Arc::new(ScriptedSession::new(name, reply)))
+    }))
 }
-
-/// Loads [`Echo`]es by name.
-#[derive(Debug)]
-struct Echoes(Identity);
 
 /// Writes every question down before it answers.
-#[derive(Debug)]
-struct Counted {
-    name: &'static str,
-    identity: Identity,
-    calls: File,
-}
-
-#[async_trait]
-impl ModelBackend for Echoes {
-    fn identity(&self) -> &Identity {
-        &self.0
-    }
-
-    async fn load(&self, model: &ModelSource, _: &CallContext) -> albedo::Result<Arc<dyn ModelSession>> {
-        let name = if model.location.ends_with("king") { "king" } else { "challenger, the better" };
-        let shared = Digest::of("shared");
-        let model = ModelInfo::new(Digest::of(name), "Echo", 1000)
-            .with_text(shared, shared, vec![0])
-            .with_config(shared);
-        Ok(Arc::new(Echo { name, model }))
-    }
-}
-
-#[async_trait]
-impl ModelSession for Echo {
-    fn model(&self) -> &ModelInfo {
-        &self.model
-    }
-
-    fn count_prompt_tokens(&self, messages: &[Message]) -> albedo::Result<Option<u32>> {
-        Ok(Some(messages.len() as u32))
-    }
-
-    fn generate(&self, requests: Vec<GenerateRequest>, _: &CallContext) -> BoxStream<'static, Generated> {
-        let answer = |(index, request): (usize, GenerateRequest)| {
-            let text = format!("{} {}", self.name, request.messages[1].content);
-            let usage = Usage { prompt_tokens: 1, completion_tokens: 1, price_usd: None };
-            let completion = Completion::new(text, FinishReason::Stop, usage);
-            Generated { index, result: Ok(completion) }
-        };
-        stream::iter(requests.into_iter().enumerate().map(answer).collect::<Vec<_>>()).boxed()
-    }
-
-    async fn score(&self, _: Vec<ScoreRequest>, _: &CallContext) -> albedo::Result<Vec<TokenScores>> {
-        Err(Error::new(ErrorKind::Unsupported, "score", "an echo cannot"))
-    }
-}
-
-#[async_trait]
-impl Judge for Counted {
-    fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    fn metrics(&self) -> BTreeSet<Metric> {
-        [Metric::Correctness].into()
-    }
-
-    async fn compare(&self, request: &Comparison, _: &CallContext) -> albedo::Result<Assessment> {
+fn counted(name: &'static str, calls: File) -> Arc<dyn Judge> {
+    Arc::new(ScriptedJudge::new(name, move |request| {
         let order = if request.first.text.starts_with("king") { "king" } else { "challenger" };
-        let line = format!("{} {} {order}\n", self.name, request.messages[1].content);
-        (&self.calls).write_all(line.as_bytes()).expect("the question is written down");
+        let line = format!("{name} {} {order}\n", request.messages[1].content);
+        (&calls).write_all(line.as_bytes()).expect("the question is written down");
         let score = Score::compare(&request.first.text.len(), &request.second.text.len());
         Ok(Assessment::scored([(Metric::Correctness, score)]))
-    }
+    }))
 }
 
 /// The duel, whose judges write their questions to `calls`.
 async fn duel(calls: &Path) -> Duel {
     let cx = CallContext::new();
-    let identity = |name: &str| Identity { name: name.into(), version: "1".into(), config: Digest::of("") };
-    let backend: Arc<dyn ModelBackend> = Arc::new(Echoes(identity("echoes")));
+    let backend = echoes();
     let [king, challenger] = ["king", "challenger"].map(ModelSource::new);
     let king = Contestant::load(Side::King, &backend, &king, &cx).await.expect("loads");
     let challenger = Contestant::load(Side::Challenger, &backend, &challenger, &cx).await.expect("loads");
-    let tasks = Numbers::new(500);
-    let judge = |name: &'static str| -> Arc<dyn Judge> {
-        let calls = OpenOptions::new().create(true).append(true).open(calls).expect("opens");
-        Arc::new(Counted { name, identity: identity(name), calls })
+    let judge = |name: &'static str| {
+        counted(name, OpenOptions::new().create(true).append(true).open(calls).expect("opens"))
     };
     let mut settings = DuelSettings { samples: SAMPLES, ..DuelSettings::default() };
     settings.rule = Rule::by_name("margin").expect("a rule");
     settings.limits.samples_in_flight = IN_FLIGHT;
-    Duel::new(&settings, king, challenger, Arc::new(tasks), JUDGES.map(judge).into()).expect("plans")
+    let duel = Duel::builder(king, challenger).tasks(Arc::new(numbers(500))).judges(JUDGES.map(judge));
+    duel.settings(settings).plan(&MemoryStore::default(), &cx).await.expect("plans")
 }
 
 /// The process that is killed: goes on with the duel until it has ended.

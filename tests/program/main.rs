@@ -12,6 +12,7 @@ mod judges;
 mod kill;
 mod loads;
 mod mistakes;
+mod new;
 mod numbers;
 mod panel;
 mod plugins;

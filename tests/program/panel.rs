@@ -332,7 +332,8 @@ async fn an_answer_that_comes_too_late_is_not_counted_beside_its_successor() {
     let mut settings = DuelSettings { samples: 3, ..DuelSettings::default() };
     settings.rule = Rule::by_name("margin").expect("a rule");
     settings.generation.max_new_tokens = 16;
-    let duel = Duel::new(&settings, king, challenger, tasks.expect("opens"), vec![judge]).expect("plans");
+    let duel = Duel::builder(king, challenger).tasks(tasks.expect("opens")).judge(judge).settings(settings);
+    let duel = duel.plan(&MemoryStore::default(), &cx).await.expect("plans");
     let (store, spent) = (MemoryStore::default(), Mutex::new(0.0));
     let observer = |event: &DuelEvent<'_>| {
         if let DuelEvent::Spent { usd } = event {

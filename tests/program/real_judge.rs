@@ -74,8 +74,9 @@ async fn a_real_server_judges_the_demo_duel() {
     let mut settings = DuelSettings { samples, ..DuelSettings::default() };
     settings.rule = Rule::by_name("margin").expect("a rule");
     settings.limits.samples_in_flight = 1;
-    let duel = Duel::new(&settings, king, challenger, tasks.expect("opens"), vec![judge]).expect("plans");
     let (store, started) = (MemoryStore::default(), Instant::now());
+    let duel = Duel::builder(king, challenger).tasks(tasks.expect("opens")).judge(judge).settings(settings);
+    let duel = duel.plan(&store, &cx).await.expect("plans");
     let report = duel.run(&store, &(), &cx).await.expect("runs");
     eprintln!(
         "{samples} samples in {:.1} s: {:?}, margin {:+.1}, {} of {} cells missing, {} flips",

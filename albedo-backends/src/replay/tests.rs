@@ -1,9 +1,9 @@
-use std::collections::BTreeSet;
 use std::path::Path;
 
+use albedo_core::testing::{Rows, ScriptedJudge};
 use albedo_core::{
-    Assessment, Comparison, Contestant, Duel, DuelSettings, Judge, MemoryStore, MessageRole, Metric,
-    Registry, Score, TaskRow, TaskSetInfo, TaskSource,
+    Assessment, Contestant, Duel, DuelSettings, Judge, MemoryStore, MessageRole, Metric, Registry, Score,
+    TaskRow, TaskSetInfo,
 };
 use serde_json::json;
 
@@ -14,48 +14,28 @@ fn folder() -> PathBuf {
 }
 
 /// The tasks that the fixture was drawn from.
-#[derive(Debug)]
-struct Rows(TaskSetInfo);
-
-#[async_trait]
-impl TaskSource for Rows {
-    fn info(&self) -> &TaskSetInfo {
-        &self.0
-    }
-
-    async fn row(&self, row: u64, _: &CallContext) -> Result<TaskRow> {
+fn rows(info: TaskSetInfo) -> Rows {
+    let row = |row| {
         let mut messages = vec![Message::new(MessageRole::System, "s"), Message::new(MessageRole::User, "u")];
         if row != 7 {
             messages.push(Message::new(MessageRole::Assistant, format!("recorded {row}")));
             messages.push(Message::new(MessageRole::User, "v".repeat(row as usize * 50)));
             messages.push(Message::new(MessageRole::Assistant, "done"));
         }
-        Ok(TaskRow { instance_id: format!("instance {}", row % 10), repo: "repo".into(), messages })
-    }
+        TaskRow { instance_id: format!("instance {}", row % 10), repo: "repo".into(), messages }
+    };
+    Rows::new(info.rows, row).with_info(info)
 }
 
 /// The fixture's judges: one prefers "better", the other whatever is first.
-#[derive(Debug)]
-struct Fixture(Identity);
-
-#[async_trait]
-impl Judge for Fixture {
-    fn identity(&self) -> &Identity {
-        &self.0
-    }
-
-    fn metrics(&self) -> BTreeSet<Metric> {
-        [Metric::Correctness].into()
-    }
-
-    async fn compare(&self, request: &Comparison, _: &CallContext) -> Result<Assessment> {
-        let quality = |text: &str| f64::from(u8::from(text.starts_with("better"))) / 4.0;
-        let score = match &*self.0.name {
-            "fair" => Score::from_difference(quality(&request.first.text), quality(&request.second.text))?,
-            _ => Score::WIN,
-        };
-        Ok(Assessment::scored([(Metric::Correctness, score)]))
-    }
+fn judge(identity: &Identity) -> Arc<dyn Judge> {
+    let judge = match identity.name.as_str() {
+        "fair" => {
+            ScriptedJudge::preferring("fair", |reply| f64::from(u8::from(reply.starts_with("better"))) / 4.0)
+        }
+        name => ScriptedJudge::new(name, |_| Ok(Assessment::scored([(Metric::Correctness, Score::WIN)]))),
+    };
+    Arc::new(judge.with_identity(identity.clone()))
 }
 
 async fn session(side: &str) -> Result<Arc<dyn ModelSession>> {
@@ -80,14 +60,14 @@ async fn a_replayed_duel_gives_the_same_lines() {
         previous: plan.previous,
         ..DuelSettings::default()
     };
-    let judges =
-        plan.judges.iter().map(|judge| -> Arc<dyn Judge> { Arc::new(Fixture(judge.identity.clone())) });
-    let tasks = Arc::new(Rows(plan.tasks.clone()));
-    let duel = Duel::new(&settings, king, challenger, tasks, judges.collect()).expect("plans");
+    let judges = plan.judges.iter().map(|plan| judge(&plan.identity));
+    let tasks = Arc::new(rows(plan.tasks.clone()));
+    let store = MemoryStore::default();
+    let duel = Duel::builder(king, challenger).tasks(tasks).judges(judges).settings(settings);
+    let duel = duel.plan(&store, &cx).await.expect("plans");
     let mut replayed_plan = duel.plan().clone();
     replayed_plan.version.clone_from(&plan.version);
     assert_eq!(replayed_plan, plan);
-    let store = MemoryStore::default();
     duel.run(&store, &(), &cx).await.expect("runs");
     let again = store.record().expect("published");
     let again = Record::from_bytes(&again.lines, &again.blobs, again.digest).expect("reads");

@@ -10,7 +10,7 @@ use crate::judge::{Assessment, Comparison, Judge};
 /// What the judge suite needs to know.
 #[derive(Debug, Clone)]
 pub struct JudgeFixture {
-    /// Comparisons with everything that the judge [`Judge::needs`], at least
+    /// Comparisons with everything that the judge's profile asks for, at least
     /// one of which it scores.
     pub comparisons: Vec<Comparison>,
     /// The judge answers the same question alike.
@@ -37,9 +37,9 @@ impl JudgeFixture {
 /// # Errors
 /// The first promise found broken.
 pub async fn check_judge(judge: &dyn Judge, fixture: &JudgeFixture) -> Checked {
-    let (identity, metrics, needs) = (judge.identity().clone(), judge.metrics(), judge.needs());
+    let (identity, profile) = (judge.identity().clone(), judge.profile());
     same_identity(&identity, judge.identity())?;
-    ensure(!metrics.is_empty(), "a judge speaks to at least one metric", || "none".into())?;
+    ensure(!profile.metrics.is_empty(), "a judge speaks to at least one metric", || "none".into())?;
 
     let mut scored = 0;
     for comparison in &fixture.comparisons {
@@ -60,8 +60,8 @@ pub async fn check_judge(judge: &dyn Judge, fixture: &JudgeFixture) -> Checked {
     check_comparison(judge, comparison, fixture).await?;
 
     same_identity(&identity, judge.identity())?;
-    ensure(metrics == judge.metrics() && needs == judge.needs(), "metrics and needs are stable", || {
-        format!("{:?} and {:?} after {metrics:?} and {needs:?}", judge.metrics(), judge.needs())
+    ensure(profile == judge.profile(), "the profile is stable", || {
+        format!("{:?} after {profile:?}", judge.profile())
     })
 }
 
@@ -108,11 +108,10 @@ async fn ask(judge: &dyn Judge, comparison: &Comparison, fixture: &JudgeFixture)
     let answer =
         succeeds(fixture.patience, "every text has an answer", judge.compare(comparison, &cx)).await?;
     if let Assessment::Scored { scores, .. } = &answer {
-        ensure(
-            scores.keys().copied().eq(judge.metrics()),
-            "exactly the declared metrics are scored",
-            || format!("{:?} of {:?}", scores.keys(), judge.metrics()),
-        )?;
+        let metrics = judge.profile().metrics;
+        ensure(scores.keys().eq(&metrics), "exactly the declared metrics are scored", || {
+            format!("{:?} of {metrics:?}", scores.keys())
+        })?;
     }
     Ok(answer)
 }

@@ -1,11 +1,7 @@
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use async_trait::async_trait;
-use futures::stream::BoxStream;
 use proptest::prelude::*;
 
 use super::*;
-use crate::backend::{GenerateRequest, Generated, Message, ModelInfo, Role, ScoreRequest, TokenScores};
+use crate::backend::{Message, ModelInfo, Role};
 use crate::decision::Rule;
 use crate::digest::Digest;
 use crate::error::Fault;
@@ -14,28 +10,15 @@ use crate::panel::PanelSettings;
 use crate::plan::{ContestantPlan, GenerationSettings, Lanes, Sampler, Terms};
 use crate::seed::Seed;
 use crate::tasks::TaskSetInfo;
+use crate::testing::{Rows, ScriptedSession};
+
+/// The rows of `plan`.
+fn rows(plan: &DuelPlan, instances: u64) -> Rows {
+    Rows::new(plan.tasks.rows, move |row| task(row, instances)).with_info(plan.tasks.clone())
+}
 
 /// Row `r` has `r % 14` assistant turns, is of instance `r % instances`, and
 /// its prompts have `50 * r` tokens.
-#[derive(Debug)]
-struct Rows {
-    info: TaskSetInfo,
-    instances: u64,
-    read: AtomicU64,
-}
-
-#[async_trait]
-impl TaskSource for Rows {
-    fn info(&self) -> &TaskSetInfo {
-        &self.info
-    }
-
-    async fn row(&self, row: u64, _: &CallContext) -> Result<TaskRow> {
-        self.read.fetch_add(1, Ordering::Relaxed);
-        Ok(task(row, self.instances))
-    }
-}
-
 fn task(row: u64, instances: u64) -> TaskRow {
     let turn = |turn| [Message::new(Role::Assistant, format!("turn {turn}")), Message::new(Role::User, "u")];
     let mut messages = vec![Message::new(Role::User, "x".repeat(50 * row as usize))];
@@ -43,26 +26,9 @@ fn task(row: u64, instances: u64) -> TaskRow {
     TaskRow { instance_id: format!("instance {}", row % instances), repo: "repo".into(), messages }
 }
 
-#[derive(Debug)]
-struct Counting;
-
-#[async_trait]
-impl ModelSession for Counting {
-    fn model(&self) -> &ModelInfo {
-        panic!("not asked")
-    }
-
-    fn count_prompt_tokens(&self, messages: &[Message]) -> Result<Option<u32>> {
-        Ok(Some(messages[0].content.len() as u32))
-    }
-
-    fn generate(&self, _: Vec<GenerateRequest>, _: &CallContext) -> BoxStream<'static, Generated> {
-        panic!("not asked")
-    }
-
-    async fn score(&self, _: Vec<ScoreRequest>, _: &CallContext) -> Result<Vec<TokenScores>> {
-        panic!("not asked")
-    }
+fn counting() -> Arc<dyn ModelSession> {
+    let session = ScriptedSession::saying("king", "never");
+    Arc::new(session.counting(|messages| Some(messages[0].content.len() as u32)))
 }
 
 fn plan(sampler: Sampler, seed: u64, rows: u64, samples: u32, prompt_limit: u32) -> DuelPlan {
@@ -95,11 +61,10 @@ fn plan(sampler: Sampler, seed: u64, rows: u64, samples: u32, prompt_limit: u32)
 /// All row draws of `plan` over instances `instances`, and the error that ended
 /// them, if one did.
 async fn draw_all(plan: &DuelPlan, instances: u64) -> (Vec<RowDraw>, Vec<Sample>, Option<Error>) {
-    let tasks = Rows { info: plan.tasks.clone(), instances, read: AtomicU64::new(0) };
-    let mut drawer = Drawer::new(plan, Arc::new(tasks));
+    let (mut drawer, king) = (Drawer::new(plan, Arc::new(rows(plan, instances))), counting());
     let (mut draws, mut samples) = (vec![], vec![]);
     loop {
-        match drawer.next(&Counting, &CallContext::new()).await {
+        match drawer.next(&king, &CallContext::new()).await {
             Ok(Some((sample, its))) => {
                 samples.push(sample);
                 draws.extend(its);
@@ -189,12 +154,12 @@ async fn albedo_py_ends_after_four_rows_a_sample() {
 #[tokio::test]
 async fn a_cancelled_draw_reads_nothing() {
     let plan = plan(Sampler::RowDraw, 3, 30, 1, 0);
-    let tasks = Arc::new(Rows { info: plan.tasks.clone(), instances: 30, read: AtomicU64::new(0) });
+    let tasks = Arc::new(rows(&plan, 30));
     let mut drawer = Drawer::new(&plan, Arc::<Rows>::clone(&tasks));
     let cx = CallContext::new();
     cx.cancel();
-    assert_eq!(drawer.next(&Counting, &cx).await.expect_err("cancelled").kind(), ErrorKind::Cancelled);
-    assert_eq!(tasks.read.load(Ordering::Relaxed), 0);
+    assert_eq!(drawer.next(&counting(), &cx).await.expect_err("cancelled").kind(), ErrorKind::Cancelled);
+    assert_eq!(tasks.read(), 0);
 }
 
 #[test]

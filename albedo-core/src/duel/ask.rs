@@ -117,7 +117,7 @@ impl Asking<'_> {
         reference: &Arc<str>,
         stored: Option<String>,
     ) -> Result<Tried<Option<String>>> {
-        if !asked.needs().preparation || stored.is_some() {
+        if !asked.profile().preparation || stored.is_some() {
             return Ok(Ok(stored));
         }
         let request = Preparation {

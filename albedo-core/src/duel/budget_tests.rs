@@ -3,7 +3,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::scripted::*;
 use super::*;
 use crate::backend::Usage;
+use crate::error::Fault;
 use crate::judge::{Assessment, Comparison};
+use crate::plan::DuelSettings;
 use crate::record::MemoryStore;
 
 /// An answer of [`fair`] for a quarter of a dollar.
@@ -25,7 +27,7 @@ fn within(budget_usd: Option<f64>, answer: Answer) -> (Duel, [Arc<Asked>; 2]) {
     let settings = DuelSettings { limits: Limits { budget_usd, ..settings().limits }, ..settings() };
     let judges = asked.each_ref().map(|judge| -> Arc<dyn Judge> { Arc::<Asked>::clone(judge) });
     let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
-    let duel = Duel::new(&settings, king, challenger, Rows::shared(), judges.into()).expect("plans");
+    let duel = planned(&settings, king, challenger, judges.into()).expect("plans");
     (duel, asked)
 }
 

@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
@@ -6,9 +5,11 @@ use async_trait::async_trait;
 use super::scripted::*;
 use super::*;
 use crate::canary::{CanaryOutcome, CanarySettings};
+use crate::error::Fault;
 use crate::identity::Identity;
-use crate::judge::{Assessment, Comparison, Metric, Score};
+use crate::judge::{Assessment, Comparison, JudgeProfile, Metric, Score};
 use crate::panel::Cell;
+use crate::plan::DuelSettings;
 use crate::record::{MemoryStore, Record, RecordedAnswer, VerifyOptions, verify_record};
 use crate::seed::Seed;
 
@@ -35,12 +36,8 @@ impl Judge for Watched {
         &self.identity
     }
 
-    fn metrics(&self) -> BTreeSet<Metric> {
-        [Metric::Correctness].into()
-    }
-
-    fn watched(&self) -> bool {
-        true
+    fn profile(&self) -> JudgeProfile {
+        JudgeProfile::new([Metric::Correctness]).with_canaries()
     }
 
     async fn compare(&self, request: &Comparison, _: &CallContext) -> Result<Assessment> {
@@ -74,12 +71,8 @@ impl Judge for Watchful {
         self.0.identity()
     }
 
-    fn metrics(&self) -> BTreeSet<Metric> {
-        self.0.metrics()
-    }
-
-    fn watched(&self) -> bool {
-        true
+    fn profile(&self) -> JudgeProfile {
+        self.0.profile().with_canaries()
     }
 
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {
@@ -100,12 +93,14 @@ fn contestants() -> [Contestant; 2] {
     ["plain", "better"].map(|name| Scripted::new(name).contestant())
 }
 
+fn builder(judges: Vec<Arc<dyn Judge>>) -> DuelBuilder<'static> {
+    let [king, challenger] = contestants();
+    Duel::builder(king, challenger).tasks(Rows::shared()).judges(judges).settings(watched_settings())
+}
+
 /// The duel of `judges`, its preflight from `store` as far as that holds it.
 async fn watched_in(store: &dyn RecordStore, judges: Vec<Arc<dyn Judge>>) -> Result<Duel> {
-    let (settings, tasks, cx) = (watched_settings(), Rows::shared(), CallContext::new());
-    let passed = preflight(&settings, &*tasks, &judges, store, &(), &cx).await?;
-    let [king, challenger] = contestants();
-    Duel::watched(&settings, king, challenger, tasks, judges, passed)
+    builder(judges).plan(store, &CallContext::new()).await
 }
 
 async fn watched(judges: Vec<Arc<dyn Judge>>) -> Result<Duel> {
@@ -220,9 +215,8 @@ async fn a_judge_that_fails_the_preflight_is_not_on_the_panel_and_too_few_are_no
     assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
     assert!(error.to_string().contains("drunk"), "{error}");
     let judges: Vec<Arc<dyn Judge>> = vec![Watched::new("steady", u32::MAX)];
-    let [king, challenger] = contestants();
-    let error = Duel::new(&watched_settings(), king, challenger, Rows::shared(), judges);
-    assert!(error.expect_err("unasked").to_string().contains("`canaries` are set"));
+    let draft = builder(judges).draft().expect("nothing but the judges' answers is left");
+    assert_eq!(draft.canaries, None);
 }
 
 /// Answers of judges in a journal.
@@ -299,11 +293,10 @@ async fn a_preflight_that_missed_the_quorum_asks_only_for_what_is_missing() {
 #[tokio::test]
 async fn another_seed_has_other_canaries() {
     let judges: Vec<Arc<dyn Judge>> = vec![Watched::new("steady", u32::MAX), Watched::new("other", u32::MAX)];
-    let (tasks, cx) = (Rows::shared(), CallContext::new());
     let store = MemoryStore::default();
-    let passed = preflight(&watched_settings(), &*tasks, &judges, &store, &(), &cx).await.expect("asks");
+    watched_in(&store, judges.clone()).await.expect("plans");
     let settings = DuelSettings { seed: Seed::from(6), ..watched_settings() };
-    let [king, challenger] = contestants();
-    let error = Duel::watched(&settings, king, challenger, tasks, judges, passed).expect_err("another");
+    let other = builder(judges).settings(settings).plan(&store, &CallContext::new()).await;
+    let error = other.expect_err("another preflight");
     assert_eq!(error.kind(), ErrorKind::Conflict);
 }

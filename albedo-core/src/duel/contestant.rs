@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
 use tokio::sync::{RwLock, RwLockReadGuard};
 
-use crate::backend::{Completion, GenerateRequest, ModelBackend, ModelInfo, ModelSession, ModelSource};
+use crate::backend::{
+    Completion, GenerateRequest, ModelBackend, ModelInfo, ModelSession, ModelSessionExt, ModelSource,
+};
 use crate::context::CallContext;
 use crate::error::{Artefact, Error, ErrorKind, Reach, Result, Side};
 use crate::identity::Identity;
@@ -15,6 +16,26 @@ const WAIT: &str = "wait for the model";
 const RELOAD: &str = "load the model again";
 
 /// One side of a duel: a loaded model and what runs it. Clones share the model.
+///
+/// ```
+/// use albedo_core::{CallContext, Contestant, ModelBackend, ModelSource, Side};
+/// # #[cfg(feature = "conformance")]
+/// use albedo_core::testing::{ScriptedBackend, ScriptedSession};
+/// use std::sync::Arc;
+///
+/// # #[cfg(feature = "conformance")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> albedo_core::Result<()> {
+/// let cx = CallContext::new();
+/// let backend: Arc<dyn ModelBackend> =
+///     Arc::new(ScriptedBackend::new("scripted", |_| Ok(Arc::new(ScriptedSession::saying("king", "ls")))));
+/// let king = Contestant::load(Side::King, &backend, &ModelSource::new("models/king"), &cx).await?;
+/// assert_eq!(king.model().architecture, "Scripted");
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "conformance"))]
+/// # fn main() {}
+/// ```
 #[derive(Debug, Clone)]
 pub struct Contestant(Arc<Loaded>);
 
@@ -160,12 +181,7 @@ async fn one_answer(
     request: GenerateRequest,
     cx: &CallContext,
 ) -> Result<Completion> {
-    let mut answers = session.generate(vec![request], cx);
-    let Some(answer) = answers.next().await else {
-        cx.check("generate a reply")?;
-        return Err(Error::bug("generate a reply", "the session ended its answers without one"));
-    };
-    let completion = answer.result?;
+    let completion = session.generate_one(request, cx).await?;
     let mut scores = completion.reply_scores.iter().flat_map(|scores| &scores.log_probs);
     if scores.any(|log_prob| !log_prob.is_finite()) {
         return Err(Error::new(

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use super::scripted::*;
 use super::*;
 use crate::backend::{ModelBackend, ModelSession, ModelSource};
+use crate::error::Fault;
 use crate::error::{Artefact, Reach};
 use crate::identity::Identity;
 use crate::panel::Cell;
@@ -18,7 +19,7 @@ use crate::verdict::{Forfeit, Overflows};
 async fn duel_of(king: &Arc<Loads>, challenger: &Arc<Loads>, judge: &Arc<Asked>) -> Duel {
     let (king, challenger) =
         (king.contestant(Side::King).await, challenger.contestant(Side::Challenger).await);
-    Duel::new(&settings(), king, challenger, Rows::shared(), vec![Arc::<Asked>::clone(judge)]).expect("plans")
+    planned(&settings(), king, challenger, vec![Arc::<Asked>::clone(judge)]).expect("plans")
 }
 
 async fn verified(store: &MemoryStore) -> Record {
@@ -111,7 +112,7 @@ async fn every_judges_cell_of_a_lost_sample_is_lost() {
     let (king, challenger) =
         (king.contestant(Side::King).await, challenger.contestant(Side::Challenger).await);
     let judges: Vec<Arc<dyn Judge>> = vec![Asked::new("fair", fair), Asked::new("first", always_first)];
-    let mut duel = Duel::new(&settings(), king, challenger, Rows::shared(), judges).expect("plans");
+    let mut duel = planned(&settings(), king, challenger, judges).expect("plans");
     duel.plan.panel.max_missing = 0.0;
     let (_, store) = run(&duel).await;
     let record = store.record().expect("published");
@@ -210,7 +211,7 @@ async fn a_model_whose_files_were_exchanged_ends_the_duel_and_charges_nobody() {
     let challenger = Contestant::load(Side::Challenger, &backend, &source, &cx).await.expect("loads");
     let king = Scripted::new("plain").contestant();
     let judges: Vec<Arc<dyn Judge>> = vec![Asked::new("fair", fair)];
-    let duel = Duel::new(&settings(), king, challenger, Rows::shared(), judges).expect("plans");
+    let duel = planned(&settings(), king, challenger, judges).expect("plans");
     let error = duel.run(&MemoryStore::default(), &(), &cx).await.expect_err("exchanged");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::DigestMismatch, Fault::Infrastructure));
     assert_eq!(error.reach(), Reach::Duel);

@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 
+use super::Observer;
 use super::answer::JudgedAnswer;
 use super::ask::{Asking, Panelist};
 use super::budget::Budget;
+use super::builder::plan_judges;
 use super::stored::{StoredCanaries, StoredPreflight};
-use super::{Observer, plan_judges};
 use crate::canary::{
     CanaryDraw, CanaryOutcome, CanaryPlan, CanarySettings, JudgePreflight, Preflight, Series,
 };
 use crate::context::CallContext;
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Fault, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::judge::Judge;
 use crate::marks::DuelSecret;
 use crate::plan::DuelSettings;
@@ -38,7 +39,7 @@ const OPERATION: &str = "ask the judges before the duel";
 /// the task source or the store meets; a judge's error that is the operator's to
 /// mend. A judge that is down is no error, but [`ErrorKind::Unavailable`] if that
 /// leaves fewer judges than the quorum.
-pub async fn preflight(
+pub(super) async fn preflight(
     settings: &DuelSettings,
     tasks: &dyn TaskSource,
     judges: &[Arc<dyn Judge>],
@@ -76,7 +77,7 @@ pub async fn preflight(
         key,
         series: Series::Preflight,
     };
-    let watched: Vec<_> = judges.iter().filter(|judge| judge.watched()).cloned().collect();
+    let watched: Vec<_> = judges.iter().filter(|judge| judge.profile().canaries).cloned().collect();
     let plans = plan_judges(&watched, true)?;
     let asked = watched.iter().zip(&plans).enumerate().map(|(place, (judge, plan))| {
         let panelist = Panelist { judge: &**judge, plan, place: place as u32 };
@@ -170,24 +171,16 @@ fn check_quorum(left: usize, all: usize, canaries: CanarySettings, failed: &[Str
 /// What of `judges` the preflight leaves, and what the plan says of it.
 pub(super) fn panel(
     settings: &DuelSettings,
-    tasks: &dyn TaskSource,
     judges: Vec<Arc<dyn Judge>>,
     preflight: Preflight,
 ) -> Result<(Vec<Arc<dyn Judge>>, CanaryPlan)> {
     let canaries = canaries(settings)?;
-    if key(settings, canaries, tasks, &judges)? != preflight.key {
-        return Err(Error::new(
-            ErrorKind::Conflict,
-            "plan the duel",
-            "the preflight asked other judges, or for another duel",
-        )
-        .with_fault(Fault::Operator));
-    }
     let all = judges.len();
     let left: Vec<_> = judges
         .into_iter()
         .filter(|judge| {
-            !judge.watched() || preflight.judges.iter().any(|of| of.judge == *judge.identity() && of.passed())
+            !judge.profile().canaries
+                || preflight.judges.iter().any(|of| of.judge == *judge.identity() && of.passed())
         })
         .collect();
     let failed = preflight.judges.iter().filter(|judge| !judge.passed());

@@ -95,7 +95,7 @@ impl SampleRun<'_> {
 
     fn request(&self, sample: &Sample, side: Side) -> GenerateRequest {
         let plan = &self.duel.plan;
-        let needs_scores = self.duel.judges.iter().any(|judge| judge.needs().reference_scores);
+        let needs_scores = self.duel.judges.iter().any(|judge| judge.profile().reference_scores);
         GenerateRequest::new(Arc::clone(&sample.messages), plan.generation.max_new_tokens)
             .with_sampling(plan.generation.sampling)
             .with_seed(plan.request_seed(sample.index, side))

@@ -6,6 +6,7 @@ use super::scripted::*;
 use super::*;
 use crate::error::Retry;
 use crate::judge::{Assessment, Comparison};
+use crate::plan::DuelSettings;
 use crate::record::{FileStore, MemoryStore, RecordStore};
 use crate::seed::Seed;
 use crate::verdict::VoidReason;
@@ -152,8 +153,7 @@ async fn another_duels_journal_is_refused_and_kept() {
     let before = store.journal();
     let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
     let settings = DuelSettings { seed: Seed::from(6), samples: 7, ..settings() };
-    let other = Duel::new(&settings, king, challenger, Rows::shared(), vec![Asked::new("fair", fair)])
-        .expect("plans");
+    let other = planned(&settings, king, challenger, vec![Asked::new("fair", fair)]).expect("plans");
     let error = other.run(&store, &(), &CallContext::new()).await.expect_err("another duel");
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(error.to_string().contains("they differ in: looks, samples, seed"), "{error}");

@@ -14,8 +14,9 @@ use crate::backend::{
 };
 use crate::decision::Rule;
 use crate::identity::Identity;
-use crate::judge::{Assessment, Comparison, Metric, Score};
+use crate::judge::{Assessment, Comparison, JudgeProfile, Metric, Score};
 use crate::overflow::{Overflow, Place, Step};
+use crate::plan::DuelSettings;
 use crate::record::MemoryStore;
 use crate::seed::Seed;
 use crate::tasks::{TaskRow, TaskSetInfo};
@@ -137,8 +138,8 @@ impl Judge for Asked {
         &self.identity
     }
 
-    fn metrics(&self) -> BTreeSet<Metric> {
-        [Metric::Correctness].into()
+    fn profile(&self) -> JudgeProfile {
+        JudgeProfile::new([Metric::Correctness])
     }
 
     async fn compare(&self, request: &Comparison, _: &CallContext) -> Result<Assessment> {
@@ -172,8 +173,18 @@ pub(crate) fn settings() -> DuelSettings {
     }
 }
 
+/// A duel on [`Rows`] whose settings have no canaries.
+pub(crate) fn planned(
+    settings: &DuelSettings,
+    king: Contestant,
+    challenger: Contestant,
+    judges: Vec<Arc<dyn Judge>>,
+) -> Result<Duel> {
+    Duel::builder(king, challenger).tasks(Rows::shared()).settings(settings.clone()).frozen(judges, None)
+}
+
 pub(crate) fn duel(king: Scripted, challenger: Scripted, judges: Vec<Arc<dyn Judge>>) -> Duel {
-    Duel::new(&settings(), king.contestant(), challenger.contestant(), Rows::shared(), judges).expect("plans")
+    planned(&settings(), king.contestant(), challenger.contestant(), judges).expect("plans")
 }
 
 pub(crate) async fn run(duel: &Duel) -> (DuelReport, MemoryStore) {

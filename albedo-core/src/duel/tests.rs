@@ -7,8 +7,10 @@ use super::*;
 use crate::decision::Rule;
 use crate::digest::Digest;
 use crate::draw::Replay;
+use crate::error::Fault;
 use crate::error::Retry;
 use crate::judge::{Assessment, Comparison, Metric};
+use crate::plan::DuelSettings;
 use crate::plan::Sampler;
 use crate::record::{MemoryStore, Record};
 use crate::verdict::{Holds, VoidReason};
@@ -39,7 +41,7 @@ async fn the_sequential_rule_stops_as_soon_as_it_is_sure() {
     {
         let [king, challenger] = [king, challenger].map(|name| Scripted::new(name).contestant());
         let judges: Vec<Arc<dyn Judge>> = vec![Asked::new("decisive", decisive)];
-        let duel = Duel::new(&settings, king, challenger, Rows::shared(), judges).expect("plans");
+        let duel = planned(&settings, king, challenger, judges).expect("plans");
         assert_eq!(duel.plan.looks, [3, 5, 10]);
         let (report, store) = run(&duel).await;
         assert_eq!((report.verdict.outcome, report.verdict.samples), (outcome, 5));
@@ -164,8 +166,7 @@ async fn the_draw_can_be_replayed_from_its_facts() {
     for sampler in [Sampler::RowDraw, Sampler::AlbedoPy] {
         let settings = DuelSettings { sampler, ..settings() };
         let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
-        let duel = Duel::new(&settings, king, challenger, Rows::shared(), vec![Asked::new("fair", fair)])
-            .expect("plans");
+        let duel = planned(&settings, king, challenger, vec![Asked::new("fair", fair)]).expect("plans");
         let (_, store) = run(&duel).await;
         let mut replay = Replay::new(duel.plan());
         for event in store.journal() {
@@ -182,8 +183,7 @@ async fn the_draw_can_be_replayed_from_its_facts() {
 async fn a_task_set_without_enough_instances_is_the_operators() {
     let settings = DuelSettings { samples: 11, ..settings() };
     let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
-    let duel = Duel::new(&settings, king, challenger, Rows::shared(), vec![Asked::new("fair", fair)])
-        .expect("plans");
+    let duel = planned(&settings, king, challenger, vec![Asked::new("fair", fair)]).expect("plans");
     let error = duel.run(&MemoryStore::default(), &(), &CallContext::new()).await.expect_err("too few");
     assert_eq!(error.fault(), Fault::Operator);
     assert!(error.to_string().contains("too few usable instances"), "{error}");
@@ -192,8 +192,7 @@ async fn a_task_set_without_enough_instances_is_the_operators() {
 #[test]
 fn plans_that_cannot_be_fair_are_refused() {
     let plan = |king: Scripted, challenger: Scripted, judges| {
-        Duel::new(&settings(), king.contestant(), challenger.contestant(), Rows::shared(), judges)
-            .expect_err("refused")
+        planned(&settings(), king.contestant(), challenger.contestant(), judges).expect_err("refused")
     };
     let judge = || -> Arc<dyn Judge> { Asked::new("fair", fair) };
     let same = || Scripted::new("plain");

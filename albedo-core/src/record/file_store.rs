@@ -24,6 +24,29 @@ use crate::error::{Error, ErrorKind, Fault, Reach, Result};
 /// Appends are committed in groups: a writer thread takes all that are waiting,
 /// writes and syncs the texts, then the lines, and acknowledges them together.
 /// The record grows beside the journal under names that end in `.partial`.
+///
+/// ```
+/// use albedo_core::{CallContext, FileStore, Record};
+///
+/// # #[cfg(feature = "conformance")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> albedo_core::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path();
+/// let (cx, store) = (CallContext::new(), FileStore::create(folder.join("duel"))?);
+/// let duel = albedo_core::testing::small_duel().plan(&store, &cx).await?;
+/// let report = duel.run(&store, &(), &cx).await?;
+/// assert_eq!(Some(Record::open(store.folder())?.digest), report.record);
+///
+/// // Another process, or this one later, goes on with the folder.
+/// store.close().await?;
+/// let store = FileStore::resume(folder.join("duel"))?;
+/// assert_eq!(duel.run(&store, &(), &cx).await?, report);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "conformance"))]
+/// # fn main() {}
+/// ```
 #[derive(Debug)]
 pub struct FileStore {
     folder: PathBuf,
@@ -84,6 +107,21 @@ impl FileStore {
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Waits until all that was handed over is written, and lets go of the folder.
+    /// Dropping the store does the same, and blocks its thread meanwhile.
+    ///
+    /// # Errors
+    /// A bug: the writer has panicked.
+    pub async fn close(mut self) -> Result<()> {
+        self.commands = None;
+        let Some(writer) = self.writer.take() else { return Ok(()) };
+        let joined = tokio::task::spawn_blocking(move || writer.join()).await;
+        match joined {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(self.gone()),
+        }
     }
 
     fn start(folder: PathBuf, journal: File) -> Result<Self> {

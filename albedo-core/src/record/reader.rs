@@ -17,6 +17,30 @@ use crate::verdict::Verdict;
 
 /// A record whose bytes are whole and canonical, and have the digest that
 /// stands beside them. Whether it is true is [`super::verify`]'s question.
+///
+/// ```
+/// use albedo_core::record::{VerifyOptions, verify_record};
+/// use albedo_core::{CallContext, MemoryStore, Record};
+///
+/// # #[cfg(feature = "conformance")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> albedo_core::Result<()> {
+/// let (cx, store) = (CallContext::new(), MemoryStore::default());
+/// let duel = albedo_core::testing::small_duel().plan(&store, &cx).await?;
+/// duel.run(&store, &(), &cx).await?;
+///
+/// let bytes = store.record().expect("the duel is decided");
+/// let record = Record::from_bytes(&bytes.lines, &bytes.blobs, bytes.digest)?;
+/// for sample in record.samples() {
+///     println!("sample {} of {}", sample.sample, record.plan().samples);
+/// }
+/// // Works the verdict out again from the facts.
+/// verify_record(&record, &VerifyOptions::default(), &cx).await?;
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "conformance"))]
+/// # fn main() {}
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     /// The digest of the duel.

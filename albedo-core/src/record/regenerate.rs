@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
 use serde::Serialize;
 
 use super::{Record, RecordedReply};
-use crate::backend::{GenerateRequest, Message, ModelSession, ScoreRequest};
+use crate::backend::{GenerateRequest, Message, ModelSession, ModelSessionExt, ScoreRequest};
 use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -95,9 +94,7 @@ pub async fn regenerate(
         let request = GenerateRequest::new(messages.clone(), plan.generation.max_new_tokens)
             .with_sampling(plan.generation.sampling)
             .with_seed(plan.request_seed(sample, side));
-        let answer = session.generate(vec![request], cx).next().await;
-        let answer = answer.ok_or_else(|| Error::bug(operation, "the session gave no answer"))?;
-        let regenerated = match answer.result {
+        let regenerated = match session.generate_one(request, cx).await {
             Ok(completion) => Ok(completion.text),
             Err(error) => Err(error.overflow().ok_or(error)?),
         };

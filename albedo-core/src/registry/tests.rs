@@ -1,12 +1,10 @@
-use std::collections::BTreeSet;
-
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::*;
 use crate::identity::Identity;
-use crate::judge::{Assessment, Comparison, Metric};
+use crate::judge::{Assessment, Comparison, JudgeProfile, Metric};
 
 #[derive(Debug)]
 struct Fake(Identity);
@@ -24,8 +22,8 @@ impl Judge for Fake {
         &self.0
     }
 
-    fn metrics(&self) -> BTreeSet<Metric> {
-        [Metric::Protocol].into()
+    fn profile(&self) -> JudgeProfile {
+        JudgeProfile::new([Metric::Protocol])
     }
 
     async fn compare(&self, _: &Comparison, _: &CallContext) -> Result<Assessment> {

@@ -12,8 +12,8 @@ use futures::stream::{BoxStream, FuturesUnordered};
 
 use super::{DeadlineSettings, secs};
 use crate::backend::{
-    Completion, FinishReason, GenerateRequest, Generated, Message, ModelInfo, ModelSession, ScoreRequest,
-    TokenScores,
+    Completion, FinishReason, GenerateRequest, Generated, Message, ModelInfo, ModelSession, ModelSessionExt,
+    ScoreRequest, TokenScores,
 };
 use crate::clock::Clock;
 use crate::context::{CallContext, CallSignal};
@@ -317,8 +317,7 @@ impl Scripted {
         if let End::Failed(kind) = fate.end {
             return Err(Error::new(kind, OPERATION, "the script has it fail"));
         }
-        let answer = self.inner.generate(vec![request], cx).next().await;
-        let answer = answer.ok_or_else(|| Error::bug(OPERATION, "the session gave no answer"))?.result?;
+        let answer = self.inner.generate_one(request, cx).await?;
         Ok(match fate.end {
             End::Cut => {
                 let text = answer.text.chars().take(answer.text.chars().count() / 2).collect();

@@ -14,13 +14,14 @@ use super::gate::Gate;
 use super::routes::{Route, Routes};
 use super::{Guards, Surroundings};
 use crate::backend::{
-    Completion, GenerateRequest, Generated, Message, ModelInfo, ModelSession, ScoreRequest, TokenScores,
+    Completion, GenerateRequest, Generated, Message, ModelInfo, ModelSession, ModelSessionExt, ScoreRequest,
+    TokenScores,
 };
 use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Reach, Result, Retry};
 use crate::identity::Identity;
-use crate::judge::{Assessment, Comparison, Judge, Metric, Needs, Preparation, Prepared};
+use crate::judge::{Assessment, Comparison, Judge, JudgeProfile, Preparation, Prepared};
 use crate::rng::derive_seed;
 
 const OPEN: &str = "open the routes";
@@ -116,7 +117,8 @@ impl ModelSession for Guarded<dyn ModelSession> {
                 let asked = Arc::clone(&request);
                 let ask =
                     move |session: Arc<dyn ModelSession>, cx| -> BoxFuture<'static, Result<Completion>> {
-                        Box::pin(generate(session, GenerateRequest::clone(&asked), cx))
+                        let request = GenerateRequest::clone(&asked);
+                        Box::pin(async move { session.generate_one(request, &cx).await })
                     };
                 Generated { index, result: routes.call(GENERATE, key, &ask, &cx).await }
             }
@@ -134,37 +136,18 @@ impl ModelSession for Guarded<dyn ModelSession> {
     }
 }
 
-/// The one answer to `request`.
-async fn generate(
-    session: Arc<dyn ModelSession>,
-    request: GenerateRequest,
-    cx: CallContext,
-) -> Result<Completion> {
-    let answer = session.generate(vec![request], &cx).next().await;
-    let answer = answer.ok_or_else(|| Error::bug(GENERATE, "the session ended its answers without one"));
-    answer?.result
-}
-
 #[async_trait]
 impl Judge for Guarded<dyn Judge> {
     fn identity(&self) -> &Identity {
         self.first.identity()
     }
 
-    fn metrics(&self) -> BTreeSet<Metric> {
-        self.first.metrics()
-    }
-
-    fn needs(&self) -> Needs {
-        self.first.needs()
+    fn profile(&self) -> JudgeProfile {
+        self.first.profile()
     }
 
     fn prompt(&self, request: &Comparison) -> Result<Option<Vec<Message>>> {
         self.first.prompt(request)
-    }
-
-    fn watched(&self) -> bool {
-        self.first.watched()
     }
 
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {

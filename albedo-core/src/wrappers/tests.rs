@@ -442,8 +442,8 @@ fn a_judge_can_be_guarded_too() {
             &self.0
         }
 
-        fn metrics(&self) -> BTreeSet<Metric> {
-            [Metric::Progress].into()
+        fn profile(&self) -> JudgeProfile {
+            JudgeProfile::new([Metric::Progress])
         }
 
         async fn compare(&self, _: &Comparison, _: &CallContext) -> Result<Assessment> {
@@ -454,9 +454,7 @@ fn a_judge_can_be_guarded_too() {
         }
     }
 
-    use std::collections::BTreeSet;
-
-    use crate::judge::{Assessment, Candidate, Comparison, Judge, Metric, Score};
+    use crate::judge::{Assessment, Candidate, Comparison, Judge, JudgeProfile, Metric, Score};
 
     let world = World::new();
     let identity = Identity::new("flaky", "1", &()).expect("an identity");
@@ -465,7 +463,7 @@ fn a_judge_can_be_guarded_too() {
     let cx = CallContext::new();
     let opened = Guarded::open(vec![Route::new("a", judge)], Guards::default(), surroundings, &cx);
     let guarded = world.run(opened).expect("opens");
-    assert_eq!((guarded.identity(), guarded.metrics().len()), (&identity, 1));
+    assert_eq!((guarded.identity(), guarded.profile().metrics.len()), (&identity, 1));
     let reply = || Candidate::new("x", FinishReason::Stop);
     let comparison = Comparison::new(vec![], String::new(), reply(), reply());
     world.run(guarded.compare(&comparison, &cx)).expect("the third time");

@@ -29,7 +29,7 @@ async fn the_recorded_reply_ties_with_itself_and_beats_garbage_in_every_metric()
             "THOUGHT: x\n\n```bash\nqwv zzkx blorb\n```",
             "THOUGHT: x\n\n```bash\n)(;;&&|| ' \" $( `\n```",
         ] {
-            for metric in judge().metrics() {
+            for metric in judge().profile().metrics {
                 assert_eq!(score(&judge(), &comparison(recorded, recorded, recorded), metric).await, 0.5);
                 let lead = score(&judge(), &comparison(recorded, recorded, garbage), metric).await;
                 assert!(lead > 0.5, "{metric} of {recorded} against {garbage}: {lead}");
@@ -45,7 +45,7 @@ async fn spelling_makes_no_difference() {
         "cd /workspace/slashref && grep -n -A 5 'def join' pointer.py 2>&1 | tail -n 3",
         "# look\ngrep   -n -A 5 def\\ join \\\n  2>&1 pointer.py |\n tail -n 3;",
     ] {
-        for metric in judge().metrics() {
+        for metric in judge().profile().metrics {
             assert_eq!(quality(recorded, command, metric).await, 1.0, "{metric} of {command}");
         }
     }
@@ -95,7 +95,7 @@ async fn efficiency_is_length_for_the_same_kind_of_step() {
 
 #[tokio::test]
 async fn a_reply_without_exactly_one_action_runs_nothing() {
-    for metric in judge().metrics() {
+    for metric in judge().profile().metrics {
         for text in ["cat pointer.py", "```bash\ncat pointer.py", "```bash\nls\n```\n```bash\nls\n```"] {
             assert_eq!(
                 score(&judge(), &comparison(SEARCH, text, ""), metric).await,

@@ -3,12 +3,12 @@
 use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 
-use albedo::{Error, ErrorKind, Fault, GenerateRequest, Message, MessageRole, Result};
 use futures::stream::{self, Stream, StreamExt};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::request::{Defaults, parse};
+use crate::{Error, ErrorKind, Fault, GenerateRequest, Message, MessageRole, Result};
 
 /// The longest line that is read, in bytes: some ten million tokens. Ours.
 const MAX_LINE: u64 = 64 << 20;

@@ -1,12 +1,13 @@
 //! The lines that `albedo generate` reads and writes. The format is in
 //! `docs/generate.md`.
 
-use albedo::{
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
     Completion, Error, ErrorKind, Fault, FinishReason, GenerateRequest, Message, MessageRole, Result,
     Sampling, TokenScores, Usage,
 };
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 const READ: &str = "read a request";
 

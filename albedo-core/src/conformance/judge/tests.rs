@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
@@ -9,7 +8,7 @@ use crate::conformance::Violation;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::Identity;
-use crate::judge::{Candidate, Metric, Score};
+use crate::judge::{Candidate, JudgeProfile, Metric, Score};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Flaw {
@@ -55,8 +54,9 @@ impl Judge for Fake {
         &self.identities[usize::from(renamed)]
     }
 
-    fn metrics(&self) -> BTreeSet<Metric> {
-        if self.flaw == Flaw::NoMetric { BTreeSet::new() } else { [Metric::Efficiency].into() }
+    fn profile(&self) -> JudgeProfile {
+        let metrics = (self.flaw != Flaw::NoMetric).then_some(Metric::Efficiency);
+        JudgeProfile::new(metrics)
     }
 
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {

@@ -256,7 +256,7 @@ async fn records_of_a_reign_are_a_chain() {
         let sides = ["plain", challenger].map(|name| Scripted::new(name).contestant());
         let [king, challenger] = sides;
         let judges: Vec<Arc<dyn crate::Judge>> = vec![Asked::new("fair", fair)];
-        let duel = Duel::new(&settings, king, challenger, Rows::shared(), judges).expect("plans");
+        let duel = planned(&settings, king, challenger, judges).expect("plans");
         let record = run(&duel).await.1.record().expect("published");
         let record = Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads");
         verified(&record).await.expect("verifies")
@@ -301,7 +301,7 @@ async fn a_self_duel_in_two_lanes_differs_by_seed_alone_and_verifies() {
         let lanes = Lanes { king: 0, challenger };
         let settings = crate::DuelSettings { lanes, ..settings() };
         let [king, challenger] = ["plain"; 2].map(|name| Scripted::new(name).contestant());
-        Duel::new(&settings, king, challenger, Rows::shared(), vec![Asked::new("fair", fair)]).expect("plans")
+        planned(&settings, king, challenger, vec![Asked::new("fair", fair)]).expect("plans")
     };
     let (shared, apart) = (duel_in(0), duel_in(1));
     for sample in 0..8 {
@@ -342,12 +342,8 @@ impl crate::Judge for Evident {
         &self.0
     }
 
-    fn metrics(&self) -> std::collections::BTreeSet<crate::Metric> {
-        [crate::Metric::Correctness].into()
-    }
-
-    fn needs(&self) -> crate::Needs {
-        crate::Needs { preparation: true, ..crate::Needs::default() }
+    fn profile(&self) -> crate::JudgeProfile {
+        crate::JudgeProfile::new([crate::Metric::Correctness]).with_preparation()
     }
 
     async fn prepare(&self, request: &crate::Preparation, _: &CallContext) -> Result<crate::Prepared> {
@@ -445,7 +441,7 @@ async fn scores_read_from_an_answer_to_another_question_do_not_verify() {
 async fn overflowing(settings: &crate::DuelSettings, judges: Vec<Arc<dyn crate::Judge>>) -> Duel {
     let king = Loads::new("plain", vec![seeds([3])]).contestant(Side::King).await;
     let challenger = Loads::new("better", vec![]).contestant(Side::Challenger).await;
-    Duel::new(settings, king, challenger, Rows::shared(), judges).expect("plans")
+    planned(settings, king, challenger, judges).expect("plans")
 }
 
 #[tokio::test]

@@ -1,0 +1,229 @@
+//! What a duel is made of, until its plan is frozen.
+
+use std::sync::Arc;
+
+use super::preflight::{panel, preflight};
+use super::{Contestant, Duel, Observer};
+use crate::canary::CanaryPlan;
+use crate::context::CallContext;
+use crate::error::{Error, ErrorKind, Fault, Result, Side};
+use crate::judge::Judge;
+use crate::plan::{DuelPlan, DuelSettings, JudgePlan};
+use crate::record::RecordStore;
+use crate::tasks::TaskSource;
+
+const PLAN: &str = "plan the duel";
+
+/// The parts of a duel, made by [`Duel::builder`]. A clone shares the models, the
+/// tasks and the judges, so that one builder serves many duels.
+#[derive(Debug, Clone)]
+pub struct DuelBuilder<'a> {
+    king: Contestant,
+    challenger: Contestant,
+    tasks: Option<Arc<dyn TaskSource>>,
+    judges: Vec<Arc<dyn Judge>>,
+    settings: DuelSettings,
+    observer: &'a dyn Observer,
+}
+
+impl DuelBuilder<'static> {
+    pub(super) fn new(king: Contestant, challenger: Contestant) -> Self {
+        Self {
+            king,
+            challenger,
+            tasks: None,
+            judges: Vec::new(),
+            settings: DuelSettings::default(),
+            observer: &(),
+        }
+    }
+}
+
+impl<'a> DuelBuilder<'a> {
+    /// Sets the tasks that samples are drawn from.
+    #[must_use]
+    pub fn tasks(self, tasks: Arc<dyn TaskSource>) -> Self {
+        Self { tasks: Some(tasks), ..self }
+    }
+
+    /// Puts one more judge on the panel.
+    #[must_use]
+    pub fn judge(mut self, judge: Arc<dyn Judge>) -> Self {
+        self.judges.push(judge);
+        self
+    }
+
+    /// Puts more judges on the panel, in this order.
+    #[must_use]
+    pub fn judges(mut self, judges: impl IntoIterator<Item = Arc<dyn Judge>>) -> Self {
+        self.judges.extend(judges);
+        self
+    }
+
+    /// Sets everything else that can change the verdict, and the limits.
+    #[must_use]
+    pub fn settings(self, settings: DuelSettings) -> Self {
+        Self { settings, ..self }
+    }
+
+    /// Sets who sees what happens while [`DuelBuilder::plan`] asks judges.
+    #[must_use]
+    pub fn observer<'b>(self, observer: &'b dyn Observer) -> DuelBuilder<'b>
+    where
+        'a: 'b,
+    {
+        DuelBuilder { observer, ..self }
+    }
+
+    /// Checks everything that takes no judge's answer, and returns the plan as it
+    /// is without canaries.
+    ///
+    /// # Errors
+    /// The operator's: absurd settings, no tasks or fewer than samples, no judge,
+    /// two judges of one identity, a challenger loaded with another tokenizer,
+    /// template or stop ids than the king's. The challenger's: another
+    /// architecture than the king's.
+    pub fn draft(&self) -> Result<DuelPlan> {
+        self.frozen(self.judges.clone(), None).map(|duel| duel.plan)
+    }
+
+    /// Freezes the plan.
+    ///
+    /// With canaries in the settings, every judge that reads replies answers them
+    /// first (the *preflight*), after everything else is checked: a judge that
+    /// fails one, or gives no answer that can be read, is not on the panel. Its
+    /// answers go to the journal of `store`, in which the duel is to run, and what
+    /// that journal holds is not asked for again: an interrupted preflight goes
+    /// on. Without canaries, `store` is not touched.
+    ///
+    /// # Errors
+    /// As [`DuelBuilder::draft`]. With canaries: a quorum beyond the panel;
+    /// [`ErrorKind::Unavailable`] if fewer judges than the quorum are left: there is
+    /// no duel, and nothing else is spent; [`ErrorKind::Conflict`] if `store` holds
+    /// another duel; what the tasks or the store meet; a judge's error that reaches
+    /// the duel.
+    pub async fn plan(&self, store: &dyn RecordStore, cx: &CallContext) -> Result<Duel> {
+        let Self { judges, settings, observer, .. } = self;
+        if settings.canaries.is_none() {
+            return self.frozen(judges.clone(), None);
+        }
+        // Judges are paid for their answers: what is wrong is said before.
+        self.draft()?;
+        let tasks = &**self.tasks()?;
+        let preflight = preflight(settings, tasks, judges, store, *observer, cx).await?;
+        let (judges, canaries) = panel(settings, judges.clone(), preflight)?;
+        self.frozen(judges, Some(canaries))
+    }
+
+    fn tasks(&self) -> Result<&Arc<dyn TaskSource>> {
+        self.tasks.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::ConfigInvalid, PLAN, "there are no tasks")
+                .with_hint("give the builder a task source with `tasks`")
+        })
+    }
+
+    pub(super) fn frozen(&self, judges: Vec<Arc<dyn Judge>>, canaries: Option<CanaryPlan>) -> Result<Duel> {
+        let Self { king, challenger, settings, .. } = self;
+        let tasks = self.tasks()?;
+        settings.check()?;
+        check_contestants(king, challenger)?;
+        let judge_plans = plan_judges(&judges, canaries.is_some())?;
+        let info = tasks.info();
+        let samples = settings.planned_samples();
+        if info.rows < u64::from(samples) {
+            return Err(Error::new(ErrorKind::ConfigInvalid, PLAN, "there are fewer tasks than samples")
+                .with("rows", info.rows)
+                .with("samples", samples)
+                .with_hint("lower `samples` or use more tasks"));
+        }
+        let longest = [king, challenger].map(|side| side.model().context_length);
+        let longest = longest[0].min(longest[1]);
+        let context_tokens = settings.context_tokens.unwrap_or(longest);
+        if context_tokens > longest || context_tokens <= settings.generation.max_new_tokens {
+            return Err(Error::new(ErrorKind::ConfigInvalid, PLAN, "the context does not fit")
+                .with("context tokens", context_tokens)
+                .with("the models' context", longest)
+                .with("max_new_tokens", settings.generation.max_new_tokens)
+                .with_hint("lower `context_tokens` or `generation.max_new_tokens`"));
+        }
+        let plan = DuelPlan {
+            version: env!("CARGO_PKG_VERSION").into(),
+            king: king.plan(),
+            challenger: challenger.plan(),
+            tasks: info.clone(),
+            sampler: settings.sampler,
+            samples,
+            looks: settings.rule.looks(samples),
+            seed: settings.seed,
+            context_tokens,
+            generation: settings.generation,
+            lanes: settings.lanes,
+            judges: judge_plans,
+            panel: settings.panel,
+            rule: settings.rule.clone(),
+            terms: settings.terms,
+            previous: settings.previous,
+            canaries,
+        };
+        Ok(Duel {
+            digest: plan.digest()?,
+            plan,
+            limits: settings.limits,
+            contestants: [king.clone(), challenger.clone()],
+            tasks: Arc::clone(tasks),
+            judges,
+        })
+    }
+}
+
+fn check_contestants(king: &Contestant, challenger: &Contestant) -> Result<()> {
+    let (king, challenger) = (king.model(), challenger.model());
+    if king.architecture != challenger.architecture {
+        return Err(Error::new(ErrorKind::Unsupported, PLAN, "the challenger has another architecture")
+            .with_fault(Fault::Contestant(Side::Challenger))
+            .with("king", &king.architecture)
+            .with("challenger", &challenger.architecture));
+    }
+    let text =
+        |model: &crate::backend::ModelInfo| (model.tokenizer, model.chat_template, model.stop_ids.clone());
+    if text(king) != text(challenger) {
+        return Err(Error::new(
+            ErrorKind::ConfigInvalid,
+            PLAN,
+            "the challenger was loaded with another tokenizer, chat template or stop ids than the king",
+        )
+        .with_hint("load it with `ModelSource::with_text_from` the king's folder"));
+    }
+    Ok(())
+}
+
+/// What the plan says of `judges`, whose answers canaries watch if `canaries`.
+///
+/// # Errors
+/// No judge, two of one identity, one that speaks to no metric.
+pub(super) fn plan_judges(judges: &[Arc<dyn Judge>], canaries: bool) -> Result<Vec<JudgePlan>> {
+    let invalid = |message: String| Error::new(ErrorKind::ConfigInvalid, PLAN, message);
+    if judges.is_empty() {
+        return Err(invalid("there is no judge".into()).with_hint("name at least one"));
+    }
+    let mut plans: Vec<JudgePlan> = Vec::new();
+    for judge in judges {
+        let profile = judge.profile();
+        let plan = JudgePlan {
+            identity: judge.identity().clone(),
+            metrics: profile.metrics.into_iter().collect(),
+            watched: canaries && profile.canaries,
+        };
+        if plan.metrics.is_empty() {
+            return Err(
+                invalid(format!("judge `{}` speaks to no metric", plan.identity.name)).with_fault(Fault::Bug)
+            );
+        }
+        if plans.iter().any(|other| other.identity == plan.identity) {
+            return Err(invalid(format!("judge `{}` is on the panel twice", plan.identity.name))
+                .with_hint("one judge is one voice: remove one"));
+        }
+        plans.push(plan);
+    }
+    Ok(plans)
+}

@@ -1,0 +1,90 @@
+//! The screen `my-plugin`: rejects models whose files are too large, until
+//! [`Screen::inspect`] looks at what you want screened.
+
+use std::sync::Arc;
+
+use albedo::prelude::*;
+use albedo::{Finding, ScreenStage, Subject};
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Rejects models whose files are too large.
+#[derive(Debug)]
+pub struct MyPlugin {
+    identity: Identity,
+    config: Config,
+}
+
+/// Settings of the screen.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Bytes that all files together may have.
+    pub max_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_bytes: 1 << 40 }
+    }
+}
+
+#[async_trait]
+impl Screen for MyPlugin {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn stage(&self) -> ScreenStage {
+        ScreenStage::Files
+    }
+
+    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> albedo::Result<Finding> {
+        let Subject::Files { submission, .. } = subject else {
+            return Err(Error::bug("weigh the files", "the subject is of another stage"));
+        };
+        // A listing that fails is an error, and nobody's foul.
+        let bytes: u64 = submission.list(cx).await?.iter().map(|file| file.size).sum();
+        let evidence = json!({ "bytes": bytes, "max_bytes": self.config.max_bytes });
+        Ok(if bytes > self.config.max_bytes { Finding::Rejected(evidence) } else { Finding::Clear(evidence) })
+    }
+}
+
+impl Plugin<dyn Screen> for MyPlugin {
+    const NAME: &'static str = "my-plugin";
+    const SUMMARY: &'static str = "rejects models whose files are too large";
+    type Config = Config;
+
+    // Raise the version whenever a finding could change: records name it.
+    async fn build(config: Config, _cx: &BuildContext<'_>) -> albedo::Result<Arc<dyn Screen>> {
+        Ok(Arc::new(Self { identity: Identity::new(Self::NAME, "1", &config)?, config }))
+    }
+}
+
+register!(dyn Screen => MyPlugin);
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use albedo::ModelFiles;
+    use albedo::backends::files::FolderFiles;
+    use albedo::conformance::check_screen;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_keeps_the_promises_of_a_screen() {
+        let (cx, registry) = (CallContext::new(), Registry::linked().expect("no name is taken twice"));
+        let files = FolderFiles::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+        let subject = Subject::Files { submission: &files as &dyn ModelFiles, king: &files };
+        for (settings, rejected) in [(json!({}), false), (json!({ "max_bytes": 1 }), true)] {
+            let screen = registry.build::<dyn Screen>("my-plugin", settings, &cx).await.expect("builds");
+            check_screen(&*screen, &[subject], Duration::from_mins(1)).await.expect("conforms");
+            let finding = screen.inspect(subject, &cx).await.expect("looks");
+            assert_eq!(matches!(finding, Finding::Rejected(_)), rejected);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! `albedo completions` and `albedo man`: what a shell and `man` know of the
+//! program.
+
+use std::path::{Path, PathBuf};
+
+use clap_complete::Shell;
+
+use super::exit::Exit;
+use super::output::print;
+use crate::{Error, Result};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Completions {
+    /// The shell.
+    shell: Shell,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Man {
+    /// Folder for the pages; it is made if there is none.
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+/// Prints the completion script of `command`, which is the whole program.
+pub(crate) fn completions(arguments: &Completions, mut command: clap::Command) -> Result<Exit> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut command, program(), &mut script);
+    print(&String::from_utf8_lossy(&script))?;
+    Ok(Exit::Done)
+}
+
+/// Writes the manual pages of `command`, one per subcommand.
+pub(crate) fn man(arguments: &Man, command: clap::Command) -> Result<Exit> {
+    let folder = &arguments.folder;
+    let io = |error| Error::io("write the manual pages", folder, error);
+    std::fs::create_dir_all(folder).map_err(io)?;
+    let name = program();
+    clap_mangen::generate_to(command.display_name(&name).bin_name(&name), folder).map_err(io)?;
+    print(&format!("{}\n", folder.join(format!("{name}.1")).display()))?;
+    Ok(Exit::Done)
+}
+
+/// The name that the program was started by: a program with plugins of its own
+/// has its own name.
+fn program() -> String {
+    let path = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&path).file_stem().and_then(|name| name.to_str());
+    name.filter(|name| !name.is_empty()).unwrap_or("albedo").to_owned()
+}

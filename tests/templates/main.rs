@@ -1,0 +1,10 @@
+//! The templates of `albedo new` as they are: they compile against this tree and
+//! keep their roles' promises. `.ci/own-crates` makes crates of them.
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+#[path = "../../src/cli/new/backend.rs"]
+mod backend;
+#[path = "../../src/cli/new/judge.rs"]
+mod judge;
+#[path = "../../src/cli/new/screen.rs"]
+mod screen;
