@@ -32,9 +32,9 @@ async fn main() -> Result<()> {
         let duel = duel(&cx).await?;
         let start = Instant::now();
         if sync_each {
-            duel.run(&OneByOne(store, Mutex::default()), &(), &cx).await?;
+            duel.run(&OneByOne(store, Mutex::default()), &cx).await?;
         } else {
-            duel.run(&store, &(), &cx).await?;
+            duel.run(&store, &cx).await?;
         }
         let seconds = start.elapsed().as_secs_f64();
         let bytes: u64 = fs::read_dir(folder.path())

@@ -357,7 +357,7 @@ async fn main() -> albedo::Result<()> {
     settings.generation.sampling.temperature = 1.0;
     let store = MemoryStore::default();
     let duel = Duel::builder(king, challenger).tasks(tasks).judges(judges).settings(settings);
-    let report = duel.plan(&store, &cx).await?.run(&store, &(), &cx).await?;
+    let report = duel.plan(&store, &cx).await?.run(&store, &cx).await?;
     for judge in &report.verdict.judges {
         println!("{:<21}{:+.1} points", judge.judge, judge.margin);
     }

@@ -96,7 +96,7 @@ async fn main() -> albedo::Result<()> {
     let settings = DuelSettings { samples: 8, ..DuelSettings::default() };
     let store = MemoryStore::default();
     let duel = Duel::builder(king, challenger).tasks(tasks).judges(judges).settings(settings);
-    let report = duel.plan(&store, &cx).await?.run(&store, &(), &cx).await?;
+    let report = duel.plan(&store, &cx).await?.run(&store, &cx).await?;
     for judge in &report.verdict.judges {
         println!("{:<17}{:+.1} points", judge.judge, judge.margin);
     }

@@ -22,7 +22,7 @@ async fn main() -> albedo::Result<()> {
     let settings = DuelSettings { samples: 8, ..DuelSettings::default() };
     let store = MemoryStore::default();
     let duel = Duel::builder(king, challenger).tasks(tasks).judge(judge).settings(settings);
-    let report = duel.plan(&store, &cx).await?.run(&store, &(), &cx).await?;
+    let report = duel.plan(&store, &cx).await?.run(&store, &cx).await?;
     println!("{:?}: margin {:+.1} points", report.verdict.outcome, report.verdict.margin);
     Ok(())
 }

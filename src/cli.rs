@@ -4,8 +4,10 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::{CallContext, Error, ErrorKind, Result};
 use clap::{CommandFactory, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::{CallContext, Error, ErrorKind, Fault, Result};
 
 mod backend;
 mod bench;
@@ -32,6 +34,10 @@ pub use exit::Exit;
 #[derive(Debug, Parser)]
 #[command(name = "albedo", version, max_term_width = 100, after_help = Exit::table())]
 struct Arguments {
+    /// Write a log of this level to standard error: `error`, `warn`, `info`,
+    /// `debug` or `trace`, or directives such as `albedo_core=debug,hyper=off`.
+    #[arg(long, global = true, value_name = "LEVEL", env = "ALBEDO_LOG")]
+    log: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -102,6 +108,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<Exit> {
+    if let Some(directives) = &arguments.log {
+        log(directives)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -125,6 +134,21 @@ fn run(arguments: Arguments) -> Result<Exit> {
         Command::Completions(arguments) => shell::completions(&arguments, Arguments::command()),
         Command::Man(arguments) => shell::man(&arguments, Arguments::command()),
     }
+}
+
+/// Writes what `directives` ask for to standard error.
+///
+/// # Errors
+/// The operator's: they cannot be read.
+fn log(directives: &str) -> Result<()> {
+    let invalid = |message: String| {
+        Error::new(ErrorKind::ConfigInvalid, "set up the log", message)
+            .with_fault(Fault::Operator)
+            .with_hint("set `--log` or ALBEDO_LOG to a level such as `info`")
+    };
+    let filter = EnvFilter::builder().parse(directives).map_err(|error| invalid(error.to_string()))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    log.try_init().map_err(|error| invalid(error.to_string()))
 }
 
 /// The first interrupt asks the work to stop where nothing is half done; the

@@ -221,7 +221,7 @@ impl DuelConfig {
     /// # Errors
     /// Whatever is wrong with the settings, the files that they name, or one
     /// side's model.
-    pub async fn builder(&self, registry: Registry, cx: &CallContext) -> Result<DuelBuilder<'static>> {
+    pub async fn builder(&self, registry: Registry, cx: &CallContext) -> Result<DuelBuilder> {
         let registry = registry.relative_to(&self.folder);
         self.check(&registry)?;
         let tasks = registry.build::<dyn TaskSource>(&self.tasks.name, self.tasks.value(), cx).await?;

@@ -8,6 +8,7 @@ use crate::record::RecordedReply;
 
 #[cfg(feature = "bench")]
 mod bench;
+mod event_file;
 mod progress;
 #[cfg(feature = "judges")]
 mod screening;
@@ -16,7 +17,8 @@ mod throughput;
 
 #[cfg(feature = "bench")]
 pub use bench::bench;
-pub use progress::{Failures, Progress};
+pub use event_file::EventFile;
+pub use progress::{Progress, ProgressLines};
 #[cfg(feature = "judges")]
 pub use screening::{Bytes, Screened, rejected, screened, unverified};
 pub use table::{contestants, verdict};

@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
 
@@ -27,6 +27,13 @@ pub trait Clock: Debug + Send + Sync + 'static {
 
     /// Ends once [`Clock::now`] is at least `at`.
     fn sleep_until(&self, at: Duration) -> BoxFuture<'static, ()>;
+}
+
+/// Milliseconds since the Unix epoch by the system's clock. For people: nothing is
+/// computed from it.
+pub(crate) fn unix_ms() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since_epoch.as_millis() as u64
 }
 
 /// Tokio's clock; waiting needs a Tokio runtime with time.

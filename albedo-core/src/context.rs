@@ -1,5 +1,5 @@
-//! The only ambient argument of a call: cancellation, deadline, and who listens
-//! to its progress.
+//! The only ambient argument of a call: cancellation, deadline, and where its
+//! events go.
 
 use std::fmt;
 use std::future::Future;
@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::events::{self, Event, EventKind, EventSink};
 
 /// Handed to every call that can take long. Cloning shares the cancellation;
 /// children are cancelled with their parent, not the other way round.
@@ -35,6 +37,18 @@ pub struct CallContext {
     cancellation: CancellationToken,
     deadline: Option<Instant>,
     listener: Option<Listener>,
+    events: Option<Sinks>,
+    duel: Option<Digest>,
+}
+
+/// Where events go; the latest sink first.
+#[derive(Clone)]
+struct Sinks(Arc<(Arc<dyn EventSink>, Option<Sinks>)>);
+
+impl fmt::Debug for Sinks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sinks")
+    }
 }
 
 /// What an implementation may tell while a call is under way. Nothing depends
@@ -103,6 +117,31 @@ impl CallContext {
     pub fn signal(&self, signal: CallSignal) {
         if let Some(Listener(listener)) = &self.listener {
             listener(signal);
+        }
+    }
+
+    /// The same context whose events `sink` receives too.
+    #[must_use]
+    pub fn with_events(&self, sink: Arc<dyn EventSink>) -> Self {
+        let earlier = self.events.clone();
+        Self { events: Some(Sinks(Arc::new((sink, earlier)))), ..self.clone() }
+    }
+
+    /// The same context whose events belong to the duel whose plan has the digest
+    /// `plan`.
+    #[must_use]
+    pub fn with_duel(&self, plan: Digest) -> Self {
+        Self { duel: Some(plan), ..self.clone() }
+    }
+
+    /// Emits an event to every sink and to the log.
+    pub fn emit(&self, kind: impl Into<EventKind>) {
+        let event = Event::new(self.duel, kind.into());
+        events::log(&event);
+        let mut sinks = self.events.as_ref();
+        while let Some(Sinks(sink)) = sinks {
+            sink.0.on(&event);
+            sinks = sink.1.as_ref();
         }
     }
 

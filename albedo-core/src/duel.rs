@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::StreamExt;
 use futures::stream;
+use tracing::Instrument;
 
 use crate::canary::{Series, VoidJudges};
 use crate::context::CallContext;
@@ -14,6 +15,7 @@ use crate::decision::Decider;
 use crate::digest::Digest;
 use crate::draw::Drawer;
 use crate::error::{Error, ErrorKind, Result, Side};
+use crate::events::{EventKind, Journal};
 use crate::judge::Judge;
 use crate::marks::DuelSecret;
 use crate::plan::{DuelPlan, Limits};
@@ -26,7 +28,6 @@ mod ask;
 mod budget;
 mod builder;
 mod contestant;
-mod event;
 mod preflight;
 mod reply;
 mod sample;
@@ -36,7 +37,6 @@ use ask::Asking;
 use budget::Budget;
 pub use builder::DuelBuilder;
 pub use contestant::Contestant;
-pub use event::{DuelEvent, Observer};
 use sample::{SampleRun, StoredCanaryAnswers};
 use stored::Stored;
 
@@ -66,7 +66,7 @@ const PART: usize = 64 << 10;
 ///     .settings(DuelSettings { samples: 8, rule: Rule::by_name("margin")?, ..DuelSettings::default() })
 ///     .plan(&store, &cx)
 ///     .await?;
-/// let report = duel.run(&store, &(), &cx).await?;
+/// let report = duel.run(&store, &cx).await?;
 /// assert_eq!(report.verdict.outcome, Outcome::Dethroned);
 /// assert!(report.record.is_some(), "a duel that is decided has a record");
 /// # Ok(())
@@ -98,7 +98,7 @@ pub struct DuelReport {
 impl Duel {
     /// Begins a duel between `king` and `challenger`; the builder's
     /// [`plan`](DuelBuilder::plan) freezes it.
-    pub fn builder(king: Contestant, challenger: Contestant) -> DuelBuilder<'static> {
+    pub fn builder(king: Contestant, challenger: Contestant) -> DuelBuilder {
         DuelBuilder::new(king, challenger)
     }
 
@@ -121,8 +121,8 @@ impl Duel {
     }
 
     /// Runs the duel: every answer is in `store`'s journal before it is used,
-    /// the canonical record is published at the end. `observer` sees what
-    /// happens as it happens.
+    /// the canonical record is published at the end. Events go to the sinks of `cx`
+    /// as they happen ([`CallContext::with_events`]).
     ///
     /// A store that holds this duel's journal is gone on with: nothing that it
     /// holds is asked for again, verdict and record are those of a run without
@@ -141,18 +141,19 @@ impl Duel {
     /// # Cancellation
     /// Dropping the future at any await leaves a journal that ends in a whole
     /// line, and no record.
-    pub async fn run(
-        &self,
-        store: &dyn RecordStore,
-        observer: &dyn Observer,
-        cx: &CallContext,
-    ) -> Result<DuelReport> {
-        let cx = cx.child();
+    pub async fn run(&self, store: &dyn RecordStore, cx: &CallContext) -> Result<DuelReport> {
+        let span = tracing::info_span!("duel", plan = %self.digest.short());
+        self.go(store, &cx.child().with_duel(self.digest)).instrument(span).await
+    }
+
+    async fn go(&self, store: &dyn RecordStore, cx: &CallContext) -> Result<DuelReport> {
+        let journal = Journal { store, cx };
         let events = store.stored().await?;
         let budget = Budget::new(self.limits.budget_usd, &events);
-        let mut stored = self.open(events, store, observer).await?;
+        let mut stored = self.open(events, journal).await?;
         if let Some(report) = stored.report {
-            observer.on(&DuelEvent::Ended { outcome: report.verdict.outcome });
+            let DuelReport { verdict, record, .. } = report.clone();
+            cx.emit(JournalEvent::Ended { verdict: Box::new(verdict), record });
             return Ok(report);
         }
         store.begin().await?;
@@ -164,8 +165,8 @@ impl Duel {
         let drawer = Drawer::new(&self.plan, Arc::clone(&self.tasks));
         let drawn = stream::unfold(Some(drawer), |drawer| async {
             let mut drawer = drawer?;
-            let drawn = match self.contestant(Side::King).loaded(&cx).await {
-                Ok(king) => drawer.next(&king, &cx).await,
+            let drawn = match self.contestant(Side::King).loaded(cx).await {
+                Ok(king) => drawer.next(&king, cx).await,
                 Err(error) => Err(error),
             };
             match drawn {
@@ -178,9 +179,7 @@ impl Duel {
         let mut void = VoidJudges::none(self.judges.len());
         let flags: Vec<_> = self.judges.iter().map(|_| AtomicBool::new(false)).collect();
         let asking = Asking {
-            store,
-            observer,
-            cx: &cx,
+            journal,
             budget: &budget,
             call_tries: self.limits.call_tries,
             secret: DuelSecret::new(&self.plan.seed),
@@ -195,7 +194,8 @@ impl Duel {
             });
             async move {
                 let (stored, canary, sample, draws) = drawn?;
-                run.run(sample, draws, stored, canary).await
+                let span = tracing::debug_span!("sample", sample = sample.index);
+                run.run(sample, draws, stored, canary).instrument(span).await
             }
         });
         let mut finished = Box::pin(runs.buffered(self.limits.samples_in_flight as usize));
@@ -220,14 +220,14 @@ impl Duel {
             }
             let index = cluster.sample;
             let decision = decider.consume(cluster);
-            observer.on(&DuelEvent::Decided {
+            cx.emit(EventKind::Decided {
                 sample: index,
                 difference: decider.clusters()[index as usize].difference,
             });
             if let Some(decision) = decision {
                 drop(finished);
                 let verdict = Verdict::new(&self.plan, decider.clusters(), overflows, decision);
-                return self.finish(verdict, record, store, observer).await;
+                return self.finish(verdict, record, journal).await;
             }
         }
         Err(Error::bug("run the duel", "the samples ended and the rule had not decided"))
@@ -242,25 +242,24 @@ impl Duel {
 
     /// What `events`, the store's journal, hold of this duel; opened or resumed in
     /// it.
-    async fn open(
-        &self,
-        events: Vec<JournalEvent>,
-        store: &dyn RecordStore,
-        observer: &dyn Observer,
-    ) -> Result<Stored> {
+    async fn open(&self, events: Vec<JournalEvent>, journal: Journal<'_>) -> Result<Stored> {
         let stored = Stored::read(events, &self.plan, self.digest)?;
-        observer.on(&DuelEvent::Planned { plan: self.digest, samples: self.plan.samples });
+        let opened = JournalEvent::Opened {
+            format: crate::record::FORMAT,
+            digest: self.digest,
+            plan: Box::new(self.plan.clone()),
+        };
         if !stored.opened {
-            let event = JournalEvent::Opened {
-                format: crate::record::FORMAT,
-                digest: self.digest,
-                plan: Box::new(self.plan.clone()),
-            };
-            store.append(event, vec![]).await?;
-        } else if stored.report.is_none() {
-            store.append(JournalEvent::Resumed, vec![]).await?;
+            journal.write(opened, vec![]).await?;
+            return Ok(stored);
+        }
+        // A stream of events begins with the plan, whichever run it is.
+        journal.cx.emit(opened);
+        if stored.report.is_none() {
+            journal.write(JournalEvent::Resumed, vec![]).await?;
             let (replies, assessments) = stored.counts();
-            observer.on(&DuelEvent::Resumed { replies, assessments });
+            let (replies, assessments) = (replies as u64, assessments as u64);
+            journal.cx.emit(EventKind::Restored { replies, assessments });
         }
         Ok(stored)
     }
@@ -269,21 +268,18 @@ impl Duel {
         &self,
         verdict: Verdict,
         mut record: RecordBuilder,
-        store: &dyn RecordStore,
-        observer: &dyn Observer,
+        journal: Journal<'_>,
     ) -> Result<DuelReport> {
         let mut digest = None;
         if !matches!(verdict.outcome, Outcome::Void(_)) {
             record.line(&RecordLine::Verdict(Box::new(verdict.clone())))?;
             let (part, digests) = record.finish();
-            store.extend(part).await?;
-            store.publish(&digests).await?;
+            journal.store.extend(part).await?;
+            journal.store.publish(&digests).await?;
             digest = Some(digests.root());
         }
-        store
-            .append(JournalEvent::Ended { verdict: Box::new(verdict.clone()), record: digest }, vec![])
-            .await?;
-        observer.on(&DuelEvent::Ended { outcome: verdict.outcome });
+        let ended = JournalEvent::Ended { verdict: Box::new(verdict.clone()), record: digest };
+        journal.write(ended, vec![]).await?;
         Ok(DuelReport { plan: self.digest, verdict, record: digest })
     }
 }

@@ -11,7 +11,7 @@
 //! | record | [`record`] | journal, canonical record, stores, verification |
 //! | wrappers | [`wrappers`], [`meter`] | retries, deadlines, limits, routes and budgets around calls |
 //! | chain weights | [`weights`] | the journal that clears a weight vector |
-//! | foundations | [`error`], [`context`], [`clock`], [`digest`], [`rng`], [`safetensors`] | what every room uses |
+//! | foundations | [`error`], [`events`], [`context`], [`clock`], [`digest`], [`rng`], [`safetensors`] | what every room uses |
 //! | tests | `conformance`, `testing` (feature `conformance`) | suites that implementations must pass, scripted parts |
 #![forbid(unsafe_code)]
 
@@ -63,6 +63,7 @@ mod compat;
 pub mod context;
 pub mod digest;
 pub mod error;
+pub mod events;
 pub mod overflow;
 pub mod rng;
 pub mod safetensors;
@@ -83,8 +84,9 @@ pub use clock::{Clock, SystemClock, VirtualClock};
 pub use context::{CallContext, CallSignal};
 pub use decision::Rule;
 pub use digest::{Digest, canonical_json};
-pub use duel::{Contestant, Duel, DuelBuilder, DuelEvent, DuelReport, Observer};
+pub use duel::{Contestant, Duel, DuelBuilder, DuelReport};
 pub use error::{Artefact, Error, ErrorKind, Fault, Reach, Result, Retry, Side};
+pub use events::{Event, EventKind, EventSink};
 pub use files::{FileEntry, ModelFiles, Provenance};
 pub use identity::Identity;
 pub use judge::{

@@ -408,7 +408,7 @@ impl TaskSource for Rows {
 /// A duel of eight samples under the rule `margin` between a king that always
 /// says `ls` and a challenger that says `ls -l`, before a judge of length: the
 /// challenger wins.
-pub fn small_duel() -> DuelBuilder<'static> {
+pub fn small_duel() -> DuelBuilder {
     let [king, challenger] =
         [("king", "ls"), ("challenger", "ls -l")].map(|(name, text)| ScriptedSession::saying(name, text));
     let judge = ScriptedJudge::preferring("length", |reply| (reply.len() as f64 / 10.0).min(1.0));

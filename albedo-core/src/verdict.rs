@@ -85,7 +85,7 @@ pub enum VoidReason {
 /// # async fn main() -> albedo_core::Result<()> {
 /// let (cx, store) = (CallContext::new(), MemoryStore::default());
 /// let duel = albedo_core::testing::small_duel().plan(&store, &cx).await?;
-/// let verdict = duel.run(&store, &(), &cx).await?.verdict;
+/// let verdict = duel.run(&store, &cx).await?.verdict;
 /// assert_eq!((verdict.outcome, verdict.samples, verdict.missing), (Outcome::Dethroned, 8, 0));
 /// for judge in &verdict.judges {
 ///     println!("{}: {:+.1} points, {} flips", judge.judge, judge.margin, judge.flips);

@@ -1,5 +1,5 @@
 //! Calls over a network, made dependable: trying again, deadlines, limits,
-//! circuit breakers, routes, a budget, a trace.
+//! circuit breakers, routes, a budget; each try is an event.
 //!
 //! [`Guarded`] wraps sessions (or judges that call a service of their own) and
 //! is a session (or judge) itself. There is one legal nesting, and it is the
@@ -12,7 +12,7 @@
 //!       └─ routes       in order; the next one when one fails, or is slow (hedging); the first answer wins
 //!          └─ meter     is there budget left?
 //!             └─ gate   circuit breaker, pauses the provider asked for, limit of calls under way; waits here
-//!                └─ trace, deadlines    first token, stall, total: of this one try, waiting not counted
+//!                └─ event, deadlines    first token, stall, total: of this one try, waiting not counted
 //!                   └─ the session (in tests, Chaos around it)
 //! ```
 //!
@@ -48,16 +48,16 @@ mod guarded;
 mod limit;
 mod plugin;
 mod routes;
+mod tally;
 #[cfg(test)]
 #[cfg(feature = "conformance")]
 mod tests;
-mod trace;
 
 pub use crate::retry::RetrySettings;
 pub use guarded::Guarded;
 pub use plugin::{RoutesBackend, RoutesConfig};
 pub use routes::Route;
-pub use trace::{CallEvent, CallOutcome, CallTrace, RouteTally, Tally};
+pub use tally::{RouteTally, Tally};
 
 /// How calls are guarded. The defaults suit a streaming provider of chat models.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -198,20 +198,18 @@ impl Guards {
     }
 }
 
-/// What surrounds the calls of a [`Guarded`].
+/// What a [`Guarded`] measures time and cost with.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
     /// Measures time.
     pub clock: Arc<dyn Clock>,
-    /// Adds up the cost; shared, a budget holds for all who share it.
+    /// Adds up the cost. A shared meter is a shared budget.
     pub meter: Arc<Meter>,
-    /// Sees every try.
-    pub trace: Arc<dyn CallTrace>,
 }
 
 impl Surroundings {
-    /// A meter of its own with the budget of `guards`, and nobody who looks on.
+    /// Uses a new [`Meter`] with the budget of `guards`.
     pub fn new(clock: Arc<dyn Clock>, guards: &Guards) -> Self {
-        Self { clock, meter: Arc::new(Meter::new(guards.budget_usd)), trace: Arc::new(()) }
+        Self { clock, meter: Arc::new(Meter::new(guards.budget_usd)) }
     }
 }

@@ -1,7 +1,7 @@
 //! `albedo calibrate`.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -10,9 +10,10 @@ use super::output::{print, print_json};
 use super::source::SourceArguments;
 use crate::calibrate::{Calibration, self_duels};
 use crate::config::DuelConfig;
+use crate::events::Collected;
 use crate::{
-    CallContext, DuelBuilder, DuelEvent, DuelReport, Error, ErrorKind, FileStore, MemoryStore, Observer,
-    Outcome, RecordStore, Registry, Result, Seed,
+    CallContext, DuelBuilder, DuelReport, Error, ErrorKind, EventKind, FileStore, MemoryStore, Outcome,
+    RecordStore, Registry, Result, Seed,
 };
 
 #[derive(Debug, clap::Args)]
@@ -97,11 +98,12 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
 /// Runs one self-duel; the differences of its clusters.
 async fn self_duel(
     config: &DuelConfig,
-    builder: &DuelBuilder<'_>,
+    builder: &DuelBuilder,
     folder: Option<PathBuf>,
     cx: &CallContext,
 ) -> Result<(DuelReport, Vec<f64>)> {
-    let differences = Differences::default();
+    let seen = Arc::new(Collected::default());
+    let cx = &cx.with_events(seen.clone());
     let store: Box<dyn RecordStore> = match folder {
         Some(folder) => {
             let store = FileStore::create(folder)?;
@@ -111,7 +113,7 @@ async fn self_duel(
         None => Box::new(MemoryStore::default()),
     };
     let duel = builder.clone().settings(config.duel.clone()).plan(&*store, cx).await?;
-    let report = duel.run(&*store, &differences, cx).await?;
+    let report = duel.run(&*store, cx).await?;
     if let Outcome::Forfeit(_) = report.verdict.outcome {
         return Err(Error::new(ErrorKind::Overflow, "calibrate", "the model's own arithmetic overflows")
             .with("samples", report.verdict.overflows.challenger)
@@ -129,19 +131,11 @@ async fn self_duel(
         )
         .with_hint("try again, or look into the journal that `--out` keeps"));
     }
-    Ok((report, differences.0.into_inner().unwrap_or_else(PoisonError::into_inner)))
-}
-
-/// Gathers the difference of every cluster.
-#[derive(Debug, Default)]
-struct Differences(Mutex<Vec<f64>>);
-
-impl Observer for Differences {
-    fn on(&self, event: &DuelEvent<'_>) {
-        if let DuelEvent::Decided { difference, .. } = event {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(*difference);
-        }
-    }
+    let differences = seen.events().into_iter().filter_map(|event| match event.kind {
+        EventKind::Decided { difference, .. } => Some(difference),
+        _ => None,
+    });
+    Ok((report, differences.collect()))
 }
 
 fn table(calibration: &Calibration) -> String {

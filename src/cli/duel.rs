@@ -1,6 +1,7 @@
 //! `albedo duel`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -9,7 +10,7 @@ use super::output::{print, print_json};
 use super::source::{SourceArguments, absolute};
 use crate::config::{DuelConfig, ModelConfig, PluginConfig};
 use crate::plan::DuelPlan;
-use crate::report::{self, Failures, Progress};
+use crate::report::{self, EventFile, Progress};
 use crate::{
     CallContext, Digest, Duel, DuelReport, Error, ErrorKind, Fault, FileStore, Outcome, Record, Registry,
     Result, Rule, Seed,
@@ -52,6 +53,9 @@ pub(crate) struct Arguments {
     /// --resume instead of what it was begun with.
     #[arg(long, value_name = "USD")]
     budget_usd: Option<f64>,
+    /// Write every event to a new file, one JSON object per line.
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -95,6 +99,20 @@ impl Arguments {
 }
 
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
+    let Some(path) = &arguments.events else { return run_seen(arguments, cx).await };
+    let events = Arc::new(EventFile::create(path)?);
+    let exit = run_seen(arguments, &cx.with_events(events.clone())).await;
+    // What the duel came to counts more than a file that could not be written.
+    match (exit, events.finish()) {
+        (Ok(_), Err(error)) => Err(error),
+        (exit, _) => exit,
+    }
+}
+
+/// Runs the duel with its progress on standard error.
+async fn run_seen(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
+    let progress = Arc::new(Progress::default());
+    let cx = &cx.with_events(progress.clone());
     let (duel, store) = match &arguments.resume {
         Some(folder) => resume(folder, arguments, cx).await?,
         None => begin(arguments, cx).await?,
@@ -103,8 +121,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     if !arguments.json {
         print(&heading(plan, &duel.digest().short()))?;
     }
-    let progress = Progress::new(plan.samples, plan.judges.len() as u32);
-    let ended = duel.run(&store, &progress, cx).await;
+    let ended = duel.run(&store, cx).await;
     progress.finish();
     let report = ended.map_err(|error| unfinished(error, store.folder()))?;
     if arguments.json {
@@ -119,7 +136,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
             "\n{}{:<12}{:.1} s\n{}{:<12}{} in {}\n",
             report::verdict(plan, &report.verdict, tokens),
             "time",
-            progress.elapsed().as_secs_f64(),
+            progress.elapsed_secs(),
             cost.unwrap_or_default(),
             "record",
             report.record.map_or_else(|| "none, only a journal".into(), |digest| digest.to_string()),
@@ -134,8 +151,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
 
 async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileStore)> {
     let config = arguments.config()?;
-    let failures = Failures::default();
-    let builder = config.builder(Registry::linked()?, cx).await?.observer(&failures);
+    let builder = config.builder(Registry::linked()?, cx).await?;
     let draft = builder.draft()?;
     let store = match &arguments.out {
         Some(folder) => FileStore::create(folder)?,
@@ -149,9 +165,7 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileSto
 async fn resume(folder: &Path, arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileStore)> {
     let config = arguments.within_budget(DuelConfig::saved(folder)?);
     let store = FileStore::resume(folder)?;
-    let failures = Failures::default();
-    let duel =
-        async { config.builder(Registry::linked()?, cx).await?.observer(&failures).plan(&store, cx).await };
+    let duel = async { config.builder(Registry::linked()?, cx).await?.plan(&store, cx).await };
     Ok((duel.await.map_err(|error| unfinished(error, folder))?, store))
 }
 

@@ -1,30 +1,147 @@
-//! Progress on standard error: bars on a terminal, plain lines elsewhere.
+//! Progress on standard error, from the stream of events: bars on a terminal,
+//! plain lines elsewhere.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::Tokens;
-use crate::{DuelEvent, Error, Observer, Overflow, Side};
+use crate::overflow::Overflow;
+use crate::record::JournalEvent;
+use crate::{Event, EventKind, EventSink, Side};
 
 /// Failed calls that are shown one by one; the rest are only counted.
 const FAILURES_SHOWN: u32 = 5;
 
-/// Plain lines that a duel of any size comes to.
+/// Plain lines for a duel of any size.
 const LINES: u32 = 8;
 
-/// Shows a duel as it runs, and counts what it took.
-#[derive(Debug)]
-pub struct Progress {
-    started: Instant,
+/// Turns the events of one duel into lines of progress, and counts what the duel
+/// took. Its times are the events', so a recorded stream gives the same lines again.
+#[derive(Debug, Default)]
+pub struct ProgressLines {
+    started_ms: Option<u64>,
+    latest_ms: u64,
     samples: u32,
     judges: u32,
+    decided: u32,
+    difference: f64,
+    failures: u32,
+    tokens: [Tokens; 2],
+    spent_usd: Option<f64>,
+}
+
+impl ProgressLines {
+    /// The lines that `event` calls for, each without its line break.
+    pub fn on(&mut self, event: &Event) -> Vec<String> {
+        self.started_ms.get_or_insert(event.time_ms);
+        self.latest_ms = event.time_ms;
+        match &event.kind {
+            EventKind::Restored { replies, assessments } => {
+                vec![format!("going on with {replies} replies and {assessments} judges' answers")]
+            }
+            EventKind::Spent { usd } => {
+                self.spent_usd = Some(*usd);
+                vec![]
+            }
+            EventKind::Decided { difference, .. } => {
+                self.decided += 1;
+                self.difference += difference;
+                let step = self.samples.div_ceil(LINES).max(1);
+                if self.decided.is_multiple_of(step) || self.decided == self.samples {
+                    vec![self.decided_line()]
+                } else {
+                    vec![]
+                }
+            }
+            EventKind::Journal(JournalEvent::Opened { plan, .. }) => {
+                (self.samples, self.judges) = (plan.samples, plan.judges.len() as u32);
+                vec![]
+            }
+            EventKind::Journal(JournalEvent::Replied { side, usage, .. }) => {
+                let side = match side {
+                    Side::King => 0,
+                    Side::Challenger => 1,
+                };
+                self.tokens[side].add(usage.prompt_tokens, usage.completion_tokens);
+                vec![]
+            }
+            EventKind::Journal(JournalEvent::Overflowed { sample, side, overflow, repeated }) => {
+                vec![overflow_line(*sample, *side, *overflow, *repeated)]
+            }
+            EventKind::Journal(JournalEvent::Failed { sample, call_try, message, .. }) => {
+                self.failures += 1;
+                let place = sample.map_or("before the duel".into(), |sample| format!("sample {sample}"));
+                let mut lines = Vec::new();
+                if self.failures <= FAILURES_SHOWN {
+                    lines.push(format!("{place}, try {call_try}: {message}"));
+                }
+                if self.failures == FAILURES_SHOWN {
+                    lines.push("further failures are in the journal".into());
+                }
+                lines
+            }
+            _ => vec![],
+        }
+    }
+
+    /// What the king and the challenger read and wrote so far.
+    pub fn tokens(&self) -> [Tokens; 2] {
+        self.tokens
+    }
+
+    /// What the judges' answers have cost in US dollars, if one of them was paid
+    /// for.
+    pub fn spent_usd(&self) -> Option<f64> {
+        self.spent_usd
+    }
+
+    /// Seconds from the first event to the latest.
+    pub fn elapsed_secs(&self) -> f64 {
+        let started = self.started_ms.unwrap_or(self.latest_ms);
+        self.latest_ms.saturating_sub(started) as f64 / 1e3
+    }
+
+    fn decided_line(&self) -> String {
+        format!(
+            "{:5.1} s  {}/{} samples decided by {} judges, {}",
+            self.elapsed_secs(),
+            self.decided,
+            self.samples,
+            self.judges,
+            self.margin()
+        )
+    }
+
+    fn margin(&self) -> String {
+        let margin = 100.0 * self.difference / f64::from(self.decided.max(1));
+        format!("margin so far {margin:+.1} points")
+    }
+}
+
+/// An alert in one line.
+fn overflow_line(sample: u32, side: Side, overflow: Overflow, repeated: bool) -> String {
+    let found = format!("sample {sample}: the {side}'s arithmetic overflowed ({overflow})");
+    if repeated {
+        format!("{found}, and again when it was loaded afresh: it loses the sample")
+    } else {
+        format!("{found}, but not when it was loaded afresh: check this machine's memory")
+    }
+}
+
+/// Shows a duel on standard error as it runs.
+#[derive(Debug)]
+pub struct Progress {
+    terminal: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: ProgressLines,
+    /// Once the plan is frozen, on a terminal.
     bars: Option<Bars>,
-    failures: Failures,
-    counts: Mutex<Counts>,
 }
 
 #[derive(Debug)]
@@ -35,52 +152,16 @@ struct Bars {
     decided: ProgressBar,
 }
 
-#[derive(Debug, Default)]
-struct Counts {
-    decided: u32,
-    difference: f64,
-    tokens: [Tokens; 2],
-    spent_usd: Option<f64>,
-}
-
-/// Shows the first failed calls, one by one.
-#[derive(Debug, Default)]
-pub struct Failures(AtomicU32);
-
-impl Failures {
-    fn show(&self, sample: Option<u32>, call_try: u32, error: &Error, say: impl Fn(&str)) {
-        let number = self.0.fetch_add(1, Ordering::Relaxed) + 1;
-        if number <= FAILURES_SHOWN {
-            let place = sample.map_or("before the duel".into(), |sample| format!("sample {sample}"));
-            say(&format!("{place}, try {call_try}: {error}"));
-        }
-        if number == FAILURES_SHOWN {
-            say("further failures are in the journal");
-        }
-    }
-}
-
-/// Of a preflight, which has no progress to show.
-impl Observer for Failures {
-    fn on(&self, event: &DuelEvent<'_>) {
-        if let DuelEvent::Failed { sample, call_try, error } = event {
-            // With standard error gone there is nobody to tell.
-            self.show(*sample, *call_try, error, |line| drop(writeln!(io::stderr(), "{line}")));
-        }
+impl Default for Progress {
+    fn default() -> Self {
+        Self { terminal: io::stderr().is_terminal(), state: Mutex::default() }
     }
 }
 
 impl Progress {
-    /// The progress of a duel of `samples` before `judges`.
-    pub fn new(samples: u32, judges: u32) -> Self {
-        let bars = io::stderr().is_terminal().then(|| Bars::new(samples, judges));
-        let (started, failures) = (Instant::now(), Failures::default());
-        Self { started, samples, judges, bars, failures, counts: Mutex::default() }
-    }
-
     /// Takes the bars off the screen.
     pub fn finish(&self) {
-        if let Some(bars) = &self.bars {
+        if let Some(bars) = &self.state().bars {
             for bar in [&bars.replies, &bars.answers, &bars.decided] {
                 bar.finish_and_clear();
             }
@@ -89,29 +170,22 @@ impl Progress {
 
     /// What the king and the challenger read and wrote so far.
     pub fn tokens(&self) -> [Tokens; 2] {
-        self.counts().tokens
+        self.state().lines.tokens()
     }
 
-    /// What the judges' answers have cost, if one of them was paid for.
+    /// What the judges' answers have cost in US dollars, if one of them was paid
+    /// for.
     pub fn spent_usd(&self) -> Option<f64> {
-        self.counts().spent_usd
+        self.state().lines.spent_usd()
     }
 
-    /// Since the progress was made.
-    pub fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+    /// Seconds from the first event to the latest.
+    pub fn elapsed_secs(&self) -> f64 {
+        self.state().lines.elapsed_secs()
     }
 
-    fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn say(&self, line: &str) {
-        match &self.bars {
-            // A terminal that goes away must not end the duel.
-            Some(bars) => drop(bars.all.println(line)),
-            None => drop(writeln!(io::stderr(), "{line}")),
-        }
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -134,79 +208,51 @@ impl Bars {
         }
         bars
     }
-}
 
-/// An alert in one line.
-fn overflow_line(sample: u32, side: Side, overflow: Overflow, repeated: bool) -> String {
-    let found = format!("sample {sample}: the {side}'s arithmetic overflowed ({overflow})");
-    if repeated {
-        format!("{found}, and again when it was loaded afresh: it loses the sample")
-    } else {
-        format!("{found}, but not when it was loaded afresh: check this machine's memory")
+    /// Moves the bars on; whether a line of `event` is to be shown above them.
+    fn on(&self, event: &Event, lines: &ProgressLines) -> bool {
+        match &event.kind {
+            EventKind::Restored { replies, assessments } => {
+                self.replies.inc(*replies);
+                self.answers.inc(*assessments);
+            }
+            EventKind::Decided { .. } => {
+                self.decided.set_position(u64::from(lines.decided));
+                self.decided.set_message(lines.margin());
+                return false;
+            }
+            EventKind::Journal(JournalEvent::Replied { .. }) => {
+                let written: u64 = lines.tokens.iter().map(|tokens| tokens.reply).sum();
+                let speed = written as f64 / lines.elapsed_secs().max(1e-3);
+                self.replies.inc(1);
+                self.replies.set_message(format!("{written} tokens, {speed:.0} per second"));
+            }
+            EventKind::Journal(JournalEvent::Overflowed { repeated: true, .. }) => self.replies.inc(1),
+            EventKind::Journal(JournalEvent::Assessed { .. }) => self.answers.inc(1),
+            _ => {}
+        }
+        true
     }
 }
 
-impl Observer for Progress {
-    fn on(&self, event: &DuelEvent<'_>) {
-        let mut counts = self.counts();
-        match event {
-            DuelEvent::Replied { side, usage, .. } => {
-                let side = match side {
-                    Side::King => 0,
-                    Side::Challenger => 1,
-                };
-                counts.tokens[side].add(usage.prompt_tokens, usage.completion_tokens);
-                if let Some(bars) = &self.bars {
-                    let written: u64 = counts.tokens.iter().map(|tokens| tokens.reply).sum();
-                    let speed = written as f64 / self.elapsed().as_secs_f64().max(1e-3);
-                    bars.replies.inc(1);
-                    bars.replies.set_message(format!("{written} tokens, {speed:.0} a second"));
-                }
+impl EventSink for Progress {
+    fn on(&self, event: &Event) {
+        let mut state = self.state();
+        let said = state.lines.on(event);
+        if self.terminal
+            && state.bars.is_none()
+            && let EventKind::Journal(JournalEvent::Opened { plan, .. }) = &event.kind
+        {
+            state.bars = Some(Bars::new(plan.samples, plan.judges.len() as u32));
+        }
+        let State { lines, bars } = &*state;
+        let shown = bars.as_ref().is_none_or(|bars| bars.on(event, lines));
+        for line in said.into_iter().filter(|_| shown) {
+            // A terminal that goes away must not end the duel.
+            match bars {
+                Some(bars) => drop(bars.all.println(line)),
+                None => drop(writeln!(io::stderr(), "{line}")),
             }
-            DuelEvent::Overflowed { sample, side, overflow, repeated } => {
-                self.say(&overflow_line(*sample, *side, *overflow, *repeated));
-                if let (Some(bars), true) = (&self.bars, repeated) {
-                    bars.replies.inc(1);
-                }
-            }
-            DuelEvent::Resumed { replies, assessments } => {
-                self.say(&format!("going on with {replies} replies and {assessments} judges' answers"));
-                if let Some(bars) = &self.bars {
-                    bars.replies.inc(*replies as u64);
-                    bars.answers.inc(*assessments as u64);
-                }
-            }
-            DuelEvent::Spent { usd } => counts.spent_usd = Some(*usd),
-            DuelEvent::Assessed { .. } => {
-                if let Some(bars) = &self.bars {
-                    bars.answers.inc(1);
-                }
-            }
-            DuelEvent::Failed { sample, call_try, error } => {
-                self.failures.show(*sample, *call_try, error, |line| self.say(line));
-            }
-            DuelEvent::Decided { difference, .. } => {
-                counts.decided += 1;
-                counts.difference += difference;
-                let margin = 100.0 * counts.difference / f64::from(counts.decided);
-                let message = format!("margin so far {margin:+.1} points");
-                let step = self.samples.div_ceil(LINES);
-                match &self.bars {
-                    Some(bars) => {
-                        bars.decided.set_position(u64::from(counts.decided));
-                        bars.decided.set_message(message);
-                    }
-                    None if counts.decided.is_multiple_of(step) || counts.decided == self.samples => {
-                        let seconds = self.elapsed().as_secs_f64();
-                        self.say(&format!(
-                            "{:5.1} s  {}/{} samples decided by {} judges, {message}",
-                            seconds, counts.decided, self.samples, self.judges
-                        ));
-                    }
-                    None => {}
-                }
-            }
-            _ => {}
         }
     }
 }

@@ -85,7 +85,7 @@ fn longer(request: &GenerateRequest) -> albedo::Result<String> {
 
 async fn run(duel: &Duel) -> (DuelReport, MemoryStore) {
     let store = MemoryStore::default();
-    let report = duel.run(&store, &(), &CallContext::new()).await.expect("runs");
+    let report = duel.run(&store, &CallContext::new()).await.expect("runs");
     (report, store)
 }
 
@@ -210,7 +210,7 @@ async fn a_journal_cut_anywhere_asks_no_judge_twice() {
         }
         let model = sulky();
         let duel = duel(["even", "odd"], vec![chat("sulky", Arc::clone(&model))], 8).await;
-        let resumed = duel.run(&part, &(), &CallContext::new()).await.expect("resumes");
+        let resumed = duel.run(&part, &CallContext::new()).await.expect("resumes");
         assert_eq!(resumed, whole, "cut at {cut}");
         let before: u32 = answers(&journal[..cut]).values().sum();
         let all: u32 = answers(&part.journal()).values().sum();
@@ -224,7 +224,7 @@ async fn an_answer_that_never_can_be_read_is_a_missing_cell_and_the_duel_void() 
     let duel = duel(["even", "odd"], vec![chat("garbage", Arc::clone(&garbage))], 4).await;
     let store = MemoryStore::default();
     for round in 1..=2 {
-        let report = duel.run(&store, &(), &CallContext::new()).await.expect("runs");
+        let report = duel.run(&store, &CallContext::new()).await.expect("runs");
         assert!(matches!(report.verdict.outcome, Outcome::Void(_)), "{:?}", report.verdict.outcome);
         assert_eq!((report.verdict.missing, report.verdict.cells), (4, 4));
         // Two tries for each of eight judgements, in each run.

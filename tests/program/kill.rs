@@ -79,7 +79,7 @@ async fn the_process_that_is_killed() {
         resumed => resumed,
     };
     let duel = duel(&folder.join("calls")).await;
-    duel.run(&store.expect("opens"), &(), &CallContext::new()).await.expect("runs");
+    duel.run(&store.expect("opens"), &CallContext::new()).await.expect("runs");
 }
 
 fn start(folder: &Path) -> Child {
@@ -131,7 +131,7 @@ async fn a_killed_duel_goes_on_as_if_nothing_had_happened() {
     let kills: usize = std::env::var("ALBEDO_KILLS").map_or(10, |kills| kills.parse().expect("a number"));
     let undisturbed = tempfile::tempdir().expect("a folder");
     let expected = duel(&undisturbed.path().join("calls")).await;
-    let expected = expected.run(&MemoryStore::default(), &(), &CallContext::new()).await.expect("runs");
+    let expected = expected.run(&MemoryStore::default(), &CallContext::new()).await.expect("runs");
     let questions = asked(undisturbed.path()).len();
     assert_eq!(questions, SAMPLES as usize * JUDGES.len() * 2);
 

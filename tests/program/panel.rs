@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use albedo::backends::openai::scripted::{Act, Answer, ScriptedServer, Seen};
 use albedo::canary::Series;
+use albedo::events::{Collected, EventKind};
 use albedo::prelude::*;
 use albedo::record::{JournalEntry, JournalEvent, RecordLine, RecordedAnswer, VerifyOptions, verify_record};
 use albedo::{Assessment, MessageRole};
@@ -334,13 +335,8 @@ async fn an_answer_that_comes_too_late_is_not_counted_beside_its_successor() {
     settings.generation.max_new_tokens = 16;
     let duel = Duel::builder(king, challenger).tasks(tasks.expect("opens")).judge(judge).settings(settings);
     let duel = duel.plan(&MemoryStore::default(), &cx).await.expect("plans");
-    let (store, spent) = (MemoryStore::default(), Mutex::new(0.0));
-    let observer = |event: &DuelEvent<'_>| {
-        if let DuelEvent::Spent { usd } = event {
-            *spent.lock().expect("unpoisoned") = *usd;
-        }
-    };
-    duel.run(&store, &observer, &cx).await.expect("runs");
+    let (store, seen) = (MemoryStore::default(), Arc::new(Collected::default()));
+    duel.run(&store, &cx.with_events(seen.clone())).await.expect("runs");
 
     let tries = asked(&server);
     assert_eq!(tries.len(), 6);
@@ -358,7 +354,11 @@ async fn an_answer_that_comes_too_late_is_not_counted_beside_its_successor() {
     }
     assert_eq!(answered.len(), 6);
     // What was given up is not known to cost anything.
-    assert!((spent.into_inner().expect("unpoisoned") - 6.0 * 0.07).abs() < 1e-9);
+    let spent = seen.events().into_iter().rev().find_map(|event| match event.kind {
+        EventKind::Spent { usd } => Some(usd),
+        _ => None,
+    });
+    assert!((spent.expect("was paid") - 6.0 * 0.07).abs() < 1e-9);
     let record = store.record().expect("published");
     let record = Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads");
     let verification = verify_record(&record, &VerifyOptions::default(), &cx).await.expect("verifies");

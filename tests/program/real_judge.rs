@@ -77,7 +77,7 @@ async fn a_real_server_judges_the_demo_duel() {
     let (store, started) = (MemoryStore::default(), Instant::now());
     let duel = Duel::builder(king, challenger).tasks(tasks.expect("opens")).judge(judge).settings(settings);
     let duel = duel.plan(&store, &cx).await.expect("plans");
-    let report = duel.run(&store, &(), &cx).await.expect("runs");
+    let report = duel.run(&store, &cx).await.expect("runs");
     eprintln!(
         "{samples} samples in {:.1} s: {:?}, margin {:+.1}, {} of {} cells missing, {} flips",
         started.elapsed().as_secs_f64(),

@@ -68,7 +68,7 @@ async fn a_replayed_duel_gives_the_same_lines() {
     let mut replayed_plan = duel.plan().clone();
     replayed_plan.version.clone_from(&plan.version);
     assert_eq!(replayed_plan, plan);
-    duel.run(&store, &(), &cx).await.expect("runs");
+    duel.run(&store, &cx).await.expect("runs");
     let again = store.record().expect("published");
     let again = Record::from_bytes(&again.lines, &again.blobs, again.digest).expect("reads");
     assert_eq!(again.lines[2..], record.lines[2..]);

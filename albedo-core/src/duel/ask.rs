@@ -4,22 +4,23 @@
 use std::sync::Arc;
 
 use futures::TryFutureExt;
+use tracing::Instrument;
 
 use super::answer::JudgedAnswer;
 use super::budget::Budget;
 use super::stored::{StoredAnswer, StoredCanary};
-use super::{DuelEvent, Observer};
 use crate::backend::{FinishReason, Message};
 use crate::canary::{CanaryDraw, Series};
 use crate::clock::SystemClock;
 use crate::context::CallContext;
 use crate::digest::{Digest, canonical_json};
 use crate::error::{Error, ErrorKind, Reach, Result};
+use crate::events::{EventKind, Journal};
 use crate::judge::{Assessment, Candidate, Comparison, Judge, Preparation};
 use crate::marks::{DuelSecret, JudgementKey, Marks, Question};
 use crate::order::Order;
 use crate::plan::JudgePlan;
-use crate::record::{Call, JournalEvent, RecordStore};
+use crate::record::{Call, JournalEvent};
 use crate::retry::{Passes, RetrySettings};
 use crate::rng::derive_seed;
 use crate::sample::Sample;
@@ -27,9 +28,7 @@ use crate::sample::Sample;
 /// What all calls of a duel, or of its preflight, have in common.
 #[derive(Clone, Copy)]
 pub(super) struct Asking<'a> {
-    pub(super) store: &'a dyn RecordStore,
-    pub(super) observer: &'a dyn Observer,
-    pub(super) cx: &'a CallContext,
+    pub(super) journal: Journal<'a>,
     pub(super) budget: &'a Budget,
     /// Tries of a call, and answers to a question that nobody can read.
     pub(super) call_tries: u32,
@@ -83,7 +82,7 @@ impl Asking<'_> {
             }
             let paying = self.budget.enter().await?;
             let comparison = comparison(self.secret.marks(&key, stored.asked() + 1)?);
-            let attempt = || compare(asked, plan, &comparison, self.cx);
+            let attempt = || compare(asked, plan, &comparison, self.journal.cx);
             let (call_try, assessment) = match self.tries(sample, call, attempt).await? {
                 Ok(answered) => answered,
                 Err(error) => return Ok(JudgedAnswer::failed(error)),
@@ -99,10 +98,7 @@ impl Asking<'_> {
                     JournalEvent::CanaryAssessed { series, canary, judge, order, call_try, assessment }
                 }
             };
-            self.store.append(event, vec![]).await?;
-            if let Question::Sample(sample) = question {
-                self.observer.on(&DuelEvent::Assessed { sample, judge, order });
-            }
+            self.journal.write(event, vec![]).await?;
             self.spent(spent);
         }
     }
@@ -127,7 +123,7 @@ impl Asking<'_> {
         };
         let paying = self.budget.enter().await?;
         let named = |error: Error| error.with("judge", &plan.identity.name);
-        let attempt = || asked.prepare(&request, self.cx).map_err(named);
+        let attempt = || asked.prepare(&request, self.journal.cx).map_err(named);
         let (call_try, prepared) = match self.tries(sample, Call::Preparation { judge }, attempt).await? {
             Ok(prepared) => prepared,
             Err(error) => return Ok(Err(error)),
@@ -141,7 +137,7 @@ impl Asking<'_> {
                 JournalEvent::CanaryPrepared { series, canary, judge, call_try, text, usage }
             }
         };
-        self.store.append(event, vec![]).await?;
+        self.journal.write(event, vec![]).await?;
         self.spent(spent);
         Ok(Ok(Some(prepared.text)))
     }
@@ -181,7 +177,7 @@ impl Asking<'_> {
 
     fn spent(&self, usd: Option<f64>) {
         if let Some(usd) = usd {
-            self.observer.on(&DuelEvent::Spent { usd });
+            self.journal.cx.emit(EventKind::Spent { usd });
         }
     }
 
@@ -201,7 +197,8 @@ impl Asking<'_> {
         let mut passes = Passes::new(&settings, &clock);
         let mut call_try = 1;
         loop {
-            let error = match attempt().await {
+            let span = tracing::debug_span!("call", ?call, call_try);
+            let error = match attempt().instrument(span).await {
                 Ok(answer) => return Ok(Ok((call_try, answer))),
                 Err(error) => error,
             };
@@ -216,8 +213,7 @@ impl Asking<'_> {
                 fault: error.fault(),
                 message: error.to_string(),
             };
-            self.store.append(event, vec![]).await?;
-            self.observer.on(&DuelEvent::Failed { sample, call_try, error: &error });
+            self.journal.write(event, vec![]).await?;
             if error.reach() >= Reach::Duel {
                 return Err(match sample {
                     Some(sample) => error.with("sample", sample),
@@ -226,7 +222,7 @@ impl Asking<'_> {
             }
             let place = canonical_json(&(sample, call))?;
             let spread = || derive_seed("retry of a duel's call", &[self.key.as_bytes(), &place]);
-            match self.cx.run("wait before the next try", passes.wait(error, spread)).await? {
+            match self.journal.cx.run("wait before the next try", passes.wait(error, spread)).await? {
                 Ok(()) => call_try += 1,
                 Err(error) => return Ok(Err(error)),
             }

@@ -1,9 +1,10 @@
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::scripted::*;
 use super::*;
 use crate::backend::Usage;
 use crate::error::Fault;
+use crate::events::Collected;
 use crate::judge::{Assessment, Comparison};
 use crate::plan::DuelSettings;
 use crate::record::MemoryStore;
@@ -43,20 +44,16 @@ fn answers(store: &MemoryStore) -> u32 {
 async fn judges_share_one_budget_in_all_runs_and_lose_no_answer_when_it_is_used_up() {
     let cx = CallContext::new();
     let (whole, _) = within(None, priced);
-    let expected = whole.run(&MemoryStore::default(), &(), &cx).await.expect("runs");
+    let expected = whole.run(&MemoryStore::default(), &cx).await.expect("runs");
     let store = MemoryStore::default();
     // Eight samples, two judges and two orders are 32 questions for 8 dollars.
     for (budget, begins_with) in [(3.0, 0), (3.0, 12), (5.0, 12)] {
         let (duel, judges) = within(Some(budget), priced);
         let before = answers(&store);
         assert!(before >= begins_with);
-        let spent = AtomicU32::new(0);
-        let observer = |event: &DuelEvent<'_>| {
-            if let DuelEvent::Spent { usd } = event {
-                spent.store((usd * 4.0) as u32, Ordering::Relaxed);
-            }
-        };
-        let error = duel.run(&store, &observer, &cx).await.expect_err("the budget is used up");
+        let seen = Arc::new(Collected::default());
+        let seen_cx = cx.with_events(seen.clone());
+        let error = duel.run(&store, &seen_cx).await.expect_err("the budget is used up");
         assert_eq!((error.kind(), error.fault()), (ErrorKind::ResourceExhausted, Fault::Operator));
         assert!(error.to_string().contains(&format!("US dollars are spent of {budget}")), "{error}");
         assert!(
@@ -67,12 +64,16 @@ async fn judges_share_one_budget_in_all_runs_and_lose_no_answer_when_it_is_used_
         assert_eq!(calls(&judges), after - before, "what was paid is in the journal");
         assert_eq!(f64::from(after) * 0.25, budget, "prices that are known are kept to");
         if after > before {
-            assert_eq!(spent.into_inner(), after, "the dollars of earlier runs are counted");
+            let spent = seen.events().into_iter().rev().find_map(|event| match event.kind {
+                EventKind::Spent { usd } => Some(usd * 4.0),
+                _ => None,
+            });
+            assert_eq!(spent, Some(f64::from(after)), "the dollars of earlier runs are counted");
         }
     }
     let (duel, judges) = within(Some(8.0), priced);
     let before = answers(&store);
-    let report = duel.run(&store, &(), &cx).await.expect("the budget is enough");
+    let report = duel.run(&store, &cx).await.expect("the budget is enough");
     assert_eq!(calls(&judges), 32 - before, "nothing is asked twice");
     assert_eq!(report, expected);
 }
@@ -82,15 +83,15 @@ async fn a_budget_cannot_be_kept_by_a_judge_that_tells_no_price() {
     let cx = CallContext::new();
     let (duel, judges) = within(Some(5.0), |comparison| paid_for(comparison, None));
     let store = MemoryStore::default();
-    let error = duel.run(&store, &(), &cx).await.expect_err("no price");
+    let error = duel.run(&store, &cx).await.expect_err("no price");
     assert!(answers(&store) <= 8, "{}", answers(&store));
     assert_eq!((error.kind(), error.fault()), (ErrorKind::ConfigInvalid, Fault::Operator));
     assert!(error.to_string().contains("`one` does not tell what its answers cost"), "{error}");
     assert_eq!(calls(&judges), answers(&store));
     let (duel, _) = within(Some(0.0), fair);
-    let error = duel.run(&MemoryStore::default(), &(), &cx).await.expect_err("nothing may be spent");
+    let error = duel.run(&MemoryStore::default(), &cx).await.expect_err("nothing may be spent");
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
     // Offline judges cost nothing.
     let (duel, _) = within(Some(1e-9), fair);
-    duel.run(&MemoryStore::default(), &(), &cx).await.expect("runs");
+    duel.run(&MemoryStore::default(), &cx).await.expect("runs");
 }

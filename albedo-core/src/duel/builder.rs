@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::preflight::{panel, preflight};
-use super::{Contestant, Duel, Observer};
+use super::{Contestant, Duel};
 use crate::canary::CanaryPlan;
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Fault, Result, Side};
@@ -17,29 +17,19 @@ const PLAN: &str = "plan the duel";
 /// The parts of a duel, made by [`Duel::builder`]. A clone shares the models, the
 /// tasks and the judges, so that one builder serves many duels.
 #[derive(Debug, Clone)]
-pub struct DuelBuilder<'a> {
+pub struct DuelBuilder {
     king: Contestant,
     challenger: Contestant,
     tasks: Option<Arc<dyn TaskSource>>,
     judges: Vec<Arc<dyn Judge>>,
     settings: DuelSettings,
-    observer: &'a dyn Observer,
 }
 
-impl DuelBuilder<'static> {
+impl DuelBuilder {
     pub(super) fn new(king: Contestant, challenger: Contestant) -> Self {
-        Self {
-            king,
-            challenger,
-            tasks: None,
-            judges: Vec::new(),
-            settings: DuelSettings::default(),
-            observer: &(),
-        }
+        Self { king, challenger, tasks: None, judges: Vec::new(), settings: DuelSettings::default() }
     }
-}
 
-impl<'a> DuelBuilder<'a> {
     /// Sets the tasks that samples are drawn from.
     #[must_use]
     pub fn tasks(self, tasks: Arc<dyn TaskSource>) -> Self {
@@ -64,15 +54,6 @@ impl<'a> DuelBuilder<'a> {
     #[must_use]
     pub fn settings(self, settings: DuelSettings) -> Self {
         Self { settings, ..self }
-    }
-
-    /// Sets who sees what happens while [`DuelBuilder::plan`] asks judges.
-    #[must_use]
-    pub fn observer<'b>(self, observer: &'b dyn Observer) -> DuelBuilder<'b>
-    where
-        'a: 'b,
-    {
-        DuelBuilder { observer, ..self }
     }
 
     /// Checks everything that takes no judge's answer, and returns the plan as it
@@ -103,19 +84,19 @@ impl<'a> DuelBuilder<'a> {
     /// another duel; what the tasks or the store meet; a judge's error that reaches
     /// the duel.
     pub async fn plan(&self, store: &dyn RecordStore, cx: &CallContext) -> Result<Duel> {
-        let Self { judges, settings, observer, .. } = self;
+        let Self { judges, settings, .. } = self;
         if settings.canaries.is_none() {
             return self.frozen(judges.clone(), None);
         }
         // Judges are paid for their answers: what is wrong is said before.
         self.draft()?;
-        let tasks = &**self.tasks()?;
-        let preflight = preflight(settings, tasks, judges, store, *observer, cx).await?;
+        let tasks = &**self.task_source()?;
+        let preflight = preflight(settings, tasks, judges, store, cx).await?;
         let (judges, canaries) = panel(settings, judges.clone(), preflight)?;
         self.frozen(judges, Some(canaries))
     }
 
-    fn tasks(&self) -> Result<&Arc<dyn TaskSource>> {
+    fn task_source(&self) -> Result<&Arc<dyn TaskSource>> {
         self.tasks.as_ref().ok_or_else(|| {
             Error::new(ErrorKind::ConfigInvalid, PLAN, "there are no tasks")
                 .with_hint("give the builder a task source with `tasks`")
@@ -124,7 +105,7 @@ impl<'a> DuelBuilder<'a> {
 
     pub(super) fn frozen(&self, judges: Vec<Arc<dyn Judge>>, canaries: Option<CanaryPlan>) -> Result<Duel> {
         let Self { king, challenger, settings, .. } = self;
-        let tasks = self.tasks()?;
+        let tasks = self.task_source()?;
         settings.check()?;
         check_contestants(king, challenger)?;
         let judge_plans = plan_judges(&judges, canaries.is_some())?;

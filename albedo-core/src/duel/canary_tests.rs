@@ -93,7 +93,7 @@ fn contestants() -> [Contestant; 2] {
     ["plain", "better"].map(|name| Scripted::new(name).contestant())
 }
 
-fn builder(judges: Vec<Arc<dyn Judge>>) -> DuelBuilder<'static> {
+fn builder(judges: Vec<Arc<dyn Judge>>) -> DuelBuilder {
     let [king, challenger] = contestants();
     Duel::builder(king, challenger).tasks(Rows::shared()).judges(judges).settings(watched_settings())
 }
@@ -235,7 +235,7 @@ async fn a_duel_that_is_interrupted_anywhere_asks_no_canary_twice() {
     let duel = watched_in(&whole, judges()).await.expect("plans");
     // Two judges, four canaries, two orders, after the line that begins it.
     assert_eq!(whole.journal().len(), 1 + 16, "the preflight's answers are in the journal");
-    let report = duel.run(&whole, &(), &CallContext::new()).await.expect("runs");
+    let report = duel.run(&whole, &CallContext::new()).await.expect("runs");
     let journal = whole.journal();
     for cut in 0..journal.len() {
         let part = MemoryStore::default();
@@ -249,7 +249,7 @@ async fn a_duel_that_is_interrupted_anywhere_asks_no_canary_twice() {
         let [steady, other] = ["steady", "other"].map(|name| Watched::new(name, u32::MAX));
         let judges: Vec<Arc<dyn Judge>> = vec![Arc::<Watched>::clone(&steady), Arc::<Watched>::clone(&other)];
         let duel = watched_in(&part, judges).await.expect("plans");
-        let resumed = duel.run(&part, &(), &CallContext::new()).await.expect("resumes");
+        let resumed = duel.run(&part, &CallContext::new()).await.expect("resumes");
         assert_eq!(resumed, report, "cut at {cut}");
         let calls = steady.calls.load(Ordering::Relaxed) + other.calls.load(Ordering::Relaxed);
         assert_eq!(calls, answered(&part.journal()) - answered(&journal[..cut]), "cut at {cut}");

@@ -9,6 +9,7 @@ use crate::backend::{
 };
 use crate::context::CallContext;
 use crate::error::{Artefact, Error, ErrorKind, Reach, Result, Side};
+use crate::events::EventKind;
 use crate::identity::Identity;
 use crate::plan::ContestantPlan;
 
@@ -74,10 +75,12 @@ impl Contestant {
             Artefact::Text if source.text_from.is_some() => Side::King,
             _ => side,
         };
+        cx.emit(EventKind::Loading { side });
         let session = backend.load(source, cx).await.map_err(|error| {
             let named = error.artefact().map_or(side, owner);
             error.charged_to(owner).with("side", named)
         })?;
+        cx.emit(EventKind::Loaded { side, parameters: session.model().parameters });
         let origin = Origin { backend: Arc::clone(backend), source: source.clone() };
         Ok(Self::with(session, backend.identity().clone(), Some(origin)))
     }

@@ -1,7 +1,6 @@
 //! Models whose own arithmetic overflows, and machines whose does.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
@@ -11,6 +10,7 @@ use super::*;
 use crate::backend::{ModelBackend, ModelSession, ModelSource};
 use crate::error::Fault;
 use crate::error::{Artefact, Reach};
+use crate::events::{Collected, Event};
 use crate::identity::Identity;
 use crate::panel::Cell;
 use crate::record::{MemoryStore, Record, RecordedReply, VerifyOptions, verify_record};
@@ -35,15 +35,10 @@ const EVERY_THIRD: [u32; 3] = [0, 3, 6];
 async fn a_challenger_that_overflows_on_every_third_prompt_forfeits() {
     let (king, challenger) = (Loads::new("plain", vec![]), Loads::new("better", vec![seeds(EVERY_THIRD)]));
     let judge = Asked::new("fair", fair);
-    let alerts = Mutex::new(Vec::new());
-    let watch = |event: &DuelEvent<'_>| {
-        if let DuelEvent::Overflowed { sample, side, repeated, .. } = event {
-            alerts.lock().expect("unpoisoned").push((*sample, *side, *repeated));
-        }
-    };
+    let seen = Arc::new(Collected::default());
     let duel = duel_of(&king, &challenger, &judge).await;
     let store = MemoryStore::default();
-    let report = duel.run(&store, &watch, &CallContext::new()).await.expect("ends");
+    let report = duel.run(&store, &CallContext::new().with_events(seen.clone())).await.expect("ends");
     assert_eq!(report.verdict.outcome, Outcome::Forfeit(Forfeit::Overflow));
     assert_eq!(report.verdict.overflows, Overflows { king: 0, challenger: 3 });
     assert_eq!(report.verdict.missing, 0, "a lost sample is not a missing one");
@@ -52,7 +47,13 @@ async fn a_challenger_that_overflows_on_every_third_prompt_forfeits() {
     assert_eq!(judge.calls.load(Ordering::Relaxed), 10, "nobody judges a lost sample");
     assert_eq!(challenger.times.load(Ordering::Relaxed), 4, "each is confirmed by a fresh load");
     assert_eq!(king.times.load(Ordering::Relaxed), 1);
-    let mut alerts = alerts.into_inner().expect("unpoisoned");
+    let alert = |event: Event| match event.kind {
+        EventKind::Journal(JournalEvent::Overflowed { sample, side, repeated, .. }) => {
+            Some((sample, side, repeated))
+        }
+        _ => None,
+    };
+    let mut alerts: Vec<_> = seen.events().into_iter().filter_map(alert).collect();
     alerts.sort_unstable();
     assert_eq!(alerts, EVERY_THIRD.map(|sample| (sample, Side::Challenger, true)));
 
@@ -180,7 +181,7 @@ async fn an_overflow_is_in_the_journal_and_is_not_asked_for_again() {
     }
     let silent = Loads::new("better", vec![seeds(0..8)]);
     let again = duel_of(&Loads::new("plain", vec![seeds(0..8)]), &silent, &judge).await;
-    let again = again.run(&resumed, &(), &CallContext::new()).await.expect("goes on");
+    let again = again.run(&resumed, &CallContext::new()).await.expect("goes on");
     assert_eq!(again, report);
     assert_eq!(silent.times.load(Ordering::Relaxed), 1, "nothing was confirmed again");
 }
@@ -212,7 +213,7 @@ async fn a_model_whose_files_were_exchanged_ends_the_duel_and_charges_nobody() {
     let king = Scripted::new("plain").contestant();
     let judges: Vec<Arc<dyn Judge>> = vec![Asked::new("fair", fair)];
     let duel = planned(&settings(), king, challenger, judges).expect("plans");
-    let error = duel.run(&MemoryStore::default(), &(), &cx).await.expect_err("exchanged");
+    let error = duel.run(&MemoryStore::default(), &cx).await.expect_err("exchanged");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::DigestMismatch, Fault::Infrastructure));
     assert_eq!(error.reach(), Reach::Duel);
 }
@@ -230,11 +231,11 @@ async fn a_lost_gpu_ends_the_process_and_charges_nobody() {
     let judge = Asked::new("fair", fair);
     let duel = duel(Scripted::new("plain"), challenger, vec![Arc::<Asked>::clone(&judge)]);
     let store = MemoryStore::default();
-    let error = duel.run(&store, &(), &CallContext::new()).await.expect_err("lost");
+    let error = duel.run(&store, &CallContext::new()).await.expect_err("lost");
     let verdict = (error.kind(), error.fault(), error.reach());
     assert_eq!(verdict, (ErrorKind::DeviceLost, Fault::Infrastructure, Reach::Process));
     // A process that is started again goes on, and ends as if nothing had happened.
-    let report = duel.run(&store, &(), &CallContext::new()).await.expect("goes on");
+    let report = duel.run(&store, &CallContext::new()).await.expect("goes on");
     let undisturbed = super::scripted::duel(Scripted::new("plain"), Scripted::new("better"), vec![judge]);
     assert_eq!(report.record, run(&undisturbed).await.0.record);
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 
-use super::Observer;
 use super::answer::JudgedAnswer;
 use super::ask::{Asking, Panelist};
 use super::budget::Budget;
@@ -16,6 +15,7 @@ use crate::canary::{
 use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::events::Journal;
 use crate::judge::Judge;
 use crate::marks::DuelSecret;
 use crate::plan::DuelSettings;
@@ -44,13 +44,13 @@ pub(super) async fn preflight(
     tasks: &dyn TaskSource,
     judges: &[Arc<dyn Judge>],
     store: &dyn RecordStore,
-    observer: &dyn Observer,
     cx: &CallContext,
 ) -> Result<Preflight> {
     let canaries = canaries(settings)?;
     settings.check()?;
     canaries.check_panel(judges.len())?;
     let key = key(settings, canaries, tasks, judges)?;
+    let journal = Journal { store, cx };
     let events = store.stored().await?;
     let budget = Budget::new(settings.limits.budget_usd, &events);
     let mut stored = match StoredPreflight::read(events, key)? {
@@ -58,7 +58,7 @@ pub(super) async fn preflight(
         StoredPreflight::Unfinished { begun, canaries } => {
             if !begun {
                 let event = JournalEvent::Preflight { format: crate::record::FORMAT, key };
-                store.append(event, vec![]).await?;
+                journal.write(event, vec![]).await?;
             }
             canaries
         }
@@ -68,9 +68,7 @@ pub(super) async fn preflight(
         drawn.push(Series::Preflight.draw(&settings.seed, canary, tasks, cx).await?);
     }
     let asking = Asking {
-        store,
-        observer,
-        cx,
+        journal,
         budget: &budget,
         call_tries: settings.limits.call_tries,
         secret: DuelSecret::new(&settings.seed),

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use super::DuelEvent;
 use super::contestant::Contestant;
 use super::sample::SampleRun;
 use super::stored::StoredReply;
@@ -67,7 +66,7 @@ impl SampleRun<'_> {
                     completion_tokens: usage.completion_tokens,
                     reference_scores,
                 };
-                return Ok(Reply { recorded, text: self.asking.store.text(&text).await?.into() });
+                return Ok(Reply { recorded, text: self.asking.journal.store.text(&text).await?.into() });
             }
             Some(StoredReply::Overflowed(overflow)) => {
                 return Ok(Reply::none(RecordedReply::Overflowed(overflow)));
@@ -76,7 +75,7 @@ impl SampleRun<'_> {
         }
         let contestant = self.duel.contestant(side);
         let request = self.request(sample, side);
-        let call = || ask(contestant, request.clone(), self.asking.cx);
+        let call = || ask(contestant, request.clone(), self.asking.journal.cx);
         let tried = self.asking.tries(Some(sample.index), Call::Reply(side), call).await?;
         match tried {
             Ok((call_try, Asked::Completed { completion, not_repeated })) => {
@@ -120,8 +119,7 @@ impl SampleRun<'_> {
             usage,
             reference_scores: reply_scores.clone(),
         };
-        self.asking.store.append(event, vec![text.clone()]).await?;
-        self.asking.observer.on(&DuelEvent::Replied { sample, side, usage });
+        self.asking.journal.write(event, vec![text.clone()]).await?;
         let recorded = RecordedReply::Completed {
             text: named,
             finish,
@@ -134,9 +132,7 @@ impl SampleRun<'_> {
 
     async fn overflowed(&self, sample: u32, side: Side, overflow: Overflow, repeated: bool) -> Result<()> {
         let event = JournalEvent::Overflowed { sample, side, overflow, repeated };
-        self.asking.store.append(event, vec![]).await?;
-        self.asking.observer.on(&DuelEvent::Overflowed { sample, side, overflow, repeated });
-        Ok(())
+        self.asking.journal.write(event, vec![]).await
     }
 }
 

@@ -46,7 +46,7 @@ fn answers(journal: &[u8]) -> u32 {
 async fn uninterrupted() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let folder = tempfile::tempdir().expect("a folder");
     let store = FileStore::create(folder.path()).expect("creates");
-    Counted::new(fair).duel.run(&store, &(), &CallContext::new()).await.expect("runs");
+    Counted::new(fair).duel.run(&store, &CallContext::new()).await.expect("runs");
     drop(store);
     let read = |name: &str| fs::read(folder.path().join(name)).expect("reads");
     (read("journal.jsonl"), read("journal.blobs"), read("record.digest"))
@@ -59,7 +59,7 @@ async fn resumed(journal: &[u8], blobs: &[u8]) -> (u32, Vec<u8>) {
     fs::write(folder.path().join("journal.blobs"), blobs).expect("writes");
     let counted = Counted::new(fair);
     let store = FileStore::resume(folder.path()).expect("resumes");
-    counted.duel.run(&store, &(), &CallContext::new()).await.expect("runs");
+    counted.duel.run(&store, &CallContext::new()).await.expect("runs");
     drop(store);
     // A decided duel is not run again, so it does not write its record again.
     (counted.calls(), fs::read(folder.path().join("record.digest")).unwrap_or_default())
@@ -69,7 +69,7 @@ async fn resumed(journal: &[u8], blobs: &[u8]) -> (u32, Vec<u8>) {
 async fn a_journal_cut_anywhere_goes_on_and_asks_nothing_twice() {
     let (journal, blobs, digest) = uninterrupted().await;
     let total = Counted::new(fair);
-    total.duel.run(&MemoryStore::default(), &(), &CallContext::new()).await.expect("runs");
+    total.duel.run(&MemoryStore::default(), &CallContext::new()).await.expect("runs");
     let ends = journal.iter().enumerate().filter(|&(_, &byte)| byte == b'\n').map(|(end, _)| end + 1);
     let cuts: Vec<_> = ends.chain((0..journal.len()).step_by(601)).collect();
     for cut in cuts.into_iter().filter(|&cut| cut < journal.len()) {
@@ -106,13 +106,13 @@ async fn a_void_duel_asks_only_for_what_is_missing() {
     for (state, calls) in [(0, 8 + 8 + 2 * 16), (1, 16)] {
         STATE.store(state, Ordering::Relaxed);
         let before = counted.calls();
-        let report = counted.duel.run(&store, &(), &CallContext::new()).await.expect("runs");
+        let report = counted.duel.run(&store, &CallContext::new()).await.expect("runs");
         assert_eq!(report.verdict.outcome, Outcome::Void(VoidReason::TooManyMissing));
         assert_eq!(counted.calls() - before, calls);
     }
     STATE.store(2, Ordering::Relaxed);
     let before = counted.calls();
-    let report = counted.duel.run(&store, &(), &CallContext::new()).await.expect("runs");
+    let report = counted.duel.run(&store, &CallContext::new()).await.expect("runs");
     assert_eq!(counted.calls() - before, 16, "replies are kept");
     let (whole, _) = run(&Counted::new(fair).duel).await;
     assert_eq!(report.verdict, whole.verdict);
@@ -131,7 +131,7 @@ async fn an_abstention_of_an_interrupted_duel_is_an_answer() {
         }
     }
     let (whole, interrupted) = (MemoryStore::default(), MemoryStore::default());
-    let report = Counted::new(abstains).duel.run(&whole, &(), &CallContext::new()).await.expect("runs");
+    let report = Counted::new(abstains).duel.run(&whole, &CallContext::new()).await.expect("runs");
     assert!(report.verdict.missing > 0);
     for event in whole.journal() {
         let texts = match &event {
@@ -142,19 +142,19 @@ async fn an_abstention_of_an_interrupted_duel_is_an_answer() {
         interrupted.append(event, texts).await.expect("appends");
     }
     let counted = Counted::new(abstains);
-    let resumed = counted.duel.run(&interrupted, &(), &CallContext::new()).await.expect("runs");
+    let resumed = counted.duel.run(&interrupted, &CallContext::new()).await.expect("runs");
     assert_eq!((counted.calls(), resumed), (0, report));
 }
 
 #[tokio::test]
 async fn another_duels_journal_is_refused_and_kept() {
     let store = MemoryStore::default();
-    Counted::new(fair).duel.run(&store, &(), &CallContext::new()).await.expect("runs");
+    Counted::new(fair).duel.run(&store, &CallContext::new()).await.expect("runs");
     let before = store.journal();
     let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
     let settings = DuelSettings { seed: Seed::from(6), samples: 7, ..settings() };
     let other = planned(&settings, king, challenger, vec![Asked::new("fair", fair)]).expect("plans");
-    let error = other.run(&store, &(), &CallContext::new()).await.expect_err("another duel");
+    let error = other.run(&store, &CallContext::new()).await.expect_err("another duel");
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(error.to_string().contains("they differ in: looks, samples, seed"), "{error}");
     assert_eq!(store.journal(), before);
@@ -163,13 +163,13 @@ async fn another_duels_journal_is_refused_and_kept() {
 #[tokio::test]
 async fn other_draws_than_the_journals_are_refused() {
     let (journal, store) = (MemoryStore::default(), MemoryStore::default());
-    Counted::new(fair).duel.run(&journal, &(), &CallContext::new()).await.expect("runs");
+    Counted::new(fair).duel.run(&journal, &CallContext::new()).await.expect("runs");
     for mut event in journal.journal().into_iter().take(2) {
         if let JournalEvent::Drawn { draws, .. } = &mut event {
             draws[0].instance_id = "another".into();
         }
         store.append(event, vec![]).await.expect("appends");
     }
-    let error = Counted::new(fair).duel.run(&store, &(), &CallContext::new()).await.expect_err("other draws");
+    let error = Counted::new(fair).duel.run(&store, &CallContext::new()).await.expect_err("other draws");
     assert!(error.to_string().contains("another draw than the journal holds"), "{error}");
 }

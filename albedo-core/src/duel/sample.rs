@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::join_all;
 
+use super::Duel;
 use super::answer::{Judged, JudgedAnswer};
 use super::ask::{Asked, Asking, Panelist};
 use super::reply::Reply;
 use super::stored::{StoredAnswer, StoredCanary, StoredSample};
-use super::{Duel, DuelEvent};
 use crate::canary::{CanaryDraw, Series, VoidJudges};
 use crate::digest::canonical_json;
 use crate::draw::RowDraw;
@@ -71,7 +71,7 @@ impl SampleRun<'_> {
         match stored.draws {
             None => {
                 let event = JournalEvent::Drawn { sample: index, draws: draws.clone() };
-                self.asking.store.append(event, vec![]).await?;
+                self.asking.journal.write(event, vec![]).await?;
             }
             Some(stored) if stored == draws => {}
             Some(_) => {
@@ -85,7 +85,6 @@ impl SampleRun<'_> {
                 .with_hint("the tasks or the king's tokenizer were changed: restore them"));
             }
         }
-        self.asking.observer.on(&DuelEvent::Drawn { sample: index });
 
         let canary = async {
             match canary {
@@ -168,7 +167,8 @@ impl SampleRun<'_> {
     async fn canary(&self, place: u32, stored: StoredCanaryAnswers) -> Result<FinishedCanary> {
         let Duel { plan, tasks, .. } = self.duel;
         let StoredCanaryAnswers { canary, answers } = stored;
-        let (draw, known) = Series::Planned.draw(&plan.seed, canary, &**tasks, self.asking.cx).await?;
+        let (draw, known) =
+            Series::Planned.draw(&plan.seed, canary, &**tasks, self.asking.journal.cx).await?;
         let watched = answers.into_iter().enumerate().filter(|(judge, _)| plan.judges[*judge].watched);
         let judged = watched.map(|(judge, stored)| {
             let (draw, known) = (&draw, &known);

@@ -189,7 +189,7 @@ pub(crate) fn duel(king: Scripted, challenger: Scripted, judges: Vec<Arc<dyn Jud
 
 pub(crate) async fn run(duel: &Duel) -> (DuelReport, MemoryStore) {
     let store = MemoryStore::default();
-    let report = duel.run(&store, &(), &CallContext::new()).await.expect("runs");
+    let report = duel.run(&store, &CallContext::new()).await.expect("runs");
     (report, store)
 }
 

@@ -9,6 +9,7 @@ use crate::digest::Digest;
 use crate::draw::Replay;
 use crate::error::Fault;
 use crate::error::Retry;
+use crate::events::{Collected, Event};
 use crate::judge::{Assessment, Comparison, Metric};
 use crate::plan::DuelSettings;
 use crate::plan::Sampler;
@@ -143,7 +144,7 @@ async fn a_bug_of_ours_ends_the_duel() {
         Err(Error::bug("compare", "impossible"))
     }
     let duel = duel(Scripted::new("plain"), Scripted::new("better"), vec![Asked::new("broken", broken)]);
-    let error = duel.run(&MemoryStore::default(), &(), &CallContext::new()).await.expect_err("a bug");
+    let error = duel.run(&MemoryStore::default(), &CallContext::new()).await.expect_err("a bug");
     assert_eq!(error.fault(), Fault::Bug);
 }
 
@@ -151,14 +152,40 @@ async fn a_bug_of_ours_ends_the_duel() {
 async fn cancelling_says_how_far_it_got() {
     let duel = duel(Scripted::new("plain"), Scripted::new("better"), vec![Asked::new("fair", fair)]);
     let cx = CallContext::new();
-    let stop_after_three = |event: &DuelEvent<'_>| {
-        if matches!(event, DuelEvent::Decided { sample: 2, .. }) {
-            cx.cancel();
+    let cancelled = cx.clone();
+    let stop_after_three = move |event: &Event| {
+        if matches!(event.kind, EventKind::Decided { sample: 2, .. }) {
+            cancelled.cancel();
         }
     };
-    let error = duel.run(&MemoryStore::default(), &stop_after_three, &cx).await.expect_err("cancelled");
+    let cx = cx.with_events(Arc::new(stop_after_three));
+    let error = duel.run(&MemoryStore::default(), &cx).await.expect_err("cancelled");
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(error.to_string().contains("samples decided: "), "{error}");
+}
+
+#[tokio::test]
+async fn the_stream_of_events_holds_all_that_the_journal_holds() {
+    let duel = duel(Scripted::new("plain"), Scripted::new("better"), vec![Asked::new("fair", fair)]);
+    let (store, seen) = (MemoryStore::default(), Arc::new(Collected::default()));
+    let cx = CallContext::new().with_events(seen.clone());
+    duel.run(&store, &cx).await.expect("runs");
+    let journalled = |events: Vec<Event>| -> Vec<JournalEvent> {
+        let journalled = events.into_iter().filter_map(|event| match event.kind {
+            EventKind::Journal(event) => Some(event),
+            _ => None,
+        });
+        journalled.collect()
+    };
+    let events = seen.events();
+    assert!(events.iter().all(|event| event.duel == Some(duel.digest())));
+    assert_eq!(journalled(events), store.journal());
+
+    let resumed = Arc::new(Collected::default());
+    duel.run(&store, &CallContext::new().with_events(resumed.clone())).await.expect("was decided");
+    let [JournalEvent::Opened { .. }, JournalEvent::Ended { .. }] = &journalled(resumed.events())[..] else {
+        panic!("a stream begins with the plan and ends with the verdict")
+    };
 }
 
 #[tokio::test]
@@ -184,7 +211,7 @@ async fn a_task_set_without_enough_instances_is_the_operators() {
     let settings = DuelSettings { samples: 11, ..settings() };
     let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
     let duel = planned(&settings, king, challenger, vec![Asked::new("fair", fair)]).expect("plans");
-    let error = duel.run(&MemoryStore::default(), &(), &CallContext::new()).await.expect_err("too few");
+    let error = duel.run(&MemoryStore::default(), &CallContext::new()).await.expect_err("too few");
     assert_eq!(error.fault(), Fault::Operator);
     assert!(error.to_string().contains("too few usable instances"), "{error}");
 }

@@ -5,7 +5,6 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
@@ -15,6 +14,7 @@ use super::journal::{index_blobs, read_events, whole_lines};
 use super::reader::{BLOBS, DIGEST, LINES};
 use super::store::missing;
 use super::{Digests, JournalEntry, JournalEvent, RecordPart, RecordStore, TextRef};
+use crate::clock::unix_ms;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Fault, Reach, Result};
 
@@ -35,13 +35,13 @@ use crate::error::{Error, ErrorKind, Fault, Reach, Result};
 /// # let folder = folder.path();
 /// let (cx, store) = (CallContext::new(), FileStore::create(folder.join("duel"))?);
 /// let duel = albedo_core::testing::small_duel().plan(&store, &cx).await?;
-/// let report = duel.run(&store, &(), &cx).await?;
+/// let report = duel.run(&store, &cx).await?;
 /// assert_eq!(Some(Record::open(store.folder())?.digest), report.record);
 ///
 /// // Another process, or this one later, goes on with the folder.
 /// store.close().await?;
 /// let store = FileStore::resume(folder.join("duel"))?;
-/// assert_eq!(duel.run(&store, &(), &cx).await?, report);
+/// assert_eq!(duel.run(&store, &cx).await?, report);
 /// # Ok(())
 /// # }
 /// # #[cfg(not(feature = "conformance"))]
@@ -190,9 +190,7 @@ impl RecordStore for FileStore {
     }
 
     async fn append(&self, event: JournalEvent, texts: Vec<String>) -> Result<()> {
-        // For people: nothing is computed from it.
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let entry = JournalEntry { time_ms: since_epoch.as_millis() as u64, event };
+        let entry = JournalEntry { time_ms: unix_ms(), event };
         let mut line = serde_json::to_vec(&entry)
             .map_err(|error| Error::bug("write the journal", error.to_string()).with_source(error))?;
         line.push(b'\n');

@@ -27,7 +27,7 @@ use crate::verdict::Verdict;
 /// # async fn main() -> albedo_core::Result<()> {
 /// let (cx, store) = (CallContext::new(), MemoryStore::default());
 /// let duel = albedo_core::testing::small_duel().plan(&store, &cx).await?;
-/// duel.run(&store, &(), &cx).await?;
+/// duel.run(&store, &cx).await?;
 ///
 /// let bytes = store.record().expect("the duel is decided");
 /// let record = Record::from_bytes(&bytes.lines, &bytes.blobs, bytes.digest)?;

@@ -12,10 +12,12 @@ use tokio::sync::OnceCell;
 
 use super::deadlines::{Timed, within};
 use super::gate::{Gate, Refusal};
-use super::trace::{CallEvent, CallOutcome};
+
 use super::{Guards, Surroundings, secs};
+use crate::clock::Clock;
 use crate::context::CallContext;
 use crate::error::{Error, Reach, Result, Retry};
+use crate::events::{CallEvent, CallOutcome, EventKind};
 use crate::meter::Billed;
 use crate::retry::retry;
 
@@ -167,7 +169,8 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
             // Others may have spent the rest meanwhile.
             meter.check().map_err(Failure::Final)?;
             let mut seen = Seen {
-                surroundings: &self.surroundings,
+                clock: &**clock,
+                cx: request.cx,
                 route: &route.name,
                 queued,
                 sent: pass.sent(),
@@ -187,8 +190,8 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
             seen.over(
                 first_token,
                 match &result {
-                    Ok(answer) => CallOutcome::Answered(answer.usage()),
-                    Err(error) => CallOutcome::Failed(error),
+                    Ok(answer) => CallOutcome::Answered { usage: answer.usage() },
+                    Err(error) => CallOutcome::from(error),
                 },
             );
             result.map_err(|error| Failure::Sent(named(error)))
@@ -232,9 +235,10 @@ fn most_hopeful(failures: Vec<(usize, Failure)>) -> Error {
     errors.min_by_key(hope).unwrap_or_else(|| Error::bug("choose a route", "there is none"))
 }
 
-/// Tells the trace what became of a try, also of one that is dropped.
+/// Emits what became of a try, also of one that is dropped.
 struct Seen<'a> {
-    surroundings: &'a Surroundings,
+    clock: &'a dyn Clock,
+    cx: &'a CallContext,
     route: &'a str,
     queued: Duration,
     sent: Duration,
@@ -242,11 +246,16 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    fn over(&mut self, first_token: Option<Duration>, outcome: CallOutcome<'_>) {
+    fn over(&mut self, first_token: Option<Duration>, outcome: CallOutcome) {
         self.told = true;
-        let Self { surroundings, route, queued, sent, .. } = *self;
-        let ended = surroundings.clock.now();
-        surroundings.trace.on(&CallEvent { route, queued, sent, first_token, ended, outcome });
+        let since_sent = |at: Duration| at.saturating_sub(self.sent).as_secs_f64();
+        self.cx.emit(EventKind::Call(CallEvent {
+            route: self.route.to_owned(),
+            waited_secs: self.sent.saturating_sub(self.queued).as_secs_f64(),
+            first_token_secs: first_token.map(since_sent),
+            took_secs: since_sent(self.clock.now()),
+            outcome,
+        }));
     }
 }
 

@@ -98,6 +98,11 @@ impl World {
         Self { clock: Arc::new(time.clone()), time, tally: Arc::default() }
     }
 
+    /// A context whose calls are counted.
+    fn context(&self) -> CallContext {
+        CallContext::new().with_events(self.tally.clone())
+    }
+
     fn chaos(&self, script: ChaosScript) -> Arc<Chaos> {
         Arc::new(Chaos::new(Arc::new(Fake::new(Flaw::None)), script, Arc::clone(&self.clock)))
     }
@@ -113,9 +118,8 @@ impl World {
         routes: Vec<Route<dyn ModelSession>>,
         guards: Guards,
     ) -> Result<Guarded<dyn ModelSession>> {
-        let trace = Arc::clone(&self.tally) as Arc<dyn CallTrace>;
-        let surroundings = Surroundings { trace, ..Surroundings::new(Arc::clone(&self.clock), &guards) };
-        let cx = CallContext::new();
+        let surroundings = Surroundings::new(Arc::clone(&self.clock), &guards);
+        let cx = self.context();
         self.run(Guarded::open(routes, guards, surroundings, &cx))
     }
 
@@ -129,7 +133,7 @@ impl World {
     /// The answers to `count` requests, in order.
     fn ask(&self, session: &dyn ModelSession, count: u64) -> Vec<Result<Completion>> {
         let requests = (0..count).map(request).collect();
-        let cx = CallContext::new();
+        let cx = self.context();
         let mut answers: Vec<_> = self.run(session.generate(requests, &cx).collect());
         answers.sort_by_key(|answer| answer.index);
         answers.into_iter().map(|answer| answer.result).collect()

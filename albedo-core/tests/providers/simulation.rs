@@ -124,15 +124,15 @@ pub(crate) fn live(day: &Day, year: u64) -> Outcome {
         models.push((routes, requests));
     }
     let tally = Arc::new(Tally::default());
-    let cx = CallContext::new();
+    let cx = CallContext::new().with_events(tally.clone());
     let judging = models.into_iter().map(|(routes, requests)| {
-        let (clock, tally, cx) = (Arc::clone(&clock), Arc::clone(&tally), &cx);
+        let (clock, cx) = (Arc::clone(&clock), &cx);
         async move {
             let route = |(place, chaos): (usize, Arc<Chaos>)| {
                 Route::new(format!("route {place}"), chaos as Arc<dyn ModelSession>)
             };
             let routes = routes.into_iter().enumerate().map(route).collect();
-            let surroundings = Surroundings { trace: tally, ..Surroundings::new(clock, &day.guards) };
+            let surroundings = Surroundings::new(clock, &day.guards);
             let session = Guarded::open(routes, day.guards, surroundings, cx).await?;
             Ok(session.generate(requests, cx).map(|answer| answer.result).collect::<Vec<_>>().await)
         }

@@ -63,7 +63,7 @@ async fn a_record_verifies_by_itself_and_against_its_tasks() {
 async fn any_altered_byte_is_found_and_the_file_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = FileStore::create(folder.path()).expect("creates");
-    scripted().run(&store, &(), &CallContext::new()).await.expect("runs");
+    scripted().run(&store, &CallContext::new()).await.expect("runs");
     drop(store);
     verify(folder.path(), &VerifyOptions::default(), &CallContext::new()).await.expect("verifies");
     let names = ["record.jsonl", "record.blobs", "record.digest"];
@@ -519,5 +519,5 @@ async fn write_the_fixture() {
     let judges: Vec<Arc<dyn crate::Judge>> = vec![evident(), Asked::new("biased", always_first)];
     let duel = overflowing(&settings, judges).await;
     let store = FileStore::create(format!("tests/fixtures/record-{FORMAT}")).expect("creates");
-    duel.run(&store, &(), &CallContext::new()).await.expect("runs");
+    duel.run(&store, &CallContext::new()).await.expect("runs");
 }

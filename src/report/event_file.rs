@@ -1,0 +1,127 @@
+//! Events as JSON lines in a file.
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::{Error, Event, EventSink, Result};
+
+const WRITE: &str = "write the events";
+
+/// Writes every event to a file, one JSON object per line. A thread of its own
+/// writes, so that a slow disk holds up nothing else; each line is flushed as soon
+/// as no other waits.
+#[derive(Debug)]
+pub struct EventFile {
+    path: PathBuf,
+    events: Mutex<Option<Sender<Event>>>,
+    writer: Mutex<Option<JoinHandle<std::io::Result<()>>>>,
+}
+
+impl EventFile {
+    /// A new file at `path`.
+    ///
+    /// # Errors
+    /// The operator's: the file exists, or its folder cannot be written to.
+    pub fn create(path: &Path) -> Result<Self> {
+        let io = |error| Error::io(WRITE, path, error);
+        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(io)?;
+        let (events, waiting) = mpsc::channel();
+        let writer = std::thread::Builder::new()
+            .name("albedo-events".into())
+            .spawn(move || write(BufWriter::new(file), &waiting))
+            .map_err(io)?;
+        Ok(Self { path: path.to_owned(), events: Mutex::new(Some(events)), writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Waits until every event is written.
+    ///
+    /// # Errors
+    /// What writing met; the rest of the work is not affected by it.
+    pub fn finish(&self) -> Result<()> {
+        drop(self.events.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(writer) = writer else { return Ok(()) };
+        let written = writer.join().map_err(|_| Error::bug(WRITE, "the writer panicked"))?;
+        written.map_err(|error| Error::io(WRITE, &self.path, error))
+    }
+
+    /// Reads a file of events.
+    ///
+    /// # Errors
+    /// There is no such file; a line is not an event, or one of a newer version. A
+    /// torn last line, which a killed process leaves, is left out.
+    pub fn read(path: &Path) -> Result<Vec<Event>> {
+        let io = |error| Error::io("read the events", path, error);
+        let mut file = BufReader::new(std::fs::File::open(path).map_err(io)?);
+        let (mut events, mut line, mut number) = (Vec::new(), String::new(), 0_u64);
+        loop {
+            line.clear();
+            file.read_line(&mut line).map_err(io)?;
+            number += 1;
+            let Some(whole) = line.strip_suffix('\n') else { return Ok(events) };
+            let event = Event::parse(whole);
+            events.push(event.map_err(|error| error.with("path", path.display()).with("line", number))?);
+        }
+    }
+}
+
+impl EventSink for EventFile {
+    fn on(&self, event: &Event) {
+        if let Some(events) = &*self.events.lock().unwrap_or_else(PoisonError::into_inner) {
+            // A writer that met an error is gone; `finish` reports it.
+            let _ = events.send(event.clone());
+        }
+    }
+}
+
+fn write(mut file: impl Write, events: &Receiver<Event>) -> std::io::Result<()> {
+    while let Ok(event) = events.recv() {
+        line(&mut file, &event)?;
+        while let Ok(event) = events.try_recv() {
+            line(&mut file, &event)?;
+        }
+        file.flush()?;
+    }
+    Ok(())
+}
+
+fn line(file: &mut impl Write, event: &Event) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *file, event)?;
+    file.write_all(b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{CallContext, EventKind};
+
+    #[test]
+    fn events_are_read_back_and_a_torn_line_is_left_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("events.jsonl");
+        let file = Arc::new(EventFile::create(&path).expect("creates"));
+        let cx = CallContext::new().with_events(file.clone());
+        for sample in 0..100 {
+            cx.emit(EventKind::Decided { sample, difference: 0.5 });
+        }
+        file.finish().expect("writes");
+        let events = EventFile::read(&path).expect("reads");
+        let samples = events.iter().map(|event| match event.kind {
+            EventKind::Decided { sample, .. } => sample,
+            _ => panic!("another event"),
+        });
+        assert!(samples.eq(0..100));
+        let bytes = std::fs::read(&path).expect("reads");
+        std::fs::write(&path, &bytes[..bytes.len() - 7]).expect("writes");
+        assert_eq!(EventFile::read(&path).expect("reads").len(), 99);
+        assert!(EventFile::create(&path).is_err(), "never written over");
+        std::fs::write(&path, "{}\n").expect("writes");
+        assert!(EventFile::read(&path).expect_err("no event").to_string().contains("line: 1"));
+    }
+}
