@@ -58,20 +58,20 @@ impl Plugin<dyn ModelBackend> for NGramBackend {
     const NAME: &'static str = "ngram";
     const SUMMARY: &'static str = "byte n-grams of a folder's conversations";
     type Config = NGramConfig;
+    type Checked = Self;
 
-    fn check(config: &NGramConfig) -> albedo::Result<()> {
-        if config.order <= 64 {
-            return Ok(());
+    fn check(config: NGramConfig, _: &CheckContext<'_>) -> albedo::Result<Self> {
+        if config.order > 64 {
+            let operation = "check the settings of backend `ngram`";
+            return Err(
+                Error::new(ErrorKind::ConfigInvalid, operation, "`order` is above 64").with("key", "order")
+            );
         }
-        Err(Error::new(
-            ErrorKind::ConfigInvalid,
-            "check the settings of backend `ngram`",
-            "`order` is above 64",
-        ))
+        Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
     }
 
-    async fn build(config: NGramConfig, _: &BuildContext<'_>) -> albedo::Result<Arc<dyn ModelBackend>> {
-        Ok(Arc::new(Self { identity: Identity::new(Self::NAME, "1", &config)?, config }))
+    async fn build(backend: Self, _: &BuildContext<'_>) -> albedo::Result<Arc<dyn ModelBackend>> {
+        Ok(Arc::new(backend))
     }
 }
 

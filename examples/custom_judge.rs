@@ -63,16 +63,20 @@ impl Plugin<dyn Judge> for Brevity {
     const NAME: &'static str = "brevity";
     const SUMMARY: &'static str = "prefers the shorter reply";
     type Config = BrevityConfig;
+    type Checked = Self;
 
-    fn check(config: &BrevityConfig) -> albedo::Result<()> {
-        if config.longest > 0 {
-            return Ok(());
+    fn check(config: BrevityConfig, _: &CheckContext<'_>) -> albedo::Result<Self> {
+        if config.longest == 0 {
+            let operation = "check the settings of judge `brevity`";
+            return Err(
+                Error::new(ErrorKind::ConfigInvalid, operation, "`longest` is 0").with("key", "longest")
+            );
         }
-        Err(Error::new(ErrorKind::ConfigInvalid, "check the settings of judge `brevity`", "`longest` is 0"))
+        Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
     }
 
-    async fn build(config: BrevityConfig, _cx: &BuildContext<'_>) -> albedo::Result<Arc<dyn Judge>> {
-        Ok(Arc::new(Self { identity: Identity::new(Self::NAME, "1", &config)?, config }))
+    async fn build(judge: Self, _: &BuildContext<'_>) -> albedo::Result<Arc<dyn Judge>> {
+        Ok(Arc::new(judge))
     }
 }
 

@@ -61,9 +61,14 @@ impl Plugin<dyn Screen> for Diet {
     const NAME: &'static str = "diet";
     const SUMMARY: &'static str = "rejects models that are too large";
     type Config = DietConfig;
+    type Checked = Self;
 
-    async fn build(config: DietConfig, _cx: &BuildContext<'_>) -> albedo::Result<Arc<dyn Screen>> {
-        Ok(Arc::new(Self { identity: Identity::new(Self::NAME, "1", &config)?, config }))
+    fn check(config: DietConfig, _: &CheckContext<'_>) -> albedo::Result<Self> {
+        Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
+    }
+
+    async fn build(screen: Self, _: &BuildContext<'_>) -> albedo::Result<Arc<dyn Screen>> {
+        Ok(Arc::new(screen))
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use albedo_core::{
-    Artefact, BuildContext, CallContext, Completion, Digest, Error, ErrorKind, GenerateRequest, Generated,
-    Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource, Plugin, ResponseFormat, Result,
-    ScoreRequest, TokenScores,
+    Artefact, BuildContext, CallContext, CheckContext, Completion, Digest, Error, ErrorKind, GenerateRequest,
+    Generated, Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource, Plugin, ResponseFormat,
+    Result, ScoreRequest, TokenScores,
 };
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -109,6 +109,38 @@ impl Default for BurnConfig {
     }
 }
 
+impl BurnConfig {
+    fn check(&self) -> Result<()> {
+        let invalid = |key: &'static str, message: String| {
+            let operation = "check the settings of backend `burn`";
+            Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", key))
+        };
+        let Self { device, max_batch, memory_share, prefill_rows, .. } = *self;
+        let most = device.max_batch();
+        if !(1..=most).contains(&max_batch) {
+            return invalid("max_batch", format!("`max_batch` is {max_batch}, it must be 1 to {most}"));
+        }
+        if !(memory_share > 0.0 && memory_share <= 1.0) {
+            return invalid(
+                "memory_share",
+                format!("`memory_share` is {memory_share}, it must be above 0 and at most 1"),
+            );
+        }
+        if !(128..=32_768).contains(&prefill_rows) {
+            return invalid(
+                "prefill_rows",
+                format!("`prefill_rows` is {prefill_rows}, it must be 128 to 32768"),
+            );
+        }
+        if cfg!(not(feature = "cuda")) && device != Device::Cpu {
+            return invalid("device", "this build has no GPU support".into()).map_err(|error: Error| {
+                error.with_hint("build with `--features cuda`, or use `device = \"cpu\"`")
+            });
+        }
+        Ok(())
+    }
+}
+
 /// Where models are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
@@ -164,7 +196,7 @@ impl BurnBackend {
     /// [`ErrorKind::ConfigInvalid`] if a setting is out of range, or names a GPU
     /// in a build without the feature `cuda`.
     pub fn new(config: &BurnConfig) -> Result<Self> {
-        <Self as Plugin<dyn ModelBackend>>::check(config)?;
+        config.check()?;
         /// The settings that can change a reply.
         #[derive(Serialize)]
         struct Behavior {
@@ -198,32 +230,14 @@ impl Plugin<dyn ModelBackend> for BurnBackend {
     const SUMMARY: &'static str =
         "Qwen3 models from a folder, computed in-process on the CPU or an NVIDIA GPU";
     type Config = BurnConfig;
+    type Checked = Self;
 
-    fn check(config: &BurnConfig) -> Result<()> {
-        const CHECK: &str = "check the settings of backend `burn`";
-        let most = config.device.max_batch();
-        if !(1..=most).contains(&config.max_batch) {
-            let message = format!("`max_batch` is {}, it must be 1 to {most}", config.max_batch);
-            return Err(Error::new(ErrorKind::ConfigInvalid, CHECK, message));
-        }
-        if !(config.memory_share > 0.0 && config.memory_share <= 1.0) {
-            let message =
-                format!("`memory_share` is {}, it must be above 0 and at most 1", config.memory_share);
-            return Err(Error::new(ErrorKind::ConfigInvalid, CHECK, message));
-        }
-        if !(128..=32_768).contains(&config.prefill_rows) {
-            let message = format!("`prefill_rows` is {}, it must be 128 to 32768", config.prefill_rows);
-            return Err(Error::new(ErrorKind::ConfigInvalid, CHECK, message));
-        }
-        if cfg!(not(feature = "cuda")) && config.device != Device::Cpu {
-            return Err(Error::new(ErrorKind::ConfigInvalid, CHECK, "this build has no GPU support")
-                .with_hint("build with `--features cuda`, or use `device = \"cpu\"`"));
-        }
-        Ok(())
+    fn check(config: BurnConfig, _: &CheckContext<'_>) -> Result<Self> {
+        Self::new(&config)
     }
 
-    async fn build(config: BurnConfig, _cx: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
-        Ok(Arc::new(Self::new(&config)?))
+    async fn build(backend: Self, _: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
+        Ok(Arc::new(backend))
     }
 }
 
@@ -233,6 +247,10 @@ albedo_core::register!(dyn ModelBackend => BurnBackend);
 impl ModelBackend for BurnBackend {
     fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    fn max_batch(&self) -> Option<u32> {
+        Some(self.placement.max_batch as u32)
     }
 
     async fn load(&self, model: &ModelSource, cx: &CallContext) -> Result<Arc<dyn ModelSession>> {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use albedo_core::registry::Secrets;
 use albedo_core::{
-    BuildContext, CallContext, CallSignal, Completion, Digest, Error, ErrorKind, Fault, GenerateRequest,
-    Generated, Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource, Plugin, Reach, Result,
-    ScoreRequest, TokenScores,
+    BuildContext, CallContext, CallSignal, CheckContext, Completion, Digest, Error, ErrorKind, Fault,
+    GenerateRequest, Generated, Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource,
+    Plugin, Reach, Result, ScoreRequest, TokenScores,
 };
 use async_trait::async_trait;
 use futures::stream::{BoxStream, FuturesUnordered, StreamExt};
@@ -158,48 +159,58 @@ impl OpenAiConfig {
         self
     }
 
-    fn check(&self) -> Result<()> {
-        let invalid = |message: String| {
-            Err(Error::new(ErrorKind::ConfigInvalid, "check the settings of the remote model", message))
+    /// The settings, checked and with the preset's filled in.
+    fn check(self) -> Result<Self> {
+        let invalid = |key: &'static str, message: String| {
+            let operation = "check the settings of backend `openai`";
+            Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", key))
         };
-        let resolved = self.clone().resolved();
-        let Some(base_url) = &resolved.base_url else {
-            return invalid("`base_url` is missing, and there is no `preset` to take it from".into());
+        let config = self.resolved();
+        let Some(base_url) = &config.base_url else {
+            return invalid(
+                "base_url",
+                "`base_url` is missing, and there is no `preset` to take it from".into(),
+            );
         };
-        http::check_base(base_url)?;
-        if resolved.key_env.as_deref() == Some("") {
-            return invalid("`key_env` is empty; leave it out for a server without a key".into());
+        http::check_base(base_url).map_err(|error| error.with("key", "base_url"))?;
+        if config.key_env.as_deref() == Some("") {
+            return invalid("key_env", "`key_env` is empty; leave it out for a server without a key".into());
         }
-        if !(1..=1024).contains(&self.max_in_flight) {
-            return invalid(format!("`max_in_flight` is {}, it must be 1 to 1024", self.max_in_flight));
+        if !(1..=1024).contains(&config.max_in_flight) {
+            return invalid(
+                "max_in_flight",
+                format!("`max_in_flight` is {}, it must be 1 to 1024", config.max_in_flight),
+            );
         }
-        if self.context_length == Some(0) {
-            return invalid("`context_length` is 0".into());
+        if config.context_length == Some(0) {
+            return invalid("context_length", "`context_length` is 0".into());
         }
-        if !MAX_TOKENS_KEYS.contains(&self.max_tokens_key.as_str()) {
+        if !MAX_TOKENS_KEYS.contains(&config.max_tokens_key.as_str()) {
             let known = MAX_TOKENS_KEYS.join("` or `");
-            return invalid(format!("`max_tokens_key` is `{}`, it must be `{known}`", self.max_tokens_key));
+            return invalid(
+                "max_tokens_key",
+                format!("`max_tokens_key` is `{}`, it must be `{known}`", config.max_tokens_key),
+            );
         }
         let valid = |usd: f64| usd >= 0.0 && usd.is_finite();
-        match self.price {
+        match config.price {
             Some(Price { prompt_usd, completion_usd }) if !(valid(prompt_usd) && valid(completion_usd)) => {
-                invalid("a `price` is negative or not finite".into())
+                invalid("price", "a `price` is negative or not finite".into())
             }
-            _ => Ok(()),
+            _ => Ok(config),
         }
     }
 }
 
 impl OpenAiBackend {
-    /// A backend for the server that `config` names.
+    /// A backend for the server that `config` names, with the key in `secrets`.
     ///
     /// # Errors
-    /// The operator's: a setting is wrong, or the key's variable is not set.
-    pub fn new(config: OpenAiConfig) -> Result<Self> {
-        config.check()?;
-        let config = config.resolved();
-        let key = config.key_env.as_deref().map(Key::from_env).transpose()?;
-        Self::with_key(config, key)
+    /// The operator's: a setting is wrong, or the key is missing.
+    pub fn new(config: OpenAiConfig, secrets: &dyn Secrets) -> Result<Self> {
+        let config = config.check()?;
+        let key = config.key_env.as_deref().map(|name| Key::new(name, secrets.get(name)?.expose()));
+        Self::with_key(config, key.transpose()?)
     }
 
     fn with_key(config: OpenAiConfig, key: Option<Key>) -> Result<Self> {
@@ -307,13 +318,15 @@ impl Plugin<dyn ModelBackend> for OpenAiBackend {
     const NAME: &'static str = "openai";
     const SUMMARY: &'static str = "chat models behind an OpenAI-compatible server";
     type Config = OpenAiConfig;
+    type Checked = OpenAiConfig;
 
-    fn check(config: &OpenAiConfig) -> Result<()> {
+    fn check(config: OpenAiConfig, _: &CheckContext<'_>) -> Result<OpenAiConfig> {
         config.check()
     }
 
-    async fn build(config: OpenAiConfig, _: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
-        Ok(Arc::new(Self::new(config)?))
+    async fn build(config: OpenAiConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
+        let key = config.key_env.as_deref().map(|name| Key::new(name, cx.secret(name)?.expose()));
+        Ok(Arc::new(Self::with_key(config, key.transpose()?)?))
     }
 }
 

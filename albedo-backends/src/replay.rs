@@ -13,9 +13,9 @@ use albedo_core::draw::DrawOutcome;
 use albedo_core::plan::ContestantPlan;
 use albedo_core::record::{RecordLine, RecordedReply, TextRef};
 use albedo_core::{
-    BuildContext, CallContext, Completion, Digest, DuelPlan, Error, ErrorKind, Fault, GenerateRequest,
-    Generated, Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource, Plugin, Record, Result,
-    Retry, ScoreRequest, Side, TokenScores, Usage,
+    BuildContext, CallContext, CheckContext, Completion, Digest, DuelPlan, Error, ErrorKind, Fault,
+    GenerateRequest, Generated, Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource,
+    Plugin, Record, Result, Retry, ScoreRequest, Side, TokenScores, Usage,
 };
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -87,9 +87,14 @@ impl Plugin<dyn ModelBackend> for ReplayBackend {
     const NAME: &'static str = "replay";
     const SUMMARY: &'static str = "replies from a record instead of a model";
     type Config = ReplayConfig;
+    type Checked = ReplayConfig;
 
-    async fn build(config: ReplayConfig, _: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
-        Ok(Arc::new(Self::new(Arc::new(Record::open(&config.record)?))?))
+    fn check(config: ReplayConfig, _: &CheckContext<'_>) -> Result<ReplayConfig> {
+        Ok(config)
+    }
+
+    async fn build(config: ReplayConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
+        Ok(Arc::new(Self::new(Arc::new(Record::open(&cx.path(&config.record))?))?))
     }
 }
 

@@ -28,8 +28,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use albedo_core::{
-    BuildContext, CallContext, Digest, Error, ErrorKind, Fault, Plugin, Result, TaskRow, TaskSetInfo,
-    TaskSource,
+    BuildContext, CallContext, CheckContext, Digest, Error, ErrorKind, Fault, Plugin, Result, TaskRow,
+    TaskSetInfo, TaskSource,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -115,17 +115,21 @@ impl Plugin<dyn TaskSource> for ParquetTasks {
     const NAME: &'static str = "parquet";
     const SUMMARY: &'static str = "Recorded trajectories in parquet shards pinned by a manifest";
     type Config = ParquetTasksConfig;
+    type Checked = ParquetTasksConfig;
 
-    fn check(config: &ParquetTasksConfig) -> Result<()> {
+    fn check(config: ParquetTasksConfig, _: &CheckContext<'_>) -> Result<ParquetTasksConfig> {
         if config.path.as_os_str().is_empty() {
-            return Err(Error::new(ErrorKind::ConfigInvalid, "check the tasks' settings", "`path` is empty"));
+            let operation = format!("check the settings of tasks `{}`", Self::NAME);
+            return Err(
+                Error::new(ErrorKind::ConfigInvalid, operation, "`path` is empty").with("key", "path")
+            );
         }
-        Ok(())
+        Ok(config)
     }
 
     async fn build(config: ParquetTasksConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn TaskSource>> {
         let config = ParquetTasksConfig { path: cx.path(&config.path), ..config };
-        Ok(Arc::new(Self::open(config, cx.call).await?))
+        Ok(Arc::new(Self::open(config, cx.call()).await?))
     }
 }
 

@@ -18,7 +18,9 @@ use albedo_core::chain::{
     WeightsView,
 };
 use albedo_core::weights::{Cleared, WeightVector};
-use albedo_core::{BuildContext, CallContext, ChainClient, Digest, Error, ErrorKind, Fault, Plugin, Result};
+use albedo_core::{
+    BuildContext, CallContext, ChainClient, CheckContext, Digest, Error, ErrorKind, Fault, Plugin, Result,
+};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -88,6 +90,36 @@ impl Default for LocalChainConfig {
     }
 }
 
+impl LocalChainConfig {
+    fn check(&self) -> Result<()> {
+        let invalid = |key: String, message: String| {
+            let operation = format!("check the settings of chain `{}`", LocalChain::NAME);
+            Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", key))
+        };
+        if self.tempo == 0 {
+            return invalid("tempo".into(), "an epoch has no blocks".into());
+        }
+        let (mut hotkeys, mut slots) = (BTreeSet::new(), BTreeSet::new());
+        for (index, LocalNeuron { uid, hotkey, registered_at, .. }) in self.neurons.iter().enumerate() {
+            if hotkey.is_empty() || !hotkeys.insert(hotkey) {
+                let key = format!("neurons[{index}].hotkey");
+                return invalid(key, format!("`{hotkey}` is empty or registers twice"));
+            }
+            if !slots.insert((uid, registered_at)) {
+                let key = format!("neurons[{index}].uid");
+                return invalid(key, format!("slot {uid} is taken twice at block {registered_at}"));
+            }
+        }
+        for (index, LocalReveal { hotkey, .. }) in self.reveals.iter().enumerate() {
+            if !hotkeys.contains(hotkey) {
+                let key = format!("reveals[{index}].hotkey");
+                return invalid(key, format!("`{hotkey}` is no neuron's"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One subnet of a chain in memory; see the [module](self).
 #[derive(Debug)]
 pub struct LocalChain {
@@ -124,7 +156,7 @@ impl LocalChain {
     /// # Errors
     /// [`ErrorKind::ConfigInvalid`], naming the key.
     pub fn new(config: LocalChainConfig) -> Result<Self> {
-        <Self as Plugin<dyn ChainClient>>::check(&config)?;
+        config.check()?;
         let neuron = |neuron: LocalNeuron| Neuron {
             uid: Uid(neuron.uid),
             hotkey: Hotkey(neuron.hotkey),
@@ -301,37 +333,14 @@ impl Plugin<dyn ChainClient> for LocalChain {
     const NAME: &'static str = "local";
     const SUMMARY: &'static str = "one subnet of a chain in memory, for tests";
     type Config = LocalChainConfig;
+    type Checked = Self;
 
-    fn check(config: &LocalChainConfig) -> Result<()> {
-        let invalid = |key: String, message: String| {
-            let operation = format!("check the settings of chain `{}`", Self::NAME);
-            Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", key))
-        };
-        if config.tempo == 0 {
-            return invalid("tempo".into(), "an epoch has no blocks".into());
-        }
-        let (mut hotkeys, mut slots) = (BTreeSet::new(), BTreeSet::new());
-        for (index, LocalNeuron { uid, hotkey, registered_at, .. }) in config.neurons.iter().enumerate() {
-            if hotkey.is_empty() || !hotkeys.insert(hotkey) {
-                let key = format!("neurons[{index}].hotkey");
-                return invalid(key, format!("`{hotkey}` is empty or registers twice"));
-            }
-            if !slots.insert((uid, registered_at)) {
-                let key = format!("neurons[{index}].uid");
-                return invalid(key, format!("slot {uid} is taken twice at block {registered_at}"));
-            }
-        }
-        for (index, LocalReveal { hotkey, .. }) in config.reveals.iter().enumerate() {
-            if !hotkeys.contains(hotkey) {
-                let key = format!("reveals[{index}].hotkey");
-                return invalid(key, format!("`{hotkey}` is no neuron's"));
-            }
-        }
-        Ok(())
+    fn check(config: LocalChainConfig, _: &CheckContext<'_>) -> Result<Self> {
+        Self::new(config)
     }
 
-    async fn build(config: LocalChainConfig, _: &BuildContext<'_>) -> Result<Arc<dyn ChainClient>> {
-        Ok(Arc::new(Self::new(config)?))
+    async fn build(chain: Self, _: &BuildContext<'_>) -> Result<Arc<dyn ChainClient>> {
+        Ok(Arc::new(chain))
     }
 }
 

@@ -23,6 +23,12 @@ pub trait ModelBackend: Debug + Send + Sync + 'static {
     /// What this backend is; goes into the plan and the record.
     fn identity(&self) -> &Identity;
 
+    /// The most requests of a session that are computed together; more wait their
+    /// turn. `None` where the backend has no such bound or does not know it.
+    fn max_batch(&self) -> Option<u32> {
+        None
+    }
+
     /// Loads `model` and checks it.
     ///
     /// # Errors

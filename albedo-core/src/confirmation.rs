@@ -117,7 +117,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::duel::Duel;
+
     use crate::duel::scripted::*;
     use crate::plan::{DuelSettings, Terms};
     use crate::seed::Seed;

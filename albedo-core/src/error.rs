@@ -176,6 +176,18 @@ impl Error {
         self
     }
 
+    /// The same error of a setting that lies under `outer`: the fact `key` becomes
+    /// `outer.key`, or is `outer` where there was none.
+    #[must_use]
+    pub fn under(mut self, outer: impl fmt::Display) -> Self {
+        match self.inner().context.iter_mut().find(|(name, _)| *name == "key") {
+            Some((_, key)) if key.starts_with('[') => *key = format!("{outer}{key}"),
+            Some((_, key)) => *key = format!("{outer}.{key}"),
+            None => self = self.with("key", outer),
+        }
+        self
+    }
+
     /// Sets the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {

@@ -98,7 +98,9 @@ pub use order::Order;
 pub use overflow::Overflow;
 pub use plan::{DuelPlan, DuelSettings, Sampler, Terms};
 pub use record::{FileStore, MemoryStore, Record, RecordStore};
-pub use registry::{BuildContext, Factory, Plugin, PluginConfig, PluginInfo, Registry, Role};
+pub use registry::{
+    BuildContext, CheckContext, Factory, Plugin, PluginConfig, PluginInfo, Registry, Resources, Role,
+};
 pub use sample::Sample;
 pub use screen::{Finding, Screen, ScreenStage, Subject};
 pub use seed::Seed;

@@ -1,24 +1,61 @@
-//! Plugins by name: what is linked, and what was registered by hand.
+//! Plugins by name: the roles, the plugins that are linked or were registered
+//! by hand, their settings and how they are checked and built.
+//!
+//! A table of a configuration file goes three steps:
+//!
+//! 1. [`PluginConfig`] holds it as it was written: a name and settings.
+//! 2. [`CheckContext::plugin`] reads the settings into the plugin's own type and
+//!    checks them, together with the plugins that they name, however deep. It
+//!    touches nothing outside. A mistake is named with its whole path:
+//!    `judges[0].backend.order[1].base_url`.
+//! 3. [`Checked::build`] makes the plugin of what the check made. Nothing is read
+//!    or checked twice.
+//!
+//! ```
+//! use albedo_core::registry::{CheckContext, PluginConfig};
+//! use albedo_core::{ErrorKind, ModelBackend, Registry};
+//!
+//! let registry = Registry::linked()?;
+//! let inner = serde_json::json!([{ "name": "rotues", "order": [] }]);
+//! let backend = PluginConfig::<dyn ModelBackend>::named("routes").with("order", inner);
+//! let error = CheckContext::new(&registry).plugin("backend", &backend).unwrap_err();
+//! assert_eq!(error.kind(), ErrorKind::UnknownPlugin);
+//! assert!(error.to_string().contains("key: backend.order[0]"));
+//! assert!(error.to_string().contains("did you mean `routes`?"));
+//! # Ok::<(), albedo_core::Error>(())
+//! ```
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::fmt::{self, Debug};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
-use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::backend::ModelBackend;
 use crate::chain::ChainClient;
 use crate::context::CallContext;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::judge::Judge;
+use crate::record::RecordStore;
 use crate::screen::Screen;
 use crate::tasks::TaskSource;
+
+mod context;
+mod names;
+mod plugin;
+mod schema;
+mod secrets;
+mod settings;
+mod stores;
+
+pub use context::{BuildContext, CheckContext, Resources};
+#[doc(hidden)]
+pub use names::mistake;
+pub use plugin::{Checked, Factory, Plugin, Settings};
+pub use secrets::{Secret, Secrets, SystemSecrets};
+pub use settings::PluginConfig;
+pub use stores::{FileStoreConfig, MemoryStoreConfig};
 
 /// A trait whose implementations are chosen by name. Sealed: the roles are
 /// albedo's own, their implementations anybody's.
@@ -49,6 +86,9 @@ macro_rules! roles {
         }
     )+
 
+        /// The names of all roles.
+        const ROLES: &[&str] = &[$($name),+];
+
         impl Registry {
             /// Everything that the linked crates have submitted with
             /// [`register!`](crate::register), sorted by name.
@@ -67,13 +107,7 @@ macro_rules! roles {
             /// Every plugin: the roles in a fixed order, names ascending.
             pub fn list(&self) -> Vec<PluginInfo> {
                 let mut plugins = Vec::new();
-                $(plugins.extend(self.of::<dyn $role>().map(|factory| PluginInfo {
-                    role: $name,
-                    name: factory.name,
-                    summary: factory.summary,
-                    module: factory.module,
-                    schema: (factory.schema)(),
-                }));)+
+                $(plugins.extend(self.of::<dyn $role>().map(Factory::info));)+
                 plugins
             }
         }
@@ -86,98 +120,7 @@ roles! {
     Judge = "judge",
     Screen = "screen",
     ChainClient = "chain",
-}
-
-/// How one named implementation of role `R` is checked and built. Made in a
-/// constant context from a [`Plugin`], so that registering costs nothing.
-pub struct Factory<R: ?Sized + Role> {
-    name: &'static str,
-    summary: &'static str,
-    module: &'static str,
-    schema: fn() -> Value,
-    check: fn(&Value) -> Result<()>,
-    build: for<'a> fn(Value, &'a BuildContext<'a>) -> BoxFuture<'a, Result<Arc<R>>>,
-}
-
-impl<R: ?Sized + Role> Clone for Factory<R> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<R: ?Sized + Role> Copy for Factory<R> {}
-
-impl<R: ?Sized + Role> Debug for Factory<R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} `{}` from {}", R::NAME, self.name, self.module)
-    }
-}
-
-impl<R: ?Sized + Role> Factory<R> {
-    /// The factory of plugin `P`, whose code is in `module`.
-    pub const fn of<P: Plugin<R>>(module: &'static str) -> Self {
-        Self {
-            name: P::NAME,
-            summary: P::SUMMARY,
-            module,
-            schema: || schemars::schema_for!(P::Config).to_value(),
-            check: |config| parse::<R, P>(config).and_then(|config| P::check(&config)),
-            build: |config, cx| {
-                Box::pin(async move {
-                    let config = parse::<R, P>(&config)?;
-                    P::check(&config)?;
-                    P::build(config, cx).await
-                })
-            },
-        }
-    }
-}
-
-fn parse<R: ?Sized + Role, P: Plugin<R>>(config: &Value) -> Result<P::Config> {
-    serde_path_to_error::deserialize(config).map_err(|error| {
-        let path = error.path().to_string();
-        let operation = format!("read the settings of {} `{}`", R::NAME, P::NAME);
-        let error = Error::new(ErrorKind::ConfigInvalid, operation, error.inner().to_string());
-        if path == "." { error } else { error.with("key", path) }
-    })
-}
-
-/// A type that can be built from its own strict configuration.
-pub trait Plugin<R: ?Sized + Role>: 'static {
-    /// The name it is chosen by: lower case, words joined by hyphens.
-    const NAME: &'static str;
-    /// One line for listings.
-    const SUMMARY: &'static str;
-    /// Its settings; `deny_unknown_fields`, with defaults where they make sense.
-    type Config: DeserializeOwned + JsonSchema + Send + 'static;
-
-    /// Checks `config` without touching anything outside it.
-    ///
-    /// # Errors
-    /// [`ErrorKind::ConfigInvalid`], naming the key.
-    fn check(_config: &Self::Config) -> Result<()> {
-        Ok(())
-    }
-
-    /// Builds the implementation from a checked configuration.
-    fn build(config: Self::Config, cx: &BuildContext<'_>) -> impl Future<Output = Result<Arc<R>>> + Send;
-}
-
-/// What a plugin may use while it is built: other plugins by name.
-#[derive(Debug, Clone, Copy)]
-pub struct BuildContext<'a> {
-    /// Where other plugins are found.
-    pub registry: &'a Registry,
-    /// Cancellation and deadline.
-    pub call: &'a CallContext,
-}
-
-impl BuildContext<'_> {
-    /// `path` as it stands in the settings, taken from the registry's folder if
-    /// it is relative.
-    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.registry.folder.join(path)
-    }
+    RecordStore = "store",
 }
 
 /// The plugins that can be chosen by name. A value, not a global: tests and
@@ -199,21 +142,12 @@ impl BuildContext<'_> {
 #[derive(Debug, Default)]
 pub struct Registry {
     factories: BTreeMap<(&'static str, &'static str), Box<dyn Any + Send + Sync>>,
-    folder: PathBuf,
 }
 
 impl Registry {
     /// A registry without plugins.
     pub fn empty() -> Self {
         Self::default()
-    }
-
-    /// The registry with relative paths in settings taken from `folder`, by
-    /// default the process's working directory.
-    #[must_use]
-    pub fn relative_to(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.folder = folder.into();
-        self
     }
 
     /// The registry with `factory` added.
@@ -227,7 +161,7 @@ impl Registry {
                 format!("register {} `{}`", R::NAME, factory.name),
                 "the name is taken",
             )
-            .with_fault(crate::Fault::Bug)
+            .with_fault(Fault::Bug)
             .with("first", earlier.module)
             .with("second", factory.module));
         }
@@ -235,27 +169,31 @@ impl Registry {
         Ok(self)
     }
 
-    /// Checks the settings of plugin `name` without building it.
+    /// Checks plugin `name` with `settings`, which serialise as an object: a
+    /// `serde_json::json!({…})` or the plugin's own settings type. Touches nothing
+    /// outside.
     ///
     /// # Errors
     /// [`ErrorKind::UnknownPlugin`], which lists the known names and the
     /// nearest; [`ErrorKind::ConfigInvalid`] with the path of the key.
-    pub fn check<R: ?Sized + Role>(&self, name: &str, config: &Value) -> Result<()> {
-        (self.get::<R>(name)?.check)(config)
+    pub fn check<R: ?Sized + Role>(&self, name: &str, settings: impl Serialize) -> Result<Checked<R>> {
+        let settings = settings::to_value(name, settings)?;
+        self.get::<R>(name)?.check(&settings, &CheckContext::new(self))
     }
 
-    /// Builds plugin `name` with `config`, an object of its settings.
+    /// Checks and builds plugin `name` with `settings`, with the [`Resources`] of
+    /// a plain program and relative paths taken from the working directory; for
+    /// others there is [`BuildContext::build`].
     ///
     /// # Errors
     /// As [`Registry::check`], and whatever building it meets.
     pub async fn build<R: ?Sized + Role>(
         &self,
         name: &str,
-        config: Value,
+        settings: impl Serialize + Send,
         cx: &CallContext,
     ) -> Result<Arc<R>> {
-        let build = self.get::<R>(name)?.build;
-        build(config, &BuildContext { registry: self, call: cx }).await
+        BuildContext::new(self, cx).build(name, settings).await
     }
 
     fn of<R: ?Sized + Role>(&self) -> impl Iterator<Item = &Factory<R>> {
@@ -277,42 +215,16 @@ impl Registry {
             if known.is_empty() {
                 return error.with_hint("none is linked: check the enabled features");
             }
-            let nearest = known
-                .iter()
-                .map(|known| (strsim::damerau_levenshtein(known, name), known))
-                .min()
-                .filter(|(distance, known)| *distance <= known.len().max(name.len()) / 2)
-                .map(|(_, known)| format!("did you mean `{known}`? "))
-                .unwrap_or_default();
+            let nearest = names::nearest(name, known.iter().copied());
+            let nearest = nearest.map(|known| format!("did you mean `{known}`? ")).unwrap_or_default();
             error.with_hint(format!("{nearest}known: {}", known.join(", ")))
         })
     }
 }
 
-/// A plugin by name, and its settings: the table's other keys.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct PluginConfig {
-    /// The plugin's name; `albedo plugins` lists them.
-    pub name: String,
-    /// Its settings, checked by the plugin itself.
-    #[serde(flatten)]
-    pub settings: Map<String, Value>,
-}
-
-impl PluginConfig {
-    /// The plugin `name` with its default settings.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), settings: Map::new() }
-    }
-
-    /// The settings, as [`Registry::build`] takes them.
-    pub fn value(&self) -> Value {
-        Value::Object(self.settings.clone())
-    }
-}
-
 /// One row of [`Registry::list`].
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct PluginInfo {
     /// The role it plays.
     pub role: &'static str,

@@ -21,11 +21,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use albedo_core::backend::ResponseFormat;
+use albedo_core::registry::Checked;
 use albedo_core::{
-    Alteration, Assessment, BuildContext, CallContext, Comparison, Completion, Error, ErrorKind, Evidence,
-    Fault, FinishReason, GenerateRequest, Identity, Judge, JudgeProfile, Message, Metric, ModelBackend,
-    ModelSession, ModelSessionExt, ModelSource, Plugin, PluginConfig, Preparation, Prepared, Result,
-    Sampling,
+    Alteration, Assessment, BuildContext, CallContext, CheckContext, Comparison, Completion, Error,
+    ErrorKind, Evidence, FinishReason, GenerateRequest, Identity, Judge, JudgeProfile, Message, Metric,
+    ModelBackend, ModelSession, ModelSessionExt, ModelSource, Plugin, PluginConfig, Preparation, Prepared,
+    Result, Sampling,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -49,7 +50,7 @@ pub struct ChatConfig {
     /// Name on the panel and in the record; `chat` by default.
     pub label: Option<String>,
     /// The backend that serves the model.
-    pub backend: PluginConfig,
+    pub backend: PluginConfig<dyn ModelBackend>,
     /// Name under which the backend serves the model.
     pub model: Option<String>,
     /// Folder of a local model, instead of `model`.
@@ -116,8 +117,40 @@ pub enum AnswerFormat {
     Schema,
 }
 
-fn invalid(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::ConfigInvalid, "check the settings of judge `chat`", message)
+fn invalid(key: &str, message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::ConfigInvalid, "check the settings of judge `chat`", message).with("key", key)
+}
+
+/// Exactly one of a name and a folder says which model is meant.
+fn check_model(key: &str, model: Option<&str>, path: Option<&Path>) -> Result<()> {
+    if model.is_some() == path.is_some() {
+        return Err(invalid(key, "exactly one of `model` and `path` names the model"));
+    }
+    Ok(())
+}
+
+impl ChatConfig {
+    fn check(&self) -> Result<()> {
+        check_model("model", self.model.as_deref(), self.path.as_deref())?;
+        if self.label.as_ref().is_some_and(|label| label.trim().is_empty()) {
+            return Err(invalid("label", "`label` is empty"));
+        }
+        if self.max_answer_tokens == 0 {
+            return Err(invalid("max_answer_tokens", "`max_answer_tokens` is 0"));
+        }
+        match (self.rubric, &self.checklist) {
+            (Rubric::Checklist, None) => {
+                return Err(invalid("rubric", "the rubric `checklist` needs the table `checklist`"));
+            }
+            (Rubric::PairwiseFive, Some(_)) => {
+                return Err(invalid("checklist", "the rubric `pairwise-5` has no use for this table"));
+            }
+            (_, Some(checklist)) => checklist.check().map_err(|error| error.under("checklist"))?,
+            _ => {}
+        }
+        self.sampling.check().map_err(|error| error.under("sampling"))?;
+        self.budget.check().map_err(|error| error.under("budget"))
+    }
 }
 
 /// A chat model as a judge; see the [module](self).
@@ -159,16 +192,24 @@ impl ChatJudge {
     /// The judge of `config`, its model already loaded by `backend`.
     ///
     /// # Errors
-    /// [`ErrorKind::ConfigInvalid`] for a rubric whose settings are missing or
-    /// of no use; `writer` is the model that writes the checklists, if the
-    /// settings name one.
+    /// [`ErrorKind::ConfigInvalid`], naming the key; `writer` is the model that
+    /// writes the checklists, if the settings name one.
     pub fn new(
         config: &ChatConfig,
         backend: &Identity,
         session: Arc<dyn ModelSession>,
         writer: Option<Arc<dyn ModelSession>>,
     ) -> Result<Self> {
-        Self::check(config)?;
+        config.check()?;
+        Self::checked(config, backend, session, writer)
+    }
+
+    fn checked(
+        config: &ChatConfig,
+        backend: &Identity,
+        session: Arc<dyn ModelSession>,
+        writer: Option<Arc<dyn ModelSession>>,
+    ) -> Result<Self> {
         let writes = match &writer {
             Some(writer) => Some(Identity::new("writer", "1", writer.model())?),
             None => None,
@@ -323,60 +364,54 @@ impl Plugin<dyn Judge> for ChatJudge {
     const NAME: &'static str = "chat";
     const SUMMARY: &'static str = "a chat model compares the replies";
     type Config = ChatConfig;
+    type Checked = CheckedChat;
 
-    fn check(config: &ChatConfig) -> Result<()> {
-        if config.model.is_some() == config.path.is_some() {
-            return Err(invalid("exactly one of `model` and `path` names the model"));
-        }
-        if config.label.as_ref().is_some_and(|label| label.trim().is_empty()) {
-            return Err(invalid("`label` is empty"));
-        }
-        if config.max_answer_tokens == 0 {
-            return Err(invalid("`max_answer_tokens` is 0"));
-        }
-        match (config.rubric, &config.checklist) {
-            (Rubric::Checklist, None) => {
-                return Err(invalid("the rubric `checklist` needs the table `checklist`"));
-            }
-            (Rubric::PairwiseFive, Some(_)) => {
-                return Err(invalid("the table `checklist` is of no use to the rubric `pairwise-5`"));
-            }
-            (_, Some(checklist)) => checklist.check()?,
-            _ => {}
-        }
-        config.sampling.check()?;
-        config.budget.check()
+    fn check(config: ChatConfig, cx: &CheckContext<'_>) -> Result<CheckedChat> {
+        config.check()?;
+        let backend = cx.plugin("backend", &config.backend)?;
+        let writer = config.checklist.as_ref().and_then(|checklist| checklist.writer.as_ref());
+        let writer =
+            writer.map(|writer| cx.plugin("checklist.writer.backend", &writer.backend)).transpose()?;
+        Ok(CheckedChat { config, backend, writer })
     }
 
-    async fn build(config: ChatConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Judge>> {
-        let (backend, session) =
-            load(&config.backend, config.model.as_deref(), config.path.as_deref(), cx).await?;
-        let writer = match config.checklist.as_ref().and_then(|checklist| checklist.writer.as_ref()) {
-            Some(WriterConfig { backend, model, path, .. }) => {
+    async fn build(checked: CheckedChat, cx: &BuildContext<'_>) -> Result<Arc<dyn Judge>> {
+        let CheckedChat { config, backend, writer } = checked;
+        let (backend, session) = load(backend, config.model.as_deref(), config.path.as_deref(), cx).await?;
+        let named = config.checklist.as_ref().and_then(|checklist| checklist.writer.as_ref());
+        let writer = match writer.zip(named) {
+            Some((backend, WriterConfig { model, path, .. })) => {
                 Some(load(backend, model.as_deref(), path.as_deref(), cx).await?.1)
             }
             None => None,
         };
-        Ok(Arc::new(Self::new(&config, &backend, session, writer)?))
+        Ok(Arc::new(Self::checked(&config, &backend, session, writer)?))
     }
 }
 
 albedo_core::register!(dyn Judge => ChatJudge);
 
+/// Settings of [`ChatJudge`] with the backends that they name, checked.
+#[derive(Debug)]
+pub struct CheckedChat {
+    config: ChatConfig,
+    backend: Checked<dyn ModelBackend>,
+    writer: Option<Checked<dyn ModelBackend>>,
+}
+
 /// Loads the model that a judge's settings name.
 async fn load(
-    backend: &PluginConfig,
+    backend: Checked<dyn ModelBackend>,
     model: Option<&str>,
     path: Option<&Path>,
     cx: &BuildContext<'_>,
 ) -> Result<(Identity, Arc<dyn ModelSession>)> {
     let source = match (model, path) {
-        (Some(model), None) => ModelSource::new(model),
         (None, Some(path)) => ModelSource::new(cx.path(path)),
-        _ => return Err(invalid("exactly one of `model` and `path` names the model")),
+        (model, _) => ModelSource::new(model.unwrap_or_default()),
     };
-    let backend = cx.registry.build::<dyn ModelBackend>(&backend.name, backend.value(), cx.call).await?;
-    let session = backend.load(&source, cx.call).await?;
+    let backend = backend.build(cx).await?;
+    let session = backend.load(&source, cx.call()).await?;
     Ok((backend.identity().clone(), session))
 }
 

@@ -32,8 +32,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use albedo_core::{
-    Assessment, BuildContext, CallContext, Candidate, Comparison, Error, ErrorKind, FinishReason, Identity,
-    Judge, JudgeProfile, Metric, Plugin, Result,
+    Assessment, BuildContext, CallContext, Candidate, CheckContext, Comparison, Error, ErrorKind,
+    FinishReason, Identity, Judge, JudgeProfile, Metric, Plugin, Result,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -67,6 +67,29 @@ impl Default for ProtocolConfig {
             languages: vec!["bash".into()],
             allowed_programs: None,
         }
+    }
+}
+
+impl ProtocolConfig {
+    fn check(&self) -> Result<()> {
+        reply::check_languages(ProtocolJudge::NAME, &self.languages)?;
+        let invalid = |key, message, hint| {
+            let operation = format!("check the settings of judge `{}`", ProtocolJudge::NAME);
+            Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", key).with_hint(hint))
+        };
+        if self.required_parts.iter().any(|part| part.trim().is_empty() || part.contains('\n')) {
+            let message = format!("required_parts is {:?}", self.required_parts);
+            return invalid(
+                "required_parts",
+                message,
+                "give what a line starts with, for example \"THOUGHT:\"",
+            );
+        }
+        if self.allowed_programs.as_ref().is_some_and(BTreeSet::is_empty) {
+            let message = "allowed_programs allows nothing".to_owned();
+            return invalid("allowed_programs", message, "name programs, or leave the key out to allow any");
+        }
+        Ok(())
     }
 }
 
@@ -141,7 +164,7 @@ impl ProtocolJudge {
     /// # Errors
     /// [`ErrorKind::ConfigInvalid`], naming the key.
     pub fn new(config: ProtocolConfig) -> Result<Self> {
-        <Self as Plugin<dyn Judge>>::check(&config)?;
+        config.check()?;
         let identity = Identity::new(<Self as Plugin<dyn Judge>>::NAME, "1", &config)?;
         Ok(Self { identity, config })
     }
@@ -216,30 +239,14 @@ impl Plugin<dyn Judge> for ProtocolJudge {
     const SUMMARY: &'static str =
         "whether the reply keeps the operating contract: parts, one action, no loops, nothing else";
     type Config = ProtocolConfig;
+    type Checked = Self;
 
-    fn check(config: &ProtocolConfig) -> Result<()> {
-        reply::check_languages(Self::NAME, &config.languages)?;
-        let invalid = |key, message, hint| {
-            let operation = format!("check the settings of judge `{}`", Self::NAME);
-            Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", key).with_hint(hint))
-        };
-        if config.required_parts.iter().any(|part| part.trim().is_empty() || part.contains('\n')) {
-            let message = format!("required_parts is {:?}", config.required_parts);
-            return invalid(
-                "required_parts",
-                message,
-                "give what a line starts with, for example \"THOUGHT:\"",
-            );
-        }
-        if config.allowed_programs.as_ref().is_some_and(BTreeSet::is_empty) {
-            let message = "allowed_programs allows nothing".to_owned();
-            return invalid("allowed_programs", message, "name programs, or leave the key out to allow any");
-        }
-        Ok(())
+    fn check(config: ProtocolConfig, _: &CheckContext<'_>) -> Result<Self> {
+        Self::new(config)
     }
 
-    async fn build(config: ProtocolConfig, _: &BuildContext<'_>) -> Result<Arc<dyn Judge>> {
-        Ok(Arc::new(Self::new(config)?))
+    async fn build(judge: Self, _: &BuildContext<'_>) -> Result<Arc<dyn Judge>> {
+        Ok(Arc::new(judge))
     }
 }
 

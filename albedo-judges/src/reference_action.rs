@@ -31,8 +31,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use albedo_core::{
-    Assessment, BuildContext, CallContext, Comparison, Identity, Judge, JudgeProfile, Message, Metric,
-    Plugin, Result,
+    Assessment, BuildContext, CallContext, CheckContext, Comparison, Identity, Judge, JudgeProfile, Message,
+    Metric, Plugin, Result,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -61,6 +61,12 @@ impl Default for ReferenceActionConfig {
     }
 }
 
+impl ReferenceActionConfig {
+    fn check(&self) -> Result<()> {
+        reply::check_languages(ReferenceActionJudge::NAME, &self.languages)
+    }
+}
+
 /// Compares the proposed commands with the recorded one; see the [module](self).
 #[derive(Debug)]
 pub struct ReferenceActionJudge {
@@ -74,7 +80,7 @@ impl ReferenceActionJudge {
     /// # Errors
     /// [`albedo_core::ErrorKind::ConfigInvalid`], naming the key.
     pub fn new(config: ReferenceActionConfig) -> Result<Self> {
-        <Self as Plugin<dyn Judge>>::check(&config)?;
+        config.check()?;
         let identity = Identity::new(<Self as Plugin<dyn Judge>>::NAME, "1", &config)?;
         Ok(Self { identity, config })
     }
@@ -117,13 +123,14 @@ impl Plugin<dyn Judge> for ReferenceActionJudge {
     const NAME: &'static str = "reference-action";
     const SUMMARY: &'static str = "how close the proposed command is to the recorded one";
     type Config = ReferenceActionConfig;
+    type Checked = Self;
 
-    fn check(config: &ReferenceActionConfig) -> Result<()> {
-        reply::check_languages(Self::NAME, &config.languages)
+    fn check(config: ReferenceActionConfig, _: &CheckContext<'_>) -> Result<Self> {
+        Self::new(config)
     }
 
-    async fn build(config: ReferenceActionConfig, _: &BuildContext<'_>) -> Result<Arc<dyn Judge>> {
-        Ok(Arc::new(Self::new(config)?))
+    async fn build(judge: Self, _: &BuildContext<'_>) -> Result<Arc<dyn Judge>> {
+        Ok(Arc::new(judge))
     }
 }
 

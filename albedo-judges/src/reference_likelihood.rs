@@ -16,8 +16,8 @@
 use std::sync::Arc;
 
 use albedo_core::{
-    Assessment, BuildContext, CallContext, Comparison, Error, ErrorKind, Identity, Judge, JudgeProfile,
-    Metric, Plugin, Result,
+    Assessment, BuildContext, CallContext, CheckContext, Comparison, Error, ErrorKind, Identity, Judge,
+    JudgeProfile, Metric, Plugin, Result,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -42,6 +42,21 @@ impl Default for ReferenceLikelihoodConfig {
     }
 }
 
+impl ReferenceLikelihoodConfig {
+    fn check(&self) -> Result<()> {
+        if self.scale > 0.0 && self.scale.is_finite() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::ConfigInvalid,
+            format!("check the settings of judge `{}`", ReferenceLikelihoodJudge::NAME),
+            format!("scale is {}", self.scale),
+        )
+        .with("key", "scale")
+        .with_hint("give a finite number above 0, in nats a token"))
+    }
+}
+
 /// Compares the probabilities of the recorded reply; see the [module](self).
 #[derive(Debug)]
 pub struct ReferenceLikelihoodJudge {
@@ -55,7 +70,7 @@ impl ReferenceLikelihoodJudge {
     /// # Errors
     /// [`ErrorKind::ConfigInvalid`], naming the key.
     pub fn new(config: ReferenceLikelihoodConfig) -> Result<Self> {
-        <Self as Plugin<dyn Judge>>::check(&config)?;
+        config.check()?;
         let identity = Identity::new(<Self as Plugin<dyn Judge>>::NAME, "1", &config)?;
         Ok(Self { identity, config })
     }
@@ -109,22 +124,14 @@ impl Plugin<dyn Judge> for ReferenceLikelihoodJudge {
     const NAME: &'static str = "reference-likelihood";
     const SUMMARY: &'static str = "which model gives the recorded reply the higher log-probability a token";
     type Config = ReferenceLikelihoodConfig;
+    type Checked = Self;
 
-    fn check(config: &ReferenceLikelihoodConfig) -> Result<()> {
-        if config.scale > 0.0 && config.scale.is_finite() {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::ConfigInvalid,
-            format!("check the settings of judge `{}`", Self::NAME),
-            format!("scale is {}", config.scale),
-        )
-        .with("key", "scale")
-        .with_hint("give a finite number above 0, in nats a token"))
+    fn check(config: ReferenceLikelihoodConfig, _: &CheckContext<'_>) -> Result<Self> {
+        Self::new(config)
     }
 
-    async fn build(config: ReferenceLikelihoodConfig, _: &BuildContext<'_>) -> Result<Arc<dyn Judge>> {
-        Ok(Arc::new(Self::new(config)?))
+    async fn build(judge: Self, _: &BuildContext<'_>) -> Result<Arc<dyn Judge>> {
+        Ok(Arc::new(judge))
     }
 }
 

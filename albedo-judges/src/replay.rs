@@ -12,8 +12,8 @@ use albedo_core::order::Order;
 use albedo_core::plan::JudgePlan;
 use albedo_core::record::{RecordedAnswer, RecordedReply};
 use albedo_core::{
-    Assessment, BuildContext, CallContext, Comparison, Digest, Error, ErrorKind, Fault, Identity, Judge,
-    JudgeProfile, Plugin, Record, Result, Retry,
+    Assessment, BuildContext, CallContext, CheckContext, Comparison, Digest, Error, ErrorKind, Fault,
+    Identity, Judge, JudgeProfile, Plugin, Record, Result, Retry,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -133,9 +133,14 @@ impl Plugin<dyn Judge> for ReplayJudge {
     const NAME: &'static str = "replay";
     const SUMMARY: &'static str = "answers what a judge answered in a record";
     type Config = ReplayConfig;
+    type Checked = ReplayConfig;
 
-    async fn build(config: ReplayConfig, _: &BuildContext<'_>) -> Result<Arc<dyn Judge>> {
-        Ok(Arc::new(Self::new(&Record::open(&config.record)?, &config.judge)?))
+    fn check(config: ReplayConfig, _: &CheckContext<'_>) -> Result<ReplayConfig> {
+        Ok(config)
+    }
+
+    async fn build(config: ReplayConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Judge>> {
+        Ok(Arc::new(Self::new(&Record::open(&cx.path(&config.record))?, &config.judge)?))
     }
 }
 

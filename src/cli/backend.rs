@@ -51,14 +51,6 @@ impl BackendArguments {
         Ok(settings)
     }
 
-    /// How many requests the backend runs together unless it is told otherwise;
-    /// none if it has no setting `max_batch`.
-    pub(crate) fn default_max_batch(&self, registry: &Registry) -> Option<u64> {
-        let plugins = registry.list();
-        let plugin = plugins.iter().find(|plugin| plugin.role == "backend" && plugin.name == self.backend)?;
-        plugin.schema["properties"]["max_batch"]["default"].as_u64()
-    }
-
     /// Builds the backend with `settings`.
     ///
     /// # Errors
@@ -69,6 +61,6 @@ impl BackendArguments {
         settings: Map<String, Value>,
         cx: &CallContext,
     ) -> Result<Arc<dyn ModelBackend>> {
-        registry.build::<dyn ModelBackend>(&self.backend, Value::Object(settings), cx).await
+        registry.build::<dyn ModelBackend>(&self.backend, settings, cx).await
     }
 }

@@ -16,6 +16,9 @@ use crate::{CallContext, Error, ErrorKind, Registry, Result};
 /// Measured steps of a decode case.
 const STEPS: u32 = 64;
 
+/// The setting of a backend whose `ModelBackend::max_batch` can be raised.
+const MAX_BATCH: &str = "max_batch";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The model's folder.
@@ -88,12 +91,14 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     let cases = arguments.cases();
     let registry = Registry::linked()?;
     let mut settings = arguments.backend.settings()?;
+    let mut backend = arguments.backend.build(&registry, settings.clone(), cx).await?;
     // A batch that the backend would cut in two is not the case that was asked for.
-    let largest = cases.iter().map(Case::requests).max().map_or(0, u64::from);
-    if arguments.backend.default_max_batch(&registry).is_some_and(|default| default < largest) {
-        settings.entry("max_batch").or_insert(largest.into());
+    let largest = cases.iter().map(Case::requests).max().unwrap_or(0);
+    let cut = backend.max_batch().is_some_and(|most| most < largest);
+    if cut && !settings.contains_key(MAX_BATCH) {
+        settings.insert(MAX_BATCH.into(), largest.into());
+        backend = arguments.backend.build(&registry, settings.clone(), cx).await?;
     }
-    let backend = arguments.backend.build(&registry, settings.clone(), cx).await?;
     let (bench, load) =
         Bench::load(&*backend, &arguments.model, arguments.seed, arguments.rounds, cx).await?;
     if let Some(memory) = bench.memory() {

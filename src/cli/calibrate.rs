@@ -12,8 +12,8 @@ use crate::calibrate::{Calibration, self_duels};
 use crate::config::DuelConfig;
 use crate::events::Collected;
 use crate::{
-    CallContext, DuelBuilder, DuelReport, Error, ErrorKind, EventKind, FileStore, MemoryStore, Outcome,
-    RecordStore, Registry, Result, Seed,
+    BuildContext, CallContext, DuelBuilder, DuelReport, Error, ErrorKind, EventKind, FileStore, MemoryStore,
+    Outcome, RecordStore, Registry, Result, Seed,
 };
 
 #[derive(Debug, clap::Args)]
@@ -60,7 +60,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     if let Some(settings) = duels.first() {
         config.duel = settings.clone();
     }
-    let builder = config.builder(Registry::linked()?, cx).await?;
+    let builder = config.builder(&BuildContext::new(&Registry::linked()?, cx)).await?;
     let (mut reports, mut differences) = (Vec::new(), Vec::new());
     for (number, settings) in (1..).zip(duels) {
         config.duel = settings;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::exit::Exit;
 use super::output::{print, print_json};
-use crate::config::DuelConfig;
+use crate::config::{DuelConfig, PluginConfig};
 use crate::{Registry, Result};
 
 #[derive(Debug, clap::Subcommand)]
@@ -26,7 +26,7 @@ pub(crate) fn run(command: &Command) -> Result<Exit> {
         Command::Check { file } => {
             let config = DuelConfig::read(file)?;
             config.check(&registry).map_err(|error| error.with("path", file.display()))?;
-            let judges: Vec<_> = config.judges.iter().map(|judge| judge.name.as_str()).collect();
+            let judges: Vec<_> = config.judges.iter().map(PluginConfig::name).collect();
             print(&format!("{} is well-formed; judges: {}\n", file.display(), judges.join(", ")))?;
         }
     }

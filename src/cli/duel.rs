@@ -12,8 +12,8 @@ use crate::config::{DuelConfig, ModelConfig, PluginConfig};
 use crate::plan::DuelPlan;
 use crate::report::{self, EventFile, Progress};
 use crate::{
-    CallContext, Digest, Duel, DuelReport, Error, ErrorKind, Fault, FileStore, Outcome, Record, Registry,
-    Result, Rule, Seed,
+    BuildContext, CallContext, Digest, Duel, DuelReport, Error, ErrorKind, Fault, FileStore, Outcome, Record,
+    Registry, Result, Rule, Seed,
 };
 
 #[derive(Debug, clap::Args)]
@@ -66,18 +66,17 @@ impl Arguments {
         let mut config = self.source.read()?;
         for (model, path) in [(&mut config.king, &self.king), (&mut config.challenger, &self.challenger)] {
             if let Some(path) = path {
-                *model = ModelConfig { path: absolute(path)?, parameters: None };
+                *model = ModelConfig { path: absolute(path)?, parameters: None, ..model.clone() };
             }
         }
         if let Some(path) = &self.tasks {
-            config.tasks = PluginConfig::named("parquet");
-            config.tasks.settings.insert("path".into(), json!(absolute(path)?));
+            config.tasks = PluginConfig::named("parquet").with("path", json!(absolute(path)?));
         }
         if !self.judges.is_empty() {
             let known = std::mem::take(&mut config.judges);
             config.judges = (self.judges.iter())
                 .map(|name| {
-                    let known = known.iter().find(|judge| judge.name == *name);
+                    let known = known.iter().find(|judge| judge.name() == name);
                     known.cloned().unwrap_or_else(|| PluginConfig::named(name))
                 })
                 .collect();
@@ -151,7 +150,7 @@ async fn run_seen(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
 
 async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileStore)> {
     let config = arguments.config()?;
-    let builder = config.builder(Registry::linked()?, cx).await?;
+    let builder = config.builder(&BuildContext::new(&Registry::linked()?, cx)).await?;
     let draft = builder.draft()?;
     let store = match &arguments.out {
         Some(folder) => FileStore::create(folder)?,
@@ -164,8 +163,8 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileSto
 
 async fn resume(folder: &Path, arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileStore)> {
     let config = arguments.within_budget(DuelConfig::saved(folder)?);
-    let store = FileStore::resume(folder)?;
-    let duel = async { config.builder(Registry::linked()?, cx).await?.plan(&store, cx).await };
+    let (registry, store) = (Registry::linked()?, FileStore::resume(folder)?);
+    let duel = async { config.builder(&BuildContext::new(&registry, cx)).await?.plan(&store, cx).await };
     Ok((duel.await.map_err(|error| unfinished(error, folder))?, store))
 }
 

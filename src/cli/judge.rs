@@ -8,8 +8,9 @@ use super::output::{print, shown};
 use crate::config::DuelConfig;
 use crate::order::Order;
 use crate::{
-    Assessment, CallContext, Candidate, Comparison, Digest, DuelSecret, Error, ErrorKind, FinishReason,
-    Judge, JudgementKey, Message, MessageRole, Preparation, Question, Registry, Result,
+    Assessment, BuildContext, CallContext, Candidate, CheckContext, Comparison, Digest, DuelSecret, Error,
+    ErrorKind, FinishReason, Judge, JudgementKey, Message, MessageRole, Preparation, Question, Registry,
+    Result,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -48,13 +49,15 @@ pub(crate) struct Try {
 pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
     let Command::Try(arguments) = command;
     let config = DuelConfig::read(&arguments.config)?;
-    let registry = Registry::linked()?.relative_to(&config.folder);
+    let registry = Registry::linked()?;
     let named = config.judges.get(arguments.judge).ok_or_else(|| {
         Error::new(ErrorKind::ConfigInvalid, "choose the judge", "the configuration has no such judge")
             .with("judge", arguments.judge)
             .with("judges", config.judges.len())
     })?;
-    let judge = registry.build::<dyn Judge>(&named.name, named.value(), cx).await?;
+    let key = format!("judges[{}]", arguments.judge);
+    let judge = CheckContext::new(&registry).plugin(key, named)?;
+    let judge = judge.build(&BuildContext::new(&registry, cx).relative_to(&config.folder)).await?;
     let mut request = comparison(arguments, &config, &*judge)?;
     if judge.profile().preparation && !arguments.dry_run {
         let preparation = Preparation {

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde_json::json;
 
@@ -17,8 +16,8 @@ use crate::record::{
 };
 use crate::report;
 use crate::{
-    Alteration, Assessment, CallContext, Digest, Error, ErrorKind, Evidence, Record, Registry, Result,
-    TaskSource,
+    Alteration, Assessment, BuildContext, CallContext, Digest, Error, ErrorKind, Evidence, Record, Registry,
+    Result, TaskSource,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -137,7 +136,7 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
     }
     record::verify_chain(&verified)?;
     let regenerated = match (arguments.regenerate, arguments.folders.last()) {
-        (Some(count), Some(folder)) => Some(regenerate(arguments, folder, count, registry, cx).await?),
+        (Some(count), Some(folder)) => Some(regenerate(arguments, folder, count, &registry, cx).await?),
         _ => None,
     };
     if arguments.json {
@@ -167,7 +166,7 @@ async fn regenerate(
     arguments: &Verify,
     folder: &Path,
     count: usize,
-    registry: Registry,
+    registry: &Registry,
     cx: &CallContext,
 ) -> Result<Vec<Regenerated>> {
     let mut config = DuelConfig::saved(folder)?;
@@ -175,11 +174,10 @@ async fn regenerate(
         [(&mut config.king, &arguments.king), (&mut config.challenger, &arguments.challenger)]
     {
         if let Some(path) = path {
-            *model = ModelConfig { path: absolute(path)?, parameters: None };
+            *model = ModelConfig { path: absolute(path)?, parameters: None, ..model.clone() };
         }
     }
-    let registry = registry.relative_to(&config.folder);
-    let [king, challenger] = config.contestants(&registry, cx).await?;
+    let [king, challenger] = config.contestants(&BuildContext::new(registry, cx)).await?;
     let sessions = [king.session(cx).await?, challenger.session(cx).await?];
     record::regenerate(&Record::open(folder)?, &sessions, count, arguments.seed, cx).await
 }
@@ -281,6 +279,12 @@ fn one_sample(record: &Record, wanted: u32) -> Result<String> {
                 RecordedReply::Completed { text, finish, completion_tokens, .. } => {
                     let title = format!("{side}: {completion_tokens} tokens, ended by {finish:?}");
                     section(title, record.text(text)?);
+                }
+                RecordedReply::Overflowed(overflow) => {
+                    section(
+                        format!("{side}: its own arithmetic overflowed ({overflow}): the sample is lost"),
+                        "",
+                    );
                 }
                 RecordedReply::Missing { kind } => section(format!("{side}: missing, {kind:?}"), ""),
             },

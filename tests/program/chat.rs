@@ -283,22 +283,23 @@ async fn another_duel_asks_again() {
 async fn a_local_model_that_writes_nonsense_makes_the_demo_duel_void() {
     let cx = CallContext::new();
     let demo = crate::run::demo();
-    let registry = Registry::linked().expect("links").relative_to(&demo);
-    let backend = registry.build::<dyn ModelBackend>("burn", json!({}), &cx).await.expect("builds");
+    let registry = Registry::linked().expect("links");
+    let plugins = BuildContext::new(&registry, &cx).relative_to(&demo);
+    let backend = plugins.build::<dyn ModelBackend>("burn", json!({})).await.expect("builds");
     let model = |name: &str| {
         ModelSource::new(demo.join("models").join(name)).with_text_from(demo.join("models/king"))
     };
     let king = Contestant::load(Side::King, &backend, &model("king"), &cx).await.expect("loads");
     let challenger =
         Contestant::load(Side::Challenger, &backend, &model("challenger"), &cx).await.expect("loads");
-    let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" }), &cx).await;
+    let tasks = plugins.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" })).await;
     let judge = json!({
         "backend": { "name": "burn" },
         "path": "models/king",
         "max_answer_tokens": 24,
         "budget": { "context_chars": 1000, "reply_chars": 400 },
     });
-    let judge = registry.build::<dyn Judge>("chat", judge, &cx).await.expect("builds");
+    let judge = plugins.build::<dyn Judge>("chat", judge).await.expect("builds");
     let mut settings = DuelSettings { samples: 2, ..DuelSettings::default() };
     settings.rule = Rule::by_name("margin").expect("a rule");
     settings.generation.max_new_tokens = 16;

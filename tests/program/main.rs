@@ -3,6 +3,7 @@
 
 mod bench;
 mod chat;
+mod config;
 mod defence;
 mod dependencies;
 mod duel;

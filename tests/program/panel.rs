@@ -21,8 +21,9 @@ use crate::run::{command, demo, error, stdout};
 
 /// What the demo's tasks recorded: what a judge that knows them prefers.
 async fn recorded() -> BTreeSet<String> {
-    let (cx, registry) = (CallContext::new(), Registry::linked().expect("links").relative_to(demo()));
-    let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" }), &cx).await;
+    let (cx, registry) = (CallContext::new(), Registry::linked().expect("links"));
+    let plugins = BuildContext::new(&registry, &cx).relative_to(demo());
+    let tasks = plugins.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" })).await;
     let tasks = tasks.expect("opens");
     let mut texts = BTreeSet::new();
     for row in 0..tasks.info().rows {
@@ -320,16 +321,17 @@ async fn an_answer_that_comes_too_late_is_not_counted_beside_its_successor() {
             "breaker": { "failures": 1000 },
         },
     });
-    let registry = Registry::linked().expect("links").relative_to(demo());
-    let judge = registry.build::<dyn Judge>("chat", judge, &cx).await.expect("builds");
-    let backend = registry.build::<dyn ModelBackend>("burn", json!({}), &cx).await.expect("builds");
+    let registry = Registry::linked().expect("links");
+    let plugins = BuildContext::new(&registry, &cx).relative_to(demo());
+    let judge = plugins.build::<dyn Judge>("chat", judge).await.expect("builds");
+    let backend = plugins.build::<dyn ModelBackend>("burn", json!({})).await.expect("builds");
     let source = |name: &str| {
         ModelSource::new(demo().join("models").join(name)).with_text_from(demo().join("models/king"))
     };
     let king = Contestant::load(Side::King, &backend, &source("king"), &cx).await.expect("loads");
     let challenger =
         Contestant::load(Side::Challenger, &backend, &source("challenger"), &cx).await.expect("loads");
-    let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" }), &cx).await;
+    let tasks = plugins.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" })).await;
     let mut settings = DuelSettings { samples: 3, ..DuelSettings::default() };
     settings.rule = Rule::by_name("margin").expect("a rule");
     settings.generation.max_new_tokens = 16;

@@ -28,6 +28,8 @@ fn every_plugin_is_linked() {
             "screen loops",
             "screen sanity",
             "screen tail",
+            "store file",
+            "store memory",
         ]
     );
     assert!(plugins.iter().all(|plugin| !plugin.summary.is_empty()));

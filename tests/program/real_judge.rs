@@ -53,14 +53,15 @@ async fn a_real_server_judges_the_demo_duel() {
     let samples =
         std::env::var("ALBEDO_REAL_SAMPLES").map_or(1, |samples| samples.parse().expect("a number"));
     let (cx, demo) = (CallContext::new(), crate::run::demo());
-    let registry = Registry::linked().expect("links").relative_to(&demo);
-    let backend = registry.build::<dyn ModelBackend>("burn", json!({}), &cx).await.expect("builds");
+    let registry = Registry::linked().expect("links");
+    let plugins = BuildContext::new(&registry, &cx).relative_to(&demo);
+    let backend = plugins.build::<dyn ModelBackend>("burn", json!({})).await.expect("builds");
     let folder = |name: &str| demo.join("models").join(name);
     let source = |name: &str| ModelSource::new(folder(name)).with_text_from(folder("king"));
     let king = Contestant::load(Side::King, &backend, &source("king"), &cx).await.expect("loads");
     let challenger =
         Contestant::load(Side::Challenger, &backend, &source("challenger"), &cx).await.expect("loads");
-    let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" }), &cx).await;
+    let tasks = plugins.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" })).await;
     // About 500 tokens of conversation.
     let judge = json!({
         "label": "smollm2",
@@ -70,7 +71,7 @@ async fn a_real_server_judges_the_demo_duel() {
         "max_answer_tokens": 128,
         "budget": { "context_chars": 2000, "reply_chars": 600 },
     });
-    let judge = registry.build::<dyn Judge>("chat", judge, &cx).await.expect("builds");
+    let judge = plugins.build::<dyn Judge>("chat", judge).await.expect("builds");
     let mut settings = DuelSettings { samples, ..DuelSettings::default() };
     settings.rule = Rule::by_name("margin").expect("a rule");
     settings.limits.samples_in_flight = 1;

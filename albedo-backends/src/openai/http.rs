@@ -45,14 +45,10 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// The key in the environment variable `variable`.
+    /// The key `secret`, which is named `variable`.
     ///
     /// # Errors
-    /// The operator's: it is not set, or holds what cannot be sent.
-    pub(super) fn from_env(variable: &str) -> Result<Self> {
-        Self::new(variable, std::env::var(variable).unwrap_or_default())
-    }
-
+    /// The operator's: it is empty, or holds what cannot be sent.
     pub(super) fn new(variable: &str, secret: impl AsRef<str>) -> Result<Self> {
         let secret = secret.as_ref().trim().to_owned();
         let key = Self { variable: variable.to_owned(), secret };

@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use albedo_core::conformance::{BackendFixture, SessionFixture, check_backend};
-use albedo_core::{FinishReason, MessageRole, ResponseFormat, Retry, Sampling};
+use albedo_core::registry::SystemSecrets;
+use albedo_core::{Fault, FinishReason, MessageRole, ResponseFormat, Retry, Sampling};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -33,9 +34,9 @@ async fn server(script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Scr
 
 fn backend(server: &ScriptedServer, config: OpenAiConfig) -> OpenAiBackend {
     let config = OpenAiConfig { base_url: Some(server.base_url()), ..config };
-    config.check().expect("a valid configuration");
+    let config = config.check().expect("a valid configuration");
     let key = Key::new("ALBEDO_TEST_KEY", SECRET).expect("a key");
-    OpenAiBackend::with_key(config.resolved(), Some(key)).expect("builds")
+    OpenAiBackend::with_key(config, Some(key)).expect("builds")
 }
 
 async fn session(server: &ScriptedServer, config: OpenAiConfig) -> Arc<dyn ModelSession> {
@@ -328,21 +329,21 @@ async fn what_the_operator_has_to_mend_is_named() {
 
     let elsewhere =
         OpenAiConfig { base_url: Some(server.base_url().replace("/v1", "/v2")), ..OpenAiConfig::default() };
-    let error = OpenAiBackend::new(elsewhere).expect("builds");
+    let error = OpenAiBackend::new(elsewhere, &SystemSecrets::default()).expect("builds");
     let error = error.load(&ModelSource::new("judge"), &cx).await.expect_err("no such path");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::NotFound, Fault::Operator), "{error}");
     assert!(error.to_string().contains("check `base_url`"), "{error}");
 
     // A port that was free a moment ago: nobody listens.
     let nobody = OpenAiConfig { base_url: Some("http://127.0.0.1:9/v1".into()), ..OpenAiConfig::default() };
-    let error = OpenAiBackend::new(nobody).expect("builds");
+    let error = OpenAiBackend::new(nobody, &SystemSecrets::default()).expect("builds");
     let error = error.load(&ModelSource::new("judge"), &cx).await.expect_err("nobody listens");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure), "{error}");
     assert!(error.to_string().contains("check `base_url` and the network"), "{error}");
 
     let keyless =
         OpenAiConfig { preset: Some(Preset::Chutes), key_env: Some("ALBEDO_NO_SUCH_KEY".into()), ..whole() };
-    let error = OpenAiBackend::new(keyless).expect_err("no key");
+    let error = OpenAiBackend::new(keyless, &SystemSecrets::default()).expect_err("no key");
     assert_eq!(
         (error.kind(), error.fault(), error.retry()),
         (ErrorKind::Unavailable, Fault::Operator, Retry::Never)

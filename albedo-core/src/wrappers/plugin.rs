@@ -17,7 +17,7 @@ use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::Identity;
 use crate::meter::Meter;
-use crate::registry::{BuildContext, Plugin, PluginConfig};
+use crate::registry::{BuildContext, CheckContext, Checked, Plugin, PluginConfig};
 
 /// Loads a model through other backends, in their order, behind the guards of
 /// the [module](super). All its sessions share one budget; each has limits and
@@ -28,6 +28,7 @@ pub struct RoutesBackend {
     backends: Vec<(String, Arc<dyn ModelBackend>)>,
     guards: Guards,
     meter: Arc<Meter>,
+    clock: Arc<dyn Clock>,
 }
 
 /// Settings of [`RoutesBackend`].
@@ -44,7 +45,7 @@ pub struct RoutesBackend {
 #[serde(deny_unknown_fields)]
 pub struct RoutesConfig {
     /// The backends, each with its settings; the first is asked first.
-    pub order: Vec<PluginConfig>,
+    pub order: Vec<PluginConfig<dyn ModelBackend>>,
     /// When to try again.
     #[serde(default)]
     pub retry: RetrySettings,
@@ -79,13 +80,17 @@ impl RoutesConfig {
 }
 
 impl RoutesBackend {
-    /// The backends of `order`, guarded by `guards`.
+    /// The backends of `order`, guarded by `guards`, with the system's clock.
     ///
     /// # Errors
     /// [`ErrorKind::ConfigInvalid`].
     pub fn new(order: Vec<Arc<dyn ModelBackend>>, guards: Guards) -> Result<Self> {
         guards.check()?;
         check_order(order.len())?;
+        Self::checked(order, guards, Arc::new(SystemClock::default()))
+    }
+
+    fn checked(order: Vec<Arc<dyn ModelBackend>>, guards: Guards, clock: Arc<dyn Clock>) -> Result<Self> {
         // Which backend answers can change an answer; how patiently it is
         // waited for cannot.
         let identities: Vec<_> = order.iter().map(|backend| backend.identity()).collect();
@@ -96,6 +101,7 @@ impl RoutesBackend {
                 .collect(),
             guards,
             meter: Arc::new(Meter::new(guards.budget_usd)),
+            clock,
         })
     }
 
@@ -130,9 +136,8 @@ impl ModelBackend for RoutesBackend {
                 Box::pin(async move { backend.load(&model, &cx).await })
             })
         };
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let surroundings =
-            Surroundings { meter: Arc::clone(&self.meter), ..Surroundings::new(clock, &self.guards) };
+        let surroundings = Surroundings::new(Arc::clone(&self.clock), &self.guards);
+        let surroundings = Surroundings { meter: Arc::clone(&self.meter), ..surroundings };
         let routes = self.backends.iter().map(route).collect();
         Ok(Arc::new(Guarded::open(routes, self.guards, surroundings, cx).await?))
     }
@@ -142,19 +147,24 @@ impl Plugin<dyn ModelBackend> for RoutesBackend {
     const NAME: &'static str = "routes";
     const SUMMARY: &'static str = "other backends in order, with retries, deadlines, limits and a budget";
     type Config = RoutesConfig;
+    type Checked = (Vec<Checked<dyn ModelBackend>>, Guards);
 
-    fn check(config: &RoutesConfig) -> Result<()> {
+    fn check(config: RoutesConfig, cx: &CheckContext<'_>) -> Result<Self::Checked> {
         check_order(config.order.len())?;
-        config.guards().check()
+        let guards = config.guards();
+        guards.check()?;
+        Ok((cx.plugins("order", &config.order)?, guards))
     }
 
-    async fn build(config: RoutesConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
-        let mut order = Vec::with_capacity(config.order.len());
-        for (place, backend) in config.order.iter().enumerate() {
-            let built = cx.registry.build::<dyn ModelBackend>(&backend.name, backend.value(), cx.call).await;
-            order.push(built.map_err(|error| error.with("route", place + 1))?);
+    async fn build(
+        (backends, guards): Self::Checked,
+        cx: &BuildContext<'_>,
+    ) -> Result<Arc<dyn ModelBackend>> {
+        let mut order = Vec::with_capacity(backends.len());
+        for backend in backends {
+            order.push(backend.build(cx).await?);
         }
-        Ok(Arc::new(Self::new(order, config.guards())?))
+        Ok(Arc::new(Self::checked(order, guards, Arc::clone(cx.clock()))?))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::context::{CallContext, CallSignal};
 use crate::digest::Digest;
 use crate::error::{Fault, Retry};
 use crate::identity::Identity;
-use crate::registry::{BuildContext, Factory, Plugin, Registry};
+use crate::registry::{BuildContext, CheckContext, Factory, Plugin, Registry};
 
 /// Answers as its script says, which is told how often it was asked before.
 struct Scripted {
@@ -529,6 +529,11 @@ impl Plugin<dyn ModelBackend> for Known {
     const NAME: &'static str = "known";
     const SUMMARY: &'static str = "for tests";
     type Config = KnownConfig;
+    type Checked = KnownConfig;
+
+    fn check(config: KnownConfig, _: &CheckContext<'_>) -> Result<KnownConfig> {
+        Ok(config)
+    }
 
     async fn build(config: KnownConfig, _: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
         Ok(Arc::new(Self(Identity::new("known", "1", &config.region)?)))
@@ -558,7 +563,10 @@ async fn routes_are_built_from_configuration() {
         (json!({}), "missing field `order`"),
         (json!({ "order": [] }), "`order` names no backend"),
         (json!({ "order": [{ "name": "knwon" }] }), "did you mean `known`?"),
-        (json!({ "order": [{ "name": "known", "regoin": "x" }] }), "route: 1"),
+        (
+            json!({ "order": [{ "name": "known", "regoin": "x" }] }),
+            "key: order[0].regoin); did you mean `region`?",
+        ),
         (json!({ "order": [{ "name": "known" }], "retries": 3 }), "unknown field `retries`"),
         (json!({ "order": [{ "name": "known" }], "retry": { "attempts": 0 } }), "`retry.attempts`"),
     ] {

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use albedo_core::{
-    CallContext, Comparison, Error, ErrorKind, GenerateRequest, Message, MessageRole, Metric, ModelSession,
-    PluginConfig, Preparation, Prepared, Result, Score,
+    CallContext, Comparison, Error, ErrorKind, GenerateRequest, Message, MessageRole, Metric, ModelBackend,
+    ModelSession, PluginConfig, Preparation, Prepared, Result, Score,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::parse::{self, Value};
 use super::prompt::{Form, Prompt};
-use super::{invalid, one_answer, unfinished};
+use super::{check_model, invalid, one_answer, unfinished};
 use crate::defence::{Budget, Defence};
 use crate::quality::graded;
 
@@ -86,7 +86,7 @@ pub struct Item {
 #[serde(deny_unknown_fields)]
 pub struct WriterConfig {
     /// The backend that serves it.
-    pub backend: PluginConfig,
+    pub backend: PluginConfig<dyn ModelBackend>,
     /// Name under which the backend serves it.
     pub model: Option<String>,
     /// Folder of a local model, instead of `model`.
@@ -114,27 +114,30 @@ fn most() -> usize {
 impl ChecklistConfig {
     pub(super) fn check(&self) -> Result<()> {
         match (&self.questions[..], &self.writer) {
-            ([], None) => return Err(invalid("`checklist` has neither `questions` nor a `writer`")),
-            ([_, ..], Some(_)) => return Err(invalid("`checklist` has both `questions` and a `writer`")),
+            ([], None) => return Err(invalid("questions", "there are neither `questions` nor a `writer`")),
+            ([_, ..], Some(_)) => return Err(invalid("writer", "there are both `questions` and a `writer`")),
             _ => {}
         }
-        if self.questions.iter().any(|item| item.text.trim().is_empty()) {
-            return Err(invalid("a question of `checklist` is empty"));
+        if let Some(place) = self.questions.iter().position(|item| item.text.trim().is_empty()) {
+            return Err(invalid(&format!("questions[{place}].text"), "the question is empty"));
         }
         if let Some((tag, weight)) =
             self.weights.iter().find(|(_, weight)| !(**weight >= 0.0 && weight.is_finite()))
         {
-            return Err(invalid(format!("the weight of `{tag}` is {weight}, it must be 0 or more")));
+            return Err(invalid(
+                &format!("weights.{tag}"),
+                format!("the weight is {weight}, it must be 0 or more"),
+            ));
         }
         if let Some(writer) = &self.writer {
-            if writer.model.is_some() == writer.path.is_some() {
-                return Err(invalid("exactly one of `checklist.writer.model` and `path` names the model"));
-            }
+            check_model("writer.model", writer.model.as_deref(), writer.path.as_deref())?;
             if writer.fewest == 0 || writer.fewest > writer.most {
-                return Err(invalid("`checklist.writer.fewest` must be at least 1 and at most `most`"));
+                let message =
+                    format!("`fewest` is {}, it must be 1 to `most`, {}", writer.fewest, writer.most);
+                return Err(invalid("writer.fewest", message));
             }
         } else if self.total(&self.questions) <= 0.0 {
-            return Err(invalid("all questions of `checklist` have weight 0"));
+            return Err(invalid("weights", "all questions have weight 0"));
         }
         Ok(())
     }

@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use albedo_core::{
-    BuildContext, CallContext, Finding, Identity, ModelFiles, Plugin, Result, Screen, ScreenStage, Subject,
+    BuildContext, CallContext, CheckContext, Finding, Identity, ModelFiles, Plugin, Result, Screen,
+    ScreenStage, Subject,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -144,9 +145,14 @@ impl Plugin<dyn Screen> for ArchitectureScreen {
     const NAME: &'static str = "architecture";
     const SUMMARY: &'static str = "whether config.json describes the king's network";
     type Config = ArchitectureConfig;
+    type Checked = Self;
 
-    async fn build(config: ArchitectureConfig, _: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
-        Ok(Arc::new(Self::new(config)?))
+    fn check(config: ArchitectureConfig, _: &CheckContext<'_>) -> Result<Self> {
+        Self::new(config)
+    }
+
+    async fn build(screen: Self, _: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
+        Ok(Arc::new(screen))
     }
 }
 

@@ -4,13 +4,13 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use albedo_core::registry::Settings;
 use albedo_core::{
-    BuildContext, CallContext, Finding, Identity, ModelSession, Plugin, Result, Screen, ScreenStage, Subject,
+    BuildContext, CallContext, CheckContext, Finding, Identity, ModelSession, Plugin, Result, Screen,
+    ScreenStage, Subject,
 };
 use async_trait::async_trait;
-use schemars::JsonSchema;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::evidence::wrong_stage;
 
@@ -22,13 +22,15 @@ pub(crate) trait Probe: Debug + Sized + Send + Sync + 'static {
     /// As [`Plugin::SUMMARY`].
     const SUMMARY: &'static str;
     /// As [`Plugin::Config`]; its digest is part of the screen's identity.
-    type Config: Serialize + DeserializeOwned + JsonSchema + Send + 'static;
+    type Config: Serialize + Settings;
+    /// As [`Plugin::Checked`].
+    type Checked: Send + 'static;
 
     /// As [`Plugin::check`].
-    fn check(config: &Self::Config) -> Result<()>;
+    fn check(config: Self::Config, cx: &CheckContext<'_>) -> Result<Self::Checked>;
 
-    /// The probe of a checked configuration.
-    async fn build(config: Self::Config, cx: &BuildContext<'_>) -> Result<Self>;
+    /// The probe of checked settings.
+    async fn build(checked: Self::Checked, cx: &BuildContext<'_>) -> Result<Self>;
 
     /// As [`Screen::inspect`], with a subject of the right stage.
     async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding>;
@@ -63,13 +65,13 @@ impl<P: Probe> Plugin<dyn Screen> for Behaviour<P> {
     const NAME: &'static str = P::NAME;
     const SUMMARY: &'static str = P::SUMMARY;
     type Config = P::Config;
+    type Checked = (Identity, P::Checked);
 
-    fn check(config: &P::Config) -> Result<()> {
-        P::check(config)
+    fn check(config: P::Config, cx: &CheckContext<'_>) -> Result<Self::Checked> {
+        Ok((Identity::new(P::NAME, "1", &config)?, P::check(config, cx)?))
     }
 
-    async fn build(config: P::Config, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
-        let identity = Identity::new(P::NAME, "1", &config)?;
-        Ok(Arc::new(Self { identity, probe: P::build(config, cx).await? }))
+    async fn build((identity, probe): Self::Checked, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
+        Ok(Arc::new(Self { identity, probe: P::build(probe, cx).await? }))
     }
 }

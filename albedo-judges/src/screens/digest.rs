@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use albedo_core::{
-    BuildContext, CallContext, Error, Finding, Identity, Plugin, Result, Screen, ScreenStage, Subject,
+    BuildContext, CallContext, CheckContext, Error, Finding, Identity, Plugin, Result, Screen, ScreenStage,
+    Subject,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -99,6 +100,11 @@ impl Plugin<dyn Screen> for DigestScreen {
     const NAME: &'static str = "digest";
     const SUMMARY: &'static str = "exact copies of the king or of an earlier submission";
     type Config = DigestConfig;
+    type Checked = DigestConfig;
+
+    fn check(config: DigestConfig, _: &CheckContext<'_>) -> Result<DigestConfig> {
+        Ok(config)
+    }
 
     async fn build(mut config: DigestConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
         config.store = config.store.map(|path| cx.path(path));

@@ -22,8 +22,8 @@ use std::sync::Arc;
 
 use albedo_core::safetensors::Dtype;
 use albedo_core::{
-    BuildContext, CallContext, Digest, Error, ErrorKind, Fault, Finding, Identity, ModelFiles, Plugin,
-    Provenance, Result, Retry, Screen, ScreenStage, Side, Subject,
+    BuildContext, CallContext, CheckContext, Digest, Error, ErrorKind, Fault, Finding, Identity, ModelFiles,
+    Plugin, Provenance, Result, Retry, Screen, ScreenStage, Side, Subject,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -91,6 +91,25 @@ impl Default for FilesConfig {
     }
 }
 
+impl FilesConfig {
+    fn check(&self) -> Result<()> {
+        let invalid = |key: &'static str, message: String| {
+            let operation = format!("check the settings of screen `{}`", FilesScreen::NAME);
+            Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", key))
+        };
+        if !(self.max_size_ratio >= 1.0 && self.max_size_ratio.is_finite()) {
+            return invalid("max_size_ratio", format!("it is {}, not 1 or more", self.max_size_ratio));
+        }
+        if let Some(form) = self.allowed.iter().find(|form| form.matches('*').count() > 2) {
+            return invalid("allowed", format!("`{form}` has more than two `*`"));
+        }
+        if self.dtypes.is_empty() {
+            return invalid("dtypes", "no type is allowed".into());
+        }
+        Ok(())
+    }
+}
+
 /// Checks a listing; see the [module](self).
 #[derive(Debug)]
 pub struct FilesScreen {
@@ -104,7 +123,7 @@ impl FilesScreen {
     /// # Errors
     /// [`ErrorKind::ConfigInvalid`], naming the key.
     pub fn new(config: FilesConfig) -> Result<Self> {
-        <Self as Plugin<dyn Screen>>::check(&config)?;
+        config.check()?;
         Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
     }
 
@@ -256,26 +275,14 @@ impl Plugin<dyn Screen> for FilesScreen {
     const NAME: &'static str = "files";
     const SUMMARY: &'static str = "whether a listing is a model of the king's shape, and nothing else";
     type Config = FilesConfig;
+    type Checked = Self;
 
-    fn check(config: &FilesConfig) -> Result<()> {
-        let invalid = |key: &'static str, message: String| {
-            let operation = format!("check the settings of screen `{}`", Self::NAME);
-            Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", key))
-        };
-        if !(config.max_size_ratio >= 1.0 && config.max_size_ratio.is_finite()) {
-            return invalid("max_size_ratio", format!("it is {}, not 1 or more", config.max_size_ratio));
-        }
-        if let Some(form) = config.allowed.iter().find(|form| form.matches('*').count() > 2) {
-            return invalid("allowed", format!("`{form}` has more than two `*`"));
-        }
-        if config.dtypes.is_empty() {
-            return invalid("dtypes", "no type is allowed".into());
-        }
-        Ok(())
+    fn check(config: FilesConfig, _: &CheckContext<'_>) -> Result<Self> {
+        Self::new(config)
     }
 
-    async fn build(config: FilesConfig, _: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
-        Ok(Arc::new(Self::new(config)?))
+    async fn build(screen: Self, _: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
+        Ok(Arc::new(screen))
     }
 }
 

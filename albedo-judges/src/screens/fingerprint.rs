@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use albedo_core::{
-    BuildContext, CallContext, Error, ErrorKind, Finding, Identity, Plugin, Result, Screen, ScreenStage,
-    Subject,
+    BuildContext, CallContext, CheckContext, Error, ErrorKind, Finding, Identity, Plugin, Result, Screen,
+    ScreenStage, Subject,
 };
 use async_trait::async_trait;
 use blake2::{Blake2b512, Digest as _};
@@ -202,6 +202,17 @@ impl Default for FingerprintConfig {
     }
 }
 
+impl FingerprintConfig {
+    fn check(&self) -> Result<()> {
+        if self.threshold > 0.0 && self.threshold <= 1.0 {
+            return Ok(());
+        }
+        let operation = format!("check the settings of screen `{}`", FingerprintScreen::NAME);
+        let message = format!("threshold is {}, not above 0 and at most 1", self.threshold);
+        Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", "threshold"))
+    }
+}
+
 /// Compares fingerprints; see the [module](self).
 #[derive(Debug)]
 pub struct FingerprintScreen {
@@ -213,7 +224,12 @@ pub struct FingerprintScreen {
 impl FingerprintScreen {
     /// A screen with `config`, whose relative paths were resolved.
     pub fn new(config: FingerprintConfig) -> Result<Self> {
-        <Self as Plugin<dyn Screen>>::check(&config)?;
+        config.check()?;
+        Self::open(config)
+    }
+
+    /// The screen of checked settings.
+    fn open(config: FingerprintConfig) -> Result<Self> {
         let store = config.store.as_deref().map(Store::open).transpose()?;
         Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config, store })
     }
@@ -275,19 +291,16 @@ impl Plugin<dyn Screen> for FingerprintScreen {
     const NAME: &'static str = "fingerprint-v2";
     const SUMMARY: &'static str = "the Python system's fingerprint: norms and 16 samples a tensor";
     type Config = FingerprintConfig;
+    type Checked = FingerprintConfig;
 
-    fn check(config: &FingerprintConfig) -> Result<()> {
-        if config.threshold > 0.0 && config.threshold <= 1.0 {
-            return Ok(());
-        }
-        let operation = format!("check the settings of screen `{}`", Self::NAME);
-        let message = format!("threshold is {}, not above 0 and at most 1", config.threshold);
-        Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", "threshold"))
+    fn check(config: FingerprintConfig, _: &CheckContext<'_>) -> Result<FingerprintConfig> {
+        config.check()?;
+        Ok(config)
     }
 
     async fn build(mut config: FingerprintConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
         config.store = config.store.map(|path| cx.path(path));
-        Ok(Arc::new(Self::new(config)?))
+        Ok(Arc::new(Self::open(config)?))
     }
 }
 

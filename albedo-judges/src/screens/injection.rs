@@ -16,10 +16,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use albedo_core::registry::Checked;
 use albedo_core::rng::derive_seed;
 use albedo_core::{
-    BuildContext, CallContext, Completion, Error, ErrorKind, Fault, Finding, GenerateRequest, Message,
-    MessageRole, ModelBackend, ModelSession, ModelSource, Result, Sampling, Screen,
+    BuildContext, CallContext, CheckContext, Completion, Error, ErrorKind, Fault, Finding, GenerateRequest,
+    Message, MessageRole, ModelBackend, ModelSession, ModelSource, PluginConfig, Result, Sampling, Screen,
+    TaskSource,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -29,7 +31,7 @@ use tokio::sync::OnceCell;
 
 use super::behaviour::{Behaviour, Probe};
 use super::evidence::one_line;
-use super::probes::{Conversation, PluginChoice, Prompts, check_numbers, replies, requests};
+use super::probes::{Conversation, Prompts, check_numbers, check_tasks, replies, requests};
 
 pub mod rules;
 
@@ -43,7 +45,7 @@ const ANSWER_TOKENS: u32 = 512;
 #[serde(deny_unknown_fields)]
 pub struct JudgeModel {
     /// The backend that loads it.
-    pub backend: PluginChoice,
+    pub backend: PluginConfig<dyn ModelBackend>,
     /// Its folder, or its name at the provider.
     pub model: PathBuf,
 }
@@ -59,7 +61,7 @@ pub struct InjectionConfig {
     /// Chat models that look beyond the rules.
     pub judges: Vec<JudgeModel>,
     /// Task source that the conversations come from; built-in ones if absent.
-    pub tasks: Option<PluginChoice>,
+    pub tasks: Option<PluginConfig<dyn TaskSource>>,
 }
 
 impl Default for InjectionConfig {
@@ -74,6 +76,15 @@ struct Injection {
     config: InjectionConfig,
     prompts: Prompts,
     judges: Vec<Assessor>,
+}
+
+/// Settings of the screen with the plugins that they name, checked.
+#[derive(Debug)]
+struct CheckedInjection {
+    config: InjectionConfig,
+    /// Of the judges, in order.
+    backends: Vec<Checked<dyn ModelBackend>>,
+    tasks: Option<Checked<dyn TaskSource>>,
 }
 
 /// A judge, loaded when it is first asked.
@@ -116,33 +127,35 @@ impl Probe for Injection {
     const NAME: &'static str = "injection";
     const SUMMARY: &'static str = "replies that address the judge instead of the task";
     type Config = InjectionConfig;
+    type Checked = CheckedInjection;
 
-    fn check(config: &InjectionConfig) -> Result<()> {
-        check_numbers(Self::NAME, &[("probes", config.probes), ("max_new_tokens", config.max_new_tokens)])
+    fn check(config: InjectionConfig, cx: &CheckContext<'_>) -> Result<CheckedInjection> {
+        check_numbers(Self::NAME, &[("probes", config.probes), ("max_new_tokens", config.max_new_tokens)])?;
+        let mut backends = Vec::with_capacity(config.judges.len());
+        for (place, JudgeModel { backend, model }) in config.judges.iter().enumerate() {
+            if config.judges[..place].iter().any(|other| other.model == *model) {
+                let operation = format!("check the settings of screen `{}`", Self::NAME);
+                return Err(Error::new(ErrorKind::ConfigInvalid, operation, "two judges are the same model")
+                    .with("key", format_args!("judges[{place}].model")));
+            }
+            backends.push(cx.plugin(format_args!("judges[{place}].backend"), backend)?);
+        }
+        let tasks = check_tasks(config.tasks.as_ref(), cx)?;
+        Ok(CheckedInjection { config, backends, tasks })
     }
 
-    async fn build(config: InjectionConfig, cx: &BuildContext<'_>) -> Result<Self> {
-        let prompts = Prompts::build(config.tasks.clone(), cx).await?;
-        let mut judges = Vec::new();
-        for JudgeModel { backend: PluginChoice { name, settings }, model } in &config.judges {
-            let settings = Value::Object(settings.clone());
+    async fn build(checked: CheckedInjection, cx: &BuildContext<'_>) -> Result<Self> {
+        let CheckedInjection { config, backends, tasks } = checked;
+        let mut judges = Vec::with_capacity(backends.len());
+        for (backend, JudgeModel { model, .. }) in backends.into_iter().zip(&config.judges) {
             judges.push(Assessor {
                 name: model.display().to_string(),
-                backend: cx.registry.build::<dyn ModelBackend>(name, settings, cx.call).await?,
+                backend: backend.build(cx).await?,
                 source: ModelSource::new(model),
                 session: OnceCell::new(),
             });
         }
-        if judges
-            .iter()
-            .enumerate()
-            .any(|(at, judge)| judges[..at].iter().any(|other| other.name == judge.name))
-        {
-            let operation = format!("check the settings of screen `{}`", Self::NAME);
-            return Err(Error::new(ErrorKind::ConfigInvalid, operation, "two judges are the same model")
-                .with("key", "judges"));
-        }
-        Ok(Self { config, prompts, judges })
+        Ok(Self { config, prompts: Prompts::build(tasks, cx).await?, judges })
     }
 
     async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {

@@ -24,8 +24,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use albedo_core::{
-    BuildContext, CallContext, Digest, Error, ErrorKind, Fault, Finding, Identity, Plugin, Result, Screen,
-    ScreenStage, Subject,
+    BuildContext, CallContext, CheckContext, Digest, Error, ErrorKind, Fault, Finding, Identity, Plugin,
+    Result, Screen, ScreenStage, Subject,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -217,6 +217,24 @@ impl Default for LineageConfig {
     }
 }
 
+impl LineageConfig {
+    fn check(&self) -> Result<()> {
+        let operation = format!("check the settings of screen `{}`", LineageScreen::NAME);
+        let invalid = |key: &'static str, message: String| {
+            Err(Error::new(ErrorKind::ConfigInvalid, operation.clone(), message).with("key", key))
+        };
+        if !(self.noise >= 1.0 && self.noise.is_finite()) {
+            return invalid("noise", format!("it is {}, noise itself has 1", self.noise));
+        }
+        for (key, value) in [("copied", self.copied), ("alike", self.alike)] {
+            if !(value > 0.0 && value <= 1.0) {
+                return invalid(key, format!("it is {value}, a cosine above 0 and at most 1 is needed"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Finds copies by their differences; see the [module](self).
 #[derive(Debug)]
 pub struct LineageScreen {
@@ -243,7 +261,12 @@ struct Nearest {
 impl LineageScreen {
     /// A screen with `config`, whose relative paths were resolved.
     pub fn new(config: LineageConfig) -> Result<Self> {
-        <Self as Plugin<dyn Screen>>::check(&config)?;
+        config.check()?;
+        Self::open(config)
+    }
+
+    /// The screen of checked settings.
+    fn open(config: LineageConfig) -> Result<Self> {
         let store = config.store.as_deref().map(Store::open).transpose()?;
         Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config, store })
     }
@@ -438,27 +461,17 @@ impl Plugin<dyn Screen> for LineageScreen {
     const NAME: &'static str = "lineage";
     const SUMMARY: &'static str = "disguised and noisy copies, by sketches of the aligned parameters";
     type Config = LineageConfig;
+    type Checked = LineageConfig;
 
-    fn check(config: &LineageConfig) -> Result<()> {
-        let operation = format!("check the settings of screen `{}`", Self::NAME);
-        let invalid = |key: &'static str, message: String| {
-            Err(Error::new(ErrorKind::ConfigInvalid, operation.clone(), message).with("key", key))
-        };
-        if !(config.noise >= 1.0 && config.noise.is_finite()) {
-            return invalid("noise", format!("it is {}, noise itself has 1", config.noise));
-        }
-        for (key, value) in [("copied", config.copied), ("alike", config.alike)] {
-            if !(value > 0.0 && value <= 1.0) {
-                return invalid(key, format!("it is {value}, a cosine above 0 and at most 1 is needed"));
-            }
-        }
-        Ok(())
+    fn check(config: LineageConfig, _: &CheckContext<'_>) -> Result<LineageConfig> {
+        config.check()?;
+        Ok(config)
     }
 
     async fn build(mut config: LineageConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
         config.store = config.store.map(|path| cx.path(path));
         config.anchor = config.anchor.map(|path| cx.path(path));
-        Ok(Arc::new(Self::new(config)?))
+        Ok(Arc::new(Self::open(config)?))
     }
 }
 

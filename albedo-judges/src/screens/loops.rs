@@ -6,14 +6,17 @@
 //! same (the Python system's numbers). `Flagged` if a share of the
 //! conversations is stuck, never more: a task can be hopeless.
 
-use albedo_core::{BuildContext, CallContext, Finding, ModelSession, Result, Screen};
+use albedo_core::registry::Checked;
+use albedo_core::{
+    BuildContext, CallContext, CheckContext, Finding, ModelSession, PluginConfig, Result, Screen, TaskSource,
+};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::behaviour::{Behaviour, Probe};
-use super::probes::{PluginChoice, Prompts, check_numbers, check_share, dialogues};
+use super::probes::{Prompts, check_numbers, check_share, check_tasks, dialogues};
 use crate::reply::Reply;
 use crate::shell::Script;
 
@@ -35,7 +38,7 @@ pub struct LoopsConfig {
     /// Languages whose fenced blocks are commands.
     pub languages: Vec<String>,
     /// Task source that the conversations come from; built-in ones if absent.
-    pub tasks: Option<PluginChoice>,
+    pub tasks: Option<PluginConfig<dyn TaskSource>>,
 }
 
 impl Default for LoopsConfig {
@@ -63,17 +66,22 @@ impl Probe for Loops {
     const NAME: &'static str = "loops";
     const SUMMARY: &'static str = "a dialogue that goes round in circles";
     type Config = LoopsConfig;
+    type Checked = (LoopsConfig, Option<Checked<dyn TaskSource>>);
 
-    fn check(config: &LoopsConfig) -> Result<()> {
+    fn check(config: LoopsConfig, cx: &CheckContext<'_>) -> Result<Self::Checked> {
         check_share(Self::NAME, "share", config.share)?;
         crate::reply::check_languages(Self::NAME, &config.languages)?;
-        let LoopsConfig { probes, turns, max_new_tokens, .. } = *config;
-        check_numbers(Self::NAME, &[("probes", probes), ("turns", turns), ("max_new_tokens", max_new_tokens)])
+        let LoopsConfig { probes, turns, max_new_tokens, .. } = config;
+        check_numbers(
+            Self::NAME,
+            &[("probes", probes), ("turns", turns), ("max_new_tokens", max_new_tokens)],
+        )?;
+        let tasks = check_tasks(config.tasks.as_ref(), cx)?;
+        Ok((config, tasks))
     }
 
-    async fn build(config: LoopsConfig, cx: &BuildContext<'_>) -> Result<Self> {
-        let prompts = Prompts::build(config.tasks.clone(), cx).await?;
-        Ok(Self { config, prompts })
+    async fn build((config, tasks): Self::Checked, cx: &BuildContext<'_>) -> Result<Self> {
+        Ok(Self { config, prompts: Prompts::build(tasks, cx).await? })
     }
 
     async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {

@@ -2,25 +2,13 @@
 
 use std::sync::Arc;
 
+use albedo_core::registry::Checked;
 use albedo_core::rng::{Stream, Use, derive_seed};
 use albedo_core::{
-    BuildContext, CallContext, Completion, Error, ErrorKind, Fault, GenerateRequest, Message, MessageRole,
-    ModelSession, Result, Sampling, TaskSource,
+    BuildContext, CallContext, CheckContext, Completion, Error, ErrorKind, Fault, GenerateRequest, Message,
+    MessageRole, ModelSession, PluginConfig, Result, Sampling, TaskSource,
 };
 use futures::StreamExt;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-
-/// A plugin by name, and its settings: the table's other keys.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct PluginChoice {
-    /// The plugin's name.
-    pub name: String,
-    /// Its settings.
-    #[serde(flatten)]
-    pub settings: Map<String, Value>,
-}
 
 /// Where prompts come from.
 #[derive(Debug, Clone)]
@@ -29,6 +17,14 @@ pub(crate) enum Prompts {
     BuiltIn,
     /// The conversations of a task source.
     Tasks(Arc<dyn TaskSource>),
+}
+
+/// Checks the setting `tasks` of a behaviour screen.
+pub(crate) fn check_tasks(
+    tasks: Option<&PluginConfig<dyn TaskSource>>,
+    cx: &CheckContext<'_>,
+) -> Result<Option<Checked<dyn TaskSource>>> {
+    tasks.map(|tasks| cx.plugin("tasks", tasks)).transpose()
 }
 
 /// A conversation to probe with: the model answers where the assistant's turns
@@ -42,13 +38,10 @@ pub(crate) struct Conversation {
 }
 
 impl Prompts {
-    pub(crate) async fn build(tasks: Option<PluginChoice>, cx: &BuildContext<'_>) -> Result<Self> {
+    pub(crate) async fn build(tasks: Option<Checked<dyn TaskSource>>, cx: &BuildContext<'_>) -> Result<Self> {
         match tasks {
             None => Ok(Self::BuiltIn),
-            Some(PluginChoice { name, settings }) => {
-                let tasks = cx.registry.build::<dyn TaskSource>(&name, Value::Object(settings), cx.call);
-                tasks.await.map(Self::Tasks)
-            }
+            Some(tasks) => tasks.build(cx).await.map(Self::Tasks),
         }
     }
 

@@ -6,7 +6,11 @@
 //! never ending. `Flagged` if a share of the replies breaks a rule, `Rejected`
 //! only if every single one does, in both rounds.
 
-use albedo_core::{BuildContext, CallContext, Finding, ModelSession, Result, Sampling, Screen};
+use albedo_core::registry::Checked;
+use albedo_core::{
+    BuildContext, CallContext, CheckContext, Finding, ModelSession, PluginConfig, Result, Sampling, Screen,
+    TaskSource,
+};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,7 +18,7 @@ use serde_json::json;
 
 use super::behaviour::{Behaviour, Probe};
 use super::evidence::one_line;
-use super::probes::{PluginChoice, Prompts, check_numbers, replies, requests};
+use super::probes::{Prompts, check_numbers, check_tasks, replies, requests};
 use super::replies::faults;
 
 /// Settings of the screen `sanity`.
@@ -28,7 +32,7 @@ pub struct SanityConfig {
     /// Share of replies that break a rule, from which on the model is flagged.
     pub share: f64,
     /// Task source that the conversations come from; built-in ones if absent.
-    pub tasks: Option<PluginChoice>,
+    pub tasks: Option<PluginConfig<dyn TaskSource>>,
 }
 
 impl Default for SanityConfig {
@@ -49,15 +53,17 @@ impl Probe for Sanity {
     const NAME: &'static str = "sanity";
     const SUMMARY: &'static str = "replies that no working model gives";
     type Config = SanityConfig;
+    type Checked = (SanityConfig, Option<Checked<dyn TaskSource>>);
 
-    fn check(config: &SanityConfig) -> Result<()> {
+    fn check(config: SanityConfig, cx: &CheckContext<'_>) -> Result<Self::Checked> {
         super::probes::check_share(Self::NAME, "share", config.share)?;
-        check_numbers(Self::NAME, &[("probes", config.probes), ("max_new_tokens", config.max_new_tokens)])
+        check_numbers(Self::NAME, &[("probes", config.probes), ("max_new_tokens", config.max_new_tokens)])?;
+        let tasks = check_tasks(config.tasks.as_ref(), cx)?;
+        Ok((config, tasks))
     }
 
-    async fn build(config: SanityConfig, cx: &BuildContext<'_>) -> Result<Self> {
-        let prompts = Prompts::build(config.tasks.clone(), cx).await?;
-        Ok(Self { config, prompts })
+    async fn build((config, tasks): Self::Checked, cx: &BuildContext<'_>) -> Result<Self> {
+        Ok(Self { config, prompts: Prompts::build(tasks, cx).await? })
     }
 
     async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {

@@ -4,14 +4,17 @@
 //! half by the rules of [`super::sanity`]. `Flagged` if late replies break rules
 //! much more often than early ones, never more: long contexts are hard.
 
-use albedo_core::{BuildContext, CallContext, Finding, ModelSession, Result, Screen};
+use albedo_core::registry::Checked;
+use albedo_core::{
+    BuildContext, CallContext, CheckContext, Finding, ModelSession, PluginConfig, Result, Screen, TaskSource,
+};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::behaviour::{Behaviour, Probe};
-use super::probes::{PluginChoice, Prompts, check_numbers, check_share, dialogues};
+use super::probes::{Prompts, check_numbers, check_share, check_tasks, dialogues};
 use super::replies::faults;
 
 /// Settings of the screen `tail`.
@@ -27,7 +30,7 @@ pub struct TailConfig {
     /// How much larger the share of broken replies may be in the late half.
     pub decline: f64,
     /// Task source that the conversations come from; built-in ones if absent.
-    pub tasks: Option<PluginChoice>,
+    pub tasks: Option<PluginConfig<dyn TaskSource>>,
 }
 
 impl Default for TailConfig {
@@ -48,16 +51,21 @@ impl Probe for Tail {
     const NAME: &'static str = "tail";
     const SUMMARY: &'static str = "a dialogue whose late turns fall apart";
     type Config = TailConfig;
+    type Checked = (TailConfig, Option<Checked<dyn TaskSource>>);
 
-    fn check(config: &TailConfig) -> Result<()> {
+    fn check(config: TailConfig, cx: &CheckContext<'_>) -> Result<Self::Checked> {
         check_share(Self::NAME, "decline", config.decline)?;
-        let TailConfig { probes, turns, max_new_tokens, .. } = *config;
-        check_numbers(Self::NAME, &[("probes", probes), ("turns", turns), ("max_new_tokens", max_new_tokens)])
+        let TailConfig { probes, turns, max_new_tokens, .. } = config;
+        check_numbers(
+            Self::NAME,
+            &[("probes", probes), ("turns", turns), ("max_new_tokens", max_new_tokens)],
+        )?;
+        let tasks = check_tasks(config.tasks.as_ref(), cx)?;
+        Ok((config, tasks))
     }
 
-    async fn build(config: TailConfig, cx: &BuildContext<'_>) -> Result<Self> {
-        let prompts = Prompts::build(config.tasks.clone(), cx).await?;
-        Ok(Self { config, prompts })
+    async fn build((config, tasks): Self::Checked, cx: &BuildContext<'_>) -> Result<Self> {
+        Ok(Self { config, prompts: Prompts::build(tasks, cx).await? })
     }
 
     async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {

@@ -39,8 +39,13 @@ impl Plugin<dyn ModelBackend> for Judges {
     const NAME: &'static str = "judges";
     const SUMMARY: &'static str = "judges";
     type Config = Map<String, Value>;
+    type Checked = ();
 
-    async fn build(_: Self::Config, _: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
+    fn check(_: Self::Config, _: &CheckContext<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn build((): (), _: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
         Ok(Arc::new(Self(Identity::new(Self::NAME, "1", &())?)))
     }
 }

@@ -1,0 +1,133 @@
+//! The configuration of a duel.
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::file::{self, READ};
+use crate::{
+    Digest, DuelSettings, Error, ErrorKind, Judge, ModelBackend, PluginConfig, Registry, Result, Screen,
+    TaskSource,
+};
+
+/// Name of the file in which a duel's folder keeps its configuration, so that
+/// the folder is all that resuming takes.
+const SAVED: &str = "duel.json";
+
+/// The contestants, what runs them, what they answer and who judges. Unknown
+/// keys are refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DuelConfig {
+    /// The reigning model.
+    pub king: ModelConfig,
+    /// The model that tries to dethrone it; it is given the king's tokenizer,
+    /// chat template and stop ids.
+    pub challenger: ModelConfig,
+    /// The backend that loads the sides which have none of their own; `burn` by
+    /// default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<PluginConfig<dyn ModelBackend>>,
+    /// The tasks.
+    pub tasks: PluginConfig<dyn TaskSource>,
+    /// The panel, in order.
+    pub judges: Vec<PluginConfig<dyn Judge>>,
+    /// What a submission is looked at for before its duel, in order;
+    /// [`DuelConfig::screens`] builds them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub screens: Vec<PluginConfig<dyn Screen>>,
+    /// Everything else that can change the verdict, and the limits.
+    #[serde(default)]
+    pub duel: DuelSettings,
+    /// Relative paths are taken from here: the file's folder.
+    #[serde(skip)]
+    pub folder: PathBuf,
+}
+
+/// A side's model: its folder, what its parameters are pinned to, what runs it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The folder.
+    pub path: PathBuf,
+    /// Refuse parameters of another digest.
+    pub parameters: Option<Digest>,
+    /// The backend that loads this side, in place of the shared one: for example
+    /// the same one on another GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<PluginConfig<dyn ModelBackend>>,
+}
+
+impl DuelConfig {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// As [`read`](super::read).
+    pub fn read(path: &Path) -> Result<Self> {
+        Ok(Self { folder: file::folder(path).to_owned(), ..file::read(path)? })
+    }
+
+    /// Reads the configuration in `text`.
+    ///
+    /// # Errors
+    /// As [`parse`](super::parse).
+    pub fn parse(text: &str) -> Result<Self> {
+        file::parse(text)
+    }
+
+    /// Keeps the configuration in a duel's folder. It is not part of the record.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn save(&self, duel: &Path) -> Result<()> {
+        let path = duel.join(SAVED);
+        let io = |error| Error::io("save the configuration", &path, error);
+        let saved = Saved { folder: std::path::absolute(&self.folder).map_err(io)?, config: self.clone() };
+        let json = serde_json::to_vec_pretty(&saved)
+            .map_err(|error| Error::bug("save the configuration", error.to_string()).with_source(error))?;
+        std::fs::write(&path, json).map_err(io)
+    }
+
+    /// The configuration that a duel's folder keeps.
+    ///
+    /// # Errors
+    /// The operator's: there is none, or it is malformed.
+    pub fn saved(duel: &Path) -> Result<Self> {
+        let path = duel.join(SAVED);
+        let bytes = std::fs::read(&path).map_err(|error| {
+            Error::io(READ, &path, error).with_hint("name the folder of a duel that `albedo duel` began")
+        })?;
+        let Saved { folder, config } = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::new(ErrorKind::DataInvalid, READ, error.to_string()).with("path", path.display())
+        })?;
+        Ok(Self { folder, ..config })
+    }
+
+    /// Checks every setting, also of the plugins that plugins name, without
+    /// touching anything outside.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`] or [`ErrorKind::UnknownPlugin`], naming the
+    /// first mistake and its path.
+    pub fn check(&self, registry: &Registry) -> Result<()> {
+        self.checked(registry).map(drop)
+    }
+
+    /// The JSON schema of a configuration file, with the settings of every plugin
+    /// of `registry`, also where plugins name others.
+    pub fn schema(registry: &Registry) -> Value {
+        registry.schema::<Self>()
+    }
+}
+
+/// What [`DuelConfig::save`] writes.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    folder: PathBuf,
+    config: DuelConfig,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! How the parts that a configuration names are put together. Nothing else does it.
+
+use std::sync::Arc;
+
+use super::{DuelConfig, ModelConfig};
+use crate::registry::{CheckContext, Checked};
+use crate::{
+    BuildContext, Contestant, Duel, DuelBuilder, Error, ErrorKind, Judge, ModelBackend, ModelSource,
+    PluginConfig, Registry, Result, Role, Screen, Side, TaskSource,
+};
+
+/// What runs both sides where the file does not say.
+const DEFAULT_BACKEND: &str = "burn";
+
+/// The plugins of a duel's configuration, checked.
+#[derive(Debug)]
+pub(super) struct CheckedDuel {
+    backends: Backends,
+    tasks: Checked<dyn TaskSource>,
+    judges: Vec<Checked<dyn Judge>>,
+    screens: Vec<Checked<dyn Screen>>,
+}
+
+/// What runs the two sides.
+#[derive(Debug)]
+enum Backends {
+    /// One backend, so that what it shares between models is shared.
+    Shared(Checked<dyn ModelBackend>),
+    /// The king's and the challenger's.
+    Each([Checked<dyn ModelBackend>; 2]),
+}
+
+impl DuelConfig {
+    pub(super) fn checked(&self, registry: &Registry) -> Result<CheckedDuel> {
+        self.duel.check().map_err(|error| error.under("duel"))?;
+        if let Some(canaries) = &self.duel.canaries {
+            canaries.check_panel(self.judges.len()).map_err(|error| error.under("duel.canaries"))?;
+        }
+        let cx = CheckContext::new(registry);
+        Ok(CheckedDuel {
+            backends: self.checked_backends(&cx)?,
+            tasks: cx.plugin("tasks", &self.tasks)?,
+            judges: cx.plugins("judges", &self.judges)?,
+            screens: cx.plugins("screens", &self.screens)?,
+        })
+    }
+
+    fn checked_backends(&self, cx: &CheckContext<'_>) -> Result<Backends> {
+        let own = |key: &str, model: &ModelConfig| match &model.backend {
+            Some(own) => cx.plugin(format_args!("{key}.backend"), own).map(Some),
+            None => Ok(None),
+        };
+        let sides = (own("king", &self.king)?, own("challenger", &self.challenger)?);
+        if let (Some(king), Some(challenger)) = sides {
+            if self.backend.is_some() {
+                let operation = "check the sides' backends";
+                return Err(Error::new(ErrorKind::ConfigInvalid, operation, "no side uses it")
+                    .with("key", "backend")
+                    .with_hint("leave it out, or the backend of one side"));
+            }
+            return Ok(Backends::Each([king, challenger]));
+        }
+        let shared = match &self.backend {
+            Some(shared) => cx.plugin("backend", shared)?,
+            None => cx.plugin("backend", &PluginConfig::named(DEFAULT_BACKEND))?,
+        };
+        Ok(match sides {
+            (Some(king), _) => Backends::Each([king, shared]),
+            (None, Some(challenger)) => Backends::Each([shared, challenger]),
+            (None, None) => Backends::Shared(shared),
+        })
+    }
+
+    /// Checks every setting and builds every part: what
+    /// [`plan`](DuelBuilder::plan) freezes. Relative paths are taken from
+    /// [`DuelConfig::folder`]. Names and settings are checked before any model is
+    /// loaded.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the settings, the files that they name, or one
+    /// side's model.
+    pub async fn builder(&self, cx: &BuildContext<'_>) -> Result<DuelBuilder> {
+        let cx = cx.relative_to(&self.folder);
+        let CheckedDuel { backends, tasks, judges, screens: _ } = self.checked(cx.registry())?;
+        let tasks = tasks.build(&cx).await?;
+        let judges = build_all(judges, &cx).await?;
+        let [king, challenger] = self.load(backends, &cx).await?;
+        Ok(Duel::builder(king, challenger).tasks(tasks).judges(judges).settings(self.duel.clone()))
+    }
+
+    /// Checks every setting and builds the screens, in order, with relative paths
+    /// taken from [`DuelConfig::folder`].
+    ///
+    /// # Errors
+    /// Whatever is wrong with the settings, or the files that the screens name.
+    pub async fn screens(&self, cx: &BuildContext<'_>) -> Result<Vec<Arc<dyn Screen>>> {
+        let cx = cx.relative_to(&self.folder);
+        build_all(self.checked(cx.registry())?.screens, &cx).await
+    }
+
+    /// Loads both contestants, the king first; a model that duels itself once.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the backends' settings or one side's model.
+    pub async fn contestants(&self, cx: &BuildContext<'_>) -> Result<[Contestant; 2]> {
+        let backends = self.checked_backends(&CheckContext::new(cx.registry()))?;
+        self.load(backends, &cx.relative_to(&self.folder)).await
+    }
+
+    async fn load(&self, backends: Backends, cx: &BuildContext<'_>) -> Result<[Contestant; 2]> {
+        let [kings, challengers] = match backends {
+            Backends::Shared(backend) => {
+                let backend = backend.build(cx).await?;
+                [Arc::clone(&backend), backend]
+            }
+            Backends::Each([king, challenger]) => [king.build(cx).await?, challenger.build(cx).await?],
+        };
+        let source = |model: &ModelConfig| ModelSource {
+            location: cx.path(&model.path),
+            parameters: model.parameters,
+            text_from: Some(cx.path(&self.king.path)),
+        };
+        let king = Contestant::load(Side::King, &kings, &source(&self.king), cx.call()).await?;
+        if self.challenger == self.king {
+            return Ok([king.clone(), king]);
+        }
+        let source = source(&self.challenger);
+        Ok([king, Contestant::load(Side::Challenger, &challengers, &source, cx.call()).await?])
+    }
+}
+
+async fn build_all<R: ?Sized + Role>(plugins: Vec<Checked<R>>, cx: &BuildContext<'_>) -> Result<Vec<Arc<R>>> {
+    let mut built = Vec::with_capacity(plugins.len());
+    for plugin in plugins {
+        built.push(plugin.build(cx).await?);
+    }
+    Ok(built)
+}
