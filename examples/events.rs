@@ -61,9 +61,16 @@ async fn main() -> albedo::Result<()> {
 async fn demo(path: PathBuf) -> albedo::Result<PathBuf> {
     let events = Arc::new(EventFile::create(&path)?);
     let cx = CallContext::new().with_events(events.clone());
+    let registry = Registry::linked()?;
     let config = DuelConfig::read(&albedo::demo::Demo::locate()?.config())?;
     let store = MemoryStore::default();
-    config.builder(Registry::linked()?, &cx).await?.plan(&store, &cx).await?.run(&store, &cx).await?;
+    config
+        .builder(&BuildContext::new(&registry, &cx))
+        .await?
+        .plan(&store, &cx)
+        .await?
+        .run(&store, &cx)
+        .await?;
     events.finish()?;
     Ok(path)
 }

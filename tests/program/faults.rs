@@ -41,8 +41,9 @@ async fn word_of_every_third() -> (String, usize) {
     let words: Vec<_> = words
         .filter(|(word, _)| word.len() > 3 && word.bytes().all(|byte| byte.is_ascii_lowercase()))
         .collect();
-    let (registry, cx) = (Registry::linked().expect("plugins").relative_to(demo()), CallContext::new());
-    let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" }), &cx).await;
+    let (registry, cx) = (Registry::linked().expect("plugins"), CallContext::new());
+    let plugins = BuildContext::new(&registry, &cx).relative_to(demo());
+    let tasks = plugins.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" })).await;
     let tasks = tasks.expect("opens");
     let mut having: BTreeMap<usize, u64> = BTreeMap::new();
     for row in 0..tasks.info().rows {

@@ -118,9 +118,9 @@ fn both_orders_share_the_prompt_up_to_the_replies_and_tries_up_to_the_nonce() {
     let judge = judge(json!({}), scripted(longer));
     let here = comparison(SEARCH, SEARCH, TEST);
     let mut there = comparison(SEARCH, TEST, SEARCH);
-    there.marks.nonce = Digest::of("another");
+    there.marks.nonce = albedo_core::Digest::of("another");
     let mut again = here.clone();
-    again.marks.nonce = Digest::of("a third");
+    again.marks.nonce = albedo_core::Digest::of("a third");
     let prompt = |request| judge.prompt(request).expect("asks").expect("a prompt");
     let common = |one: &str, other: &str| one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
     let (here, there, again) = (prompt(&here), prompt(&there), prompt(&again));

@@ -48,10 +48,15 @@ impl Plugin<dyn ModelBackend> for MyPlugin {
     const NAME: &'static str = "my-plugin";
     const SUMMARY: &'static str = "answers every prompt with the text of the model's `reply.txt`";
     type Config = Config;
+    type Checked = Self;
 
     // Raise the version whenever a reply could change: records name it.
-    async fn build(config: Config, _cx: &BuildContext<'_>) -> albedo::Result<Arc<dyn ModelBackend>> {
-        Ok(Arc::new(Self { identity: Identity::new(Self::NAME, "1", &config)?, config }))
+    fn check(config: Config, _cx: &CheckContext<'_>) -> albedo::Result<Self> {
+        Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
+    }
+
+    async fn build(backend: Self, _cx: &BuildContext<'_>) -> albedo::Result<Arc<dyn ModelBackend>> {
+        Ok(Arc::new(backend))
     }
 }
 
@@ -159,8 +164,8 @@ mod tests {
             session: SessionFixture { samples: false, ..SessionFixture::new(conversations) },
         };
         let (cx, registry) = (CallContext::new(), Registry::linked().expect("no name is taken twice"));
-        let backend = registry
-            .build::<dyn ModelBackend>("my-plugin", serde_json::json!({}), &cx)
+        let backend = BuildContext::new(&registry, &cx)
+            .build::<dyn ModelBackend>("my-plugin", serde_json::json!({}))
             .await
             .expect("builds");
         Box::pin(check_backend(&*backend, &fixture)).await.expect("conforms");

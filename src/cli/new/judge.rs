@@ -58,17 +58,20 @@ impl Plugin<dyn Judge> for MyPlugin {
     const NAME: &'static str = "my-plugin";
     const SUMMARY: &'static str = "prefers the shorter reply";
     type Config = Config;
-
-    fn check(config: &Config) -> albedo::Result<()> {
-        if config.longest > 0 {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::ConfigInvalid, "check the settings of judge `my-plugin`", "`longest` is 0"))
-    }
+    type Checked = Self;
 
     // Raise the version whenever an answer could change: records name it.
-    async fn build(config: Config, _cx: &BuildContext<'_>) -> albedo::Result<Arc<dyn Judge>> {
-        Ok(Arc::new(Self { identity: Identity::new(Self::NAME, "1", &config)?, config }))
+    fn check(config: Config, _cx: &CheckContext<'_>) -> albedo::Result<Self> {
+        if config.longest == 0 {
+            let operation = "check the settings of judge `my-plugin`";
+            let error = Error::new(ErrorKind::ConfigInvalid, operation, "`longest` is 0");
+            return Err(error.with("key", "longest").with_hint("set it to 1 or more"));
+        }
+        Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
+    }
+
+    async fn build(judge: Self, _cx: &BuildContext<'_>) -> albedo::Result<Arc<dyn Judge>> {
+        Ok(Arc::new(judge))
     }
 }
 
@@ -84,8 +87,10 @@ mod tests {
     #[tokio::test]
     async fn it_keeps_the_promises_of_a_judge() {
         let (cx, registry) = (CallContext::new(), Registry::linked().expect("no name is taken twice"));
-        let judge =
-            registry.build::<dyn Judge>("my-plugin", serde_json::json!({}), &cx).await.expect("builds");
+        let judge = BuildContext::new(&registry, &cx)
+            .build::<dyn Judge>("my-plugin", serde_json::json!({}))
+            .await
+            .expect("builds");
         let comparisons = vec![
             comparison("Which files are there?", "ls", ["ls", "I list the files first: ls"]),
             comparison("Which files are there?", "ls", ["", "ls -l"]),

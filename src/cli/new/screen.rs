@@ -56,10 +56,15 @@ impl Plugin<dyn Screen> for MyPlugin {
     const NAME: &'static str = "my-plugin";
     const SUMMARY: &'static str = "rejects models whose files are too large";
     type Config = Config;
+    type Checked = Self;
 
     // Raise the version whenever a finding could change: records name it.
-    async fn build(config: Config, _cx: &BuildContext<'_>) -> albedo::Result<Arc<dyn Screen>> {
-        Ok(Arc::new(Self { identity: Identity::new(Self::NAME, "1", &config)?, config }))
+    fn check(config: Config, _cx: &CheckContext<'_>) -> albedo::Result<Self> {
+        Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
+    }
+
+    async fn build(screen: Self, _cx: &BuildContext<'_>) -> albedo::Result<Arc<dyn Screen>> {
+        Ok(Arc::new(screen))
     }
 }
 
@@ -81,7 +86,10 @@ mod tests {
         let files = FolderFiles::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
         let subject = Subject::Files { submission: &files as &dyn ModelFiles, king: &files };
         for (settings, rejected) in [(json!({}), false), (json!({ "max_bytes": 1 }), true)] {
-            let screen = registry.build::<dyn Screen>("my-plugin", settings, &cx).await.expect("builds");
+            let screen = BuildContext::new(&registry, &cx)
+                .build::<dyn Screen>("my-plugin", settings)
+                .await
+                .expect("builds");
             check_screen(&*screen, &[subject], Duration::from_mins(1)).await.expect("conforms");
             let finding = screen.inspect(subject, &cx).await.expect("looks");
             assert_eq!(matches!(finding, Finding::Rejected(_)), rejected);
