@@ -61,7 +61,7 @@ async fn main() -> Result<()> {
 
 async fn duel(cx: &CallContext) -> Result<Duel> {
     let backend: Arc<dyn ModelBackend> = Arc::new(Instantly::new()?);
-    let load = async |side, name| Contestant::load(side, &backend, &ModelSource::new(name), cx).await;
+    let load = async |side, name| Contestant::load(side, &backend, &ModelSource::served(name), cx).await;
     let (king, challenger) = (load(Side::King, "king").await?, load(Side::Challenger, "challenger").await?);
     // The margin alone: the bootstrap of `margin-lcb` would be most of the time.
     let settings =
@@ -102,7 +102,7 @@ impl ModelBackend for Instantly {
     }
 
     async fn load(&self, source: &ModelSource, _: &CallContext) -> Result<Arc<dyn ModelSession>> {
-        let name = source.location.display().to_string();
+        let name = source.model.to_string();
         let model = ModelInfo::new(Digest::of(&name), "Instant", 32_768)
             .with_text(Digest::of(""), Digest::of(""), vec![])
             .with_config(Digest::of(""));

@@ -85,7 +85,7 @@ impl ModelBackend for NGramBackend {
 
     async fn load(&self, model: &ModelSource, cx: &CallContext) -> albedo::Result<Arc<dyn ModelSession>> {
         const LOAD: &str = "load the n-grams";
-        let path = model.location.join(CORPUS);
+        let path = model.model.require_folder(LOAD)?.join(CORPUS);
         let bytes = fs::read(&path).map_err(|error| Error::io(LOAD, &path, error))?;
         let parameters = Digest::of(format!("{}  {CORPUS}\n", Digest::of(&bytes)));
         if model.parameters.is_some_and(|pinned| pinned != parameters) {

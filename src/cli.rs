@@ -15,7 +15,7 @@ mod calibrate;
 mod config;
 mod duel;
 mod exit;
-#[cfg(feature = "judges")]
+#[cfg(feature = "screens")]
 mod fingerprint;
 mod generate;
 mod judge;
@@ -23,7 +23,7 @@ mod new;
 mod output;
 mod plugins;
 mod record;
-#[cfg(feature = "judges")]
+#[cfg(feature = "screens")]
 mod screen;
 mod shell;
 mod source;
@@ -54,10 +54,10 @@ enum Command {
     /// Measure how fast a model reads and writes.
     Bench(bench::Arguments),
     /// Screen a model before it may duel: files, copies, behaviour.
-    #[cfg(feature = "judges")]
+    #[cfg(feature = "screens")]
     Screen(screen::Arguments),
     /// Fingerprint a model, and remember it in a store.
-    #[cfg(feature = "judges")]
+    #[cfg(feature = "screens")]
     Fingerprint(fingerprint::Arguments),
     /// Read the record of a duel.
     #[command(subcommand)]
@@ -122,9 +122,9 @@ fn run(arguments: Arguments) -> Result<Exit> {
         Command::Calibrate(arguments) => runtime.block_on(calibrate::run(&arguments, &cx)),
         Command::Generate(arguments) => runtime.block_on(generate::run(&arguments, &cx)),
         Command::Bench(arguments) => runtime.block_on(bench::run(&arguments, &cx)),
-        #[cfg(feature = "judges")]
+        #[cfg(feature = "screens")]
         Command::Screen(arguments) => runtime.block_on(screen::run(&arguments, &cx)),
-        #[cfg(feature = "judges")]
+        #[cfg(feature = "screens")]
         Command::Fingerprint(arguments) => fingerprint::run(&arguments, &cx),
         Command::Record(command) => runtime.block_on(record::run(&command, &cx)),
         Command::Config(command) => config::run(&command),

@@ -13,10 +13,17 @@
 //! | `report` | with `cli` | [`report`]: terminal progress and tables |
 //! | `tasks` | with `cli` | tasks `parquet` |
 //! | `cpu` | yes | backend `burn`: Qwen3 models on the CPU |
+//! | `cuda` | no | `cpu`, and backend `burn` on NVIDIA GPUs (needs LLVM to build) |
 //! | `openai` | yes | backend `openai`: chat models behind a server |
-//! | `judges` | yes | judges `chat`, `protocol`, `reference-action`, `reference-likelihood` |
+//! | `judges` | yes | judges `chat`, `protocol`, `reference-action`, `reference-likelihood`, `replay` |
+//! | `screens` | yes | `judges`, all screens, and the commands `albedo screen` and `albedo fingerprint` |
 //! | `conformance` | no | [`conformance`] and [`testing`], for the tests of plugins |
 //! | `chain` | no | chain `local` |
+//!
+//! Without any feature the crate is [`albedo_core`]: the roles, the duel engine,
+//! the decision rules, the record, and the backend `routes`. The backend `replay`
+//! and a model's files in a local folder come with any of `cpu`, `openai` and
+//! `tasks`.
 //!
 //! Linking a crate registers its plugins: [`Registry::linked`] has them all.
 #![forbid(unsafe_code)]

@@ -3,7 +3,7 @@
 pub use albedo_core::{
     Assessment, BuildContext, CallContext, ChainClient, CheckContext, Comparison, Contestant, Duel,
     DuelBuilder, DuelReport, DuelSettings, Error, ErrorKind, Event, EventKind, EventSink, Factory, Fault,
-    FileStore, Identity, Judge, JudgeProfile, MemoryStore, Metric, ModelBackend, ModelSession, ModelSource,
-    Outcome, Plugin, Record, RecordStore, Registry, Rule, Score, Screen, Seed, Side, TaskSource, Verdict,
-    register,
+    FileStore, Identity, Judge, JudgeProfile, MemoryStore, Metric, ModelBackend, ModelRef, ModelSession,
+    ModelSource, Outcome, Plugin, Record, RecordStore, Registry, Rule, Score, Screen, Seed, Side, TaskSource,
+    Verdict, register,
 };

@@ -258,7 +258,7 @@ impl ModelBackend for BurnBackend {
         // A load that is cancelled ends by itself before its next tensor.
         let loading = tokio::task::spawn_blocking(move || Session::load(&source, placement, &call));
         let session = cx.run(LOAD, loading).await?.map_err(|error| {
-            Error::bug(LOAD, "loading panicked").with("path", model.location.display()).with_source(error)
+            Error::bug(LOAD, "loading panicked").with("model", &model.model).with_source(error)
         })??;
         Ok(Arc::new(session))
     }
@@ -303,14 +303,15 @@ impl Drop for Session {
 impl Session {
     fn load(source: &ModelSource, placement: Placement, cx: &CallContext) -> Result<Self> {
         cx.check(LOAD)?;
-        let config = Qwen3Config::load(&source.location)?;
-        let text = Arc::new(ChatText::load(source.text_location())?);
+        let folder = source.model.require_folder(LOAD)?;
+        let config = Qwen3Config::load(folder)?;
+        let text = Arc::new(ChatText::load(source.text().require_folder(LOAD)?)?);
         check_vocabulary(&config, &text, source)?;
-        let files = Arc::new(WeightFiles::open(&source.location)?);
+        let files = Arc::new(WeightFiles::open(folder)?);
         let alive = CallContext::new();
         let desk = Desk {
             text: Arc::clone(&text),
-            name: source.location.display().to_string(),
+            name: source.model.to_string(),
             context_length: config.max_position_embeddings,
             vocab_size: config.vocab_size,
             session: alive.clone(),
@@ -339,7 +340,7 @@ impl Session {
                 "the weight files do not have the pinned digest",
             )
             .about(Artefact::Model)
-            .with("path", source.location.display())
+            .with("path", folder.display())
             .with("pinned", pinned)
             .with("found", parameters)
             .with_hint("fetch the model again, or pin the digest of this one"));
@@ -577,8 +578,8 @@ fn check_vocabulary(config: &Qwen3Config, text: &ChatText, source: &ModelSource)
         format!("the tokenizer has {tokens} ids, the model's vocabulary {}", config.vocab_size),
     )
     .about(Artefact::Model)
-    .with("tokenizer", source.text_location().display())
-    .with("model", source.location.display())
+    .with("tokenizer", source.text())
+    .with("model", &source.model)
     .with_hint("use the tokenizer that the model was trained with"))
 }
 

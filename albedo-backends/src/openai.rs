@@ -37,6 +37,11 @@ const GENERATE: &str = "generate replies remotely";
 /// the server refuses what is too long.
 const UNKNOWN_CONTEXT: u32 = u32::MAX;
 
+/// What stands for a tokenizer and a chat template that only the server knows.
+/// It is the same for all remote models, so that two of them can duel: both
+/// sides are given the same conversations, which their servers render.
+const SERVERS_TEXT: &str = "rendered by the server";
+
 /// Names of OpenAI's own bounds on a reply's length, old and new.
 const MAX_TOKENS_KEYS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
@@ -228,14 +233,13 @@ impl OpenAiBackend {
     }
 
     fn model<'a>(&'a self, source: &'a ModelSource) -> Result<&'a str> {
-        let asked = match &self.config.model {
-            Some(model) => Some(model.as_str()),
-            None => source.location.to_str(),
-        };
-        asked.filter(|model| !model.is_empty()).ok_or_else(|| {
-            Error::new(ErrorKind::ConfigInvalid, LOAD, "the model has no name")
-                .with_hint("set `model` to a name that the server lists")
-        })
+        let served = source.model.require_served(LOAD)?;
+        let asked = self.config.model.as_deref().unwrap_or(served);
+        if asked.is_empty() {
+            return Err(Error::new(ErrorKind::ConfigInvalid, LOAD, "the model has no name")
+                .with_hint("set `model` to a name that the server lists"));
+        }
+        Ok(asked)
     }
 
     /// The longest context of `model` where the server tells, once it is known
@@ -302,7 +306,7 @@ impl ModelBackend for OpenAiBackend {
             self.config.context_length.or(context).unwrap_or(UNKNOWN_CONTEXT),
         )
         .with_dtype("remote")
-        .with_text(parameters, parameters, vec![])
+        .with_text(Digest::of(SERVERS_TEXT), Digest::of(SERVERS_TEXT), vec![])
         .with_config(self.identity.config);
         Ok(Arc::new(Session(Arc::new(Remote {
             model: model.to_owned(),

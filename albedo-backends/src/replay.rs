@@ -1,6 +1,6 @@
 //! `replay`: replies from a record instead of a model.
 //!
-//! A source's location names the side: `king` or `challenger`. Sessions are the
+//! A model's served name is its side: `king` or `challenger`. Sessions are the
 //! recorded models and the backend has the recorded identity, so that the plan
 //! of a duel replayed with it stays the same.
 
@@ -22,6 +22,8 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+const LOAD: &str = "load a recorded side";
 
 /// Settings of [`ReplayBackend`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -63,12 +65,10 @@ impl ModelBackend for ReplayBackend {
     }
 
     async fn load(&self, model: &ModelSource, _: &CallContext) -> Result<Arc<dyn ModelSession>> {
-        let error = |kind, message: &str| {
-            Error::new(kind, "load a recorded side", message).with("location", model.location.display())
-        };
-        let (side, ContestantPlan { model: info, .. }) = match model.location.to_str() {
-            Some("king") => (Side::King, &self.plan.king),
-            Some("challenger") => (Side::Challenger, &self.plan.challenger),
+        let error = |kind, message: &str| Error::new(kind, LOAD, message).with("model", &model.model);
+        let (side, ContestantPlan { model: info, .. }) = match model.model.require_served(LOAD)? {
+            "king" => (Side::King, &self.plan.king),
+            "challenger" => (Side::Challenger, &self.plan.challenger),
             _ => {
                 return Err(error(ErrorKind::NotFound, "a record has no such side")
                     .with_hint("name `king` or `challenger`"));

@@ -1,7 +1,6 @@
 //! Models: the [`ModelBackend`] and [`ModelSession`] roles and their requests.
 
 use std::fmt::Debug;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,6 +12,7 @@ use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Fault, Reach, Result};
 use crate::identity::Identity;
+use crate::model_ref::ModelRef;
 
 /// A stream of any type, as [`ModelSession::generate`] returns it.
 pub use futures::stream::BoxStream;
@@ -101,47 +101,52 @@ pub trait ModelSessionExt: ModelSession {
 
 impl<S: ModelSession + ?Sized> ModelSessionExt for S {}
 
-/// Where a model's bytes are, and what they are pinned to.
+/// Which model to load, and what its parameters are pinned to.
 ///
 /// ```
-/// use albedo_core::{Digest, ModelSource};
+/// use std::path::Path;
 ///
-/// // The challenger is read with the king's tokenizer, and refused unless its
-/// // parameters are those that were announced.
-/// let source = ModelSource {
-///     parameters: Some(Digest::of("what was announced")),
-///     ..ModelSource::new("models/challenger").with_text_from("models/king")
-/// };
-/// assert_eq!(source.text_location(), std::path::Path::new("models/king"));
+/// use albedo_core::{ModelRef, ModelSource};
+///
+/// let king = Path::new("models/king");
+/// let challenger = ModelSource::new(Path::new("models/challenger")).with_text_from(king);
+/// assert_eq!(challenger.text(), &ModelRef::from(king));
+/// let judge = ModelSource::served("deepseek/deepseek-v3.2");
+/// assert_eq!(judge.text(), &judge.model);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelSource {
-    /// A folder with `config.json`, `*.safetensors`, `tokenizer.json` and
-    /// `tokenizer_config.json`; for remote backends, the served model's name.
-    pub location: PathBuf,
+    /// The model.
+    pub model: ModelRef,
     /// Refuse to load anything with another parameters digest.
     pub parameters: Option<Digest>,
-    /// Take tokenizer, chat template and stop ids from this folder instead: a
-    /// duel gives both sides the king's.
-    pub text_from: Option<PathBuf>,
+    /// Take tokenizer, chat template and stop ids from this model instead: a
+    /// duel gives both sides the king's. A backend whose server renders prompts
+    /// leaves it alone.
+    pub text_from: Option<ModelRef>,
 }
 
 impl ModelSource {
-    /// The model at `location`, unpinned, with its own tokenizer.
-    pub fn new(location: impl Into<PathBuf>) -> Self {
-        Self { location: location.into(), parameters: None, text_from: None }
+    /// `model`, unpinned, with its own tokenizer.
+    pub fn new(model: impl Into<ModelRef>) -> Self {
+        Self { model: model.into(), parameters: None, text_from: None }
     }
 
-    /// The same model with the tokenizer, template and stop ids of `folder`.
+    /// The model that a server offers under `name`.
+    pub fn served(name: impl Into<String>) -> Self {
+        Self::new(ModelRef::served(name))
+    }
+
+    /// The same model with the tokenizer, template and stop ids of `model`.
     #[must_use]
-    pub fn with_text_from(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.text_from = Some(folder.into());
+    pub fn with_text_from(mut self, model: impl Into<ModelRef>) -> Self {
+        self.text_from = Some(model.into());
         self
     }
 
-    /// The folder that tokenizer, template and stop ids come from.
-    pub fn text_location(&self) -> &Path {
-        self.text_from.as_deref().unwrap_or(&self.location)
+    /// The model that tokenizer, template and stop ids come from.
+    pub fn text(&self) -> &ModelRef {
+        self.text_from.as_ref().unwrap_or(&self.model)
     }
 }
 

@@ -31,6 +31,7 @@ pub trait Clock: Debug + Send + Sync + 'static {
 
 /// Milliseconds since the Unix epoch by the system's clock. For people: nothing is
 /// computed from it.
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub(crate) fn unix_ms() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since_epoch.as_millis() as u64
@@ -43,6 +44,7 @@ pub struct SystemClock {
 }
 
 impl Default for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     fn default() -> Self {
         Self { origin: tokio::time::Instant::now() }
     }

@@ -86,6 +86,7 @@ impl CallContext {
     /// The same context with a deadline at most `timeout` from now; an earlier
     /// deadline stays.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "deadlines are Tokio's")]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         let limit = Instant::now() + timeout;
         let deadline = Some(self.deadline.map_or(limit, |deadline| deadline.min(limit)));
@@ -169,6 +170,7 @@ impl CallContext {
 
     /// How long calls made with this context may still take: zero once the
     /// deadline has passed, `None` without one.
+    #[expect(clippy::disallowed_methods, reason = "deadlines are Tokio's")]
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
@@ -177,6 +179,7 @@ impl CallContext {
     ///
     /// # Errors
     /// [`ErrorKind::Cancelled`] or [`ErrorKind::Timeout`], naming `operation`.
+    #[expect(clippy::disallowed_methods, reason = "deadlines are Tokio's")]
     pub fn check(&self, operation: &str) -> Result<()> {
         if self.cancellation.is_cancelled() {
             return Err(Error::cancelled(operation));

@@ -4,7 +4,7 @@
 //!
 //! | room | modules | what for |
 //! | --- | --- | --- |
-//! | roles | [`backend`], [`judge`], [`screen`], [`chain`], [`tasks`], [`files`] | the traits that plugins implement, with their requests and answers |
+//! | roles | [`backend`], [`judge`], [`screen`], [`chain`], [`tasks`], [`files`], [`model_ref`] | the traits that plugins implement, with their requests and answers |
 //! | registry | [`registry`], [`identity`] | plugins by name, and how a record names them |
 //! | duel | [`plan`], [`draw`], [`sample`], [`duel`], [`canary`], [`marks`], [`seed`], [`order`] | settings, the frozen plan, the draw, the engine that runs it |
 //! | decision | [`panel`], [`decision`], [`verdict`], [`stats`], [`reign`], [`confirmation`], [`calibrate`] | pure functions from judges' answers to a verdict |
@@ -20,6 +20,7 @@ pub mod backend;
 pub mod chain;
 pub mod files;
 pub mod judge;
+pub mod model_ref;
 pub mod screen;
 pub mod tasks;
 
@@ -68,8 +69,8 @@ pub mod overflow;
 pub mod rng;
 pub mod safetensors;
 
-// Tests.
-#[cfg(feature = "conformance")]
+// Its own tests need it whichever features are asked for.
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 #[cfg(any(test, feature = "conformance"))]
 pub mod testing;
@@ -94,6 +95,7 @@ pub use judge::{
     Prepared, Score,
 };
 pub use marks::{DuelSecret, JudgementKey, Marks, Question};
+pub use model_ref::{HubRef, ModelRef, Revision};
 pub use order::Order;
 pub use overflow::Overflow;
 pub use plan::{DuelPlan, DuelSettings, Sampler, Terms};

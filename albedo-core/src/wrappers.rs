@@ -50,7 +50,6 @@ mod plugin;
 mod routes;
 mod tally;
 #[cfg(test)]
-#[cfg(feature = "conformance")]
 mod tests;
 
 pub use crate::retry::RetrySettings;

@@ -25,8 +25,8 @@ use albedo_core::registry::Checked;
 use albedo_core::{
     Alteration, Assessment, BuildContext, CallContext, CheckContext, Comparison, Completion, Error,
     ErrorKind, Evidence, FinishReason, GenerateRequest, Identity, Judge, JudgeProfile, Message, Metric,
-    ModelBackend, ModelSession, ModelSessionExt, ModelSource, Plugin, PluginConfig, Preparation, Prepared,
-    Result, Sampling,
+    ModelBackend, ModelRef, ModelSession, ModelSessionExt, ModelSource, Plugin, PluginConfig, Preparation,
+    Prepared, Result, Sampling,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -121,17 +121,9 @@ fn invalid(key: &str, message: impl Into<String>) -> Error {
     Error::new(ErrorKind::ConfigInvalid, "check the settings of judge `chat`", message).with("key", key)
 }
 
-/// Exactly one of a name and a folder says which model is meant.
-fn check_model(key: &str, model: Option<&str>, path: Option<&Path>) -> Result<()> {
-    if model.is_some() == path.is_some() {
-        return Err(invalid(key, "exactly one of `model` and `path` names the model"));
-    }
-    Ok(())
-}
-
 impl ChatConfig {
     fn check(&self) -> Result<()> {
-        check_model("model", self.model.as_deref(), self.path.as_deref())?;
+        named(self.model.as_deref(), self.path.as_deref())?;
         if self.label.as_ref().is_some_and(|label| label.trim().is_empty()) {
             return Err(invalid("label", "`label` is empty"));
         }
@@ -391,6 +383,11 @@ impl Plugin<dyn Judge> for ChatJudge {
 
 albedo_core::register!(dyn Judge => ChatJudge);
 
+/// The model that settings name.
+fn named(model: Option<&str>, path: Option<&Path>) -> Result<ModelRef> {
+    ModelRef::one_of([("model", model.map(ModelRef::served)), ("path", path.map(ModelRef::from))])
+}
+
 /// Settings of [`ChatJudge`] with the backends that they name, checked.
 #[derive(Debug)]
 pub struct CheckedChat {
@@ -406,10 +403,7 @@ async fn load(
     path: Option<&Path>,
     cx: &BuildContext<'_>,
 ) -> Result<(Identity, Arc<dyn ModelSession>)> {
-    let source = match (model, path) {
-        (None, Some(path)) => ModelSource::new(cx.path(path)),
-        (model, _) => ModelSource::new(model.unwrap_or_default()),
-    };
+    let source = ModelSource::new(cx.model(&named(model, path)?));
     let backend = backend.build(cx).await?;
     let session = backend.load(&source, cx.call()).await?;
     Ok((backend.identity().clone(), session))

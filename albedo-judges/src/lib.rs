@@ -1,5 +1,5 @@
-//! Judges of albedo, and its [`screens`]. All judges but `chat` need no network and answer the
-//! same question the same way on every machine:
+//! Judges of albedo, and, with the feature `screens`, its screens. All judges but `chat` need no
+//! network and answer the same question the same way on every machine:
 //!
 //! | judge | asks | metrics |
 //! | --- | --- | --- |
@@ -22,6 +22,7 @@ pub mod reference_action;
 pub mod reference_likelihood;
 pub mod replay;
 mod reply;
+#[cfg(feature = "screens")]
 pub mod screens;
 mod shell;
 #[cfg(test)]

@@ -66,7 +66,8 @@ impl Arguments {
         let mut config = self.source.read()?;
         for (model, path) in [(&mut config.king, &self.king), (&mut config.challenger, &self.challenger)] {
             if let Some(path) = path {
-                *model = ModelConfig { path: absolute(path)?, parameters: None, ..model.clone() };
+                *model =
+                    ModelConfig { backend: model.backend.take(), ..ModelConfig::folder(absolute(path)?) };
             }
         }
         if let Some(path) = &self.tasks {

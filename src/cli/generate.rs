@@ -13,8 +13,8 @@ use super::exit::Exit;
 use super::output::print;
 use crate::report::Throughput;
 use crate::{
-    CallContext, Completion, Error, ErrorKind, Fault, ModelSession, ModelSessionExt, ModelSource, Registry,
-    Result, Sampling,
+    CallContext, Completion, Error, ErrorKind, Fault, ModelRef, ModelSession, ModelSessionExt, ModelSource,
+    Registry, Result, Sampling,
 };
 
 mod input;
@@ -29,7 +29,8 @@ const IN_FLIGHT: usize = 1024;
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("source").required(true))]
 pub(crate) struct Arguments {
-    /// The model's folder.
+    /// The model's folder, or `name:` and the name under which the backend's
+    /// server offers it.
     model: PathBuf,
     /// Answer this one text, a user's message. The reply is printed as it is
     /// unless `--output` is given.
@@ -68,6 +69,13 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
+    fn model(&self) -> ModelRef {
+        match self.model.to_str().and_then(|text| text.strip_prefix("name:")) {
+            Some(name) => ModelRef::served(name),
+            None => ModelRef::from(&self.model),
+        }
+    }
+
     fn defaults(&self) -> Result<Defaults> {
         let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, top_k: self.top_k };
         sampling.check()?;
@@ -132,7 +140,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     let source = arguments.source()?;
     let mut output = arguments.output()?;
     let backend = arguments.backend.build(&Registry::linked()?, settings, cx).await?;
-    let session = backend.load(&ModelSource::new(&arguments.model), cx).await?;
+    let session = backend.load(&ModelSource::new(arguments.model()), cx).await?;
     if let Some(memory) = session.memory() {
         let _ = writeln!(io::stderr(), "memory: {memory}");
     }

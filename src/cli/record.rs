@@ -174,7 +174,7 @@ async fn regenerate(
         [(&mut config.king, &arguments.king), (&mut config.challenger, &arguments.challenger)]
     {
         if let Some(path) = path {
-            *model = ModelConfig { path: absolute(path)?, parameters: None, ..model.clone() };
+            *model = ModelConfig { backend: model.backend.take(), ..ModelConfig::folder(absolute(path)?) };
         }
     }
     let [king, challenger] = config.contestants(&BuildContext::new(registry, cx)).await?;

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::file::{self, READ};
 use crate::{
-    Digest, DuelSettings, Error, ErrorKind, Judge, ModelBackend, PluginConfig, Registry, Result, Screen,
-    TaskSource,
+    Digest, DuelSettings, Error, ErrorKind, HubRef, Judge, ModelBackend, ModelRef, PluginConfig, Registry,
+    Result, Screen, TaskSource,
 };
 
 /// Name of the file in which a duel's folder keeps its configuration, so that
@@ -46,18 +46,45 @@ pub struct DuelConfig {
     pub folder: PathBuf,
 }
 
-/// A side's model: its folder, what its parameters are pinned to, what runs it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// A side's model, named by exactly one of `path`, `name` and `ref`; what its
+/// parameters are pinned to, and what runs it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    /// The folder.
-    pub path: PathBuf,
+    /// The model's folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// The name under which the backend's server offers the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The model in a hub, pinned to one revision.
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<HubRef>,
     /// Refuse parameters of another digest.
     pub parameters: Option<Digest>,
     /// The backend that loads this side, in place of the shared one: for example
     /// the same one on another GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<PluginConfig<dyn ModelBackend>>,
+}
+
+impl ModelConfig {
+    /// The model in the folder `path`, unpinned.
+    pub fn folder(path: impl Into<PathBuf>) -> Self {
+        Self { path: Some(path.into()), ..Self::default() }
+    }
+
+    /// What the settings name.
+    ///
+    /// # Errors
+    /// As [`ModelRef::one_of`].
+    pub fn model(&self) -> Result<ModelRef> {
+        ModelRef::one_of([
+            ("path", self.path.as_ref().map(ModelRef::from)),
+            ("name", self.name.as_ref().map(ModelRef::served)),
+            ("ref", self.reference.clone().map(ModelRef::from)),
+        ])
+    }
 }
 
 impl DuelConfig {

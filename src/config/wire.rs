@@ -36,6 +36,9 @@ impl DuelConfig {
         if let Some(canaries) = &self.duel.canaries {
             canaries.check_panel(self.judges.len()).map_err(|error| error.under("duel.canaries"))?;
         }
+        for (key, model) in [("king", &self.king), ("challenger", &self.challenger)] {
+            model.model().map_err(|error| error.under(key))?;
+        }
         let cx = CheckContext::new(registry);
         Ok(CheckedDuel {
             backends: self.checked_backends(&cx)?,
@@ -115,16 +118,16 @@ impl DuelConfig {
             }
             Backends::Each([king, challenger]) => [king.build(cx).await?, challenger.build(cx).await?],
         };
-        let source = |model: &ModelConfig| ModelSource {
-            location: cx.path(&model.path),
-            parameters: model.parameters,
-            text_from: Some(cx.path(&self.king.path)),
+        let text = cx.model(&self.king.model()?);
+        let source = |model: &ModelConfig| -> Result<ModelSource> {
+            let source = ModelSource::new(cx.model(&model.model()?)).with_text_from(text.clone());
+            Ok(ModelSource { parameters: model.parameters, ..source })
         };
-        let king = Contestant::load(Side::King, &kings, &source(&self.king), cx.call()).await?;
+        let king = Contestant::load(Side::King, &kings, &source(&self.king)?, cx.call()).await?;
         if self.challenger == self.king {
             return Ok([king.clone(), king]);
         }
-        let source = source(&self.challenger);
+        let source = source(&self.challenger)?;
         Ok([king, Contestant::load(Side::Challenger, &challengers, &source, cx.call()).await?])
     }
 }

@@ -30,7 +30,7 @@ async fn contestant(side: Side, skill: &'static str) -> Contestant {
     });
     let backend: Arc<dyn ModelBackend> =
         Arc::new(ScriptedBackend::new("loads", move |_| Ok(Arc::<ScriptedSession>::clone(&session))));
-    Contestant::load(side, &backend, &ModelSource::new(skill), &CallContext::new()).await.expect("loads")
+    Contestant::load(side, &backend, &ModelSource::served(skill), &CallContext::new()).await.expect("loads")
 }
 
 fn chat(label: &str, model: Arc<ScriptedSession>) -> Arc<dyn Judge> {

@@ -195,7 +195,7 @@ async fn a_provider_that_answers_403_charges_nobody() {
     let (registry, cx) = (Registry::linked().expect("plugins"), CallContext::new());
     let settings = json!({ "base_url": server.base_url() });
     let backend = registry.build::<dyn ModelBackend>("openai", settings, &cx).await.expect("builds");
-    let source = ModelSource::new("challenger");
+    let source = ModelSource::served("challenger");
     let error = Contestant::load(Side::Challenger, &backend, &source, &cx).await.expect_err("refused");
     assert_eq!(error.fault(), Fault::Infrastructure, "{error}");
 }

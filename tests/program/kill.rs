@@ -32,7 +32,7 @@ const JUDGES: [&str; 2] = ["longer", "later"];
 /// Loads models that reply with their name and the last message.
 fn echoes() -> Arc<dyn ModelBackend> {
     Arc::new(ScriptedBackend::new("echoes", |source| {
-        let name = if source.location.ends_with("king") { "king" } else { "challenger, the better" };
+        let name = if source.model == ModelRef::served("king") { "king" } else { "challenger, the better" };
         let reply = move |request: &GenerateRequest| {
             Ok(completion(&format!("{name} {}", request.messages[1].content)))
         };
@@ -55,7 +55,7 @@ fn counted(name: &'static str, calls: File) -> Arc<dyn Judge> {
 async fn duel(calls: &Path) -> Duel {
     let cx = CallContext::new();
     let backend = echoes();
-    let [king, challenger] = ["king", "challenger"].map(ModelSource::new);
+    let [king, challenger] = ["king", "challenger"].map(ModelSource::served);
     let king = Contestant::load(Side::King, &backend, &king, &cx).await.expect("loads");
     let challenger = Contestant::load(Side::Challenger, &backend, &challenger, &cx).await.expect("loads");
     let judge = |name: &'static str| {

@@ -21,3 +21,4 @@ mod real_judge;
 mod run;
 #[cfg(unix)]
 mod screens;
+mod served;

@@ -89,6 +89,7 @@ impl Server {
     ///
     /// # Errors
     /// The operator's: the TLS library or the system's certificates are unusable.
+    #[expect(clippy::disallowed_methods, reason = "this is the transport")]
     pub(super) fn new(base: &str, key: Option<Key>) -> Result<Self> {
         static PROVIDER: Once = Once::new();
         // An embedder who has installed another keeps it.

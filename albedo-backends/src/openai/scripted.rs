@@ -189,6 +189,7 @@ impl ScriptedServer {
             most_in_flight: AtomicUsize::new(0),
         });
         let serving = Arc::clone(&shared);
+        #[expect(clippy::disallowed_methods, reason = "the server holds its task and ends it")]
         let task = tokio::spawn(async move {
             // Connections end with the server: the set aborts them.
             let mut connections = tokio::task::JoinSet::new();

@@ -40,7 +40,7 @@ fn backend(server: &ScriptedServer, config: OpenAiConfig) -> OpenAiBackend {
 }
 
 async fn session(server: &ScriptedServer, config: OpenAiConfig) -> Arc<dyn ModelSession> {
-    backend(server, config).load(&ModelSource::new("judge"), &CallContext::new()).await.expect("loads")
+    backend(server, config).load(&ModelSource::served("judge"), &CallContext::new()).await.expect("loads")
 }
 
 async fn ask(session: &dyn ModelSession, request: GenerateRequest, cx: &CallContext) -> Result<Completion> {
@@ -86,8 +86,8 @@ async fn the_backend_keeps_its_roles_promises() {
     let conversation = |text: &str| request(text).messages.to_vec();
     for stream in [true, false] {
         let fixture = BackendFixture {
-            model: ModelSource::new("judge"),
-            missing: ModelSource::new("nobody"),
+            model: ModelSource::served("judge"),
+            missing: ModelSource::served("nobody"),
             session: SessionFixture::new(["a", "b c", "d e f"].map(conversation).into()),
         };
         let backend = backend(&server, OpenAiConfig { stream, ..OpenAiConfig::default() });
@@ -302,7 +302,7 @@ async fn neither_key_nor_prompt_is_in_any_error_or_debug() {
     })
     .await;
     let backend = backend(&server, OpenAiConfig::default());
-    let session = backend.load(&ModelSource::new("judge"), &CallContext::new()).await.expect("loads");
+    let session = backend.load(&ModelSource::served("judge"), &CallContext::new()).await.expect("loads");
     let mut texts = vec![format!("{backend:?} {session:?} {:?}", backend.identity())];
     for _ in 0..3 {
         let error = ask(&*session, request(prompt), &CallContext::new()).await.expect_err("refused");
@@ -322,7 +322,7 @@ async fn what_the_operator_has_to_mend_is_named() {
     let server = server(obliging).await;
     let backend = backend(&server, OpenAiConfig::default());
     let cx = CallContext::new();
-    let error = backend.load(&ModelSource::new("jugde-large"), &cx).await.expect_err("not served");
+    let error = backend.load(&ModelSource::served("jugde-large"), &cx).await.expect_err("not served");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::NotFound, Fault::Operator));
     assert!(error.to_string().contains("does not serve `jugde-large`"), "{error}");
     assert!(error.to_string().contains("did you mean `judge-large`?"), "{error}");
@@ -330,14 +330,14 @@ async fn what_the_operator_has_to_mend_is_named() {
     let elsewhere =
         OpenAiConfig { base_url: Some(server.base_url().replace("/v1", "/v2")), ..OpenAiConfig::default() };
     let error = OpenAiBackend::new(elsewhere, &SystemSecrets::default()).expect("builds");
-    let error = error.load(&ModelSource::new("judge"), &cx).await.expect_err("no such path");
+    let error = error.load(&ModelSource::served("judge"), &cx).await.expect_err("no such path");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::NotFound, Fault::Operator), "{error}");
     assert!(error.to_string().contains("check `base_url`"), "{error}");
 
     // A port that was free a moment ago: nobody listens.
     let nobody = OpenAiConfig { base_url: Some("http://127.0.0.1:9/v1".into()), ..OpenAiConfig::default() };
     let error = OpenAiBackend::new(nobody, &SystemSecrets::default()).expect("builds");
-    let error = error.load(&ModelSource::new("judge"), &cx).await.expect_err("nobody listens");
+    let error = error.load(&ModelSource::served("judge"), &cx).await.expect_err("nobody listens");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure), "{error}");
     assert!(error.to_string().contains("check `base_url` and the network"), "{error}");
 
@@ -458,7 +458,7 @@ async fn routes_bring_every_request_through() {
     });
     let (registry, cx) = (albedo_core::Registry::linked().expect("linked"), CallContext::new());
     let backend = registry.build::<dyn ModelBackend>("routes", config, &cx).await.expect("builds");
-    let session = backend.load(&ModelSource::new("judge"), &cx).await.expect("loads");
+    let session = backend.load(&ModelSource::served("judge"), &cx).await.expect("loads");
     let requests: Vec<_> = (0..64).map(|number| request(&format!("question {number}"))).collect();
     let answers: Vec<_> = session.generate(requests.clone(), &cx).collect().await;
     assert_eq!(answers.len(), 64);

@@ -41,7 +41,7 @@ fn judge(identity: &Identity) -> Arc<dyn Judge> {
 async fn session(side: &str) -> Result<Arc<dyn ModelSession>> {
     let (cx, registry) = (CallContext::new(), Registry::linked()?);
     let backend = registry.build::<dyn ModelBackend>("replay", json!({ "record": folder() }), &cx).await?;
-    backend.load(&ModelSource::new(side), &cx).await
+    backend.load(&ModelSource::served(side), &cx).await
 }
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn a_replayed_duel_gives_the_same_lines() {
     let plan = record.plan().clone();
     let backend: Arc<dyn ModelBackend> = Arc::new(ReplayBackend::new(Arc::clone(&record)).expect("builds"));
     let load = async |side, name| {
-        Contestant::load(side, &backend, &ModelSource::new(name), &cx).await.expect("loads")
+        Contestant::load(side, &backend, &ModelSource::served(name), &cx).await.expect("loads")
     };
     let (king, challenger) = (load(Side::King, "king").await, load(Side::Challenger, "challenger").await);
     let settings = DuelSettings {

@@ -55,6 +55,7 @@ pub async fn check_journal<S: JournalStore>(
     };
     let offer = async |rival: WeightVector| {
         let journal = Arc::clone(&journal);
+        #[expect(clippy::disallowed_methods, reason = "awaited below")]
         let cleared = tokio::spawn(async move { journal.clear(rival).await });
         match ends(patience, cleared).await? {
             Ok(Ok(cleared)) => Ok(Some(cleared.get().clone())),

@@ -30,7 +30,7 @@ const RELOAD: &str = "load the model again";
 /// let cx = CallContext::new();
 /// let backend: Arc<dyn ModelBackend> =
 ///     Arc::new(ScriptedBackend::new("scripted", |_| Ok(Arc::new(ScriptedSession::saying("king", "ls")))));
-/// let king = Contestant::load(Side::King, &backend, &ModelSource::new("models/king"), &cx).await?;
+/// let king = Contestant::load(Side::King, &backend, &ModelSource::served("king"), &cx).await?;
 /// assert_eq!(king.model().architecture, "Scripted");
 /// # Ok(())
 /// # }

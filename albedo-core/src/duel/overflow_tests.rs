@@ -12,6 +12,7 @@ use crate::error::Fault;
 use crate::error::{Artefact, Reach};
 use crate::events::{Collected, Event};
 use crate::identity::Identity;
+use crate::model_ref::ModelRef;
 use crate::panel::Cell;
 use crate::record::{MemoryStore, Record, RecordedReply, VerifyOptions, verify_record};
 use crate::verdict::{Forfeit, Overflows};
@@ -208,7 +209,7 @@ impl ModelBackend for Exchanged {
 async fn a_model_whose_files_were_exchanged_ends_the_duel_and_charges_nobody() {
     let loads = Loads::new("better", vec![seeds([0])]);
     let backend: Arc<dyn ModelBackend> = Arc::new(Exchanged(loads, AtomicU32::new(0)));
-    let (source, cx) = (ModelSource::new("better"), CallContext::new());
+    let (source, cx) = (ModelSource::served("better"), CallContext::new());
     let challenger = Contestant::load(Side::Challenger, &backend, &source, &cx).await.expect("loads");
     let king = Scripted::new("plain").contestant();
     let judges: Vec<Arc<dyn Judge>> = vec![Asked::new("fair", fair)];
@@ -272,8 +273,8 @@ async fn a_load_charges_the_owner_of_the_file_and_nobody_else() {
     fn text() -> Error {
         malformed().about(Artefact::Text)
     }
-    let own = || ModelSource::new("model");
-    let kings = || own().with_text_from("king");
+    let own = || ModelSource::served("model");
+    let kings = || own().with_text_from(ModelRef::served("king"));
     for (error, source, side, fault) in [
         (refused as fn() -> Error, kings(), Side::Challenger, Fault::Infrastructure),
         (malformed, kings(), Side::Challenger, Fault::Infrastructure),

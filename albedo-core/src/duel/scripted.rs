@@ -216,7 +216,7 @@ impl Loads {
 
     pub(crate) async fn contestant(self: &Arc<Self>, side: Side) -> Contestant {
         let backend: Arc<dyn ModelBackend> = Arc::<Self>::clone(self);
-        Contestant::load(side, &backend, &ModelSource::new(self.name), &CallContext::new())
+        Contestant::load(side, &backend, &ModelSource::served(self.name), &CallContext::new())
             .await
             .expect("loads")
     }

@@ -11,6 +11,7 @@ use super::{Checked, PluginConfig, Registry, Role, Secret, Secrets, SystemSecret
 use crate::clock::{Clock, SystemClock};
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model_ref::ModelRef;
 
 /// What a plugin may use while its settings are checked: the other plugins by
 /// name.
@@ -116,6 +117,12 @@ impl<'a> BuildContext<'a> {
     /// if it is relative.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.folder.join(path)
+    }
+
+    /// `model` as it stands in the settings, a relative folder taken from the
+    /// configuration's.
+    pub fn model(&self, model: &ModelRef) -> ModelRef {
+        model.relative_to(&self.folder)
     }
 
     /// The clock that the plugin measures time and waits with.

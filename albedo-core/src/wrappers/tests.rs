@@ -518,8 +518,8 @@ impl ModelBackend for Known {
     }
 
     async fn load(&self, model: &ModelSource, _: &CallContext) -> Result<Arc<dyn ModelSession>> {
-        match model.location.to_str() {
-            Some("model") => Ok(Arc::new(Fake::new(Flaw::None))),
+        match model.model.require_served("load a model")? {
+            "model" => Ok(Arc::new(Fake::new(Flaw::None))),
             _ => Err(error(ErrorKind::NotFound)),
         }
     }
@@ -547,16 +547,16 @@ async fn routes_are_built_from_configuration() {
     let build = |config| registry.build::<dyn ModelBackend>("routes", config, &cx);
     let order = json!([{ "name": "known" }, { "name": "known", "region": "there" }]);
     let backend = build(json!({ "order": order, "budget_usd": 5.0 })).await.expect("builds");
-    let session = backend.load(&ModelSource::new("model"), &cx).await.expect("loads");
+    let session = backend.load(&ModelSource::served("model"), &cx).await.expect("loads");
     assert_eq!(session.model(), Fake::new(Flaw::None).model());
     let guarded = build(json!({ "order": order, "hedge_after_secs": 3.0 })).await.expect("builds");
     assert_eq!(backend.identity(), guarded.identity(), "patience changes no answer");
     let other = build(json!({ "order": [{ "name": "known" }] })).await.expect("builds");
     assert_ne!(backend.identity(), other.identity());
     let nested = json!({ "order": [{ "name": "routes", "order": order }, { "name": "known" }] });
-    build(nested).await.expect("builds").load(&ModelSource::new("model"), &cx).await.expect("loads");
+    build(nested).await.expect("builds").load(&ModelSource::served("model"), &cx).await.expect("loads");
 
-    let error = backend.load(&ModelSource::new("other"), &cx).await.expect_err("nobody knows it");
+    let error = backend.load(&ModelSource::served("other"), &cx).await.expect_err("nobody knows it");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::NotFound, Fault::Operator));
     assert!(error.to_string().contains("route: known 1"), "{error}");
     for (config, words) in [
@@ -574,6 +574,6 @@ async fn routes_are_built_from_configuration() {
         assert!(error.to_string().contains(words), "{error}");
     }
     let digest = Digest::of("another");
-    let pinned = ModelSource { parameters: Some(digest), ..ModelSource::new("model") };
+    let pinned = ModelSource { parameters: Some(digest), ..ModelSource::served("model") };
     drop(backend.load(&pinned, &cx).await);
 }

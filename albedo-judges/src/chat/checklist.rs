@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::parse::{self, Value};
 use super::prompt::{Form, Prompt};
-use super::{check_model, invalid, one_answer, unfinished};
+use super::{invalid, one_answer, unfinished};
 use crate::defence::{Budget, Defence};
 use crate::quality::graded;
 
@@ -130,7 +130,8 @@ impl ChecklistConfig {
             ));
         }
         if let Some(writer) = &self.writer {
-            check_model("writer.model", writer.model.as_deref(), writer.path.as_deref())?;
+            super::named(writer.model.as_deref(), writer.path.as_deref())
+                .map_err(|error| error.under("writer"))?;
             if writer.fewest == 0 || writer.fewest > writer.most {
                 let message =
                     format!("`fewest` is {}, it must be 1 to `most`, {}", writer.fewest, writer.most);

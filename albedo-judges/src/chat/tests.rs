@@ -168,10 +168,10 @@ fn mistakes_in_the_settings_are_named() {
     let registry = Registry::linked().expect("links");
     for (settings, expected) in [
         (json!({}), "missing field `backend`"),
-        (json!({ "backend": { "name": "x" } }), "exactly one of `model` and `path`"),
+        (json!({ "backend": { "name": "x" } }), "set one of `model`, `path`"),
         (
             json!({ "backend": { "name": "x" }, "model": "m", "path": "p" }),
-            "exactly one of `model` and `path`",
+            "`model` and `path` both name the model",
         ),
         (json!({ "backend": { "name": "x" }, "model": "m", "colour": 1 }), "colour"),
         (

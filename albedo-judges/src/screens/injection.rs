@@ -20,8 +20,8 @@ use albedo_core::registry::Checked;
 use albedo_core::rng::derive_seed;
 use albedo_core::{
     BuildContext, CallContext, CheckContext, Completion, Error, ErrorKind, Fault, Finding, GenerateRequest,
-    Message, MessageRole, ModelBackend, ModelSession, ModelSource, PluginConfig, Result, Sampling, Screen,
-    TaskSource,
+    Message, MessageRole, ModelBackend, ModelRef, ModelSession, ModelSource, PluginConfig, Result, Sampling,
+    Screen, TaskSource,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -46,8 +46,19 @@ const ANSWER_TOKENS: u32 = 512;
 pub struct JudgeModel {
     /// The backend that loads it.
     pub backend: PluginConfig<dyn ModelBackend>,
-    /// Its folder, or its name at the provider.
-    pub model: PathBuf,
+    /// Name under which the backend serves the model.
+    pub model: Option<String>,
+    /// Folder of a local model, instead of `model`.
+    pub path: Option<PathBuf>,
+}
+
+impl JudgeModel {
+    fn model(&self) -> Result<ModelRef> {
+        ModelRef::one_of([
+            ("model", self.model.as_ref().map(ModelRef::served)),
+            ("path", self.path.as_ref().map(ModelRef::from)),
+        ])
+    }
 }
 
 /// Settings of the screen `injection`.
@@ -84,6 +95,8 @@ struct CheckedInjection {
     config: InjectionConfig,
     /// Of the judges, in order.
     backends: Vec<Checked<dyn ModelBackend>>,
+    /// What they load, in the same order.
+    models: Vec<ModelRef>,
     tasks: Option<Checked<dyn TaskSource>>,
 }
 
@@ -132,26 +145,30 @@ impl Probe for Injection {
     fn check(config: InjectionConfig, cx: &CheckContext<'_>) -> Result<CheckedInjection> {
         check_numbers(Self::NAME, &[("probes", config.probes), ("max_new_tokens", config.max_new_tokens)])?;
         let mut backends = Vec::with_capacity(config.judges.len());
-        for (place, JudgeModel { backend, model }) in config.judges.iter().enumerate() {
-            if config.judges[..place].iter().any(|other| other.model == *model) {
+        let mut models = Vec::with_capacity(config.judges.len());
+        for (place, judge) in config.judges.iter().enumerate() {
+            let key = || format!("judges[{place}]");
+            let model = judge.model().map_err(|error| error.under(key()))?;
+            if models.contains(&model) {
                 let operation = format!("check the settings of screen `{}`", Self::NAME);
                 return Err(Error::new(ErrorKind::ConfigInvalid, operation, "two judges are the same model")
-                    .with("key", format_args!("judges[{place}].model")));
+                    .with("key", key()));
             }
-            backends.push(cx.plugin(format_args!("judges[{place}].backend"), backend)?);
+            backends.push(cx.plugin(format_args!("judges[{place}].backend"), &judge.backend)?);
+            models.push(model);
         }
         let tasks = check_tasks(config.tasks.as_ref(), cx)?;
-        Ok(CheckedInjection { config, backends, tasks })
+        Ok(CheckedInjection { config, backends, models, tasks })
     }
 
     async fn build(checked: CheckedInjection, cx: &BuildContext<'_>) -> Result<Self> {
-        let CheckedInjection { config, backends, tasks } = checked;
+        let CheckedInjection { config, backends, models, tasks } = checked;
         let mut judges = Vec::with_capacity(backends.len());
-        for (backend, JudgeModel { model, .. }) in backends.into_iter().zip(&config.judges) {
+        for (backend, model) in backends.into_iter().zip(models) {
             judges.push(Assessor {
-                name: model.display().to_string(),
+                name: model.to_string(),
                 backend: backend.build(cx).await?,
-                source: ModelSource::new(model),
+                source: ModelSource::new(cx.model(&model)),
                 session: OnceCell::new(),
             });
         }

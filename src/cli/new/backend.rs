@@ -71,7 +71,7 @@ impl ModelBackend for MyPlugin {
     async fn load(&self, model: &ModelSource, cx: &CallContext) -> albedo::Result<Arc<dyn ModelSession>> {
         const LOAD: &str = "load a model";
         cx.check(LOAD)?;
-        let path = model.location.join(REPLY);
+        let path = model.model.require_folder(LOAD)?.join(REPLY);
         let text = fs::read_to_string(&path).map_err(|error| Error::io(LOAD, &path, error))?;
         let parameters = Digest::of(format!("{}  {REPLY}\n", Digest::of(&text)));
         if model.parameters.is_some_and(|pinned| pinned != parameters) {
@@ -159,7 +159,7 @@ mod tests {
         let ask = |text: &str| vec![Message::new(MessageRole::User, text)];
         let conversations = vec![ask("Which files are there?"), ask("é"), ask("Where is the fault?")];
         let fixture = BackendFixture {
-            model: ModelSource::new(&folder),
+            model: ModelSource::new(folder.as_path()),
             missing: ModelSource::new(folder.join("none")),
             session: SessionFixture { samples: false, ..SessionFixture::new(conversations) },
         };

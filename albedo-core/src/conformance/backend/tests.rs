@@ -8,6 +8,7 @@ use crate::conformance::Violation;
 use crate::conformance::session::tests::{self as session, fixture};
 use crate::error::{Artefact, Error, Fault, Result, Side};
 use crate::identity::Identity;
+use crate::model_ref::ModelRef;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Flaw {
@@ -35,7 +36,7 @@ impl ModelBackend for Fake {
         if self.1 != Flaw::LoadsWhenCancelled {
             cx.check(operation)?;
         }
-        if !model.location.ends_with("there") && self.1 != Flaw::LoadsAnything {
+        if model.model != ModelRef::served("there") && self.1 != Flaw::LoadsAnything {
             let missing = |kind| Error::new(kind, operation, "no such folder");
             return Err(match self.1 {
                 Flaw::Unavailable => missing(ErrorKind::Unavailable),
@@ -74,8 +75,8 @@ async fn every_flaw_is_found() {
     ] {
         let identity = Identity { name: "fake".into(), version: "1".into(), config: Digest::of("{}") };
         let fixture = BackendFixture {
-            model: ModelSource::new("there"),
-            missing: ModelSource::new("nowhere"),
+            model: ModelSource::served("there"),
+            missing: ModelSource::served("nowhere"),
             session: fixture(),
         };
         let found = check_backend(&Fake(identity, flaw), &fixture).await.err();

@@ -16,7 +16,7 @@ impl ModelBackend for Judges {
     }
 
     async fn load(&self, model: &ModelSource, _: &CallContext) -> Result<Arc<dyn ModelSession>> {
-        let name = model.location.display().to_string();
+        let name = model.model.to_string();
         if name == "absent" {
             return Err(Error::new(ErrorKind::Unavailable, "load a judge", "the provider is down"));
         }
