@@ -12,7 +12,7 @@ use std::ops::Range;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Artefact, Error, ErrorKind, Result};
 
 /// Reads the header of a file of `file_bytes` bytes from its start; `reader` is
 /// left at the first byte of the data.
@@ -341,7 +341,7 @@ fn unreadable(error: io::Error, file_bytes: u64) -> Error {
 }
 
 fn invalid(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::DataInvalid, OPERATION, message)
+    Error::new(ErrorKind::DataInvalid, OPERATION, message).about(Artefact::Model)
 }
 
 const OPERATION: &str = "read the safetensors header";

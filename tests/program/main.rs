@@ -22,3 +22,4 @@ mod run;
 #[cfg(unix)]
 mod screens;
 mod served;
+mod ways_to_fail;

@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use albedo_core::conformance::{BackendFixture, SessionFixture, check_backend};
+use albedo_core::overflow::{Overflow, Place, Step};
 use albedo_core::safetensors::{Dtype, read_header};
-use albedo_core::{MessageRole, Sampling};
+use albedo_core::{Fault, MessageRole, Reach, Sampling};
 use half::{bf16, f16};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -347,6 +348,48 @@ async fn broken_weights_are_named_with_tensor_and_reason() {
         assert_eq!(error.kind(), ErrorKind::DataInvalid, "{error}");
         assert!(error.to_string().contains(expected), "{error}");
         assert!(error.to_string().contains("model.safetensors") || expected.contains("missing"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_overflow_says_where_and_is_about_the_model() {
+    let mut tensors = tensors();
+    // Finite weights, whose products are beyond f32.
+    for name in ["model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight"] {
+        for value in &mut tensors.get_mut(name).unwrap().1 {
+            *value *= 1e25;
+        }
+    }
+    let folder = model(&[("model.safetensors", &safetensors(&tensors, "BF16"))]);
+    let session = load(folder.path(), 4).await.unwrap();
+    let request = request("Fix it.", 1);
+    let prompt = session.count_prompt_tokens(&request.messages).unwrap().unwrap();
+    let mut answers = session.generate(vec![request], &CallContext::new());
+    let error = answers.next().await.unwrap().result.unwrap_err();
+    let overflow = Overflow { step: Step::Prompt, position: prompt - 1, place: Place::Logits };
+    assert_eq!((error.kind(), error.overflow()), (ErrorKind::Overflow, Some(overflow)), "{error}");
+    assert_eq!((error.fault(), error.reach()), (Fault::Infrastructure, Reach::Sample));
+    assert_eq!(error.artefact(), Some(Artefact::Model));
+}
+
+#[tokio::test]
+async fn a_malformed_file_is_about_the_model_or_its_text() {
+    let half = |name: &str| {
+        let weights = std::fs::read(demo("king").join("model.safetensors")).unwrap();
+        let folder = model(&[("model.safetensors", &weights)]);
+        let whole = std::fs::read(folder.path().join(name)).unwrap();
+        std::fs::write(folder.path().join(name), &whole[..whole.len() / 2]).unwrap();
+        folder
+    };
+    for (name, artefact) in [
+        ("model.safetensors", Artefact::Model),
+        ("config.json", Artefact::Model),
+        ("tokenizer.json", Artefact::Text),
+        ("tokenizer_config.json", Artefact::Text),
+    ] {
+        let error = load(half(name).path(), 4).await.unwrap_err();
+        assert_eq!(error.artefact(), Some(artefact), "{error}");
+        assert_eq!(error.fault(), Fault::Infrastructure, "whose model it is, the caller knows: {error}");
     }
 }
 
