@@ -171,7 +171,7 @@ async fn a_king_that_overflows_loses_those_samples_and_the_duel_has_a_verdict() 
 fn remote(folder: &TempDir, server: &ScriptedServer) -> PathBuf {
     let config = fs::read_to_string(demo().join("duel.toml")).expect("reads");
     let tasks = format!("path = \"{}\"", text(&demo().join("tasks")));
-    let config = config.replace("path = \"tasks\"", &tasks).replace("\"models/", "\"");
+    let config = config.replace("path = \"tasks\"", &tasks).replace("path = \"models/", "name = \"");
     let backend = format!("name = \"openai\"\nbase_url = \"{}\"", server.base_url());
     let config = config.replace("name = \"burn\"\nmax_batch = 32", &backend);
     let path = folder.path().join("duel.toml");
