@@ -100,7 +100,7 @@ const HEAVY: [(&str, &[&str]); 8] = [
 fn a_feature_brings_only_the_heavy_crates_it_is_for() {
     const INFERENCE: &[&str] = &["inference", "threads"];
     const GPU: &[&str] = &["inference", "threads", "gpu"];
-    let cases: [(&str, &str, &[&str]); 20] = [
+    let cases: [(&str, &str, &[&str]); 23] = [
         ("albedo-core", "", &[]),
         ("albedo-core", "conformance", &[]),
         ("albedo-backends", "", &[]),
@@ -113,12 +113,15 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo-judges", "screens", &["threads", "database"]),
         ("albedo-chain", "", &[]),
         ("albedo", "", &[]),
+        ("albedo", "bench", &[]),
         ("albedo", "cli", &["tables", "terminal"]),
+        ("albedo", "conformance", &[]),
         ("albedo", "tasks", &["tables"]),
         ("albedo", "cpu", INFERENCE),
         ("albedo", "cuda", GPU),
         ("albedo", "openai", &["network"]),
         ("albedo", "judges", &[]),
+        ("albedo", "report", &["terminal"]),
         ("albedo", "screens", &["threads", "database"]),
         ("albedo", "chain", &[]),
     ];
