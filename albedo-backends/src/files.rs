@@ -6,7 +6,9 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
-use albedo_core::{Artefact, CallContext, Error, ErrorKind, FileEntry, ModelFiles, Provenance, Result};
+use albedo_core::{
+    Artefact, CallContext, Error, ErrorKind, Fault, FileEntry, ModelFiles, Provenance, Result,
+};
 use async_trait::async_trait;
 
 /// The files below a folder. Files are read by position, and nothing outside
@@ -168,7 +170,11 @@ fn contained(folder: &Path, path: &Path, operation: &'static str) -> Result<(Pat
 }
 
 fn refused(operation: &'static str, message: &str, path: &Path) -> Error {
-    Error::new(ErrorKind::DataInvalid, operation, message).about(Artefact::Model).with("path", path.display())
+    // What lies in a folder on this machine is for its operator to mend; what was
+    // handed in is judged by the screens, on its listing.
+    Error::new(ErrorKind::DataInvalid, operation, message)
+        .with_fault(Fault::Operator)
+        .with("path", path.display())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::exit::Exit;
 use super::output::print;
 use super::source::absolute;
-use crate::{Error, ErrorKind, Registry, Result};
+use crate::{Error, ErrorKind, Fault, Registry, Result};
 
 /// The longest name of a crate and its plugin, in characters.
 const LONGEST_NAME: usize = 64;
@@ -115,6 +115,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     fs::create_dir(&folder).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
             Error::new(ErrorKind::Conflict, "write a new crate", "the folder exists")
+                .with_fault(Fault::Operator)
                 .with("path", folder.display())
                 .with_hint("choose another name, or remove it")
         }

@@ -28,7 +28,8 @@ fn a_configuration_is_checked_and_described() {
     assert!(stdout(&checked).contains("judges: protocol, reference-action, reference-likelihood"));
     let schema: Value = serde_json::from_str(&stdout(&albedo(["config", "schema"]))).expect("JSON");
     assert_eq!(schema["$defs"]["judge-chat"]["properties"]["name"]["const"], "chat");
-    assert!(schema["properties"]["judges"]["items"]["oneOf"].as_array().is_some_and(|any| any.len() > 3));
+    assert_eq!(schema["properties"]["judges"]["items"]["$ref"], "#/$defs/judge");
+    assert!(schema["$defs"]["judge"]["oneOf"].as_array().is_some_and(|any| any.len() > 3));
     // Every reference points at something.
     let mut references = Vec::new();
     collect(&schema, &mut references);

@@ -52,7 +52,7 @@ fn names_that_cannot_work_are_refused_and_nothing_is_written() {
 fn every_shell_has_completions() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = stdout(&crate::run::albedo(["completions", shell]));
-        for word in ["calibrate", "--max-new-tokens"] {
+        for word in ["calibrate", "max-new-tokens"] {
             assert!(script.contains(word), "{shell}: {word}");
         }
     }

@@ -274,7 +274,7 @@ async fn a_budget_that_is_used_up_ends_the_duel_and_a_higher_one_resumes_it() {
     for arguments in [&["--config", &path, "--out", out][..], &["--resume", out]] {
         let output = albedo(&[&["duel"], arguments].concat()).await;
         let line = error(&output);
-        assert_eq!(output.status.code(), Some(78), "{line}");
+        assert_eq!(output.status.code(), Some(77), "{line}");
         for words in ["US dollars are spent of 0.5", "raise `limits.budget_usd`", "albedo duel --resume"] {
             assert!(line.contains(words), "{line}");
         }

@@ -57,7 +57,7 @@ fn a_contestant_is_named_once_and_in_a_way_that_its_backend_loads() {
     let burn = "{ name = \"burn\" }";
     let other = "challenger.path = \"models/challenger\"";
     for (king, backend, words) in [
-        ("king = {}", burn, "nothing names the model (table: king); set one of `path`, `name`, `ref`"),
+        ("king = {}", burn, "nothing names the model (key: king); set one of `path`, `name`, `ref`"),
         ("king = { path = \"a\", name = \"b\" }", burn, "`path` and `name` both name the model"),
         ("king.ref = \"owner/model:latest\"", burn, "names no revision"),
         ("king.ref = \"hf:owner/model@main\"", burn, "can be moved"),

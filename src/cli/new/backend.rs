@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use albedo::prelude::*;
 use albedo::{
-    BoxStream, Completion, Digest, FinishReason, GenerateRequest, Generated, Message, ModelInfo,
+    Artefact, BoxStream, Completion, Digest, FinishReason, GenerateRequest, Generated, Message, ModelInfo,
     ScoreRequest, TokenScores, Usage,
 };
 use async_trait::async_trait;
@@ -76,6 +76,7 @@ impl ModelBackend for MyPlugin {
         let parameters = Digest::of(format!("{}  {REPLY}\n", Digest::of(&text)));
         if model.parameters.is_some_and(|pinned| pinned != parameters) {
             return Err(Error::new(ErrorKind::DigestMismatch, LOAD, "the model is not the pinned one")
+                .about(Artefact::Model)
                 .with("path", path.display())
                 .with("found", parameters));
         }
