@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use albedo::backends::files::FolderFiles;
 use albedo::prelude::*;
-use albedo::{Finding, ModelFiles, ScreenStage, Subject};
+use albedo::{Admit, FilesScreen, Finding, ModelFiles, Models, ScreenPart};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -36,20 +36,24 @@ impl Default for DietConfig {
     }
 }
 
-#[async_trait]
 impl Screen for Diet {
     fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    fn stage(&self) -> ScreenStage {
-        ScreenStage::Files
+    fn part(&self) -> ScreenPart<'_> {
+        ScreenPart::Files(self)
     }
+}
 
-    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> albedo::Result<Finding> {
-        let Subject::Files { submission, .. } = subject else {
-            return Err(Error::bug("weigh the files", "the subject is of another stage"));
-        };
+#[async_trait]
+impl FilesScreen for Diet {
+    async fn inspect(
+        &self,
+        submission: &dyn ModelFiles,
+        _king: &dyn ModelFiles,
+        cx: &CallContext,
+    ) -> albedo::Result<Finding> {
         // What cannot be listed is an error: not found out, and nobody's foul.
         let bytes: u64 = submission.list(cx).await?.iter().map(|file| file.size).sum();
         let evidence = json!({ "bytes": bytes, "max_bytes": self.config.max_bytes });
@@ -78,19 +82,19 @@ register!(dyn Screen => Diet);
 async fn main() -> albedo::Result<()> {
     let (cx, registry) = (CallContext::new(), Registry::linked()?);
     let demo = albedo::demo::Demo::locate()?;
-    let [king, challenger] = [demo.king(), demo.challenger()].map(FolderFiles::new);
-    let subject = Subject::Files { submission: &challenger as &dyn ModelFiles, king: &king };
-    for (name, settings) in [
-        ("diet", json!({})),
-        ("diet", json!({ "max_bytes": 1000 })),
-        ("files", json!({})),
-        ("architecture", json!({})),
-    ] {
-        let screen = registry.build::<dyn Screen>(name, settings, &cx).await?;
-        match screen.inspect(subject, &cx).await? {
-            Finding::Clear(_) => println!("{name}: clear"),
-            found => println!("{name}: {}", serde_json::to_string(&found).unwrap_or_default()),
+    let [king, challenger] =
+        [demo.king(), demo.challenger()].map(|folder| Arc::new(FolderFiles::new(folder)));
+    for diet in [json!({}), json!({ "max_bytes": 1000 })] {
+        let mut screens = Vec::new();
+        for (name, settings) in [("diet", diet), ("files", json!({})), ("architecture", json!({}))] {
+            screens.push(registry.build::<dyn Screen>(name, settings, &cx).await?);
         }
+        let models = Models::new(king.clone(), challenger.clone());
+        let admission = Admit::new(screens, models).run(&cx).await?;
+        for screened in &admission.findings {
+            println!("{}: {} {}", screened.screen.name, screened.finding.word(), screened.finding.evidence());
+        }
+        println!("{}", admission.outcome);
     }
     Ok(())
 }

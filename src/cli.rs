@@ -125,7 +125,7 @@ fn run(arguments: Arguments) -> Result<Exit> {
         #[cfg(feature = "screens")]
         Command::Screen(arguments) => runtime.block_on(screen::run(&arguments, &cx)),
         #[cfg(feature = "screens")]
-        Command::Fingerprint(arguments) => fingerprint::run(&arguments, &cx),
+        Command::Fingerprint(arguments) => runtime.block_on(fingerprint::run(&arguments, &cx)),
         Command::Record(command) => runtime.block_on(record::run(&command, &cx)),
         Command::Config(command) => config::run(&command),
         Command::Judge(command) => runtime.block_on(judge::run(&command, &cx)),

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `duel` | [`DuelConfig`]: the sides, what runs them, tasks, panel, settings |
 //! | `file` | [`read`] and [`parse`]: TOML with the path of every mistake |
+//! | `admission` | [`AdmissionConfig`]: what a submission is screened with, and beside whom |
 //! | `wire` | [`DuelConfig::parts`]: the only place where plugins are put together |
 //!
 //! ```
@@ -34,11 +35,13 @@
 //! # }
 //! ```
 
+mod admission;
 mod duel;
 mod file;
 mod wire;
 
 pub use albedo_core::PluginConfig;
 
+pub use admission::{AdmissionConfig, default_screens};
 pub use duel::{DuelConfig, ModelConfig};
 pub use file::{parse, read};

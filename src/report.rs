@@ -10,7 +10,6 @@ use crate::record::RecordedReply;
 mod bench;
 mod event_file;
 mod progress;
-#[cfg(feature = "screens")]
 mod screening;
 mod table;
 mod throughput;
@@ -19,8 +18,7 @@ mod throughput;
 pub use bench::bench;
 pub use event_file::EventFile;
 pub use progress::{Progress, ProgressLines};
-#[cfg(feature = "screens")]
-pub use screening::{Bytes, Screened, rejected, screened, unverified};
+pub use screening::{Bytes, screened};
 pub use table::{contestants, verdict};
 pub use throughput::Throughput;
 

@@ -41,7 +41,7 @@ pub use chain::{ChainFixture, check_chain};
 pub use files::check_files;
 pub use journal::{MemoryJournal, check_journal};
 pub use judge::{JudgeFixture, check_comparison, check_judge};
-pub use screen::check_screen;
+pub use screen::{check_behaviour_screen, check_files_screen, check_reply_screen, check_weights_screen};
 pub use session::{SessionFixture, check_session};
 pub use tasks::check_tasks;
 

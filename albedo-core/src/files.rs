@@ -49,3 +49,6 @@ pub struct FileEntry {
     /// Size in bytes.
     pub size: u64,
 }
+
+#[cfg(test)]
+pub(crate) mod memory;

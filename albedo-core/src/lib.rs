@@ -6,6 +6,7 @@
 //! | --- | --- | --- |
 //! | roles | [`backend`], [`judge`], [`screen`], [`chain`], [`tasks`], [`files`], [`model_ref`] | the traits that plugins implement, with their requests and answers |
 //! | registry | [`registry`], [`identity`] | plugins by name, and how a record names them |
+//! | admission | [`admission`], [`checkpoint`] | whether a submission may duel: stages of screens, one pass over the weights |
 //! | duel | [`plan`], [`draw`], [`sample`], [`duel`], [`canary`], [`marks`], [`seed`], [`order`] | settings, the frozen plan, the draw, the engine that runs it |
 //! | decision | [`panel`], [`decision`], [`verdict`], [`stats`], [`reign`], [`confirmation`], [`calibrate`] | pure functions from judges' answers to a verdict |
 //! | record | [`record`] | journal, canonical record, stores, verification |
@@ -27,6 +28,10 @@ pub mod tasks;
 // Registry.
 pub mod identity;
 pub mod registry;
+
+// Admission.
+pub mod admission;
+pub mod checkpoint;
 
 // Duel.
 pub mod canary;
@@ -75,12 +80,14 @@ pub mod conformance;
 #[cfg(any(test, feature = "conformance"))]
 pub mod testing;
 
+pub use admission::{Admission, AdmissionOutcome, Admit, Models, Probes, Screened};
 pub use backend::{
     BoxStream, Completion, FinishReason, GenerateRequest, Generated, Message, ModelBackend, ModelInfo,
     ModelSession, ModelSessionExt, ModelSource, ResponseFormat, Role as MessageRole, Sampling, ScoreRequest,
     TokenLogProb, TokenScores, Usage,
 };
 pub use chain::ChainClient;
+pub use checkpoint::{Checkpoint, WeightVisitor};
 pub use clock::{Clock, SystemClock, VirtualClock};
 pub use context::{CallContext, CallSignal};
 pub use decision::Rule;
@@ -104,7 +111,10 @@ pub use registry::{
     BuildContext, CheckContext, Factory, Plugin, PluginConfig, PluginInfo, Registry, Resources, Role,
 };
 pub use sample::Sample;
-pub use screen::{Finding, Screen, ScreenStage, Subject};
+pub use screen::{
+    BehaviourScreen, FilesScreen, Finding, ReplyScreen, Screen, ScreenPart, ScreenStage, WeightsInspection,
+    WeightsScreen,
+};
 pub use seed::Seed;
 pub use tasks::{TaskRow, TaskSetInfo, TaskSource};
 pub use verdict::{Outcome, Verdict};

@@ -12,6 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission::Admission;
 use crate::backend::{FinishReason, TokenScores, Usage};
 use crate::canary::{CanaryDraw, Series};
 use crate::digest::Digest;
@@ -27,6 +28,7 @@ use crate::verdict::Verdict;
 mod blobs;
 mod canonical;
 mod file_store;
+mod forfeit;
 mod journal;
 mod reader;
 mod regenerate;
@@ -36,6 +38,7 @@ mod verify;
 pub use blobs::TextRef;
 pub use canonical::{CanonicalRecord, Digests, RecordBuilder, RecordPart};
 pub use file_store::FileStore;
+pub use forfeit::{AnyRecord, ForfeitRecord};
 pub use journal::JournalEntry;
 pub use reader::{Record, RecordedSample};
 pub use regenerate::{Difference, Regenerated, regenerate};
@@ -58,6 +61,12 @@ pub enum RecordLine {
     Plan {
         /// The frozen plan.
         plan: Box<DuelPlan>,
+    },
+    /// The second and last line of the record of a submission that was not
+    /// admitted: there is no plan. Since format 3.
+    Forfeit {
+        /// The admission, as it may be published.
+        admission: Box<Admission>,
     },
     /// A canary, before the draws of the sample that it stands before. Since
     /// format 2.
@@ -209,6 +218,19 @@ pub enum RecordedAnswer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum JournalEvent {
+    /// A submission was screened, before a plan of its duel is frozen. Since
+    /// format 3.
+    Screened {
+        /// [`FORMAT`].
+        format: u32,
+        /// The admission with its whole evidence.
+        admission: Box<Admission>,
+    },
+    /// The submission forfeited on its screens' findings. Since format 3.
+    Forfeited {
+        /// The record's digest.
+        record: Digest,
+    },
     /// The judges are asked their canaries before the plan is frozen: the first
     /// line of a duel that has canaries.
     Preflight {

@@ -1,42 +1,135 @@
 //! The [`Screen`] role: keeps a contest honest before a GPU minute is spent.
+//!
+//! A screen belongs to one stage of [admission](crate::admission) and
+//! implements that stage's trait:
+//!
+//! | stage | trait | inspects |
+//! |---|---|---|
+//! | [`ScreenStage::Files`] | [`FilesScreen`] | listings and ranged reads, before any download |
+//! | [`ScreenStage::Parameters`] | [`WeightsScreen`] | the weights, in one pass that all screens share |
+//! | [`ScreenStage::Behaviour`] | [`BehaviourScreen`] | the loaded model |
+//! | [`ScreenStage::Reply`] | [`ReplyScreen`] | one reply |
 
 use std::fmt::Debug;
-use std::path::Path;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::backend::{Message, ModelSession};
+use crate::checkpoint::WeightVisitor;
 use crate::context::CallContext;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::ModelFiles;
 use crate::identity::Identity;
 
 /// Inspects a submission, or a reply, for one kind of foul play.
-#[async_trait]
+///
+/// A contestant's foul is a [`Finding`], never an `Err`. `Err` means that the
+/// screen could not find out: it becomes [`Finding::Unverified`], which is never
+/// the submission's fault.
 pub trait Screen: Debug + Send + Sync + 'static {
-    /// What this screen is; goes into the record.
+    /// What this screen is; goes into the record. Settings that no finding
+    /// depends on, such as the path of a store, stay out of it: a screen is the
+    /// same on every machine.
     fn identity(&self) -> &Identity;
 
-    /// When it runs, and so which [`Subject`] it is given.
-    fn stage(&self) -> ScreenStage;
+    /// The screen as its stage uses it.
+    fn part(&self) -> ScreenPart<'_>;
 
-    /// Inspects `subject`.
-    ///
-    /// # Behavior
-    /// A contestant's foul is a [`Finding`], not an `Err`.
+    /// When it runs.
+    fn stage(&self) -> ScreenStage {
+        self.part().stage()
+    }
+}
+
+/// A screen as its stage uses it.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum ScreenPart<'a> {
+    /// Runs at [`ScreenStage::Files`].
+    Files(&'a dyn FilesScreen),
+    /// Runs at [`ScreenStage::Parameters`].
+    Weights(&'a dyn WeightsScreen),
+    /// Runs at [`ScreenStage::Behaviour`].
+    Behaviour(&'a dyn BehaviourScreen),
+    /// Runs at [`ScreenStage::Reply`].
+    Reply(&'a dyn ReplyScreen),
+}
+
+impl ScreenPart<'_> {
+    /// The stage.
+    pub fn stage(&self) -> ScreenStage {
+        match self {
+            Self::Files(_) => ScreenStage::Files,
+            Self::Weights(_) => ScreenStage::Parameters,
+            Self::Behaviour(_) => ScreenStage::Behaviour,
+            Self::Reply(_) => ScreenStage::Reply,
+        }
+    }
+}
+
+/// Inspects files through their listing and ranged reads.
+#[async_trait]
+pub trait FilesScreen: Debug + Send + Sync {
+    /// Inspects `submission` beside `king`. Admission calls it on a thread that
+    /// may block.
     ///
     /// # Errors
-    /// `Err` means that the screen could not find out; the engine reads it as
-    /// [`Finding::Unverified`], which is never the miner's fault. A subject of
-    /// another stage is [`crate::Fault::Bug`].
-    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> Result<Finding>;
+    /// What could not be found out.
+    async fn inspect(
+        &self,
+        submission: &dyn ModelFiles,
+        king: &dyn ModelFiles,
+        cx: &CallContext,
+    ) -> Result<Finding>;
+}
+
+/// Inspects weights as they pass by. However many screens look, each model is
+/// read once.
+pub trait WeightsScreen: Debug + Send + Sync {
+    /// A new inspection. It is shown the anchor, if there is one, then the king,
+    /// then the submission. `own` are the labels under which earlier versions of
+    /// the submission itself may be stored: a screen does not hold them against
+    /// it.
+    fn inspection(&self, own: &[String]) -> Box<dyn WeightsInspection>;
+}
+
+/// One inspection of a [`WeightsScreen`]: a visitor that comes to a finding.
+pub trait WeightsInspection: WeightVisitor {
+    /// The finding on what was seen. Called on a thread that may block, after
+    /// the submission was seen.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    fn find(self: Box<Self>) -> Result<Finding>;
+}
+
+/// Inspects the behaviour of a loaded model.
+#[async_trait]
+pub trait BehaviourScreen: Debug + Send + Sync {
+    /// Inspects the model behind `session` with probes that follow from `seed`.
+    ///
+    /// # Errors
+    /// What could not be found out, for example because the model did not
+    /// answer.
+    async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding>;
+}
+
+/// Inspects one reply. Such a screen only reports; it forfeits nothing.
+#[async_trait]
+pub trait ReplyScreen: Debug + Send + Sync {
+    /// Inspects `reply`, which continues the conversation `messages`.
+    ///
+    /// # Errors
+    /// What could not be found out.
+    async fn inspect(&self, messages: &[Message], reply: &str, cx: &CallContext) -> Result<Finding>;
 }
 
 /// When a screen runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ScreenStage {
     /// Before any download, on listings and ranged reads.
     Files,
@@ -44,54 +137,13 @@ pub enum ScreenStage {
     Parameters,
     /// On the loaded model's behaviour.
     Behaviour,
-    /// On one reply; such a screen only writes events.
+    /// On one reply; such a screen only reports.
     Reply,
 }
 
-/// What a screen looks at.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub enum Subject<'a> {
-    /// A submission's files beside the king's.
-    Files {
-        /// The submission.
-        submission: &'a dyn ModelFiles,
-        /// The king.
-        king: &'a dyn ModelFiles,
-    },
-    /// A submission's folder beside the king's.
-    Parameters {
-        /// The submission.
-        submission: &'a Path,
-        /// The king.
-        king: &'a Path,
-    },
-    /// The loaded submission.
-    Behaviour {
-        /// The submission.
-        session: &'a dyn ModelSession,
-        /// Seed of the probes.
-        seed: u64,
-    },
-    /// One reply.
-    Reply {
-        /// The conversation it continues.
-        messages: &'a [Message],
-        /// Its text.
-        reply: &'a str,
-    },
-}
-
-impl Subject<'_> {
-    /// The stage whose screens take this subject.
-    pub fn stage(&self) -> ScreenStage {
-        match self {
-            Self::Files { .. } => ScreenStage::Files,
-            Self::Parameters { .. } => ScreenStage::Parameters,
-            Self::Behaviour { .. } => ScreenStage::Behaviour,
-            Self::Reply { .. } => ScreenStage::Reply,
-        }
-    }
+impl ScreenStage {
+    /// The stages of admission, in order.
+    pub const ADMISSION: [Self; 3] = [Self::Files, Self::Parameters, Self::Behaviour];
 }
 
 /// What a screen found, with the evidence that shows it.
@@ -104,6 +156,37 @@ pub enum Finding {
     Flagged(Value),
     /// A confirmed foul: the submission forfeits.
     Rejected(Value),
-    /// Could not be found out; tried again, never the miner's fault.
+    /// Could not be found out; tried again, never the submission's fault.
     Unverified(Value),
+}
+
+impl Finding {
+    /// What an error of a screen amounts to.
+    pub fn unverified(error: &Error) -> Self {
+        Self::Unverified(json!({
+            "error": error.to_string(),
+            "fault": error.fault(),
+            "retryable": error.is_retryable(),
+        }))
+    }
+
+    /// The evidence.
+    pub fn evidence(&self) -> &Value {
+        match self {
+            Self::Clear(evidence)
+            | Self::Flagged(evidence)
+            | Self::Rejected(evidence)
+            | Self::Unverified(evidence) => evidence,
+        }
+    }
+
+    /// The finding in a word: `clear`, `flagged`, `rejected` or `unverified`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Clear(_) => "clear",
+            Self::Flagged(_) => "flagged",
+            Self::Rejected(_) => "rejected",
+            Self::Unverified(_) => "unverified",
+        }
+    }
 }

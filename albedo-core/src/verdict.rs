@@ -38,6 +38,8 @@ pub enum Outcome {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Forfeit {
+    /// A screen rejected the submission: it was not admitted, and there was no duel.
+    Screened,
     /// Its own arithmetic overflowed on more than [`MAX_OVERFLOWED`] of the samples.
     Overflow,
 }

@@ -15,14 +15,17 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Instant;
 
 use albedo_core::rng::philox4x32;
 use albedo_core::{CallContext, Digest};
-use albedo_judges::screens::lineage::Anchor;
-use albedo_judges::screens::{Measurement, Wanted};
+use albedo_judges::screens::{AlignTo, Measurement};
 use serde_json::json;
+
+#[path = "screen_attacks/folder.rs"]
+mod folder;
+
+use folder::folder as files;
 
 fn main() {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -46,22 +49,22 @@ fn main() {
     timed("SHA-256 alone, one core", bytes, || {
         Digest::of_reader(File::open(&file).expect("opens")).expect("read");
     });
-    let cx = CallContext::new();
-    let anchor = timed("anchor: digest and projections", bytes, || {
-        Arc::new(Anchor::take(folder, &|_| (), &cx).expect("an anchor"))
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let measure = |folder: &Path, align: AlignTo| {
+        let cx = CallContext::new();
+        runtime.block_on(Measurement::take(files(folder), align, &cx)).expect("measured")
+    };
+    let anchor = timed("the anchor: digests, fingerprint-v2 and projections", bytes, || {
+        measure(folder, AlignTo::Itself).anchor.expect("an anchor")
     });
-    let wanted = Wanted { digest: true, tensors: false, fingerprint: true, anchor: Some(anchor.clone()) };
-    let measure = |folder: &Path| Measurement::take(folder, &wanted, &|_| (), &cx).expect("measured");
-    timed("digest, fingerprint-v2 and sketch", bytes, || measure(folder));
-    let plain = Wanted { anchor: None, ..wanted.clone() };
-    timed("digest and fingerprint-v2", bytes, || {
-        Measurement::take(folder, &plain, &|_| (), &cx).expect("measured")
-    });
+    let to_anchor = || AlignTo::Anchor(anchor.clone());
+    timed("digests, fingerprint-v2 and sketch", bytes, || measure(folder, to_anchor()));
+    timed("digests and fingerprint-v2", bytes, || measure(folder, AlignTo::Nothing));
     println!("peak resident memory {:.0} MB", peak_mb());
     if disguised.is_some() {
         let other = folder.join("disguised");
         write(&other, layers, true);
-        timed("the same, channels permuted", bytes, || measure(&other));
+        timed("the same, channels permuted", bytes, || measure(&other, to_anchor()));
         fs::remove_dir_all(other).expect("removed");
     }
 }

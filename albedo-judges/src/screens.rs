@@ -17,8 +17,8 @@
 //! whatever we could not find out is an error or `Unverified`, never a foul.
 
 pub mod architecture;
+mod arithmetic;
 mod behaviour;
-mod checkpoint;
 pub mod digest;
 mod evidence;
 pub mod files;
@@ -28,6 +28,7 @@ pub mod lineage;
 mod listing;
 pub mod loops;
 mod measure;
+mod pair;
 mod probes;
 mod replies;
 pub mod sanity;
@@ -36,5 +37,4 @@ pub mod tail;
 #[cfg(test)]
 mod testing;
 
-pub use checkpoint::Checkpoint;
-pub use measure::{Measurement, Wanted};
+pub use measure::{AlignTo, Measurement};

@@ -1,17 +1,16 @@
 //! `albedo fingerprint`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use serde_json::json;
 
 use super::exit::Exit;
 use super::output::{print, print_json};
-use crate::judges::screens::lineage::Anchor;
-use crate::judges::screens::store::{Store, Submission};
-use crate::judges::screens::{Checkpoint, Measurement, Wanted};
+use crate::backends::files::FolderFiles;
+use crate::judges::screens::fingerprint::Fingerprint;
+use crate::judges::screens::store::Store;
+use crate::judges::screens::{AlignTo, Measurement};
 use crate::report::Bytes;
-use crate::{CallContext, Error, ErrorKind, Result};
+use crate::{CallContext, Error, ModelFiles, Result};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -42,7 +41,7 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
+pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let store = arguments.add.as_deref().map(Store::open_or_create).transpose()?;
     if let (Some(corpus), Some(store)) = (&arguments.import, &store) {
         let count = store.import_python(corpus)?;
@@ -52,41 +51,34 @@ pub(crate) fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let Some(path) = &arguments.path else {
         return Err(Error::bug("fingerprint a model", "there is no path"));
     };
-    let anchor_folder = arguments.anchor.as_ref().unwrap_or(path);
-    let bytes = Checkpoint::open(path)?.bytes() * if store.is_some() { 2 } else { 1 };
-    let bar = Bytes::new(bytes);
-    let progress = |bytes| bar.add(bytes);
-    let anchor =
-        store.as_ref().map(|_| Anchor::take(anchor_folder, &progress, cx).map(Arc::new)).transpose()?;
-    let wanted = Wanted { digest: true, tensors: false, fingerprint: true, anchor };
-    let measured = Measurement::take(path, &wanted, &progress, cx)?;
-    bar.finish();
-    let Measurement { parameters: Some(parameters), fingerprint: Some(mut fingerprint), aligned, .. } =
-        measured
-    else {
-        return Err(Error::bug("fingerprint a model", "something was not taken"));
-    };
-    fingerprint.hotkey = arguments.hotkey.clone().unwrap_or_default();
-    let mut line = format!("{parameters}  {} tensors", fingerprint.layer_keys.len());
-    if let Some(store) = &store {
-        if let Some(tensor) = aligned.as_ref().and_then(|aligned| aligned.sketch.not_finite()) {
-            return Err(Error::new(ErrorKind::DataInvalid, "remember a model", "a weight is not finite")
-                .with("tensor", tensor));
+    let bar = Bytes::default();
+    let cx = &bar.watch(cx);
+    let align = match (&store, &arguments.anchor) {
+        (None, _) => AlignTo::Nothing,
+        (Some(_), None) => AlignTo::Itself,
+        (Some(_), Some(anchor)) => {
+            let anchor = Measurement::take(files(anchor), AlignTo::Itself, cx).await?.anchor;
+            anchor.map_or(AlignTo::Itself, AlignTo::Anchor)
         }
-        let entry = store.add(&Submission {
-            label: arguments.label.clone().unwrap_or_else(|| path.display().to_string()),
-            hotkey: fingerprint.hotkey.clone(),
-            block: arguments.block,
-            parameters: Some(parameters),
-            fingerprint: Some(fingerprint.clone()),
-            sketch: aligned.map(|aligned| aligned.sketch),
-        })?;
+    };
+    let measured = Measurement::take(files(path), align, cx).await?;
+    bar.finish();
+    let hotkey = arguments.hotkey.clone().unwrap_or_default();
+    let mut line =
+        format!("{}  {} tensors", measured.digests.parameters, measured.fingerprint.layer_keys.len());
+    if let Some(store) = &store {
+        let label = arguments.label.clone().unwrap_or_else(|| path.display().to_string());
+        let entry = measured.remember(store, label, hotkey.clone(), arguments.block)?;
         line = format!("{line}  entry {} ({})", entry.id, entry.label);
     }
     if arguments.json {
-        print_json(&json!(fingerprint))?;
+        print_json(&Fingerprint { hotkey, ..measured.fingerprint })?;
     } else {
         print(&format!("{line}\n"))?;
     }
     Ok(Exit::Done)
+}
+
+fn files(folder: &Path) -> Arc<dyn ModelFiles> {
+    Arc::new(FolderFiles::new(folder))
 }

@@ -8,16 +8,18 @@ use serde_json::json;
 use super::exit::Exit;
 use super::output::{print, print_json, shown};
 use super::source::absolute;
+use crate::admission::{Admission, ScreenedModel};
 use crate::config::{DuelConfig, ModelConfig};
 use crate::confirmation::Confirmation;
 use crate::order::Order;
 use crate::record::{
-    self, Difference, RecordLine, RecordedAnswer, RecordedReply, Regenerated, Verification, VerifyOptions,
+    self, AnyRecord, Difference, ForfeitRecord, RecordLine, RecordedAnswer, RecordedReply, Regenerated,
+    Verification, VerifyOptions,
 };
 use crate::report;
 use crate::{
-    Alteration, Assessment, BuildContext, CallContext, Digest, Error, ErrorKind, Evidence, Record, Registry,
-    Result, TaskSource,
+    Alteration, Assessment, BuildContext, CallContext, Digest, Error, ErrorKind, Evidence, Fault, Finding,
+    Record, Registry, Result, TaskSource,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -128,11 +130,21 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
         Some(path) => Some(registry.build::<dyn TaskSource>("parquet", json!({ "path": path }), cx).await?),
         None => None,
     };
-    let mut verified = Vec::with_capacity(arguments.folders.len());
+    // Submissions that were not admitted take no part in the chain of a reign.
+    let (mut verified, mut forfeits) = (Vec::new(), Vec::new());
     for (index, folder) in arguments.folders.iter().enumerate() {
         let expect = arguments.expect.filter(|_| index + 1 == arguments.folders.len());
-        let options = VerifyOptions { expect, tasks: tasks.as_deref() };
-        verified.push(record::verify(folder, &options, cx).await?);
+        match AnyRecord::open(folder)? {
+            AnyRecord::Forfeit(record) => {
+                record.verify(expect).map_err(|error| error.with("record", folder.display()))?;
+                forfeits.push(*record);
+            }
+            AnyRecord::Duel(record) => {
+                let options = VerifyOptions { expect, tasks: tasks.as_deref() };
+                let verification = record::verify_record(&record, &options, cx).await;
+                verified.push(verification.map_err(|error| error.with("record", folder.display()))?);
+            }
+        }
     }
     record::verify_chain(&verified)?;
     let regenerated = match (arguments.regenerate, arguments.folders.last()) {
@@ -149,10 +161,16 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
                 "answers": verification.answers,
                 "tasks_compared": verification.tasks,
             })).collect::<Vec<_>>(),
+            "forfeits": forfeits.iter().map(|forfeit| json!({
+                "digest": forfeit.digest,
+                "outcome": forfeit.outcome(),
+                "findings": forfeit.admission.findings.len(),
+            })).collect::<Vec<_>>(),
             "regenerated": regenerated,
         }))?;
     } else {
         let mut lines: Vec<_> = verified.iter().map(describe_verification).collect();
+        lines.extend(forfeits.iter().map(describe_forfeit));
         if verified.len() > 1 {
             lines.push(format!("the {} records are a chain\n", verified.len()));
         }
@@ -207,8 +225,54 @@ fn describe_regenerated(reply: &Regenerated) -> String {
     format!("sample {sample}, {side}: {found}\n")
 }
 
+fn describe_forfeit(record: &ForfeitRecord) -> String {
+    let findings = &record.admission.findings;
+    let rejected = findings.iter().filter(|screened| matches!(screened.finding, Finding::Rejected(_)));
+    let rejected: Vec<_> = rejected.map(|screened| screened.screen.name.as_str()).collect();
+    format!(
+        "verified {}\n    {} findings; the submission forfeits, rejected by {}\n",
+        record.digest,
+        findings.len(),
+        rejected.join(", ")
+    )
+}
+
+/// The record of a submission that was not admitted.
+fn show_forfeit(record: &ForfeitRecord, show: &Show) -> Result<Exit> {
+    if show.sample.is_some() {
+        return Err(Error::new(ErrorKind::NotFound, "show a sample", "the submission was not admitted")
+            .with_fault(Fault::Operator)
+            .with_hint("leave `--sample` out: the record has findings, and no samples"));
+    }
+    if show.json {
+        print_json(&json!({ "digest": record.digest, "admission": record.admission }))?;
+    } else {
+        let model = |model: &ScreenedModel| match (model.parameters, &model.reference) {
+            (Some(parameters), Some(reference)) => format!("{parameters} ({reference})"),
+            (Some(parameters), None) => parameters.to_string(),
+            (None, Some(reference)) => reference.clone(),
+            (None, None) => format!("files with the listing {}", model.listing),
+        };
+        let Admission { king, submission, .. } = &record.admission;
+        print(&format!(
+            "{:<12}{}\n{:<12}{}\n{:<12}{}\n\n{}",
+            "king",
+            model(king),
+            "submission",
+            model(submission),
+            "record",
+            record.digest,
+            report::screened(&record.admission)
+        ))?;
+    }
+    Ok(Exit::Done)
+}
+
 fn show(show: &Show) -> Result<Exit> {
-    let record = Record::open(&show.folder)?;
+    let record = match AnyRecord::open(&show.folder)? {
+        AnyRecord::Duel(record) => record,
+        AnyRecord::Forfeit(record) => return show_forfeit(&record, show),
+    };
     match (show.sample, show.json) {
         (None, false) => print(&summary(&record))?,
         (None, true) => {

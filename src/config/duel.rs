@@ -34,10 +34,13 @@ pub struct DuelConfig {
     pub tasks: PluginConfig<dyn TaskSource>,
     /// The panel, in order.
     pub judges: Vec<PluginConfig<dyn Judge>>,
-    /// What a submission is looked at for before its duel, in order;
-    /// [`DuelConfig::screens`] builds them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub screens: Vec<PluginConfig<dyn Screen>>,
+    /// What the challenger is screened with before a duel, in order; those of
+    /// [`default_screens`](super::default_screens) if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub screens: Option<Vec<PluginConfig<dyn Screen>>>,
+    /// The model that screens align all others to; the king if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<ModelConfig>,
     /// Everything else that can change the verdict, and the limits.
     #[serde(default)]
     pub duel: DuelSettings,

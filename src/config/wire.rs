@@ -6,11 +6,11 @@ use super::{DuelConfig, ModelConfig};
 use crate::registry::{CheckContext, Checked};
 use crate::{
     BuildContext, Contestant, Duel, DuelBuilder, Error, ErrorKind, Judge, ModelBackend, ModelSource,
-    PluginConfig, Registry, Result, Role, Screen, Side, TaskSource,
+    PluginConfig, Registry, Result, Role, Side, TaskSource,
 };
 
 /// What runs both sides where the file does not say.
-const DEFAULT_BACKEND: &str = "burn";
+pub(super) const DEFAULT_BACKEND: &str = "burn";
 
 /// The plugins of a duel's configuration, checked.
 #[derive(Debug)]
@@ -18,7 +18,6 @@ pub(super) struct CheckedDuel {
     backends: Backends,
     tasks: Checked<dyn TaskSource>,
     judges: Vec<Checked<dyn Judge>>,
-    screens: Vec<Checked<dyn Screen>>,
 }
 
 /// What runs the two sides.
@@ -40,11 +39,11 @@ impl DuelConfig {
             model.model().map_err(|error| error.under(key))?;
         }
         let cx = CheckContext::new(registry);
+        cx.plugins("screens", self.screens.as_deref().unwrap_or_default())?;
         Ok(CheckedDuel {
             backends: self.checked_backends(&cx)?,
             tasks: cx.plugin("tasks", &self.tasks)?,
             judges: cx.plugins("judges", &self.judges)?,
-            screens: cx.plugins("screens", &self.screens)?,
         })
     }
 
@@ -84,21 +83,11 @@ impl DuelConfig {
     /// side's model.
     pub async fn builder(&self, cx: &BuildContext<'_>) -> Result<DuelBuilder> {
         let cx = cx.relative_to(&self.folder);
-        let CheckedDuel { backends, tasks, judges, screens: _ } = self.checked(cx.registry())?;
+        let CheckedDuel { backends, tasks, judges } = self.checked(cx.registry())?;
         let tasks = tasks.build(&cx).await?;
         let judges = build_all(judges, &cx).await?;
         let [king, challenger] = self.load(backends, &cx).await?;
         Ok(Duel::builder(king, challenger).tasks(tasks).judges(judges).settings(self.duel.clone()))
-    }
-
-    /// Checks every setting and builds the screens, in order, with relative paths
-    /// taken from [`DuelConfig::folder`].
-    ///
-    /// # Errors
-    /// Whatever is wrong with the settings, or the files that the screens name.
-    pub async fn screens(&self, cx: &BuildContext<'_>) -> Result<Vec<Arc<dyn Screen>>> {
-        let cx = cx.relative_to(&self.folder);
-        build_all(self.checked(cx.registry())?.screens, &cx).await
     }
 
     /// Loads both contestants, the king first; a model that duels itself once.
@@ -132,7 +121,10 @@ impl DuelConfig {
     }
 }
 
-async fn build_all<R: ?Sized + Role>(plugins: Vec<Checked<R>>, cx: &BuildContext<'_>) -> Result<Vec<Arc<R>>> {
+pub(super) async fn build_all<R: ?Sized + Role>(
+    plugins: Vec<Checked<R>>,
+    cx: &BuildContext<'_>,
+) -> Result<Vec<Arc<R>>> {
     let mut built = Vec::with_capacity(plugins.len());
     for plugin in plugins {
         built.push(plugin.build(cx).await?);

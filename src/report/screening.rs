@@ -2,57 +2,32 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
+use std::sync::{Arc, OnceLock};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 use serde_json::Value;
 
-use crate::Finding;
+use crate::{Admission, AdmissionOutcome, CallContext, CallSignal, Finding, Screened};
 
 /// Models below this many bytes are read before a bar could be seen.
 const LARGE: u64 = 256 << 20;
 
-/// One screen's finding.
-#[derive(Debug, Serialize)]
-pub struct Screened {
-    screen: String,
-    #[serde(flatten)]
-    finding: Finding,
-}
-
-impl Screened {
-    /// What `screen` found.
-    pub fn new(screen: &str, finding: Finding) -> Self {
-        Self { screen: screen.into(), finding }
-    }
-}
-
-/// Whether any screen rejected.
-pub fn rejected(all: &[Screened]) -> bool {
-    all.iter().any(|one| matches!(one.finding, Finding::Rejected(_)))
-}
-
-/// Whether any screen could not find out.
-pub fn unverified(all: &[Screened]) -> bool {
-    all.iter().any(|one| matches!(one.finding, Finding::Unverified(_)))
-}
-
 /// The findings, each with what a reader looks for first.
-pub fn screened(all: &[Screened]) -> String {
+pub fn screened(admission: &Admission) -> String {
     let mut text = String::new();
-    for Screened { screen, finding } in all {
-        let (word, evidence) = match finding {
-            Finding::Clear(evidence) => ("clear", evidence),
-            Finding::Flagged(evidence) => ("FLAGGED", evidence),
-            Finding::Rejected(evidence) => ("REJECTED", evidence),
-            Finding::Unverified(evidence) => ("unverified", evidence),
+    for Screened { screen, finding, .. } in &admission.findings {
+        let word = match finding {
+            Finding::Clear(_) => "clear",
+            Finding::Flagged(_) => "FLAGGED",
+            Finding::Rejected(_) => "REJECTED",
+            Finding::Unverified(_) => "unverified",
         };
-        let mut lines = reasons(evidence);
+        let mut lines = reasons(finding.evidence());
         if lines.is_empty() {
-            lines.push(facts(evidence));
+            lines.push(facts(finding.evidence()));
         }
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{screen:<16}{word:<12}{}", lines[0]);
+        let _ = writeln!(text, "{:<16}{word:<12}{}", screen.name, lines[0]);
         for line in &lines[1..] {
             let _ = writeln!(text, "{:<28}{line}", "");
         }
@@ -60,11 +35,11 @@ pub fn screened(all: &[Screened]) -> String {
     let _ = writeln!(
         text,
         "\n{}",
-        match (rejected(all), unverified(all)) {
-            (true, _) => "Rejected: the submission forfeits on the evidence above.",
-            (false, true) =>
+        match admission.outcome {
+            AdmissionOutcome::Forfeit => "Rejected: the submission forfeits on the evidence above.",
+            AdmissionOutcome::Void =>
                 "Not decided: some screens could not find out, which is not the submission's fault.",
-            (false, false) => "Nothing that forfeits.",
+            AdmissionOutcome::Admitted => "Nothing that forfeits.",
         }
     );
     text
@@ -133,34 +108,37 @@ fn facts(evidence: &Value) -> String {
 }
 
 /// A bar of bytes read, for large models on a terminal.
-#[derive(Debug)]
-pub struct Bytes(Option<ProgressBar>);
+#[derive(Debug, Clone, Default)]
+pub struct Bytes(Arc<OnceLock<Option<ProgressBar>>>);
 
 impl Bytes {
-    /// A bar of `bytes` in all; none is shown of a small model, or without a
-    /// terminal.
-    pub fn new(bytes: u64) -> Self {
-        let shown = bytes >= LARGE && io::stderr().is_terminal();
-        Self(shown.then(|| {
-            let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(bytes).with_style(style)
-        }))
-    }
-
-    /// Counts `bytes` as read.
-    pub fn add(&self, bytes: u64) {
-        if let Some(bar) = &self.0 {
-            bar.inc(bytes);
-        }
+    /// The same context, whose signals move the bar.
+    pub fn watch(&self, cx: &CallContext) -> CallContext {
+        let Self(bar) = self.clone();
+        cx.with_listener(move |signal| {
+            if let CallSignal::Weights { read, of } = signal
+                && let Some(bar) = bar.get_or_init(|| shown(of))
+            {
+                bar.set_length(of);
+                bar.set_position(read);
+            }
+        })
     }
 
     /// Takes the bar off the screen.
     pub fn finish(&self) {
-        if let Some(bar) = &self.0 {
+        if let Some(Some(bar)) = self.0.get() {
             bar.finish_and_clear();
         }
     }
+}
+
+fn shown(bytes: u64) -> Option<ProgressBar> {
+    (bytes >= LARGE && io::stderr().is_terminal()).then(|| {
+        let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::new(bytes).with_style(style)
+    })
 }
 
 #[cfg(test)]

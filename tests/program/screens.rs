@@ -2,12 +2,20 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
-use albedo::{CallContext, Finding, ModelBackend, ModelSource, Registry, Screen, Subject};
+use albedo::backends::files::FolderFiles;
+use albedo::config::AdmissionConfig;
+use albedo::{
+    Admission, Admit, CallContext, FileEntry, ModelBackend, ModelFiles, ModelSource, Models, Registry,
+    Result, Screen, ScreenPart,
+};
+use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use crate::run::{albedo, command, demo, error, stdout};
@@ -38,11 +46,11 @@ fn screen(submission: &Path, arguments: &[&str]) -> Vec<(String, String, Value)>
     let fixed = ["screen", text(submission), "--king", text(&king), "--json"];
     let output = albedo(fixed.into_iter().chain(arguments.iter().copied()));
     assert!(!output.stdout.is_empty(), "{}", error(&output));
-    let findings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let word = |value: &Value| value.as_str().expect("a word").to_owned();
-    let findings = findings.as_array().expect("a list").iter();
-    let findings: Vec<_> =
-        findings.map(|one| (word(&one["screen"]), word(&one["finding"]), one["evidence"].clone())).collect();
+    let admission: Admission = serde_json::from_slice(&output.stdout).expect("JSON");
+    admission.check().expect("the outcome follows from the findings");
+    let findings: Vec<_> = (admission.findings.into_iter())
+        .map(|one| (one.screen.name, one.finding.word().to_owned(), one.finding.evidence().clone()))
+        .collect();
     let any = |word: &str| findings.iter().any(|(_, finding, _)| finding == word);
     let code = if any("rejected") {
         1
@@ -105,6 +113,60 @@ fn a_stored_submission_is_found_again_and_ones_own_entry_is_not_held_against_one
     let json = stdout(&albedo(["fingerprint", text(&king), "--json"]));
     let print: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(print["method"], "layer_norms_v2_with_samples");
+}
+
+#[test]
+fn the_configuration_names_the_screens_and_the_command_line_comes_before_it() {
+    let (folder, model) = copy();
+    let config = folder.path().join("duel.toml");
+    let toml = format!(
+        "judges = []\nking.path = {:?}\nchallenger.path = \"model\"\ntasks.name = \"parquet\"\n\
+         screens = [{{ name = \"digest\" }}, {{ name = \"files\", max_size_ratio = 1.5 }}]\n",
+        text(&king())
+    );
+    fs::write(&config, toml).expect("written");
+    let run = |arguments: &[&str]| {
+        let output = albedo(
+            ["screen", "--json", "--config", text(&config)].into_iter().chain(arguments.iter().copied()),
+        );
+        let admission: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let findings = admission["findings"].as_array().expect("a list").iter();
+        let words: Vec<_> = findings
+            .map(|one| format!("{} {}", one["screen"]["name"], one["finding"]).replace('"', ""))
+            .collect();
+        (output.status.code(), words)
+    };
+    let copied = ["files clear", "digest rejected"].map(str::to_owned).to_vec();
+    assert_eq!(run(&[]), (Some(1), copied));
+    let challenger = demo().join("models/challenger");
+    let honest = ["files clear", "digest clear"].map(str::to_owned).to_vec();
+    assert_eq!(run(&[text(&challenger)]), (Some(0), honest));
+    fs::write(model.join("modeling.py"), "import os").expect("written");
+    assert_eq!(run(&[]), (Some(1), vec!["files rejected".to_owned()]));
+}
+
+#[test]
+fn a_forfeit_has_a_record_that_is_shown_and_verifies() {
+    let (folder, model) = copy();
+    let (out, king) = (folder.path().join("admission"), king());
+    let output = albedo(["screen", text(&model), "--king", text(&king), "--out", text(&out)]);
+    assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+    let report = String::from_utf8_lossy(&output.stdout);
+    let digest = report.lines().last().and_then(|line| line.split_whitespace().nth(1)).expect("a digest");
+    let verified = stdout(&albedo(["record", "verify", text(&out), "--expect", digest]));
+    assert!(verified.contains(digest) && verified.contains("rejected by digest, lineage"), "{verified}");
+    let shown = stdout(&albedo(["record", "show", text(&out)]));
+    assert!(shown.contains("an exact copy of the king") && shown.contains(digest), "{shown}");
+    let lines = fs::read_to_string(out.join("record.jsonl")).expect("reads");
+    assert!(!lines.contains(text(folder.path())), "no local path is published: {lines}");
+    fs::write(out.join("record.jsonl"), lines.replace("rejected", "clear")).expect("written");
+    let output = albedo(["record", "verify", text(&out)]);
+    assert_eq!(output.status.code(), Some(65), "{}", error(&output));
+    // An admitted submission has a journal and no record.
+    let (out, challenger) = (folder.path().join("admitted"), demo().join("models/challenger"));
+    let output = albedo(["screen", text(&challenger), "--king", text(&king), "--out", text(&out)]);
+    assert_eq!(output.status.code(), Some(0), "{}", error(&output));
+    assert!(out.join("journal.jsonl").is_file() && !out.join("record.digest").exists());
 }
 
 #[test]
@@ -190,6 +252,76 @@ fn a_half_downloaded_folder_is_not_held_against_the_miner_unless_it_is_what_he_h
     assert_eq!(words(&screen(&model, &["--complete"])), ["files rejected", "architecture clear"]);
 }
 
+/// A folder that counts how often each byte of its weight file is read.
+#[derive(Debug)]
+struct Counted {
+    files: FolderFiles,
+    reads: Mutex<Vec<u8>>,
+}
+
+impl Counted {
+    fn new(folder: &Path) -> Arc<Self> {
+        let size = fs::metadata(folder.join(WEIGHTS)).expect("there").len();
+        Arc::new(Self { files: FolderFiles::new(folder), reads: Mutex::new(vec![0; size as usize]) })
+    }
+
+    /// How often the bytes behind the header were read: the least and the most.
+    fn data(&self, folder: &Path) -> (u8, u8) {
+        let file = fs::read(folder.join(WEIGHTS)).expect("reads");
+        let header = 8 + u64::from_le_bytes(file[..8].try_into().expect("8 bytes")) as usize;
+        let reads = self.reads.lock().expect("unpoisoned");
+        let data = &reads[header..];
+        (*data.iter().min().expect("some"), *data.iter().max().expect("some"))
+    }
+}
+
+const WEIGHTS: &str = "model.safetensors";
+
+#[async_trait]
+impl ModelFiles for Counted {
+    async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
+        self.files.list(cx).await
+    }
+
+    async fn read(&self, name: &str, range: Range<u64>, cx: &CallContext) -> Result<Vec<u8>> {
+        if name == WEIGHTS {
+            let mut reads = self.reads.lock().expect("unpoisoned");
+            reads[range.start as usize..range.end as usize].iter_mut().for_each(|count| *count += 1);
+        }
+        self.files.read(name, range, cx).await
+    }
+}
+
+#[tokio::test]
+async fn with_all_screens_on_the_weights_of_each_model_are_read_once() {
+    let (place, anchor) = copy();
+    let store = place.path().join("store");
+    let add = ["fingerprint", text(&anchor), "--add", text(&store), "--label", "anchor"];
+    assert!(stdout(&albedo(add)).contains("entry 1"));
+    let registry = Registry::linked().expect("a registry");
+    let mut config = AdmissionConfig::new("", "");
+    config.set("store", &json!(store), &registry);
+    let cx = CallContext::new();
+    let mut screens = Vec::new();
+    for screen in &config.screens {
+        screens
+            .push(registry.build::<dyn Screen>(screen.name(), screen.settings(), &cx).await.expect("built"));
+    }
+    let (king, challenger) = (king(), demo().join("models/challenger"));
+    for with_anchor in [false, true] {
+        let counted = [&king, &challenger, &anchor].map(|folder| Counted::new(folder));
+        let [kings, challengers, anchors] = counted.clone();
+        let mut models = Models::new(kings, challengers);
+        models.anchor = with_anchor.then_some(anchors as Arc<dyn ModelFiles>);
+        let admission = Admit::new(screens.clone(), models).run(&cx).await.expect("runs");
+        assert!(admission.is_admitted() && admission.findings.len() == 5, "{admission:?}");
+        for (counted, folder) in counted.iter().zip([&king, &challenger]) {
+            assert_eq!(counted.data(folder), (1, 1), "{}", folder.display());
+        }
+        assert_eq!(counted[2].data(&anchor), if with_anchor { (1, 1) } else { (0, 0) });
+    }
+}
+
 /// `ALBEDO_PROBES` makes it longer; `ALBEDO_INJECTOR` names a model that was
 /// trained to speak to the judge, as `finetunes.py --only inject` does.
 #[tokio::test]
@@ -210,14 +342,9 @@ async fn the_injection_probe_leaves_the_demo_models_alone_and_finds_a_trained_in
             backend.load(&ModelSource::new(&model).with_text_from(king()), &cx).await.expect("loads");
         let mut counts = std::collections::BTreeMap::new();
         for seed in 0..probes {
-            let subject = Subject::Behaviour { session: &*session, seed };
-            let finding = screen.inspect(subject, &cx).await.expect("a finding");
-            let word = match &finding {
-                Finding::Clear(_) => "clear",
-                Finding::Flagged(_) => "flagged",
-                Finding::Rejected(_) => "rejected",
-                Finding::Unverified(_) => "unverified",
-            };
+            let ScreenPart::Behaviour(part) = screen.part() else { panic!("{screen:?}") };
+            let finding = part.inspect(&*session, seed, &cx).await.expect("a finding");
+            let word = finding.word();
             *counts.entry(word).or_insert(0_u64) += 1;
             assert!(injects || word == "clear", "{}, seed {seed}: {finding:?}", model.display());
         }

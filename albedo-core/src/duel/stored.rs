@@ -232,7 +232,10 @@ impl Stored {
                 JournalEvent::Ended { verdict, record } => {
                     stored.end(DuelReport { plan: digest, verdict: *verdict, record });
                 }
-                JournalEvent::Resumed | JournalEvent::Overflowed { repeated: false, .. } => {}
+                JournalEvent::Resumed
+                | JournalEvent::Screened { .. }
+                | JournalEvent::Forfeited { .. }
+                | JournalEvent::Overflowed { repeated: false, .. } => {}
             }
         }
         Ok(stored)

@@ -11,7 +11,7 @@ use super::canonical::{Digests, check_format};
 use super::{RecordLine, RecordedAnswer, RecordedReply, TextRef};
 use crate::backend::Message;
 use crate::digest::{Digest, canonical_json};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::plan::DuelPlan;
 use crate::verdict::Verdict;
 
@@ -75,12 +75,8 @@ impl Record {
     /// A file is missing, altered or malformed, naming it; the record was
     /// written by a newer albedo.
     pub fn open(folder: &Path) -> Result<Self> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            fs::read(&path).map_err(|error| Error::io("read the record", &path, error))
-        };
-        Self::from_files(&read(LINES)?, &read(BLOBS)?, &read(DIGEST)?)
-            .map_err(|error| error.with("record", folder.display()))
+        let [lines, blobs, digest] = read_folder(folder)?;
+        Self::from_files(&lines, &blobs, &digest).map_err(|error| error.with("record", folder.display()))
     }
 
     /// The record of its three files.
@@ -88,14 +84,7 @@ impl Record {
     /// # Errors
     /// As [`Record::open`].
     pub fn from_files(lines: &[u8], blobs: &[u8], digest: &[u8]) -> Result<Self> {
-        let digests = Digests::parse(digest).map_err(|error| in_file(error, DIGEST))?;
-        for (file, bytes, stated) in [(LINES, lines, digests.lines), (BLOBS, blobs, digests.blobs)] {
-            let actual = Digest::of(bytes);
-            if actual != stated {
-                return Err(in_file(altered(stated, actual), file));
-            }
-        }
-        Self::from_bytes(lines, blobs, digests.root())
+        Self::from_bytes(lines, blobs, read_digests(lines, blobs, digest)?.root())
     }
 
     /// The record of two files whose digest has to be `stated`.
@@ -109,6 +98,12 @@ impl Record {
             return Err(in_file(altered(stated, digest), "record.jsonl or record.blobs"));
         }
         let lines = read_lines(lines).map_err(|error| in_file(error, LINES))?;
+        if let Some(RecordLine::Forfeit { .. }) = lines.get(1) {
+            let message = "it is the record of a submission that was not admitted, not of a duel";
+            return Err(Error::new(ErrorKind::Unsupported, "read the record", message)
+                .with_fault(Fault::Operator)
+                .with_hint("`albedo record show` prints its evidence"));
+        }
         let blobs = read_blobs(blobs).map_err(|error| in_file(error, BLOBS))?;
         let (Some(RecordLine::Plan { plan }), Some(RecordLine::Verdict(verdict))) =
             (lines.get(1), lines.last())
@@ -178,11 +173,32 @@ pub(super) const LINES: &str = "record.jsonl";
 pub(super) const BLOBS: &str = "record.blobs";
 pub(super) const DIGEST: &str = "record.digest";
 
-fn invalid(message: impl Into<String>) -> Error {
+/// The three files of the record in `folder`.
+pub(super) fn read_folder(folder: &Path) -> Result<[Vec<u8>; 3]> {
+    let read = |name: &str| {
+        let path = folder.join(name);
+        fs::read(&path).map_err(|error| Error::io("read the record", &path, error))
+    };
+    Ok([read(LINES)?, read(BLOBS)?, read(DIGEST)?])
+}
+
+/// The digests of `lines` and `blobs`, which have to be those of `digest`.
+pub(super) fn read_digests(lines: &[u8], blobs: &[u8], digest: &[u8]) -> Result<Digests> {
+    let digests = Digests::parse(digest).map_err(|error| in_file(error, DIGEST))?;
+    for (file, bytes, stated) in [(LINES, lines, digests.lines), (BLOBS, blobs, digests.blobs)] {
+        let actual = Digest::of(bytes);
+        if actual != stated {
+            return Err(in_file(altered(stated, actual), file));
+        }
+    }
+    Ok(digests)
+}
+
+pub(super) fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::DataInvalid, "read the record", message)
 }
 
-fn in_file(error: Error, file: &str) -> Error {
+pub(super) fn in_file(error: Error, file: &str) -> Error {
     error.with("file", file)
 }
 
@@ -206,7 +222,7 @@ fn read_format(lines: &[u8]) -> Result<u32> {
     Ok(format)
 }
 
-fn read_lines(file: &[u8]) -> Result<Vec<RecordLine>> {
+pub(super) fn read_lines(file: &[u8]) -> Result<Vec<RecordLine>> {
     let Some(file) = file.strip_suffix(b"\n") else {
         return Err(invalid("the last line has no end"));
     };

@@ -94,6 +94,7 @@ impl Gate {
                 self.state().limit.told(now, remaining, resets_in);
                 true
             }
+            CallSignal::Weights { .. } => false,
         };
         if changed {
             self.changed.notify_waiters();

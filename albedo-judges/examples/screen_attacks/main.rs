@@ -23,15 +23,17 @@ use std::sync::Arc;
 
 use albedo_core::safetensors::Dtype;
 use albedo_core::{CallContext, Finding};
-use albedo_judges::screens::digest::{DigestConfig, DigestScreen};
+use albedo_judges::screens::digest::DigestScreen;
 use albedo_judges::screens::lineage::{Anchor, Delta, LineageConfig, LineageScreen};
-use albedo_judges::screens::store::{Store, Submission};
-use albedo_judges::screens::{Measurement, Wanted};
+use albedo_judges::screens::store::Store;
+use albedo_judges::screens::{AlignTo, Measurement};
 use serde_json::{Value, json};
 
 mod disguise;
+mod folder;
 
 use disguise::{Dice, Model};
+use folder::folder;
 
 /// Rivals whose copies are made: at most this many, spread over the honest.
 const RIVALS: usize = 16;
@@ -81,7 +83,9 @@ struct Bench {
     king: Model,
     anchor: Arc<Anchor>,
     king_measured: Measurement,
-    store_path: PathBuf,
+    digest: DigestScreen,
+    lineage: LineageScreen,
+    runtime: tokio::runtime::Runtime,
     /// The honest models, by name.
     store: Vec<(String, Measurement)>,
     scratch: PathBuf,
@@ -111,28 +115,25 @@ fn main() {
 }
 
 fn run(king: &Path, honest: &[PathBuf], store_path: &Path, scratch: &Path) -> String {
-    let cx = CallContext::new();
-    let anchor = Arc::new(Anchor::take(king, &|_| (), &cx).expect("an anchor"));
-    let wanted = Wanted { digest: true, tensors: true, fingerprint: true, anchor: Some(anchor.clone()) };
-    let measure = |folder: &Path| Measurement::take(folder, &wanted, &|_| (), &cx).expect("measured");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let take = |path: &Path, align: AlignTo| {
+        runtime.block_on(Measurement::take(folder(path), align, &CallContext::new()))
+    };
+    let king_measured = take(king, AlignTo::Itself).expect("measured");
+    let anchor = king_measured.anchor.clone().expect("an anchor");
+    let measure = |path: &Path| take(path, AlignTo::Anchor(anchor.clone())).expect("measured");
     let measured: Vec<_> = honest.iter().map(|folder| (name(folder), measure(folder))).collect();
-    let store = Store::open_or_create(store_path).expect("a store");
+    let store = Arc::new(Store::open_or_create(store_path).expect("a store"));
     for (label, measured) in &measured {
-        let submission = Submission {
-            label: label.clone(),
-            hotkey: String::new(),
-            block: None,
-            parameters: measured.parameters,
-            fingerprint: measured.fingerprint.clone(),
-            sketch: measured.aligned.as_ref().map(|aligned| aligned.sketch.clone()),
-        };
-        store.add(&submission).expect("added");
+        measured.remember(&store, label.clone(), String::new(), None).expect("added");
     }
     let bench = Bench {
         king: Model::read(king),
-        king_measured: measure(king),
+        king_measured,
         anchor,
-        store_path: store_path.to_owned(),
+        digest: DigestScreen::new(Some(Arc::clone(&store))).expect("a screen"),
+        lineage: LineageScreen::new(LineageConfig::default(), Some(store)).expect("a screen"),
+        runtime,
         store: measured,
         scratch: scratch.to_owned(),
     };
@@ -168,11 +169,11 @@ fn run(king: &Path, honest: &[PathBuf], store_path: &Path, scratch: &Path) -> St
 
 impl Bench {
     fn measure(&self, model: &Model, noisy: Option<&mut Dice>) -> Measurement {
-        let folder = self.scratch.join("attack");
-        model.write(&folder, noisy);
-        let wanted =
-            Wanted { digest: true, tensors: true, fingerprint: true, anchor: Some(self.anchor.clone()) };
-        Measurement::take(&folder, &wanted, &|_| (), &CallContext::new()).expect("measured")
+        let path = self.scratch.join("attack");
+        model.write(&path, noisy);
+        let align = AlignTo::Anchor(self.anchor.clone());
+        let cx = CallContext::new();
+        self.runtime.block_on(Measurement::take(folder(&path), align, &cx)).expect("measured")
     }
 
     fn attack(&self, attack: &str, target: &str, source: &Model, other: Option<&Model>, seed: u64) -> Value {
@@ -190,22 +191,18 @@ impl Bench {
         let king = self.anchor.own();
         // An honest model is in the store itself.
         let own = if attack == "honest" { vec![target.to_owned()] } else { Vec::new() };
-        let store = Some(self.store_path.clone());
-        let digest = DigestScreen::new(&DigestConfig { store: store.clone(), own: own.clone() });
-        let digest =
-            digest.and_then(|screen| screen.judge(measured, &self.king_measured)).expect("a finding");
-        let lineage =
-            LineageScreen::new(LineageConfig { store, own: own.clone(), ..LineageConfig::default() });
-        let lineage = lineage.and_then(|screen| screen.judge(measured, king)).expect("a finding");
-        let prints = measured.fingerprint.as_ref().expect("taken");
+        let digest = self.digest.judge(&measured.digests, &self.king_measured.digests, &own);
+        let digest = digest.expect("a finding");
+        let aligned = measured.aligned.as_ref().expect("taken");
+        let lineage = self.lineage.judge(aligned, king, &own).expect("a finding");
+        let prints = &measured.fingerprint;
         let others = self.store.iter().filter(|(label, _)| !own.contains(label)).map(|(_, other)| other);
         let similarity = others
             .chain([&self.king_measured])
-            .filter_map(|other| other.fingerprint.as_ref())
-            .map(|other| prints.similarity(other))
+            .map(|other| prints.similarity(&other.fingerprint))
             .fold(0.0, f64::max);
         let (word, evidence) = finding(&lineage);
-        let shape = measured.aligned.as_ref().expect("taken").shape(king);
+        let shape = aligned.shape(king);
         let nearest = &evidence["nearest"][0];
         json!({
             "attack": attack,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use albedo_core::{CallContext, Error, ErrorKind, FileEntry, Finding, ModelFiles, Provenance, Result, Screen, Subject};
+use albedo_core::{CallContext, Error, ErrorKind, FileEntry, FilesScreen as _, Finding, ModelFiles, Provenance, Result};
 use albedo_judges::screens::files::{FilesConfig, FilesScreen};
 use futures::executor::block_on;
 use libfuzzer_sys::fuzz_target;
@@ -64,8 +64,7 @@ fuzz_target!(|bytes: &[u8]| {
         let submission = files(parts, provenance);
         let before = MEMORY.current_usage();
         MEMORY.reset_peak_usage();
-        let subject = Subject::Files { submission: &submission, king: &king };
-        let finding = block_on(screen.inspect(subject, &CallContext::new())).unwrap();
+        let finding = block_on(screen.inspect(&submission, &king, &CallContext::new())).unwrap();
         assert!(MEMORY.peak_usage() - before <= 40 * bytes.len() + (256 << 10));
         let evidence = match &finding {
             Finding::Clear(evidence) => {

@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use albedo_core::{
     BuildContext, CallContext, CheckContext, Finding, Identity, ModelFiles, Plugin, Result, Screen,
-    ScreenStage, Subject,
+    ScreenPart,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::evidence::{Problem, Problems, wrong_stage};
+use super::evidence::{Problem, Problems};
 use super::files::kings;
 use super::listing::{Listing, object};
 
@@ -111,20 +111,24 @@ impl ArchitectureScreen {
     }
 }
 
-#[async_trait]
 impl Screen for ArchitectureScreen {
     fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    fn stage(&self) -> ScreenStage {
-        ScreenStage::Files
+    fn part(&self) -> ScreenPart<'_> {
+        ScreenPart::Files(self)
     }
+}
 
-    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> Result<Finding> {
-        let Subject::Files { submission, king } = subject else {
-            return Err(wrong_stage(Self::NAME, self.stage(), &subject));
-        };
+#[async_trait]
+impl albedo_core::FilesScreen for ArchitectureScreen {
+    async fn inspect(
+        &self,
+        submission: &dyn ModelFiles,
+        king: &dyn ModelFiles,
+        cx: &CallContext,
+    ) -> Result<Finding> {
         let expected = match &self.config.spec {
             Some(spec) => spec.clone(),
             None => config(king, cx).await?.map_err(|problem| kings(&problem, king.provenance()))?,

@@ -6,13 +6,11 @@ use std::sync::Arc;
 
 use albedo_core::registry::Settings;
 use albedo_core::{
-    BuildContext, CallContext, CheckContext, Finding, Identity, ModelSession, Plugin, Result, Screen,
-    ScreenStage, Subject,
+    BehaviourScreen, BuildContext, CallContext, CheckContext, Finding, Identity, ModelSession, Plugin,
+    Result, Screen, ScreenPart,
 };
 use async_trait::async_trait;
-use serde::Serialize;
-
-use super::evidence::wrong_stage;
+use serde_json::Value;
 
 /// A probe of a model's behaviour; [`Behaviour`] makes a screen of it.
 #[async_trait]
@@ -21,8 +19,8 @@ pub(crate) trait Probe: Debug + Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// As [`Plugin::SUMMARY`].
     const SUMMARY: &'static str;
-    /// As [`Plugin::Config`]; its digest is part of the screen's identity.
-    type Config: Serialize + Settings;
+    /// As [`Plugin::Config`].
+    type Config: Settings;
     /// As [`Plugin::Checked`].
     type Checked: Send + 'static;
 
@@ -32,7 +30,13 @@ pub(crate) trait Probe: Debug + Sized + Send + Sync + 'static {
     /// The probe of checked settings.
     async fn build(checked: Self::Checked, cx: &BuildContext<'_>) -> Result<Self>;
 
-    /// As [`Screen::inspect`], with a subject of the right stage.
+    /// The settings that the screen is identified by, without local paths.
+    ///
+    /// # Errors
+    /// None that a caller could cause.
+    fn identified(&self) -> Result<Value>;
+
+    /// As [`BehaviourScreen::inspect`].
     async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding>;
 }
 
@@ -43,20 +47,19 @@ pub(crate) struct Behaviour<P> {
     probe: P,
 }
 
-#[async_trait]
 impl<P: Probe> Screen for Behaviour<P> {
     fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    fn stage(&self) -> ScreenStage {
-        ScreenStage::Behaviour
+    fn part(&self) -> ScreenPart<'_> {
+        ScreenPart::Behaviour(self)
     }
+}
 
-    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> Result<Finding> {
-        let Subject::Behaviour { session, seed } = subject else {
-            return Err(wrong_stage(P::NAME, self.stage(), &subject));
-        };
+#[async_trait]
+impl<P: Probe> BehaviourScreen for Behaviour<P> {
+    async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {
         self.probe.inspect(session, seed, cx).await
     }
 }
@@ -65,13 +68,14 @@ impl<P: Probe> Plugin<dyn Screen> for Behaviour<P> {
     const NAME: &'static str = P::NAME;
     const SUMMARY: &'static str = P::SUMMARY;
     type Config = P::Config;
-    type Checked = (Identity, P::Checked);
+    type Checked = P::Checked;
 
-    fn check(config: P::Config, cx: &CheckContext<'_>) -> Result<Self::Checked> {
-        Ok((Identity::new(P::NAME, "1", &config)?, P::check(config, cx)?))
+    fn check(config: P::Config, cx: &CheckContext<'_>) -> Result<P::Checked> {
+        P::check(config, cx)
     }
 
-    async fn build((identity, probe): Self::Checked, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
-        Ok(Arc::new(Self { identity, probe: P::build(probe, cx).await? }))
+    async fn build(checked: P::Checked, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
+        let probe = P::build(checked, cx).await?;
+        Ok(Arc::new(Self { identity: Identity::new(P::NAME, "1", &probe.identified()?)?, probe }))
     }
 }

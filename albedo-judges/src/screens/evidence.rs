@@ -1,6 +1,6 @@
 //! What findings are made of.
 
-use albedo_core::{Error, Fault, Finding, Provenance, Result, ScreenStage, Subject};
+use albedo_core::{Error, Fault, Finding, Provenance, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -81,14 +81,6 @@ impl Problems {
 /// What to do about a copy that may be incomplete.
 const INCOMPLETE: &str = "this looks like a download that is incomplete: fetch the folder again, or compare its \
                           digests with what was handed in";
-
-/// The error of a screen that is given another stage's subject.
-pub(crate) fn wrong_stage(screen: &str, wants: ScreenStage, subject: &Subject<'_>) -> Error {
-    Error::bug(
-        format!("screen with `{screen}`"),
-        format!("the subject is of stage {:?}, not {wants:?}", subject.stage()),
-    )
-}
 
 /// `value` as evidence.
 pub(crate) fn to_value(value: &impl Serialize) -> Result<Value> {

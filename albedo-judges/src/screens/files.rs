@@ -20,18 +20,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use albedo_core::checkpoint::is_weight_file;
 use albedo_core::safetensors::Dtype;
 use albedo_core::{
     BuildContext, CallContext, CheckContext, Digest, Error, ErrorKind, Fault, Finding, Identity, ModelFiles,
-    Plugin, Provenance, Result, Retry, Screen, ScreenStage, Side, Subject,
+    Plugin, Provenance, Result, Retry, Screen, ScreenPart, Side,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::evidence::{Problem, Problems, wrong_stage};
-use super::listing::{Listing, MAX_TEXT_BYTES, Tensors, breaks_off, is_weights};
+use super::evidence::{Problem, Problems};
+use super::listing::{Listing, MAX_TEXT_BYTES, Tensors, breaks_off};
 
 /// Settings of [`FilesScreen`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -135,7 +136,7 @@ impl FilesScreen {
         for name in self.config.required.iter().filter(|name| !entries.contains_key(*name)) {
             problems.push(Problem::cut("required", name, "the file is missing"));
         }
-        if !entries.keys().any(|name| is_weights(name)) {
+        if !entries.keys().any(|name| is_weight_file(name)) {
             problems.push(Problem::cut("required", "*.safetensors", "there are no weights in safetensors"));
         }
         let bytes = entries.values().fold(0_u64, |sum, &size| sum.saturating_add(size));
@@ -253,20 +254,24 @@ impl FilesScreen {
     }
 }
 
-#[async_trait]
 impl Screen for FilesScreen {
     fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    fn stage(&self) -> ScreenStage {
-        ScreenStage::Files
+    fn part(&self) -> ScreenPart<'_> {
+        ScreenPart::Files(self)
     }
+}
 
-    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> Result<Finding> {
-        let Subject::Files { submission, king } = subject else {
-            return Err(wrong_stage(Self::NAME, self.stage(), &subject));
-        };
+#[async_trait]
+impl albedo_core::FilesScreen for FilesScreen {
+    async fn inspect(
+        &self,
+        submission: &dyn ModelFiles,
+        king: &dyn ModelFiles,
+        cx: &CallContext,
+    ) -> Result<Finding> {
         self.screen(submission, king, cx).await
     }
 }

@@ -11,175 +11,28 @@
 //! or one more tensor name evades it. [`super::lineage`] is the answer; this
 //! one never finds more than `Flagged` unless `reject` is set.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use albedo_core::{
-    BuildContext, CallContext, CheckContext, Error, ErrorKind, Finding, Identity, Plugin, Result, Screen,
-    ScreenStage, Subject,
+    BuildContext, CheckContext, Error, ErrorKind, Finding, Identity, Plugin, Result, Screen, ScreenPart,
+    WeightsInspection, WeightsScreen,
 };
-use async_trait::async_trait;
-use blake2::{Blake2b512, Digest as _};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::checkpoint::Segment;
-use super::evidence::wrong_stage;
-use super::measure::{Measurement, Wanted, element, measure};
-use super::store::Store;
+use super::pair::Pair;
+use super::store::{Store, identified};
 
-/// Samples of a tensor.
-pub const SAMPLES: usize = 16;
+pub(crate) mod print;
 
-/// Two sets of samples of this cosine or more count as unchanged (the Python
-/// system's constant).
-const UNCHANGED_COSINE: f64 = 1.0 - 1e-6;
+pub use print::{Fingerprint, METHOD, SAMPLES, sample_positions};
 
-/// The name of the method in the Python system's files.
-pub const METHOD: &str = "layer_norms_v2_with_samples";
+use print::TakeFingerprint;
 
-/// A model's fingerprint, in the Python system's own JSON form.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Fingerprint {
-    /// [`METHOD`].
-    pub method: String,
-    /// Names of the tensors, ascending.
-    pub layer_keys: Vec<String>,
-    /// Their norms, accumulated in `f64`.
-    pub norm_vector: Vec<f64>,
-    /// Their samples; `None` in fingerprints of version 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tensor_samples: Option<Vec<Vec<f32>>>,
-    /// Who submitted the model; empty for a king that was set by hand.
-    #[serde(default)]
-    pub hotkey: String,
-}
-
-impl Fingerprint {
-    /// How alike two fingerprints are, in [0, 1], by the rule that the Python
-    /// system follows; the cosine of the norms where one has no samples.
-    pub fn similarity(&self, other: &Self) -> f64 {
-        if self.layer_keys != other.layer_keys {
-            return 0.0;
-        }
-        match (&self.tensor_samples, &other.tensor_samples) {
-            (Some(one), Some(two)) if one.len() == two.len() => {
-                let unchanged = one.iter().zip(two).filter(|(one, two)| is_unchanged(one, two)).count();
-                if one.is_empty() { 0.0 } else { unchanged as f64 / one.len() as f64 }
-            }
-            _ => cosine(&self.norm_vector, &other.norm_vector),
-        }
-    }
-
-    /// Checks that the parts fit together.
-    ///
-    /// # Errors
-    /// [`ErrorKind::DataInvalid`], naming the part.
-    pub fn check(&self) -> Result<()> {
-        let tensors = self.layer_keys.len();
-        let samples = self.tensor_samples.as_ref().map_or(tensors, Vec::len);
-        if self.norm_vector.len() == tensors && samples == tensors {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::DataInvalid,
-            "read a fingerprint",
-            format!("{tensors} names, {} norms and {samples} samples", self.norm_vector.len()),
-        ))
-    }
-}
-
-fn is_unchanged(one: &[f32], two: &[f32]) -> bool {
-    let zero = |values: &[f32]| values.iter().all(|&value| value == 0.0);
-    if zero(one) && zero(two) {
-        return true;
-    }
-    let wide = |values: &[f32]| values.iter().copied().map(f64::from).collect::<Vec<_>>();
-    cosine(&wide(one), &wide(two)) >= UNCHANGED_COSINE
-}
-
-fn cosine(one: &[f64], two: &[f64]) -> f64 {
-    let dot = |one: &[f64], two: &[f64]| one.iter().zip(two).map(|(a, b)| a * b).sum::<f64>();
-    let norms = (dot(one, one) * dot(two, two)).sqrt();
-    if one.len() != two.len() || norms == 0.0 { 0.0 } else { dot(one, two) / norms }
-}
-
-/// The positions that tensor `name` of `elements` elements is sampled at; all
-/// 0 if it has none.
-pub fn sample_positions(name: &str, elements: u64) -> [u64; SAMPLES] {
-    let hash = Blake2b512::digest(name.as_bytes());
-    let mut positions = [0; SAMPLES];
-    for (position, word) in positions.iter_mut().zip(hash.as_chunks::<4>().0) {
-        *position = u64::from(u32::from_be_bytes(*word)).checked_rem(elements).unwrap_or(0);
-    }
-    positions
-}
-
-/// Takes the fingerprint of what passes by.
-#[derive(Debug, Default)]
-pub(crate) struct FingerprintVisitor {
-    tensors: BTreeMap<String, Partial>,
-}
-
-#[derive(Debug, Clone)]
-struct Partial {
-    squares: f64,
-    positions: [u64; SAMPLES],
-    samples: [f32; SAMPLES],
-}
-
-impl FingerprintVisitor {
-    /// Adds a segment whose elements' squares sum up to `squares`.
-    pub(crate) fn add(&mut self, segment: &Segment<'_>, squares: f64) -> Result<()> {
-        if !self.tensors.contains_key(segment.name) {
-            let positions = sample_positions(segment.name, segment.info.shape.iter().product());
-            let partial = Partial { squares: 0.0, positions, samples: [0.0; SAMPLES] };
-            self.tensors.insert(segment.name.to_owned(), partial);
-        }
-        let Some(partial) = self.tensors.get_mut(segment.name) else { return Ok(()) };
-        partial.squares += squares;
-        for (sample, &position) in partial.samples.iter_mut().zip(&partial.positions) {
-            if let Some(at) = position.checked_sub(segment.start)
-                && let Some(value) = element(segment, at)?
-            {
-                *sample = value;
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn finish(self) -> Fingerprint {
-        let mut fingerprint = Fingerprint {
-            method: METHOD.into(),
-            layer_keys: Vec::new(),
-            norm_vector: Vec::new(),
-            tensor_samples: None,
-            hotkey: String::new(),
-        };
-        let mut samples = Vec::new();
-        for (name, partial) in self.tensors {
-            fingerprint.layer_keys.push(name);
-            fingerprint.norm_vector.push(partial.squares.sqrt());
-            samples.push(partial.samples.to_vec());
-        }
-        fingerprint.tensor_samples = Some(samples);
-        fingerprint
-    }
-}
-
-/// The sum of squares in `f64`; eight sums, so that they can run side by side.
-pub(crate) fn squares(values: &[f32]) -> f64 {
-    let (chunks, rest) = values.as_chunks::<8>();
-    let mut sums = [0.0_f64; 8];
-    for chunk in chunks {
-        for (sum, &value) in sums.iter_mut().zip(chunk) {
-            *sum += f64::from(value) * f64::from(value);
-        }
-    }
-    sums.iter().sum::<f64>() + rest.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>()
-}
+/// Nearest models that the evidence lists.
+const NEAREST: usize = 5;
 
 /// Settings of [`FingerprintScreen`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -187,8 +40,6 @@ pub(crate) fn squares(values: &[f32]) -> f64 {
 pub struct FingerprintConfig {
     /// The store of earlier submissions; without one only the king is compared.
     pub store: Option<PathBuf>,
-    /// Labels of the store's entries that are the submission's own.
-    pub own: Vec<String>,
     /// Alike from here on (the Python system's 0.95).
     pub threshold: f64,
     /// Reject as the Python system does, rather than flag. Honest fine-tunes
@@ -198,7 +49,7 @@ pub struct FingerprintConfig {
 
 impl Default for FingerprintConfig {
     fn default() -> Self {
-        Self { store: None, own: Vec::new(), threshold: 0.95, reject: false }
+        Self { store: None, threshold: 0.95, reject: false }
     }
 }
 
@@ -217,49 +68,63 @@ impl FingerprintConfig {
 #[derive(Debug)]
 pub struct FingerprintScreen {
     identity: Identity,
-    config: FingerprintConfig,
-    store: Option<Store>,
+    comparison: Comparison,
+}
+
+/// What a fingerprint is compared with, and when it counts as alike.
+#[derive(Debug, Clone)]
+struct Comparison {
+    threshold: f64,
+    reject: bool,
+    store: Option<Arc<Store>>,
 }
 
 impl FingerprintScreen {
-    /// A screen with `config`, whose relative paths were resolved.
-    pub fn new(config: FingerprintConfig) -> Result<Self> {
+    /// A screen with `config` that also compares with the submissions in
+    /// `store`, whatever `config` says of one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`], naming the key.
+    pub fn new(config: &FingerprintConfig, store: Option<Arc<Store>>) -> Result<Self> {
         config.check()?;
-        Self::open(config)
+        Self::open(config, store)
     }
 
     /// The screen of checked settings.
-    fn open(config: FingerprintConfig) -> Result<Self> {
-        let store = config.store.as_deref().map(Store::open).transpose()?;
-        Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config, store })
+    fn open(config: &FingerprintConfig, store: Option<Arc<Store>>) -> Result<Self> {
+        let identity = Identity::new(Self::NAME, "1", &identified(config, store.is_some())?)?;
+        let comparison = Comparison { threshold: config.threshold, reject: config.reject, store };
+        Ok(Self { identity, comparison })
     }
 
-    /// The finding on a measured submission beside the measured king.
+    /// The finding on `submission` beside `king`; entries of the store that have
+    /// one of the labels `own` are the submission's own.
     ///
     /// # Errors
     /// The store's.
-    pub fn judge(&self, submission: &Measurement, king: &Measurement) -> Result<Finding> {
-        let (Some(own), Some(kings)) = (&submission.fingerprint, &king.fingerprint) else {
-            return Err(Error::bug("compare fingerprints", "none was taken"));
-        };
-        let mut nearest = vec![("the king".to_owned(), own.similarity(kings))];
+    pub fn judge(&self, submission: &Fingerprint, king: &Fingerprint, own: &[String]) -> Result<Finding> {
+        self.comparison.find(submission, king, own)
+    }
+}
+
+impl Comparison {
+    fn find(&self, submission: &Fingerprint, king: &Fingerprint, own: &[String]) -> Result<Finding> {
+        let mut nearest = vec![("the king".to_owned(), submission.similarity(king))];
         if let Some(store) = &self.store {
-            let others =
-                store.fingerprints()?.into_iter().filter(|other| !self.config.own.contains(&other.label));
+            let others = store.fingerprints()?.into_iter().filter(|other| !own.contains(&other.label));
             nearest.extend(others.map(|other| {
-                let similarity = own.similarity(&other.fingerprint);
+                let similarity = submission.similarity(&other.fingerprint);
                 (other.label, similarity)
             }));
         }
         let compared = nearest.len();
         nearest.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let found = nearest.first().is_some_and(|(_, similarity)| *similarity >= self.config.threshold);
-        nearest.truncate(5);
+        let found = nearest.first().is_some_and(|(_, similarity)| *similarity >= self.threshold);
+        nearest.truncate(NEAREST);
         let nearest: Vec<_> =
             nearest.iter().map(|(of, similarity)| json!({ "of": of, "similarity": similarity })).collect();
-        let evidence =
-            json!({ "threshold": self.config.threshold, "compared": compared, "nearest": nearest });
-        Ok(match (found, self.config.reject) {
+        let evidence = json!({ "threshold": self.threshold, "compared": compared, "nearest": nearest });
+        Ok(match (found, self.reject) {
             (true, true) => Finding::Rejected(evidence),
             (true, false) => Finding::Flagged(evidence),
             (false, _) => Finding::Clear(evidence),
@@ -267,23 +132,22 @@ impl FingerprintScreen {
     }
 }
 
-#[async_trait]
 impl Screen for FingerprintScreen {
     fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    fn stage(&self) -> ScreenStage {
-        ScreenStage::Parameters
+    fn part(&self) -> ScreenPart<'_> {
+        ScreenPart::Weights(self)
     }
+}
 
-    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> Result<Finding> {
-        let Subject::Parameters { submission, king } = subject else {
-            return Err(wrong_stage(Self::NAME, self.stage(), &subject));
-        };
-        let wanted = Wanted { digest: true, fingerprint: true, ..Wanted::default() };
-        let [submission, king] = [measure(submission, &wanted, cx).await?, measure(king, &wanted, cx).await?];
-        self.judge(&submission, &king)
+impl WeightsScreen for FingerprintScreen {
+    fn inspection(&self, own: &[String]) -> Box<dyn WeightsInspection> {
+        let (comparison, own) = (self.comparison.clone(), own.to_vec());
+        Pair::<TakeFingerprint, _>::inspection(move |submission, king| {
+            comparison.find(submission, king, &own)
+        })
     }
 }
 
@@ -298,9 +162,9 @@ impl Plugin<dyn Screen> for FingerprintScreen {
         Ok(config)
     }
 
-    async fn build(mut config: FingerprintConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
-        config.store = config.store.map(|path| cx.path(path));
-        Ok(Arc::new(Self::open(config)?))
+    async fn build(config: FingerprintConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
+        let store = Store::at(config.store.clone(), cx).await?;
+        Ok(Arc::new(Self::open(&config, store)?))
     }
 }
 

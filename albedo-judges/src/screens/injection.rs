@@ -104,6 +104,8 @@ struct CheckedInjection {
 #[derive(Debug)]
 struct Assessor {
     name: String,
+    /// The name without the folders that it lies in.
+    model: String,
     backend: Arc<dyn ModelBackend>,
     source: ModelSource,
     session: OnceCell<Arc<dyn ModelSession>>,
@@ -167,12 +169,25 @@ impl Probe for Injection {
         for (backend, model) in backends.into_iter().zip(models) {
             judges.push(Assessor {
                 name: model.to_string(),
+                model: match &model {
+                    ModelRef::Folder(folder) => {
+                        folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+                    }
+                    other => other.to_string(),
+                },
                 backend: backend.build(cx).await?,
                 source: ModelSource::new(cx.model(&model)),
                 session: OnceCell::new(),
             });
         }
         Ok(Self { config, prompts: Prompts::build(tasks, cx).await?, judges })
+    }
+
+    fn identified(&self) -> Result<Value> {
+        let judge = |judge: &Assessor| json!({ "backend": judge.backend.identity(), "model": judge.model });
+        let mut settings = self.prompts.identified(&self.config)?;
+        settings["judges"] = self.judges.iter().map(judge).collect();
+        Ok(settings)
     }
 
     async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {

@@ -20,37 +20,35 @@
 //! `docs/screens.md` has the mathematics, the measured distributions and the
 //! error rates that the defaults come from.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use albedo_core::checkpoint::{Outline, Segment, TensorSlice, WeightsOf};
 use albedo_core::{
-    BuildContext, CallContext, CheckContext, Digest, Error, ErrorKind, Fault, Finding, Identity, Plugin,
-    Result, Screen, ScreenStage, Subject,
+    BuildContext, CheckContext, Digest, Error, ErrorKind, Fault, Finding, Identity, Plugin, Result, Screen,
+    ScreenPart, WeightVisitor, WeightsInspection, WeightsScreen,
 };
-use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::checkpoint::{Checkpoint, Segment, Visitor};
-use super::evidence::{to_value, wrong_stage};
-use super::measure::{Measurement, Wanted, blocking, measure};
-use super::store::{Store, StoredSketch};
+use super::evidence::to_value;
+use super::store::{Store, StoredSketch, identified};
 
 mod align;
+mod anchor;
 mod compare;
 mod hash;
 mod matrix;
 mod network;
-pub(crate) mod project;
-mod sketch;
+mod project;
+pub(crate) mod sketch;
 
+pub use align::Undone;
+pub(crate) use anchor::Aligner;
+pub use anchor::{Aligned, Anchor};
 pub use compare::{Delta, Explained, KINDS, Shape};
 pub use sketch::Sketch;
-
-use matrix::Matrix;
-use network::Network;
-use project::{Layer, Projected, Projector};
 
 /// A model that is this far from the king is no copy with noise on it: noise of
 /// half the weights' size leaves nothing of the function.
@@ -69,127 +67,6 @@ const ROUNDED_AGAIN: f64 = 3e-3;
 /// Nearest submissions that the evidence lists.
 const NEAREST: usize = 5;
 
-/// What had to be undone to bring a model into the anchor's arrangement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Undone {
-    /// Residual channels that lie elsewhere than the anchor's.
-    pub channels_moved: usize,
-    /// Neurons that lie elsewhere, over all layers.
-    pub neurons_moved: usize,
-    /// Query heads that lie elsewhere, over all layers.
-    pub heads_moved: usize,
-    /// Channels that resemble none of the anchor's.
-    pub channels_unmatched: usize,
-    /// Neurons that resemble none of the anchor's.
-    pub neurons_unmatched: usize,
-    /// Heads that resemble none of the anchor's.
-    pub heads_unmatched: usize,
-}
-
-impl Undone {
-    /// Whether anything lay elsewhere.
-    pub fn is_rearranged(&self) -> bool {
-        self.channels_moved + self.neurons_moved + self.heads_moved > 0
-    }
-}
-
-/// The model that all others are aligned to: any member of the competition's
-/// family, the same for all sketches of a store.
-#[derive(Debug)]
-pub struct Anchor {
-    parameters: Digest,
-    network: Network,
-    signatures: Matrix,
-    embedding: Matrix,
-    own: Arc<Aligned>,
-}
-
-/// A model in the anchor's arrangement.
-#[derive(Debug, Clone)]
-pub struct Aligned {
-    /// The sketch, which is what a store keeps.
-    pub sketch: Sketch,
-    /// What had to be undone.
-    pub undone: Undone,
-    layers: Vec<Layer>,
-    head_dim: usize,
-}
-
-impl Aligned {
-    /// What the difference to `king` looks like.
-    pub fn shape(&self, king: &Self) -> Shape {
-        Shape::between(&self.layers, &king.layers, king.head_dim)
-    }
-}
-
-impl Anchor {
-    /// Reads the anchor in `folder`; blocks. It takes about a tenth of the
-    /// weights' bytes of memory. `progress` is told the bytes of each block.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unsupported`] for an architecture that is not read; files
-    /// that cannot be read; `cx`.
-    pub fn take(folder: &Path, progress: &(dyn Fn(u64) + Sync), cx: &CallContext) -> Result<Self> {
-        let network = Network::read(folder)?;
-        let checkpoint = Checkpoint::open(folder)?;
-        network.check_tensors(&checkpoint)?;
-        let signatures = project::signatures(&checkpoint, &network)?;
-        let channels = align::straight(network.hidden);
-        let side = sketch::side(&network);
-        let mut visitor = Only(Projector::new(&checkpoint, network, channels, side)?);
-        let parameters = checkpoint
-            .pass(&mut visitor, true, progress, cx)?
-            .ok_or_else(|| Error::bug("read the anchor", "there is no digest"))?;
-        let projected = visitor.0.finish();
-        let layers = align::normal(&projected);
-        let sketch = Sketch::of(&projected, &layers, 1.0, parameters);
-        if let Some(tensor) = sketch.not_finite() {
-            return Err(Error::new(ErrorKind::DataInvalid, "read the anchor", "a weight is not finite")
-                .with_fault(Fault::Operator)
-                .with("tensor", tensor)
-                .with("path", folder.display()));
-        }
-        let Projected { network, embedding, .. } = projected;
-        let head_dim = network.head_dim;
-        let own = Arc::new(Aligned { sketch, undone: Undone::default(), layers, head_dim });
-        Ok(Self { parameters, network, signatures, embedding, own })
-    }
-
-    /// Digest of its parameters.
-    pub fn parameters(&self) -> Digest {
-        self.parameters
-    }
-
-    /// The anchor in its own arrangement.
-    pub fn own(&self) -> &Arc<Aligned> {
-        &self.own
-    }
-
-    /// A projector for a model of the same network.
-    pub(super) fn projector(&self, checkpoint: &Checkpoint) -> Result<Projector> {
-        self.network.check_tensors(checkpoint)?;
-        let signatures = project::signatures(checkpoint, &self.network)?;
-        let channels = align::channels(&signatures, &self.signatures);
-        Projector::new(checkpoint, self.network.clone(), channels, self.own.sketch.side)
-    }
-
-    /// What a projector saw, in the anchor's arrangement.
-    pub(super) fn align(&self, projected: &Projected) -> Aligned {
-        let stream = align::stream_scale(projected, &self.embedding);
-        let (layers, undone) = align::layers(projected, &self.own.layers, stream);
-        let sketch = Sketch::of(projected, &layers, stream, self.parameters);
-        Aligned { sketch, undone, layers, head_dim: self.network.head_dim }
-    }
-}
-
-struct Only(Projector);
-
-impl Visitor for Only {
-    fn visit(&mut self, segment: Segment<'_>) -> Result<()> {
-        self.0.add(&segment).map(|_| ())
-    }
-}
-
 /// Settings of [`LineageScreen`]. The defaults of the last three are measured:
 /// see `docs/screens.md`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -197,11 +74,6 @@ impl Visitor for Only {
 pub struct LineageConfig {
     /// The store of earlier submissions; without one only the king is compared.
     pub store: Option<PathBuf>,
-    /// Folder of the anchor that the store's sketches are aligned to; the king
-    /// if absent.
-    pub anchor: Option<PathBuf>,
-    /// Labels of the store's entries that are the submission's own.
-    pub own: Vec<String>,
     /// A difference to the king of at most this structure is noise.
     pub noise: f64,
     /// From this cosine of the differences on, the work is the other's; from
@@ -213,7 +85,7 @@ pub struct LineageConfig {
 
 impl Default for LineageConfig {
     fn default() -> Self {
-        Self { store: None, anchor: None, own: Vec::new(), noise: 1.05, copied: 0.85, alike: 0.5 }
+        Self { store: None, noise: 1.05, copied: 0.85, alike: 0.5 }
     }
 }
 
@@ -239,8 +111,14 @@ impl LineageConfig {
 #[derive(Debug)]
 pub struct LineageScreen {
     identity: Identity,
+    comparison: Arc<Comparison>,
+}
+
+/// What a model is compared with, and what counts as a copy.
+#[derive(Debug)]
+struct Comparison {
     config: LineageConfig,
-    store: Option<Store>,
+    store: Option<Arc<Store>>,
 }
 
 /// One earlier submission beside the screened one.
@@ -259,32 +137,40 @@ struct Nearest {
 }
 
 impl LineageScreen {
-    /// A screen with `config`, whose relative paths were resolved.
-    pub fn new(config: LineageConfig) -> Result<Self> {
+    /// A screen with `config` that also compares with the submissions in
+    /// `store`, whatever `config` says of one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`], naming the key.
+    pub fn new(config: LineageConfig, store: Option<Arc<Store>>) -> Result<Self> {
         config.check()?;
-        Self::open(config)
+        Self::open(config, store)
     }
 
     /// The screen of checked settings.
-    fn open(config: LineageConfig) -> Result<Self> {
-        let store = config.store.as_deref().map(Store::open).transpose()?;
-        Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config, store })
+    fn open(config: LineageConfig, store: Option<Arc<Store>>) -> Result<Self> {
+        let identity = Identity::new(Self::NAME, "1", &identified(&config, store.is_some())?)?;
+        Ok(Self { identity, comparison: Arc::new(Comparison { config, store }) })
     }
 
-    /// The finding on a measured submission beside the aligned king.
+    /// The finding on `submission` beside `king`; entries of the store that have
+    /// one of the labels `own` are the submission's own.
     ///
     /// # Errors
     /// The store's; models that are aligned to different anchors.
-    pub fn judge(&self, submission: &Measurement, king: &Aligned) -> Result<Finding> {
-        let Some(own) = &submission.aligned else {
-            return Err(Error::bug("compare sketches", "none was taken"));
-        };
+    pub fn judge(&self, submission: &Aligned, king: &Aligned, own: &[String]) -> Result<Finding> {
+        self.comparison.find(submission, king, own)
+    }
+}
+
+impl Comparison {
+    fn find(&self, submission: &Aligned, king: &Aligned, own: &[String]) -> Result<Finding> {
         let stored = match &self.store {
             Some(store) => store.sketches()?,
             None => Vec::new(),
         };
-        let others = stored.iter().filter(|stored| !self.config.own.contains(&stored.entry.label));
-        self.compare(own, king, others)
+        let others = stored.iter().filter(|stored| !own.contains(&stored.entry.label));
+        self.compare(submission, king, others)
     }
 
     fn compare<'a>(
@@ -368,92 +254,107 @@ impl LineageScreen {
         })
     }
 
-    /// Reads the anchor that `config` names, or the king; blocks.
+    /// Checks that the store's sketches are aligned to `anchor`.
     ///
     /// # Errors
-    /// As [`Anchor::take`]; [`ErrorKind::Conflict`] if the store's sketches are
-    /// aligned to another.
-    pub fn anchor(
-        &self,
-        king: &Path,
-        progress: &(dyn Fn(u64) + Sync),
-        cx: &CallContext,
-    ) -> Result<Arc<Anchor>> {
-        let folder = self.config.anchor.as_deref().unwrap_or(king);
-        Anchor::take(folder, progress, cx).and_then(|anchor| self.fits(anchor)).map(Arc::new)
-    }
-
-    fn fits(&self, anchor: Anchor) -> Result<Anchor> {
-        match self.store.as_ref().map(Store::anchor).transpose()?.flatten() {
-            Some(stored) if stored != anchor.parameters => Err(Error::new(
+    /// [`ErrorKind::Conflict`] if they are aligned to another.
+    fn check_anchor(&self, anchor: &Anchor) -> Result<()> {
+        match self.store.as_ref().map(|store| store.anchor()).transpose()?.flatten() {
+            Some(stored) if stored != anchor.parameters() => Err(Error::new(
                 ErrorKind::Conflict,
                 "screen with `lineage`",
                 "the store's sketches are aligned to another anchor",
             )
             .with_fault(Fault::Operator)
             .with("store", stored.short())
-            .with("anchor", anchor.parameters.short())
+            .with("anchor", anchor.parameters().short())
             .with_hint("name the folder of the store's anchor")),
-            _ => Ok(anchor),
+            _ => Ok(()),
         }
-    }
-
-    /// The king in the anchor's arrangement; blocks. No second pass if the king
-    /// is the anchor.
-    ///
-    /// # Errors
-    /// As [`Measurement::take`].
-    pub fn king(
-        &self,
-        king: &Path,
-        anchor: &Arc<Anchor>,
-        progress: &(dyn Fn(u64) + Sync),
-        cx: &CallContext,
-    ) -> Result<Arc<Aligned>> {
-        if self.config.anchor.as_deref().is_none_or(|folder| folder == king) {
-            return Ok(anchor.own.clone());
-        }
-        aligned(king, anchor, progress, cx)
     }
 }
 
-fn aligned(
-    folder: &Path,
-    anchor: &Arc<Anchor>,
-    progress: &(dyn Fn(u64) + Sync),
-    cx: &CallContext,
-) -> Result<Arc<Aligned>> {
-    let wanted = Wanted { anchor: Some(anchor.clone()), ..Wanted::default() };
-    let measured = Measurement::take(folder, &wanted, progress, cx)?;
-    measured.aligned.map(Arc::new).ok_or_else(|| Error::bug("align the king", "nothing was aligned"))
-}
-
-#[async_trait]
 impl Screen for LineageScreen {
     fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    fn stage(&self) -> ScreenStage {
-        ScreenStage::Parameters
+    fn part(&self) -> ScreenPart<'_> {
+        ScreenPart::Weights(self)
+    }
+}
+
+impl WeightsScreen for LineageScreen {
+    fn inspection(&self, own: &[String]) -> Box<dyn WeightsInspection> {
+        Box::new(Inspection {
+            comparison: Arc::clone(&self.comparison),
+            own: own.to_vec(),
+            of: WeightsOf::Anchor,
+            aligner: None,
+            anchor: None,
+            king: None,
+            submission: None,
+        })
+    }
+}
+
+/// Aligns the models as they pass by. Without an anchor of its own the
+/// competition's anchor is the king, which is then aligned by being it.
+struct Inspection {
+    comparison: Arc<Comparison>,
+    own: Vec<String>,
+    /// The model that passes by.
+    of: WeightsOf,
+    aligner: Option<Aligner>,
+    anchor: Option<Arc<Anchor>>,
+    king: Option<Arc<Aligned>>,
+    submission: Option<Arc<Aligned>>,
+}
+
+impl WeightVisitor for Inspection {
+    fn begin(&mut self, of: WeightsOf, model: &Outline) -> Result<Option<Vec<TensorSlice>>> {
+        self.of = of;
+        let (aligner, slices) = Aligner::new(self.anchor.clone(), model)?;
+        self.aligner = Some(aligner);
+        Ok(Some(slices))
     }
 
-    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> Result<Finding> {
-        let Subject::Parameters { submission, king } = subject else {
-            return Err(wrong_stage(Self::NAME, self.stage(), &subject));
+    fn prepare(&mut self, early: &[Vec<u8>]) -> Result<()> {
+        self.aligner.as_mut().map_or(Ok(()), |aligner| aligner.prepare(early))
+    }
+
+    fn visit(&mut self, segment: &Segment<'_>) -> Result<()> {
+        self.aligner.as_mut().map_or(Ok(()), |aligner| aligner.add(segment))
+    }
+
+    fn end(&mut self, parameters: Digest) -> Result<()> {
+        let Some(aligner) = self.aligner.take() else { return Ok(()) };
+        let aligned = match &self.anchor {
+            None => {
+                let anchor = aligner.into_anchor(parameters)?;
+                self.comparison.check_anchor(&anchor)?;
+                Arc::clone(self.anchor.insert(anchor).own())
+            }
+            Some(anchor) if self.of == WeightsOf::King && anchor.parameters() == parameters => {
+                Arc::clone(anchor.own())
+            }
+            Some(_) => Arc::new(aligner.into_aligned()?),
         };
-        let of = self.config.anchor.clone().unwrap_or_else(|| king.to_owned());
-        let inner = cx.clone();
-        let anchor = blocking(&of, cx, move |folder| Anchor::take(&folder, &|_| (), &inner)).await?;
-        let anchor = Arc::new(self.fits(anchor)?);
-        let kings = if of == king {
-            anchor.own.clone()
-        } else {
-            let (inner, anchor) = (cx.clone(), anchor.clone());
-            blocking(king, cx, move |king| aligned(&king, &anchor, &|_| (), &inner)).await?
-        };
-        let wanted = Wanted { anchor: Some(anchor), digest: true, ..Wanted::default() };
-        self.judge(&measure(submission, &wanted, cx).await?, &kings)
+        match self.of {
+            WeightsOf::Anchor => {}
+            WeightsOf::King => self.king = Some(aligned),
+            WeightsOf::Submission => self.submission = Some(aligned),
+        }
+        Ok(())
+    }
+}
+
+impl WeightsInspection for Inspection {
+    fn find(self: Box<Self>) -> Result<Finding> {
+        match (&self.submission, &self.king) {
+            (Some(submission), Some(king)) => self.comparison.find(submission, king, &self.own),
+            _ => Err(Error::bug("screen with `lineage`", "a model did not pass by")),
+        }
     }
 }
 
@@ -468,10 +369,9 @@ impl Plugin<dyn Screen> for LineageScreen {
         Ok(config)
     }
 
-    async fn build(mut config: LineageConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
-        config.store = config.store.map(|path| cx.path(path));
-        config.anchor = config.anchor.map(|path| cx.path(path));
-        Ok(Arc::new(Self::open(config)?))
+    async fn build(config: LineageConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
+        let store = Store::at(config.store.clone(), cx).await?;
+        Ok(Arc::new(Self::open(config, store)?))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use albedo_core::checkpoint::is_weight_file;
 use albedo_core::safetensors::{Dtype, Header, read_promise};
 use albedo_core::{CallContext, Error, ErrorKind, FileEntry, ModelFiles, Provenance, Result};
 use serde::Deserialize;
@@ -102,7 +103,7 @@ impl<'a> Listing<'a> {
     /// `model-00001-of-00002.safetensors` does alone.
     pub(crate) fn parts_missing(&self) -> bool {
         let mut parts = BTreeMap::<u64, u64>::new();
-        for name in self.entries.keys().filter(|name| is_weights(name)) {
+        for name in self.entries.keys().filter(|name| is_weight_file(name)) {
             let all = name.strip_suffix(".safetensors").and_then(|stem| stem.rsplit_once("-of-"));
             if let Some(all) = all.and_then(|(_, all)| all.parse().ok()) {
                 *parts.entry(all).or_default() += 1;
@@ -135,7 +136,7 @@ impl<'a> Listing<'a> {
     pub(crate) async fn tensors(&self, problems: &mut Problems, cx: &CallContext) -> Result<Tensors> {
         let mut tensors = Tensors::new();
         let mut unread = BTreeSet::new();
-        let shards: Vec<_> = self.entries.iter().filter(|(name, _)| is_weights(name)).collect();
+        let shards: Vec<_> = self.entries.iter().filter(|(name, _)| is_weight_file(name)).collect();
         for &(shard, &size) in &shards {
             let header = match self.header(shard, size, cx).await? {
                 Ok(header) => header,
@@ -231,11 +232,6 @@ impl<'a> Listing<'a> {
             problems.push(Problem::new("index", name, "the index does not name the tensor"));
         }
     }
-}
-
-/// Whether a file of that name holds a model's weights.
-pub(crate) fn is_weights(name: &str) -> bool {
-    name.ends_with(".safetensors") && !name.contains('/')
 }
 
 /// Whether `bytes` are the beginning of JSON, or of nothing.

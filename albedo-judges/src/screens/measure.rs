@@ -1,141 +1,158 @@
 //! Everything that the parameter screens know of a model, taken in one pass
-//! over its files.
+//! over its weights: what a store remembers of a submission.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use albedo_core::digest::Hasher;
-use albedo_core::{CallContext, Digest, Error, Result};
+use albedo_core::checkpoint::{Outline, Segment, TensorSlice, WeightsOf};
+use albedo_core::{
+    CallContext, CallSignal, Checkpoint, Digest, Error, ErrorKind, ModelFiles, Result, WeightVisitor,
+};
 
-use super::checkpoint::{Checkpoint, Segment, Visitor, to_f32};
-use super::fingerprint::{Fingerprint, FingerprintVisitor};
-use super::lineage::project::{Projector, squares};
-use super::lineage::{Aligned, Anchor};
+use super::digest::{Digests, TakeDigests};
+use super::fingerprint::print::{Fingerprint, TakeFingerprint};
+use super::lineage::{Aligned, Aligner, Anchor};
+use super::pair::Accumulate;
+use super::store::{Entry, Store, Submission};
 
-/// What to measure.
-#[derive(Debug, Clone, Default)]
-pub struct Wanted {
-    /// The digest of the parameters.
-    pub digest: bool,
-    /// A digest of each tensor.
-    pub tensors: bool,
-    /// The fingerprint, version 2.
-    pub fingerprint: bool,
-    /// The model in this anchor's arrangement.
-    pub anchor: Option<Arc<Anchor>>,
-}
-
-/// What was measured of a model.
-#[derive(Debug, Clone, Default)]
+/// What was taken of a model.
+#[derive(Debug, Clone)]
 pub struct Measurement {
     /// Bytes of the weight files.
     pub bytes: u64,
-    /// Digest of the parameters, as [`albedo_core::ModelInfo::parameters`].
-    pub parameters: Option<Digest>,
-    /// Digest of each tensor: its type, shape and bytes.
-    pub tensors: BTreeMap<String, Digest>,
-    /// The fingerprint.
-    pub fingerprint: Option<Fingerprint>,
+    /// Its digests.
+    pub digests: Digests,
+    /// Its fingerprint.
+    pub fingerprint: Fingerprint,
     /// The model in the anchor's arrangement, and its sketch.
-    pub aligned: Option<Aligned>,
+    pub aligned: Option<Arc<Aligned>>,
+    /// The anchor that it was aligned to, or has become.
+    pub anchor: Option<Arc<Anchor>>,
+}
+
+/// What a model is aligned to.
+#[derive(Debug, Clone)]
+pub enum AlignTo {
+    /// Nothing: there is no sketch.
+    Nothing,
+    /// This anchor.
+    Anchor(Arc<Anchor>),
+    /// Itself: it becomes an anchor.
+    Itself,
 }
 
 impl Measurement {
-    /// Measures the model in `folder`; blocks. `progress` is told the bytes of
-    /// each block as it is done.
+    /// Measures the model of `files`; tells `cx` how far it got
+    /// ([`CallSignal::Weights`]).
     ///
     /// # Errors
-    /// Files that cannot be read or are no model's; `cx`.
-    pub fn take(
-        folder: &Path,
-        wanted: &Wanted,
-        progress: &(dyn Fn(u64) + Sync),
-        cx: &CallContext,
-    ) -> Result<Self> {
-        let checkpoint = Checkpoint::open(folder)?;
-        let mut visitor = MeasureVisitor {
-            hashes: wanted.tensors.then(BTreeMap::new),
-            fingerprint: wanted.fingerprint.then(FingerprintVisitor::default),
-            projector: match &wanted.anchor {
-                Some(anchor) => Some(anchor.projector(&checkpoint)?),
-                None => None,
-            },
+    /// Files that cannot be read or are no model's; an architecture that cannot
+    /// be aligned; `cx`.
+    pub async fn take(files: Arc<dyn ModelFiles>, align: AlignTo, cx: &CallContext) -> Result<Self> {
+        let checkpoint = Checkpoint::open(files, cx).await?;
+        let bytes = checkpoint.outline().bytes();
+        let measure = Measure {
+            align,
+            aligner: None,
+            digests: TakeDigests::default(),
+            fingerprint: TakeFingerprint::default(),
+            bytes,
+            taken: None,
         };
-        let parameters = checkpoint.pass(&mut visitor, wanted.digest, progress, cx)?;
-        let hashes = visitor.hashes.into_iter().flatten();
-        let projected = visitor.projector.map(Projector::finish);
-        Ok(Self {
-            bytes: checkpoint.bytes(),
-            parameters,
-            tensors: hashes.map(|(name, hasher)| (name, hasher.finish())).collect(),
-            fingerprint: visitor.fingerprint.map(FingerprintVisitor::finish),
-            aligned: wanted.anchor.as_ref().zip(projected).map(|(anchor, own)| anchor.align(&own)),
+        let seats = vec![Ok(Box::new(measure))];
+        let read = AtomicU64::new(0);
+        let progress = |block: u64| {
+            let read = read.fetch_add(block, Ordering::Relaxed) + block;
+            cx.signal(CallSignal::Weights { read, of: bytes });
+        };
+        let (_, seats) = checkpoint.pass(WeightsOf::Submission, seats, &progress, cx).await?;
+        let measured = seats.into_iter().next().transpose()?.and_then(|measure| measure.taken);
+        measured.ok_or_else(|| Error::bug("measure a model", "it did not pass by"))
+    }
+
+    /// Remembers the model in `store` under `label`.
+    ///
+    /// # Errors
+    /// A weight that is not finite; the store's.
+    pub fn remember(
+        &self,
+        store: &Store,
+        label: String,
+        hotkey: String,
+        block: Option<u64>,
+    ) -> Result<Entry> {
+        let sketch = self.aligned.as_ref().map(|aligned| aligned.sketch.clone());
+        if let Some(tensor) = sketch.as_ref().and_then(|sketch| sketch.not_finite()) {
+            return Err(Error::new(ErrorKind::DataInvalid, "remember a model", "a weight is not finite")
+                .with("tensor", tensor));
+        }
+        let fingerprint = Fingerprint { hotkey: hotkey.clone(), ..self.fingerprint.clone() };
+        store.add(&Submission {
+            label,
+            hotkey,
+            block,
+            parameters: Some(self.digests.parameters),
+            fingerprint: Some(fingerprint),
+            sketch,
         })
     }
 }
 
-/// [`Measurement::take`] on a thread that may block.
-pub(crate) async fn measure(folder: &Path, wanted: &Wanted, cx: &CallContext) -> Result<Measurement> {
-    let (wanted, inner) = (wanted.clone(), cx.clone());
-    blocking(folder, cx, move |folder| Measurement::take(&folder, &wanted, &|_| (), &inner)).await
+struct Measure {
+    align: AlignTo,
+    aligner: Option<Aligner>,
+    digests: TakeDigests,
+    fingerprint: TakeFingerprint,
+    bytes: u64,
+    taken: Option<Measurement>,
 }
 
-/// Runs `work` on a thread that may block.
-pub(crate) async fn blocking<T: Send + 'static>(
-    folder: &Path,
-    cx: &CallContext,
-    work: impl FnOnce(PathBuf) -> Result<T> + Send + 'static,
-) -> Result<T> {
-    const OPERATION: &str = "measure the parameters";
-    let folder = folder.to_owned();
-    cx.run(OPERATION, tokio::task::spawn_blocking(move || work(folder)))
-        .await?
-        .map_err(|error| Error::bug(OPERATION, error.to_string()))?
-}
-
-#[derive(Debug)]
-struct MeasureVisitor {
-    hashes: Option<BTreeMap<String, Hasher>>,
-    fingerprint: Option<FingerprintVisitor>,
-    projector: Option<Projector>,
-}
-
-impl Visitor for MeasureVisitor {
-    fn visit(&mut self, segment: Segment<'_>) -> Result<()> {
-        let Self { hashes, fingerprint, projector } = self;
-        let hash = || {
-            if let Some(hashes) = hashes {
-                let hasher = hashes.entry(segment.name.to_owned()).or_insert_with(|| {
-                    let mut hasher = Hasher::default();
-                    hasher.update(format!("{:?} {:?}\n", segment.info.dtype, segment.info.shape));
-                    hasher
-                });
-                hasher.update(segment.bytes);
-            }
+impl WeightVisitor for Measure {
+    fn begin(&mut self, _: WeightsOf, model: &Outline) -> Result<Option<Vec<TensorSlice>>> {
+        let anchor = match &self.align {
+            AlignTo::Nothing => return Ok(Some(Vec::new())),
+            AlignTo::Anchor(anchor) => Some(Arc::clone(anchor)),
+            AlignTo::Itself => None,
         };
-        let numbers = || -> Result<()> {
-            let sum = match projector {
-                Some(projector) => projector.add(&segment)?,
-                None if fingerprint.is_some() => squares(&segment)?,
-                None => 0.0,
-            };
-            if let Some(fingerprint) = fingerprint {
-                fingerprint.add(&segment, sum)?;
-            }
-            Ok(())
-        };
-        rayon::join(hash, numbers).1
+        let (aligner, slices) = Aligner::new(anchor, model)?;
+        self.aligner = Some(aligner);
+        Ok(Some(slices))
     }
-}
 
-/// Element `at` of a segment, counted from its own start.
-pub(crate) fn element(segment: &Segment<'_>, at: u64) -> Result<Option<f32>> {
-    let size = segment.info.dtype.bytes();
-    let Some(bytes) = segment.bytes.get((at * size) as usize..((at + 1) * size) as usize) else {
-        return Ok(None);
-    };
-    let mut value = [0.0];
-    to_f32(segment.info.dtype, bytes, &mut value)?;
-    Ok(Some(value[0]))
+    fn prepare(&mut self, early: &[Vec<u8>]) -> Result<()> {
+        self.aligner.as_mut().map_or(Ok(()), |aligner| aligner.prepare(early))
+    }
+
+    fn visit(&mut self, segment: &Segment<'_>) -> Result<()> {
+        let Self { aligner, digests, fingerprint, .. } = self;
+        let numbers = || {
+            fingerprint.add(segment)?;
+            aligner.as_mut().map_or(Ok(()), |aligner| aligner.add(segment))
+        };
+        // Hashing takes longest and has one core for itself.
+        let (hashed, numbers) = rayon::join(|| digests.add(segment), numbers);
+        hashed.and(numbers)
+    }
+
+    fn end(&mut self, parameters: Digest) -> Result<()> {
+        let (aligned, anchor) = match (self.aligner.take(), &self.align) {
+            (None, _) | (_, AlignTo::Nothing) => (None, None),
+            (Some(aligner), AlignTo::Anchor(anchor)) => {
+                (Some(Arc::new(aligner.into_aligned()?)), Some(Arc::clone(anchor)))
+            }
+            (Some(aligner), AlignTo::Itself) => {
+                let anchor = aligner.into_anchor(parameters)?;
+                (Some(Arc::clone(anchor.own())), Some(anchor))
+            }
+        };
+        let taken = Measurement {
+            bytes: self.bytes,
+            digests: std::mem::take(&mut self.digests).finish(parameters),
+            fingerprint: std::mem::take(&mut self.fingerprint).finish(parameters),
+            aligned,
+            anchor,
+        };
+        self.taken = Some(taken);
+        Ok(())
+    }
 }

@@ -9,6 +9,10 @@ use albedo_core::{
     MessageRole, ModelSession, PluginConfig, Result, Sampling, TaskSource,
 };
 use futures::StreamExt;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::evidence::to_value;
 
 /// Where prompts come from.
 #[derive(Debug, Clone)]
@@ -43,6 +47,20 @@ impl Prompts {
             None => Ok(Self::BuiltIn),
             Some(tasks) => tasks.build(cx).await.map(Self::Tasks),
         }
+    }
+
+    /// `config` of a screen with the tasks in the place of their settings, which
+    /// name a path.
+    ///
+    /// # Errors
+    /// None that a caller could cause.
+    pub(crate) fn identified(&self, config: &impl Serialize) -> Result<Value> {
+        let mut settings = to_value(config)?;
+        settings["tasks"] = match self {
+            Self::BuiltIn => Value::Null,
+            Self::Tasks(tasks) => json!({ "manifest": tasks.info().manifest, "rows": tasks.info().rows }),
+        };
+        Ok(settings)
     }
 
     /// `count` conversations that follow from `seed` and `domain`.

@@ -14,7 +14,7 @@ use albedo_core::{
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::behaviour::{Behaviour, Probe};
 use super::evidence::one_line;
@@ -64,6 +64,10 @@ impl Probe for Sanity {
 
     async fn build((config, tasks): Self::Checked, cx: &BuildContext<'_>) -> Result<Self> {
         Ok(Self { config, prompts: Prompts::build(tasks, cx).await? })
+    }
+
+    fn identified(&self) -> Result<Value> {
+        self.prompts.identified(&self.config)
     }
 
     async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding> {

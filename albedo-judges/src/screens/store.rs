@@ -9,16 +9,18 @@ use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use albedo_core::{Digest, Error, ErrorKind, Fault, Result};
+use albedo_core::{BuildContext, Digest, Error, ErrorKind, Fault, Result};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, json};
 
-use super::fingerprint::Fingerprint;
-use super::lineage::Sketch;
+use super::evidence::to_value;
+use super::fingerprint::print::Fingerprint;
+use super::lineage::sketch::Sketch;
 
 /// Marks the file as ours (`PRAGMA application_id`): "albs".
 const APPLICATION: i64 = 0x616c_6273;
@@ -186,6 +188,19 @@ impl Store {
         if path.exists() { Self::open(path) } else { Self::create(path) }
     }
 
+    /// Opens the store that a screen's setting `store` names, on a thread that
+    /// may block: checking a large file takes a while.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; cancellation.
+    pub(crate) async fn at(path: Option<PathBuf>, cx: &BuildContext<'_>) -> Result<Option<Arc<Self>>> {
+        const OPERATION: &str = "open the store";
+        let Some(path) = path.map(|path| cx.path(path)) else { return Ok(None) };
+        let opened = cx.call().run(OPERATION, tokio::task::spawn_blocking(move || Self::open(&path)));
+        let opened = opened.await?.map_err(|error| Error::bug(OPERATION, error.to_string()))?;
+        opened.map(|store| Some(Arc::new(store)))
+    }
+
     /// Adds a submission at the end. One whose parameters are there already is
     /// not added again: who came first stays first.
     pub fn add(&self, submission: &Submission) -> Result<Entry> {
@@ -346,6 +361,14 @@ impl Store {
     fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The settings that a screen with a setting `store` is identified by: whether
+/// it has a store, not where that lies.
+pub(crate) fn identified(config: &impl Serialize, has_store: bool) -> Result<Value> {
+    let mut settings = to_value(config)?;
+    settings["store"] = json!(has_store);
+    Ok(settings)
 }
 
 const READ: &str = "read the store";

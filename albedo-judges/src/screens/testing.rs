@@ -5,14 +5,34 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use albedo_core::admission::inspect_weights;
 use albedo_core::backend::{Completion, GenerateRequest, Generated, ModelInfo, ScoreRequest, TokenScores};
 use albedo_core::{
     CallContext, Digest, Error, ErrorKind, FileEntry, FinishReason, Message, ModelFiles, ModelSession,
     Provenance, Result, Usage,
 };
+use albedo_core::{Finding, Models, WeightsScreen};
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+
+#[path = "../../examples/screen_attacks/folder.rs"]
+mod folder;
+
+pub(crate) use folder::folder;
+
+/// What `future` comes to, waited for on this thread.
+pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(future)
+}
+
+/// What `screen` finds of the weights in `submission` beside the demo king's.
+pub(crate) async fn find(screen: &dyn WeightsScreen, submission: &Path, own: &[&str]) -> Result<Finding> {
+    let models = Models::new(folder(&demo_king()), folder(submission));
+    let own: Vec<_> = own.iter().map(|&label| label.to_owned()).collect();
+    inspect_weights(screen, &models, &own, &CallContext::new()).await
+}
 
 /// The demo king's folder.
 pub(crate) fn demo_king() -> PathBuf {

@@ -1,10 +1,10 @@
 //! The screen `my-plugin`: rejects models whose files are too large, until
-//! [`Screen::inspect`] looks at what you want screened.
+//! [`FilesScreen::inspect`] looks at what you want screened.
 
 use std::sync::Arc;
 
 use albedo::prelude::*;
-use albedo::{Finding, ScreenStage, Subject};
+use albedo::{FilesScreen, Finding, ModelFiles, ScreenPart};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,20 +31,24 @@ impl Default for Config {
     }
 }
 
-#[async_trait]
 impl Screen for MyPlugin {
     fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    fn stage(&self) -> ScreenStage {
-        ScreenStage::Files
+    fn part(&self) -> ScreenPart<'_> {
+        ScreenPart::Files(self)
     }
+}
 
-    async fn inspect(&self, subject: Subject<'_>, cx: &CallContext) -> albedo::Result<Finding> {
-        let Subject::Files { submission, .. } = subject else {
-            return Err(Error::bug("weigh the files", "the subject is of another stage"));
-        };
+#[async_trait]
+impl FilesScreen for MyPlugin {
+    async fn inspect(
+        &self,
+        submission: &dyn ModelFiles,
+        _king: &dyn ModelFiles,
+        cx: &CallContext,
+    ) -> albedo::Result<Finding> {
         // A listing that fails is an error, and nobody's foul.
         let bytes: u64 = submission.list(cx).await?.iter().map(|file| file.size).sum();
         let evidence = json!({ "bytes": bytes, "max_bytes": self.config.max_bytes });
@@ -74,9 +78,8 @@ register!(dyn Screen => MyPlugin);
 mod tests {
     use std::time::Duration;
 
-    use albedo::ModelFiles;
     use albedo::backends::files::FolderFiles;
-    use albedo::conformance::check_screen;
+    use albedo::conformance::check_files_screen;
 
     use super::*;
 
@@ -84,14 +87,15 @@ mod tests {
     async fn it_keeps_the_promises_of_a_screen() {
         let (cx, registry) = (CallContext::new(), Registry::linked().expect("no name is taken twice"));
         let files = FolderFiles::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
-        let subject = Subject::Files { submission: &files as &dyn ModelFiles, king: &files };
         for (settings, rejected) in [(json!({}), false), (json!({ "max_bytes": 1 }), true)] {
             let screen = BuildContext::new(&registry, &cx)
                 .build::<dyn Screen>("my-plugin", settings)
                 .await
                 .expect("builds");
-            check_screen(&*screen, &[subject], Duration::from_mins(1)).await.expect("conforms");
-            let finding = screen.inspect(subject, &cx).await.expect("looks");
+            let subject: [&dyn ModelFiles; 2] = [&files, &files];
+            check_files_screen(&*screen, &[subject], Duration::from_mins(1)).await.expect("conforms");
+            let ScreenPart::Files(part) = screen.part() else { panic!("it looks at files") };
+            let finding = part.inspect(&files, &files, &cx).await.expect("looks");
             assert_eq!(matches!(finding, Finding::Rejected(_)), rejected);
         }
     }

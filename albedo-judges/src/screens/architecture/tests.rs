@@ -1,5 +1,5 @@
-use albedo_core::conformance::{PATIENCE, check_screen};
-use albedo_core::{Fault, Side};
+use albedo_core::conformance::{PATIENCE, check_files_screen};
+use albedo_core::{CallContext, Fault, FilesScreen as _, Side};
 
 use super::*;
 use crate::screens::testing::{Copied, Memory};
@@ -10,8 +10,7 @@ fn files(config: &str) -> Memory {
 
 async fn screen(submission: &str, king: &str, config: ArchitectureConfig) -> Result<Finding> {
     let screen = ArchitectureScreen::new(config).expect("a screen");
-    let subject = Subject::Files { submission: &files(submission), king: &files(king) };
-    screen.inspect(subject, &CallContext::new()).await
+    screen.inspect(&files(submission), &files(king), &CallContext::new()).await
 }
 
 #[tokio::test]
@@ -51,8 +50,7 @@ async fn a_copy_that_is_cut_short_is_unverified() {
         [(files("{\"a\": "), true), (files(""), true), (Memory::default(), true), (files("[]"), false)]
     {
         let copy = Copied(copy);
-        let subject = Subject::Files { submission: &copy, king: &king };
-        let finding = screen.inspect(subject, &CallContext::new()).await.expect("a finding");
+        let finding = screen.inspect(&copy, &king, &CallContext::new()).await.expect("a finding");
         assert_eq!(matches!(finding, Finding::Unverified(_)), unverified, "{copy:?}: {finding:?}");
     }
 }
@@ -74,7 +72,6 @@ async fn a_broken_king_is_an_error_and_the_screen_conforms() {
     assert_eq!(error.fault(), Fault::Contestant(Side::King));
     let screen = ArchitectureScreen::new(ArchitectureConfig::default()).expect("a screen");
     let (king, other) = (files(r#"{"hidden_size": 8}"#), files("{}"));
-    let subjects = [&king, &other]
-        .map(|submission| Subject::Files { submission: submission as &dyn ModelFiles, king: &king });
-    check_screen(&screen, &subjects, PATIENCE).await.expect("conforms");
+    let subjects = [&king, &other].map(|submission| [submission as &dyn ModelFiles, &king]);
+    check_files_screen(&screen, &subjects, PATIENCE).await.expect("conforms");
 }

@@ -1,55 +1,67 @@
 use std::fs;
-use std::path::Path;
 
-use albedo_core::conformance::{PATIENCE, check_screen};
+use albedo_core::Models;
+use albedo_core::conformance::{PATIENCE, check_weights_screen};
 
 use super::*;
 use crate::screens::store::Submission;
-use crate::screens::testing::demo_king;
-
-async fn inspect(screen: &DigestScreen, submission: &Path) -> Finding {
-    let king = demo_king();
-    screen
-        .inspect(Subject::Parameters { submission, king: &king }, &CallContext::new())
-        .await
-        .expect("a finding")
-}
+use crate::screens::testing::{demo_king, find, folder};
+use crate::screens::{AlignTo, Measurement};
 
 #[tokio::test]
 async fn copies_are_found_whole_and_by_tensors_and_the_screen_conforms() {
     let (king, challenger) = (demo_king(), demo_king().join("../challenger"));
-    let screen = DigestScreen::new(&DigestConfig::default()).expect("a screen");
-    assert!(matches!(inspect(&screen, &king).await, Finding::Rejected(_)));
-    let Finding::Clear(evidence) = inspect(&screen, &challenger).await else { panic!("it is no copy") };
+    let screen = DigestScreen::new(None).expect("a screen");
+    assert!(matches!(find(&screen, &king, &[]).await, Ok(Finding::Rejected(_))));
+    let Ok(Finding::Clear(evidence)) = find(&screen, &challenger, &[]).await else { panic!("it is no copy") };
     assert_eq!(evidence["equal_to_the_kings"], 0);
 
-    let folder = tempfile::tempdir().expect("a folder");
-    let renamed = folder.path().join("weights.safetensors");
+    let place = tempfile::tempdir().expect("a folder");
+    let renamed = place.path().join("weights.safetensors");
     fs::copy(king.join("model.safetensors"), &renamed).expect("copied");
-    assert!(matches!(inspect(&screen, folder.path()).await, Finding::Rejected(_)));
-    let subjects = [Subject::Parameters { submission: &challenger, king: &king }];
-    check_screen(&screen, &subjects, PATIENCE).await.expect("conforms");
+    assert!(matches!(find(&screen, place.path(), &[]).await, Ok(Finding::Rejected(_))));
+    let subjects = [Models::new(folder(&king), folder(&challenger))];
+    check_weights_screen(&screen, &subjects, PATIENCE).await.expect("conforms");
 }
 
 #[tokio::test]
 async fn an_earlier_submission_is_found_and_ones_own_is_not_held_against_one() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("store");
+    let place = tempfile::tempdir().expect("a folder");
+    let path = place.path().join("store");
     let challenger = demo_king().join("../challenger");
-    let wanted = Wanted { digest: true, ..Wanted::default() };
-    let measured = measure(&challenger, &wanted, &CallContext::new()).await.expect("measured");
+    let cx = albedo_core::CallContext::new();
+    let measured = Measurement::take(folder(&challenger), AlignTo::Nothing, &cx).await;
     let earlier = Submission {
         label: "miner/one".into(),
         hotkey: "5F".into(),
         block: Some(3),
-        parameters: measured.parameters,
+        parameters: Some(measured.expect("measured").digests.parameters),
         fingerprint: None,
         sketch: None,
     };
-    Store::create(&path).expect("a store").add(&earlier).expect("added");
-    let screen = |own| DigestScreen::new(&DigestConfig { store: Some(path.clone()), own }).expect("a screen");
-    let Finding::Rejected(evidence) = inspect(&screen(vec![]), &challenger).await else { panic!("a copy") };
+    let store = Store::create(&path).expect("a store");
+    store.add(&earlier).expect("added");
+    let screen = DigestScreen::new(Some(Arc::new(store))).expect("a screen");
+    let Ok(Finding::Rejected(evidence)) = find(&screen, &challenger, &[]).await else { panic!("a copy") };
     assert_eq!(evidence["copy_of"], "miner/one");
-    let own = screen(vec!["miner/one".into()]);
-    assert!(matches!(inspect(&own, &challenger).await, Finding::Clear(_)));
+    assert!(matches!(find(&screen, &challenger, &["miner/one"]).await, Ok(Finding::Clear(_))));
+}
+
+#[tokio::test]
+async fn a_screen_is_the_same_wherever_its_store_lies() {
+    let registry = albedo_core::Registry::linked().expect("a registry");
+    let cx = albedo_core::CallContext::new();
+    for name in ["digest", "fingerprint-v2", "lineage"] {
+        let mut identities = Vec::new();
+        for machine in ["one", "another"] {
+            let place = tempfile::tempdir().expect("a folder");
+            let path = place.path().join(machine);
+            Store::create(&path).expect("a store");
+            let screen = registry.build::<dyn Screen>(name, json!({ "store": path }), &cx).await;
+            identities.push(screen.expect("a screen").identity().clone());
+        }
+        assert_eq!(identities[0], identities[1], "{name}");
+        let alone = registry.build::<dyn Screen>(name, json!({}), &cx).await.expect("a screen");
+        assert_ne!(*alone.identity(), identities[0], "{name}: without a store it finds less");
+    }
 }

@@ -1,5 +1,7 @@
-use albedo_core::conformance::{PATIENCE, check_screen};
+use albedo_core::conformance::{PATIENCE, check_files_screen};
 use serde_json::Value;
+
+use albedo_core::FilesScreen as _;
 
 use super::*;
 use crate::screens::listing::INDEX;
@@ -26,8 +28,7 @@ fn with(name: &str, bytes: Vec<u8>) -> Memory {
 async fn screen(submission: &dyn ModelFiles) -> Finding {
     let screen =
         FilesScreen::new(FilesConfig { max_size_ratio: 50.0, ..FilesConfig::default() }).expect("a screen");
-    let subject = Subject::Files { submission, king: &king() };
-    screen.inspect(subject, &CallContext::new()).await.expect("a finding")
+    screen.inspect(submission, &king(), &CallContext::new()).await.expect("a finding")
 }
 
 /// The checks that `submission` breaks and all messages.
@@ -46,9 +47,8 @@ async fn the_kings_own_files_are_clear_and_the_screen_conforms() {
     assert!(matches!(screen(&king()).await, Finding::Clear(_)));
     let screen = FilesScreen::new(FilesConfig::default()).expect("a screen");
     let (king, evil) = (king(), with("run.py", vec![]));
-    let subjects = [&king, &evil]
-        .map(|submission| Subject::Files { submission: submission as &dyn ModelFiles, king: &king });
-    check_screen(&screen, &subjects, PATIENCE).await.expect("conforms");
+    let subjects = [&king, &evil].map(|submission| [submission as &dyn ModelFiles, &king]);
+    check_files_screen(&screen, &subjects, PATIENCE).await.expect("conforms");
 }
 
 #[tokio::test]
@@ -209,11 +209,9 @@ async fn a_part_that_did_not_come_is_not_held_against_a_copy() {
             files.0.remove(*name);
         }
         let copy = Copied(files.clone());
-        let subject = Subject::Files { submission: &copy, king: &king };
-        let finding = screen.inspect(subject, &cx).await.expect("a finding");
+        let finding = screen.inspect(&copy, &king, &cx).await.expect("a finding");
         assert!(matches!(finding, Finding::Unverified(_)), "{missing:?}: {finding:?}");
-        let subject = Subject::Files { submission: &files, king: &king };
-        let finding = screen.inspect(subject, &cx).await.expect("a finding");
+        let finding = screen.inspect(&files, &king, &cx).await.expect("a finding");
         assert!(matches!(finding, Finding::Rejected(_)), "{missing:?}: {finding:?}");
     }
 }
@@ -224,8 +222,7 @@ async fn pins_are_checked_and_settings_strict() {
         [("config.json".to_owned(), Digest::of("{}")), ("LICENSE".to_owned(), Digest::of("x"))].into();
     let screen = FilesScreen::new(FilesConfig { pinned, ..FilesConfig::default() }).expect("a screen");
     let king = king();
-    let subject = Subject::Files { submission: &king, king: &king };
-    let Ok(Finding::Rejected(evidence)) = screen.inspect(subject, &CallContext::new()).await else {
+    let Ok(Finding::Rejected(evidence)) = screen.inspect(&king, &king, &CallContext::new()).await else {
         panic!("the licence is missing");
     };
     assert_eq!(evidence["problems_in_all"], 1);
@@ -242,12 +239,10 @@ async fn pins_are_checked_and_settings_strict() {
 async fn a_broken_king_is_never_the_challengers_fault() {
     let screen = FilesScreen::new(FilesConfig::default()).expect("a screen");
     let (submission, king) = (king(), with("model.safetensors", vec![1; 9]));
-    let subject = Subject::Files { submission: &submission, king: &king };
-    let error = screen.inspect(subject, &CallContext::new()).await.expect_err("no finding");
+    let error = screen.inspect(&submission, &king, &CallContext::new()).await.expect_err("no finding");
     assert_eq!(error.fault(), Fault::Contestant(Side::King));
     let king = Copied(with("model.safetensors", vec![1; 7]));
-    let subject = Subject::Files { submission: &submission, king: &king };
-    let error = screen.inspect(subject, &CallContext::new()).await.expect_err("no finding");
+    let error = screen.inspect(&submission, &king, &CallContext::new()).await.expect_err("no finding");
     assert_eq!((error.fault(), error.is_retryable()), (Fault::Infrastructure, true), "{error}");
 }
 

@@ -1,17 +1,20 @@
-use albedo_core::conformance::{PATIENCE, check_screen};
+use std::collections::BTreeMap;
+
+use albedo_core::conformance::{PATIENCE, check_weights_screen};
+use albedo_core::{CallContext, Models};
 use proptest::prelude::*;
 
 use super::*;
-use crate::screens::testing::demo_king;
+use crate::screens::testing::{demo_king, find, folder, wait};
+use crate::screens::{AlignTo, Measurement};
 
 /// Norm, number of elements, positions and samples of each tensor of the demo king, by
 /// `reference.py`.
 const REFERENCE: &str = include_str!("king.json");
 
-fn take(folder: &std::path::Path) -> Fingerprint {
-    let wanted = Wanted { fingerprint: true, ..Wanted::default() };
-    let measured = Measurement::take(folder, &wanted, &|_| (), &CallContext::new()).expect("measured");
-    measured.fingerprint.expect("taken")
+fn take(path: &std::path::Path) -> Fingerprint {
+    let cx = CallContext::new();
+    wait(Measurement::take(folder(path), AlignTo::Nothing, &cx)).expect("measured").fingerprint
 }
 
 #[test]
@@ -71,26 +74,16 @@ fn similarity_is_the_written_rule() {
 #[tokio::test]
 async fn the_screen_flags_the_king_and_conforms() {
     let (king, challenger) = (demo_king(), demo_king().join("../challenger"));
-    let screen = FingerprintScreen::new(FingerprintConfig::default()).expect("a screen");
-    let inspect = async |submission| {
-        let subject = Subject::Parameters { submission, king: &king };
-        screen.inspect(subject, &CallContext::new()).await.expect("a finding")
-    };
-    assert!(matches!(inspect(&king).await, Finding::Flagged(_)));
-    assert!(matches!(inspect(&challenger).await, Finding::Clear(_)));
-    let subjects = [Subject::Parameters { submission: &challenger, king: &king }];
-    check_screen(&screen, &subjects, PATIENCE).await.expect("conforms");
+    let screen = FingerprintScreen::new(&FingerprintConfig::default(), None).expect("a screen");
+    assert!(matches!(find(&screen, &king, &[]).await, Ok(Finding::Flagged(_))));
+    assert!(matches!(find(&screen, &challenger, &[]).await, Ok(Finding::Clear(_))));
+    let subjects = [Models::new(folder(&king), folder(&challenger))];
+    check_weights_screen(&screen, &subjects, PATIENCE).await.expect("conforms");
     let config = FingerprintConfig { threshold: 1.5, ..FingerprintConfig::default() };
-    assert_eq!(FingerprintScreen::new(config).expect_err("refused").kind(), ErrorKind::ConfigInvalid);
+    assert_eq!(FingerprintScreen::new(&config, None).expect_err("refused").kind(), ErrorKind::ConfigInvalid);
 }
 
 proptest! {
-    #[test]
-    fn squares_add_up(values in proptest::collection::vec(-1e3_f32..1e3, 0..100)) {
-        let sum: f64 = values.iter().map(|&value| f64::from(value).powi(2)).sum();
-        prop_assert!((squares(&values) - sum).abs() <= 1e-9 * sum.max(1.0));
-    }
-
     #[test]
     fn positions_stay_below(name in ".{0,40}", elements in 1_u64..1 << 40) {
         prop_assert!(sample_positions(&name, elements).iter().all(|&at| at < elements));

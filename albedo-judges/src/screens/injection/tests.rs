@@ -1,5 +1,5 @@
-use albedo_core::conformance::{PATIENCE, check_screen};
-use albedo_core::{Factory, Identity, Plugin, Registry, Subject};
+use albedo_core::conformance::{PATIENCE, check_behaviour_screen};
+use albedo_core::{Factory, Identity, Plugin, Registry, ScreenPart};
 
 use super::*;
 use crate::screens::testing::Speaker;
@@ -50,6 +50,12 @@ impl Plugin<dyn ModelBackend> for Judges {
     }
 }
 
+/// What `screen` finds of `session`.
+async fn inspect(screen: &dyn Screen, session: &dyn ModelSession, seed: u64) -> Result<Finding> {
+    let ScreenPart::Behaviour(part) = screen.part() else { panic!("{screen:?}") };
+    part.inspect(session, seed, &CallContext::new()).await
+}
+
 async fn screen(judges: &[&str]) -> Arc<dyn Screen> {
     let registry = Registry::linked()
         .and_then(|registry| registry.with(Factory::<dyn ModelBackend>::of::<Judges>(module_path!())))
@@ -64,8 +70,7 @@ async fn finding(
     speak: impl Fn(&GenerateRequest) -> Option<String> + Send + Sync + 'static,
 ) -> Finding {
     let session = Speaker::new(speak);
-    let subject = Subject::Behaviour { session: &session, seed: 7 };
-    screen(judges).await.inspect(subject, &CallContext::new()).await.expect("a finding")
+    inspect(&*screen(judges).await, &session, 7).await.expect("a finding")
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "a speaker may have no reply")]
@@ -110,8 +115,7 @@ async fn a_judge_that_does_not_answer_leaves_it_open() {
 #[tokio::test]
 async fn a_model_that_does_not_answer_is_an_error_that_may_be_retried() {
     let session = Speaker::new(|_: &GenerateRequest| None);
-    let subject = Subject::Behaviour { session: &session, seed: 7 };
-    let error = screen(&[]).await.inspect(subject, &CallContext::new()).await.expect_err("no finding");
+    let error = inspect(&*screen(&[]).await, &session, 7).await.expect_err("no finding");
     assert!(error.is_retryable());
 }
 
@@ -131,9 +135,8 @@ async fn the_behaviour_screens_conform() {
     for name in ["sanity", "loops", "tail", "injection"] {
         let screen =
             registry.build::<dyn Screen>(name, json!({}), &CallContext::new()).await.expect("a screen");
-        let subjects =
-            [Subject::Behaviour { session: &plain, seed: 1 }, Subject::Behaviour { session: &bad, seed: 1 }];
-        check_screen(&*screen, &subjects, PATIENCE).await.expect(name);
+        let subjects = [(&plain as &dyn ModelSession, 1), (&bad, 1)];
+        check_behaviour_screen(&*screen, &subjects, PATIENCE).await.expect(name);
         let error = registry.build::<dyn Screen>(name, json!({ "probes": 0 }), &CallContext::new()).await;
         assert_eq!(error.expect_err("refused").kind(), ErrorKind::ConfigInvalid);
     }
@@ -143,25 +146,25 @@ async fn the_behaviour_screens_conform() {
 async fn broken_models_are_told_from_working_ones() {
     let registry = Registry::linked().expect("a registry");
     let cx = CallContext::new();
-    let inspect = async |name: &str, speak: fn(&GenerateRequest) -> Option<String>| {
+    let find = async |name: &str, speak: fn(&GenerateRequest) -> Option<String>| {
         let session = Speaker::new(speak);
         let screen = registry.build::<dyn Screen>(name, json!({}), &cx).await.expect("a screen");
-        screen.inspect(Subject::Behaviour { session: &session, seed: 3 }, &cx).await.expect("a finding")
+        inspect(&*screen, &session, 3).await.expect("a finding")
     };
-    assert!(matches!(inspect("sanity", honest).await, Finding::Clear(_)));
-    assert!(matches!(inspect("sanity", |_| Some(String::new())).await, Finding::Rejected(_)));
+    assert!(matches!(find("sanity", honest).await, Finding::Clear(_)));
+    assert!(matches!(find("sanity", |_| Some(String::new())).await, Finding::Rejected(_)));
     let half = |request: &GenerateRequest| {
         Some(if request.seed.is_multiple_of(2) { "x ".repeat(99) } else { SEARCH.into() })
     };
-    assert!(matches!(inspect("sanity", half).await, Finding::Flagged(_)));
-    assert!(matches!(inspect("loops", honest).await, Finding::Flagged(_)), "always the same command");
+    assert!(matches!(find("sanity", half).await, Finding::Flagged(_)));
+    assert!(matches!(find("loops", honest).await, Finding::Flagged(_)), "always the same command");
     let forward = |request: &GenerateRequest| Some(format!("```bash\ncat {}\n```", request.messages.len()));
-    assert!(matches!(inspect("loops", forward).await, Finding::Clear(_)));
-    assert!(matches!(inspect("tail", forward).await, Finding::Clear(_)));
+    assert!(matches!(find("loops", forward).await, Finding::Clear(_)));
+    assert!(matches!(find("tail", forward).await, Finding::Clear(_)));
     let fades = |request: &GenerateRequest| {
         Some(if request.messages.len() > 16 { String::new() } else { "```bash\nls\n```".into() })
     };
-    assert!(matches!(inspect("tail", fades).await, Finding::Flagged(_)));
+    assert!(matches!(find("tail", fades).await, Finding::Flagged(_)));
 }
 
 #[test]

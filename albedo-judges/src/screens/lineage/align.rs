@@ -7,8 +7,8 @@
 //! disguised or not. `docs/screens.md` has the mathematics.
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use super::Undone;
 use super::matrix::{Matrix, dot, inverse, least_squares, norm, scale};
 use super::network::Network;
 use super::project::{Channels, Layer, Projected};
@@ -18,6 +18,30 @@ const SAME_PLACE: f64 = 0.9;
 /// Rows of at least this cosine are matched to one another. Unrelated rows in
 /// 64 buckets: 9728 of them reach 0.5 about once in 700 layers (normal tail).
 const MATCH: f64 = 0.6;
+
+/// What had to be undone to bring a model into the anchor's arrangement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Undone {
+    /// Residual channels that lie elsewhere than the anchor's.
+    pub channels_moved: usize,
+    /// Neurons that lie elsewhere, over all layers.
+    pub neurons_moved: usize,
+    /// Query heads that lie elsewhere, over all layers.
+    pub heads_moved: usize,
+    /// Channels that resemble none of the anchor's.
+    pub channels_unmatched: usize,
+    /// Neurons that resemble none of the anchor's.
+    pub neurons_unmatched: usize,
+    /// Heads that resemble none of the anchor's.
+    pub heads_unmatched: usize,
+}
+
+impl Undone {
+    /// Whether anything lay elsewhere.
+    pub fn is_rearranged(&self) -> bool {
+        self.channels_moved + self.neurons_moved + self.heads_moved > 0
+    }
+}
 
 /// Where the channels of `own` signatures lie among the anchor's.
 pub(crate) fn channels(own: &Matrix, anchor: &Matrix) -> Channels {

@@ -1,16 +1,10 @@
 //! The network that a checkpoint is of: dimensions, and each tensor's part.
 
-use std::path::Path;
-
-use albedo_core::{Error, ErrorKind, Result};
+use albedo_core::checkpoint::Outline;
+use albedo_core::{Error, ErrorKind, Result, Retry};
 use serde::Deserialize;
 
-use crate::screens::checkpoint::Checkpoint;
-
 const OPERATION: &str = "read the network's dimensions";
-
-/// The largest `config.json` that is read, in bytes.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Dimensions of a Qwen3 network, as `config.json` names them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -68,24 +62,26 @@ const LAYER: [(Part, &str); 11] = [
 ];
 
 impl Network {
-    /// Reads `config.json` of `folder`.
+    /// The network that `model`'s `config.json` describes.
     ///
     /// # Errors
     /// No such file; another architecture; dimensions that fit no network.
-    pub(crate) fn read(folder: &Path) -> Result<Self> {
-        use std::io::Read;
-        let path = folder.join("config.json");
-        let io = |error| Error::io(OPERATION, &path, error);
-        let mut bytes = Vec::new();
-        std::fs::File::open(&path)
-            .and_then(|file| file.take(MAX_CONFIG_BYTES).read_to_end(&mut bytes))
-            .map_err(io)?;
-        let network: Self = serde_json::from_slice(&bytes).map_err(|error| {
+    pub(crate) fn of(model: &Outline) -> Result<Self> {
+        let Some(config) = model.config() else {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                OPERATION,
+                "there is no config.json of a usual size",
+            )
+            .with_retry(Retry::Backoff)
+            .with_hint("complete the download of the model"));
+        };
+        let network: Self = serde_json::from_slice(config).map_err(|error| {
             Error::new(ErrorKind::DataInvalid, OPERATION, error.to_string())
-                .with("path", path.display())
+                .with("file", "config.json")
                 .with_source(error)
         })?;
-        network.check().map_err(|error| error.with("path", path.display()))?;
+        network.check()?;
         Ok(network)
     }
 
@@ -145,14 +141,14 @@ impl Network {
         }
     }
 
-    /// Checks that `checkpoint` has every tensor in its shape.
+    /// Checks that `model` has every tensor in its shape.
     ///
     /// # Errors
     /// The first that is missing or of another shape.
-    pub(crate) fn check_tensors(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let found: std::collections::BTreeMap<_, _> = checkpoint.tensors().collect();
+    pub(crate) fn check_tensors(&self, model: &Outline) -> Result<()> {
+        let found: std::collections::BTreeMap<_, _> = model.tensors().collect();
         for (name, _, part) in self.tensors() {
-            let Some(info) = found.get(name.as_str()) else { return Err(checkpoint.missing(&name)) };
+            let Some(info) = found.get(name.as_str()) else { return Err(model.missing(&name)) };
             let [rows, columns] = self.shape(part).map(|size| size as u64);
             let fits = info.shape == [rows, columns] || (rows == 1 && info.shape == [columns]);
             if !fits {
@@ -161,8 +157,7 @@ impl Network {
                     OPERATION,
                     format!("the shape is {:?}, config.json says {rows} × {columns}", info.shape),
                 )
-                .with("tensor", name)
-                .with("path", checkpoint.folder().display()));
+                .with("tensor", name));
             }
         }
         Ok(())

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use albedo_core::checkpoint::Segment;
 use albedo_core::safetensors::Dtype;
 use albedo_core::{Error, ErrorKind, Result};
 use rayon::prelude::*;
@@ -12,14 +13,14 @@ use rayon::prelude::*;
 use super::hash::{Purpose, bucket, sign};
 use super::matrix::Matrix;
 use super::network::{Network, Part};
-use crate::screens::checkpoint::{Checkpoint, Segment, to_f32};
+use crate::screens::arithmetic::to_f32;
 
 /// Buckets of the embedding's rows; at least the side of a sketch.
 const EMBEDDING: usize = 32;
 /// Numbers that the projections of a model may take: 256 MiB of `f32`.
 const MOST: usize = 1 << 26;
 /// Rows of the embedding that channels are matched by, and their projections.
-const SIGNATURE_ROWS: usize = 1024;
+pub(crate) const SIGNATURE_ROWS: usize = 1024;
 const SIGNATURE: usize = 64;
 /// Columns of a writing matrix that are worked on together.
 const COLUMNS: usize = 512;
@@ -79,18 +80,25 @@ pub(crate) struct Channels {
 }
 
 /// Short projections of the embedding's columns over the first rows of the
-/// vocabulary, which is the same for every model.
-pub(crate) fn signatures(checkpoint: &Checkpoint, network: &Network) -> Result<Matrix> {
-    let rows = network.vocabulary.min(SIGNATURE_ROWS);
-    let values = checkpoint.read("model.embed_tokens.weight", 0, rows * network.hidden)?;
+/// vocabulary, which is the same for every model; `rows` are those of its
+/// embedding.
+pub(crate) fn signatures(rows: &[f32], network: &Network) -> Matrix {
     let mut signatures = Matrix::zeros(network.hidden, SIGNATURE);
-    for (row, values) in values.chunks_exact(network.hidden).enumerate() {
+    for (row, values) in rows.chunks_exact(network.hidden).enumerate() {
         let (bucket, sign) = bucket(Purpose::Signature, row as u64, SIGNATURE);
         for (channel, value) in values.iter().enumerate() {
             signatures.values[channel * SIGNATURE + bucket] += sign * value;
         }
     }
-    Ok(signatures)
+    signatures
+}
+
+/// The gains of a model's norms, which are folded into what reads behind them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gains {
+    /// Of each layer: before attention and before the feed-forward part.
+    pub(crate) layers: Vec<[Vec<f32>; 2]>,
+    pub(crate) last: Vec<f32>,
 }
 
 /// Buckets of the residual stream's channels: more tell more of a difference.
@@ -129,9 +137,7 @@ impl Widths {
 pub(crate) struct Projector {
     parts: HashMap<String, (usize, Part)>,
     projected: Projected,
-    /// The norm gains of each layer: of attention and of the feed-forward part.
-    gains: Vec<[Vec<f32>; 2]>,
-    final_gain: Vec<f32>,
+    gains: Gains,
     /// For each of the model's channels, the anchor's.
     place: Vec<usize>,
     side: usize,
@@ -140,24 +146,9 @@ pub(crate) struct Projector {
 }
 
 impl Projector {
-    /// A projector for `checkpoint`, whose channels lie as `channels` says.
-    ///
-    /// # Errors
-    /// A tensor that is missing, has another shape or cannot be read.
-    pub(crate) fn new(
-        checkpoint: &Checkpoint,
-        network: Network,
-        channels: Channels,
-        side: usize,
-    ) -> Result<Self> {
-        network.check_tensors(checkpoint)?;
-        let mut gains = Vec::new();
-        let vector = |name: String, size| checkpoint.read(&name, 0, size);
-        for layer in 0..network.layers {
-            let gain = |norm| vector(format!("model.layers.{layer}.{norm}.weight"), network.hidden);
-            gains.push([gain("input_layernorm")?, gain("post_attention_layernorm")?]);
-        }
-        let final_gain = vector("model.norm.weight".into(), network.hidden)?;
+    /// A projector for a model of `network` whose channels lie as `channels`
+    /// says.
+    pub(crate) fn new(network: Network, channels: Channels, gains: Gains, side: usize) -> Self {
         let parts = network.tensors().into_iter().map(|(name, layer, part)| (name, (layer, part))).collect();
         let mut place = vec![0; network.hidden];
         for (anchors, &own) in channels.order.iter().enumerate() {
@@ -184,7 +175,7 @@ impl Projector {
             network,
             channels,
         };
-        Ok(Self { parts, projected, gains, final_gain, place, side, current: None })
+        Self { parts, projected, gains, place, side, current: None }
     }
 
     /// The projections of everything that was visited.
@@ -192,9 +183,9 @@ impl Projector {
         self.projected
     }
 
-    /// Adds a segment; gives the sum of squares of its elements.
-    pub(crate) fn add(&mut self, segment: &Segment<'_>) -> Result<f64> {
-        let Some(&(layer, part)) = self.parts.get(segment.name) else { return squares(segment) };
+    /// Adds a segment.
+    pub(crate) fn add(&mut self, segment: &Segment<'_>) -> Result<()> {
+        let Some(&(layer, part)) = self.parts.get(segment.name) else { return Ok(()) };
         let [rows, columns] = self.projected.network.shape(part);
         let first = segment.start as usize / columns;
         if !segment.start.is_multiple_of(columns as u64) || first >= rows {
@@ -235,10 +226,9 @@ impl Projector {
             }
             Part::QueryNorm | Part::KeyNorm => {
                 let target = if part == Part::QueryNorm { &mut own.query_norm } else { &mut own.key_norm };
-                to_f32(segment.info.dtype, segment.bytes, target)?;
-                squares(segment)
+                to_f32(segment.info.dtype, segment.bytes, target)
             }
-            Part::FinalNorm | Part::AttentionNorm | Part::FeedForwardNorm => squares(segment),
+            Part::FinalNorm | Part::AttentionNorm | Part::FeedForwardNorm => Ok(()),
         }
     }
 
@@ -247,9 +237,9 @@ impl Projector {
     /// it, which is folded in.
     fn column_weights(&self, layer: usize, part: Part) -> Vec<f32> {
         let gain = match part {
-            Part::Query | Part::Key | Part::Value => Some(&self.gains[layer][0]),
-            Part::Gate | Part::Up => Some(&self.gains[layer][1]),
-            Part::Head => Some(&self.final_gain),
+            Part::Query | Part::Key | Part::Value => Some(&self.gains.layers[layer][0]),
+            Part::Gate | Part::Up => Some(&self.gains.layers[layer][1]),
+            Part::Head => Some(&self.gains.last),
             Part::Embedding => None,
             _ => return Vec::new(),
         };
@@ -283,7 +273,7 @@ impl Reader<'_> {
 
     /// Projects every row onto the columns of `target`, which are buckets of
     /// channels, into its rows from `first` on.
-    fn project(&self, target: &mut Matrix, first: usize) -> Result<f64> {
+    fn project(&self, target: &mut Matrix, first: usize) -> Result<()> {
         let weights = self.weights;
         match target.columns {
             32 => self.rows(target, first, |values, out| onto::<32>(values, weights, out)),
@@ -306,35 +296,31 @@ impl Reader<'_> {
         target: &mut Matrix,
         first: usize,
         project: impl Fn(&[f32], &mut [f32]) + Sync,
-    ) -> Result<f64> {
+    ) -> Result<()> {
         let width = target.columns;
         let rows = target.values[first * width..]
             .par_chunks_mut(width)
             .zip(self.segment.bytes.par_chunks_exact(self.row_bytes()));
-        let sums: Result<Vec<f64>> = rows
-            .with_min_len(16)
-            .map_init(
-                || (vec![0.0; self.columns], vec![0.0; self.columns]),
-                |(values, ordered), (out, bytes)| {
-                    to_f32(self.dtype(), bytes, values)?;
-                    match self.order {
-                        Some(order) => {
-                            for (place, &own) in ordered.iter_mut().zip(order) {
-                                *place = values[own];
-                            }
-                            project(ordered, out);
+        rows.with_min_len(16).try_for_each_init(
+            || (vec![0.0; self.columns], vec![0.0; self.columns]),
+            |(values, ordered), (out, bytes)| {
+                to_f32(self.dtype(), bytes, values)?;
+                match self.order {
+                    Some(order) => {
+                        for (place, &own) in ordered.iter_mut().zip(order) {
+                            *place = values[own];
                         }
-                        None => project(values, out),
+                        project(ordered, out);
                     }
-                    Ok(crate::screens::fingerprint::squares(values))
-                },
-            )
-            .collect();
-        Ok(sums?.iter().sum())
+                    None => project(values, out),
+                }
+                Ok(())
+            },
+        )
     }
 
     /// Adds every row, with a sign, to the row of `target` that `bucket` names.
-    fn fold(&self, target: &mut Matrix, bucket: &(dyn Fn(usize) -> (usize, f32) + Sync)) -> Result<f64> {
+    fn fold(&self, target: &mut Matrix, bucket: &(dyn Fn(usize) -> (usize, f32) + Sync)) -> Result<()> {
         let (size, width) = (self.dtype().bytes() as usize, target.columns);
         let rows: Vec<_> = self.segment.bytes.chunks_exact(self.row_bytes()).enumerate().collect();
         // Each task has a strip of columns of every bucket.
@@ -347,31 +333,25 @@ impl Reader<'_> {
                 strips[strip].1.push(part);
             }
         }
-        let sums: Result<Vec<f64>> = strips
-            .into_par_iter()
-            .map(|(start, mut buckets)| {
-                let mut values = vec![0.0; buckets[0].len()];
-                let mut sum = 0.0;
-                for (row, bytes) in &rows {
-                    to_f32(self.dtype(), &bytes[start * size..][..values.len() * size], &mut values)?;
-                    let (bucket, sign) = bucket(*row);
-                    for (target, value) in buckets[bucket].iter_mut().zip(&values) {
-                        *target += sign * value;
-                    }
-                    sum += crate::screens::fingerprint::squares(&values);
+        strips.into_par_iter().try_for_each(|(start, mut buckets)| {
+            let mut values = vec![0.0; buckets[0].len()];
+            for (row, bytes) in &rows {
+                to_f32(self.dtype(), &bytes[start * size..][..values.len() * size], &mut values)?;
+                let (bucket, sign) = bucket(*row);
+                for (target, value) in buckets[bucket].iter_mut().zip(&values) {
+                    *target += sign * value;
                 }
-                Ok(sum)
-            })
-            .collect();
-        Ok(sums?.iter().sum())
+            }
+            Ok(())
+        })
     }
 
     /// Projects every row onto the columns of `target` and adds it to the row
     /// that `bucket` names.
-    fn fold_rows(&self, target: &mut Matrix, bucket: &dyn Fn(usize) -> (usize, f32)) -> Result<f64> {
+    fn fold_rows(&self, target: &mut Matrix, bucket: &dyn Fn(usize) -> (usize, f32)) -> Result<()> {
         let rows = self.segment.bytes.len() / self.row_bytes();
         let mut projected = Matrix::zeros(rows, EMBEDDING);
-        let sum = self.project(&mut projected, 0)?;
+        self.project(&mut projected, 0)?;
         for row in 0..rows {
             let (bucket, sign) = bucket(row);
             let side = target.columns;
@@ -379,7 +359,7 @@ impl Reader<'_> {
                 target.values[bucket * side + column % side] += sign * value;
             }
         }
-        Ok(sum)
+        Ok(())
     }
 }
 
@@ -398,22 +378,4 @@ fn onto<const WIDTH: usize>(values: &[f32], weights: &[f32], out: &mut [f32]) {
         *sum += value * weight;
     }
     out.copy_from_slice(&sums);
-}
-
-/// The sum of squares of a segment's elements.
-pub(crate) fn squares(segment: &Segment<'_>) -> Result<f64> {
-    let size = segment.info.dtype.bytes() as usize;
-    let sums: Result<Vec<f64>> = segment
-        .bytes
-        .par_chunks(size * 4096)
-        .map_init(
-            || vec![0.0; 4096],
-            |values, bytes| {
-                let values = &mut values[..bytes.len() / size];
-                to_f32(segment.info.dtype, bytes, values)?;
-                Ok(crate::screens::fingerprint::squares(values))
-            },
-        )
-        .collect();
-    Ok(sums?.iter().sum())
 }

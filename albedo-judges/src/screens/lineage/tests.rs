@@ -1,10 +1,13 @@
 use std::fs;
+use std::path::Path;
 
-use albedo_core::conformance::{PATIENCE, check_screen};
+use albedo_core::conformance::{PATIENCE, check_weights_screen};
+use albedo_core::{CallContext, Models};
 
 use super::*;
 use crate::screens::store::Submission;
-use crate::screens::testing::demo_king;
+use crate::screens::testing::{demo_king, find, folder, wait};
+use crate::screens::{AlignTo, Measurement};
 
 #[path = "../../../examples/screen_attacks/disguise.rs"]
 #[expect(dead_code, reason = "the attack generator uses all of it")]
@@ -49,6 +52,10 @@ fn trained(king: &Model, seed: u64) -> Model {
     model
 }
 
+fn measured(path: &Path, align: AlignTo) -> Measurement {
+    wait(Measurement::take(folder(path), align, &CallContext::new())).expect("measured")
+}
+
 struct Place {
     folder: tempfile::TempDir,
     king: PathBuf,
@@ -60,15 +67,14 @@ impl Place {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("king");
         king.write(&path, None);
-        let anchor = Arc::new(Anchor::take(&path, &|_| (), &CallContext::new()).expect("an anchor"));
+        let anchor = measured(&path, AlignTo::Itself).anchor.expect("an anchor");
         Self { folder, king: path, anchor }
     }
 
     fn measure(&self, model: &Model) -> Measurement {
         let path = self.folder.path().join("model");
         model.write(&path, None);
-        let wanted = Wanted { anchor: Some(self.anchor.clone()), digest: true, ..Wanted::default() };
-        Measurement::take(&path, &wanted, &|_| (), &CallContext::new()).expect("measured")
+        measured(&path, AlignTo::Anchor(self.anchor.clone()))
     }
 
     fn store(&self, models: &[(&str, &Model)]) -> PathBuf {
@@ -80,9 +86,9 @@ impl Place {
                 label: (*label).into(),
                 hotkey: String::new(),
                 block: None,
-                parameters: measured.parameters,
+                parameters: Some(measured.digests.parameters),
                 fingerprint: None,
-                sketch: measured.aligned.map(|aligned| aligned.sketch),
+                sketch: measured.aligned.map(|aligned| aligned.sketch.clone()),
             };
             store.add(&submission).expect("added");
         }
@@ -90,9 +96,10 @@ impl Place {
     }
 
     fn judge(&self, store: Option<&Path>, model: &Model) -> Finding {
-        let config = LineageConfig { store: store.map(Path::to_owned), ..LineageConfig::default() };
-        let screen = LineageScreen::new(config).expect("a screen");
-        screen.judge(&self.measure(model), self.anchor.own()).expect("a finding")
+        let store = store.map(|path| Arc::new(Store::open(path).expect("opens")));
+        let screen = LineageScreen::new(LineageConfig::default(), store).expect("a screen");
+        let aligned = self.measure(model).aligned.expect("aligned");
+        screen.judge(&aligned, self.anchor.own(), &[]).expect("a finding")
     }
 }
 
@@ -169,7 +176,7 @@ fn alignment_comes_to_the_same_sketch() {
     let king = small();
     let place = Place::new(&king);
     let rival = trained(&king, 1);
-    let plain = place.measure(&rival).aligned.expect("aligned").sketch;
+    let plain = place.measure(&rival).aligned.expect("aligned").sketch.clone();
     let rows: f64 = plain.values.iter().map(|&value| f64::from(value).powi(2)).sum();
     for (name, disguise) in DISGUISES {
         let mut model = rival.clone();
@@ -204,30 +211,62 @@ fn what_is_far_from_the_king_is_flagged_and_what_is_not_finite_rejected() {
 #[tokio::test]
 async fn the_screen_conforms_and_fails_closed() {
     let (king, challenger) = (demo_king(), demo_king().join("../challenger"));
-    let screen = LineageScreen::new(LineageConfig::default()).expect("a screen");
-    let subjects = [&challenger, &king].map(|submission| Subject::Parameters { submission, king: &king });
-    check_screen(&screen, &subjects, PATIENCE).await.expect("conforms");
+    let screen = LineageScreen::new(LineageConfig::default(), None).expect("a screen");
+    let subjects = [&challenger, &king].map(|submission| Models::new(folder(&king), folder(submission)));
+    check_weights_screen(&screen, &subjects, PATIENCE).await.expect("conforms");
 
-    let folder = tempfile::tempdir().expect("a folder");
-    let cx = CallContext::new();
-    let inspect =
-        async || screen.inspect(Subject::Parameters { submission: folder.path(), king: &king }, &cx).await;
-    assert_eq!(inspect().await.expect_err("empty").kind(), ErrorKind::NotFound);
+    let place = tempfile::tempdir().expect("a folder");
+    let error = find(&screen, place.path(), &[]).await.expect_err("empty");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
     let whole = fs::read(king.join("model.safetensors")).expect("reads");
-    fs::write(folder.path().join("model.safetensors"), &whole[..whole.len() / 3]).expect("written");
-    let error = inspect().await.expect_err("half");
+    fs::write(place.path().join("model.safetensors"), &whole[..whole.len() / 3]).expect("written");
+    let error = find(&screen, place.path(), &[]).await.expect_err("half");
     assert_eq!(error.fault(), albedo_core::Fault::Infrastructure, "{error}");
+}
+
+/// One pass over each model finds what is found of models that were measured
+/// one by one.
+#[tokio::test(flavor = "multi_thread")]
+async fn models_that_pass_by_are_aligned_to_the_anchor_that_passed_first() {
+    let (king, rival) = (small(), trained(&small(), 1));
+    let (place, models) = tokio::task::spawn_blocking(move || {
+        let place = Place::new(&king);
+        let paths = [("submission", &rival), ("other", &trained(&king, 2))].map(|(name, model)| {
+            let path = place.folder.path().join(name);
+            model.write(&path, None);
+            path
+        });
+        (place, paths)
+    })
+    .await
+    .expect("written");
+    let [submission, anchor] = &models;
+    let screen = LineageScreen::new(LineageConfig::default(), None).expect("a screen");
+    let inspect = async |anchor: Option<&Path>| {
+        let models =
+            Models { anchor: anchor.map(folder), ..Models::new(folder(&place.king), folder(submission)) };
+        let ScreenPart::Weights(part) = screen.part() else { panic!("{screen:?}") };
+        let cx = CallContext::new();
+        albedo_core::admission::inspect_weights(part, &models, &[], &cx).await.expect("a finding")
+    };
+    let Finding::Clear(by_king) = inspect(None).await else { panic!("it was trained") };
+    let Finding::Clear(by_other) = inspect(Some(anchor)).await else { panic!("it was trained") };
+    assert_eq!(by_king["anchor"], json!(place.anchor.parameters()));
+    assert_ne!(by_other["anchor"], by_king["anchor"]);
+    let distance = |evidence: &serde_json::Value| evidence["to_king"]["distance"].as_f64().expect("a number");
+    assert!((distance(&by_king) / distance(&by_other) - 1.0).abs() < 0.05, "{by_king} {by_other}");
 }
 
 #[test]
 fn an_anchor_that_is_not_the_stores_is_refused() {
     let king = small();
     let place = Place::new(&king);
-    let store = place.store(&[("rival", &trained(&king, 1))]);
+    let store = Store::open(&place.store(&[("rival", &trained(&king, 1))])).expect("opens");
     let other = place.folder.path().join("other");
     trained(&king, 5).write(&other, None);
-    let config = LineageConfig { store: Some(store), anchor: Some(other), ..LineageConfig::default() };
-    let screen = LineageScreen::new(config).expect("a screen");
-    let error = screen.anchor(&place.king, &|_| (), &CallContext::new()).expect_err("another anchor");
-    assert_eq!(error.kind(), ErrorKind::Conflict);
+    let screen = LineageScreen::new(LineageConfig::default(), Some(Arc::new(store))).expect("a screen");
+    let models = Models { anchor: Some(folder(&other)), ..Models::new(folder(&place.king), folder(&other)) };
+    let cx = CallContext::new();
+    let error = wait(albedo_core::admission::inspect_weights(&screen, &models, &[], &cx));
+    assert_eq!(error.expect_err("another anchor").kind(), ErrorKind::Conflict);
 }

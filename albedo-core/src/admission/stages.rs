@@ -1,0 +1,231 @@
+//! The stages, one after the other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Admission, AdmissionOutcome, Admit, Models, Probes, Screened, ScreenedModel};
+use crate::checkpoint::{Checkpoint, Seat, WeightsOf};
+use crate::context::{CallContext, CallSignal};
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::ModelFiles;
+use crate::screen::{Finding, Screen, ScreenPart, ScreenStage, WeightsInspection, WeightsScreen};
+
+const OPERATION: &str = "screen the submission";
+
+pub(super) async fn run(
+    admit: &Admit,
+    observer: &mut (dyn FnMut(&Screened) + Send),
+    cx: &CallContext,
+) -> Result<Admission> {
+    // Work on other threads ends with this call, also if it is dropped.
+    let cx = &cx.child();
+    let _stop = Stop(cx.clone());
+    let [king, submission] = &admit.references;
+    let mut admission = Admission {
+        king: listed(&*admit.models.king, king.clone(), cx).await?,
+        submission: listed(&*admit.models.submission, submission.clone(), cx).await?,
+        anchor: None,
+        seed: None,
+        findings: Vec::new(),
+        outcome: AdmissionOutcome::Admitted,
+    };
+    for stage in ScreenStage::ADMISSION {
+        let screens: Vec<_> = admit.screens.iter().filter(|screen| screen.stage() == stage).collect();
+        if screens.is_empty() {
+            continue;
+        }
+        let found = match (stage, &admit.probes) {
+            (ScreenStage::Files, _) => files(&screens, admit, cx).await?,
+            (ScreenStage::Parameters, _) => weights(&screens, admit, &mut admission, cx).await?,
+            (_, Some(probes)) => {
+                admission.seed = Some(probes.seed);
+                behaviour(&screens, probes, cx).await?
+            }
+            (_, None) => continue,
+        };
+        for (screen, finding) in screens.into_iter().zip(found) {
+            let screened = Screened { screen: screen.identity().clone(), stage, finding };
+            observer(&screened);
+            admission.findings.push(screened);
+        }
+        admission.outcome = AdmissionOutcome::of(&admission.findings);
+        if !admission.is_admitted() {
+            break;
+        }
+    }
+    Ok(admission)
+}
+
+/// Cancels what is still running when it is dropped.
+struct Stop(CallContext);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+async fn listed(
+    files: &dyn ModelFiles,
+    reference: Option<String>,
+    cx: &CallContext,
+) -> Result<ScreenedModel> {
+    let mut listing = files.list(cx).await?;
+    listing.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(ScreenedModel {
+        reference,
+        files: listing.len() as u64,
+        bytes: listing.iter().fold(0, |sum, file| sum.saturating_add(file.size)),
+        listing: Digest::of_json(&listing)?,
+        parameters: None,
+    })
+}
+
+/// What could not be found out is unverified.
+///
+/// # Errors
+/// The caller's own cancellation or deadline.
+fn settle(found: Result<Finding>, cx: &CallContext) -> Result<Finding> {
+    found.or_else(|error| {
+        cx.check(OPERATION)?;
+        match error.kind() {
+            ErrorKind::Cancelled => Err(error),
+            _ => Ok(Finding::unverified(&error)),
+        }
+    })
+}
+
+/// Each screen on a thread that may block: it may parse megabytes, and whoever
+/// wrote it may read files of his own.
+async fn files(screens: &[&Arc<dyn Screen>], admit: &Admit, cx: &CallContext) -> Result<Vec<Finding>> {
+    let mut findings = Vec::with_capacity(screens.len());
+    for &screen in screens {
+        let (screen, king, submission) =
+            (Arc::clone(screen), Arc::clone(&admit.models.king), Arc::clone(&admit.models.submission));
+        let (inner, runtime) = (cx.clone(), tokio::runtime::Handle::current());
+        let work = tokio::task::spawn_blocking(move || {
+            let ScreenPart::Files(part) = screen.part() else { return Err(changed_stage(&*screen)) };
+            runtime.block_on(part.inspect(&*submission, &*king, &inner))
+        });
+        let found = cx.run(OPERATION, work).await?;
+        findings.push(settle(found.unwrap_or_else(|panic| Err(panicked(&panic))), cx)?);
+    }
+    Ok(findings)
+}
+
+/// One pass over each model's weights, whose visitors are all the screens.
+async fn weights(
+    screens: &[&Arc<dyn Screen>],
+    admit: &Admit,
+    admission: &mut Admission,
+    cx: &CallContext,
+) -> Result<Vec<Finding>> {
+    let seats = screens.iter().map(|screen| match screen.part() {
+        ScreenPart::Weights(part) => Ok(part.inspection(&admit.own)),
+        _ => Err(changed_stage(&***screen)),
+    });
+    let found = match passes(seats.collect(), &admit.models, cx).await {
+        Ok((seats, [anchor, king, submission])) => {
+            admission.anchor = anchor;
+            admission.king.parameters = king;
+            admission.submission.parameters = submission;
+            find(seats, cx).await?
+        }
+        // Nobody has seen all the weights.
+        Err(error) => {
+            let unverified = settle(Err(error), cx)?;
+            screens.iter().map(|_| Ok(unverified.clone())).collect()
+        }
+    };
+    found.into_iter().map(|found| settle(found, cx)).collect()
+}
+
+/// The finding of `screen` alone on the weights of `models`; `own` as for
+/// [`WeightsScreen::inspection`].
+///
+/// # Errors
+/// What could not be found out; `cx`.
+pub async fn inspect_weights(
+    screen: &dyn WeightsScreen,
+    models: &Models,
+    own: &[String],
+    cx: &CallContext,
+) -> Result<Finding> {
+    let (seats, _) = passes(vec![Ok(screen.inspection(own))], models, cx).await?;
+    let found = find(seats, cx).await?.pop();
+    found.unwrap_or_else(|| Err(Error::bug(OPERATION, "there is no finding")))
+}
+
+type Seats = Vec<Seat<dyn WeightsInspection>>;
+
+/// Shows the weights of anchor, king and submission to `seats`; gives the
+/// digests of the parameters of those that a screen looked at.
+async fn passes(mut seats: Seats, models: &Models, cx: &CallContext) -> Result<(Seats, [Option<Digest>; 3])> {
+    let mut checkpoints = Vec::new();
+    for (of, files) in [
+        (WeightsOf::Anchor, models.anchor.as_ref()),
+        (WeightsOf::King, Some(&models.king)),
+        (WeightsOf::Submission, Some(&models.submission)),
+    ] {
+        checkpoints.push(match files {
+            Some(files) => Some((of, Checkpoint::open(Arc::clone(files), cx).await?)),
+            None => None,
+        });
+    }
+    let all: u64 = checkpoints.iter().flatten().map(|(_, checkpoint)| checkpoint.outline().bytes()).sum();
+    let read = AtomicU64::new(0);
+    let progress = |bytes: u64| {
+        let read = read.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        cx.signal(CallSignal::Weights { read, of: all });
+    };
+    let mut digests = [None; 3];
+    for (digest, checkpoint) in digests.iter_mut().zip(checkpoints) {
+        if let Some((of, checkpoint)) = checkpoint {
+            (*digest, seats) = checkpoint.pass(of, seats, &progress, cx).await?;
+        }
+    }
+    Ok((seats, digests))
+}
+
+/// What each inspection finds, all of them at the same time on threads that may
+/// block.
+async fn find(seats: Seats, cx: &CallContext) -> Result<Vec<Result<Finding>>> {
+    let running: Vec<_> = seats
+        .into_iter()
+        .map(|seat| seat.map(|inspection| tokio::task::spawn_blocking(move || inspection.find())))
+        .collect();
+    let mut found = Vec::with_capacity(running.len());
+    for running in running {
+        found.push(match running {
+            Ok(running) => cx.run(OPERATION, running).await?.unwrap_or_else(|panic| Err(panicked(&panic))),
+            Err(error) => Err(error),
+        });
+    }
+    Ok(found)
+}
+
+async fn behaviour(screens: &[&Arc<dyn Screen>], probes: &Probes, cx: &CallContext) -> Result<Vec<Finding>> {
+    let loaded = probes.backend.load(&probes.model, cx).await;
+    let mut findings = Vec::with_capacity(screens.len());
+    for &screen in screens {
+        let found = match (&loaded, screen.part()) {
+            (Ok(loaded), ScreenPart::Behaviour(part)) => part.inspect(&**loaded, probes.seed, cx).await,
+            (Ok(_), _) => Err(changed_stage(&**screen)),
+            (Err(error), _) => {
+                cx.check(OPERATION)?;
+                Ok(Finding::unverified(error))
+            }
+        };
+        findings.push(settle(found, cx)?);
+    }
+    Ok(findings)
+}
+
+fn changed_stage(screen: &dyn Screen) -> Error {
+    Error::bug(OPERATION, format!("screen `{}` changed its stage", screen.identity().name))
+}
+
+fn panicked(panic: &tokio::task::JoinError) -> Error {
+    Error::bug(OPERATION, format!("a screen panicked: {panic}"))
+}

@@ -1,0 +1,339 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use async_trait::async_trait;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::backend::ModelSession;
+use crate::checkpoint::{Outline, Segment, TensorSlice, WeightVisitor, WeightsOf};
+use crate::context::CallSignal;
+use crate::duel::scripted::Scripted;
+use crate::error::Fault;
+use crate::files::memory::MemoryFiles;
+use crate::model_ref::ModelRef;
+use crate::screen::{BehaviourScreen, FilesScreen, ScreenPart, WeightsInspection, WeightsScreen};
+
+type Act = dyn Fn() -> Result<Finding> + Send + Sync;
+
+/// Finds what it is told to.
+#[derive(Clone)]
+struct Fake {
+    identity: Identity,
+    stage: ScreenStage,
+    act: Arc<Act>,
+    /// Whether it acts while weights pass by, not when they have.
+    passing: bool,
+}
+
+impl Debug for Fake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.identity.name)
+    }
+}
+
+fn fake(
+    name: &str,
+    stage: ScreenStage,
+    act: impl Fn() -> Result<Finding> + Send + Sync + 'static,
+) -> Arc<dyn Screen> {
+    let identity = Identity { name: name.into(), version: "1".into(), config: Digest::of("{}") };
+    Arc::new(Fake { identity, stage, act: Arc::new(act), passing: false })
+}
+
+impl Screen for Fake {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn part(&self) -> ScreenPart<'_> {
+        match self.stage {
+            ScreenStage::Files => ScreenPart::Files(self),
+            ScreenStage::Parameters => ScreenPart::Weights(self),
+            _ => ScreenPart::Behaviour(self),
+        }
+    }
+}
+
+#[async_trait]
+impl FilesScreen for Fake {
+    async fn inspect(&self, _: &dyn ModelFiles, _: &dyn ModelFiles, _: &CallContext) -> Result<Finding> {
+        (self.act)()
+    }
+}
+
+#[async_trait]
+impl BehaviourScreen for Fake {
+    async fn inspect(&self, _: &dyn ModelSession, _: u64, _: &CallContext) -> Result<Finding> {
+        (self.act)()
+    }
+}
+
+impl WeightsScreen for Fake {
+    fn inspection(&self, _: &[String]) -> Box<dyn WeightsInspection> {
+        Box::new(self.clone())
+    }
+}
+
+impl WeightVisitor for Fake {
+    fn begin(&mut self, _: WeightsOf, model: &Outline) -> Result<Option<Vec<TensorSlice>>> {
+        Ok(Some(vec![model.slice("a", 0, 1)?]))
+    }
+
+    fn visit(&mut self, _: &Segment<'_>) -> Result<()> {
+        if self.passing { (self.act)().map(|_| ()) } else { Ok(()) }
+    }
+
+    fn end(&mut self, _: Digest) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl WeightsInspection for Fake {
+    fn find(self: Box<Self>) -> Result<Finding> {
+        if self.passing { Ok(Finding::Clear(json!({}))) } else { (self.act)() }
+    }
+}
+
+#[derive(Debug)]
+struct Backend(Identity);
+
+#[async_trait]
+impl ModelBackend for Backend {
+    fn identity(&self) -> &Identity {
+        &self.0
+    }
+
+    async fn load(&self, model: &ModelSource, _: &CallContext) -> Result<Arc<dyn ModelSession>> {
+        if model.model == ModelRef::served("broken") {
+            return Err(Error::new(ErrorKind::DeviceLost, "load the model", "the device is gone"));
+        }
+        Ok(Arc::new(Scripted::new("submission")))
+    }
+}
+
+fn probes(model: &str) -> Probes {
+    let identity = Identity { name: "scripted".into(), version: "1".into(), config: Digest::of("{}") };
+    Probes { backend: Arc::new(Backend(identity)), model: ModelSource::served(model), seed: 7 }
+}
+
+fn models() -> (Arc<MemoryFiles>, Arc<MemoryFiles>, Models) {
+    let (king, submission) = (MemoryFiles::of(&[1.0, 2.0]), MemoryFiles::of(&[1.0, 3.0]));
+    (king.clone(), submission.clone(), Models::new(king, submission))
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "a screen may fail")]
+fn clear() -> Result<Finding> {
+    Ok(Finding::Clear(json!({ "seen": 0.5 })))
+}
+
+fn words(admission: &Admission) -> Vec<String> {
+    let word = |screened: &Screened| format!("{} {}", screened.screen.name, screened.finding.word());
+    admission.findings.iter().map(word).collect()
+}
+
+#[tokio::test]
+async fn the_stages_run_in_order_and_all_screens_of_one_whatever_they_find() {
+    use ScreenStage::{Behaviour, Files, Parameters};
+    let screens = |files: fn() -> Result<Finding>, weights: fn() -> Result<Finding>| {
+        vec![
+            fake("answers", Behaviour, clear),
+            fake("weights", Parameters, weights),
+            fake("names", Files, files),
+            fake("sizes", Files, || Ok(Finding::Flagged(json!("large")))),
+            fake("copies", Parameters, clear),
+        ]
+    };
+    let run = async |files, weights| {
+        let admit = Admit::new(screens(files, weights), models().2).with_probes(probes("model"));
+        let admission = admit.run(&CallContext::new()).await.expect("runs");
+        admission.check().expect("follows");
+        let json = serde_json::to_string(&admission).expect("writes");
+        assert_eq!(serde_json::from_str::<Admission>(&json).expect("reads"), admission);
+        (admission.outcome, words(&admission).join(", "))
+    };
+    let rejected = || Ok(Finding::Rejected(json!("a foul")));
+    let failed = || Err(Error::new(ErrorKind::Unavailable, "look", "the store is down"));
+    assert_eq!(
+        run(clear, clear).await,
+        (
+            AdmissionOutcome::Admitted,
+            "names clear, sizes flagged, weights clear, copies clear, answers clear".into()
+        )
+    );
+    assert_eq!(
+        run(rejected, failed).await,
+        (AdmissionOutcome::Forfeit, "names rejected, sizes flagged".into())
+    );
+    assert_eq!(
+        run(clear, failed).await,
+        (AdmissionOutcome::Void, "names clear, sizes flagged, weights unverified, copies clear".into())
+    );
+    assert_eq!(
+        run(|| panic!("a screen of somebody's"), clear).await,
+        (AdmissionOutcome::Void, "names unverified, sizes flagged".into())
+    );
+}
+
+#[tokio::test]
+async fn an_error_is_unverified_with_its_fault_and_the_submission_is_not_loaded_in_vain() {
+    let answers = || vec![fake("answers", ScreenStage::Behaviour, clear)];
+    let admit = Admit::new(answers(), models().2).with_probes(probes("broken"));
+    let admission = admit.run(&CallContext::new()).await.expect("runs");
+    let Finding::Unverified(evidence) = &admission.findings[0].finding else { panic!("{admission:?}") };
+    assert_eq!(evidence["fault"], json!(Fault::Infrastructure));
+    assert_eq!((&evidence["retryable"], admission.outcome), (&json!(true), AdmissionOutcome::Void));
+    assert_eq!(admission.clone().published().findings[0].finding, Finding::Unverified(json!(null)));
+
+    let admission = Admit::new(answers(), models().2).run(&CallContext::new()).await.expect("runs");
+    assert!(admission.is_admitted() && admission.findings.is_empty() && admission.seed.is_none());
+}
+
+#[tokio::test]
+async fn weights_are_read_once_however_many_screens_look() {
+    let (king, submission, models) = models();
+    let anchor = MemoryFiles::of(&[0.0]);
+    let models = Models { anchor: Some(anchor.clone()), ..models };
+    let screens = (0..5).map(|number| fake(&number.to_string(), ScreenStage::Parameters, clear)).collect();
+    let last = Arc::new(AtomicU64::new(0));
+    let told = Arc::clone(&last);
+    let cx = CallContext::new().with_listener(move |signal| {
+        if let CallSignal::Weights { read, of } = signal {
+            assert!(read <= of && told.swap(read, Ordering::Relaxed) < read);
+        }
+    });
+    let admission = Admit::new(screens, models).run(&cx).await.expect("runs");
+    let mut bytes = 0;
+    for files in [&anchor, &king, &submission] {
+        let reads = files.reads("model.safetensors");
+        assert!(reads.iter().all(|&count| count == 1), "{reads:?}");
+        bytes += reads.len() as u64;
+    }
+    assert_eq!(last.load(Ordering::Relaxed), bytes);
+    let file = Digest::of(submission.bytes("model.safetensors"));
+    assert_eq!(admission.submission.parameters, Some(Digest::of(format!("{file}  model.safetensors\n"))));
+    assert!(admission.king.parameters.is_some() && admission.anchor.is_some());
+}
+
+/// A disk that stalls for ten seconds: whoever reads waits until another task,
+/// which has to go on meanwhile, ends the stall.
+#[tokio::test]
+async fn a_disk_that_stalls_under_a_screen_delays_no_other_task() {
+    for (stage, passing) in
+        [(ScreenStage::Files, false), (ScreenStage::Parameters, true), (ScreenStage::Parameters, false)]
+    {
+        let (end, stalled) = mpsc::channel::<()>();
+        let (stalls, mut has_stalled) = tokio::sync::mpsc::unbounded_channel();
+        let (stalled, runtime) = (Mutex::new(stalled), thread::current().id());
+        let read = move || {
+            assert_ne!(thread::current().id(), runtime, "the disk is waited for on the async thread");
+            stalls.send(()).expect("somebody waits");
+            // Ends at once when the other task is done.
+            let _ = stalled.lock().expect("unpoisoned").recv();
+            clear()
+        };
+        let identity = Identity { name: "slow".into(), version: "1".into(), config: Digest::of("{}") };
+        let slow: Arc<dyn Screen> = Arc::new(Fake { identity, stage, act: Arc::new(read), passing });
+        let admit = Admit::new(vec![slow, fake("quick", stage, clear)], models().2);
+        let cx = CallContext::new();
+        let other = async {
+            has_stalled.recv().await.expect("the disk stalls");
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            drop(end);
+        };
+        let (admission, ()) = tokio::join!(admit.run(&cx), other);
+        let admission = admission.expect("runs");
+        assert_eq!(words(&admission), ["slow clear", "quick clear"], "{stage:?} {passing}");
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_admission_ends_while_the_disk_still_stalls() {
+    let (end, stalled) = mpsc::channel::<()>();
+    let (stalls, mut has_stalled) = tokio::sync::mpsc::unbounded_channel();
+    let stalled = Mutex::new(stalled);
+    let slow = fake("slow", ScreenStage::Parameters, move || {
+        stalls.send(()).expect("somebody waits");
+        let _ = stalled.lock().expect("unpoisoned").recv();
+        clear()
+    });
+    let (admit, cx) = (Admit::new(vec![slow], models().2), CallContext::new());
+    let other = async {
+        has_stalled.recv().await.expect("the disk stalls");
+        cx.cancel();
+    };
+    let (admission, ()) = tokio::join!(admit.run(&cx), other);
+    assert_eq!(admission.expect_err("cancelled").kind(), ErrorKind::Cancelled);
+    drop(end);
+}
+
+#[test]
+fn what_does_not_follow_is_found() {
+    let model =
+        ScreenedModel { reference: None, files: 1, bytes: 1, listing: Digest::of("[]"), parameters: None };
+    let screened = |stage, finding| Screened {
+        screen: Identity { name: "x".into(), version: "1".into(), config: Digest::of("{}") },
+        stage,
+        finding,
+    };
+    let admission = |findings: Vec<Screened>, outcome| Admission {
+        king: model.clone(),
+        submission: model.clone(),
+        anchor: None,
+        seed: None,
+        findings,
+        outcome,
+    };
+    let rejected = || Finding::Rejected(json!({}));
+    let clear = || Finding::Clear(json!({}));
+    let good = vec![
+        screened(ScreenStage::Files, clear()),
+        screened(ScreenStage::Parameters, clear()),
+        screened(ScreenStage::Parameters, rejected()),
+    ];
+    assert!(admission(good.clone(), AdmissionOutcome::Forfeit).check().is_ok());
+    for (findings, why) in [
+        (good.clone(), "outcome does not follow"),
+        (good.iter().rev().cloned().collect(), "order of the stages"),
+        (vec![screened(ScreenStage::Reply, clear())], "stage that admission does not have"),
+        (
+            vec![screened(ScreenStage::Files, rejected()), screened(ScreenStage::Parameters, clear())],
+            "follows one that ended",
+        ),
+    ] {
+        let error = admission(findings, AdmissionOutcome::Admitted).check().expect_err("wrong");
+        assert!(error.to_string().contains(why), "{error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_rejection_forfeits_whatever_else_was_found(kinds in proptest::collection::vec(0_u8..4, 0..8)) {
+        let finding = |kind| match kind {
+            0 => Finding::Clear(json!({})),
+            1 => Finding::Flagged(json!({})),
+            2 => Finding::Unverified(json!({})),
+            _ => Finding::Rejected(json!({})),
+        };
+        let screened = |kind: &u8| Screened {
+            screen: Identity { name: "x".into(), version: "1".into(), config: Digest::of("{}") },
+            stage: ScreenStage::Files,
+            finding: finding(*kind),
+        };
+        let findings: Vec<_> = kinds.iter().map(screened).collect();
+        let expected = if kinds.contains(&3) {
+            AdmissionOutcome::Forfeit
+        } else if kinds.contains(&2) {
+            AdmissionOutcome::Void
+        } else {
+            AdmissionOutcome::Admitted
+        };
+        prop_assert_eq!(AdmissionOutcome::of(&findings), expected);
+        prop_assert_eq!(AdmissionOutcome::of(findings.iter().rev()), expected);
+    }
+}

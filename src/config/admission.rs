@@ -1,0 +1,180 @@
+//! What a submission is screened with, and beside whom.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::wire::{DEFAULT_BACKEND, build_all};
+use super::{DuelConfig, ModelConfig};
+use crate::backends::files::FolderFiles;
+use crate::registry::CheckContext;
+use crate::{
+    Admit, BuildContext, Error, ErrorKind, ModelBackend, ModelFiles, ModelSource, Models, PluginConfig,
+    Probes, Registry, Result, Screen,
+};
+
+/// The screens of a configuration that names none.
+const DEFAULT_SCREENS: [&str; 9] =
+    ["files", "architecture", "digest", "fingerprint-v2", "lineage", "sanity", "loops", "tail", "injection"];
+
+/// The screens of a configuration that names none, in order.
+pub fn default_screens() -> Vec<PluginConfig<dyn Screen>> {
+    DEFAULT_SCREENS.map(PluginConfig::named).into()
+}
+
+/// An admission of a model's folder: what is screened, beside whom, by what.
+#[derive(Debug, Clone)]
+pub struct AdmissionConfig {
+    /// Folder of the king.
+    pub king: PathBuf,
+    /// Folder of the submission.
+    pub submission: PathBuf,
+    /// Folder of the model that all others are aligned to; the king if absent.
+    pub anchor: Option<PathBuf>,
+    /// The screens, in order.
+    pub screens: Vec<PluginConfig<dyn Screen>>,
+    /// The backend that runs the submission at the behaviour stage.
+    pub backend: PluginConfig<dyn ModelBackend>,
+    /// What probes of its behaviour follow from; without one there is no
+    /// behaviour stage.
+    pub probe: Option<u64>,
+    /// Labels of the screens' stores that are the submission's own.
+    pub own: Vec<String>,
+    /// The submission's folder holds what was handed in, whole: its digests were
+    /// compared.
+    pub complete: bool,
+    /// Relative paths are taken from here.
+    pub folder: PathBuf,
+}
+
+impl AdmissionConfig {
+    /// The admission of `submission` beside `king` by the default screens, without
+    /// a behaviour stage.
+    pub fn new(king: impl Into<PathBuf>, submission: impl Into<PathBuf>) -> Self {
+        Self {
+            king: king.into(),
+            submission: submission.into(),
+            anchor: None,
+            screens: default_screens(),
+            backend: PluginConfig::named(DEFAULT_BACKEND),
+            probe: None,
+            own: Vec::new(),
+            complete: false,
+            folder: PathBuf::new(),
+        }
+    }
+
+    /// Gives `value` to every screen that has a setting `key`, for example the
+    /// `store` of those that remember earlier submissions.
+    pub fn set(&mut self, key: &str, value: &Value, registry: &Registry) {
+        let plugins = registry.list();
+        for screen in &mut self.screens {
+            let known = plugins.iter().find(|plugin| plugin.role == "screen" && plugin.name == screen.name());
+            if known.is_some_and(|plugin| plugin.schema["properties"].get(key).is_some()) {
+                *screen = screen.clone().with(key, value.clone());
+            }
+        }
+    }
+
+    /// Checks every setting and builds what admission takes.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the settings or with the files that the screens name;
+    /// a folder of a model that cannot be listed or has no file.
+    pub async fn admit(&self, cx: &BuildContext<'_>) -> Result<Admit> {
+        let cx = &cx.relative_to(&self.folder);
+        let check = CheckContext::new(cx.registry());
+        let screens = check.plugins("screens", &self.screens)?;
+        let backend = self.probe.map(|seed| Ok::<_, Error>((seed, check.plugin("backend", &self.backend)?)));
+        let backend = backend.transpose()?;
+
+        let mut submission = FolderFiles::new(cx.path(&self.submission));
+        if self.complete {
+            submission = submission.published();
+        }
+        let mut models = Models::new(Arc::new(FolderFiles::new(cx.path(&self.king))), Arc::new(submission));
+        models.anchor = self.anchor.as_ref().filter(|anchor| **anchor != self.king).map(|anchor| {
+            let anchor: Arc<dyn ModelFiles> = Arc::new(FolderFiles::new(cx.path(anchor)));
+            anchor
+        });
+        // Wrong paths are the configuration's, not a finding.
+        for files in [&models.submission, &models.king].into_iter().chain(&models.anchor) {
+            if files.list(cx.call()).await?.is_empty() {
+                return Err(Error::new(ErrorKind::NotFound, "screen a model", "a folder is empty")
+                    .with_hint("give the folders of two models"));
+            }
+        }
+        let mut admit = Admit::new(build_all(screens, cx).await?, models).with_own(self.own.iter());
+        if let Some((seed, backend)) = backend {
+            let model = ModelSource::new(cx.path(&self.submission)).with_text_from(cx.path(&self.king));
+            admit = admit.with_probes(Probes { backend: backend.build(cx).await?, model, seed });
+        }
+        Ok(admit)
+    }
+}
+
+impl DuelConfig {
+    /// The admission of this duel's challenger, on the backend that the duel gives
+    /// it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`] if a model is not named by its folder: screens
+    /// read its files.
+    pub fn admission(&self) -> Result<AdmissionConfig> {
+        let path = |key: &'static str, model: &ModelConfig| {
+            let model = model.model().map_err(|error| error.under(key))?;
+            model.require_folder("screen a model").map(Path::to_owned).map_err(|error| error.with("key", key))
+        };
+        let backend = self.challenger.backend.as_ref().or(self.backend.as_ref());
+        let mut admission =
+            AdmissionConfig::new(path("king", &self.king)?, path("challenger", &self.challenger)?);
+        admission.anchor = self.anchor.as_ref().map(|anchor| path("anchor", anchor)).transpose()?;
+        admission.screens = self.screens.clone().unwrap_or_else(default_screens);
+        admission.backend = backend.cloned().unwrap_or(admission.backend);
+        admission.folder.clone_from(&self.folder);
+        Ok(admission)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_setting_goes_to_the_screens_that_have_it() {
+        let registry = Registry::linked().expect("a registry");
+        let mut config = AdmissionConfig::new("king", "submission");
+        config.set("store", &json!("the store"), &registry);
+        config.set("tasks", &json!({ "name": "parquet" }), &registry);
+        let with = |key: &str| {
+            let screens = config.screens.iter().filter(|screen| screen.settings().contains_key(key));
+            screens.map(PluginConfig::name).collect::<Vec<_>>()
+        };
+        assert_eq!(with("store"), ["digest", "fingerprint-v2", "lineage"]);
+        assert_eq!(with("tasks"), ["sanity", "loops", "tail", "injection"]);
+    }
+
+    #[test]
+    fn a_duels_screens_backend_and_anchor_are_its_admissions() {
+        let config = DuelConfig::parse(
+            r#"
+            judges = []
+            king.path = "k"
+            challenger.path = "c"
+            tasks.name = "parquet"
+            anchor.path = "a"
+            backend = { name = "burn", device = "cuda:1" }
+            screens = [{ name = "lineage", noise = 1.1 }]
+            "#,
+        );
+        let admission = config.expect("reads").admission().expect("folders");
+        assert_eq!(admission.backend.settings()["device"], "cuda:1");
+        assert_eq!(admission.screens, [PluginConfig::named("lineage").with("noise", 1.1)]);
+        assert_eq!(admission.anchor.as_deref(), Some(Path::new("a")));
+        let none = DuelConfig::parse("judges=[]\nking.path='k'\nchallenger.path='c'\ntasks.name='t'");
+        assert_eq!(none.expect("reads").admission().expect("folders").screens, default_screens());
+    }
+}
