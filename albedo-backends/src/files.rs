@@ -3,9 +3,9 @@
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
+use albedo_core::files::read_exact_at;
 use albedo_core::{
     Artefact, CallContext, Error, ErrorKind, Fault, FileEntry, ModelFiles, Provenance, Result,
 };
@@ -78,8 +78,12 @@ impl ModelFiles for FolderFiles {
 /// # Errors
 /// The operating system's; [`ErrorKind::DataInvalid`] about `artefact`, whose file
 /// it is, if it is longer.
-#[cfg(feature = "burn")]
-pub(crate) fn read_small(path: &Path, most: u64, operation: &str, artefact: Artefact) -> Result<Vec<u8>> {
+pub(crate) fn read_small(
+    path: &Path,
+    most: u64,
+    operation: &str,
+    artefact: impl Into<Option<Artefact>>,
+) -> Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
     File::open(path)
@@ -88,9 +92,12 @@ pub(crate) fn read_small(path: &Path, most: u64, operation: &str, artefact: Arte
     if bytes.len() as u64 <= most {
         return Ok(bytes);
     }
-    Err(Error::new(ErrorKind::DataInvalid, operation, format!("the file has more than {most} bytes"))
-        .about(artefact)
-        .with("path", path.display()))
+    let error = Error::new(ErrorKind::DataInvalid, operation, format!("the file has more than {most} bytes"))
+        .with("path", path.display());
+    Err(match artefact.into() {
+        Some(artefact) => error.about(artefact),
+        None => error,
+    })
 }
 
 const LIST: &str = "list the model's files";
@@ -142,7 +149,7 @@ fn read(folder: &Path, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
             .with_source(error)
     })?;
     bytes.resize(length, 0);
-    File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, range.start)).map_err(|error| {
+    File::open(&path).and_then(|file| read_exact_at(&file, &mut bytes, range.start)).map_err(|error| {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => {
                 Error::new(ErrorKind::DataInvalid, READ, "the file became shorter")
@@ -178,6 +185,7 @@ fn refused(operation: &'static str, message: &str, path: &Path) -> Error {
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::os::unix::fs::symlink;
 

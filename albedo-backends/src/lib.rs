@@ -3,7 +3,9 @@
 //! | module | feature | what |
 //! | --- | --- | --- |
 //! | [`burn`] | `burn` | Qwen3 models in-process, on the CPU |
+//! | [`http`] | `http` | the one HTTP client |
 //! | [`files`] | | a model's files in a local folder |
+//! | [`hubs`] | | hubs of models: a local mirror |
 //! | [`openai`] | `openai` | chat models behind an OpenAI-compatible server |
 //! | [`replay`] | | the replies of a record |
 //! | [`tasks`] | `tasks` | pinned trajectories in parquet shards |
@@ -12,6 +14,9 @@
 #[cfg(feature = "burn")]
 pub mod burn;
 pub mod files;
+#[cfg(feature = "http")]
+pub mod http;
+pub mod hubs;
 #[cfg(feature = "openai")]
 pub mod openai;
 pub mod replay;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use albedo_core::http::header::CONTENT_TYPE;
+use albedo_core::http::{Credential, HeaderMap, HttpTransport, StatusCode};
 use albedo_core::registry::Secrets;
 use albedo_core::{
     BuildContext, CallContext, CallSignal, CheckContext, Completion, Digest, Error, ErrorKind, Fault,
@@ -10,16 +12,15 @@ use albedo_core::{
 };
 use async_trait::async_trait;
 use futures::stream::{BoxStream, FuturesUnordered, StreamExt};
-use reqwest::StatusCode;
-use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
-use self::http::{Key, MAX_BODY, Server};
+use self::http::{MAX_BODY, Server};
 use self::sse::Events;
 use self::wire::Reply;
+use crate::http::Client;
 
 mod http;
 mod limits;
@@ -58,7 +59,8 @@ const MAX_TOKENS_KEYS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 /// - Text that the server marks as reasoning is kept apart from the reply.
 /// - Seeds are sent (their low 31 bits) and may be ignored by the server.
 /// - The key is read from the environment once, and is in no error, record,
-///   identity or `Debug`. Redirections are not followed.
+///   identity or `Debug`. Redirections are not followed, and the key does not go
+///   over plain HTTP to another machine ([`crate::http`]).
 /// - A response format is asked for; a server that ignores it is not noticed.
 #[derive(Debug)]
 pub struct OpenAiBackend {
@@ -89,6 +91,9 @@ pub struct OpenAiConfig {
     pub max_in_flight: u32,
     /// The model's context in tokens, where the server does not tell.
     pub context_length: Option<u32>,
+    /// Send the key even over plain HTTP to another machine, where everybody on
+    /// the way can read it.
+    pub allow_plain_http: bool,
     /// What tokens cost, where the provider does not tell the price.
     pub price: Option<Price>,
     /// How the server calls the bound on a reply's tokens.
@@ -109,6 +114,7 @@ impl Default for OpenAiConfig {
             check_model: true,
             max_in_flight: 64,
             context_length: None,
+            allow_plain_http: false,
             price: None,
             max_tokens_key: MAX_TOKENS_KEYS[0].into(),
             extra: Map::new(),
@@ -177,10 +183,11 @@ impl OpenAiConfig {
                 "`base_url` is missing, and there is no `preset` to take it from".into(),
             );
         };
-        http::check_base(base_url).map_err(|error| error.with("key", "base_url"))?;
         if config.key_env.as_deref() == Some("") {
             return invalid("key_env", "`key_env` is empty; leave it out for a server without a key".into());
         }
+        http::check_base(base_url, config.key_env.is_some() && !config.allow_plain_http)
+            .map_err(|error| error.with("key", "base_url"))?;
         if !(1..=1024).contains(&config.max_in_flight) {
             return invalid(
                 "max_in_flight",
@@ -213,12 +220,30 @@ impl OpenAiBackend {
     /// # Errors
     /// The operator's: a setting is wrong, or the key is missing.
     pub fn new(config: OpenAiConfig, secrets: &dyn Secrets) -> Result<Self> {
-        let config = config.check()?;
-        let key = config.key_env.as_deref().map(|name| Key::new(name, secrets.get(name)?.expose()));
-        Self::with_key(config, key.transpose()?)
+        Self::with_transport(config, secrets, Arc::new(Client::from_env()))
     }
 
-    fn with_key(config: OpenAiConfig, key: Option<Key>) -> Result<Self> {
+    /// The same, whose requests `transport` sends.
+    ///
+    /// # Errors
+    /// As [`OpenAiBackend::new`].
+    pub fn with_transport(
+        config: OpenAiConfig,
+        secrets: &dyn Secrets,
+        transport: Arc<dyn HttpTransport>,
+    ) -> Result<Self> {
+        let config = config.check()?;
+        let key = config.key_env.as_deref();
+        let key = key.map(|name| Credential::bearer(name, secrets.get(name)?.expose()));
+        Self::with_key(config, key.transpose()?, transport)
+    }
+
+    /// The backend of checked settings.
+    fn with_key(
+        config: OpenAiConfig,
+        key: Option<Credential>,
+        transport: Arc<dyn HttpTransport>,
+    ) -> Result<Self> {
         let answers = AnswerConfig {
             base_url: &config.base_url,
             model: &config.model,
@@ -227,7 +252,12 @@ impl OpenAiBackend {
         };
         Ok(Self {
             identity: Identity::new(Self::NAME, env!("CARGO_PKG_VERSION"), &answers)?,
-            server: Arc::new(Server::new(config.base_url.as_deref().unwrap_or_default(), key)?),
+            server: Arc::new(Server::new(
+                transport,
+                config.base_url.as_deref().unwrap_or_default(),
+                key,
+                config.allow_plain_http,
+            )),
             config: Arc::new(config),
         })
     }
@@ -244,8 +274,8 @@ impl OpenAiBackend {
 
     /// The longest context of `model` where the server tells, once it is known
     /// that it serves it.
-    async fn look_up(&self, model: &str) -> Result<Option<u32>> {
-        let listing = self.server.get(LOAD, "/models").await?;
+    async fn look_up(&self, model: &str, cx: &CallContext) -> Result<Option<u32>> {
+        let listing = self.server.get(LOAD, "/models", cx).await?;
         let (known, context) = wire::models(&listing, model)?;
         if known.iter().any(|known| known == model) {
             return Ok(context);
@@ -299,7 +329,8 @@ impl ModelBackend for OpenAiBackend {
             .with("model", model)
             .with("pinned", pin));
         }
-        let context = if self.config.check_model { cx.run(LOAD, self.look_up(model)).await?? } else { None };
+        let context =
+            if self.config.check_model { cx.run(LOAD, self.look_up(model, cx)).await?? } else { None };
         let info = ModelInfo::new(
             parameters,
             "remote",
@@ -329,8 +360,9 @@ impl Plugin<dyn ModelBackend> for OpenAiBackend {
     }
 
     async fn build(config: OpenAiConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
-        let key = config.key_env.as_deref().map(|name| Key::new(name, cx.secret(name)?.expose()));
-        Ok(Arc::new(Self::with_key(config, key.transpose()?)?))
+        let key = config.key_env.as_deref();
+        let key = key.map(|name| Credential::bearer(name, cx.secret(name)?.expose()));
+        Ok(Arc::new(Self::with_key(config, key.transpose()?, crate::http::transport(cx))?))
     }
 }
 
@@ -359,14 +391,12 @@ impl Remote {
         let headers = response.headers().clone();
         let mut reply = Reply::default();
         if !is_stream(&headers) {
-            let body = self.server.read(GENERATE, response, MAX_BODY).await?;
+            let body = response.read(MAX_BODY).await?;
             reply.take(&body, |error| self.refused(error, &headers, messages))?;
             return reply.finish(self.config.price);
         }
         let (mut events, mut read) = (Events::default(), 0);
-        while let Some(piece) =
-            response.chunk().await.map_err(|error| self.server.failed(GENERATE, &error))?
-        {
+        while let Some(piece) = response.chunk().await? {
             read += piece.len();
             let events = events.push(&piece).map_err(|_| http::too_long(GENERATE, MAX_BODY))?;
             for data in events {

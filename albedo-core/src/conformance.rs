@@ -30,6 +30,7 @@ use crate::identity::Identity;
 mod backend;
 mod chain;
 mod files;
+mod hub;
 mod journal;
 mod judge;
 mod screen;
@@ -39,6 +40,7 @@ mod tasks;
 pub use backend::{BackendFixture, check_backend};
 pub use chain::{ChainFixture, check_chain};
 pub use files::check_files;
+pub use hub::{HubFixture, check_hub};
 pub use journal::{MemoryJournal, check_journal};
 pub use judge::{JudgeFixture, check_comparison, check_judge};
 pub use screen::{check_behaviour_screen, check_files_screen, check_reply_screen, check_weights_screen};
@@ -57,6 +59,11 @@ pub struct Violation {
 }
 
 impl Violation {
+    /// `promise` is broken: `found` instead. For suites outside of core.
+    pub fn new(promise: &'static str, found: impl Into<String>) -> Self {
+        Self { promise, found: found.into() }
+    }
+
     /// The promise, in a few words.
     pub fn promise(&self) -> &'static str {
         self.promise
@@ -82,7 +89,7 @@ type Checked<T = ()> = Result<T, Violation>;
 const FITTING: &str = "the fixture fits the implementation";
 
 fn broken<T>(promise: &'static str, found: impl Into<String>) -> Checked<T> {
-    Err(Violation { promise, found: found.into() })
+    Err(Violation::new(promise, found))
 }
 
 fn ensure(kept: bool, promise: &'static str, found: impl FnOnce() -> String) -> Checked {

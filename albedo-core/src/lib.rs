@@ -4,7 +4,7 @@
 //!
 //! | room | modules | what for |
 //! | --- | --- | --- |
-//! | roles | [`backend`], [`judge`], [`screen`], [`chain`], [`tasks`], [`files`], [`model_ref`] | the traits that plugins implement, with their requests and answers |
+//! | roles | [`backend`], [`judge`], [`screen`], [`chain`], [`tasks`], [`files`], [`hub`], [`model_ref`] | the traits that plugins implement, with their requests and answers |
 //! | registry | [`registry`], [`identity`] | plugins by name, and how a record names them |
 //! | admission | [`admission`], [`checkpoint`] | whether a submission may duel: stages of screens, one pass over the weights |
 //! | duel | [`plan`], [`draw`], [`sample`], [`duel`], [`canary`], [`marks`], [`seed`], [`order`] | settings, the frozen plan, the draw, the engine that runs it |
@@ -12,7 +12,7 @@
 //! | record | [`record`] | journal, canonical record, stores, verification |
 //! | wrappers | [`wrappers`], [`meter`] | retries, deadlines, limits, routes and budgets around calls |
 //! | chain weights | [`weights`] | the journal that clears a weight vector |
-//! | foundations | [`error`], [`events`], [`context`], [`clock`], [`digest`], [`rng`], [`safetensors`] | what every room uses |
+//! | foundations | [`error`], [`events`], [`context`], [`clock`], [`digest`], [`http`], [`rng`], [`safetensors`] | what every room uses |
 //! | tests | `conformance`, `testing` (feature `conformance`) | suites that implementations must pass, scripted parts |
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@
 pub mod backend;
 pub mod chain;
 pub mod files;
+pub mod hub;
 pub mod judge;
 pub mod model_ref;
 pub mod screen;
@@ -70,6 +71,7 @@ pub mod context;
 pub mod digest;
 pub mod error;
 pub mod events;
+pub mod http;
 pub mod overflow;
 pub mod rng;
 pub mod safetensors;
@@ -96,6 +98,8 @@ pub use duel::{Contestant, Duel, DuelBuilder, DuelReport};
 pub use error::{Artefact, Error, ErrorKind, Fault, Reach, Result, Retry, Side};
 pub use events::{Event, EventKind, EventSink};
 pub use files::{FileEntry, ModelFiles, Provenance};
+pub use http::{HttpRequest, HttpResponse, HttpTransport};
+pub use hub::ModelHub;
 pub use identity::Identity;
 pub use judge::{
     Alteration, Assessment, Candidate, Comparison, Evidence, Judge, JudgeProfile, Metric, Preparation,

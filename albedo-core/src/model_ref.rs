@@ -224,6 +224,20 @@ impl HubRef {
         self.revision
     }
 
+    /// `Ok` if the reference is one of `hub`, for a hub that resolves no other.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`], the operator's.
+    pub fn require_hub(&self, hub: &str, operation: &str) -> Result<()> {
+        if self.hub == hub {
+            return Ok(());
+        }
+        let message = format!("the reference is one of hub `{}`, this is `{hub}`", self.hub);
+        Err(Error::new(ErrorKind::ConfigInvalid, operation, message)
+            .with_fault(Fault::Operator)
+            .with("reference", self))
+    }
+
     fn check(&self) -> Result<(), Mistake> {
         let Self { hub, repository, revision } = self;
         let letters = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-');

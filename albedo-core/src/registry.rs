@@ -36,6 +36,7 @@ use crate::backend::ModelBackend;
 use crate::chain::ChainClient;
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Fault, Result};
+use crate::hub::ModelHub;
 use crate::judge::Judge;
 use crate::record::RecordStore;
 use crate::screen::Screen;
@@ -121,6 +122,7 @@ roles! {
     Screen = "screen",
     ChainClient = "chain",
     RecordStore = "store",
+    ModelHub = "hub",
 }
 
 /// The plugins that can be chosen by name. A value, not a global: tests and

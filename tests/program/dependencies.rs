@@ -100,12 +100,14 @@ const HEAVY: [(&str, &[&str]); 8] = [
 fn a_feature_brings_only_the_heavy_crates_it_is_for() {
     const INFERENCE: &[&str] = &["inference", "threads"];
     const GPU: &[&str] = &["inference", "threads", "gpu"];
-    let cases: [(&str, &str, &[&str]); 23] = [
+    let cases: [(&str, &str, &[&str]); 25] = [
         ("albedo-core", "", &[]),
         ("albedo-core", "conformance", &[]),
         ("albedo-backends", "", &[]),
         ("albedo-backends", "burn", INFERENCE),
         ("albedo-backends", "cuda", GPU),
+        ("albedo-backends", "http", &["network"]),
+        ("albedo-backends", "http-conformance", &["network"]),
         ("albedo-backends", "openai", &["network"]),
         ("albedo-backends", "scripted-server", &["network"]),
         ("albedo-backends", "tasks", &["tables"]),

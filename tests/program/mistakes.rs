@@ -238,7 +238,11 @@ fn a_remote_model_that_cannot_be_reached() {
     let after = after.replace("path = \"tasks\"", &format!("path = \"{}\"", text(&demo().join("tasks"))));
     for (backend, code, words) in [
         ("name = \"openai\"\npreset = \"chutes\"\nkey_env = \"ALBEDO_NO_KEY\"", 77, "ALBEDO_NO_KEY"),
-        ("name = \"openai\"\nbase_url = \"http://127.0.0.1:9/v1\"", 69, "check `base_url` and the network"),
+        (
+            "name = \"openai\"\nbase_url = \"http://127.0.0.1:9/v1\"",
+            69,
+            "check the server's address and the network",
+        ),
         ("name = \"openai\"", 78, "`base_url` is missing"),
         (
             "name = \"routes\"\norder = [{ name = \"openai\", preset = \"chute\" }]",

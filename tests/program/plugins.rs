@@ -30,6 +30,7 @@ fn every_plugin_is_linked() {
             "screen tail",
             "store file",
             "store memory",
+            "hub folder",
         ]
     );
     assert!(plugins.iter().all(|plugin| !plugin.summary.is_empty()));

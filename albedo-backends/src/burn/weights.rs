@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Seek};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use albedo_core::digest::Hasher;
+use albedo_core::files::read_exact_at;
 use albedo_core::safetensors::{Dtype, TensorInfo, read_header};
 use albedo_core::{Artefact, CallContext, Digest, Error, ErrorKind, Reach, Result};
 use half::{bf16, f16};
@@ -194,7 +194,7 @@ impl WeightFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_exact_at(buffer, offset).map_err(|error| Error::io(OPERATION, &self.path, error))
+        read_exact_at(&self.file, buffer, offset).map_err(|error| Error::io(OPERATION, &self.path, error))
     }
 }
 

@@ -1,30 +1,11 @@
-//! What a provider's headers say about waiting.
+//! What a provider's headers say about its limits.
 
 use std::time::{Duration, SystemTime};
 
 use albedo_core::CallSignal;
-use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
+use albedo_core::http::HeaderMap;
 
-/// The longest pause that a header is believed, ours: a provider that asks for
-/// more is as good as gone.
-const MAX_PAUSE: Duration = Duration::from_hours(24);
-
-/// The pause that `Retry-After` (RFC 9110 §10.2.3: seconds or a date) or
-/// `retry-after-ms` asks for. A date counts from the answer's own `Date`, so
-/// that clocks need not agree.
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    if let Some(ms) = number(headers, "retry-after-ms") {
-        return seconds(ms / 1000.0);
-    }
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(number) = value.parse() {
-        return seconds(number);
-    }
-    let until = httpdate::parse_http_date(value).ok()?;
-    let date = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-    let pause = until.duration_since(date.unwrap_or(now)).unwrap_or_default();
-    Some(pause.min(MAX_PAUSE))
-}
+use crate::http::{number, seconds};
 
 /// The limit of requests that the headers tell, in the dialects of OpenAI,
 /// OpenRouter and the IETF draft.
@@ -78,17 +59,9 @@ fn duration(value: &str) -> Option<Duration> {
     if value.is_empty() { None } else { seconds(total) }
 }
 
-fn number(headers: &HeaderMap, name: &str) -> Option<f64> {
-    headers.get(name)?.to_str().ok()?.trim().parse().ok()
-}
-
-fn seconds(number: f64) -> Option<Duration> {
-    (number >= 0.0).then(|| Duration::from_secs_f64(number.min(MAX_PAUSE.as_secs_f64())))
-}
-
 #[cfg(test)]
 mod tests {
-    use reqwest::header::HeaderName;
+    use albedo_core::http::HeaderName;
 
     use super::*;
 
@@ -97,34 +70,6 @@ mod tests {
             (name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value"))
         };
         pairs.iter().map(pair).collect()
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = httpdate::parse_http_date("Wed, 25 Nov 2026 12:00:00 GMT").expect("a date");
-        let read = |pairs: &[(&str, &str)]| retry_after(&headers(pairs), now);
-        let secs = |secs| Some(Duration::from_secs(secs));
-        assert_eq!(read(&[("retry-after", "7")]), secs(7));
-        assert_eq!(read(&[("retry-after", " 1.5 ")]), Some(Duration::from_millis(1500)));
-        assert_eq!(
-            read(&[("retry-after-ms", "250"), ("retry-after", "9")]),
-            Some(Duration::from_millis(250))
-        );
-        assert_eq!(read(&[("retry-after", "Wed, 25 Nov 2026 12:01:00 GMT")]), secs(60));
-        assert_eq!(read(&[("retry-after", "Wed, 25 Nov 2026 11:01:00 GMT")]), secs(0));
-        // A server whose clock is an hour ahead still means half a minute.
-        assert_eq!(
-            read(&[
-                ("date", "Wed, 25 Nov 2026 13:00:00 GMT"),
-                ("retry-after", "Wed, 25 Nov 2026 13:00:30 GMT")
-            ]),
-            secs(30)
-        );
-        assert_eq!(read(&[("retry-after", "1e300")]), Some(MAX_PAUSE));
-        for nonsense in ["", "soon", "-1", "NaN", "Wed, 99 Nov 2026 12:01:00 GMT"] {
-            assert_eq!(read(&[("retry-after", nonsense)]), None, "{nonsense}");
-        }
-        assert_eq!(read(&[]), None);
     }
 
     #[test]

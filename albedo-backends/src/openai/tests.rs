@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use albedo_core::conformance::{BackendFixture, SessionFixture, check_backend};
+use albedo_core::http::{HttpRequest, HttpResponse};
 use albedo_core::registry::SystemSecrets;
 use albedo_core::{Fault, FinishReason, MessageRole, ResponseFormat, Retry, Sampling};
 use proptest::prelude::*;
@@ -8,6 +9,7 @@ use serde_json::json;
 
 use super::scripted::{Act, Answer, ScriptedServer, Seen, delta};
 use super::*;
+use crate::http::{Proxies, Roots};
 
 const SECRET: &str = "sk-very-secret-0123456789";
 
@@ -35,8 +37,9 @@ async fn server(script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Scr
 fn backend(server: &ScriptedServer, config: OpenAiConfig) -> OpenAiBackend {
     let config = OpenAiConfig { base_url: Some(server.base_url()), ..config };
     let config = config.check().expect("a valid configuration");
-    let key = Key::new("ALBEDO_TEST_KEY", SECRET).expect("a key");
-    OpenAiBackend::with_key(config, Some(key)).expect("builds")
+    let key = Credential::bearer("ALBEDO_TEST_KEY", SECRET).expect("a key");
+    let transport = Client::new(Proxies::none(), Roots::System);
+    OpenAiBackend::with_key(config, Some(key), Arc::new(transport)).expect("builds")
 }
 
 async fn session(server: &ScriptedServer, config: OpenAiConfig) -> Arc<dyn ModelSession> {
@@ -339,7 +342,7 @@ async fn what_the_operator_has_to_mend_is_named() {
     let error = OpenAiBackend::new(nobody, &SystemSecrets::default()).expect("builds");
     let error = error.load(&ModelSource::served("judge"), &cx).await.expect_err("nobody listens");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure), "{error}");
-    assert!(error.to_string().contains("check `base_url` and the network"), "{error}");
+    assert!(error.to_string().contains("check the server's address and the network"), "{error}");
 
     let keyless =
         OpenAiConfig { preset: Some(Preset::Chutes), key_env: Some("ALBEDO_NO_SUCH_KEY".into()), ..whole() };
@@ -349,14 +352,18 @@ async fn what_the_operator_has_to_mend_is_named() {
         (ErrorKind::Unavailable, Fault::Operator, Retry::Never)
     );
     assert!(error.to_string().contains("ALBEDO_NO_SUCH_KEY"), "{error}");
-    let error = Key::new("K", "two\nlines").expect_err("no header can hold it");
-    assert!(!error.to_string().contains("lines"), "{error}");
 }
 
 #[test]
 fn settings_are_checked() {
     let at = |base_url: &str| OpenAiConfig { base_url: Some(base_url.into()), ..OpenAiConfig::default() };
     at("http://localhost:8080/v1").check().expect("valid");
+    at("http://10.0.0.2:8080/v1").check().expect("no key is sent");
+    for base_url in ["https://h/v1", "http://localhost:8080/v1", "http://[::1]/v1"] {
+        OpenAiConfig { key_env: Some("K".into()), ..at(base_url) }.check().expect("nobody can listen");
+    }
+    let allowed = OpenAiConfig { key_env: Some("K".into()), allow_plain_http: true, ..at("http://h/v1") };
+    allowed.check().expect("allowed");
     for (config, expected) in [
         (OpenAiConfig::default(), "`base_url` is missing"),
         (at("localhost:8080"), "https://"),
@@ -367,6 +374,8 @@ fn settings_are_checked() {
         (OpenAiConfig { context_length: Some(0), ..at("http://h/v1") }, "`context_length`"),
         (OpenAiConfig { max_tokens_key: "tokens".into(), ..at("http://h/v1") }, "`max_tokens`"),
         (OpenAiConfig { key_env: Some(String::new()), ..at("http://h/v1") }, "`key_env` is empty"),
+        (OpenAiConfig { key_env: Some("K".into()), ..at("http://h/v1") }, "`allow_plain_http = true`"),
+        (OpenAiConfig { key_env: Some("K".into()), ..at("http://127.0.0.1.h/v1") }, "plain HTTP"),
         (
             OpenAiConfig {
                 price: Some(Price { prompt_usd: -1.0, completion_usd: 0.0 }),
@@ -398,8 +407,11 @@ fn a_preset_fills_in_what_is_not_given() {
 #[test]
 fn the_identity_is_of_what_can_change_an_answer() {
     let base = || OpenAiConfig { base_url: Some("http://h/v1".into()), ..OpenAiConfig::default() };
-    let identity = |config, key| OpenAiBackend::with_key(config, key).expect("builds").identity().clone();
-    let key = |secret| Some(Key::new("K", secret).expect("a key"));
+    let identity = |config, key| {
+        let transport = Arc::new(Client::new(Proxies::none(), Roots::System));
+        OpenAiBackend::with_key(config, key, transport).expect("builds").identity().clone()
+    };
+    let key = |secret| Some(Credential::bearer("K", secret).expect("a key"));
     let plain = identity(base(), None);
     assert_eq!(plain, identity(OpenAiConfig { stream: false, max_in_flight: 3, ..base() }, key("one")));
     assert_ne!(plain, identity(OpenAiConfig { model: Some("m".into()), ..base() }, None));
@@ -508,7 +520,8 @@ proptest! {
     fn a_quotation_of_the_prompt_is_left_out(
         before in "[a-z ]{0,40}", prompt in "[A-Zéß ]{60,120}", at in 0_usize..30,
     ) {
-        let server = Server::new("http://h/v1", None).expect("builds");
+        let transport = Arc::new(Client::new(Proxies::none(), Roots::System));
+        let server = Server::new(transport, "http://h/v1", None, false);
         let quoted: String = prompt.chars().skip(at).take(30).collect();
         let words = json!({ "error": { "message": format!("{before}{quoted}") } });
         let messages = [Message::new(MessageRole::User, prompt.split_whitespace().collect::<Vec<_>>().join(" "))];
@@ -518,4 +531,37 @@ proptest! {
         prop_assume!(quoted.chars().count() >= 24);
         prop_assert!(!error.contains(&quoted), "{error}");
     }
+}
+
+/// Answers from memory, and keeps what was sent.
+#[derive(Debug)]
+struct Scripted(std::sync::Mutex<Vec<HttpRequest>>);
+
+#[async_trait]
+impl HttpTransport for Scripted {
+    async fn send(&self, request: HttpRequest, _: &CallContext) -> Result<HttpResponse> {
+        let body = match request.url().rsplit('/').next() {
+            Some("models") => json!({ "data": [{ "id": "judge" }] }),
+            _ => json!({ "choices": [{ "message": { "content": "yes" }, "finish_reason": "stop" }] }),
+        };
+        self.0.lock().expect("no panic").push(request);
+        Ok(HttpResponse::whole(StatusCode::OK, HeaderMap::new(), body.to_string()))
+    }
+}
+
+#[tokio::test]
+async fn any_transport_carries_the_requests() {
+    let transport = Arc::new(Scripted(std::sync::Mutex::default()));
+    let config = OpenAiConfig { base_url: Some("https://llm.test/v1/".into()), ..whole() };
+    let key = Credential::bearer("ALBEDO_TEST_KEY", SECRET).expect("a key");
+    let backend = OpenAiBackend::with_key(config, Some(key), transport.clone()).expect("builds");
+    let cx = CallContext::new();
+    let session = backend.load(&ModelSource::served("judge"), &cx).await.expect("loads");
+    assert_eq!(ask(&*session, request("x"), &cx).await.expect("an answer").text, "yes");
+    let sent = transport.0.lock().expect("no panic");
+    let sent: Vec<_> = sent.iter().map(|request| (request.method().as_str(), request.url())).collect();
+    assert_eq!(
+        sent,
+        [("GET", "https://llm.test/v1/models"), ("POST", "https://llm.test/v1/chat/completions")]
+    );
 }

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use albedo_core::files::{read_at, read_exact_at};
 use albedo_core::{Error, ErrorKind, Fault, Message, MessageRole, Result, TaskRow};
 use bytes::Bytes;
 use parquet::basic::Type as PhysicalType;
@@ -307,7 +307,7 @@ impl ChunkReader for Source {
             return Err(ParquetError::EOF(format!("bytes {start}+{length} of {}", self.length)));
         }
         let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, start)?;
+        read_exact_at(&self.file, &mut bytes, start)?;
         Ok(bytes.into())
     }
 }
@@ -321,7 +321,7 @@ struct Tail {
 
 impl Read for Tail {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.position)?;
+        let read = read_at(&self.file, buffer, self.position)?;
         self.position += read as u64;
         Ok(read)
     }

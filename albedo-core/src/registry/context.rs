@@ -11,6 +11,7 @@ use super::{Checked, PluginConfig, Registry, Role, Secret, Secrets, SystemSecret
 use crate::clock::{Clock, SystemClock};
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
+use crate::http::HttpTransport;
 use crate::model_ref::ModelRef;
 
 /// What a plugin may use while its settings are checked: the other plugins by
@@ -148,6 +149,12 @@ impl<'a> BuildContext<'a> {
         Ok(etcetera::BaseStrategy::cache_dir(&folder).join("albedo"))
     }
 
+    /// What sends the plugin's requests, where the program or an embedder has
+    /// chosen it; a plugin that is given none brings its own.
+    pub fn http(&self) -> Option<&Arc<dyn HttpTransport>> {
+        self.resources.http.as_ref()
+    }
+
     /// The secret `name`, for example an API key.
     ///
     /// # Errors
@@ -174,6 +181,7 @@ impl<'a> BuildContext<'a> {
 pub struct Resources {
     clock: Arc<dyn Clock>,
     cache_dir: Option<PathBuf>,
+    http: Option<Arc<dyn HttpTransport>>,
     secrets: Arc<dyn Secrets>,
 }
 
@@ -183,6 +191,7 @@ impl Default for Resources {
         Self {
             clock: Arc::new(SystemClock::default()),
             cache_dir: None,
+            http: None,
             secrets: Arc::new(SystemSecrets::from_env()),
         }
     }
@@ -199,6 +208,13 @@ impl Resources {
     #[must_use]
     pub fn with_cache_dir(self, folder: impl Into<PathBuf>) -> Self {
         Self { cache_dir: Some(folder.into()), ..self }
+    }
+
+    /// The same with `http` for every plugin's requests: one pool of connections,
+    /// one choice of proxies and certificates, or a script.
+    #[must_use]
+    pub fn with_http(self, http: Arc<dyn HttpTransport>) -> Self {
+        Self { http: Some(http), ..self }
     }
 
     /// The same with other secrets.

@@ -7,7 +7,6 @@
 
 use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -118,16 +117,16 @@ impl Store {
     /// written.
     pub fn create(path: &Path) -> Result<Self> {
         const OPERATION: &str = "create the store";
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(
-            |error| match error.kind() {
+        private(OpenOptions::new().write(true).create_new(true)).open(path).map_err(|error| {
+            match error.kind() {
                 std::io::ErrorKind::AlreadyExists => {
                     Error::new(ErrorKind::Conflict, OPERATION, "the file exists")
                         .with_fault(Fault::Operator)
                         .with("path", path.display())
                 }
                 _ => Error::io(OPERATION, path, error),
-            },
-        )?;
+            }
+        })?;
         let connection = connect(path)?;
         let schema = format!(
             "PRAGMA journal_mode = WAL; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; \
@@ -154,7 +153,7 @@ impl Store {
         if !metadata.is_file() {
             return invalid("it is no regular file".into(), "name the store's file");
         }
-        if metadata.permissions().mode() & 0o077 != 0 {
+        if !is_private(&metadata) {
             return Err(Error::new(ErrorKind::Unavailable, OPERATION, "others than its owner may read it")
                 .with_fault(Fault::Operator)
                 .with("path", path.display())
@@ -372,6 +371,21 @@ pub(crate) fn identified(config: &impl Serialize, has_store: bool) -> Result<Val
 }
 
 const READ: &str = "read the store";
+
+/// A file that `options` make is its owner's alone.
+#[cfg(unix)]
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600)
+}
+
+#[cfg(unix)]
+fn is_private(metadata: &std::fs::Metadata) -> bool {
+    let others = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077;
+    others == 0
+}
+
+#[cfg(not(unix))]
+compile_error!("the store of submissions is private by Unix permissions: build without the screens here");
 
 fn connect(path: &Path) -> Result<Connection> {
     const OPERATION: &str = "open the store";
