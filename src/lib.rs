@@ -3,7 +3,7 @@
 //! A reigning *king* and a *challenger* answer the same pinned trajectories, a
 //! panel of judges compares their replies in both orders, and a decision rule
 //! crowns the challenger only by a clear margin. [`Duel`] is the way in; the
-//! [`prelude`] has what a duel of one's own takes; everything of
+//! [`prelude`] has the types that most programs need; everything of
 //! [`albedo_core`] is re-exported here.
 //!
 //! | feature | default | brings |
@@ -17,7 +17,7 @@
 //! | `openai` | yes | backend `openai`: chat models behind a server |
 //! | `judges` | yes | judges `chat`, `protocol`, `reference-action`, `reference-likelihood`, `replay` |
 //! | `screens` | yes | `judges`, all screens, and the commands `albedo screen` and `albedo fingerprint` |
-//! | `conformance` | no | [`conformance`] and [`testing`], for the tests of plugins |
+//! | `conformance` | no | modules `conformance` and `testing`, for the tests of plugins |
 //! | `chain` | no | chain `local` |
 //!
 //! Without any feature the crate is [`albedo_core`]: the roles, the duel engine,

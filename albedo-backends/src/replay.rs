@@ -166,6 +166,7 @@ impl ReplaySession {
                     .with_fault(Fault::Infrastructure)
                     .with_retry(Retry::Never))
             }
+            Some(_) => Err(unknown("the record has a reply of a kind that this build cannot give again")),
             None => Err(unknown("the record has no reply to such a conversation and seed")),
         }
     }

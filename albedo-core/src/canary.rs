@@ -115,6 +115,7 @@ impl CanarySettings {
 /// What kind of known answer a canary has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum CanaryKind {
     /// A constant answer against the recorded one.
     Constant,

@@ -129,6 +129,7 @@ pub struct WeightsRow {
 /// What the chain said to a weight submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum WeightReceipt {
     /// In force.
     Set,

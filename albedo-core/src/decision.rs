@@ -17,6 +17,7 @@ pub use sequential::{SequentialEvidence, SequentialTest, cap};
 /// How a duel is decided, with its constants.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
 pub enum Rule {
     /// Evidence that the challenger is better by a betting e-process (Waudby-Smith
     /// and Ramdas, 2024), valid at any sample, and a win by `win_margin`, looked
@@ -251,6 +252,7 @@ impl Ruling {
 /// Why a king holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Holds {
     /// A win by the margin was shown to be out of reach.
     Futile,
@@ -261,6 +263,7 @@ pub enum Holds {
 /// The numbers that a rule decided on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rule", rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Evidence {
     /// Of [`Rule::Sequential`].
     Sequential(SequentialEvidence),

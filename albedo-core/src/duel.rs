@@ -86,6 +86,7 @@ pub struct Duel {
 
 /// How a duel ended.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct DuelReport {
     /// The plan's digest.
     pub plan: Digest,

@@ -257,6 +257,7 @@ impl Candidate {
 /// What a judge found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Assessment {
     /// A score for each of the judge's metrics.
     Scored {

@@ -330,6 +330,7 @@ pub struct ContestantPlan {
 /// How rows and turns are drawn; [`crate::draw`] says how exactly.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Sampler {
     /// A row uniformly, then a turn among its assistant turns; every sample is
     /// an instance of its own.

@@ -51,6 +51,7 @@ pub const FORMAT: u32 = 3;
 /// One line of `record.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "line", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum RecordLine {
     /// The first line.
     Header {
@@ -151,6 +152,7 @@ fn is_first(asked: &u32) -> bool {
 /// A reply as the record keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum RecordedReply {
     /// A finished reply.
     Completed {
@@ -217,6 +219,7 @@ pub enum RecordedAnswer {
 /// One line of `journal.jsonl`, without its time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum JournalEvent {
     /// A submission was screened, before a plan of its duel is frozen. Since
     /// format 3.

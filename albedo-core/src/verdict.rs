@@ -21,6 +21,7 @@ pub const MAX_OVERFLOWED: f64 = 0.1;
 /// that another one will be an incompatible change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", content = "reason", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Outcome {
     /// The challenger takes the crown.
     Dethroned,
@@ -98,6 +99,7 @@ pub enum VoidReason {
 /// # fn main() {}
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Verdict {
     /// What it came to.
     #[serde(flatten)]
@@ -131,6 +133,7 @@ pub struct Verdict {
 
 /// One judge's numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct JudgeScore {
     /// The judge's name.
     pub judge: String,

@@ -299,7 +299,7 @@ fn unfinished(finish: FinishReason) -> Option<&'static str> {
     match finish {
         FinishReason::Stop => None,
         FinishReason::Length => Some("the answer was cut at its limit of tokens"),
-        FinishReason::Unknown => Some("the provider did not say that the answer is whole"),
+        _ => Some("the provider did not say that the answer is whole"),
     }
 }
 

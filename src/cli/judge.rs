@@ -147,6 +147,9 @@ fn describe(assessment: &Assessment) -> String {
         Assessment::Unreadable { reason, .. } => {
             let _ = writeln!(text, "unreadable: {}", shown(reason));
         }
+        other => {
+            let _ = writeln!(text, "{}", shown(&format!("{other:?}")));
+        }
     }
     text
 }

@@ -351,6 +351,7 @@ fn one_sample(record: &Record, wanted: u32) -> Result<String> {
                     );
                 }
                 RecordedReply::Missing { kind } => section(format!("{side}: missing, {kind:?}"), ""),
+                other => section(format!("{side}: {other:?}"), ""),
             },
             RecordLine::Preparation { judge, text, .. } => {
                 let name = judges.get(*judge as usize).map_or("?", |judge| judge.identity.name.as_str());
@@ -386,6 +387,7 @@ fn describe(answer: &RecordedAnswer) -> String {
         RecordedAnswer::Answered(Assessment::Unreadable { reason, evidence, .. }) => {
             format!("unreadable: {reason}\n{}{}", alterations(evidence), evidence.answer)
         }
+        RecordedAnswer::Answered(other) => format!("{other:?}"),
         RecordedAnswer::Void => "void: it had failed a canary before".into(),
         RecordedAnswer::Missing { kind: Some(kind) } => format!("missing: {kind:?}"),
         RecordedAnswer::Missing { kind: None } => "missing: there was no pair to judge".into(),

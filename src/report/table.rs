@@ -102,6 +102,7 @@ fn outcome(outcome: Outcome, plan: &DuelPlan) -> String {
         Outcome::Dethroned => "The challenger is crowned".into(),
         Outcome::KingHolds(Holds::Futile) => "The king holds, a clear win is out of reach".into(),
         Outcome::KingHolds(Holds::NotShown) => "The king holds, a clear win was not shown".into(),
+        Outcome::KingHolds(_) => "The king holds".into(),
         Outcome::Forfeit(Forfeit::Overflow) => format!(
             "The challenger forfeits, its own arithmetic overflowed on more than {:.0} % of the samples",
             100.0 * MAX_OVERFLOWED
@@ -112,6 +113,7 @@ fn outcome(outcome: Outcome, plan: &DuelPlan) -> String {
             100.0 * plan.panel.max_missing
         ),
         Outcome::Void(_) => "The duel is void".into(),
+        other => format!("{other:?}"),
     }
 }
 
@@ -140,6 +142,7 @@ fn evidence(evidence: &Evidence) -> String {
             200.0 * lcb.lcb,
             if lcb.lcb > 0.0 { "above zero" } else { "not above zero" }
         ),
+        other => format!("{other:?}"),
     }
 }
 

@@ -46,9 +46,7 @@ impl Judge for OneCommand {
     }
 
     fn profile(&self) -> JudgeProfile {
-
         JudgeProfile::new([Metric::Efficiency])
-
     }
 
     async fn compare(&self, request: &Comparison, _cx: &CallContext) -> albedo::Result<Assessment> {
@@ -61,17 +59,19 @@ impl Plugin<dyn Judge> for OneCommand {
     const NAME: &'static str = "one-command";
     const SUMMARY: &'static str = "prefers the shorter code block";
     type Config = Config;
+    type Checked = Self;
 
-    fn check(config: &Config) -> albedo::Result<()> {
-        if config.most_lines > 0 {
-            return Ok(());
+    fn check(config: Config, _cx: &CheckContext<'_>) -> albedo::Result<Self> {
+        if config.most_lines == 0 {
+            let operation = "check the settings of judge `one-command`";
+            let error = Error::new(ErrorKind::ConfigInvalid, operation, "`most_lines` is 0");
+            return Err(error.with("key", "most_lines").with_hint("set it to 1 or more"));
         }
-        let operation = "check the settings of judge `one-command`";
-        Err(Error::new(ErrorKind::ConfigInvalid, operation, "`most_lines` is 0"))
+        Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
     }
 
-    async fn build(config: Config, _cx: &BuildContext<'_>) -> albedo::Result<Arc<dyn Judge>> {
-        Ok(Arc::new(Self { identity: Identity::new(Self::NAME, "1", &config)?, config }))
+    async fn build(judge: Self, _cx: &BuildContext<'_>) -> albedo::Result<Arc<dyn Judge>> {
+        Ok(Arc::new(judge))
     }
 }
 
@@ -87,7 +87,8 @@ mod tests {
     #[tokio::test]
     async fn it_keeps_the_promises_of_a_judge() {
         let config = Config::default();
-        let judge = OneCommand { identity: Identity::new("one-command", "1", &config).expect("named"), config };
+        let judge =
+            OneCommand { identity: Identity::new("one-command", "1", &config).expect("named"), config };
         let replies = ["```bash\nls\n```", "```bash\nls\npwd\n```"];
         let comparisons = vec![comparison("Which files are there?", "ls", replies)];
         check_judge(&judge, &JudgeFixture::new(comparisons)).await.expect("conforms");
