@@ -247,8 +247,8 @@ impl Admit {
         self
     }
 
-    /// Runs the stages. While weights are read, `cx` is told how far it got
-    /// ([`crate::CallSignal::Weights`]).
+    /// Runs the stages. Emits how far the weights are read
+    /// ([`crate::EventKind::Progress`]).
     ///
     /// # Errors
     /// A listing that cannot be read; cancellation, and a deadline that passes.

@@ -66,13 +66,6 @@ pub enum CallSignal {
         /// Until the limit is whole again.
         resets_in: Duration,
     },
-    /// Weight files are being read.
-    Weights {
-        /// Bytes that were read and looked at.
-        read: u64,
-        /// Bytes that this call reads in all.
-        of: u64,
-    },
 }
 
 #[derive(Clone)]

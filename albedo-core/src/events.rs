@@ -140,6 +140,13 @@ pub enum EventKind {
     Journal(JournalEvent),
 }
 
+impl EventKind {
+    /// `done` of `total` bytes of the weights of `name` are read.
+    pub fn weights(name: &str, done: u64, total: u64) -> Self {
+        Self::Progress { task: "weights".into(), name: name.into(), done, total: Some(total) }
+    }
+}
+
 impl From<JournalEvent> for EventKind {
     fn from(event: JournalEvent) -> Self {
         Self::Journal(event)

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use crate::{Admission, AdmissionOutcome, CallContext, CallSignal, Finding, Screened};
+use crate::{Admission, AdmissionOutcome, CallContext, Event, EventKind, Finding, Screened};
 
 /// Models below this many bytes are read before a bar could be seen.
 const LARGE: u64 = 256 << 20;
@@ -112,17 +112,17 @@ fn facts(evidence: &Value) -> String {
 pub struct Bytes(Arc<OnceLock<Option<ProgressBar>>>);
 
 impl Bytes {
-    /// The same context, whose signals move the bar.
+    /// The same context, whose events move the bar.
     pub fn watch(&self, cx: &CallContext) -> CallContext {
         let Self(bar) = self.clone();
-        cx.with_listener(move |signal| {
-            if let CallSignal::Weights { read, of } = signal
-                && let Some(bar) = bar.get_or_init(|| shown(of))
+        cx.with_events(Arc::new(move |event: &Event| {
+            if let EventKind::Progress { done, total: Some(total), .. } = &event.kind
+                && let Some(bar) = bar.get_or_init(|| shown(*total))
             {
-                bar.set_length(of);
-                bar.set_position(read);
+                bar.set_length(*total);
+                bar.set_position(*done);
             }
-        })
+        }))
     }
 
     /// Takes the bar off the screen.

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Admission, AdmissionOutcome, Admit, Models, Probes, Screened, ScreenedModel};
 use crate::checkpoint::{Checkpoint, Seat, WeightsOf};
-use crate::context::{CallContext, CallSignal};
+use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::events::EventKind;
 use crate::files::ModelFiles;
 use crate::screen::{Finding, Screen, ScreenPart, ScreenStage, WeightsInspection, WeightsScreen};
 
@@ -177,7 +178,7 @@ async fn passes(mut seats: Seats, models: &Models, cx: &CallContext) -> Result<(
     let read = AtomicU64::new(0);
     let progress = |bytes: u64| {
         let read = read.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        cx.signal(CallSignal::Weights { read, of: all });
+        cx.emit(EventKind::weights("the admission", read, all));
     };
     let mut digests = [None; 3];
     for (digest, checkpoint) in digests.iter_mut().zip(checkpoints) {

@@ -10,9 +10,9 @@ use serde_json::json;
 use super::*;
 use crate::backend::ModelSession;
 use crate::checkpoint::{Outline, Segment, TensorSlice, WeightVisitor, WeightsOf};
-use crate::context::CallSignal;
 use crate::duel::scripted::Scripted;
 use crate::error::Fault;
+use crate::events::{Event, EventKind};
 use crate::files::memory::MemoryFiles;
 use crate::model_ref::ModelRef;
 use crate::screen::{BehaviourScreen, FilesScreen, ScreenPart, WeightsInspection, WeightsScreen};
@@ -200,11 +200,11 @@ async fn weights_are_read_once_however_many_screens_look() {
     let screens = (0..5).map(|number| fake(&number.to_string(), ScreenStage::Parameters, clear)).collect();
     let last = Arc::new(AtomicU64::new(0));
     let told = Arc::clone(&last);
-    let cx = CallContext::new().with_listener(move |signal| {
-        if let CallSignal::Weights { read, of } = signal {
-            assert!(read <= of && told.swap(read, Ordering::Relaxed) < read);
+    let cx = CallContext::new().with_events(Arc::new(move |event: &Event| {
+        if let EventKind::Progress { done, total: Some(total), .. } = &event.kind {
+            assert!(done <= total && told.swap(*done, Ordering::Relaxed) < *done);
         }
-    });
+    }));
     let admission = Admit::new(screens, models).run(&cx).await.expect("runs");
     let mut bytes = 0;
     for files in [&anchor, &king, &submission] {

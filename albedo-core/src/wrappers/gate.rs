@@ -94,7 +94,6 @@ impl Gate {
                 self.state().limit.told(now, remaining, resets_in);
                 true
             }
-            CallSignal::Weights { .. } => false,
         };
         if changed {
             self.changed.notify_waiters();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use albedo_core::checkpoint::{Outline, Segment, TensorSlice, WeightsOf};
 use albedo_core::{
-    CallContext, CallSignal, Checkpoint, Digest, Error, ErrorKind, ModelFiles, Result, WeightVisitor,
+    CallContext, Checkpoint, Digest, Error, ErrorKind, EventKind, ModelFiles, Result, WeightVisitor,
 };
 
 use super::digest::{Digests, TakeDigests};
@@ -43,7 +43,7 @@ pub enum AlignTo {
 
 impl Measurement {
     /// Measures the model of `files`; tells `cx` how far it got
-    /// ([`CallSignal::Weights`]).
+    /// ([`EventKind::Progress`]).
     ///
     /// # Errors
     /// Files that cannot be read or are no model's; an architecture that cannot
@@ -63,7 +63,7 @@ impl Measurement {
         let read = AtomicU64::new(0);
         let progress = |block: u64| {
             let read = read.fetch_add(block, Ordering::Relaxed) + block;
-            cx.signal(CallSignal::Weights { read, of: bytes });
+            cx.emit(EventKind::weights("the model", read, bytes));
         };
         let (_, seats) = checkpoint.pass(WeightsOf::Submission, seats, &progress, cx).await?;
         let measured = seats.into_iter().next().transpose()?.and_then(|measure| measure.taken);
