@@ -46,7 +46,7 @@ const ATTEMPTS: u8 = 16;
 
 /// Tokens of the short reply of a decode case: enough for every prompt of the
 /// batch to be read before the first reply ends, where a backend reads and
-/// writes at once. Ours.
+/// writes at once. Source: chosen by albedo.
 pub const SHORT_REPLY: u32 = 16;
 
 /// What is measured.

@@ -46,29 +46,28 @@ struct Arguments {
 enum Command {
     /// Run a duel and record it.
     Duel(duel::Arguments),
-    /// Let the king duel itself, to measure what moves a duel besides its
-    /// samples' chance.
+    /// Estimate between-duel variance by running the king against itself.
     Calibrate(calibrate::Arguments),
-    /// Let a model answer: one prompt, or a file of requests.
+    /// Generate replies: to one prompt, or to a file of requests.
     Generate(generate::Arguments),
-    /// Measure how fast a model reads and writes.
+    /// Measure the prefill, decode and load time of a model.
     Bench(bench::Arguments),
-    /// Screen a model before it may duel: files, copies, behaviour.
+    /// Check whether a model may duel: its files, whether it is a copy, its behaviour.
     #[cfg(feature = "screens")]
     Screen(screen::Arguments),
-    /// Fingerprint a model, and remember it in a store.
+    /// Compute the fingerprint of a model and add it to a store.
     #[cfg(feature = "screens")]
     Fingerprint(fingerprint::Arguments),
-    /// Read the record of a duel.
+    /// Show, verify and confirm records of duels.
     #[command(subcommand)]
     Record(record::Command),
-    /// Describe or check configuration files.
+    /// Check a configuration file, or print its JSON schema.
     #[command(subcommand)]
     Config(config::Command),
-    /// Try a judge.
+    /// Ask a judge about one pair of replies.
     #[command(subcommand)]
     Judge(judge::Command),
-    /// List every plugin that this program was built with, and its settings.
+    /// List the plugins of this program and their settings.
     Plugins(plugins::Arguments),
     /// Write a crate with a plugin of its own, which is a program with every
     /// command.
@@ -156,7 +155,7 @@ fn log(directives: &str) -> Result<()> {
 async fn cancel_on_signal(cx: CallContext) {
     if interrupted().await.is_ok() {
         cx.cancel();
-        // With standard error gone there is nobody left to tell.
+        // A closed standard error is no reason to stop.
         let _ = writeln!(io::stderr(), "stopping; once more to stop at once");
         if interrupted().await.is_ok() {
             #[expect(clippy::exit, reason = "the user asked twice, and the journal is whole at any moment")]

@@ -292,7 +292,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.alive.cancel();
         self.calls = None;
-        // Whoever loads the next model on a GPU counts on the memory of this
+        // The next model that is loaded on a GPU needs the memory of this
         // one. It takes a step of the device at most.
         if let (Some(thread), true) = (self.thread.take(), self.memory.is_some()) {
             let _ = thread.join();
@@ -358,7 +358,7 @@ impl Session {
     }
 }
 
-/// What is loaded, but for its parameters' digest, which takes longest.
+/// Describes what is loaded, except the digest of its parameters, which takes longest.
 fn info(config: &Qwen3Config, text: &ChatText, device: Device) -> Result<ModelInfo> {
     Ok(ModelInfo::new(Digest::of([]), config::ARCHITECTURE.to_owned(), config.max_position_embeddings as u32)
         .with_parameter_count(config.parameter_count())
@@ -469,7 +469,7 @@ struct DeviceThread {
     loading: Loading,
     inbox: Inbox,
     turn: Option<Turn>,
-    /// Whoever waits for the first load, and how long.
+    /// The caller that waits for the first load, and until when.
     first: Option<(std::sync::mpsc::Sender<Loaded>, CallContext)>,
 }
 
@@ -495,7 +495,7 @@ impl DeviceThread {
         }
     }
 
-    /// One turn of the device; `false` if nobody wants it any more.
+    /// One turn of the device; `false` if the session is dropped.
     fn take_turn(&mut self, model: &mut Option<OnDevice>) -> Result<bool> {
         let place = self.loading.place(self.turn.as_ref())?;
         let turn = self.turn.clone();
@@ -536,7 +536,7 @@ impl DeviceThread {
     }
 }
 
-/// Tells whoever waits for the first load that it is done.
+/// Reports to the caller that waits for the first load.
 fn tell(first: &mut Option<(std::sync::mpsc::Sender<Loaded>, CallContext)>, place: &Place) {
     if let Some((first, _)) = first.take() {
         // Fails only if the load is not waited for any more.
@@ -634,7 +634,7 @@ impl ModelSession for Session {
     }
 }
 
-/// The answers to one call: exactly one a request.
+/// The answers to one call: exactly one per request.
 struct Answers {
     unsent: Option<(Call, mpsc::WeakSender<Call>)>,
     receiver: mpsc::Receiver<(usize, Result<Completion>)>,

@@ -272,7 +272,7 @@ impl OpenAiBackend {
         Ok(asked)
     }
 
-    /// The longest context of `model` where the server tells, once it is known
+    /// The longest context of `model` if the server reports it, once it is known
     /// that it serves it.
     async fn look_up(&self, model: &str, cx: &CallContext) -> Result<Option<u32>> {
         let listing = self.server.get(LOAD, "/models", cx).await?;

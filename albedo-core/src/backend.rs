@@ -61,14 +61,14 @@ pub trait ModelSession: Debug + Send + Sync + 'static {
     /// Answers every request, as they finish, in any order.
     ///
     /// # Behavior
-    /// - Exactly one [`Generated`] a request, also for one that failed.
+    /// - Exactly one [`Generated`] per request, also for one that failed.
     /// - Concurrent calls share the device: a request may be batched with those
     ///   of other calls, and its text depends on none of them.
     /// - The same request gives the same text (as far as [`ModelInfo`] says).
     /// - Dropping the stream, or cancelling `cx`, stops the unfinished requests.
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated>;
 
-    /// Teacher-forced log-probabilities, one [`TokenScores`] a request, in order.
+    /// Teacher-forced log-probabilities, one [`TokenScores`] per request, in order.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Unsupported`] if the session cannot score.
@@ -457,7 +457,7 @@ pub struct Completion {
     pub usage: Usage,
     /// Scores of [`GenerateRequest::score_reply`].
     pub reply_scores: Option<TokenScores>,
-    /// Answer to [`GenerateRequest::log_probs`], one a token written.
+    /// Answer to [`GenerateRequest::log_probs`], one per token written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_probs: Option<Vec<TokenLogProb>>,
 }
@@ -527,7 +527,7 @@ pub enum FinishReason {
     Unknown,
 }
 
-/// Tokens, and what they cost where the provider tells.
+/// Tokens, and what they cost if the provider reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// Tokens of the rendered prompt.
@@ -535,7 +535,7 @@ pub struct Usage {
     /// Tokens of the reply, the stop token included.
     pub completion_tokens: u32,
     /// What the provider charges, in US dollars: 0 for a model that runs here,
-    /// none if nobody tells.
+    /// none if it is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_usd: Option<f64>,
 }
@@ -562,12 +562,12 @@ impl ScoreRequest {
 /// the closing stop token is the last.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TokenScores {
-    /// One value a token.
+    /// One value per token.
     pub log_probs: Vec<f32>,
 }
 
 impl TokenScores {
-    /// The mean log-probability a token in nats; `None` if there is no token.
+    /// The mean log-probability per token in nats; `None` if there is no token.
     pub fn mean(&self) -> Option<f64> {
         let sum: f64 = self.log_probs.iter().map(|&value| f64::from(value)).sum();
         (!self.log_probs.is_empty()).then(|| sum / self.log_probs.len() as f64)

@@ -1,4 +1,4 @@
-//! One suite a role: what the engine relies on, checked on any implementation.
+//! One suite per role: checks on any implementation what the engine relies on.
 //!
 //! A suite calls an implementation as a duel would, and worse, and ends with
 //! the first promise that it finds broken:

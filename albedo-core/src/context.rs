@@ -93,15 +93,16 @@ impl CallContext {
         Self { deadline, ..self.clone() }
     }
 
-    /// A context of its own cancellation, which this one's also cancels.
+    /// Returns a child context: cancelling the parent cancels the child, not the
+    /// reverse.
     #[must_use]
     pub fn child(&self) -> Self {
         Self { cancellation: self.cancellation.child_token(), ..self.clone() }
     }
 
-    /// The same context whose signals `listener` hears, and after it whoever
-    /// heard them before. A signal does not say which of a call's requests it
-    /// is about: to know, ask for one a call.
+    /// The same context whose signals `listener` receives, before the listeners
+    /// that were there already. A signal does not say which of a call's requests
+    /// it is about: to know, make one call per request.
     #[must_use]
     pub fn with_listener(&self, listener: impl Fn(CallSignal) + Send + Sync + 'static) -> Self {
         let before = self.listener.clone();
@@ -114,7 +115,7 @@ impl CallContext {
         Self { listener: Some(Listener(Arc::new(both))), ..self.clone() }
     }
 
-    /// Tells whoever listens.
+    /// Sends a signal to the listeners.
     pub fn signal(&self, signal: CallSignal) {
         if let Some(Listener(listener)) = &self.listener {
             listener(signal);
@@ -163,7 +164,7 @@ impl CallContext {
     }
 
     /// Returns a guard that cancels this context when it is dropped: move it into
-    /// a stream whose work must stop when nobody reads it any more.
+    /// a stream whose work must stop when its reader has gone.
     pub fn cancel_on_drop(&self) -> CancelOnDrop {
         CancelOnDrop(self.clone())
     }

@@ -150,7 +150,7 @@ impl Rule {
     }
 }
 
-/// What a rule is told about the duel besides the clusters.
+/// What a rule needs of the duel besides the clusters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RuleContext {
     /// Samples planned; the cap of a rule that may stop early.

@@ -12,7 +12,7 @@
 //!
 //! Both discard a prompt that leaves no room for the longest reply, and draw
 //! on. The Python system keeps it and loses it to its model server: up to the
-//! first of them the samples are the same, after it they are the same but for
+//! first of them the samples are the same, after it they are the same except for
 //! the gap. Where that system would go on with too few samples, `albedo-py` is
 //! an error. Its samples may share an instance, so that a cluster is not an
 //! instance and a rule that counts on independent clusters is too sure: it is

@@ -143,8 +143,8 @@ impl Error {
         self
     }
 
-    /// Says that the error is about a model's own files, which nobody but their
-    /// author can have made so.
+    /// Says that the error is about a model's own files, which only their author
+    /// can have made so.
     #[must_use]
     pub fn about(mut self, artefact: Artefact) -> Self {
         self.inner().about = Some(artefact);

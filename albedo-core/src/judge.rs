@@ -1,4 +1,4 @@
-//! The [`Judge`] role: one assessor, one order a call, never told the sides.
+//! The [`Judge`] role: one assessor, one order per call, the sides unknown to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug};
@@ -35,7 +35,7 @@ pub trait Judge: Debug + Send + Sync + 'static {
     /// # Errors
     /// `Err` means that the judge could not find out (an outage, a bad
     /// answer); "the judge declines" is [`Assessment::Abstained`], "it answered
-    /// and nobody can read it" is [`Assessment::Unreadable`].
+    /// but its answer cannot be parsed" is [`Assessment::Unreadable`].
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment>;
 
     /// What a model is sent for `request`, if the judge asks one: for people who
@@ -171,7 +171,7 @@ impl fmt::Display for Metric {
     }
 }
 
-/// Two replies to compare. Nothing in it tells which side is which. Cloning it
+/// Two replies to compare. Nothing in it says which side is which. Cloning it
 /// shares the texts.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -186,7 +186,7 @@ pub struct Comparison {
     pub second: Candidate,
     /// What [`Judge::prepare`] wrote for this sample.
     pub preparation: Option<Arc<str>>,
-    /// What tells this judgement from all others, without telling the sides.
+    /// What distinguishes this judgement from all others, without naming the sides.
     pub marks: Marks,
 }
 
@@ -278,7 +278,7 @@ pub enum Assessment {
         /// Why.
         reason: String,
     },
-    /// The judge answered and nobody can read it. The question is asked again,
+    /// The judge answered, and the answer cannot be parsed. The question is asked again,
     /// with another nonce, as often as [`crate::plan::Limits::call_tries`]
     /// says; then the cell is missing.
     Unreadable {

@@ -1,4 +1,4 @@
-//! What tells a judgement from all others without telling the sides.
+//! What distinguishes one judgement from all others without naming the sides.
 //!
 //! A judge that reads replies can be shown text that looks like its own answer.
 //! Its real answer therefore carries a *nonce*, and the texts that it is shown

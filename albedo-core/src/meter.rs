@@ -38,7 +38,7 @@ impl Billed for Prepared {
 /// Adds up what answers cost. Once that reaches the budget no call is sent any
 /// more; those under way are still paid, so it is overrun by at most them.
 ///
-/// Tries that fail or are given up may cost something that nobody tells.
+/// Tries that fail or are given up may have a cost that no provider reports.
 #[derive(Debug)]
 pub struct Meter {
     /// The key that sets the budget, for errors.
@@ -74,7 +74,7 @@ impl Meter {
     ///
     /// # Errors
     /// The operator's; they reach the duel: the budget is used up, or cannot be
-    /// kept because somebody tells no prices.
+    /// kept because a provider reports no prices.
     pub(crate) fn check(&self) -> Result<()> {
         let Some(budget) = self.budget_usd else { return Ok(()) };
         let (spent, key) = (self.spent(), self.key);
@@ -109,8 +109,8 @@ impl Meter {
         }
     }
 
-    /// Counts an answer of an earlier run, whose price nobody can tell any more
-    /// if it is not there.
+    /// Counts an answer of an earlier run, whose price is unknown if it was not
+    /// reported.
     pub(crate) fn count_earlier(&self, usage: Usage) {
         self.spent().usd += usage.price_usd.unwrap_or_default();
     }

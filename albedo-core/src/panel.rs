@@ -41,7 +41,7 @@ pub enum Reducer {
 }
 
 impl Reducer {
-    /// Reduces `values`, one a judge; 0 for none. Negating every value negates
+    /// Reduces `values`, one per judge; 0 for none. Negating every value negates
     /// the result exactly.
     pub fn reduce(self, values: &[f64]) -> f64 {
         let mut sorted = values.to_vec();
@@ -157,7 +157,7 @@ fn scores(assessment: Option<&Assessment>) -> Option<&BTreeMap<Metric, Score>> {
 pub struct Cluster {
     /// The sample's place in plan order.
     pub sample: u32,
-    /// One cell a judge, in panel order.
+    /// One cell per judge, in panel order.
     pub cells: Vec<Cell>,
     /// Challenger minus king, reduced over the panel, in [−1, 1].
     pub difference: f64,

@@ -302,7 +302,7 @@ impl DuelPlan {
         all.into_iter().filter(|&key| ours.get(key) != theirs.get(key)).cloned().collect()
     }
 
-    /// What the rule is told besides the clusters.
+    /// What the rule needs besides the clusters.
     pub fn rule_context(&self) -> RuleContext {
         RuleContext {
             samples: self.samples,

@@ -72,8 +72,8 @@ pub enum RecordLine {
     /// A canary, before the draws of the sample that it stands before. Since
     /// format 2.
     Canary(CanaryDraw),
-    /// A watched judge's answer to a canary, judges in panel order, the better
-    /// reply first first. Since format 2.
+    /// A watched judge's answer to a canary, judges in panel order; of the two answers,
+    /// that with the better reply shown first comes first. Since format 2.
     CanaryAssessment {
         /// The canary.
         canary: u32,
@@ -128,7 +128,7 @@ pub enum RecordLine {
         /// Which reply it saw first.
         order: Order,
         /// Which of the answers to its question this is, from 1: one that
-        /// nobody can read is followed by another. Since format 2.
+        /// cannot be parsed is followed by another. Since format 2.
         #[serde(default = "first", skip_serializing_if = "is_first")]
         asked: u32,
         /// Its answer, or why there is none.
@@ -188,7 +188,7 @@ impl RecordedReply {
 
     /// Challenger minus king on a sample that no judge sees, because a side lost it
     /// by its own arithmetic; 0 if both did. None if it is judged, or if a reply is
-    /// missing: then nobody knows what that side would have done.
+    /// missing: what that side would have done is unknown.
     pub(crate) fn unjudged([king, challenger]: [&Self; 2]) -> Option<f64> {
         match (king, challenger) {
             (Self::Overflowed(_), Self::Overflowed(_)) => Some(0.0),

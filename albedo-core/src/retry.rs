@@ -69,7 +69,7 @@ impl<'a> Passes<'a> {
     ///
     /// # Errors
     /// `error`, if there is to be no other pass; [`Retry::Exhausted`] where there
-    /// have been enough, so that nobody around repeats what was repeated here.
+    /// have been enough, so that an outer retry does not repeat this one.
     pub(crate) async fn wait(&mut self, error: Error, key: impl FnOnce() -> u64) -> Result<()> {
         self.made += 1;
         self.failures += u32::from(error.kind() != ErrorKind::RateLimited);

@@ -35,7 +35,7 @@ pub fn read_header(reader: &mut impl Read, file_bytes: u64) -> Result<Header> {
 /// it promises the file to have.
 ///
 /// # Errors
-/// As [`read_header`], but for the end of the data.
+/// As [`read_header`], except that the end of the data is not checked.
 pub fn read_promise(reader: &mut impl Read, file_bytes: u64) -> Result<(Header, u64)> {
     let mut length = [0; LENGTH_BYTES as usize];
     reader.read_exact(&mut length).map_err(|error| unreadable(error, file_bytes))?;

@@ -17,7 +17,7 @@ use crate::stats::{Interval, bootstrap_interval};
 /// one that does on every tenth prompt was made to.
 pub const MAX_OVERFLOWED: f64 = 0.1;
 
-/// What a duel came to. Whoever settles a duel has to settle each of these, so
+/// What a duel came to. Code that settles duels has to settle each of these, so
 /// that another one will be an incompatible change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", content = "reason", rename_all = "snake_case")]
@@ -30,7 +30,7 @@ pub enum Outcome {
     /// The challenger loses by what its submission is, whatever the judges said;
     /// the evidence is in the record. Since format 3.
     Forfeit(Forfeit),
-    /// No decision, and nobody's loss.
+    /// No decision; neither side loses.
     Void(VoidReason),
 }
 

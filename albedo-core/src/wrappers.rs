@@ -21,8 +21,8 @@
 //! not what is left of them after retrying; a fallback costs no pause; and a
 //! loser that is dropped has to give its place back and tell the breaker nothing.
 //!
-//! A session tells of its first token and later ones, and of its provider's
-//! limit, through [`CallContext::signal`](crate::CallContext::signal). One that does not stream tells of no
+//! A session reports its first token and later ones, and its provider's
+//! limit, through [`CallContext::signal`](crate::CallContext::signal). One that does not stream reports no
 //! token: its `first_token_secs` then bounds the whole answer.
 //!
 //! Requests of one call are sent one by one and run at once, as many as the

@@ -45,7 +45,7 @@ pub struct Budget {
 }
 
 /// 12,000 and 8,000 tokens, about: a chat judge with a context of 32,768 tokens
-/// has room for both replies and its answer. Ours.
+/// has room for both replies and its answer. Source: chosen by albedo.
 impl Default for Budget {
     fn default() -> Self {
         Self { context_chars: 48_000, reply_chars: 16_000 }

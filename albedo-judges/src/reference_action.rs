@@ -174,7 +174,7 @@ impl Action {
             .map(|(call, &count)| count.min(recorded.calls.get(call).copied().unwrap_or(0)))
             .sum();
         let (calls, recorded_calls) = (self.calls.values().sum(), recorded.calls.values().sum());
-        // Of two programs that nothing is known of, only the name tells.
+        // Two unknown programs are compared by name alone.
         let same_kind =
             self.kind == recorded.kind && (self.kind != Some(StepKind::Other) || shared_calls > 0);
         let same_kind = f64::from(u8::from(same_kind));

@@ -10,7 +10,7 @@ use crate::{Error, ErrorKind, Result};
 /// How a byte-level vocabulary writes a space.
 const SPACE: char = 'Ġ';
 
-/// The fewest words that prompts are drawn from. Ours.
+/// The fewest words that prompts are drawn from. Source: chosen by albedo.
 const FEWEST: usize = 64;
 
 /// Words that are one token each where a space is before them.

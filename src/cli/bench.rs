@@ -109,7 +109,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     }
     let mut measured: Vec<(Case, Result<Figures>)> = Vec::new();
     for (number, case) in (1..).zip(&cases) {
-        // With standard error gone there is nobody left to tell.
+        // A closed standard error is no reason to stop.
         let _ = writeln!(io::stderr(), "{number}/{} {case}", cases.len());
         let figures = bench.measure(case, cx).await;
         let stopped = figures.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled);

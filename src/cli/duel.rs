@@ -217,7 +217,7 @@ fn print_result(report: &DuelReport, folder: &Path) -> Result<()> {
 }
 
 /// A new folder under `duels/`, named after the plan without canaries; a number
-/// tells duels of one plan apart.
+/// distinguishes duels of one plan.
 fn new_folder(plan: Digest) -> Result<FileStore> {
     let name = plan.short();
     let folders = std::iter::once(name.clone()).chain((2..=1000).map(|number| format!("{name}-{number}")));

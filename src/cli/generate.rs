@@ -23,7 +23,7 @@ mod request;
 const GENERATE: &str = "generate replies";
 
 /// Requests that a session is given at a time: more than any backend runs
-/// together, few enough that a long file is not held in memory. Ours.
+/// together, few enough that a long file is not held in memory. Source: chosen by albedo.
 const IN_FLIGHT: usize = 1024;
 
 #[derive(Debug, clap::Args)]

@@ -45,7 +45,7 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> Result<()> {
 /// into it.
 pub(super) fn print_error(error: &Error) {
     let line: String = format!("error: {error}").chars().map(printable).collect();
-    // With standard error gone there is nobody left to tell.
+    // A closed standard error is no reason to stop.
     let _ = writeln!(io::stderr(), "{line}");
 }
 

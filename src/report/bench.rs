@@ -30,7 +30,7 @@ pub fn bench(
     let _ = write!(
         text,
         ".\nLoaded in {:.2} s, first token after {:.2} s.\n\n\
-         | case | median | least – most | tokens a second |\n\
+         | case | median | least – most | tokens per second |\n\
          |---|---:|---:|---:|\n",
         load.seconds, load.first_token_seconds,
     );

@@ -62,7 +62,7 @@ impl Throughput {
     }
 
     fn say(&self) {
-        // With standard error gone there is nobody left to tell.
+        // A closed standard error is no reason to stop.
         let _ = writeln!(io::stderr(), "{}", self.line());
     }
 

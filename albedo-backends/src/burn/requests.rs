@@ -112,7 +112,7 @@ impl Inbox {
     pub(super) fn refuse(&mut self, error: &Error) {
         if let Some(call) = self.first.take() {
             for index in 0..call.requests.len() {
-                // Fails only if nobody waits any more.
+                // Fails only if the caller has gone.
                 let _ = call.answers.try_send((index, Err(error.clone())));
             }
         }
@@ -139,7 +139,7 @@ pub(super) struct Origin {
 impl Origin {
     /// Answers the request.
     pub(super) fn answer(&self, result: Result<Completion>) {
-        // Fails only if nobody waits any more.
+        // Fails only if the caller has gone.
         let _ = self.answers.try_send((self.index, result));
     }
 
@@ -201,7 +201,7 @@ impl Desk {
         origin.cx.check(OPERATION)
     }
 
-    /// Whether somebody waits for the answer; if not, says so to whoever may listen.
+    /// Whether the caller still waits for the answer; if not, answers with the cancellation.
     pub(super) fn is_wanted(&self, origin: &Origin) -> bool {
         self.go_on(origin).map_err(|error| origin.answer(Err(error))).is_ok()
     }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::WeakSender;
 use super::Device;
 use super::requests::Call;
 
-/// How often whoever waits looks whether it is still wanted.
+/// How often a session that waits for the device checks for cancellation.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 static LINES: LazyLock<Mutex<HashMap<Device, Arc<Line>>>> = LazyLock::new(Mutex::default);
@@ -76,7 +76,7 @@ impl Turn {
         &self.others
     }
 
-    /// Waits for the device; `None` if nobody wants it any more.
+    /// Waits for the device; `None` if the wait was cancelled.
     pub(super) fn take(&self, is_unwanted: impl Fn() -> bool) -> Option<Holding<'_>> {
         let mut queue = self.line.queue();
         queue.waiting.push_back(self.session);
@@ -95,7 +95,7 @@ impl Turn {
                 queue.holder = Some(self.calls.clone());
                 return Some(Holding(self));
             }
-            // A call that is cancelled wakes nobody.
+            // Cancelling a call wakes no waiting thread.
             let waited = self.line.moved.wait_timeout(queue, LOOK_AGAIN);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -80,7 +80,7 @@ impl WeightFiles {
         Ok(Self { folder: folder.to_owned(), files })
     }
 
-    /// Checks that nobody wrote into the files since they were opened.
+    /// Checks that the files have not changed since they were opened.
     ///
     /// # Errors
     /// [`ErrorKind::DigestMismatch`] with the file; a file that cannot be looked at.
@@ -247,7 +247,7 @@ impl<'a> Weights<'a> {
     /// Ends the taking.
     ///
     /// # Errors
-    /// A tensor that nobody took, by name.
+    /// A tensor that the model did not use, by name.
     pub(super) fn finish(self) -> Result<Values<'a>> {
         let more = self.left.len().saturating_sub(1);
         match self.left.into_values().next() {

@@ -25,7 +25,7 @@ pub(super) fn limit(headers: &HeaderMap, now: SystemTime) -> Option<CallSignal> 
 /// Seconds, a moment of the Unix epoch in seconds or milliseconds, or a
 /// duration such as `6m0s` or `120ms`.
 fn reset_time(value: &str, now: SystemTime) -> Option<Duration> {
-    // Nobody means seconds by a number of this size: 2001 as a moment.
+    // A number of this size is a moment (the year 2001 or later), not seconds.
     const MOMENT: f64 = 1e9;
     const MOMENT_MS: f64 = 1e12;
     let Ok(number) = value.parse::<f64>() else { return duration(value) };

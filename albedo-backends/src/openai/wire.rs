@@ -228,7 +228,7 @@ impl From<WireToken> for TokenLogProb {
 }
 
 /// The models of `GET /models`: their names, and the longest context of
-/// `model` where the server tells.
+/// `model` if the server reports it.
 ///
 /// # Errors
 /// [`ErrorKind::Protocol`] if it is no such list.

@@ -40,7 +40,7 @@ pub(super) struct Shard {
     content: Column,
 }
 
-/// A column of strings: one a row, or a list of them.
+/// A column of strings: one per row, or a list of them.
 #[derive(Debug)]
 struct Column {
     name: &'static str,

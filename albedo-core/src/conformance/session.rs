@@ -50,7 +50,7 @@ impl SessionFixture {
     }
 }
 
-/// Checks what the engine relies on in a session: one answer a request; text
+/// Checks what the engine relies on in a session: one answer per request; text
 /// that depends on its request alone, greedy or sampled, in any company;
 /// honest counts and finish reasons; bad requests (no token, a negative
 /// temperature, a prompt beyond the context) that fail alone; response formats
@@ -81,7 +81,7 @@ struct Suite<'a> {
 type Known = (GenerateRequest, Completion);
 
 /// Promises that more than one check looks at.
-const ONE_ANSWER: &str = "exactly one answer a request";
+const ONE_ANSWER: &str = "exactly one answer per request";
 const ANSWERED: &str = "a good request is answered";
 const ALONE: &str = "a reply depends on its request alone";
 const FAILS_ALONE: &str = "a bad request fails alone";

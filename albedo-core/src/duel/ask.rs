@@ -30,7 +30,7 @@ use crate::sample::Sample;
 pub(super) struct Asking<'a> {
     pub(super) journal: Journal<'a>,
     pub(super) budget: &'a Budget,
-    /// Tries of a call, and answers to a question that nobody can read.
+    /// Tries of a call, and answers to a question that cannot be parsed.
     pub(super) call_tries: u32,
     pub(super) secret: DuelSecret,
     /// What marks are made for: the plan's digest, or the preflight's key.
@@ -60,7 +60,7 @@ pub(super) struct Asked {
 pub(super) type Tried<T> = std::result::Result<T, Error>;
 
 impl Asking<'_> {
-    /// The answer to a question. One that nobody can read is journalled too, and
+    /// The answer to a question. One that cannot be parsed is journalled too, and
     /// the question asked again with the next nonce, as often as the limits allow.
     pub(super) async fn answer(
         &self,
@@ -142,8 +142,8 @@ impl Asking<'_> {
         Ok(Ok(Some(prepared.text)))
     }
 
-    /// What a judge answers to canary `draw`, made from `known`, the better reply
-    /// first first.
+    /// What a judge answers to canary `draw`, made from `known`, in the order
+    /// [better reply shown first, worse reply shown first].
     pub(super) async fn canary(
         &self,
         draw: &CanaryDraw,

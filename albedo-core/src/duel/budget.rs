@@ -17,7 +17,7 @@ const UNPRICED: u32 = 8;
 /// One budget for all judges. A question under way holds back what the dearest
 /// answer so far has cost, so that the budget is overrun by no more than answers are
 /// dearer than any before. Once it is used up no further question is asked; those
-/// under way are answered, paid and journalled before anybody is told.
+/// under way are answered, paid and journalled before the error is returned.
 #[derive(Debug)]
 pub(super) struct Budget {
     usd: Option<f64>,

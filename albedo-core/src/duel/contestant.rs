@@ -46,7 +46,7 @@ struct Loaded {
     backend: Identity,
     /// What loads the model afresh, if that is known.
     origin: Option<Origin>,
-    /// Read by whoever asks the model, written by whoever loads it afresh. None if
+    /// Read to ask the model, written to load it afresh. None if
     /// it was dropped for that and could not be loaded.
     session: RwLock<Option<Arc<dyn ModelSession>>>,
 }

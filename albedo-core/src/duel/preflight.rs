@@ -31,7 +31,7 @@ const OPERATION: &str = "ask the judges before the duel";
 /// Every answer is in `store`'s journal before it is used, and what that journal
 /// holds is not asked for again: after an interruption, and after a preflight that
 /// left too few judges, only what is missing is asked. Once the plan is frozen,
-/// the preflight is over, and nobody is asked.
+/// the preflight is over, and no judge is asked.
 ///
 /// # Errors
 /// [`ErrorKind::ConfigInvalid`] without canaries in the settings, or with a quorum

@@ -141,7 +141,7 @@ impl SampleRun<'_> {
 ///
 /// # Errors
 /// What kept it from an answer, also the overflow of a model that cannot be loaded
-/// afresh: nobody can tell then whose it is.
+/// afresh: whose it is cannot be found out then.
 async fn ask(contestant: &Contestant, request: GenerateRequest, cx: &CallContext) -> Result<Asked> {
     let error = match contestant.generate(request.clone(), cx).await {
         Ok(completion) => return Ok(Asked::Completed { completion, not_repeated: None }),

@@ -43,7 +43,7 @@ pub(super) struct StoredCanaryAnswers {
 /// A judged canary.
 struct FinishedCanary {
     draw: CanaryDraw,
-    /// Answers of the watched judges, in panel order, the better reply first first.
+    /// Answers of the watched judges, in panel order, that with the better reply shown first coming first.
     judged: Vec<(usize, [JudgedAnswer; 2])>,
 }
 

@@ -54,7 +54,7 @@ pub(super) struct StoredCanaries(BTreeMap<(u32, u32), StoredCanary>);
 #[derive(Debug, Default)]
 pub(super) struct StoredCanary {
     pub(super) preparation: Option<String>,
-    /// The better reply first first.
+    /// In the order [better reply shown first, worse reply shown first].
     pub(super) answers: [StoredAnswer; 2],
 }
 
@@ -128,7 +128,7 @@ fn another_preflight() -> Error {
 pub(super) struct StoredAnswer {
     /// Answers journalled.
     asked: u32,
-    /// Those among them that nobody could read, since the duel began or was
+    /// Those among them that could not be parsed, since the duel began or was
     /// last void.
     unreadable: u32,
     last: Option<Assessment>,
@@ -176,7 +176,7 @@ pub(super) enum StoredReply {
 
 impl Stored {
     /// What `events` hold for the duel of `plan`. The first of two answers to
-    /// one call counts, of answers that nobody can read the last; an assessment
+    /// one call counts, of answers that cannot be parsed the last; an assessment
     /// counts only after both replies. Once a duel was void, whatever was not
     /// scored is asked for again.
     ///

@@ -41,7 +41,7 @@ pub struct Difference {
 }
 
 /// Generates `count` of the record's replies again (all, if it has fewer) with
-/// `sessions`, the king's first. `seed` chooses which, so that whoever made the
+/// `sessions`, the king's first. `seed` chooses which, so that the author of the
 /// record cannot know them.
 ///
 /// # Errors

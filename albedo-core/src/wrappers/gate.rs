@@ -1,5 +1,6 @@
-//! The door of one route: what its breaker and its limit allow, the request
-//! that was made first first, whichever of its tries it is.
+//! Admission control for one route. Applies the circuit breaker and the concurrency
+//! limit, and admits waiting calls in the order of their requests, so that a retry
+//! keeps its place.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -161,7 +162,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// A call that is under way. Dropped without an outcome, it tells nothing.
+/// A call that is under way. Dropped without an outcome, it changes no statistic.
 #[derive(Debug)]
 pub(super) struct Pass<'a> {
     gate: &'a Gate,

@@ -21,7 +21,7 @@ const LONGEST_PAUSE: f64 = 5.0;
 /// way) by one decrease, but not below what was being served all the same, for a
 /// provider that takes six at a time is found out by a seventh again and again, and
 /// must not be left at four for that. Once a call is answered again, it stays there,
-/// or is back where it was if there were several rounds (nobody was served: a
+/// or is back where it was if there were several rounds (no call was served: a
 /// storm, which says nothing about how many are too many).
 #[derive(Debug)]
 pub(super) struct Limit {

@@ -93,7 +93,7 @@ enum Failure {
     Sent(Error),
     /// It was not asked.
     TurnedAway(Refusal),
-    /// Nobody is to be asked.
+    /// No route is to be asked.
     Final(Error),
 }
 

@@ -30,7 +30,7 @@ There is a list of questions, each of which a reply answers with yes or no by wh
 cannot be answered from the reply and the conversation counts as no. For each question write \"both\" if the answer is \
 yes for both replies, \"first\" or \"second\" if it is yes for that one only, and \"neither\" if it is no for both.";
 
-/// What the writer of the questions is told.
+/// The instructions to the writer of the questions.
 pub(super) const WRITING: &str = "\
 You write questions by which replies of programs that repair software in a terminal session will be judged. You see \
 the conversation up to now and one good next reply, which the programs do not see. Write questions that can be \
@@ -46,7 +46,7 @@ const ALIKE: f64 = 0.75;
 const CONTAINED: f64 = 0.90;
 
 /// A question with this many words in a row from the recorded reply that are
-/// not in the conversation gives the reply away. Ours.
+/// not in the conversation gives the reply away. Source: chosen by albedo.
 const LEAK: usize = 5;
 
 /// Settings of the rubric `checklist`: either `questions` or a `writer`.
@@ -59,7 +59,7 @@ pub struct ChecklistConfig {
     /// The same questions for every sample.
     #[serde(default)]
     pub questions: Vec<Item>,
-    /// The model that writes the questions, once a sample.
+    /// The model that writes the questions, once per sample.
     pub writer: Option<WriterConfig>,
     /// Weight of a tag's questions; 1 for tags that are not named.
     #[serde(default)]
@@ -225,7 +225,7 @@ impl Checklist {
     ) -> Result<Prepared> {
         let operation = "write a checklist";
         let (Some(writer), Some(config)) = (&self.writer, &self.config.writer) else {
-            return Err(Error::bug(operation, "there is nobody to write it"));
+            return Err(Error::bug(operation, "no model is configured to write it"));
         };
         let fence = request.fence.short();
         let defence = Defence { budget, fence: fence.clone() };

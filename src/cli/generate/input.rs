@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::request::{Defaults, parse};
 use crate::{Error, ErrorKind, Fault, GenerateRequest, Message, MessageRole, Result};
 
-/// The longest line that is read, in bytes: some ten million tokens. Ours.
+/// The longest line that is read, in bytes: some ten million tokens. Source: chosen by albedo.
 const MAX_LINE: u64 = 64 << 20;
 
 /// Lines that are read ahead of their use.

@@ -71,7 +71,7 @@ async fn every_flaw_is_found() {
         (Flaw::IgnoresPins, Some("a model with another digest than its pin is refused")),
         (Flaw::OtherPinError, Some("a model with another digest than its pin is refused")),
         (Flaw::LoadsWhenCancelled, Some("a stopped call says why")),
-        (Flaw::FlawedSession, Some("exactly one answer a request")),
+        (Flaw::FlawedSession, Some("exactly one answer per request")),
     ] {
         let identity = Identity { name: "fake".into(), version: "1".into(), config: Digest::of("{}") };
         let fixture = BackendFixture {
