@@ -136,7 +136,9 @@ fn moody() -> Arc<ScriptedSession> {
     let asked: Mutex<BTreeMap<String, u32>> = Mutex::default();
     model("moody", move |request| {
         let (first, second, _) = shown(request);
-        let question = format!("{first}|{second}|{}", request.messages[1].content.contains("12"));
+        // The fence is the sample's; the nonce is of one try.
+        let fence = between(&request.messages[1].content, "The mark of this comparison is ", ".");
+        let question = format!("{first}|{second}|{fence}");
         let mut asked = asked.lock().expect("unpoisoned");
         let times = asked.entry(question).or_default();
         *times += 1;

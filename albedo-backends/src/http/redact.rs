@@ -67,11 +67,9 @@ mod tests {
         }
 
         #[test]
-        fn no_prompt_is_quoted(prompt in "[a-z ]{30,80}", from in 0_usize..5) {
+        fn no_prompt_is_quoted(prompt in "([a-z]{2,9} ){8,12}[a-z]{2,9}", from in 0_usize..5) {
             let words = format!("your message \u{201c}{}\u{201d} was refused", &prompt[from..]);
             let told = redact(&words, &[], [prompt.as_str()]);
-            let trimmed = prompt.split_whitespace().collect::<Vec<_>>().join(" ");
-            prop_assume!(trimmed == prompt);
             prop_assert!(!told.contains(&prompt[from..]), "{}", told);
         }
     }
