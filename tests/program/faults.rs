@@ -48,7 +48,8 @@ async fn word_of_every_third() -> (String, usize) {
     let mut having: BTreeMap<usize, u64> = BTreeMap::new();
     for row in 0..tasks.info().rows {
         let row = tasks.row(row, &cx).await.expect("reads");
-        let text: String = row.messages.iter().map(|message| format!(" {} ", message.content)).collect();
+        let texts: Vec<_> = row.messages.iter().map(|message| message.content.as_str()).collect();
+        let text = format!(" {} ", texts.join("  "));
         let has = |word: &str| {
             text.match_indices(&format!(" {word}")).any(|(at, found)| {
                 text[at + found.len()..].chars().next().is_some_and(|next| !next.is_alphabetic())

@@ -27,7 +27,7 @@ use crate::error::Result;
 /// # #[async_trait::async_trait]
 /// # impl Judge for Brief {
 /// #     fn identity(&self) -> &Identity { &self.0 }
-/// #     fn metrics(&self) -> std::collections::BTreeSet<Metric> { [Metric::Efficiency].into() }
+/// #     fn profile(&self) -> JudgeProfile { JudgeProfile::new([Metric::Efficiency]) }
 /// #     async fn compare(&self, _: &Comparison, _: &CallContext) -> Result<Assessment> {
 /// #         Ok(Assessment::Abstained { reason: "an example".into() })
 /// #     }
