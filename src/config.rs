@@ -6,7 +6,7 @@
 //! | `duel` | [`DuelConfig`]: the sides, what runs them, tasks, panel, settings |
 //! | `file` | [`read`] and [`parse`]: TOML with the path of every mistake |
 //! | `admission` | [`AdmissionConfig`]: what a submission is screened with, and beside whom |
-//! | `wire` | [`DuelConfig::parts`]: the only place where plugins are put together |
+//! | `wire` | [`DuelConfig::builder`]: the only place where plugins are put together |
 //!
 //! ```
 //! # fn main() -> albedo::Result<()> {
