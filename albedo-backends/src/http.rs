@@ -12,7 +12,7 @@
 //! - **Errors** name the server, never a secret or a quotation of a prompt
 //!   ([`redact`]).
 //!
-//! [`conformance`] has the suite that shows it, for any client.
+//! The module `conformance` (feature `http-conformance`) has the suite that shows it, for any client.
 
 use std::error::Error as StdError;
 use std::fmt;
