@@ -451,7 +451,8 @@ impl Ops for BurnOps {
         }
     }
 
-    fn silu_mul(&self, gate_up: &Rows, _step: &Step<'_>) -> Result<Rows> {
+    fn gated(&self, x: Rows, gate_up: &Tensor<2>, step: &Step<'_>) -> Result<Rows> {
+        let gate_up = self.linear(x, gate_up, step)?;
         Ok(gate_up.map(gate_up.width / 2, kernels::silu_mul))
     }
 

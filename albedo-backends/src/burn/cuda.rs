@@ -16,10 +16,10 @@ use super::weights::Weights;
 mod device;
 mod engine;
 mod kernels;
+mod kv_cache;
 mod launch;
 mod memory;
 mod ops;
-mod pages;
 mod products;
 pub(super) mod settings;
 
@@ -27,6 +27,8 @@ pub(super) mod settings;
 mod kernel_tests;
 #[cfg(test)]
 mod measurements;
+#[cfg(test)]
+mod ptx_tests;
 #[cfg(test)]
 mod session_tests;
 
@@ -129,7 +131,7 @@ impl Loaded {
     fn open(&mut self, desk: &Desk) -> Result<Engine<'_>> {
         let _working = Gpu::working();
         let gpu = self.model.ops().gpu().clone();
-        gpu.keep(|| self.model.ops_mut().enter(&self.config, &self.plan));
+        gpu.keep(|| self.model.ops_mut().enter(&self.config, &self.plan))?;
         let engine = gpu.keep(|| Engine::new(&self.model, desk.clone(), self.plan.pages));
         engine.compile()?;
         Ok(engine)

@@ -143,7 +143,7 @@ impl<O: Ops> Qwen3<O> {
             let mixed = ops.attend(&queries, index, step)?;
             let mixed = ops.linear(mixed, &layer.output, step)?;
             normed = ops.add_norm(&mut residual, &mixed, &layer.mlp_norm, index, step)?;
-            let activated = ops.silu_mul(&ops.linear(normed, &layer.gate_up, step)?, step)?;
+            let activated = ops.gated(normed, &layer.gate_up, step)?;
             let output = ops.linear(activated, &layer.down, step)?;
             normed = ops.add_norm(&mut residual, &output, self.gain_before(index + 1), index, step)?;
         }

@@ -68,8 +68,8 @@ pub(super) trait Ops: Debug + Send + Sync + 'static {
     ) -> Result<Self::Rows>;
     /// Causal attention of the step's queries.
     fn attend(&self, queries: &Self::Rows, layer: usize, step: &Self::Step<'_>) -> Result<Self::Rows>;
-    /// `silu(gate) · up` of joined `[gate | up]` rows.
-    fn silu_mul(&self, gate_up: &Self::Rows, step: &Self::Step<'_>) -> Result<Self::Rows>;
+    /// `silu(x · gate) · (x · up)` of a weight that is both joined, `[gate | up]`.
+    fn gated(&self, x: Self::Rows, gate_up: &Self::Matrix, step: &Self::Step<'_>) -> Result<Self::Rows>;
     /// Narrows the step, and queries and residual with it, to the rows whose
     /// logits are wanted; `None` if there are none.
     fn wanted(

@@ -21,8 +21,10 @@ use cubek::std::config::{CubekConfig, MatmulConfig};
 /// Values that are zeroed at a time.
 const ZEROS: usize = 32 << 20;
 
-/// Held to write while a session records, and to read while one works.
-static RECORDING: RwLock<()> = RwLock::new(());
+/// Held to write while a session captures a graph, and to read while one works. There is
+/// one for all GPUs of the process, because `CubeCL` captures in the driver's global mode,
+/// in which memory that another thread takes, on any GPU, ends the capture.
+static CAPTURING: RwLock<()> = RwLock::new(());
 
 /// A value that a buffer holds.
 pub(super) trait Value: CubeElement + Debug + Copy {}
@@ -156,6 +158,11 @@ impl Gpu {
         memory.max_memory().unwrap_or(4 * memory.max_page_size)
     }
 
+    /// Multiprocessors that the GPU has.
+    pub(super) fn multiprocessors(&self) -> usize {
+        self.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(1) as usize
+    }
+
     /// The queue, for launches.
     pub(super) fn client(&self) -> &Client {
         &self.client
@@ -267,19 +274,19 @@ impl Gpu {
         }
     }
 
-    /// Keeps other sessions from recording while the guard lives: a recording
-    /// fails if another session takes memory meanwhile.
+    /// Keeps other sessions from capturing while the guard lives: a capture fails if
+    /// another session takes memory meanwhile.
     pub(super) fn working() -> RwLockReadGuard<'static, ()> {
-        RECORDING.read().unwrap_or_else(PoisonError::into_inner)
+        CAPTURING.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records what `work` launches, to be launched again as one. The caller
-    /// holds no guard of [`Gpu::working`].
+    /// Captures what `work` launches, to be launched again as one. The caller holds no
+    /// guard of [`Gpu::working`].
     ///
     /// # Errors
-    /// Whatever `work` answers; a driver that cannot record.
-    pub(super) fn record(&self, work: impl Fn() -> Result<()>) -> Result<Recording> {
-        let _alone = RECORDING.write().unwrap_or_else(PoisonError::into_inner);
+    /// Whatever `work` answers; a driver that cannot capture.
+    pub(super) fn capture(&self, work: impl Fn() -> Result<()>) -> Result<CudaGraph> {
+        let _alone = CAPTURING.write().unwrap_or_else(PoisonError::into_inner);
         self.client.graph_prepare().map_err(lost)?;
         work()?;
         self.sync()?;
@@ -287,7 +294,7 @@ impl Gpu {
         let worked = work();
         let graph = self.client.stop_capture().map_err(lost);
         worked?;
-        Ok(Recording { graph: graph? })
+        Ok(CudaGraph { graph: graph? })
     }
 }
 
@@ -334,26 +341,26 @@ impl<T: Value> Reading<T> {
     }
 }
 
-/// Launches recorded by [`Gpu::record`].
-pub(super) struct Recording {
+/// Launches captured by [`Gpu::capture`].
+pub(super) struct CudaGraph {
     graph: Graph,
 }
 
-impl Debug for Recording {
+impl Debug for CudaGraph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Recording")
+        f.write_str("CudaGraph")
     }
 }
 
-impl Recording {
+impl CudaGraph {
     /// Launches everything again, on the same buffers.
     ///
     /// # Errors
     /// A lost device.
     pub(super) fn replay(&self) -> Result<()> {
-        // SAFETY: the engine keeps every buffer that a recording names (the
+        // SAFETY: the engine keeps every buffer that a graph names (the
         // workspace, the pages, the slots, the weights) for as long as it keeps
-        // the recording, and launches and writes on one stream only.
+        // the graph, and launches and writes on one stream only.
         unsafe { self.graph.replay() }.map_err(lost)
     }
 }

@@ -1,16 +1,13 @@
 //! The kernels against plain loops, on the first GPU; without one, every test
 //! says so and passes.
 
-use cubek::matmul::kernels::CubeStagedMatmulRoutine;
-use cubek::std::Hardware;
-use cubek::std::routine::Routine;
 use half::bf16;
 
 use super::device::{Buffer, Gpu};
-use super::kernels::attention::{TILE, key_at, value_at};
+use super::kernels::attention::prefill::TILE;
+use super::kernels::attention::{key_at, value_at};
 use super::launch::{Heads, Places, Pool, SlotSettings, splits};
-use super::products::{FewRows, Product};
-use super::settings::cut;
+use super::products::{FewRows, Product, ProductSize};
 
 /// The GPU, or nothing where there is none.
 pub(super) fn gpu() -> Option<Gpu> {
@@ -49,48 +46,57 @@ fn product_reference(x: &[bf16], weight: &[bf16], k: usize, width: usize) -> Vec
 }
 
 #[test]
-fn a_product_of_few_rows_is_right_and_its_bits_do_not_depend_on_the_settings() {
+fn a_product_of_few_rows_is_right_and_its_bits_do_not_depend_on_the_cut() {
     let Some(gpu) = gpu() else { return };
     for (k, width) in [(192, 320), (584, 200), (2560, 128), (9728, 72)] {
-        let weight = halves(k * width, 1, 0.1);
-        let x = halves(128 * k, 2, 1.0);
-        let (weight_on, x_on) = (gpu.upload(&weight), gpu.upload(&x));
-        let expected = product_reference(&x, &weight, k, width);
-        let sums: Buffer<f32> = gpu.empty(8 * 128 * width);
-        let launch = |(few, rows): (FewRows, usize), out: &Buffer<f32>| {
-            gpu.product_of_few(&weight_on, &x_on, out, rows, k, width, few)
-        };
-        gpu.compile(|| CUTS.into_iter().try_for_each(|cut| launch(cut, &sums))).unwrap();
-        let mut first: Option<Vec<bf16>> = None;
-        for (few, rows) in CUTS {
-            let count = few.count();
-            let sums = gpu.upload(&vec![f32::NAN; count * rows * width]);
-            launch((few, rows), &sums).unwrap();
-            let sums = gpu.read(&sums).unwrap();
-            assert!(sums.iter().all(|sum| sum.is_finite()), "{k} × {width}, {few:?}");
-            if count == 1 {
-                let off = distance(sums.iter().copied(), expected[..rows * width].iter().copied());
-                assert!(off < 1e-5, "{k} × {width}, {few:?}: {off}");
+        let x = halves(130 * k, 2, 1.0);
+        let x_on = gpu.upload(&x);
+        for (shares, gated) in [(1, false), (4, false), (8, false), (1, true)] {
+            let outputs = if gated { 2 * width } else { width };
+            let weight = halves(outputs * k, 1, 0.1);
+            let weight_on = gpu.upload(&weight);
+            let product = product_reference(&x, &weight, k, outputs);
+            let expected: Vec<f64> = if gated { gated_reference(&product, width) } else { product };
+            let mut first: Option<Vec<bf16>> = None;
+            for (rows, tokens, columns, ahead) in CUTS {
+                let size = ProductSize { rows, k, width, gated };
+                let cut = FewRows { shares, tokens, columns, ahead };
+                let sums = gpu.upload(&vec![f32::NAN; shares * rows * width + 2]);
+                gpu.product_of_few(&weight_on, &x_on.first(rows * k), &sums, size, cut).unwrap();
+                let sums = gpu.read(&sums).unwrap();
+                let (sums, rest) = sums.split_at(shares * rows * width);
+                let case = format!("{k} × {width}, gated: {gated}, {rows} rows, {cut:?}");
+                assert!(rest.iter().all(|x| x.is_nan()), "{case}: written outside");
+                let values = rounded(sums, shares);
+                let off =
+                    distance(values.iter().map(|x| x.to_f32()), expected[..rows * width].iter().copied());
+                assert!(off < 4e-3, "{case}: {off}");
+                let all = first.get_or_insert_with(|| values.clone());
+                assert!(bits(&all[..rows * width]) == bits(&values), "{case}");
             }
-            let values = rounded(&sums, count);
-            let all = first.get_or_insert_with(|| values.clone());
-            assert!(all[..rows * width] == values, "{k} × {width}, {few:?}");
+            if shares == 1 {
+                // One chain of sums, as that of a product of many rows.
+                let out: Buffer<bf16> = gpu.empty(130 * width);
+                let size = ProductSize { rows: 130, k, width, gated };
+                gpu.product_of_many(&weight_on, &x_on, &out, size, 256).unwrap();
+                let values = gpu.read(&out).unwrap();
+                assert!(bits(&values) == bits(&first.unwrap()), "{k} × {width}, gated: {gated}, many rows");
+            }
         }
     }
 }
 
-/// Cuts of a product, and a number of rows; first the most.
-const CUTS: [(FewRows, usize); 10] = [
-    (cut(2, 2, 2, 4, 8, 3), 128),
-    (cut(4, 1, 1, 1, 8, 3), 8),
-    (cut(2, 1, 2, 1, 1, 4), 11),
-    (cut(4, 1, 1, 2, 4, 2), 16),
-    (cut(4, 1, 1, 4, 8, 2), 32),
-    (cut(8, 1, 1, 4, 2, 1), 50),
-    (cut(4, 2, 1, 8, 4, 4), 77),
-    (cut(2, 2, 2, 4, 1, 3), 127),
-    (cut(2, 4, 2, 4, 2, 5), 100),
-    (cut(1, 2, 2, 4, 8, 8), 65),
+/// Rows, and the cut of a product: tokens, columns, stages ahead; first the most rows.
+const CUTS: [(usize, usize, usize, usize); 9] = [
+    (130, 128, 80, 4),
+    (1, 8, 80, 6),
+    (8, 8, 48, 8),
+    (11, 16, 192, 4),
+    (32, 32, 16, 3),
+    (50, 64, 256, 2),
+    (64, 64, 80, 12),
+    (100, 32, 128, 5),
+    (128, 128, 48, 8),
 ];
 
 /// `[count, values]` sums of shares, added two and two.
@@ -113,7 +119,7 @@ fn a_product_in_shares_is_read_as_the_rounded_one_is() {
     let Some(gpu) = gpu() else { return };
     let heads = Heads { queries: 4, kv: 2, dim: 64 };
     let rows = 3;
-    // As wide as joined heads, and as gate and up.
+    // As wide as joined heads.
     let width = (heads.queries + 2 * heads.kv) * heads.dim;
     let gain = gpu.upload(&numbers(width, 1));
     let angles = gpu.upload(&numbers(200 * heads.dim / 2, 2));
@@ -125,11 +131,9 @@ fn a_product_in_shares_is_read_as_the_rounded_one_is() {
         ];
         let [rounded, shared] = products.map(|product| {
             let residual = gpu.upload(&numbers(rows * width, 20));
-            let (normed, activated): (Buffer<bf16>, Buffer<bf16>) =
-                (gpu.empty(rows * width), gpu.empty(rows * width / 2));
+            let normed: Buffer<bf16> = gpu.empty(rows * width);
             let faults = gpu.upload(&[u32::MAX; 3]);
             gpu.add_norm(&residual, Some(&product), &gain, &normed, &faults, rows, 1e-6, 0).unwrap();
-            gpu.silu_mul(&product, &activated, rows, width / 2).unwrap();
             let cache = cache(&gpu, heads, 192, &[5, 64, 130]);
             let queries: Buffer<bf16> = gpu.empty(rows * heads.queries * heads.dim);
             let gains = gain.first(heads.dim);
@@ -140,15 +144,16 @@ fn a_product_in_shares_is_read_as_the_rounded_one_is() {
                 &cache.places,
                 &queries,
                 &cache.pool,
+                &faults,
                 rows,
                 1e-6,
+                0,
                 heads,
             )
             .unwrap();
             // In pages there are places that no row has, and these are not numbers.
-            let bits =
-                |rows: &Buffer<bf16>| gpu.read(rows).unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            let results = [normed, activated, queries, cache.pool.keys, cache.pool.values];
+            let bits = |rows: &Buffer<bf16>| bits(&gpu.read(rows).unwrap());
+            let results = [normed, queries, cache.pool.keys, cache.pool.values];
             (gpu.read(&residual).unwrap(), results.each_ref().map(bits))
         });
         assert!(rounded == shared, "{count} shares");
@@ -156,31 +161,72 @@ fn a_product_in_shares_is_read_as_the_rounded_one_is() {
     }
 }
 
+/// Bits, of which those of what is not a number are equal to themselves, too.
+fn bits(values: &[bf16]) -> Vec<u16> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
 #[test]
-fn a_product_of_many_rows_is_right() {
+fn a_product_of_many_rows_is_right_and_its_bits_depend_on_the_row_alone() {
     let Some(gpu) = gpu() else { return };
-    let hardware = Hardware::from_client(gpu.client());
-    let (k, width) = (2560, 512);
-    let weight = halves(k * width, 1, 0.1);
-    let x = halves(300 * k, 2, 1.0);
-    let (weight_on, x_on) = (gpu.upload(&weight), gpu.upload(&x));
-    let expected = product_reference(&x[..4 * k], &weight, k, width);
-    let mut ran = 0;
-    for settings in CubeStagedMatmulRoutine.settings(&hardware).iter().take(6) {
-        for rows in [7, 64, 300] {
-            let out: Buffer<bf16> = gpu.empty(rows * width);
-            if let Err(error) = gpu.product_many(&hardware, &weight_on, &x_on, &out, rows, k, width, settings)
-            {
-                println!("{settings:?}: {error}");
-                continue;
+    // Neither rows nor widths nor k are those of whole tiles, but for the last.
+    for (rows, k, width) in
+        [(1, 192, 200), (77, 584, 576), (300, 320, 72), (129, 1000, 2568), (257, 2560, 512)]
+    {
+        let x = halves(rows * k, 2, 1.0);
+        let x_on = gpu.upload(&x);
+        for gated in [false, true] {
+            let outputs = if gated { 2 * width } else { width };
+            let weight = halves(outputs * k, 1, 0.1);
+            let weight_on = gpu.upload(&weight);
+            let product = product_reference(&x, &weight, k, outputs);
+            let expected: Vec<f64> = if gated { gated_reference(&product, width) } else { product };
+            let mut first: Option<Vec<u16>> = None;
+            let widths: &[usize] = if gated { &[256, 192] } else { &[256, 192, 160, 128] };
+            for &columns in widths {
+                // Rows of the middle alone, then all.
+                for (from, count) in [(rows / 3, rows.div_ceil(5)), (0, rows)] {
+                    let out = gpu.upload(&vec![bf16::NAN; rows * width + 8]);
+                    let x_on = x_on.range(from * k, count * k);
+                    let size = ProductSize { rows: count, k, width, gated };
+                    gpu.product_of_many(&weight_on, &x_on, &out, size, columns).unwrap();
+                    let values = gpu.read(&out).unwrap();
+                    let (values, rest) = values.split_at(count * width);
+                    let case = format!("{rows} × {k} × {width}, gated: {gated}, {columns}, from {from}");
+                    assert!(rest.iter().all(|x| x.is_nan()), "{case}: written outside");
+                    let expected = expected[from * width..(from + count) * width].iter().copied();
+                    let off = distance(values.iter().map(|x| x.to_f32()), expected);
+                    assert!(off < 4e-3, "{case}: {off}");
+                    match &first {
+                        None if count < rows => {}
+                        None => first = Some(bits(values)),
+                        Some(first) => {
+                            assert!(bits(values) == first[from * width..(from + count) * width], "{case}");
+                        }
+                    }
+                }
             }
-            let values = gpu.read(&out).unwrap();
-            let off = distance(values[..4 * width].iter().map(|x| x.to_f32()), expected.iter().copied());
-            assert!(off < 3e-3, "{rows} rows, {settings:?}: {off}");
-            ran += 1;
+            // The first rows alone, before all were known.
+            let first = first.unwrap();
+            let (from, count) = (rows / 3, rows.div_ceil(5));
+            let out: Buffer<bf16> = gpu.empty(count * width);
+            let size = ProductSize { rows: count, k, width, gated };
+            let x_on = x_on.range(from * k, count * k);
+            gpu.product_of_many(&weight_on, &x_on, &out, size, widths[0]).unwrap();
+            assert!(bits(&gpu.read(&out).unwrap()) == first[from * width..(from + count) * width]);
         }
     }
-    assert!(ran > 0);
+}
+
+/// `silu(gate) · up` of rows `[gate | up]` rounded to bf16.
+fn gated_reference(product: &[f64], width: usize) -> Vec<f64> {
+    let rounded = |x: f64| bf16::from_f64(x).to_f64();
+    let row = |row: &[f64]| -> Vec<f64> {
+        let (gate, up) = row.split_at(width);
+        let both = gate.iter().zip(up).map(|(&gate, &up)| (rounded(gate), rounded(up)));
+        both.map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect()
+    };
+    product.chunks_exact(2 * width).flat_map(row).collect()
 }
 
 /// A sequence in shuffled pages, and its keys and values in plain order.
@@ -198,9 +244,9 @@ fn cache(gpu: &Gpu, heads: Heads, len: usize, rows: &[u32]) -> Cache {
     let count = *order.iter().max().unwrap() as usize + 1;
     let (keys, values) =
         (halves(len * heads.kv * heads.dim, 5, 1.0), halves(len * heads.kv * heads.dim, 6, 1.0));
-    // What no row sees must not matter, even if it is not a number.
+    // What no row sees must not matter: even if it is not a number; of values, if it is large.
     let mut key_pool = vec![bf16::NAN; count * heads.kv * 64 * heads.dim];
-    let mut value_pool = key_pool.clone();
+    let mut value_pool = vec![bf16::MAX; key_pool.len()];
     for position in 0..len {
         let page = order[position / 64] as usize;
         for head in 0..heads.kv {
@@ -263,40 +309,47 @@ const SHAPES: [Heads; 4] = [
 ];
 
 #[test]
-fn attention_of_single_rows_is_right() {
+fn attention_of_single_rows_is_right_and_its_bits_do_not_depend_on_how_many_there_are() {
     let Some(gpu) = gpu() else { return };
     for heads in SHAPES {
-        let rows = [0, 1, 31, 32, 63, 64, 255, 256, 700];
+        let positions = [0, 1, 31, 32, 63, 64, 255, 256, 511, 512, 700];
         let len = 701;
         let width = heads.queries * heads.dim;
-        let queries = halves(rows.len() * width, 9, 1.0);
-        let cache = cache(&gpu, heads, len, &rows);
-        let split = splits(len - 1);
-        let out: Buffer<bf16> = gpu.empty(rows.len() * width);
-        let partial = gpu.upload(&vec![f32::NAN; rows.len() * width * split]);
-        let stats = gpu.upload(&vec![f32::NAN; rows.len() * heads.queries * split * 2]);
-        gpu.attend_rows(
-            &gpu.upload(&queries),
-            &cache.pool,
-            &cache.places,
-            &partial,
-            &stats,
-            &out,
-            rows.len(),
-            split,
-            heads,
-        )
-        .unwrap();
-        let values = gpu.read(&out).unwrap();
-        for (row, &position) in rows.iter().enumerate() {
-            let expected = attention_reference(
-                &queries[row * width..(row + 1) * width],
-                &cache,
+        let one = halves(positions.len() * width, 9, 1.0);
+        let mut first: Option<Vec<u16>> = None;
+        // So many that a cube takes two splits of each.
+        for times in [1, 30] {
+            let rows = positions.repeat(times);
+            let queries = one.repeat(times);
+            let cache = cache(&gpu, heads, len, &rows);
+            let split = splits(len - 1);
+            let out = gpu.upload(&vec![bf16::NAN; rows.len() * width]);
+            let partial = gpu.upload(&vec![f32::NAN; rows.len() * width * split]);
+            let stats = gpu.upload(&vec![f32::NAN; rows.len() * heads.queries * split * 2]);
+            gpu.attend_rows(
+                &gpu.upload(&queries),
+                &cache.pool,
+                &cache.places,
+                &partial,
+                &stats,
+                &out,
+                rows.len(),
+                split,
                 heads,
-                position as usize,
+            )
+            .unwrap();
+            let values = gpu.read(&out).unwrap();
+            for (row, &position) in positions.iter().enumerate() {
+                let at = row * width..(row + 1) * width;
+                let expected = attention_reference(&one[at.clone()], &cache, heads, position as usize);
+                let off = distance(values[at].iter().map(|x| x.to_f32()), expected);
+                assert!(off < 6e-3, "{heads:?}, row at {position}: {off}");
+            }
+            let first = first.get_or_insert_with(|| bits(&values[..one.len()]));
+            assert!(
+                values.chunks_exact(one.len()).all(|some| bits(some) == *first),
+                "{heads:?}, {times} times"
             );
-            let off = distance(values[row * width..(row + 1) * width].iter().map(|x| x.to_f32()), expected);
-            assert!(off < 6e-3, "{heads:?}, row at {position}: {off}");
         }
     }
 }
@@ -312,8 +365,8 @@ fn attention_of_tiles_is_right_and_its_bits_do_not_depend_on_the_cut() {
         let cache = cache(&gpu, heads, len, &positions);
         let mut first: Option<Vec<bf16>> = None;
         for cut in [TILE, 100, 64, 17, 1] {
-            let tiles: Vec<u32> =
-                (0..len).step_by(cut).flat_map(|at| [at as u32, cut.min(len - at) as u32]).collect();
+            let firsts = (0..len).step_by(cut).rev();
+            let tiles: Vec<u32> = firsts.flat_map(|at| [at as u32, cut.min(len - at) as u32]).collect();
             let out: Buffer<bf16> = gpu.upload(&vec![bf16::NAN; len * width]);
             gpu.attend_tiles(
                 &gpu.upload(&queries),
@@ -332,7 +385,6 @@ fn attention_of_tiles_is_right_and_its_bits_do_not_depend_on_the_cut() {
                 let off = distance(values[at].iter().map(|x| x.to_f32()), expected);
                 assert!(off < 6e-3, "{heads:?}, cut by {cut}, row at {position}: {off}");
             }
-            let bits = |values: &[bf16]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert!(
                 bits(first.get_or_insert_with(|| values.clone())) == bits(&values),
                 "{heads:?}, cut by {cut}"
@@ -342,7 +394,7 @@ fn attention_of_tiles_is_right_and_its_bits_do_not_depend_on_the_cut() {
 }
 
 #[test]
-fn rows_are_embedded_normed_and_activated() {
+fn rows_are_embedded_and_normed() {
     let Some(gpu) = gpu() else { return };
     for width in [192, 2560, 5120] {
         let (rows, eps) = (5, 1e-6);
@@ -393,14 +445,6 @@ fn rows_are_embedded_normed_and_activated() {
             .unwrap();
         }
         assert_eq!(gpu.read(&faults).unwrap(), [u32::MAX, 6, u32::MAX, u32::MAX, u32::MAX]);
-
-        let gate_up = halves(rows * 2 * width, 8, 4.0);
-        gpu.silu_mul(&Product::Rounded(gpu.upload(&gate_up)), &out, rows, width).unwrap();
-        let expected = gate_up.chunks_exact(2 * width).flat_map(|row| {
-            let (gate, up) = row.split_at(width);
-            gate.iter().zip(up).map(|(g, u)| g.to_f64() / (1.0 + (-g.to_f64()).exp()) * u.to_f64())
-        });
-        assert!(distance(gpu.read(&out).unwrap().iter().map(|x| x.to_f32()), expected) < 3e-3);
     }
 }
 
@@ -425,11 +469,15 @@ fn heads_are_normed_rotated_and_stored() {
     for heads in SHAPES {
         let (dim, all) = (heads.dim, heads.queries + 2 * heads.kv);
         let rows = [5_u32, 64, 130];
-        let qkv = halves(rows.len() * all * dim, 1, 1.0);
+        let mut qkv = halves(rows.len() * all * dim, 1, 1.0);
         let gains = [numbers(dim, 2), numbers(dim, 3)];
         let (cosines, sines) = (numbers(200 * dim / 2, 4), numbers(200 * dim / 2, 5));
         let cache = cache(&gpu, heads, 192, &rows);
         let queries: Buffer<bf16> = gpu.empty(rows.len() * heads.queries * dim);
+        // One value of the second row is not a number.
+        let last = 2 * all * dim - 1;
+        qkv[last] = bf16::NEG_INFINITY;
+        let faults = gpu.upload(&[u32::MAX; 3]);
         gpu.qk_norm_rope_write_kv(
             &Product::Rounded(gpu.upload(&qkv)),
             [&gpu.upload(&gains[0]), &gpu.upload(&gains[1])],
@@ -437,11 +485,15 @@ fn heads_are_normed_rotated_and_stored() {
             &cache.places,
             &queries,
             &cache.pool,
+            &faults,
             rows.len(),
             1e-6,
+            9,
             heads,
         )
         .unwrap();
+        assert_eq!(gpu.read(&faults).unwrap(), [u32::MAX, 9, u32::MAX]);
+        qkv[last] = bf16::ZERO;
         let (queries, keys, values) = (
             gpu.read(&queries).unwrap(),
             gpu.read(&cache.pool.keys).unwrap(),

@@ -10,6 +10,9 @@
 pub(super) mod attention;
 mod math;
 mod mma;
-pub(super) mod product;
+pub(super) mod product_few;
+pub(super) mod product_many;
+mod ptx;
 pub(super) mod rows;
 pub(super) mod sample;
+mod wgmma;

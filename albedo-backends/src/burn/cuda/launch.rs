@@ -4,16 +4,18 @@
 
 use albedo_core::{Error, ErrorKind, Result};
 use cubecl::ir::{ElemType, FloatKind};
-use cubecl::prelude::{CubeCount, CubeDim};
+use cubecl::prelude::{CubeCount, CubeDim, TensorMapSwizzle};
 use half::bf16;
 
 use super::device::{Buffer, Gpu, Value};
-use super::kernels::attention::{PAGE, SPLIT, attend_split, attend_tile, merge_splits};
+use super::kernels::attention::PAGE;
+use super::kernels::attention::decode::{self, SPLIT, attend_split, merge_splits};
+use super::kernels::attention::prefill::{self, PANEL, QUERY_ROWS, attend_tiles};
 use super::kernels::rows::{
-    add_norm, decode_inputs, embed, qk_norm_rope_write_kv, silu_mul, take, take_rows,
+    HEADS, TOGETHER, add_norm, clear, decode_inputs, embed, qk_norm_rope_write_kv, take, take_rows,
 };
 use super::kernels::sample::{UNITS, log_prob, sample};
-use super::products::Product;
+use super::products::{Product, boxes};
 
 pub(super) const OPERATION: &str = "launch a kernel";
 
@@ -205,38 +207,46 @@ impl Gpu {
         places: &Places,
         queries: &Buffer<bf16>,
         pool: &Pool,
+        faults: &Buffer<u32>,
         rows: usize,
         eps: f32,
+        layer: u32,
         heads: Heads,
     ) -> Result<()> {
         let all = heads.queries + 2 * heads.kv;
+        let normed = (heads.queries + heads.kv).div_ceil(HEADS as usize);
+        let planes = rows * normed + rows.div_ceil(TOGETHER as usize) * heads.kv;
         qkv.require("qkv", rows * all * heads.dim)?;
         require("queries", queries, rows * heads.queries * heads.dim)?;
         require("positions", &places.positions, rows)?;
         require("slots", &places.slots, rows)?;
         require("q gain", gains[0], heads.dim)?;
         require("k gain", gains[1], heads.dim)?;
+        require("faults", faults, rows)?;
         // SAFETY: positions are below the context length, for which angles and
         // page table were made; pages in the table are below the pool's number.
         unsafe {
             qk_norm_rope_write_kv::launch_unchecked(
                 self.client(),
-                cubes((rows * all).div_ceil(8)),
+                cubes(planes.div_ceil(8)),
                 CubeDim::new_1d(256),
-                qkv.arg(1),
-                gains[0].arg(1),
-                gains[1].arg(1),
-                angles[0].arg(1),
-                angles[1].arg(1),
+                qkv.arg(2),
+                gains[0].arg(2),
+                gains[1].arg(2),
+                angles[0].arg(2),
+                angles[1].arg(2),
                 places.positions.arg(1),
                 places.slots.arg(1),
                 places.pages.arg(1),
-                queries.arg(1),
-                pool.keys.arg(1),
+                queries.arg(2),
+                pool.keys.arg(2),
                 pool.values.arg(1),
+                pool.values.arg(8),
+                faults.arg(1),
                 eps,
                 places.stride as u32,
                 rows as u32,
+                layer,
                 heads.queries as u32,
                 heads.kv as u32,
                 heads.dim as u32,
@@ -271,13 +281,16 @@ impl Gpu {
         require("stats", stats, rows * heads.queries * splits * 2)?;
         require("positions", &places.positions, rows)?;
         require("slots", &places.slots, rows)?;
+        // Two splits to a cube, unless that would leave many multiprocessors idle.
+        let pairs = rows * heads.kv * splits.div_ceil(2);
+        let halves = if 4 * pairs >= 3 * self.multiprocessors() { 2 } else { 1 };
         // SAFETY: as for writing keys and values; `splits · SPLIT` is above
         // every position, which the engine sees to.
         unsafe {
             attend_split::launch_unchecked(
                 self.client(),
-                CubeCount::Static(splits as u32, heads.kv as u32, rows as u32),
-                CubeDim::new_1d(128),
+                CubeCount::Static((splits as u32).div_ceil(halves), heads.kv as u32, rows as u32),
+                CubeDim::new_1d(decode::UNITS),
                 queries.arg(8),
                 pool.keys.arg(8),
                 pool.values.arg(8),
@@ -292,6 +305,7 @@ impl Gpu {
                 heads.queries,
                 heads.kv,
                 heads.dim,
+                halves,
             );
             merge_splits::launch_unchecked(
                 self.client(),
@@ -304,13 +318,14 @@ impl Gpu {
                 splits as u32,
                 heads.queries,
                 heads.dim,
+                halves,
             );
         }
         Ok(())
     }
 
     /// Attention of tiles of consecutive rows: `tiles` holds first row and
-    /// number of rows of each.
+    /// number of rows of each, those that see most keys first.
     #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
     pub(super) fn attend_tiles(
         &self,
@@ -328,15 +343,16 @@ impl Gpu {
         require("out", out, rows * width)?;
         require("positions", &places.positions, rows)?;
         require("slots", &places.slots, rows)?;
+        let items = tiles.len() / 2 * heads.queries;
         // SAFETY: as for writing keys and values; tiles lie within the rows.
         unsafe {
-            attend_tile::launch_unchecked(
+            attend_tiles::launch_unchecked(
                 self.client(),
-                CubeCount::Static((tiles.len() / 2) as u32, heads.queries as u32, 1),
-                CubeDim::new_1d(256),
-                queries.arg(8),
-                pool.keys.arg(8),
-                pool.values.arg(8),
+                cubes(items.min(self.multiprocessors())),
+                CubeDim::new_1d(prefill::UNITS),
+                boxes(queries, [rows, width], [QUERY_ROWS, PANEL], TensorMapSwizzle::B64),
+                pool.keys.arg(1),
+                pool.values.arg(1),
                 tiles.arg(1),
                 places.positions.arg(1),
                 places.slots.arg(1),
@@ -344,37 +360,24 @@ impl Gpu {
                 out.arg(2),
                 places.stride as u32,
                 heads.scale(),
-                heads.queries,
-                heads.kv,
+                heads.queries as u32,
+                heads.kv as u32,
                 heads.dim,
             );
         }
         Ok(())
     }
 
-    /// `silu(gate) · up` of `rows` rows of `2 · width`.
-    pub(super) fn silu_mul(
-        &self,
-        gate_up: &Product,
-        out: &Buffer<bf16>,
-        rows: usize,
-        width: usize,
-    ) -> Result<()> {
-        multiple("the intermediate size", width, 8)?;
-        gate_up.require("gate_up", rows * 2 * width)?;
-        require("out", out, rows * width)?;
-        let out = out.first(rows * width);
-        // SAFETY: sizes are checked above.
+    /// Zeroes all of `buffer`.
+    pub(super) fn clear(&self, buffer: &Buffer<bf16>) -> Result<()> {
+        multiple("the length of a buffer", buffer.len(), 8)?;
+        // SAFETY: the kernel stays within the buffer.
         unsafe {
-            silu_mul::launch_unchecked(
+            clear::launch_unchecked(
                 self.client(),
-                cubes((rows * width / 8).div_ceil(256)),
+                cubes(8 * self.multiprocessors()),
                 CubeDim::new_1d(256),
-                gate_up.arg(8),
-                out.arg(8),
-                width / 8,
-                gate_up.count(),
-                gate_up.element(),
+                buffer.arg(8),
             );
         }
         Ok(())

@@ -4,11 +4,13 @@ use std::fmt;
 
 use albedo_core::{Error, ErrorKind, Result};
 
-use super::kernels::attention::{PAGE, SPLIT};
-use super::kernels::product::SHARES;
+use super::kernels::attention::PAGE;
+use super::kernels::attention::decode::SPLIT;
+use super::products::ProductSize;
+use super::settings::few_rows;
 use crate::burn::config::Qwen3Config;
 
-/// Left to the driver, kernels, recordings and the allocator's rounding, bytes:
+/// Left to the driver, kernels, graphs and the allocator's rounding, bytes:
 /// ours, measured on an H100 with a 4B model.
 const RESERVE: u64 = 2_500_000_000;
 
@@ -118,16 +120,20 @@ pub(super) fn most_splits(config: &Qwen3Config) -> usize {
     (config.max_position_embeddings + 2 * PAGE).div_ceil(SPLIT) + 1
 }
 
-/// Values for the sums of shares of the widest product of few rows.
+/// Values for the sums of shares of the widest product of few rows that has any.
 pub(super) fn sums(config: &Qwen3Config, StepSizes { batch, .. }: StepSizes) -> usize {
-    let widest = (2 * config.intermediate_size).max(config.query_width() + 2 * config.kv_width());
-    SHARES as usize * batch * widest
+    let widths = [config.hidden_size, config.query_width() + 2 * config.kv_width()];
+    let sums = widths.map(|width| {
+        let shares = few_rows(ProductSize { rows: batch, k: width, width, gated: false }).shares;
+        if shares > 1 { shares * width } else { 0 }
+    });
+    batch * sums[0].max(sums[1])
 }
 
 fn workspace(config: &Qwen3Config, sizes: StepSizes) -> u64 {
     let StepSizes { rows, batch } = sizes;
     let (hidden, inter, q) = (config.hidden_size, config.intermediate_size, config.query_width());
-    let row = 4 * hidden + 2 * (2 * hidden + 2 * q + config.kv_width() * 2 + q + 3 * inter);
+    let row = 4 * hidden + 2 * (2 * hidden + 2 * q + config.kv_width() * 2 + q + inter);
     let splits = most_splits(config);
     let decoded = 4 * (q + 2 * config.num_attention_heads) * splits + 4 * config.vocab_size;
     let angles = 4 * config.max_position_embeddings * config.head_dim;

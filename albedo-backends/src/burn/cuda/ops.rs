@@ -1,17 +1,18 @@
 //! [`Ops`] on a GPU: bf16 weights, activations and keys, f32 sums.
 
+use std::collections::HashSet;
 use std::fmt::{self, Debug};
 use std::sync::{Mutex, PoisonError};
 
 use albedo_core::{Error, Result};
-use cubek::std::Hardware;
 use half::bf16;
 
 use super::device::{Buffer, Gpu};
+use super::kernels::product_many::TILE_ROWS;
 use super::launch::{Heads, Places, Pool};
 use super::memory::{MemoryPlan, StepSizes};
-use super::products::Product;
-use super::settings::{MANY_ROWS, few_rows, head};
+use super::products::{Product, ProductSize};
+use super::settings::{columns, few_rows, head};
 use crate::burn::config::Qwen3Config;
 use crate::burn::cpu::{angles_at, frequencies};
 use crate::burn::ops::Ops;
@@ -26,7 +27,6 @@ const UPLOAD: usize = 64 << 20;
 /// that has its turn needs is there from [`CubeOps::enter`] to [`CubeOps::leave`].
 pub(super) struct CubeOps {
     gpu: Gpu,
-    hardware: Hardware,
     heads: Heads,
     hidden: usize,
     inter: usize,
@@ -51,7 +51,7 @@ impl Debug for CubeOps {
     }
 }
 
-/// Buffers that every step uses anew. A recording names them, so they stay.
+/// Buffers that every step uses anew. A CUDA graph names them, so they stay.
 struct Workspace {
     residual: Buffer<f32>,
     normed: Buffer<bf16>,
@@ -59,7 +59,6 @@ struct Workspace {
     queries: Buffer<bf16>,
     mixed: Buffer<bf16>,
     delta: Buffer<bf16>,
-    gate_up: Buffer<bf16>,
     activated: Buffer<bf16>,
     faults: Buffer<u32>,
     sums: Buffer<f32>,
@@ -168,7 +167,6 @@ impl CubeOps {
         let (cosines, sines): (Vec<f32>, Vec<f32>) =
             (0..config.max_position_embeddings).flat_map(|at| angles_at(at, &frequencies)).unzip();
         Ok(Self {
-            hardware: Hardware::from_client(gpu.client()),
             heads,
             hidden: config.hidden_size,
             inter: config.intermediate_size,
@@ -184,12 +182,19 @@ impl CubeOps {
     }
 
     /// Takes the memory of `plan` for keys, values and workspace.
-    pub(super) fn enter(&mut self, config: &Qwen3Config, plan: &MemoryPlan) {
+    ///
+    /// # Errors
+    /// A lost device.
+    pub(super) fn enter(&mut self, config: &Qwen3Config, plan: &MemoryPlan) -> Result<()> {
         let (gpu, sizes) = (&self.gpu, self.sizes);
         let values = (plan.pages + 1) * super::kernels::attention::PAGE * config.kv_width();
-        let pools = (0..config.num_hidden_layers)
+        let pools: Vec<Pool> = (0..config.num_hidden_layers)
             .map(|_| Pool { keys: gpu.empty(values), values: gpu.empty(values) })
             .collect();
+        for pool in &pools {
+            // What is read of pages must be numbers.
+            gpu.clear(&pool.values)?;
+        }
         let (hidden, inter, q) = (self.hidden, self.inter, config.query_width());
         let (rows, batch) = (sizes.rows.max(sizes.batch), sizes.batch);
         let splits = super::memory::most_splits(config);
@@ -200,7 +205,6 @@ impl CubeOps {
             queries: gpu.empty(rows * q),
             mixed: gpu.empty(rows * q),
             delta: gpu.empty(rows * hidden),
-            gate_up: gpu.empty(rows * 2 * inter),
             activated: gpu.empty(rows * inter),
             faults: gpu.empty(rows),
             sums: gpu.empty(super::memory::sums(config, sizes)),
@@ -214,6 +218,7 @@ impl CubeOps {
             wanted_faults: gpu.empty(batch),
         };
         self.room = Some(Room { pools, work });
+        Ok(())
     }
 
     /// Drops what [`CubeOps::enter`] took.
@@ -255,6 +260,25 @@ impl CubeOps {
         self.sizes
     }
 
+    /// Numbers of rows of chunks that between them launch every kernel.
+    pub(super) fn chunk_sizes(&self) -> Vec<usize> {
+        let (hidden, inter, q) = (self.hidden, self.inter, self.heads.queries * self.heads.dim);
+        let qkv = q + 2 * self.heads.kv * self.heads.dim;
+        let shapes =
+            [(hidden, qkv, false), (q, hidden, false), (hidden, inter, true), (inter, hidden, false)];
+        let mut known = HashSet::new();
+        let rows =
+            (1..=self.sizes.rows.div_ceil(TILE_ROWS)).map(|tiles| self.sizes.rows.min(tiles * TILE_ROWS));
+        rows.filter(|&rows| {
+            let new = |&&(k, width, gated): &&(usize, usize, bool)| {
+                let columns = columns(ProductSize { rows, k, width, gated }, self.gpu.multiprocessors());
+                known.insert((width, gated, columns))
+            };
+            shapes.iter().filter(new).count() > 0
+        })
+        .collect()
+    }
+
     /// Number of logits of a row.
     pub(super) fn vocabulary(&self) -> usize {
         self.vocabulary
@@ -266,21 +290,21 @@ impl CubeOps {
     }
 
     fn product(&self, x: &Buffer<bf16>, weight: &Matrix, out: &Buffer<bf16>, step: &Step) -> Result<Product> {
-        let (gpu, rows) = (&self.gpu, step.rows);
+        let gpu = &self.gpu;
         let Matrix { values, outputs, inputs } = weight;
+        let size = ProductSize { rows: step.rows, k: *inputs, width: *outputs, gated: false };
         match step.kind {
             Kind::Decode { .. } => {
-                let settings = few_rows(*outputs, rows);
-                let count = settings.count();
-                if count > 1 {
-                    let sums = self.work()?.sums.first(count * rows * outputs);
-                    gpu.product_of_few(values, x, &sums, rows, *inputs, *outputs, settings)?;
-                    return Ok(Product::InShares { sums, count });
+                let cut = few_rows(size);
+                if cut.shares > 1 {
+                    let sums = self.work()?.sums.first(cut.shares * size.rows * size.width);
+                    gpu.product_of_few(values, x, &sums, size, cut)?;
+                    return Ok(Product::InShares { sums, count: cut.shares });
                 }
-                gpu.product_of_few(values, x, out, rows, *inputs, *outputs, settings)?;
+                gpu.product_of_few(values, x, out, size, cut)?;
             }
             Kind::Prefill { .. } => {
-                gpu.product_many(&self.hardware, values, x, out, rows, *inputs, *outputs, &MANY_ROWS)?;
+                gpu.product_of_many(values, x, out, size, columns(size, gpu.multiprocessors()))?;
             }
         }
         Ok(Product::Rounded(out.clone()))
@@ -356,14 +380,8 @@ impl Ops for CubeOps {
 
     fn linear(&self, x: Rows, weight: &Matrix, step: &Step) -> Result<Rows> {
         let work = self.work()?;
-        // Every width of a result has its own place, but the two that are added.
-        let out = if weight.outputs == self.hidden {
-            &work.delta
-        } else if weight.outputs == 2 * self.inter {
-            &work.gate_up
-        } else {
-            &work.qkv
-        };
+        // What is added has a place of its own.
+        let out = if weight.outputs == self.hidden { &work.delta } else { &work.qkv };
         self.product(x.half()?, weight, out, step).map(Rows::Product)
     }
 
@@ -414,8 +432,10 @@ impl Ops for CubeOps {
             &step.places,
             queries,
             pool,
+            &step.faults,
             rows,
             self.eps,
+            layer as u32,
             heads,
         )?;
         Ok(Rows::Half(queries.clone()))
@@ -447,9 +467,17 @@ impl Ops for CubeOps {
         Ok(Rows::Half(out.clone()))
     }
 
-    fn silu_mul(&self, gate_up: &Rows, step: &Step) -> Result<Rows> {
-        let out = &self.work()?.activated;
-        self.gpu.silu_mul(gate_up.product()?, out, step.rows, self.inter)?;
+    fn gated(&self, x: Rows, weight: &Matrix, step: &Step) -> Result<Rows> {
+        let (gpu, work) = (&self.gpu, self.work()?);
+        let (x, out) = (x.half()?, &work.activated);
+        let Matrix { values, inputs, .. } = weight;
+        let size = ProductSize { rows: step.rows, k: *inputs, width: self.inter, gated: true };
+        match step.kind {
+            Kind::Decode { .. } => gpu.product_of_few(values, x, out, size, few_rows(size))?,
+            Kind::Prefill { .. } => {
+                gpu.product_of_many(values, x, out, size, columns(size, gpu.multiprocessors()))?;
+            }
+        }
         Ok(Rows::Half(out.clone()))
     }
 
@@ -478,7 +506,8 @@ impl Ops for CubeOps {
     fn lm_head(&self, x: Rows, weight: &Matrix, step: &Step) -> Result<Buffer<f32>> {
         let out = &self.work()?.logits;
         let Matrix { values, outputs, inputs } = weight;
-        self.gpu.product_of_few(values, x.half()?, out, step.rows, *inputs, *outputs, head(step.rows))?;
+        let size = ProductSize { rows: step.rows, k: *inputs, width: *outputs, gated: false };
+        self.gpu.product_of_few(values, x.half()?, out, size, head(step.rows))?;
         Ok(out.first(step.rows * outputs))
     }
 }

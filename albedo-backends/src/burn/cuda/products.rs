@@ -1,53 +1,45 @@
 //! Products `x · weightᵀ`: what their results are, and how they are launched.
 
-use albedo_core::{Error, ErrorKind, Result};
+use albedo_core::{Error, Result};
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::{
-    BufferArg, CubeCount, CubeDim, Float, TensorArg, TensorMapArg, TensorMapSwizzle, Tiled, TiledArgs,
+    BufferArg, CubeCount, CubeDim, Float, TensorArg, TensorMapArg, TensorMapPrefetch, TensorMapSwizzle,
+    Tiled, TiledArgs,
 };
-use cubecl::std::tensor::TensorHandle;
-use cubecl::zspace::{shape, strides};
-use cubek::matmul::kernels::tensor::{PlainTensor, StoredTensor};
-use cubek::matmul::kernels::{CubeStagedMatmulRoutine, CubeStagedMatmulRoutineSettings, MatmulRoutine};
-use cubek::std::Hardware;
+use cubecl::zspace::strides;
 use half::bf16;
 
 use super::device::{Buffer, Gpu, Value};
-use super::kernels::product::{SHARES, STAGE, product};
+use super::kernels::product_few::{STAGE, TOKENS, product_few};
+use super::kernels::product_many::{DEPTH, STAGES, TILE_ROWS, UNITS, panel, product_many};
 use super::launch::{BF16, OPERATION, multiple, require};
 
 /// How a product of few rows is cut into cubes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FewRows {
-    /// Planes along the rows of the weight.
-    pub(super) weight_planes: usize,
-    /// Planes along the rows of `x`.
-    pub(super) token_planes: usize,
-    /// Tiles of 16 rows of the weight that a plane takes.
-    pub(super) weight_tiles: usize,
-    /// Tiles of 8 rows of `x` that a plane takes.
-    pub(super) token_tiles: usize,
-    /// Shares of k that a cube takes: 1, 2, 4 or 8.
+    /// Shares of k: 1, 2, 4 or 8. The bits of a result depend on it.
     pub(super) shares: usize,
+    /// Most rows of `x` that a cube takes: 8, 16, 32, 64 or 128.
+    pub(super) tokens: usize,
+    /// Rows of the weight that a cube takes: a multiple of 8, at most 256; of gate and
+    /// up joined, a multiple of 16.
+    pub(super) columns: usize,
     /// Stages of k that are under way at once.
     pub(super) ahead: usize,
 }
 
-impl FewRows {
-    /// The sums that a result is left in; 1 if it is whole.
-    pub(super) fn count(self) -> usize {
-        SHARES as usize / self.shares
-    }
+/// Rows of tiles that are taken together.
+const GROUP: u32 = 16;
 
-    /// Rows of the weight that a cube takes.
-    pub(super) fn weights(self) -> usize {
-        16 * self.weight_tiles * self.weight_planes
-    }
-
-    /// Rows of `x` that a cube takes.
-    pub(super) fn tokens(self) -> usize {
-        8 * self.token_tiles * self.token_planes
-    }
+/// The sizes of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ProductSize {
+    pub(super) rows: usize,
+    pub(super) k: usize,
+    /// Of the result.
+    pub(super) width: usize,
+    /// Whether the weight is gate and up joined.
+    pub(super) gated: bool,
 }
 
 /// The result of a product.
@@ -100,99 +92,111 @@ impl Product {
 }
 
 impl Gpu {
-    /// `x · weightᵀ` for few rows, in as many sums of shares as `settings` leave:
-    /// `out` is `[count, rows, width]`.
-    #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
+    /// `x · weightᵀ` for few rows, in as many sums of shares as `cut` says, `[shares,
+    /// rows, width]`; for a weight that is gate and up joined, `silu(x · gateᵀ) · (x ·
+    /// upᵀ)`, of one share.
     pub(super) fn product_of_few<T: Value + Float>(
         &self,
         weight: &Buffer<bf16>,
         x: &Buffer<bf16>,
         out: &Buffer<T>,
-        rows: usize,
-        k: usize,
-        width: usize,
-        settings: FewRows,
+        size: ProductSize,
+        cut: FewRows,
     ) -> Result<()> {
+        let ProductSize { rows, k, width, gated } = size;
+        let FewRows { shares, tokens, columns, ahead } = cut;
         multiple("the width of a product's input", k, 8)?;
-        require("weight", weight, k * width)?;
+        multiple("the width of a product's result", width, 8)?;
+        if gated && shares > 1 {
+            return Err(Error::bug(OPERATION, "gate and up in shares of k"));
+        }
+        let outputs = if gated { 2 * width } else { width };
+        require("weight", weight, k * outputs)?;
         require("x", x, rows * k)?;
-        require("out", out, settings.count() * rows * width)?;
-        let FewRows { weight_planes, token_planes, weight_tiles, token_tiles, shares, ahead } = settings;
-        let (weights, tokens) = (settings.weights(), settings.tokens());
-        // SAFETY: sizes are checked above.
+        require("out", out, shares * rows * width)?;
+        let wide = if gated { columns / 2 } else { columns };
+        // SAFETY: sizes are checked above; the copy engine reads nothing outside of them.
         unsafe {
-            product::launch_unchecked::<T>(
+            product_few::launch_unchecked::<T>(
                 self.client(),
-                CubeCount::Static(
-                    settings.count() as u32,
-                    rows.div_ceil(tokens) as u32,
-                    width.div_ceil(weights) as u32,
-                ),
-                CubeDim::new_1d((32 * weight_planes * token_planes) as u32),
-                boxes(weight, [width, k], weights),
-                boxes(x, [rows, k], tokens),
-                out.arg(1),
+                CubeCount::Static(shares as u32, rows.div_ceil(tokens) as u32, width.div_ceil(wide) as u32),
+                CubeDim::new_1d((128 * tokens.div_ceil(TOKENS) + 32) as u32),
+                boxes(weight, [outputs, k], [wide, STAGE], TensorMapSwizzle::B128),
+                boxes(x, [rows, k], [tokens, STAGE], TensorMapSwizzle::B128),
+                out.arg(2),
                 width as u32,
                 rows as u32,
-                k,
-                weight_planes,
-                token_planes,
-                weight_tiles,
-                token_tiles,
+                k.div_ceil(STAGE * shares),
                 shares,
+                tokens,
+                columns,
                 ahead,
+                gated,
             );
         }
         Ok(())
     }
 
-    /// `out = x · weightᵀ` for many rows, by `CubeK`.
-    #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
-    pub(super) fn product_many(
+    /// `out = x · weightᵀ` for many rows; for a weight that is gate and up joined,
+    /// `silu(x · gateᵀ) · (x · upᵀ)`. A tile takes `columns` rows of the weight: 128,
+    /// 160, 192 or 256, or of gate and up joined 192 or 256. Bits do not depend on it.
+    pub(super) fn product_of_many(
         &self,
-        hardware: &Hardware,
         weight: &Buffer<bf16>,
         x: &Buffer<bf16>,
         out: &Buffer<bf16>,
-        rows: usize,
-        k: usize,
-        width: usize,
-        settings: &CubeStagedMatmulRoutineSettings,
+        size: ProductSize,
+        columns: usize,
     ) -> Result<()> {
-        require("weight", weight, k * width)?;
+        let ProductSize { rows, k, width, gated } = size;
+        multiple("the width of a product's input", k, 8)?;
+        multiple("the width of a product's result", width, 8)?;
+        let outputs = if gated { 2 * width } else { width };
+        require("weight", weight, k * outputs)?;
         require("x", x, rows * k)?;
         require("out", out, rows * width)?;
-        let plain = |buffer: &Buffer<bf16>, shape: [usize; 2], strides: [usize; 2]| {
-            PlainTensor::of_handle(TensorHandle::new(buffer.handle(), shape, strides, BF16))
-        };
-        CubeStagedMatmulRoutine
-            .launch_into(
-                hardware,
+        let wide = if gated { columns / 2 } else { columns };
+        let panel = panel(wide);
+        let (tile_rows, tile_columns) = (rows.div_ceil(TILE_ROWS), width.div_ceil(wide));
+        let cubes = (tile_rows * tile_columns).min(self.multiprocessors());
+        let turn = if panel == 64 { TensorMapSwizzle::B128 } else { TensorMapSwizzle::B64 };
+        // SAFETY: sizes are checked above; the copy engine reads and writes nothing outside of them.
+        unsafe {
+            product_many::launch_unchecked(
                 self.client(),
-                StoredTensor::Plain(plain(x, [rows, k], [k, 1])),
-                StoredTensor::Plain(plain(weight, [k, width], [1, k])),
-                plain(out, [rows, width], [width, 1]),
-                settings,
-            )
-            .map_err(|refusal| {
-                Error::new(
-                    ErrorKind::Unsupported,
-                    OPERATION,
-                    format!("a product of {rows} × {k} × {width}: {refusal}"),
-                )
-            })
+                CubeCount::Static(cubes as u32, 1, 1),
+                CubeDim::new_1d(UNITS),
+                boxes(x, [rows, k], [TILE_ROWS, DEPTH], TensorMapSwizzle::B128),
+                boxes(weight, [outputs, k], [wide, DEPTH], TensorMapSwizzle::B128),
+                boxes(out, [rows, width], [64, panel], turn),
+                k.div_ceil(STAGES * DEPTH) as u32,
+                tile_rows as u32,
+                tile_columns as u32,
+                width as u32,
+                columns,
+                gated,
+                GROUP,
+            );
+        }
+        Ok(())
     }
 }
 
-/// A matrix for the copy engine, in boxes of `rows` rows and a stage of columns,
-/// whose rows are turned by 128 bytes.
+/// A matrix for the copy engine, in boxes of rows and columns, whose rows are turned
+/// by `turn`.
 ///
 /// # Safety
-/// `values` is as long as `shape` says.
-unsafe fn boxes(values: &Buffer<bf16>, shape: [usize; 2], rows: usize) -> TensorMapArg<Tiled> {
+/// `values` is at least as long as `shape` says.
+pub(super) unsafe fn boxes(
+    values: &Buffer<bf16>,
+    shape: [usize; 2],
+    size: [usize; 2],
+    turn: TensorMapSwizzle,
+) -> TensorMapArg<Tiled> {
     let strides = strides![shape[1], 1];
     // SAFETY: the caller's.
     let tensor = unsafe { TensorArg::from_raw_parts(values.handle(), strides, shape.into()) };
-    TensorMapArg::new(TiledArgs { tile_size: shape![rows, STAGE] }, tensor, BF16)
-        .with_swizzle(TensorMapSwizzle::B128)
+    TensorMapArg::new(TiledArgs { tile_size: size.into() }, tensor, BF16)
+        .with_swizzle(turn)
+        .with_prefetch(TensorMapPrefetch::B256)
 }

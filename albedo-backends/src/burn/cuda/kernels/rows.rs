@@ -10,8 +10,7 @@ use cubecl::prelude::*;
 use half::bf16;
 
 use super::attention::{key_at, value_at};
-use super::math::exp;
-use super::product::result;
+use super::product_few::result;
 
 /// The index that says "no row", "no layer", "no target".
 pub(in crate::burn::cuda) const NONE: u32 = u32::MAX;
@@ -137,25 +136,42 @@ pub(in crate::burn::cuda) fn add_norm<P: Float>(
     }
 }
 
+/// Two values that follow each other.
+type Two<T> = Vector<T, Const<2>>;
+
+/// Heads of q and k that a plane takes.
+pub(in crate::burn::cuda) const HEADS: u32 = 4;
+
+/// Rows whose values a plane writes together.
+pub(in crate::burn::cuda) const TOGETHER: u32 = 8;
+
 /// Splits joined `[q | k | v]` rows, a product in `shares` shares, normalises the
 /// heads of q and k, rotates both to the row's position, writes k and v into the
-/// row's page and q to `queries`. One plane a row and head.
+/// row's page and q to `queries`. A value that is not a number is written as 0, for
+/// pages hold numbers, and the row gets `layer` as its fault, unless it has one.
+///
+/// A plane takes a row and [`HEADS`] heads of q or k, or [`TOGETHER`] rows and a head of v.
+/// `values` and `value_chunks` are the same memory. Rows of one slot are neighbours and
+/// their positions follow each other.
 #[cube(launch_unchecked)]
 pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float>(
-    qkv: &[Vector<P, Const<1>>],
-    q_gain: &[f32],
-    k_gain: &[f32],
-    cosines: &[f32],
-    sines: &[f32],
+    qkv: &[Two<P>],
+    q_gain: &[Two<f32>],
+    k_gain: &[Two<f32>],
+    cosines: &[Two<f32>],
+    sines: &[Two<f32>],
     positions: &[u32],
     slots: &[u32],
     pages: &[u32],
-    queries: &mut [bf16],
-    keys: &mut [bf16],
+    queries: &mut [Two<bf16>],
+    keys: &mut [Two<bf16>],
     values: &mut [bf16],
+    value_chunks: &mut [Vector<bf16, Const<8>>],
+    faults: &mut [u32],
     eps: f32,
     page_stride: u32,
     rows: u32,
+    layer: u32,
     #[comptime] heads: u32,
     #[comptime] kv_heads: u32,
     #[comptime] dim: u32,
@@ -164,100 +180,142 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float>(
     #[define(P)] _element: ElemType,
 ) {
     let all = comptime!(heads + 2 * kv_heads);
-    let half = comptime!(dim / 2);
-    let lane = UNIT_POS_PLANE;
+    let normed = comptime!(heads + kv_heads);
+    // In vectors of two.
+    let width = comptime!((dim / 2) as usize);
+    let half = comptime!((dim / 4) as usize);
+    let lane = UNIT_POS_PLANE as usize;
     let task = CUBE_POS_X * (CUBE_DIM / 32) + UNIT_POS / 32;
-    let row = task / all;
-    if row < rows {
-        let head = task % all;
-        let position = positions[row as usize];
-        let from = (row as usize * all as usize + head as usize) * dim as usize;
-        let slot = slots[row as usize];
-        let place = pages[(slot * page_stride + position / page) as usize] as usize;
-        let offset = (position % page) as usize;
-        if head < comptime!(heads + kv_heads) {
-            let rounds = comptime!(half.div_ceil(32));
-            let mut first = Array::<f32>::new(rounds as usize);
-            let mut second = Array::<f32>::new(rounds as usize);
-            let mut squares = 0.0f32;
-            #[unroll]
-            for round in 0..rounds {
-                let at = round * 32 + lane;
-                let mut a = 0.0f32;
-                let mut b = 0.0f32;
-                if at < half {
-                    a = result(qkv, from + at as usize, shares).extract(0usize);
-                    b = result(qkv, from + (at + half) as usize, shares).extract(0usize);
-                }
-                first[round as usize] = a;
-                second[round as usize] = b;
-                squares += a * a + b * b;
+    let parts = comptime!(normed.div_ceil(HEADS));
+    if task < rows * parts {
+        let row = (task / parts) as usize;
+        let first = task % parts * HEADS;
+        let position = positions[row];
+        let mut a = Array::<Two<f32>>::new(comptime!(HEADS as usize));
+        let mut b = Array::<Two<f32>>::new(comptime!(HEADS as usize));
+        let mut cosine = Two::<f32>::zeroed();
+        let mut sine = Two::<f32>::zeroed();
+        if lane < half {
+            let angle = position as usize * half + lane;
+            cosine = cosines[angle];
+            sine = sines[angle];
+        }
+        #[unroll]
+        for i in 0..HEADS {
+            let from = (row * all as usize + (first + i) as usize) * width;
+            a[i as usize] = Two::zeroed();
+            b[i as usize] = Two::zeroed();
+            if lane < half && first + i < normed {
+                a[i as usize] = result(qkv, from + lane, shares);
+                b[i as usize] = result(qkv, from + half + lane, shares);
             }
-            let scale = (plane_sum(squares) / dim as f32 + eps).inverse_sqrt();
-            #[unroll]
-            for round in 0..rounds {
-                let at = round * 32 + lane;
-                if at < half {
-                    let angle = position as usize * half as usize + at as usize;
-                    let (cosine, sine) = (cosines[angle], sines[angle]);
-                    let mut gain_a = q_gain[at as usize];
-                    let mut gain_b = q_gain[(at + half) as usize];
-                    if head >= heads {
-                        gain_a = k_gain[at as usize];
-                        gain_b = k_gain[(at + half) as usize];
-                    }
-                    let a = first[round as usize] * scale * gain_a;
-                    let b = second[round as usize] * scale * gain_b;
-                    let x = bf16::cast_from(a * cosine - b * sine);
-                    let y = bf16::cast_from(b * cosine + a * sine);
-                    if head < heads {
-                        let to = (row as usize * heads as usize + head as usize) * dim as usize + at as usize;
-                        queries[to] = x;
-                        queries[to + half as usize] = y;
-                    } else {
-                        let kv_head = (head - heads) as usize;
-                        let base = (place * kv_heads as usize + kv_head) * comptime!((page * dim) as usize);
-                        keys[base + key_at(offset, at as usize, comptime!(dim as usize))] = x;
-                        keys[base + key_at(offset, (at + half) as usize, comptime!(dim as usize))] = y;
-                    }
+        }
+        #[unroll]
+        for i in 0..HEADS {
+            let head = first + i;
+            let squares = a[i as usize] * a[i as usize] + b[i as usize] * b[i as usize];
+            let sum = plane_sum(squares.extract(0usize) + squares.extract(1usize));
+            let scale = Two::new((sum / dim as f32 + eps).inverse_sqrt());
+            if lane < half && head < normed {
+                if head < heads {
+                    let a = a[i as usize] * scale * q_gain[lane];
+                    let b = b[i as usize] * scale * q_gain[half + lane];
+                    let to = (row * heads as usize + head as usize) * width + lane;
+                    queries[to] = Vector::cast_from(a * cosine - b * sine);
+                    queries[to + half] = Vector::cast_from(b * cosine + a * sine);
+                } else {
+                    let a = a[i as usize] * scale * k_gain[lane];
+                    let b = b[i as usize] * scale * k_gain[half + lane];
+                    let number = pages[(slots[row] * page_stride + position / page) as usize];
+                    let place = number * kv_heads + head - heads;
+                    let base = place as usize * comptime!((page * dim) as usize);
+                    let offset = (position % page) as usize;
+                    let to = base + key_at(offset, 2 * lane, comptime!(dim as usize));
+                    keys[to / 2] = Vector::cast_from(a * cosine - b * sine);
+                    let to = base + key_at(offset, 2 * (half + lane), comptime!(dim as usize));
+                    keys[to / 2] = Vector::cast_from(b * cosine + a * sine);
                 }
             }
-        } else {
-            let kv_head = (head - comptime!(heads + kv_heads)) as usize;
-            let base = (place * kv_heads as usize + kv_head) * comptime!((page * dim) as usize);
+        }
+    } else {
+        let task = task - rows * parts;
+        let first = task / kv_heads * TOGETHER;
+        let head = task % kv_heads;
+        if first < rows {
+            let last = first + TOGETHER - 1;
+            let position = positions[first as usize];
+            let mut follow = false;
+            if last < rows && position % TOGETHER == 0 {
+                follow = positions[last as usize] == position + TOGETHER - 1
+                    && slots[last as usize] == slots[first as usize];
+            }
             let mut at = lane;
-            while at < dim {
-                let value = result(qkv, from + at as usize, shares).extract(0usize);
-                values[base + value_at(offset, at as usize, comptime!(dim as usize))] =
-                    bf16::cast_from(value);
+            while at < width {
+                let mut chunks = Sequence::<Array<bf16>>::new();
+                chunks.push(Array::new(comptime!(TOGETHER as usize)));
+                chunks.push(Array::new(comptime!(TOGETHER as usize)));
+                #[unroll]
+                for i in 0..TOGETHER {
+                    let row = first + i;
+                    if row < rows {
+                        let from = (row * all + normed + head) as usize * width + at;
+                        let both = result(qkv, from, shares);
+                        #[unroll]
+                        for side in 0..2usize {
+                            let mut value = both.extract(side);
+                            if value - value != 0.0f32 {
+                                value = 0.0f32;
+                                if faults[row as usize] == NONE {
+                                    faults[row as usize] = layer;
+                                }
+                            }
+                            chunks.index_mut(side)[i as usize] = bf16::cast_from(value);
+                        }
+                        if !follow {
+                            let position = positions[row as usize];
+                            let number =
+                                pages[(slots[row as usize] * page_stride + position / page) as usize];
+                            let base = (number * kv_heads + head) as usize * comptime!((page * dim) as usize);
+                            #[unroll]
+                            for side in 0..2usize {
+                                let to = value_at(
+                                    (position % page) as usize,
+                                    2 * at + side,
+                                    comptime!(dim as usize),
+                                );
+                                values[base + to] = chunks.index(side)[i as usize];
+                            }
+                        }
+                    }
+                }
+                if follow {
+                    let number = pages[(slots[first as usize] * page_stride + position / page) as usize];
+                    let base = (number * kv_heads + head) as usize * comptime!((page * dim) as usize);
+                    #[unroll]
+                    for side in 0..2usize {
+                        let to = base
+                            + value_at((position % page) as usize, 2 * at + side, comptime!(dim as usize));
+                        let mut chunk = Vector::<bf16, Const<8>>::empty();
+                        #[unroll]
+                        for i in 0..comptime!(TOGETHER as usize) {
+                            chunk.insert(i, chunks.index(side)[i]);
+                        }
+                        value_chunks[to / 8] = chunk;
+                    }
+                }
                 at += 32;
             }
         }
     }
 }
 
-/// `silu(gate) · up` of joined `[gate | up]` rows, a product in `shares` shares;
-/// `width` vectors a result row.
+/// Zeroes all of `out`.
 #[cube(launch_unchecked)]
-pub(in crate::burn::cuda) fn silu_mul<P: Float>(
-    gate_up: &[Vector<P, Const<8>>],
-    out: &mut [Vector<bf16, Const<8>>],
-    #[comptime] width: usize,
-    #[comptime] shares: usize,
-    #[define(P)] _element: ElemType,
-) {
-    if ABSOLUTE_POS < out.len() {
-        let row = ABSOLUTE_POS / width;
-        let at = ABSOLUTE_POS % width;
-        let gate = result(gate_up, 2 * row * width + at, shares);
-        let up = result(gate_up, (2 * row + 1) * width + at, shares);
-        let mut activated = Vector::<f32, Const<8>>::zeroed();
-        #[unroll]
-        for i in 0..8usize {
-            let x = gate.extract(i);
-            activated.insert(i, x / (1.0f32 + exp(-x)) * up.extract(i));
-        }
-        out[ABSOLUTE_POS] = Vector::cast_from(activated);
+pub(in crate::burn::cuda) fn clear(out: &mut [Vector<bf16, Const<8>>]) {
+    let mut at = ABSOLUTE_POS;
+    while at < out.len() {
+        out[at] = Vector::zeroed();
+        at += CUBE_COUNT * CUBE_DIM as usize;
     }
 }
 

@@ -6,13 +6,13 @@ use albedo_core::Digest;
 
 use super::kernels::attention::PAGE;
 
-/// Pages, and which of them hold the start of some prompt.
+/// KvCache, and which of them hold the start of some prompt.
 ///
 /// A full page of a prompt is known by a digest of its tokens and all before
 /// them. It outlives its sequences, until its place is needed: the page that
 /// was unused longest goes first.
 #[derive(Debug)]
-pub(super) struct Pages {
+pub(super) struct KvCache {
     free: Vec<u32>,
     /// Sequences that use each page.
     users: Vec<u32>,
@@ -25,7 +25,7 @@ pub(super) struct Pages {
     clock: u64,
 }
 
-impl Pages {
+impl KvCache {
     /// `count` pages, numbered from 1: page 0 is nobody's, for padding.
     pub(super) fn new(count: usize) -> Self {
         Self {
@@ -39,12 +39,12 @@ impl Pages {
         }
     }
 
-    /// Pages in all.
+    /// KvCache in all.
     pub(super) fn count(&self) -> usize {
         self.users.len() - 1
     }
 
-    /// Pages that a new sequence could take.
+    /// KvCache that a new sequence could take.
     pub(super) fn available(&self) -> usize {
         self.free.len() + self.idle.len()
     }
@@ -144,9 +144,9 @@ mod tests {
 
     #[test]
     fn a_prompt_finds_what_an_earlier_one_left() {
-        let mut pages = Pages::new(8);
+        let mut pages = KvCache::new(8);
         let long = prompt(0, 200);
-        let names = Pages::names(&long);
+        let names = KvCache::names(&long);
         assert_eq!(names.len(), 3);
         let (first, known) = pages.take(&names, 5).unwrap();
         assert_eq!((first.len(), known), (5, 0));
@@ -154,7 +154,7 @@ mod tests {
         // Another sequence with the same start, while the first runs.
         let mut other = prompt(0, 130);
         other.extend([9999; 30]);
-        let (second, known) = pages.take(&Pages::names(&other), 3).unwrap();
+        let (second, known) = pages.take(&KvCache::names(&other), 3).unwrap();
         assert_eq!((known, &second[..2]), (2, &first[..2]));
         pages.release(&first);
         pages.release(&second);
@@ -164,25 +164,25 @@ mod tests {
 
     #[test]
     fn the_last_token_is_always_computed() {
-        assert_eq!(Pages::names(&prompt(0, 64)).len(), 0);
-        assert_eq!(Pages::names(&prompt(0, 65)).len(), 1);
-        assert_eq!(Pages::names(&[]).len(), 0);
+        assert_eq!(KvCache::names(&prompt(0, 64)).len(), 0);
+        assert_eq!(KvCache::names(&prompt(0, 65)).len(), 1);
+        assert_eq!(KvCache::names(&[]).len(), 0);
     }
 
     #[test]
     fn a_name_depends_on_everything_before() {
         let (mut a, mut b) = (prompt(0, 129), prompt(0, 129));
-        assert_eq!(Pages::names(&a), Pages::names(&b));
+        assert_eq!(KvCache::names(&a), KvCache::names(&b));
         b[3] = 77;
         a.truncate(128);
-        assert_ne!(Pages::names(&a)[0], Pages::names(&b)[0]);
-        assert_ne!(Pages::names(&prompt(0, 129))[1], Pages::names(&b)[1]);
+        assert_ne!(KvCache::names(&a)[0], KvCache::names(&b)[0]);
+        assert_ne!(KvCache::names(&prompt(0, 129))[1], KvCache::names(&b)[1]);
     }
 
     #[test]
     fn what_does_not_fit_changes_nothing() {
-        let mut pages = Pages::new(4);
-        let names = Pages::names(&prompt(0, 130));
+        let mut pages = KvCache::new(4);
+        let names = KvCache::names(&prompt(0, 130));
         let (held, _) = pages.take(&names, 3).unwrap();
         pages.learn(&held, &names);
         assert!(pages.take(&names, 5).is_none());
@@ -198,7 +198,7 @@ mod tests {
         fn no_page_is_lost_or_shared_by_accident(
             steps in proptest::collection::vec((0_u32..4, 1_usize..400, any::<bool>()), 1..60),
         ) {
-            let mut pages = Pages::new(12);
+            let mut pages = KvCache::new(12);
             let mut running: Vec<(Vec<u32>, usize)> = Vec::new();
             for (start, len, stop) in steps {
                 if stop && !running.is_empty() {
@@ -207,13 +207,13 @@ mod tests {
                     continue;
                 }
                 let ids = prompt(start * 1000, len);
-                let names = Pages::names(&ids);
+                let names = KvCache::names(&ids);
                 let count = len / PAGE + 1;
                 if let Some((held, known)) = pages.take(&names, count) {
                     prop_assert_eq!(held.len(), count);
                     prop_assert!(known <= names.len());
                     pages.learn(&held, &names);
-                    // Pages that are not known belong to this sequence alone.
+                    // KvCache that are not known belong to this sequence alone.
                     for page in &held[known..] {
                         prop_assert!(running.iter().all(|(other, _)| !other.contains(page)));
                     }

@@ -1,0 +1,176 @@
+//! Chunks: rows of prompts that go through the layers together.
+
+use albedo_core::{Result, TokenScores, overflow};
+
+use super::Engine;
+use crate::burn::cuda::device::Buffer;
+use crate::burn::cuda::kernels::attention::PAGE;
+use crate::burn::cuda::kernels::attention::prefill::TILE;
+use crate::burn::cuda::kernels::rows::NONE;
+use crate::burn::cuda::launch::{Places, splits};
+use crate::burn::cuda::ops::{Kind, Step};
+
+/// A chunk of prompts.
+#[derive(Default)]
+struct Chunk {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    slots: Vec<u32>,
+    tiles: Vec<u32>,
+    wanted: Vec<Wanted>,
+    /// Slots and how far their sequences are read after this chunk.
+    read: Vec<(usize, usize)>,
+}
+
+/// A row whose logits are wanted.
+struct Wanted {
+    row: u32,
+    slot: u32,
+    position: usize,
+    /// The token to score.
+    target: u32,
+    /// Whether the first token of the reply is chosen here.
+    first: bool,
+}
+
+impl Engine<'_> {
+    /// Reads a chunk of the prompts that wait.
+    pub(super) fn read_prompts(&mut self) -> Result<()> {
+        let chunk = self.next_chunk();
+        let ops = self.model.ops();
+        let gpu = ops.gpu();
+        let places = Places {
+            positions: gpu.upload(&chunk.positions),
+            slots: gpu.upload(&chunk.slots),
+            pages: self.slots.table.clone(),
+            stride: self.slots.stride,
+        };
+        let index: Vec<u32> = chunk.wanted.iter().map(|wanted| wanted.row).collect();
+        let longest = chunk.wanted.iter().map(|wanted| splits(wanted.position)).max();
+        let wanted = longest.map(|splits| (gpu.upload(&index), splits));
+        let kind = Kind::Prefill { tiles: gpu.upload(&chunk.tiles), wanted };
+        let mut step = ops.step(chunk.ids.len(), gpu.upload(&chunk.ids), places, kind)?;
+        let logits = self.model.forward(&mut step)?;
+        for &(slot, read) in &chunk.read {
+            if let Some(sequence) = &mut self.sequences[slot] {
+                sequence.read = read;
+                let full = read.min(sequence.prompt.ids.len()) / PAGE;
+                let names = &sequence.names;
+                self.pages.learn(&sequence.pages[..full.min(names.len())], names);
+            }
+        }
+        match logits {
+            Some(logits) => self.take_wanted(&chunk, &logits, &step),
+            None => gpu.sync(),
+        }
+    }
+
+    /// The next rows of the prompts that wait, oldest first.
+    fn next_chunk(&self) -> Chunk {
+        let sizes = self.model.ops().sizes();
+        let mut chunk = Chunk::default();
+        let mut tiles = Vec::new();
+        for &slot in &self.reading {
+            let Some(sequence) = &self.sequences[slot] else { continue };
+            let mut at = sequence.read;
+            let first = chunk.ids.len();
+            while at < sequence.to_read() && chunk.ids.len() < sizes.rows {
+                let last_of_prompt = at + 1 == sequence.prompt.ids.len();
+                let target = sequence.target(at);
+                if last_of_prompt || target.is_some() {
+                    if chunk.wanted.len() == sizes.batch {
+                        break;
+                    }
+                    chunk.wanted.push(Wanted {
+                        row: chunk.ids.len() as u32,
+                        slot: slot as u32,
+                        position: at,
+                        target: target.unwrap_or(NONE),
+                        first: last_of_prompt && sequence.write.is_some(),
+                    });
+                }
+                chunk.ids.push(sequence.token(at));
+                chunk.positions.push(at as u32);
+                chunk.slots.push(slot as u32);
+                at += 1;
+            }
+            let rows = chunk.ids.len() - first;
+            for from in (0..rows).step_by(TILE) {
+                tiles.push([first + from, TILE.min(rows - from)]);
+            }
+            chunk.read.push((slot, at));
+            if at < sequence.to_read() {
+                break;
+            }
+        }
+        // Those that see most keys first, as attention wants them.
+        tiles.sort_by_key(|&[first, count]| std::cmp::Reverse(chunk.positions[first] as usize + count));
+        chunk.tiles = tiles.into_iter().flatten().map(|number| number as u32).collect();
+        chunk
+    }
+
+    /// Scores and chooses from the logits of a chunk, and starts the replies of
+    /// the sequences that are read.
+    fn take_wanted(&mut self, chunk: &Chunk, logits: &Buffer<f32>, step: &Step) -> Result<()> {
+        let ops = self.model.ops();
+        let gpu = ops.gpu();
+        let targets: Vec<u32> = chunk.wanted.iter().map(|wanted| wanted.target).collect();
+        let scores = gpu.zeroed::<f32>(2 * targets.len());
+        gpu.log_prob(logits, &gpu.upload(&targets), &scores, ops.vocabulary())?;
+        // Rows that only score choose for the slot of the padding.
+        let padding = self.sequences.len() as u32;
+        let slots: Vec<u32> =
+            chunk.wanted.iter().map(|wanted| if wanted.first { wanted.slot } else { padding }).collect();
+        let chosen = gpu.zeroed::<u32>(2 * slots.len());
+        gpu.sample(
+            logits,
+            &gpu.upload(&slots),
+            &step.faults,
+            &self.slots.settings,
+            &chosen,
+            ops.vocabulary(),
+        )?;
+        let (scores, chosen) = (gpu.read(&scores)?, gpu.read(&chosen)?);
+        for ((wanted, scores), chosen) in
+            chunk.wanted.iter().zip(scores.chunks_exact(2)).zip(chosen.chunks_exact(2))
+        {
+            let slot = wanted.slot as usize;
+            let Some(sequence) = &mut self.sequences[slot] else { continue };
+            if chosen[0] == NONE {
+                let in_prompt = wanted.position < sequence.prompt.ids.len();
+                let step = if in_prompt { overflow::Step::Prompt } else { overflow::Step::Score };
+                self.retire(slot, Err(self.not_finite(step, wanted.position, chosen[1])));
+                continue;
+            }
+            if wanted.target != NONE {
+                sequence.scores.push(scores[0] - scores[1].ln());
+            }
+            if wanted.first {
+                sequence.reply.tokens.push(chosen[0]);
+            }
+        }
+        for &(slot, _) in &chunk.read {
+            self.finish_reading(slot);
+        }
+        Ok(())
+    }
+
+    /// Starts the reply of a sequence that is read, or answers it.
+    fn finish_reading(&mut self, slot: usize) {
+        let Some(sequence) = &mut self.sequences[slot] else { return };
+        if sequence.read < sequence.to_read() {
+            return;
+        }
+        self.reading.retain(|&reading| reading != slot);
+        if sequence.prompt.reply.is_some() {
+            sequence.reply.scores = Some(TokenScores { log_probs: std::mem::take(&mut sequence.scores) });
+        }
+        if sequence.write.is_none() {
+            let scores = sequence.reply.scores.take();
+            sequence.origin.answer_score(sequence.reply.prompt_tokens, scores);
+            self.free(slot);
+        } else {
+            self.finish_or_keep(slot);
+        }
+    }
+}

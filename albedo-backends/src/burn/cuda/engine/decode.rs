@@ -1,0 +1,157 @@
+//! Decoding: one token for every sequence, by replaying a CUDA graph of the whole step.
+
+use albedo_core::{Error, Result, overflow};
+
+use super::{Engine, OPERATION, Slots};
+use crate::burn::cuda::device::{Gpu, Reading};
+use crate::burn::cuda::kernels::attention::PAGE;
+use crate::burn::cuda::kernels::rows::NONE;
+use crate::burn::cuda::launch::{Places, splits};
+use crate::burn::cuda::ops::Kind;
+
+/// Sizes of batch that have a graph, up to the largest that a session allows, which
+/// has one too; a smaller batch is padded.
+pub(super) const BATCHES: [usize; 13] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256];
+
+/// A decode step under way: the slots and numbers of its sequences, and the
+/// tokens that it chooses.
+pub(super) struct Pending {
+    sequences: Vec<(usize, u64)>,
+    chosen: Reading<u32>,
+}
+
+impl Engine<'_> {
+    /// Launches one more token for every sequence that is read.
+    pub(super) fn decode(&mut self) -> Result<Option<Pending>> {
+        let sequences: Vec<(usize, u64)> = (self.sequences.iter().enumerate())
+            .filter_map(|(slot, sequence)| Some((slot, sequence.as_ref()?.number)))
+            .collect();
+        if sequences.is_empty() {
+            return Ok(None);
+        }
+        let slots: Vec<u32> = sequences.iter().map(|&(slot, _)| slot as u32).collect();
+        let size = BATCHES.into_iter().find(|&size| size >= slots.len()).unwrap_or(slots.len());
+        let size = size.min(self.sequences.len());
+        // The step under way may have added a token that is not known yet.
+        let longest = self
+            .sequences
+            .iter()
+            .flatten()
+            .map(|sequence| splits(sequence.prompt.ids.len() + sequence.reply.tokens.len() + 1))
+            .max()
+            .unwrap_or(1);
+        let splits = rounded(longest).min(splits(self.slots.stride * PAGE - 1));
+        if self.slots.decoded != slots {
+            let _working = Gpu::working();
+            let mut rows = slots.clone();
+            rows.resize(size, self.sequences.len() as u32);
+            self.model.ops().gpu().write(&self.slots.rows, &rows);
+            self.slots.decoded.clone_from(&slots);
+        }
+        if !self.graphs.contains_key(&(size, splits)) {
+            self.capture(size, splits)?;
+        }
+        let _working = Gpu::working();
+        let graph = self.graphs.get(&(size, splits));
+        graph.ok_or_else(|| Error::bug(OPERATION, "a graph was lost"))?.replay()?;
+        let chosen = self.model.ops().gpu().read_later(&self.slots.chosen.first(2 * slots.len()));
+        Ok(Some(Pending { sequences, chosen }))
+    }
+
+    /// Seconds that the device alone takes for a decode step of `size` rows, the mean
+    /// of `steps` from `position` on.
+    #[cfg(test)]
+    pub(in crate::burn::cuda) fn measure_step(
+        &mut self,
+        size: usize,
+        position: usize,
+        steps: usize,
+    ) -> Result<f64> {
+        let gpu = self.model.ops().gpu();
+        let (positions, pages) = (vec![position as u32; size], (position + steps) / PAGE + 1);
+        for slot in 0..size {
+            let pages: Vec<u32> = (0..pages).map(|page| (slot * pages + page) as u32).collect();
+            gpu.write(&self.slots.table.range(slot * self.slots.stride, pages.len()), &pages);
+        }
+        gpu.write(&self.slots.rows, &(0..size as u32).collect::<Vec<_>>());
+        gpu.write(&self.slots.settings.positions, &positions);
+        let splits = splits(position + steps);
+        self.capture(size, splits)?;
+        let graph = &self.graphs[&(size, splits)];
+        let gpu = self.model.ops().gpu();
+        graph.replay()?;
+        gpu.sync()?;
+        gpu.write(&self.slots.settings.positions, &positions);
+        let start = std::time::Instant::now();
+        for _ in 0..steps {
+            graph.replay()?;
+        }
+        gpu.sync()?;
+        Ok(start.elapsed().as_secs_f64() / steps as f64)
+    }
+
+    /// Captures a decode step. Capturing runs the step once, so tokens, positions and
+    /// lengths are put back.
+    fn capture(&mut self, size: usize, splits: usize) -> Result<()> {
+        let ops = self.model.ops();
+        let gpu = ops.gpu();
+        let Slots { settings, .. } = &self.slots;
+        let working = Gpu::working();
+        let before =
+            (gpu.read(&settings.tokens)?, gpu.read(&settings.positions)?, gpu.read(&settings.lengths)?);
+        drop(working);
+        let graph = gpu.capture(|| self.launch(size, splits));
+        let _working = Gpu::working();
+        gpu.write(&settings.tokens, &before.0);
+        gpu.write(&settings.positions, &before.1);
+        gpu.write(&settings.lengths, &before.2);
+        self.graphs.insert((size, splits), graph?);
+        Ok(())
+    }
+
+    /// Launches a decode step of the first `size` rows.
+    pub(super) fn launch(&self, size: usize, splits: usize) -> Result<()> {
+        let ops = self.model.ops();
+        let gpu = ops.gpu();
+        let Slots { settings, table, stride, rows, ids, positions, chosen, .. } = &self.slots;
+        let rows = rows.first(size);
+        let padding = self.sequences.len() as u32;
+        gpu.decode_inputs(&rows, &settings.tokens, &settings.positions, ids, positions, padding)?;
+        let places = Places {
+            positions: positions.clone(),
+            slots: rows.clone(),
+            pages: table.clone(),
+            stride: *stride,
+        };
+        let mut step = ops.step(size, ids.clone(), places, Kind::Decode { splits })?;
+        if let Some(logits) = self.model.forward(&mut step)? {
+            gpu.sample(&logits, &rows, &step.faults, settings, chosen, ops.vocabulary())?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the tokens of a step and hands them out.
+    pub(super) fn take_chosen(&mut self, pending: Pending) -> Result<()> {
+        let chosen = pending.chosen.wait()?;
+        for (&(slot, number), chosen) in pending.sequences.iter().zip(chosen.chunks_exact(2)) {
+            // A sequence that ended in the step before has no use for it.
+            let Some(sequence) = self.sequences[slot].as_mut().filter(|found| found.number == number) else {
+                continue;
+            };
+            if chosen[0] == NONE {
+                let read = sequence.reply.prompt_tokens + sequence.reply.tokens.len() - 1;
+                self.retire(slot, Err(self.not_finite(overflow::Step::Reply, read, chosen[1])));
+                continue;
+            }
+            sequence.reply.tokens.push(chosen[0]);
+            self.finish_or_keep(slot);
+        }
+        Ok(())
+    }
+}
+
+/// Splits for which there is a graph: powers of 2, and half-way between.
+fn rounded(splits: usize) -> usize {
+    let power = splits.next_power_of_two();
+    if splits <= power / 4 * 3 { (power / 4 * 3).max(1) } else { power }
+}

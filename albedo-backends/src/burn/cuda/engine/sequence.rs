@@ -1,0 +1,41 @@
+//! A sequence: a request that has a slot of the batch.
+
+use albedo_core::Digest;
+
+use crate::burn::requests::{Origin, Prompt, Reply, Write};
+
+/// A sequence in a slot.
+pub(super) struct Sequence {
+    /// No other sequence has it; a slot has many, one after the other.
+    pub(super) number: u64,
+    pub(super) origin: Origin,
+    pub(super) prompt: Prompt,
+    /// Of the prompt's full pages.
+    pub(super) names: Vec<Digest>,
+    pub(super) pages: Vec<u32>,
+    /// Tokens of the prompt and then of the scored reply that were read.
+    pub(super) read: usize,
+    pub(super) write: Option<Write>,
+    pub(super) reply: Reply,
+    /// Log-probabilities of the scored reply so far.
+    pub(super) scores: Vec<f32>,
+}
+
+impl Sequence {
+    /// Tokens to read before the reply: of a scored reply all but the last.
+    pub(super) fn to_read(&self) -> usize {
+        self.prompt.ids.len() + self.prompt.reply.as_ref().map_or(0, |reply| reply.len().saturating_sub(1))
+    }
+
+    pub(super) fn token(&self, at: usize) -> u32 {
+        let prompt = &self.prompt.ids;
+        let reply = self.prompt.reply.as_deref().unwrap_or_default();
+        prompt.get(at).or_else(|| reply.get(at - prompt.len())).copied().unwrap_or(0)
+    }
+
+    /// The token whose log-probability the row at `at` tells.
+    pub(super) fn target(&self, at: usize) -> Option<u32> {
+        let reply = self.prompt.reply.as_deref()?;
+        reply.get((at + 1).checked_sub(self.prompt.ids.len())?).copied()
+    }
+}
