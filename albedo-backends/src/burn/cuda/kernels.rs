@@ -2,7 +2,9 @@
 #![expect(
     clippy::assign_op_pattern,
     clippy::eq_op,
-    clippy::range_plus_one,
+    clippy::manual_is_multiple_of,
+    clippy::manual_midpoint,
+    clippy::semicolon_if_nothing_returned,
     clippy::trivially_copy_pass_by_ref,
     reason = "a kernel is expanded, not compiled: it is written as its language has it"
 )]

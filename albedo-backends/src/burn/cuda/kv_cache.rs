@@ -6,7 +6,7 @@ use albedo_core::Digest;
 
 use super::kernels::attention::PAGE;
 
-/// KvCache, and which of them hold the start of some prompt.
+/// The pages of the KV cache, and which of them hold the start of some prompt.
 ///
 /// A full page of a prompt is known by a digest of its tokens and all before
 /// them. It outlives its sequences, until its place is needed: the page that
@@ -39,12 +39,12 @@ impl KvCache {
         }
     }
 
-    /// KvCache in all.
+    /// Pages in all.
     pub(super) fn count(&self) -> usize {
         self.users.len() - 1
     }
 
-    /// KvCache that a new sequence could take.
+    /// Pages that a new sequence could take.
     pub(super) fn available(&self) -> usize {
         self.free.len() + self.idle.len()
     }
@@ -213,7 +213,7 @@ mod tests {
                     prop_assert_eq!(held.len(), count);
                     prop_assert!(known <= names.len());
                     pages.learn(&held, &names);
-                    // KvCache that are not known belong to this sequence alone.
+                    // Pages that are not known belong to this sequence alone.
                     for page in &held[known..] {
                         prop_assert!(running.iter().all(|(other, _)| !other.contains(page)));
                     }

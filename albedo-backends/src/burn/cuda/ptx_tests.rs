@@ -64,6 +64,7 @@ fn h100() -> Arc<DeviceProperties> {
 }
 
 /// Compiles `kernel`, and writes it as `name` if that is asked for.
+#[expect(clippy::needless_pass_by_value, reason = "a kernel is made for one compilation")]
 fn ptx(name: &str, kernel: impl CubeKernel) -> String {
     let options = PlironOptions {
         sm_arch: Some(SmArch::new(90, true)),

@@ -136,7 +136,8 @@ impl Engine<'_> {
     }
 }
 
-/// KvCache that a request needs from start to end, and for the step too many.
+/// Pages of the KV cache that a request needs from start to end, and for the step
+/// after the last.
 fn pages_of(prompt: &Prompt, write: Option<&Write>) -> usize {
     let reply = prompt.reply.as_ref().map_or(0, Vec::len);
     let new = write.map_or(0, |write| write.max_new_tokens as usize + 1);

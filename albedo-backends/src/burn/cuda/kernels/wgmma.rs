@@ -4,7 +4,7 @@
 //!
 //! Of a result of 64 × n, unit `u` of the warpgroup holds, at `4 · c + i`, row
 //! `u / 32 · 16 + u % 32 / 4 + i / 2 · 8`, column `8 · c + u % 4 · 2 + i % 2` (PTX
-//! ISA, "Register fragments for wgmma.mma_async.m64nNk16").
+//! ISA, "Register fragments for `wgmma.mma_async.m64nNk16`").
 
 use cubecl::ir::dialect::matrix::{
     WgmmaCommitGroupOp, WgmmaDescriptorOp, WgmmaFenceOp, WgmmaFenceOperandOp, WgmmaMajor, WgmmaOp,
