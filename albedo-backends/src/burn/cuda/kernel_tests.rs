@@ -552,7 +552,7 @@ fn tokens_are_chosen_as_on_the_cpu() {
             Sampling { temperature, top_p, top_k }
         })
         .collect();
-    let seeds: Vec<u64> = (0..rows as u64).map(|row| row * 0x9E37_79B9_7F4A_7C15).collect();
+    let seeds: Vec<u64> = (0..rows as u64).map(|row| row.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
     let lengths: Vec<u32> = (0..rows as u32).collect();
     let slots = SlotSettings {
         temperatures: gpu.upload(&sampling.iter().map(|s| s.temperature as f32).collect::<Vec<_>>()),
