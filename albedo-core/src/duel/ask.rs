@@ -87,7 +87,7 @@ impl Asking<'_> {
                 Ok(answered) => answered,
                 Err(error) => return Ok(JudgedAnswer::failed(error)),
             };
-            let spent = paying.paid(&plan.identity.name, assessment.usage());
+            let paid = paying.paid(&plan.identity.name, assessment.usage());
             stored.add(assessment.clone());
             let event = match question {
                 Question::Sample(sample) => {
@@ -99,7 +99,7 @@ impl Asking<'_> {
                 }
             };
             self.journal.write(event, vec![]).await?;
-            self.spent(spent);
+            self.spent(paid);
         }
     }
 
@@ -128,7 +128,7 @@ impl Asking<'_> {
             Ok(prepared) => prepared,
             Err(error) => return Ok(Err(error)),
         };
-        let spent = paying.paid(&plan.identity.name, prepared.usage);
+        let paid = paying.paid(&plan.identity.name, prepared.usage);
         let (text, usage) = (prepared.text.clone(), prepared.usage);
         let event = match question {
             Question::Sample(sample) => JournalEvent::Prepared { sample, judge, call_try, text, usage },
@@ -138,7 +138,7 @@ impl Asking<'_> {
             }
         };
         self.journal.write(event, vec![]).await?;
-        self.spent(spent);
+        self.spent(paid);
         Ok(Ok(Some(prepared.text)))
     }
 
@@ -175,9 +175,11 @@ impl Asking<'_> {
         Ok([better_first, worse_first])
     }
 
-    fn spent(&self, usd: Option<f64>) {
-        if let Some(usd) = usd {
-            self.journal.cx.emit(EventKind::Spent { usd });
+    /// Emits what is spent by now: sums of answers that were journalled at the same
+    /// time would come out of order.
+    fn spent(&self, paid: bool) {
+        if paid {
+            self.journal.cx.emit(EventKind::Spent { usd: self.budget.spent_usd() });
         }
     }
 

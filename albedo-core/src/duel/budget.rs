@@ -45,6 +45,12 @@ impl Budget {
         Self { usd, meter, asked: Mutex::new(asked), ended: Notify::new() }
     }
 
+    /// What the judges' answers have cost so far, in US dollars, those of earlier
+    /// runs included.
+    pub(super) fn spent_usd(&self) -> f64 {
+        self.meter.spent_usd()
+    }
+
     /// Leave to ask a question; waits while the answers under way may use up the
     /// budget.
     ///
@@ -92,13 +98,12 @@ impl Questions {
 pub(super) struct Paying<'a>(&'a Budget);
 
 impl Paying<'_> {
-    /// Counts what `judge`'s answer took; what has been spent so far, if it was paid
-    /// for.
-    pub(super) fn paid(&self, judge: &str, usage: Option<Usage>) -> Option<f64> {
+    /// Counts what `judge`'s answer took; whether it was paid for.
+    pub(super) fn paid(&self, judge: &str, usage: Option<Usage>) -> bool {
         let Self(budget) = self;
         budget.asked.lock().unwrap_or_else(PoisonError::into_inner).answered(usage);
         budget.meter.count(judge, usage);
-        usage.map(|_| budget.meter.spent_usd())
+        usage.is_some()
     }
 }
 
