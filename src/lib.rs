@@ -17,6 +17,7 @@
 //! | `openai` | yes | backend `openai`: chat models behind a server |
 //! | `judges` | yes | judges `chat`, `protocol`, `reference-action`, `reference-likelihood`, `replay` |
 //! | `screens` | yes | `judges`, all screens, and the commands `albedo screen` and `albedo fingerprint` |
+//! | `signatures` | with `cli` | signing keys in files, and verifying signatures ([`signer`]) |
 //! | `conformance` | no | modules `conformance` and `testing`, for the tests of plugins |
 //! | `chain` | no | chain `local` |
 //!

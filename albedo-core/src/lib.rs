@@ -12,7 +12,7 @@
 //! | record | [`record`] | journal, canonical record, stores, verification |
 //! | wrappers | [`wrappers`], [`meter`] | retries, deadlines, limits, routes and budgets around calls |
 //! | chain weights | [`weights`] | the journal that clears a weight vector |
-//! | foundations | [`error`], [`events`], [`context`], [`clock`], [`digest`], [`http`], [`rng`], [`safetensors`] | what every room uses |
+//! | foundations | [`error`], [`events`], [`context`], [`clock`], [`digest`], [`http`], [`rng`], [`safetensors`], [`signer`] | what every room uses |
 //! | tests | `conformance`, `testing` (feature `conformance`) | suites that implementations must pass, scripted parts |
 #![forbid(unsafe_code)]
 
@@ -75,6 +75,7 @@ pub mod http;
 pub mod overflow;
 pub mod rng;
 pub mod safetensors;
+pub mod signer;
 
 // Its own tests need it whichever features are asked for.
 #[cfg(any(test, feature = "conformance"))]
@@ -120,6 +121,7 @@ pub use screen::{
     WeightsScreen,
 };
 pub use seed::Seed;
+pub use signer::{PublicKey, Scheme, Signature, Signer};
 pub use tasks::{TaskRow, TaskSetInfo, TaskSource};
 pub use verdict::{Outcome, Verdict};
 

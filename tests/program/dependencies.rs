@@ -100,9 +100,10 @@ const HEAVY: [(&str, &[&str]); 8] = [
 fn a_feature_brings_only_the_heavy_crates_it_is_for() {
     const INFERENCE: &[&str] = &["inference", "threads"];
     const GPU: &[&str] = &["inference", "threads", "gpu"];
-    let cases: [(&str, &str, &[&str]); 25] = [
+    let cases: [(&str, &str, &[&str]); 27] = [
         ("albedo-core", "", &[]),
         ("albedo-core", "conformance", &[]),
+        ("albedo-core", "signatures", &[]),
         ("albedo-backends", "", &[]),
         ("albedo-backends", "burn", INFERENCE),
         ("albedo-backends", "cuda", GPU),
@@ -126,6 +127,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo", "report", &["terminal"]),
         ("albedo", "screens", &["threads", "database"]),
         ("albedo", "chain", &[]),
+        ("albedo", "signatures", &[]),
     ];
     let listed = cases.map(|(member, feature, _)| (member.to_owned(), feature.to_owned()));
     assert_eq!(BTreeSet::from(listed), features(), "every feature is listed");
