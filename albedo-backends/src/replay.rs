@@ -148,17 +148,23 @@ impl ReplaySession {
         request.response.require_text(OPERATION)?;
         let messages = Digest::of_json(&request.messages)?;
         match self.replies.get(&(messages, request.seed)) {
-            Some(&RecordedReply::Completed { text, finish, prompt_tokens, completion_tokens, .. }) => {
+            Some(RecordedReply::Completed {
+                text, finish, prompt_tokens, completion_tokens, tokens, ..
+            }) => {
                 let reply_scores = match &request.score_reply {
                     Some(reply) => Some(self.recorded_scores(messages, reply)?),
                     None => None,
                 };
-                Ok(Completion::new(
-                    self.record.text(&text)?.to_owned(),
-                    finish,
-                    Usage { prompt_tokens, completion_tokens, price_usd: None },
-                )
-                .with_reply_scores(reply_scores))
+                let usage = Usage {
+                    prompt_tokens: *prompt_tokens,
+                    completion_tokens: *completion_tokens,
+                    price_usd: None,
+                };
+                let sampled = tokens.as_ref();
+                Ok(Completion::new(self.record.text(text)?.to_owned(), *finish, usage)
+                    .with_tokens(sampled.map(|tokens| tokens.ids.clone()).unwrap_or_default())
+                    .with_logit_gaps(sampled.and_then(|tokens| tokens.logit_gaps.clone()))
+                    .with_reply_scores(reply_scores))
             }
             Some(&RecordedReply::Overflowed(overflow)) => Err(Error::overflowed(OPERATION, overflow)),
             Some(&RecordedReply::Missing { kind }) => {

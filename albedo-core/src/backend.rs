@@ -451,6 +451,10 @@ pub struct Completion {
     /// Ids of the reply's tokens, the one that ended it included; empty if the
     /// provider does not tell.
     pub tokens: Vec<u32>,
+    /// For each of `tokens`, [`SampledTokens::logit_gaps`]; `None` where the engine
+    /// does not have them anyway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logit_gaps: Option<Vec<u16>>,
     /// Why it ended.
     pub finish: FinishReason,
     /// Tokens read and written.
@@ -470,6 +474,7 @@ impl Completion {
             text: text.into(),
             reasoning: None,
             tokens: Vec::new(),
+            logit_gaps: None,
             finish,
             usage,
             reply_scores: None,
@@ -481,6 +486,22 @@ impl Completion {
     #[must_use]
     pub fn with_tokens(self, tokens: Vec<u32>) -> Self {
         Self { tokens, ..self }
+    }
+
+    /// Sets the gaps between the two highest logits, one per token.
+    #[must_use]
+    pub fn with_logit_gaps(self, logit_gaps: Option<Vec<u16>>) -> Self {
+        Self { logit_gaps, ..self }
+    }
+
+    /// The tokens as a record keeps them: `None` unless there is one id for each
+    /// token that the usage counts. Gaps of another number are left out.
+    pub fn sampled_tokens(&self) -> Option<SampledTokens> {
+        if self.tokens.is_empty() || self.tokens.len() != self.usage.completion_tokens as usize {
+            return None;
+        }
+        let logit_gaps = self.logit_gaps.clone().filter(|gaps| gaps.len() == self.tokens.len());
+        Some(SampledTokens { ids: self.tokens.clone(), logit_gaps })
     }
 
     /// Sets what the provider marks as reasoning.
@@ -500,6 +521,20 @@ impl Completion {
     pub fn with_log_probs(self, log_probs: Option<Vec<TokenLogProb>>) -> Self {
         Self { log_probs, ..self }
     }
+}
+
+/// The tokens of a reply as they were sampled. Its text cannot be encoded back to
+/// them: one text has many tokenizations.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampledTokens {
+    /// The ids in the order of sampling, the one that ended the reply included.
+    pub ids: Vec<u32>,
+    /// For each token the highest logit at its place minus the second highest, in
+    /// thousandths, rounded down, at most 65,535. A small gap says that rounding on
+    /// another device can exchange the two. None where the engine does not have them
+    /// anyway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logit_gaps: Option<Vec<u16>>,
 }
 
 /// A token written, with what else could have stood there.

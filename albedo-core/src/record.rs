@@ -13,7 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::admission::Admission;
-use crate::backend::{FinishReason, TokenScores, Usage};
+use crate::backend::{FinishReason, SampledTokens, TokenScores, Usage};
 use crate::canary::{CanaryDraw, Series};
 use crate::digest::Digest;
 use crate::draw::RowDraw;
@@ -164,6 +164,9 @@ pub enum RecordedReply {
         prompt_tokens: u32,
         /// Tokens of the reply.
         completion_tokens: u32,
+        /// The tokens themselves, if the backend tells them. Since format 3.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tokens: Option<SampledTokens>,
         /// Log-probabilities of the recorded reply under this side, if a judge
         /// needs them.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -272,6 +275,9 @@ pub enum JournalEvent {
         finish: FinishReason,
         /// Tokens, and what they cost.
         usage: Usage,
+        /// The tokens as they were sampled, if the backend tells them. Since format 3.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tokens: Option<SampledTokens>,
         /// Log-probabilities of the recorded reply, if a judge needs them.
         reference_scores: Option<TokenScores>,
     },

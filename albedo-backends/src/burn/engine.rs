@@ -41,7 +41,20 @@ struct Started {
     cache: Cache,
     prompt_tokens: usize,
     scores: Option<TokenScores>,
-    first: Option<(Write, u32)>,
+    first: Option<(Write, Chosen)>,
+}
+
+/// The next token, and the gap between the two highest logits at its place.
+#[derive(Clone, Copy)]
+struct Chosen {
+    token: u32,
+    logit_gap: u16,
+}
+
+impl Chosen {
+    fn of(logits: &[f32], write: &Write, unit: f64) -> Self {
+        Self { token: sample::choose(logits, &write.sampling, unit), logit_gap: sample::gap(logits) }
+    }
 }
 
 impl Engine {
@@ -76,12 +89,13 @@ impl Engine {
                 None
             }
             Ok(Started { cache, prompt_tokens, scores, first }) => {
-                let Some((write, token)) = first else {
+                let Some((write, Chosen { token, logit_gap })) = first else {
                     origin.answer_score(prompt_tokens, scores);
                     return None;
                 };
                 let stream = Stream::new(write.seed, Use::Token);
-                let reply = Reply { prompt_tokens, tokens: vec![token], scores };
+                let reply =
+                    Reply { prompt_tokens, tokens: vec![token], logit_gaps: Some(vec![logit_gap]), scores };
                 let reply = self.desk.finish_or_keep(&origin, reply, write.max_new_tokens)?;
                 Some(Sequence { origin, cache, write, stream, reply })
             }
@@ -100,7 +114,7 @@ impl Engine {
         };
         let first = request.write.map(|write| {
             let unit = Stream::new(write.seed, Use::Token).unit_at(0);
-            (write, sample::choose(&logits, &write.sampling, unit))
+            (write, Chosen::of(&logits, &write, unit))
         });
         Ok(Started { cache, prompt_tokens: prompt.ids.len(), scores, first })
     }
@@ -165,19 +179,20 @@ impl Engine {
                 return Vec::new();
             }
         };
-        let chosen: Vec<Result<u32>> = batch
+        let chosen: Vec<Result<Chosen>> = batch
             .par_iter()
             .zip(logits.par_chunks_exact(self.model.vocab_size()))
             .map(|(sequence, logits)| {
                 let read = sequence.reply.prompt_tokens + sequence.reply.tokens.len() - 1;
                 self.check_finite(logits, Step::Reply, read)?;
                 let unit = sequence.stream.unit_at(sequence.reply.tokens.len() as u64);
-                Ok(sample::choose(logits, &sequence.write.sampling, unit))
+                Ok(Chosen::of(logits, &sequence.write, unit))
             })
             .collect();
-        let advance = |(mut sequence, chosen): (Sequence, Result<u32>)| match chosen {
-            Ok(token) => {
+        let advance = |(mut sequence, chosen): (Sequence, Result<Chosen>)| match chosen {
+            Ok(Chosen { token, logit_gap }) => {
                 sequence.reply.tokens.push(token);
+                sequence.reply.logit_gaps.get_or_insert_default().push(logit_gap);
                 let reply = self.desk.finish_or_keep(
                     &sequence.origin,
                     sequence.reply,

@@ -171,6 +171,8 @@ pub(super) struct Prompt {
 pub(super) struct Reply {
     pub(super) prompt_tokens: usize,
     pub(super) tokens: Vec<u32>,
+    /// One for each token, where the engine has the logits at hand.
+    pub(super) logit_gaps: Option<Vec<u16>>,
     pub(super) scores: Option<TokenScores>,
 }
 
@@ -246,6 +248,7 @@ impl Desk {
                 usage(reply.prompt_tokens, written),
             )
             .with_tokens(reply.tokens)
+            .with_logit_gaps(reply.logit_gaps)
             .with_reply_scores(reply.scores)
         }));
         None

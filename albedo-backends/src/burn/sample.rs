@@ -59,6 +59,21 @@ pub(super) fn greedy(logits: &[f32]) -> u32 {
     best as u32
 }
 
+/// The highest of `logits` minus the second highest, as a record keeps it
+/// ([`albedo_core::SampledTokens`]): in thousandths, rounded down, at most 65,535.
+pub(super) fn gap(logits: &[f32]) -> u16 {
+    let (mut highest, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+    for &logit in logits {
+        if logit > highest {
+            (highest, second) = (logit, highest);
+        } else if logit > second {
+            second = logit;
+        }
+    }
+    // A cast saturates.
+    (1000.0 * (f64::from(highest) - f64::from(second))) as u16
+}
+
 /// The log-probability of `id` in nats: the log-softmax of `logits`, computed
 /// in `f64`, rounded to `f32`. `id` is below the number of logits.
 pub(super) fn log_prob(logits: &[f32], id: u32) -> f32 {
@@ -85,6 +100,13 @@ mod tests {
     fn greedy_takes_the_lowest_id_among_equals() {
         assert_eq!(greedy(&[1.0, 3.0, 3.0, 2.0]), 1);
         assert_eq!(choose(&[1.0, 3.0, 3.0, 2.0], &sampling(0.0, 0.5, 2), 0.9), 1);
+    }
+
+    #[test]
+    fn the_gap_is_between_the_two_highest() {
+        assert_eq!(gap(&[1.0, 3.0, -2.0, 2.75]), 250);
+        assert_eq!([gap(&[3.0, 1.0, 3.0]), gap(&[0.0, -0.0]), gap(&[5.0])], [0, 0, u16::MAX]);
+        assert_eq!(gap(&[0.0, 1e30]), u16::MAX);
     }
 
     #[test]

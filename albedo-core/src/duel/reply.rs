@@ -58,12 +58,13 @@ impl SampleRun<'_> {
         stored: Option<StoredReply>,
     ) -> Result<Reply> {
         match stored {
-            Some(StoredReply::Completed { text, finish, usage, reference_scores }) => {
+            Some(StoredReply::Completed { text, finish, usage, tokens, reference_scores }) => {
                 let recorded = RecordedReply::Completed {
                     text,
                     finish,
                     prompt_tokens: usage.prompt_tokens,
                     completion_tokens: usage.completion_tokens,
+                    tokens,
                     reference_scores,
                 };
                 return Ok(Reply { recorded, text: self.asking.journal.store.text(&text).await?.into() });
@@ -108,6 +109,7 @@ impl SampleRun<'_> {
         call_try: u32,
         completion: Completion,
     ) -> Result<Reply> {
+        let tokens = completion.sampled_tokens();
         let Completion { text, finish, usage, reply_scores, .. } = completion;
         let named = TextRef::of(&text);
         let event = JournalEvent::Replied {
@@ -117,6 +119,7 @@ impl SampleRun<'_> {
             text: named,
             finish,
             usage,
+            tokens: tokens.clone(),
             reference_scores: reply_scores.clone(),
         };
         self.asking.journal.write(event, vec![text.clone()]).await?;
@@ -125,6 +128,7 @@ impl SampleRun<'_> {
             finish,
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
+            tokens,
             reference_scores: reply_scores,
         };
         Ok(Reply { recorded, text: text.into() })

@@ -66,11 +66,12 @@ impl ModelSession for Scripted {
             let failure = self.failures.lock().expect("unpoisoned").get_mut(&request.seed).and_then(Vec::pop);
             let result = failure.map_or_else(
                 || {
-                    Ok(Completion::new(
-                        format!("{} {}", self.name, request.seed),
-                        FinishReason::Stop,
-                        Usage { prompt_tokens: 3, completion_tokens: 2, price_usd: None },
-                    ))
+                    let usage = Usage { prompt_tokens: 3, completion_tokens: 2, price_usd: None };
+                    let text = format!("{} {}", self.name, request.seed);
+                    let sampled = (request.seed % 100) as u32;
+                    Ok(Completion::new(text, FinishReason::Stop, usage)
+                        .with_tokens(vec![sampled + 1, 0])
+                        .with_logit_gaps((self.name == "plain").then_some(vec![250, 65_535])))
                 },
                 Err,
             );

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::DuelReport;
-use crate::backend::{FinishReason, TokenScores, Usage};
+use crate::backend::{FinishReason, SampledTokens, TokenScores, Usage};
 use crate::canary::{Preflight, Series};
 use crate::digest::Digest;
 use crate::draw::RowDraw;
@@ -169,7 +169,13 @@ impl StoredAnswer {
 #[derive(Debug)]
 pub(super) enum StoredReply {
     /// A reply whose text is in the store.
-    Completed { text: TextRef, finish: FinishReason, usage: Usage, reference_scores: Option<TokenScores> },
+    Completed {
+        text: TextRef,
+        finish: FinishReason,
+        usage: Usage,
+        tokens: Option<SampledTokens>,
+        reference_scores: Option<TokenScores>,
+    },
     /// Its own arithmetic overflowed, and did so again.
     Overflowed(Overflow),
 }
@@ -208,8 +214,10 @@ impl Stored {
                 JournalEvent::Drawn { sample, draws } => {
                     stored.samples.entry(sample).or_default().draws.get_or_insert(draws);
                 }
-                JournalEvent::Replied { sample, side, text, finish, usage, reference_scores, .. } => {
-                    let reply = StoredReply::Completed { text, finish, usage, reference_scores };
+                JournalEvent::Replied {
+                    sample, side, text, finish, usage, tokens, reference_scores, ..
+                } => {
+                    let reply = StoredReply::Completed { text, finish, usage, tokens, reference_scores };
                     stored.samples.entry(sample).or_default().keep(side, reply);
                 }
                 JournalEvent::Overflowed { sample, side, overflow, repeated: true } => {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Record, RecordedReply};
-use crate::backend::{GenerateRequest, Message, ModelSession, ModelSessionExt, ScoreRequest};
+use crate::backend::{
+    Completion, GenerateRequest, Message, ModelSession, ModelSessionExt, SampledTokens, ScoreRequest,
+};
 use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -32,7 +34,8 @@ pub struct Difference {
     /// for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overflow: Option<Overflow>,
-    /// First differing token, from 0, if the session can score.
+    /// First differing token, from 0, if both have their ids or the session can
+    /// score. Other tokens may have the same text.
     pub token: Option<usize>,
     /// Log-probability of the regenerated reply's token there minus that of the
     /// recorded one's, in nats. Near 0: two tokens were all but equally likely,
@@ -78,7 +81,7 @@ pub async fn regenerate(
     for sample in record.samples() {
         for (side, reply) in Side::BOTH.into_iter().zip(&sample.replies) {
             let recorded = match reply {
-                RecordedReply::Completed { text, .. } => Ok(*text),
+                RecordedReply::Completed { text, tokens, .. } => Ok((*text, tokens.as_ref())),
                 RecordedReply::Overflowed(overflow) => Err(*overflow),
                 RecordedReply::Missing { .. } => continue,
             };
@@ -95,17 +98,12 @@ pub async fn regenerate(
             .with_sampling(plan.generation.sampling)
             .with_seed(plan.request_seed(sample, side));
         let regenerated = match session.generate_one(request, cx).await {
-            Ok(completion) => Ok(completion.text),
+            Ok(completion) => Ok(completion),
             Err(error) => Err(error.overflow().ok_or(error)?),
         };
         let difference = match (recorded, regenerated) {
-            (Ok(recorded), Ok(regenerated)) => {
-                let recorded = record.text(&recorded)?;
-                if recorded == regenerated {
-                    None
-                } else {
-                    Some(compare(session, messages, recorded, &regenerated, cx).await?)
-                }
+            (Ok((text, tokens)), Ok(regenerated)) => {
+                compare(session, messages, (record.text(&text)?, tokens), &regenerated, cx).await?
             }
             (Err(_), Err(_)) => None,
             (Err(overflow), Ok(_)) | (Ok(_), Err(overflow)) => {
@@ -117,32 +115,45 @@ pub async fn regenerate(
     futures::future::try_join_all(again).await
 }
 
+/// How a reply differs from the recorded one, if it does: in its text, or where both
+/// have them in its tokens.
 async fn compare(
     session: &dyn ModelSession,
     messages: Vec<Message>,
-    recorded: &str,
-    regenerated: &str,
+    (recorded, tokens): (&str, Option<&SampledTokens>),
+    regenerated: &Completion,
     cx: &CallContext,
-) -> Result<Difference> {
+) -> Result<Option<Difference>> {
+    let again = regenerated.sampled_tokens();
+    let token = tokens.zip(again.as_ref()).and_then(|(recorded, again)| {
+        (recorded.ids != again.ids).then(|| first_difference(recorded.ids.iter(), again.ids.iter()))
+    });
+    let regenerated = &*regenerated.text;
+    if recorded == regenerated && token.is_none() {
+        return Ok(None);
+    }
     let mut difference = Difference {
         character: first_difference(recorded.chars(), regenerated.chars()),
         overflow: None,
-        token: None,
+        token,
         log_prob_gap: None,
     };
+    if recorded == regenerated {
+        return Ok(Some(difference));
+    }
     let request = |reply: &str| ScoreRequest::new(messages.clone(), reply);
     let scores = match session.score(vec![request(recorded), request(regenerated)], cx).await {
-        Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(difference),
+        Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(Some(difference)),
         scores => scores?,
     };
     if let [recorded, regenerated] = &scores[..] {
         // Up to the first other token both were scored after the same tokens.
         let token = first_difference(recorded.log_probs.iter(), regenerated.log_probs.iter());
         let at = |scores: &crate::backend::TokenScores| scores.log_probs.get(token).copied().map(f64::from);
-        difference.token = Some(token);
+        difference.token.get_or_insert(token);
         difference.log_prob_gap = at(regenerated).zip(at(recorded)).map(|(new, old)| new - old);
     }
-    Ok(difference)
+    Ok(Some(difference))
 }
 
 /// Where two sequences part.

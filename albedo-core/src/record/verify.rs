@@ -255,6 +255,18 @@ impl<'a> Walk<'a> {
                 if reply.overflowed() && self.format < 3 {
                     return Err(wrong(self.next, "a model overflowed, which its format does not know"));
                 }
+                if let RecordedReply::Completed { tokens: Some(tokens), completion_tokens, .. } = reply {
+                    if self.format < 3 {
+                        return Err(wrong(
+                            self.next,
+                            "a reply has its tokens, which its format does not know",
+                        ));
+                    }
+                    let gaps = tokens.logit_gaps.as_ref().map_or(tokens.ids.len(), Vec::len);
+                    if tokens.ids.len() != *completion_tokens as usize || gaps != tokens.ids.len() {
+                        return Err(wrong(self.next, "a reply has another number of tokens than it says"));
+                    }
+                }
                 Ok(reply)
             }
             _ => Err(self.unexpected(format!("the {side}'s reply to sample {index}"))),

@@ -31,6 +31,7 @@ fn replied(text: &str) -> JournalEvent {
         text: TextRef::of(text),
         finish: crate::FinishReason::Stop,
         usage: crate::Usage::default(),
+        tokens: None,
         reference_scores: None,
     }
 }

@@ -220,9 +220,8 @@ async fn an_invented_record_that_agrees_with_itself_fails_its_digest() {
     let recorded = recorded().await;
     let invented = invented(&recorded, |lines| {
         for line in lines {
-            if let RecordLine::Reply { reply: RecordedReply::Completed { completion_tokens, .. }, .. } = line
-            {
-                *completion_tokens += 1;
+            if let RecordLine::Reply { reply: RecordedReply::Completed { prompt_tokens, .. }, .. } = line {
+                *prompt_tokens += 1;
             }
         }
     });
@@ -230,6 +229,41 @@ async fn an_invented_record_that_agrees_with_itself_fails_its_digest() {
     let options = VerifyOptions { expect: Some(recorded.1.digest), tasks: None };
     let error = verify_record(&invented, &options, &CallContext::new()).await.expect_err("another");
     assert_eq!(error.kind(), ErrorKind::DigestMismatch);
+}
+
+#[tokio::test]
+async fn a_reply_has_as_many_tokens_as_it_says() {
+    let (_, record) = &recorded().await;
+    let sampled = |record: &Record| {
+        let mut replies = record.lines.iter().filter_map(|line| match line {
+            RecordLine::Reply { reply: RecordedReply::Completed { tokens, .. }, .. } => tokens.clone(),
+            _ => None,
+        });
+        replies.next().expect("the backend tells the tokens")
+    };
+    let first = sampled(record);
+    assert_eq!((first.ids.len(), first.logit_gaps), (2, Some(vec![250, 65_535])));
+    let recorded = recorded().await;
+    let changes: [(&str, Change); 3] = [
+        ("another number of tokens", Box::new(|lines| for_tokens(lines, |tokens| tokens.ids.push(7)))),
+        (
+            "another number of tokens",
+            Box::new(|lines| for_tokens(lines, |tokens| tokens.logit_gaps = Some(vec![1]))),
+        ),
+        ("which its format does not know", Box::new(|lines| lines[0] = RecordLine::Header { format: 2 })),
+    ];
+    for (expected, change) in changes {
+        let error = verified(&invented(&recorded, change)).await.expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+fn for_tokens(lines: &mut [RecordLine], change: impl Fn(&mut crate::SampledTokens)) {
+    for line in lines {
+        if let RecordLine::Reply { reply: RecordedReply::Completed { tokens: Some(tokens), .. }, .. } = line {
+            change(tokens);
+        }
+    }
 }
 
 #[tokio::test]
@@ -289,6 +323,11 @@ async fn replies_are_generated_again_and_others_told_apart() {
     for Regenerated { side, difference, .. } in again {
         assert_eq!(difference.map(|difference| difference.character), (side == Side::King).then_some(1));
     }
+    let mut other_tokens = record.clone();
+    for_tokens(&mut other_tokens.lines, |tokens| tokens.ids[0] += 1);
+    let again = regenerate(&other_tokens, &sessions, 100, 1, &CallContext::new()).await.expect("generates");
+    assert!(again.iter().all(|reply| reply.difference.is_some_and(|other| other.token == Some(0))));
+
     let [king, challenger] = sessions;
     let error =
         regenerate(&record, &[challenger, king], 1, 1, &CallContext::new()).await.expect_err("swapped");

@@ -92,7 +92,8 @@ impl Engine<'_> {
             gpu.write(&settings.lengths.at(slot), &[0]);
             gpu.write(&settings.positions.at(slot), &[prompt.ids.len() as u32]);
             gpu.write(&self.slots.table.range(slot * self.slots.stride, pages.len()), &pages);
-            let reply = Reply { prompt_tokens: prompt.ids.len(), tokens: Vec::new(), scores: None };
+            let reply =
+                Reply { prompt_tokens: prompt.ids.len(), tokens: Vec::new(), logit_gaps: None, scores: None };
             self.admitted += 1;
             self.sequences[slot] = Some(Sequence {
                 number: self.admitted,
