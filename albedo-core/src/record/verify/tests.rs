@@ -522,10 +522,7 @@ async fn a_lost_sample_follows_from_the_replies() {
                 }
             }),
         ),
-        (
-            "a model overflowed, which its format does not know",
-            Box::new(|lines| lines[0] = RecordLine::Header { format: 2 }),
-        ),
+        ("which its format does not know", Box::new(|lines| lines[0] = RecordLine::Header { format: 2 })),
     ];
     for (expected, change) in changes {
         let error = verified(&invented(&recorded, change)).await.expect_err(expected).to_string();
