@@ -113,6 +113,7 @@ fn plan(sampler: Sampler, tasks: &TaskSetInfo) -> DuelPlan {
         terms: Terms::default(),
         previous: None,
         canaries: None,
+        admission: None,
     }
 }
 

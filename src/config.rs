@@ -6,6 +6,7 @@
 //! | `duel` | [`DuelConfig`]: the sides, what runs them, tasks, panel, settings |
 //! | `file` | [`read`] and [`parse`]: TOML with the path of every mistake |
 //! | `admission` | [`AdmissionConfig`]: what a submission is screened with, and beside whom |
+//! | `hubs` | where the models are: in folders, at servers, in hubs |
 //! | `wire` | [`DuelConfig::builder`]: the only place where plugins are put together |
 //!
 //! ```
@@ -38,6 +39,7 @@
 mod admission;
 mod duel;
 mod file;
+mod hubs;
 mod wire;
 
 pub use albedo_core::PluginConfig;

@@ -11,6 +11,10 @@ use albedo_core::{
 };
 use async_trait::async_trait;
 
+mod fetch;
+
+pub use fetch::fetch;
+
 /// The files below a folder. Files are read by position, and nothing outside
 /// the folder is, whatever the links in it say.
 #[derive(Debug, Clone)]
@@ -119,7 +123,7 @@ fn list(folder: &Path, cx: &CallContext) -> Result<Vec<FileEntry>> {
             }
             let name = relative.to_str().ok_or_else(|| refused(LIST, "a file's name is not UTF-8", &path))?;
             let size = contained(folder, &path, LIST)?.1;
-            files.push(FileEntry { name: name.to_owned(), size });
+            files.push(FileEntry::new(name, size));
         }
     }
     files.sort_unstable_by(|one, other| one.name.cmp(&other.name));

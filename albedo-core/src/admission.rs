@@ -26,6 +26,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::ModelFiles;
 use crate::identity::Identity;
+use crate::model_ref::HubRef;
 use crate::screen::{Finding, Screen, ScreenStage};
 
 mod stages;
@@ -55,10 +56,9 @@ pub struct Admission {
 /// A model that was screened, as a record names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScreenedModel {
-    /// The reference under which it can be fetched, if the caller gave one.
-    /// Never a local path.
+    /// The reference under which it can be fetched, if it is in a hub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reference: Option<String>,
+    pub reference: Option<HubRef>,
     /// Number of its files.
     pub files: u64,
     /// Bytes of its files.
@@ -147,6 +147,36 @@ impl Admission {
         Ok(())
     }
 
+    /// Checks that a duel may follow: the submission is admitted, and where the
+    /// weights were read, they are those of `king` and `challenger`, digests of
+    /// parameters as [`ModelInfo`](crate::ModelInfo) has them.
+    ///
+    /// # Errors
+    /// As [`Admission::check`]; [`ErrorKind::Conflict`] if the submission is not
+    /// admitted, or if another model was screened.
+    pub fn check_admits(&self, king: Digest, challenger: Digest) -> Result<()> {
+        const OPERATION: &str = "check the admission before a duel";
+        self.check()?;
+        if !self.is_admitted() {
+            let message = format!("the submission is not admitted: {}", self.outcome);
+            return Err(Error::new(ErrorKind::Conflict, OPERATION, message));
+        }
+        for (of, screened, duels) in
+            [("king", &self.king, king), ("challenger", &self.submission, challenger)]
+        {
+            if let Some(parameters) = screened.parameters
+                && parameters != duels
+            {
+                let message = format!("the model that was screened is not the {of} of the duel");
+                return Err(Error::new(ErrorKind::Conflict, OPERATION, message)
+                    .with("screened", parameters)
+                    .with("in the duel", duels)
+                    .with_hint("screen the model that duels"));
+            }
+        }
+        Ok(())
+    }
+
     /// The same without what only our own machine can tell: the evidence of
     /// findings that are unverified, which names files and outages of ours.
     #[must_use]
@@ -215,7 +245,7 @@ pub struct Admit {
     screens: Vec<Arc<dyn Screen>>,
     models: Models,
     own: Vec<String>,
-    references: [Option<String>; 2],
+    references: [Option<HubRef>; 2],
     probes: Option<Probes>,
 }
 
@@ -233,10 +263,11 @@ impl Admit {
         self
     }
 
-    /// The references under which king and submission can be fetched.
+    /// The references under which king and submission can be fetched, as far as
+    /// they are in a hub.
     #[must_use]
-    pub fn with_references(mut self, king: impl Into<String>, submission: impl Into<String>) -> Self {
-        self.references = [Some(king.into()), Some(submission.into())];
+    pub fn with_references(mut self, king: Option<HubRef>, submission: Option<HubRef>) -> Self {
+        self.references = [king, submission];
         self
     }
 

@@ -203,7 +203,7 @@ impl Checkpoint {
             _ => None,
         };
         let (mut shards, mut readers) = (Vec::new(), Vec::new());
-        for FileEntry { name, size } in listed.into_iter().filter(|file| is_weight_file(&file.name)) {
+        for FileEntry { name, size, .. } in listed.into_iter().filter(|file| is_weight_file(&file.name)) {
             let mut reader = ShardReader::new(Arc::clone(&files), name.clone(), size);
             let head = reader.header(cx).await?;
             let header = read_header(&mut &*head, size).map_err(|error| {

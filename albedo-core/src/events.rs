@@ -145,6 +145,11 @@ impl EventKind {
     pub fn weights(name: &str, done: u64, total: u64) -> Self {
         Self::Progress { task: "weights".into(), name: name.into(), done, total: Some(total) }
     }
+
+    /// `done` of `total` bytes of the model `name` are downloaded.
+    pub fn download(name: &str, done: u64, total: u64) -> Self {
+        Self::Progress { task: "download".into(), name: name.into(), done, total: Some(total) }
+    }
 }
 
 impl From<JournalEvent> for EventKind {

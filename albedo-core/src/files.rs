@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::context::CallContext;
+use crate::digest::Digest;
 use crate::error::Result;
 
 /// A listing of a model's files and ranged reads of them, so that headers and
@@ -90,11 +91,28 @@ pub fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::
 
 /// One file of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct FileEntry {
     /// Path relative to the model's root, `/` between parts.
     pub name: String,
     /// Size in bytes.
     pub size: u64,
+    /// SHA-256 of its bytes, where whoever lists them vouches for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
+}
+
+impl FileEntry {
+    /// A file of `size` bytes whose digest nobody vouches for.
+    pub fn new(name: impl Into<String>, size: u64) -> Self {
+        Self { name: name.into(), size, sha256: None }
+    }
+
+    /// The same file, vouched for.
+    #[must_use]
+    pub fn with_sha256(self, sha256: Digest) -> Self {
+        Self { sha256: Some(sha256), ..self }
+    }
 }
 
 #[cfg(test)]

@@ -19,9 +19,9 @@ pub trait ModelHub: Debug + Send + Sync + 'static {
     /// # Behavior
     /// - The listing is that of the pinned revision and no other: it is checked
     ///   against the pin where the pin is a digest.
-    /// - Nothing but the listing is fetched; ranges are read when they are asked
-    ///   for. A range is not checked against a file's digest, since it is not the
-    ///   whole file: a download is.
+    /// - Every file of it has its digest ([`FileEntry::sha256`](crate::FileEntry)).
+    /// - Ranges are read when they are asked for. A range is not checked against
+    ///   its file's digest, since it is not the whole file: a download is.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) for a repository or

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::admission::Admission;
 use crate::backend::{ModelInfo, Sampling};
 use crate::canary::{CanaryPlan, CanarySettings};
 use crate::decision::{Rule, RuleContext, cap};
@@ -271,6 +272,11 @@ pub struct DuelPlan {
     /// The canaries, if there are any. Since record format 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canaries: Option<CanaryPlan>,
+    /// The challenger's admission beside the king, as it may be
+    /// [published](Admission::published); none if it was not screened. Since record
+    /// format 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission: Option<Box<Admission>>,
 }
 
 impl DuelPlan {

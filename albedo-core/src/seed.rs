@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::rng::derive_seed;
 
 /// The duel's seed: 32 bytes. A whole number in configuration fills the first
 /// eight, little-endian; on chain it is a hash. 64 hexadecimal digits as text.
@@ -24,6 +25,12 @@ impl Seed {
     /// sampler and bootstrap.
     pub fn entropy(&self) -> u64 {
         self.0[..8].iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
+    }
+
+    /// The seed of the probes with which the challenger is screened before a duel
+    /// of this seed, where nothing else gives them one.
+    pub fn probes(&self) -> u64 {
+        derive_seed("probes", &[&self.0])
     }
 }
 

@@ -10,10 +10,11 @@ use super::output::{print, print_json};
 use super::source::{SourceArguments, absolute};
 use crate::config::{DuelConfig, ModelConfig, PluginConfig};
 use crate::plan::DuelPlan;
-use crate::report::{self, EventFile, Progress};
+use crate::record::{JournalEvent, RecordStore};
+use crate::report::{self, Bytes, EventFile, Progress};
 use crate::{
-    BuildContext, CallContext, Digest, Duel, DuelReport, Error, ErrorKind, Fault, FileStore, Outcome, Record,
-    Registry, Result, Rule, Seed,
+    Admission, AdmissionOutcome, BuildContext, CallContext, Digest, Duel, DuelReport, Error, ErrorKind,
+    Fault, FileStore, Outcome, Record, Registry, Result, Rule, Seed,
 };
 
 #[derive(Debug, clap::Args)]
@@ -92,6 +93,16 @@ impl Arguments {
         Ok(self.within_budget(config))
     }
 
+    /// The new folder of the duel that `digest` names, with its configuration in it.
+    fn folder(&self, config: &DuelConfig, digest: Digest) -> Result<FileStore> {
+        let store = match &self.out {
+            Some(folder) => FileStore::create(folder)?,
+            None => new_folder(digest)?,
+        };
+        config.save(store.folder())?;
+        Ok(store)
+    }
+
     fn within_budget(&self, mut config: DuelConfig) -> DuelConfig {
         config.duel.limits.budget_usd = self.budget_usd.or(config.duel.limits.budget_usd);
         config
@@ -113,9 +124,9 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
 async fn run_seen(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let progress = Arc::new(Progress::default());
     let cx = &cx.with_events(progress.clone());
-    let (duel, store) = match &arguments.resume {
-        Some(folder) => resume(folder, arguments, cx).await?,
-        None => begin(arguments, cx).await?,
+    let (duel, store) = match begin(arguments, cx).await? {
+        Begun::Planned(duel, store) => (duel, store),
+        Begun::Refused(refused, store) => return refuse(&refused, &store, arguments.json),
     };
     let plan = duel.plan();
     if !arguments.json {
@@ -149,24 +160,100 @@ async fn run_seen(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     })
 }
 
-async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileStore)> {
-    let config = arguments.config()?;
-    let builder = config.builder(&BuildContext::new(&Registry::linked()?, cx)).await?;
-    let draft = builder.draft()?;
-    let store = match &arguments.out {
-        Some(folder) => FileStore::create(folder)?,
-        None => new_folder(draft.digest()?)?,
-    };
-    config.save(store.folder())?;
-    let duel = builder.plan(&store, cx).await;
-    Ok((duel.map_err(|error| unfinished(error, store.folder()))?, store))
+/// What became of the plan.
+enum Begun {
+    Planned(Box<Duel>, FileStore),
+    /// The challenger is not admitted.
+    Refused(Refused, FileStore),
 }
 
-async fn resume(folder: &Path, arguments: &Arguments, cx: &CallContext) -> Result<(Duel, FileStore)> {
-    let config = arguments.within_budget(DuelConfig::saved(folder)?);
-    let (registry, store) = (Registry::linked()?, FileStore::resume(folder)?);
-    let duel = async { config.builder(&BuildContext::new(&registry, cx)).await?.plan(&store, cx).await };
-    Ok((duel.await.map_err(|error| unfinished(error, folder))?, store))
+struct Refused {
+    admission: Admission,
+    /// The digest of the record, if the challenger forfeits.
+    record: Option<Digest>,
+}
+
+/// Screens the challenger, if the configuration has screens, and plans the duel. A
+/// folder that is gone on with keeps the admission that it holds, unless that
+/// could not be decided.
+async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
+    let registry = Registry::linked()?;
+    let (config, resumed) = match &arguments.resume {
+        Some(folder) => {
+            (arguments.within_budget(DuelConfig::saved(folder)?), Some(FileStore::resume(folder)?))
+        }
+        None => (arguments.config()?, None),
+    };
+    config.check(&registry)?;
+    let build = BuildContext::new(&registry, cx);
+    let go_on = |error: Error| match &arguments.resume {
+        Some(folder) => unfinished(error, folder),
+        None => error,
+    };
+    let kept = match &resumed {
+        Some(store) => Admission::kept(store).await?.filter(|kept| kept.outcome != AdmissionOutcome::Void),
+        None => None,
+    };
+    let (admission, is_new) = match kept {
+        Some(kept) => (Some(kept), false),
+        None => (admit(&config, &build).await.map_err(go_on)?, true),
+    };
+    if let Some(admission) = admission.clone().filter(|admission| !admission.is_admitted()) {
+        let store = match resumed {
+            Some(store) => store,
+            None => arguments.folder(&config, Digest::of_json(&admission)?)?,
+        };
+        let record = if is_new { admission.keep(&store, cx).await? } else { forfeited(&store).await? };
+        return Ok(Begun::Refused(Refused { admission, record }, store));
+    }
+    let mut builder = config.builder(&build).await.map_err(go_on)?;
+    if let Some(admission) = admission.clone() {
+        builder = builder.admission(admission);
+    }
+    let store = match resumed {
+        Some(store) => store,
+        None => arguments.folder(&config, builder.draft()?.digest()?)?,
+    };
+    if is_new && let Some(admission) = &admission {
+        admission.keep(&store, cx).await?;
+    }
+    let duel = builder.plan(&store, cx).await.map_err(|error| unfinished(error, store.folder()))?;
+    Ok(Begun::Planned(Box::new(duel), store))
+}
+
+/// The challenger's admission, if the configuration has screens.
+async fn admit(config: &DuelConfig, cx: &BuildContext<'_>) -> Result<Option<Admission>> {
+    if config.screens.as_ref().is_none_or(Vec::is_empty) {
+        return Ok(None);
+    }
+    let mut admission = config.admission()?;
+    admission.probe = Some(config.duel.seed.probes());
+    let admit = admission.admit(cx).await?;
+    let bar = Bytes::default();
+    let admission = admit.run(&bar.watch(cx.call())).await;
+    bar.finish();
+    admission.map(Some)
+}
+
+/// The record that the journal of `store` names as that of a forfeit.
+async fn forfeited(store: &FileStore) -> Result<Option<Digest>> {
+    let events = store.stored().await?.into_iter();
+    Ok(events
+        .filter_map(|event| if let JournalEvent::Forfeited { record } = event { Some(record) } else { None })
+        .last())
+}
+
+/// Says why there is no duel.
+fn refuse(refused: &Refused, store: &FileStore, json: bool) -> Result<Exit> {
+    let Refused { admission, record } = refused;
+    if json {
+        print_json(&json!({ "admission": admission, "record": record, "folder": store.folder() }))?;
+    } else {
+        print(&report::screened(admission))?;
+        let record = record.map_or_else(|| "none, only a journal".into(), |digest| digest.to_string());
+        print(&format!("{:<12}{record} in {}\n", "record", store.folder().display()))?;
+    }
+    Ok(Exit::of_admission(admission.outcome))
 }
 
 /// `error`, which ended the duel in `folder` before it was decided, with the way
@@ -216,10 +303,10 @@ fn print_result(report: &DuelReport, folder: &Path) -> Result<()> {
     }))
 }
 
-/// A new folder under `duels/`, named after the plan without canaries; a number
-/// distinguishes duels of one plan.
-fn new_folder(plan: Digest) -> Result<FileStore> {
-    let name = plan.short();
+/// A new folder under `duels/`, named after the plan without canaries, or after the
+/// admission if there is no plan; a number distinguishes equal ones.
+fn new_folder(digest: Digest) -> Result<FileStore> {
+    let name = digest.short();
     let folders = std::iter::once(name.clone()).chain((2..=1000).map(|number| format!("{name}-{number}")));
     let mut taken = None;
     for folder in folders {

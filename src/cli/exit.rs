@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use super::output::Unwritable;
-use crate::{Error, ErrorKind, Fault};
+use crate::{AdmissionOutcome, Error, ErrorKind, Fault};
 
 /// How a command ended, with its exit code as its value.
 ///
@@ -17,7 +17,7 @@ use crate::{Error, ErrorKind, Fault};
 pub enum Exit {
     /// The command did what it was asked, whatever the verdict.
     Done = 0,
-    /// `albedo screen`: a screen rejected the model.
+    /// A screen rejected the model: it forfeits.
     Rejected = 1,
     /// The command line is wrong.
     Usage = 2,
@@ -78,6 +78,15 @@ impl Exit {
             Self::Denied => "permission denied, a key is missing, or no more may be spent",
             Self::Config => "the configuration is wrong",
             Self::Interrupted => "interrupted; what was journalled is kept",
+        }
+    }
+
+    /// How a command ends that screened a submission.
+    pub const fn of_admission(outcome: AdmissionOutcome) -> Self {
+        match outcome {
+            AdmissionOutcome::Admitted => Self::Done,
+            AdmissionOutcome::Forfeit => Self::Rejected,
+            AdmissionOutcome::Void => Self::TryAgain,
         }
     }
 

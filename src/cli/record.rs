@@ -250,7 +250,7 @@ fn show_forfeit(record: &ForfeitRecord, show: &Show) -> Result<Exit> {
         let model = |model: &ScreenedModel| match (model.parameters, &model.reference) {
             (Some(parameters), Some(reference)) => format!("{parameters} ({reference})"),
             (Some(parameters), None) => parameters.to_string(),
-            (None, Some(reference)) => reference.clone(),
+            (None, Some(reference)) => reference.to_string(),
             (None, None) => format!("files with the listing {}", model.listing),
         };
         let Admission { king, submission, .. } = &record.admission;

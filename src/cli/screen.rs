@@ -8,9 +8,8 @@ use super::exit::Exit;
 use super::output::{print, print_json};
 use super::source::absolute;
 use crate::config::{AdmissionConfig, DuelConfig};
-use crate::record::ForfeitRecord;
 use crate::report::{self, Bytes};
-use crate::{Admission, AdmissionOutcome, BuildContext, CallContext, FileStore, Registry, Result};
+use crate::{Admission, BuildContext, CallContext, FileStore, ModelRef, Registry, Result};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -63,7 +62,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         error.with("fault", fault)
     })?;
     let record = match &store {
-        Some(store) => ForfeitRecord::keep(&admission, store).await?,
+        Some(store) => admission.keep(store, cx).await?,
         None => None,
     };
     if arguments.json {
@@ -74,11 +73,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
             print(&format!("{:<12}{record} in {}\n", "record", store.folder().display()))?;
         }
     }
-    Ok(match admission.outcome {
-        AdmissionOutcome::Admitted => Exit::Done,
-        AdmissionOutcome::Forfeit => Exit::Rejected,
-        AdmissionOutcome::Void => Exit::TryAgain,
-    })
+    Ok(Exit::of_admission(admission.outcome))
 }
 
 async fn screen(arguments: &Arguments, cx: &CallContext) -> Result<Admission> {
@@ -94,13 +89,13 @@ impl Arguments {
     fn config(&self, registry: &Registry) -> Result<AdmissionConfig> {
         let mut config = match &self.config {
             Some(path) => DuelConfig::read(path)?.admission()?,
-            None => AdmissionConfig::new("", ""),
+            None => AdmissionConfig::new(PathBuf::new(), PathBuf::new()),
         };
         // What the command line names is taken from the working directory.
         let named = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
-        config.king = named(&self.king)?.unwrap_or(config.king);
-        config.submission = named(&self.path)?.unwrap_or(config.submission);
-        config.anchor = named(&self.anchor)?.or(config.anchor);
+        config.king = named(&self.king)?.map_or(config.king, ModelRef::from);
+        config.submission = named(&self.path)?.map_or(config.submission, ModelRef::from);
+        config.anchor = named(&self.anchor)?.map(ModelRef::from).or(config.anchor);
         if let Some(store) = named(&self.against)? {
             config.set("store", &json!(store), registry);
         }

@@ -1,17 +1,18 @@
 //! What a submission is screened with, and beside whom.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::hubs::CheckedHubs;
 use super::wire::{DEFAULT_BACKEND, build_all};
 use super::{DuelConfig, ModelConfig};
 use crate::backends::files::FolderFiles;
 use crate::registry::CheckContext;
 use crate::{
-    Admit, BuildContext, Error, ErrorKind, ModelBackend, ModelFiles, ModelSource, Models, PluginConfig,
-    Probes, Registry, Result, Screen,
+    Admit, BuildContext, Error, ErrorKind, ModelBackend, ModelHub, ModelRef, ModelSource, Models,
+    PluginConfig, Probes, Registry, Result, Screen,
 };
 
 /// The screens of a configuration that names none.
@@ -26,12 +27,14 @@ pub fn default_screens() -> Vec<PluginConfig<dyn Screen>> {
 /// An admission of a model's folder: what is screened, beside whom, by what.
 #[derive(Debug, Clone)]
 pub struct AdmissionConfig {
-    /// Folder of the king.
-    pub king: PathBuf,
-    /// Folder of the submission.
-    pub submission: PathBuf,
-    /// Folder of the model that all others are aligned to; the king if absent.
-    pub anchor: Option<PathBuf>,
+    /// The king: in a folder or in a hub, as the next two.
+    pub king: ModelRef,
+    /// The submission.
+    pub submission: ModelRef,
+    /// The model that all others are aligned to; the king if absent.
+    pub anchor: Option<ModelRef>,
+    /// The hubs that the models' references name, with their settings.
+    pub hubs: Vec<PluginConfig<dyn ModelHub>>,
     /// The screens, in order.
     pub screens: Vec<PluginConfig<dyn Screen>>,
     /// The backend that runs the submission at the behaviour stage.
@@ -42,7 +45,7 @@ pub struct AdmissionConfig {
     /// Labels of the screens' stores that are the submission's own.
     pub own: Vec<String>,
     /// The submission's folder holds what was handed in, whole: its digests were
-    /// compared.
+    /// compared. A hub says so itself.
     pub complete: bool,
     /// Relative paths are taken from here.
     pub folder: PathBuf,
@@ -51,11 +54,12 @@ pub struct AdmissionConfig {
 impl AdmissionConfig {
     /// The admission of `submission` beside `king` by the default screens, without
     /// a behaviour stage.
-    pub fn new(king: impl Into<PathBuf>, submission: impl Into<PathBuf>) -> Self {
+    pub fn new(king: impl Into<ModelRef>, submission: impl Into<ModelRef>) -> Self {
         Self {
             king: king.into(),
             submission: submission.into(),
             anchor: None,
+            hubs: Vec::new(),
             screens: default_screens(),
             backend: PluginConfig::named(DEFAULT_BACKEND),
             probe: None,
@@ -81,7 +85,7 @@ impl AdmissionConfig {
     ///
     /// # Errors
     /// Whatever is wrong with the settings or with the files that the screens name;
-    /// a folder of a model that cannot be listed or has no file.
+    /// a model that cannot be listed or has no file; what its hub meets.
     pub async fn admit(&self, cx: &BuildContext<'_>) -> Result<Admit> {
         let cx = &cx.relative_to(&self.folder);
         let check = CheckContext::new(cx.registry());
@@ -89,15 +93,24 @@ impl AdmissionConfig {
         let backend = self.probe.map(|seed| Ok::<_, Error>((seed, check.plugin("backend", &self.backend)?)));
         let backend = backend.transpose()?;
 
-        let mut submission = FolderFiles::new(cx.path(&self.submission));
-        if self.complete {
-            submission = submission.published();
+        let named = [
+            ("king", Some(&self.king)),
+            ("challenger", Some(&self.submission)),
+            ("anchor", self.anchor.as_ref()),
+        ];
+        let named = named.into_iter().filter_map(|(key, model)| Some((key, model?)));
+        let hubs = CheckedHubs::check(&self.hubs, named, &check)?.build(cx).await?;
+
+        let submission = match &self.submission {
+            ModelRef::Folder(folder) if self.complete => {
+                Arc::new(FolderFiles::new(cx.path(folder)).published())
+            }
+            model => hubs.files(model, cx).await?,
+        };
+        let mut models = Models::new(hubs.files(&self.king, cx).await?, submission);
+        if let Some(anchor) = self.anchor.as_ref().filter(|anchor| **anchor != self.king) {
+            models.anchor = Some(hubs.files(anchor, cx).await?);
         }
-        let mut models = Models::new(Arc::new(FolderFiles::new(cx.path(&self.king))), Arc::new(submission));
-        models.anchor = self.anchor.as_ref().filter(|anchor| **anchor != self.king).map(|anchor| {
-            let anchor: Arc<dyn ModelFiles> = Arc::new(FolderFiles::new(cx.path(anchor)));
-            anchor
-        });
         // Wrong paths are the configuration's, not a finding.
         for files in [&models.submission, &models.king].into_iter().chain(&models.anchor) {
             if files.list(cx.call()).await?.is_empty() {
@@ -105,9 +118,16 @@ impl AdmissionConfig {
                     .with_hint("give the folders of two models"));
             }
         }
-        let mut admit = Admit::new(build_all(screens, cx).await?, models).with_own(self.own.iter());
+        let reference = |model: &ModelRef| match model {
+            ModelRef::Hub(reference) => Some(reference.clone()),
+            _ => None,
+        };
+        let mut admit = Admit::new(build_all(screens, cx).await?, models)
+            .with_own(self.own.iter())
+            .with_references(reference(&self.king), reference(&self.submission));
         if let Some((seed, backend)) = backend {
-            let model = ModelSource::new(cx.path(&self.submission)).with_text_from(cx.path(&self.king));
+            let [model, king] = [hubs.local(&self.submission, cx).await?, hubs.local(&self.king, cx).await?];
+            let model = ModelSource::new(model).with_text_from(king);
             admit = admit.with_probes(Probes { backend: backend.build(cx).await?, model, seed });
         }
         Ok(admit)
@@ -119,19 +139,25 @@ impl DuelConfig {
     /// it.
     ///
     /// # Errors
-    /// [`ErrorKind::ConfigInvalid`] if a model is not named by its folder: screens
-    /// read its files.
+    /// [`ErrorKind::ConfigInvalid`] if a model is only served: screens read its
+    /// files.
     pub fn admission(&self) -> Result<AdmissionConfig> {
-        let path = |key: &'static str, model: &ModelConfig| {
+        let read = |key: &'static str, model: &ModelConfig| {
             let model = model.model().map_err(|error| error.under(key))?;
-            model.require_folder("screen a model").map(Path::to_owned).map_err(|error| error.with("key", key))
+            if let ModelRef::Served(_) = model {
+                let message = "the model is only served, and screens read its files";
+                let error = Error::new(ErrorKind::ConfigInvalid, "screen a model", message).with("key", key);
+                return Err(error.with_hint("name the model with `path` or `ref`"));
+            }
+            Ok(model)
         };
         let backend = self.challenger.backend.as_ref().or(self.backend.as_ref());
         let mut admission =
-            AdmissionConfig::new(path("king", &self.king)?, path("challenger", &self.challenger)?);
-        admission.anchor = self.anchor.as_ref().map(|anchor| path("anchor", anchor)).transpose()?;
+            AdmissionConfig::new(read("king", &self.king)?, read("challenger", &self.challenger)?);
+        admission.anchor = self.anchor.as_ref().map(|anchor| read("anchor", anchor)).transpose()?;
         admission.screens = self.screens.clone().unwrap_or_else(default_screens);
         admission.backend = backend.cloned().unwrap_or(admission.backend);
+        admission.hubs.clone_from(&self.hubs);
         admission.folder.clone_from(&self.folder);
         Ok(admission)
     }
@@ -139,6 +165,8 @@ impl DuelConfig {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::json;
 
     use super::*;
@@ -146,7 +174,7 @@ mod tests {
     #[test]
     fn a_setting_goes_to_the_screens_that_have_it() {
         let registry = Registry::linked().expect("a registry");
-        let mut config = AdmissionConfig::new("king", "submission");
+        let mut config = AdmissionConfig::new(Path::new("king"), Path::new("submission"));
         config.set("store", &json!("the store"), &registry);
         config.set("tasks", &json!({ "name": "parquet" }), &registry);
         let with = |key: &str| {
@@ -173,7 +201,7 @@ mod tests {
         let admission = config.expect("reads").admission().expect("folders");
         assert_eq!(admission.backend.settings()["device"], "cuda:1");
         assert_eq!(admission.screens, [PluginConfig::named("lineage").with("noise", 1.1)]);
-        assert_eq!(admission.anchor.as_deref(), Some(Path::new("a")));
+        assert_eq!(admission.anchor, Some(ModelRef::from(Path::new("a"))));
         let none = DuelConfig::parse("judges=[]\nking.path='k'\nchallenger.path='c'\ntasks.name='t'");
         assert_eq!(none.expect("reads").admission().expect("folders").screens, default_screens());
     }

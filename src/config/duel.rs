@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::file::{self, READ};
 use crate::{
-    Digest, DuelSettings, Error, ErrorKind, HubRef, Judge, ModelBackend, ModelRef, PluginConfig, Registry,
-    Result, Screen, TaskSource,
+    Digest, DuelSettings, Error, ErrorKind, HubRef, Judge, ModelBackend, ModelHub, ModelRef, PluginConfig,
+    Registry, Result, Screen, TaskSource,
 };
 
 /// Name of the file in which a duel's folder keeps its configuration, so that
@@ -34,13 +34,18 @@ pub struct DuelConfig {
     pub tasks: PluginConfig<dyn TaskSource>,
     /// The panel, in order.
     pub judges: Vec<PluginConfig<dyn Judge>>,
-    /// What the challenger is screened with before a duel, in order; those of
-    /// [`default_screens`](super::default_screens) if absent.
+    /// What the challenger has to pass before the duel, in order; nothing if
+    /// absent. `albedo screen` then takes those of
+    /// [`default_screens`](super::default_screens).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub screens: Option<Vec<PluginConfig<dyn Screen>>>,
     /// The model that screens align all others to; the king if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor: Option<ModelConfig>,
+    /// The hubs that references name, with their settings; a hub without settings
+    /// need not be here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hubs: Vec<PluginConfig<dyn ModelHub>>,
     /// Everything else that can change the verdict, and the limits.
     #[serde(default)]
     pub duel: DuelSettings,

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::hubs::CheckedHubs;
 use super::{DuelConfig, ModelConfig};
 use crate::registry::{CheckContext, Checked};
 use crate::{
-    BuildContext, Contestant, Duel, DuelBuilder, Error, ErrorKind, Judge, ModelBackend, ModelSource,
-    PluginConfig, Registry, Result, Role, Side, TaskSource,
+    BuildContext, Contestant, Duel, DuelBuilder, Error, ErrorKind, Judge, ModelBackend, ModelRef,
+    ModelSource, PluginConfig, Registry, Result, Role, Side, TaskSource,
 };
 
 /// What runs both sides where the file does not say.
@@ -15,6 +16,7 @@ pub(super) const DEFAULT_BACKEND: &str = "burn";
 /// The plugins of a duel's configuration, checked.
 #[derive(Debug)]
 pub(super) struct CheckedDuel {
+    hubs: CheckedHubs,
     backends: Backends,
     tasks: Checked<dyn TaskSource>,
     judges: Vec<Checked<dyn Judge>>,
@@ -35,16 +37,27 @@ impl DuelConfig {
         if let Some(canaries) = &self.duel.canaries {
             canaries.check_panel(self.judges.len()).map_err(|error| error.under("duel.canaries"))?;
         }
-        for (key, model) in [("king", &self.king), ("challenger", &self.challenger)] {
-            model.model().map_err(|error| error.under(key))?;
-        }
         let cx = CheckContext::new(registry);
+        let hubs = self.checked_hubs(&cx)?;
         cx.plugins("screens", self.screens.as_deref().unwrap_or_default())?;
         Ok(CheckedDuel {
+            hubs,
             backends: self.checked_backends(&cx)?,
             tasks: cx.plugin("tasks", &self.tasks)?,
             judges: cx.plugins("judges", &self.judges)?,
         })
+    }
+
+    fn checked_hubs(&self, cx: &CheckContext<'_>) -> Result<CheckedHubs> {
+        let model = |key, model: &ModelConfig| model.model().map_err(|error| error.under(key));
+        let mut models = vec![
+            ("king", model("king", &self.king)?),
+            ("challenger", model("challenger", &self.challenger)?),
+        ];
+        if let Some(anchor) = &self.anchor {
+            models.push(("anchor", model("anchor", anchor)?));
+        }
+        CheckedHubs::check(&self.hubs, models.iter().map(|(key, model)| (*key, model)), cx)
     }
 
     fn checked_backends(&self, cx: &CheckContext<'_>) -> Result<Backends> {
@@ -83,10 +96,10 @@ impl DuelConfig {
     /// side's model.
     pub async fn builder(&self, cx: &BuildContext<'_>) -> Result<DuelBuilder> {
         let cx = cx.relative_to(&self.folder);
-        let CheckedDuel { backends, tasks, judges } = self.checked(cx.registry())?;
+        let CheckedDuel { hubs, backends, tasks, judges } = self.checked(cx.registry())?;
         let tasks = tasks.build(&cx).await?;
         let judges = build_all(judges, &cx).await?;
-        let [king, challenger] = self.load(backends, &cx).await?;
+        let [king, challenger] = self.load(hubs, backends, &cx).await?;
         Ok(Duel::builder(king, challenger).tasks(tasks).judges(judges).settings(self.duel.clone()))
     }
 
@@ -95,11 +108,18 @@ impl DuelConfig {
     /// # Errors
     /// Whatever is wrong with the backends' settings or one side's model.
     pub async fn contestants(&self, cx: &BuildContext<'_>) -> Result<[Contestant; 2]> {
-        let backends = self.checked_backends(&CheckContext::new(cx.registry()))?;
-        self.load(backends, &cx.relative_to(&self.folder)).await
+        let check = CheckContext::new(cx.registry());
+        let (hubs, backends) = (self.checked_hubs(&check)?, self.checked_backends(&check)?);
+        self.load(hubs, backends, &cx.relative_to(&self.folder)).await
     }
 
-    async fn load(&self, backends: Backends, cx: &BuildContext<'_>) -> Result<[Contestant; 2]> {
+    async fn load(
+        &self,
+        hubs: CheckedHubs,
+        backends: Backends,
+        cx: &BuildContext<'_>,
+    ) -> Result<[Contestant; 2]> {
+        let hubs = hubs.build(cx).await?;
         let [kings, challengers] = match backends {
             Backends::Shared(backend) => {
                 let backend = backend.build(cx).await?;
@@ -107,17 +127,19 @@ impl DuelConfig {
             }
             Backends::Each([king, challenger]) => [king.build(cx).await?, challenger.build(cx).await?],
         };
-        let text = cx.model(&self.king.model()?);
-        let source = |model: &ModelConfig| -> Result<ModelSource> {
-            let source = ModelSource::new(cx.model(&model.model()?)).with_text_from(text.clone());
-            Ok(ModelSource { parameters: model.parameters, ..source })
+        let text = hubs.local(&self.king.model()?, cx).await?;
+        let source = |model: ModelRef, parameters| ModelSource {
+            parameters,
+            ..ModelSource::new(model).with_text_from(text.clone())
         };
-        let king = Contestant::load(Side::King, &kings, &source(&self.king)?, cx.call()).await?;
+        let king = source(text.clone(), self.king.parameters);
+        let king = Contestant::load(Side::King, &kings, &king, cx.call()).await?;
         if self.challenger == self.king {
             return Ok([king.clone(), king]);
         }
-        let source = source(&self.challenger)?;
-        Ok([king, Contestant::load(Side::Challenger, &challengers, &source, cx.call()).await?])
+        let challenger = hubs.local(&self.challenger.model()?, cx).await?;
+        let challenger = source(challenger, self.challenger.parameters);
+        Ok([king, Contestant::load(Side::Challenger, &challengers, &challenger, cx.call()).await?])
     }
 }
 

@@ -55,6 +55,10 @@ impl ProgressLines {
                     vec![]
                 }
             }
+            EventKind::Journal(JournalEvent::Screened { admission, .. }) => {
+                let screens = admission.findings.iter().map(|screened| screened.screen.name.as_str());
+                vec![format!("screened by {}: {}", screens.collect::<Vec<_>>().join(", "), admission.outcome)]
+            }
             EventKind::Journal(JournalEvent::Opened { plan, .. }) => {
                 (self.samples, self.judges) = (plan.samples, plan.judges.len() as u32);
                 vec![]

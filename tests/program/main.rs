@@ -1,6 +1,7 @@
 //! The program as its users meet it, and the workspace as its readers do.
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+mod admission;
 mod bench;
 mod chat;
 mod config;

@@ -299,7 +299,7 @@ async fn with_all_screens_on_the_weights_of_each_model_are_read_once() {
     let add = ["fingerprint", text(&anchor), "--add", text(&store), "--label", "anchor"];
     assert!(stdout(&albedo(add)).contains("entry 1"));
     let registry = Registry::linked().expect("a registry");
-    let mut config = AdmissionConfig::new("", "");
+    let mut config = AdmissionConfig::new(PathBuf::new(), PathBuf::new());
     config.set("store", &json!(store), &registry);
     let cx = CallContext::new();
     let mut screens = Vec::new();

@@ -103,7 +103,10 @@ struct Mirrored {
 impl ModelFiles for Mirrored {
     async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
         let mut listed = self.files.list(cx).await?;
-        listed.retain(|file| self.names.contains_key(&file.name));
+        listed.retain_mut(|file| {
+            file.sha256 = self.names.get(&file.name).copied();
+            file.sha256.is_some()
+        });
         match self.names.keys().find(|name| !listed.iter().any(|file| file.name == **name)) {
             Some(missing) => {
                 Err(Error::new(ErrorKind::DataInvalid, RESOLVE, "the mirror lacks a file that it lists")

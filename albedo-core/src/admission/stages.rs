@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde_json::json;
+
 use super::{Admission, AdmissionOutcome, Admit, Models, Probes, Screened, ScreenedModel};
 use crate::checkpoint::{Checkpoint, Seat, WeightsOf};
 use crate::context::CallContext;
@@ -10,6 +12,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::EventKind;
 use crate::files::ModelFiles;
+use crate::model_ref::HubRef;
 use crate::screen::{Finding, Screen, ScreenPart, ScreenStage, WeightsInspection, WeightsScreen};
 
 const OPERATION: &str = "screen the submission";
@@ -69,16 +72,17 @@ impl Drop for Stop {
 
 async fn listed(
     files: &dyn ModelFiles,
-    reference: Option<String>,
+    reference: Option<HubRef>,
     cx: &CallContext,
 ) -> Result<ScreenedModel> {
     let mut listing = files.list(cx).await?;
     listing.sort_by(|a, b| a.name.cmp(&b.name));
+    let names: Vec<_> = listing.iter().map(|file| json!({ "name": file.name, "size": file.size })).collect();
     Ok(ScreenedModel {
         reference,
         files: listing.len() as u64,
         bytes: listing.iter().fold(0, |sum, file| sum.saturating_add(file.size)),
-        listing: Digest::of_json(&listing)?,
+        listing: Digest::of_json(&names)?,
         parameters: None,
     })
 }

@@ -17,6 +17,40 @@ use crate::files::memory::MemoryFiles;
 use crate::model_ref::ModelRef;
 use crate::screen::{BehaviourScreen, FilesScreen, ScreenPart, WeightsInspection, WeightsScreen};
 
+#[test]
+fn a_duel_follows_only_the_admission_of_its_own_models() {
+    let [king, challenger, other] = ["king", "challenger", "other"].map(Digest::of);
+    let model = |parameters| ScreenedModel {
+        reference: None,
+        files: 1,
+        bytes: 1,
+        listing: Digest::of("[]"),
+        parameters,
+    };
+    let admission = |king, submission| Admission {
+        king: model(king),
+        submission: model(submission),
+        anchor: None,
+        seed: None,
+        findings: Vec::new(),
+        outcome: AdmissionOutcome::Admitted,
+    };
+    for (screened, refused) in [
+        // No screen has read the weights.
+        (admission(None, None), None),
+        (admission(Some(king), Some(challenger)), None),
+        (admission(Some(other), Some(challenger)), Some("is not the king of the duel")),
+        (admission(Some(king), Some(other)), Some("is not the challenger of the duel")),
+        (Admission { outcome: AdmissionOutcome::Forfeit, ..admission(None, None) }, Some("does not follow")),
+    ] {
+        let checked = screened.check_admits(king, challenger).map_err(|error| error.to_string());
+        match refused {
+            None => assert_eq!(checked, Ok(())),
+            Some(why) => assert!(checked.expect_err("refused").contains(why)),
+        }
+    }
+}
+
 type Act = dyn Fn() -> Result<Finding> + Send + Sync;
 
 /// Finds what it is told to.

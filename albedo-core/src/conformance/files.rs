@@ -39,7 +39,7 @@ pub async fn check_files(files: &dyn ModelFiles, patience: Duration) -> Checked 
         })?;
         Ok(bytes)
     };
-    for FileEntry { name, size } in &listed {
+    for FileEntry { name, size, .. } in &listed {
         let (end, half) = ((*size).min(READ), (*size).min(READ) / 2);
         let whole = read(name, 0..end).await?;
         let halves = [read(name, 0..half).await?, read(name, half..end).await?].concat();
@@ -88,9 +88,9 @@ mod tests {
     #[async_trait]
     impl ModelFiles for Files {
         async fn list(&self, _: &CallContext) -> Result<Vec<FileEntry>> {
-            let entry = |(name, bytes): (&String, &Vec<u8>)| FileEntry {
-                name: if self.1 == Flaw::Escapes { format!("../{name}") } else { name.clone() },
-                size: bytes.len() as u64,
+            let entry = |(name, bytes): (&String, &Vec<u8>)| {
+                let name = if self.1 == Flaw::Escapes { format!("../{name}") } else { name.clone() };
+                FileEntry::new(name, bytes.len() as u64)
             };
             let mut listed: Vec<_> = self.0.iter().map(entry).collect();
             if self.1 == Flaw::Unsorted {

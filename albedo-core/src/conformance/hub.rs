@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use super::{Checked, PATIENCE, brief, check_files, ensure, refuses, stops, succeeds};
+use super::{Checked, PATIENCE, brief, broken, check_files, ensure, refuses, stops, succeeds};
 use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::ErrorKind;
+use crate::files::FileEntry;
 use crate::hub::ModelHub;
 use crate::model_ref::{HubRef, Revision};
+
+/// Files of up to this many bytes are read to compare their digest.
+const MAX_HASHED: u64 = 1 << 20;
 
 /// What the hub suite needs to know.
 #[derive(Debug, Clone)]
@@ -26,7 +30,7 @@ impl HubFixture {
 }
 
 /// Checks a hub: a pinned model resolves to files that pass [`check_files`], the
-/// same whenever it is asked for; a revision or a repository that it does not have
+/// same whenever it is asked for, each with the digest of its bytes; a revision or a repository that it does not have
 /// is not found, and never answered by another; another hub's reference is
 /// refused; a call can be stopped.
 ///
@@ -34,6 +38,7 @@ impl HubFixture {
 /// The first promise found broken.
 pub async fn check_hub(hub: &dyn ModelHub, fixture: &HubFixture) -> Checked {
     const MISSING: &str = "what the hub does not have is not found";
+    const DIGEST: &str = "every file is listed with its digest";
     const FOREIGN: &str = "another hub's reference is refused";
     let HubFixture { model, patience } = fixture;
     let cx = CallContext::new();
@@ -43,14 +48,21 @@ pub async fn check_hub(hub: &dyn ModelHub, fixture: &HubFixture) -> Checked {
     let list = async |files| succeeds(*patience, "files are listed", files).await;
     let (listed, again) = (list(files.list(&cx)).await?, list(resolve().await?.list(&cx)).await?);
     ensure(listed == again, "a pin always means the same files", || brief(&again))?;
+    for FileEntry { name, size, sha256 } in &listed {
+        let stated = sha256.map_or_else(|| broken(DIGEST, format!("{name} has none")), Ok)?;
+        if *size <= MAX_HASHED {
+            let bytes = succeeds(*patience, "a file is read", files.read(name, 0..*size, &cx)).await?;
+            let found = Digest::of(bytes);
+            ensure(stated == found, DIGEST, || format!("{name} has {found}, listed is {stated}"))?;
+        }
+    }
 
     let other = match model.revision() {
         Revision::Sha256(digest) => Revision::Sha256(Digest::of(digest.as_bytes())),
         Revision::Commit(commit) => Revision::Commit(commit.map(|byte| !byte)),
     };
     let named = |hub: &str, repository: &str, revision| {
-        HubRef::new(hub, repository, revision)
-            .or_else(|error| super::broken(super::FITTING, error.to_string()))
+        HubRef::new(hub, repository, revision).or_else(|error| broken(super::FITTING, error.to_string()))
     };
     let unknown = format!("{}-of-nobody", model.repository());
     for missing in
@@ -76,7 +88,7 @@ mod tests {
     use super::*;
     use crate::conformance::Violation;
     use crate::error::{Error, Result};
-    use crate::files::{FileEntry, ModelFiles};
+    use crate::files::ModelFiles;
 
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Flaw {
@@ -87,6 +99,8 @@ mod tests {
         CallsItUnavailable,
         Moves,
         ListsNothing,
+        VouchesForNothing,
+        VouchesForOthers,
     }
 
     /// One model, `fake:owner/model`.
@@ -94,12 +108,19 @@ mod tests {
     struct Hub(Flaw, AtomicU64);
 
     #[derive(Debug)]
-    struct One(u64);
+    struct One(u64, Flaw);
 
     #[async_trait]
     impl ModelFiles for One {
         async fn list(&self, _: &CallContext) -> Result<Vec<FileEntry>> {
-            let entry = || FileEntry { name: "config.json".into(), size: self.0 };
+            let entry = || {
+                let entry = FileEntry::new("config.json", self.0);
+                match self.1 {
+                    Flaw::VouchesForNothing => entry,
+                    Flaw::VouchesForOthers => entry.with_sha256(Digest::of("others")),
+                    _ => entry.with_sha256(Digest::of(vec![0; self.0 as usize])),
+                }
+            };
             Ok((self.0 > 0).then(entry).into_iter().collect())
         }
 
@@ -136,11 +157,12 @@ mod tests {
                 return Err(Error::new(kind, "resolve", "there is no such model"));
             }
             let asked = self.1.fetch_add(1, Ordering::Relaxed);
-            Ok(Arc::new(One(match self.0 {
+            let bytes = match self.0 {
                 Flaw::Moves => 4 + asked,
                 Flaw::ListsNothing => 0,
                 _ => 4,
-            })))
+            };
+            Ok(Arc::new(One(bytes, self.0)))
         }
     }
 
@@ -155,6 +177,8 @@ mod tests {
             (Flaw::TakesAnyHub, Some("another hub's reference is refused")),
             (Flaw::Moves, Some("a pin always means the same files")),
             (Flaw::ListsNothing, Some("files are listed")),
+            (Flaw::VouchesForNothing, Some("every file is listed with its digest")),
+            (Flaw::VouchesForOthers, Some("every file is listed with its digest")),
         ] {
             let hub = Hub(flaw, AtomicU64::new(0));
             let found = check_hub(&hub, &HubFixture::new(model())).await.err();

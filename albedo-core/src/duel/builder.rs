@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::preflight::{panel, preflight};
 use super::{Contestant, Duel};
+use crate::admission::Admission;
 use crate::canary::CanaryPlan;
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Fault, Result, Side};
@@ -23,11 +24,13 @@ pub struct DuelBuilder {
     tasks: Option<Arc<dyn TaskSource>>,
     judges: Vec<Arc<dyn Judge>>,
     settings: DuelSettings,
+    admission: Option<Admission>,
 }
 
 impl DuelBuilder {
     pub(super) fn new(king: Contestant, challenger: Contestant) -> Self {
-        Self { king, challenger, tasks: None, judges: Vec::new(), settings: DuelSettings::default() }
+        let settings = DuelSettings::default();
+        Self { king, challenger, tasks: None, judges: Vec::new(), settings, admission: None }
     }
 
     /// Sets the tasks that samples are drawn from.
@@ -56,14 +59,20 @@ impl DuelBuilder {
         Self { settings, ..self }
     }
 
+    /// Puts the challenger's admission into the plan, and so into the record.
+    #[must_use]
+    pub fn admission(self, admission: Admission) -> Self {
+        Self { admission: Some(admission), ..self }
+    }
+
     /// Checks everything that takes no judge's answer, and returns the plan as it
     /// is without canaries.
     ///
     /// # Errors
     /// The operator's: absurd settings, no tasks or fewer than samples, no judge,
     /// two judges of one identity, a challenger loaded with another tokenizer,
-    /// template or stop ids than the king's. The challenger's: another
-    /// architecture than the king's.
+    /// template or stop ids than the king's, an admission that admits nobody or is
+    /// of other models. The challenger's: another architecture than the king's.
     pub fn draft(&self) -> Result<DuelPlan> {
         self.frozen(self.judges.clone(), None).map(|duel| duel.plan)
     }
@@ -108,6 +117,10 @@ impl DuelBuilder {
         let tasks = self.task_source()?;
         settings.check()?;
         check_contestants(king, challenger)?;
+        let admission = self.admission.clone().map(|admission| Box::new(admission.published()));
+        if let Some(admission) = &admission {
+            admission.check_admits(king.model().parameters, challenger.model().parameters)?;
+        }
         let judge_plans = plan_judges(&judges, canaries.is_some())?;
         let info = tasks.info();
         let samples = settings.planned_samples();
@@ -145,6 +158,7 @@ impl DuelBuilder {
             terms: settings.terms,
             previous: settings.previous,
             canaries,
+            admission,
         };
         Ok(Duel {
             digest: plan.digest()?,

@@ -202,6 +202,7 @@ impl Stored {
                 }
                 JournalEvent::CanaryPrepared { series: Series::Preflight, .. }
                 | JournalEvent::CanaryAssessed { series: Series::Preflight, .. }
+                | JournalEvent::Screened { .. }
                 | JournalEvent::Failed { .. } => {}
                 _ if !stored.opened => {
                     return Err(Error::new(
@@ -241,7 +242,6 @@ impl Stored {
                     stored.end(DuelReport { plan: digest, verdict: *verdict, record });
                 }
                 JournalEvent::Resumed
-                | JournalEvent::Screened { .. }
                 | JournalEvent::Forfeited { .. }
                 | JournalEvent::Overflowed { repeated: false, .. } => {}
             }

@@ -58,8 +58,7 @@ pub(crate) fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
 impl ModelFiles for MemoryFiles {
     async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
         cx.check("list files")?;
-        let entry =
-            |(name, bytes): (&String, &Vec<u8>)| FileEntry { name: name.clone(), size: bytes.len() as u64 };
+        let entry = |(name, bytes): (&String, &Vec<u8>)| FileEntry::new(name, bytes.len() as u64);
         Ok(self.files.iter().map(entry).collect())
     }
 

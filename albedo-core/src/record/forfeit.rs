@@ -6,8 +6,10 @@ use std::path::Path;
 use super::reader::{BLOBS, LINES, in_file, invalid, read_digests, read_folder, read_lines};
 use super::{FORMAT, JournalEvent, Record, RecordBuilder, RecordLine, RecordStore};
 use crate::admission::{Admission, AdmissionOutcome};
+use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Fault, Result};
+use crate::events::Journal;
 use crate::screen::Finding;
 use crate::verdict::{Forfeit, Outcome};
 
@@ -57,31 +59,47 @@ impl AnyRecord {
     }
 }
 
-impl ForfeitRecord {
-    /// Keeps `admission` in `store`: the whole of it in the journal and, if the
+impl Admission {
+    /// Keeps the admission in `store`: the whole of it in the journal and, if the
     /// submission forfeits, what may be [published](Admission::published) in a
-    /// record. Gives the record's digest.
+    /// record. Gives the record's digest. The duel of an admitted submission goes
+    /// on in the same store.
     ///
     /// # Errors
     /// The store's; an outcome that does not follow from the findings.
-    pub async fn keep(admission: &Admission, store: &dyn RecordStore) -> Result<Option<Digest>> {
-        admission.check()?;
-        let screened = JournalEvent::Screened { format: FORMAT, admission: Box::new(admission.clone()) };
-        store.append(screened, vec![]).await?;
-        if admission.outcome != AdmissionOutcome::Forfeit {
+    pub async fn keep(&self, store: &dyn RecordStore, cx: &CallContext) -> Result<Option<Digest>> {
+        self.check()?;
+        let journal = Journal { store, cx };
+        let screened = JournalEvent::Screened { format: FORMAT, admission: Box::new(self.clone()) };
+        journal.write(screened, vec![]).await?;
+        if self.outcome != AdmissionOutcome::Forfeit {
             return Ok(None);
         }
         store.begin().await?;
         let mut record = RecordBuilder::default();
         record.line(&RecordLine::Header { format: FORMAT })?;
-        record.line(&RecordLine::Forfeit { admission: Box::new(admission.clone().published()) })?;
+        record.line(&RecordLine::Forfeit { admission: Box::new(self.clone().published()) })?;
         let (part, digests) = record.finish();
         store.extend(part).await?;
         store.publish(&digests).await?;
-        store.append(JournalEvent::Forfeited { record: digests.root() }, vec![]).await?;
+        journal.write(JournalEvent::Forfeited { record: digests.root() }, vec![]).await?;
         Ok(Some(digests.root()))
     }
 
+    /// The admission that the journal of `store` holds; of several the last.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn kept(store: &dyn RecordStore) -> Result<Option<Self>> {
+        let admissions = store.stored().await?.into_iter().filter_map(|event| match event {
+            JournalEvent::Screened { admission, .. } => Some(*admission),
+            _ => None,
+        });
+        Ok(admissions.last())
+    }
+}
+
+impl ForfeitRecord {
     /// The record of its three files.
     ///
     /// # Errors

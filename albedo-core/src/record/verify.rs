@@ -146,6 +146,9 @@ impl<'a> Walk<'a> {
         if *format < 2 && (plan.canaries.is_some() || plan.judges.iter().any(|judge| judge.watched)) {
             return Err(wrong(2, "the plan has canaries, which its format does not know"));
         }
+        if *format < 3 && plan.admission.is_some() {
+            return Err(wrong(2, "the plan has an admission, which its format does not know"));
+        }
         let (digest, format) = (plan.digest()?, *format);
         Ok(Self {
             record,
@@ -419,6 +422,10 @@ fn check_plan(plan: &DuelPlan) -> Result<(), String> {
     }
     if plan.judges.is_empty() {
         return Err("the plan has no judge".into());
+    }
+    if let Some(admission) = &plan.admission {
+        let [king, challenger] = [&plan.king, &plan.challenger].map(|side| side.model.parameters);
+        admission.check_admits(king, challenger).map_err(|error| error.to_string())?;
     }
     match &plan.canaries {
         Some(canaries) => canaries.check(&plan.judges)?,

@@ -28,7 +28,7 @@ impl ModelFiles for Folder {
         for entry in fs::read_dir(&self.0).map_err(io)? {
             let entry = entry.map_err(io)?;
             let (name, size) = (entry.file_name(), entry.metadata().map_err(io)?.len());
-            files.push(FileEntry { name: name.to_string_lossy().into_owned(), size });
+            files.push(FileEntry::new(name.to_string_lossy(), size));
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(files)

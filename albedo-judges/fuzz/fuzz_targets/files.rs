@@ -25,7 +25,7 @@ impl ModelFiles for Memory {
     }
 
     async fn list(&self, _: &CallContext) -> Result<Vec<FileEntry>> {
-        let entry = |(name, bytes): (&&str, &Vec<u8>)| FileEntry { name: (*name).into(), size: bytes.len() as u64 };
+        let entry = |(name, bytes): (&&str, &Vec<u8>)| FileEntry::new(*name, bytes.len() as u64);
         Ok(self.0.iter().map(entry).collect())
     }
 

@@ -66,11 +66,7 @@ impl ModelFiles for Memory {
 
     async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
         cx.check("list files")?;
-        Ok(self
-            .0
-            .iter()
-            .map(|(name, bytes)| FileEntry { name: name.clone(), size: bytes.len() as u64 })
-            .collect())
+        Ok(self.0.iter().map(|(name, bytes)| FileEntry::new(name, bytes.len() as u64)).collect())
     }
 
     async fn read(&self, name: &str, range: Range<u64>, cx: &CallContext) -> Result<Vec<u8>> {

@@ -152,8 +152,7 @@ struct Files(BTreeMap<String, Vec<u8>>);
 impl ModelFiles for Files {
     async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
         cx.check("list")?;
-        let entry =
-            |(name, bytes): (&String, &Vec<u8>)| FileEntry { name: name.clone(), size: bytes.len() as u64 };
+        let entry = |(name, bytes): (&String, &Vec<u8>)| FileEntry::new(name, bytes.len() as u64);
         Ok(self.0.iter().map(entry).collect())
     }
 

@@ -3,6 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::admission::{Screened, ScreenedModel};
 use crate::identity::Identity;
+use crate::model_ref::{HubRef, Revision};
 use crate::record::{FileStore, MemoryStore};
 use crate::screen::ScreenStage;
 
@@ -13,7 +14,7 @@ fn screened(name: &str, stage: ScreenStage, finding: Finding) -> Screened {
 
 fn admission(last: Finding) -> Admission {
     let model = |name: &str| ScreenedModel {
-        reference: Some(format!("hub:{name}@1")),
+        reference: Some(HubRef::new("mirror", name, Revision::Commit([1; 20])).expect("a reference")),
         files: 3,
         bytes: 1000,
         listing: Digest::of(name),
@@ -42,7 +43,8 @@ fn rejected() -> Finding {
 async fn a_forfeit_is_recorded_and_verifies_and_any_altered_byte_is_found() {
     let place = tempfile::tempdir().expect("a folder");
     let store = FileStore::create(place.path()).expect("creates");
-    let digest = ForfeitRecord::keep(&admission(rejected()), &store).await.expect("kept").expect("a record");
+    let digest =
+        admission(rejected()).keep(&store, &CallContext::new()).await.expect("kept").expect("a record");
     assert!(matches!(
         store.stored().await.expect("reads").as_slice(),
         [JournalEvent::Screened { .. }, JournalEvent::Forfeited { record }] if *record == digest
@@ -95,9 +97,10 @@ async fn only_a_forfeit_has_a_record() {
     let admitted =
         Admission { findings: vec![], outcome: AdmissionOutcome::Admitted, ..admission(rejected()) };
     for admission in [admitted, admission(Finding::Clear(json!({})))] {
-        assert_eq!(ForfeitRecord::keep(&admission, &store).await.expect("kept"), None);
+        assert_eq!(admission.keep(&store, &CallContext::new()).await.expect("kept"), None);
+        assert_eq!(Admission::kept(&store).await.expect("reads"), Some(admission));
     }
     assert_eq!((store.journal().len(), store.record()), (2, None));
     let untrue = Admission { outcome: AdmissionOutcome::Admitted, ..admission(rejected()) };
-    assert!(ForfeitRecord::keep(&untrue, &store).await.is_err());
+    assert!(untrue.keep(&store, &CallContext::new()).await.is_err());
 }
