@@ -164,7 +164,7 @@ async fn run_seen(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
 enum Begun {
     Planned(Box<Duel>, FileStore),
     /// The challenger is not admitted.
-    Refused(Refused, FileStore),
+    Refused(Box<Refused>, FileStore),
 }
 
 struct Refused {
@@ -204,7 +204,7 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
             None => arguments.folder(&config, Digest::of_json(&admission)?)?,
         };
         let record = if is_new { admission.keep(&store, cx).await? } else { forfeited(&store).await? };
-        return Ok(Begun::Refused(Refused { admission, record }, store));
+        return Ok(Begun::Refused(Box::new(Refused { admission, record }), store));
     }
     let mut builder = config.builder(&build).await.map_err(go_on)?;
     if let Some(admission) = admission.clone() {
@@ -237,10 +237,11 @@ async fn admit(config: &DuelConfig, cx: &BuildContext<'_>) -> Result<Option<Admi
 
 /// The record that the journal of `store` names as that of a forfeit.
 async fn forfeited(store: &FileStore) -> Result<Option<Digest>> {
-    let events = store.stored().await?.into_iter();
-    Ok(events
-        .filter_map(|event| if let JournalEvent::Forfeited { record } = event { Some(record) } else { None })
-        .last())
+    let events = store.stored().await?;
+    Ok(events.iter().rev().find_map(|event| match event {
+        JournalEvent::Forfeited { record } => Some(*record),
+        _ => None,
+    }))
 }
 
 /// Says why there is no duel.

@@ -91,11 +91,11 @@ impl Admission {
     /// # Errors
     /// The store's.
     pub async fn kept(store: &dyn RecordStore) -> Result<Option<Self>> {
-        let admissions = store.stored().await?.into_iter().filter_map(|event| match event {
+        let mut admissions = store.stored().await?.into_iter().filter_map(|event| match event {
             JournalEvent::Screened { admission, .. } => Some(*admission),
             _ => None,
         });
-        Ok(admissions.last())
+        Ok(admissions.next_back())
     }
 }
 
