@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::run::{albedo, demo, error, stdout};
@@ -12,18 +12,19 @@ use crate::run::{albedo, demo, error, stdout};
 /// The demo's configuration with `screens`, of `challenger`, in a folder of its own.
 fn configured(screens: &str, challenger: &Path) -> (TempDir, PathBuf) {
     let place = tempfile::tempdir().expect("a folder");
-    let path = |path: &str| format!("{:?}", demo().join(path));
+    let path = |path: &Path| json!(path).to_string();
     let text = format!(
         r#"
         king.path = {king}
-        challenger.path = {challenger:?}
+        challenger.path = {challenger}
         tasks = {{ name = "parquet", path = {tasks} }}
         judges = [{{ name = "reference-action" }}]
         screens = {screens}
         duel = {{ samples = 8, rule = {{ name = "margin" }} }}
         "#,
-        king = path("models/king"),
-        tasks = path("tasks"),
+        king = path(&demo().join("models/king")),
+        challenger = path(challenger),
+        tasks = path(&demo().join("tasks")),
     );
     let config = place.path().join("duel.toml");
     fs::write(&config, text).expect("writes");
