@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use albedo::digest::Hasher;
@@ -101,7 +101,7 @@ impl ModelFiles for Archive {
             file.read_exact_at(&mut bytes, at).map(|()| bytes)
         });
         let bytes = cx.run(READ, work).await?.map_err(|error| Error::bug(READ, error.to_string()))?;
-        bytes.map_err(|error| Error::io(READ, name, error))
+        bytes.map_err(|error| Error::io(READ, Path::new(name), error))
     }
 }
 
