@@ -31,8 +31,8 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use crate::{
-    CallContext, Error, ErrorKind, GenerateRequest, Message, MessageRole, ModelBackend, ModelInfo,
-    ModelSession, ModelSource, Result,
+    CallContext, DeviceMemory, Error, ErrorKind, GenerateRequest, Message, MessageRole, ModelBackend,
+    ModelInfo, ModelSession, ModelSource, Result,
 };
 
 mod corpus;
@@ -225,7 +225,7 @@ impl Bench {
 
     /// How the loaded model divides its device's memory, as
     /// [`ModelSession::memory`].
-    pub fn memory(&self) -> Option<&str> {
+    pub fn memory(&self) -> Option<DeviceMemory> {
         self.session.memory()
     }
 

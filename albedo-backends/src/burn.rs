@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use albedo_core::{
-    Artefact, BuildContext, CallContext, CheckContext, Completion, Digest, Error, ErrorKind, GenerateRequest,
-    Generated, Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource, Plugin, ResponseFormat,
-    Result, ScoreRequest, TokenScores,
+    Artefact, BuildContext, CallContext, CheckContext, Completion, DeviceMemory, Digest, Error, ErrorKind,
+    GenerateRequest, Generated, Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource,
+    Plugin, ResponseFormat, Result, ScoreRequest, TokenScores,
 };
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -285,7 +285,7 @@ struct Session {
     /// Cancelled when the session is dropped.
     alive: CallContext,
     thread: Option<JoinHandle<()>>,
-    memory: Option<String>,
+    memory: Option<DeviceMemory>,
 }
 
 impl Drop for Session {
@@ -436,11 +436,11 @@ impl Place {
     }
 
     /// How its memory is divided, where that is planned.
-    fn memory(&self) -> Option<String> {
+    fn memory(&self) -> Option<DeviceMemory> {
         match self {
             Self::Cpu => None,
             #[cfg(feature = "cuda")]
-            Self::Gpu(place) => Some(place.plan().to_string()),
+            Self::Gpu(place) => Some(place.plan().memory()),
         }
     }
 }
@@ -474,7 +474,7 @@ struct DeviceThread {
 }
 
 /// What a load came to: how the memory is divided.
-type Loaded = Result<Option<String>>;
+type Loaded = Result<Option<DeviceMemory>>;
 
 impl DeviceThread {
     fn run(mut self) {
@@ -546,7 +546,7 @@ fn tell(first: &mut Option<(std::sync::mpsc::Sender<Loaded>, CallContext)>, plac
 
 /// Starts a device thread, on which the model is also loaded; how it divides the
 /// memory.
-fn start(loading: Loading, inbox: Inbox, cx: &CallContext) -> Result<(JoinHandle<()>, Option<String>)> {
+fn start(loading: Loading, inbox: Inbox, cx: &CallContext) -> Result<(JoinHandle<()>, Option<DeviceMemory>)> {
     let (loaded, outcome) = std::sync::mpsc::channel();
     let turn = inbox.turn().cloned();
     let thread = DeviceThread { loading, inbox, turn, first: Some((loaded, cx.clone())) };
@@ -589,8 +589,8 @@ impl ModelSession for Session {
         &self.info
     }
 
-    fn memory(&self) -> Option<&str> {
-        self.memory.as_deref()
+    fn memory(&self) -> Option<DeviceMemory> {
+        self.memory
     }
 
     fn count_prompt_tokens(&self, messages: &[Message]) -> Result<Option<u32>> {

@@ -1,6 +1,6 @@
 //! Models: the [`ModelBackend`] and [`ModelSession`] roles and their requests.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -45,9 +45,9 @@ pub trait ModelSession: Debug + Send + Sync + 'static {
     /// What is loaded.
     fn model(&self) -> &ModelInfo;
 
-    /// How the session divides the memory of its device, in words; `None` where
-    /// there is nothing to tell.
-    fn memory(&self) -> Option<&str> {
+    /// How the session divides the memory of its device; `None` where it does not
+    /// plan it.
+    fn memory(&self) -> Option<DeviceMemory> {
         None
     }
 
@@ -73,6 +73,42 @@ pub trait ModelSession: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`crate::ErrorKind::Unsupported`] if the session cannot score.
     async fn score(&self, requests: Vec<ScoreRequest>, cx: &CallContext) -> Result<Vec<TokenScores>>;
+}
+
+/// How a session divides the memory of its device, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceMemory {
+    /// All that the session may take.
+    pub budget: u64,
+    /// The weights.
+    pub weights: u64,
+    /// Activations, logits and partial sums of a step.
+    pub workspace: u64,
+    /// The KV cache.
+    pub kv_cache: u64,
+    /// Tokens whose keys and values the KV cache holds.
+    pub kv_cache_tokens: u64,
+    /// Left to the weights of sessions with which this one takes turns.
+    pub others: u64,
+}
+
+impl fmt::Display for DeviceMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gb = |bytes: u64| bytes as f64 / 1e9;
+        let Self { budget, weights, workspace, kv_cache, kv_cache_tokens, others } = *self;
+        write!(
+            f,
+            "{:.2} GB: weights {:.2}, workspace {:.2}, KV cache {:.2} for {kv_cache_tokens} tokens",
+            gb(budget),
+            gb(weights),
+            gb(workspace),
+            gb(kv_cache),
+        )?;
+        if others > 0 {
+            write!(f, ", weights of others {:.2}", gb(others))?;
+        }
+        Ok(())
+    }
 }
 
 /// Conveniences that every [`ModelSession`] has.
@@ -288,13 +324,18 @@ impl Sampling {
     /// # Errors
     /// [`crate::ErrorKind::ConfigInvalid`], naming the value.
     pub fn check(&self) -> Result<()> {
-        let invalid =
-            |message| Err(Error::new(ErrorKind::ConfigInvalid, "check the sampling settings", message));
+        let invalid = |key, message| {
+            let error = Error::new(ErrorKind::ConfigInvalid, "check the sampling settings", message);
+            Err::<(), _>(error.with("key", key))
+        };
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return invalid(format!("temperature is {}, it must be 0 or more", self.temperature));
+            return invalid(
+                "temperature",
+                format!("temperature is {}, it must be 0 or more", self.temperature),
+            );
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return invalid(format!("top_p is {}, it must be above 0 and at most 1", self.top_p));
+            return invalid("top_p", format!("top_p is {}, it must be above 0 and at most 1", self.top_p));
         }
         Ok(())
     }

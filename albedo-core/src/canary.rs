@@ -84,7 +84,8 @@ impl CanarySettings {
                     ErrorKind::ConfigInvalid,
                     "check the duel's settings",
                     format!("`canaries.{key}` is 0, it must be at least 1"),
-                ));
+                )
+                .with("key", key));
             }
         }
         Ok(())
@@ -103,7 +104,10 @@ impl CanarySettings {
             "check the duel's settings",
             format!("`canaries.quorum` is {}, which the panel cannot reach", self.quorum),
         );
-        Err(error.with("judges", judges).with_hint("name more judges, or lower the quorum"))
+        Err(error
+            .with("key", "quorum")
+            .with("judges", judges)
+            .with_hint("name more judges, or lower the quorum"))
     }
 
     /// The canary before sample `sample`, counted from 0, if there is one.

@@ -85,9 +85,9 @@ pub mod testing;
 
 pub use admission::{Admission, AdmissionOutcome, Admit, Models, Probes, Screened};
 pub use backend::{
-    BoxStream, Completion, FinishReason, GenerateRequest, Generated, Message, ModelBackend, ModelInfo,
-    ModelSession, ModelSessionExt, ModelSource, ResponseFormat, Role as MessageRole, SampledTokens, Sampling,
-    ScoreRequest, TokenLogProb, TokenScores, Usage,
+    BoxStream, Completion, DeviceMemory, FinishReason, GenerateRequest, Generated, Message, ModelBackend,
+    ModelInfo, ModelSession, ModelSessionExt, ModelSource, ResponseFormat, Role as MessageRole,
+    SampledTokens, Sampling, ScoreRequest, TokenLogProb, TokenScores, Usage,
 };
 pub use chain::ChainClient;
 pub use checkpoint::{Checkpoint, WeightVisitor};

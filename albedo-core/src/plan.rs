@@ -90,46 +90,54 @@ impl DuelSettings {
     /// Checks every range.
     ///
     /// # Errors
-    /// [`ErrorKind::ConfigInvalid`], naming the value.
+    /// [`ErrorKind::ConfigInvalid`], naming the value and its `key`.
     pub fn check(&self) -> Result<()> {
-        let invalid =
-            |message: String| Err(Error::new(ErrorKind::ConfigInvalid, "check the duel's settings", message));
+        let invalid = |key: &'static str, message: String| {
+            let error = Error::new(ErrorKind::ConfigInvalid, "check the duel's settings", message);
+            Err(error.with("key", key))
+        };
         if !(1..=1_000_000).contains(&self.samples) {
-            return invalid(format!("`samples` is {}, it must be between 1 and 1,000,000", self.samples));
+            let message = format!("`samples` is {}, it must be between 1 and 1,000,000", self.samples);
+            return invalid("samples", message);
         }
         if self.generation.max_new_tokens == 0 {
-            return invalid("`generation.max_new_tokens` is 0, it must be at least 1".into());
+            let message = "`generation.max_new_tokens` is 0, it must be at least 1";
+            return invalid("generation.max_new_tokens", message.into());
         }
         if self.context_tokens.is_some_and(|context| context <= self.generation.max_new_tokens) {
-            return invalid(
-                "`context_tokens` leaves no room for a prompt beside `generation.max_new_tokens`".into(),
-            );
+            let message = "`context_tokens` leaves no room for a prompt beside `generation.max_new_tokens`";
+            return invalid("context_tokens", message.into());
         }
-        if !(0.0..=1.0).contains(&self.panel.max_missing) {
-            return invalid(format!(
-                "`panel.max_missing` is {}, it must be between 0 and 1",
-                self.panel.max_missing
-            ));
+        let max_missing = self.panel.max_missing;
+        if !(0.0..=1.0).contains(&max_missing) {
+            let message = format!("`panel.max_missing` is {max_missing}, it must be between 0 and 1");
+            return invalid("panel.max_missing", message);
         }
-        if self.limits.samples_in_flight == 0 || self.limits.call_tries == 0 {
-            return invalid("`limits.samples_in_flight` and `limits.call_tries` must be at least 1".into());
+        for (key, value) in [
+            ("limits.samples_in_flight", self.limits.samples_in_flight),
+            ("limits.call_tries", self.limits.call_tries),
+        ] {
+            if value == 0 {
+                return invalid(key, format!("`{key}` is 0, it must be at least 1"));
+            }
         }
         if self.limits.budget_usd.is_some_and(|budget| !(budget >= 0.0 && budget.is_finite())) {
-            return invalid("`limits.budget_usd` must be 0 or more".into());
+            return invalid("limits.budget_usd", "`limits.budget_usd` must be 0 or more".into());
         }
         let alpha = self.terms.alpha();
         if !(alpha > 1e-100 && alpha < 0.5) {
-            return invalid(format!("the alpha of `terms` is {alpha:?}, it must be between 0 and 0.5"));
+            let message = format!("the alpha of `terms` is {alpha:?}, it must be between 0 and 0.5");
+            return invalid("terms", message);
         }
         if matches!(self.terms, Terms::Reign { attempt: 0, .. }) {
-            return invalid("the attempt of `terms` is 0, attempts count from 1".into());
+            return invalid("terms", "the attempt of `terms` is 0, attempts count from 1".into());
         }
         if let Some(canaries) = &self.canaries {
-            canaries.check()?;
+            canaries.check().map_err(|error| error.under("canaries"))?;
         }
-        self.generation.sampling.check()?;
-        self.rule.check()?;
-        self.rule.check_reach(alpha, self.planned_samples())
+        self.generation.sampling.check().map_err(|error| error.under("generation.sampling"))?;
+        self.rule.check().map_err(|error| error.under("rule"))?;
+        self.rule.check_reach(alpha, self.planned_samples()).map_err(|error| error.under("samples"))
     }
 
     /// The samples that a plan allows for: `samples`, or within a reign the cap
@@ -349,6 +357,8 @@ pub enum Sampler {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -393,5 +403,20 @@ mod tests {
         assert!(check(DuelSettings { samples: 4, ..default() }).contains("the cap is too low"));
         let rule = Rule::Margin { win_margin: -1.0 };
         assert!(check(DuelSettings { rule, ..default() }).contains("`win_margin` is -1"));
+    }
+
+    #[test]
+    fn a_mistake_has_the_path_of_its_key() {
+        for (settings, key) in [
+            (json!({ "samples": 0 }), "samples"),
+            (json!({ "limits": { "call_tries": 0 } }), "limits.call_tries"),
+            (json!({ "panel": { "max_missing": 2 } }), "panel.max_missing"),
+            (json!({ "generation": { "sampling": { "top_p": 0.0 } } }), "generation.sampling.top_p"),
+            (json!({ "canaries": { "every": 0 } }), "canaries.every"),
+        ] {
+            let settings: DuelSettings = serde_json::from_value(settings).expect("reads");
+            let error = settings.check().expect_err("absurd").under("duel");
+            assert!(error.to_string().contains(&format!("key: duel.{key})")), "{error}");
+        }
     }
 }

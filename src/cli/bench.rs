@@ -126,6 +126,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
             "settings": settings,
             "model": bench.model(),
             "seed": arguments.seed,
+            "memory": bench.memory(),
             "load": load,
             "cases": measured.iter().map(|(case, figures)| case_json(case, figures)).collect::<Vec<_>>(),
         }))?;

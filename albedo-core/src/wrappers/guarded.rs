@@ -14,8 +14,8 @@ use super::gate::Gate;
 use super::routes::{Route, Routes};
 use super::{Guards, Surroundings};
 use crate::backend::{
-    Completion, GenerateRequest, Generated, Message, ModelInfo, ModelSession, ModelSessionExt, ScoreRequest,
-    TokenScores,
+    Completion, DeviceMemory, GenerateRequest, Generated, Message, ModelInfo, ModelSession, ModelSessionExt,
+    ScoreRequest, TokenScores,
 };
 use crate::context::CallContext;
 use crate::digest::Digest;
@@ -97,7 +97,7 @@ impl ModelSession for Guarded<dyn ModelSession> {
         self.first.model()
     }
 
-    fn memory(&self) -> Option<&str> {
+    fn memory(&self) -> Option<DeviceMemory> {
         self.first.memory()
     }
 

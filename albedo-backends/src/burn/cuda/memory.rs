@@ -1,8 +1,6 @@
 //! What a session needs of a GPU's memory, reckoned before anything is loaded.
 
-use std::fmt;
-
-use albedo_core::{Error, ErrorKind, Result};
+use albedo_core::{DeviceMemory, Error, ErrorKind, Result};
 
 use super::kernels::attention::PAGE;
 use super::kernels::attention::decode::SPLIT;
@@ -85,7 +83,7 @@ impl MemoryPlan {
         Err(Error::new(
             ErrorKind::ResourceExhausted,
             "plan the GPU's memory",
-            format!("the model does not fit: {plan}"),
+            format!("the model does not fit: {}", plan.memory()),
         )
         .with_hint("raise `memory_share`, lower `max_batch`, or use a larger GPU"))
     }
@@ -94,24 +92,17 @@ impl MemoryPlan {
     pub(super) fn tokens(&self) -> usize {
         self.pages * PAGE
     }
-}
 
-impl fmt::Display for MemoryPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let gb = |bytes: u64| bytes as f64 / 1e9;
-        write!(
-            f,
-            "{:.2} GB: weights {:.2}, workspace {:.2}, keys and values {:.2} for {} tokens",
-            gb(self.budget),
-            gb(self.weights),
-            gb(self.workspace),
-            gb(self.page * self.pages as u64),
-            self.tokens(),
-        )?;
-        if self.others > 0 {
-            write!(f, ", weights of others {:.2}", gb(self.others))?;
+    /// The plan, as a session tells it.
+    pub(in crate::burn) fn memory(&self) -> DeviceMemory {
+        DeviceMemory {
+            budget: self.budget,
+            weights: self.weights,
+            workspace: self.workspace,
+            kv_cache: self.page * self.pages as u64,
+            kv_cache_tokens: self.tokens() as u64,
+            others: self.others,
         }
-        Ok(())
     }
 }
 
@@ -166,7 +157,7 @@ mod tests {
     fn two_models_fit_on_one_card() {
         let plan = MemoryPlan::new(&qwen3_4b(), SIZES, 85_520_809_984, 0.5, None).unwrap();
         assert_eq!(plan.page, 147_456 * 64);
-        assert!(plan.tokens() > 190_000, "{plan}");
+        assert!(plan.tokens() > 190_000, "{plan:?}");
         assert!(plan.weights + plan.workspace + plan.page * (plan.pages as u64 + 1) <= plan.budget);
     }
 
@@ -185,15 +176,15 @@ mod tests {
         let (large, small) = (85_520_809_984, 26_000_000_000);
         let alone = plan(large, None);
         let first = plan(large, Some(&[]));
-        assert!(first.stays && first.pages < alone.pages && 2 * first.pages > alone.pages, "{first}");
+        assert!(first.stays && first.pages < alone.pages && 2 * first.pages > alone.pages, "{first:?}");
         assert_eq!(first.others, first.weights);
         assert_eq!(plan(large, Some(&[first.weights])), first, "the second is divided alike");
         // A larger one than the first left room for, and a third, are loaded at every turn.
         for others in [&[first.weights - 1][..], &[first.weights, first.weights]] {
             let plan = plan(large, Some(others));
-            assert!(!plan.stays && plan.others == others.iter().sum::<u64>(), "{plan}");
+            assert!(!plan.stays && plan.others == others.iter().sum::<u64>(), "{plan:?}");
         }
         let reloaded = plan(small, Some(&[]));
-        assert!(!reloaded.stays && reloaded.pages == plan(small, None).pages, "{reloaded}");
+        assert!(!reloaded.stays && reloaded.pages == plan(small, None).pages, "{reloaded:?}");
     }
 }
