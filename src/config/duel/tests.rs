@@ -107,9 +107,13 @@ fn the_guides_configurations_are_well_formed() {
     let guide = include_str!("../../../docs/configuration.md");
     let mut blocks = guide.split("```toml\n").skip(1).map(|rest| rest.split("```").next().expect("a block"));
     let whole = blocks.next().expect("a whole configuration");
+    let hub = blocks.next().expect("a model in a hub");
     let sides = blocks.next().expect("a backend for each side");
-    let of_sides = whole.split_once("[tasks]").map(|(_, rest)| format!("{sides}[tasks]{rest}"));
-    for text in [whole.to_owned(), of_sides.expect("has tasks")] {
+    // What a later block shows stands in place of the whole one's beginning.
+    let before = |table: &str, block: &str| {
+        whole.split_once(table).map(|(_, rest)| format!("{block}{table}{rest}")).expect("has the table")
+    };
+    for text in [whole.to_owned(), before("[challenger]", hub), before("[tasks]", sides)] {
         // Not every build has GPU support.
         let text = text.replace("cuda:0", "cpu").replace("cuda:1", "cpu");
         let config = DuelConfig::parse(&text).expect("reads");
