@@ -17,7 +17,12 @@ use crate::model_ref::ModelRef;
 /// A stream of any type, as [`ModelSession::generate`] returns it.
 pub use futures::stream::BoxStream;
 
-/// Loads models.
+/// A way to run models: an engine in this process, a server, a record that is
+/// replayed. Loads models as [`ModelSession`]s; it holds none itself.
+///
+/// Backends are plugins: a configuration names one (`backend = "burn"`). The guide
+/// `docs/write-a-backend.md` writes one, and `conformance::check_backend` is the
+/// suite that it must pass.
 #[async_trait]
 pub trait ModelBackend: Debug + Send + Sync + 'static {
     /// What this backend is; goes into the plan and the record.
@@ -39,7 +44,25 @@ pub trait ModelBackend: Debug + Send + Sync + 'static {
     async fn load(&self, model: &ModelSource, cx: &CallContext) -> Result<Arc<dyn ModelSession>>;
 }
 
-/// A loaded model. Dropping the last `Arc` frees the device.
+/// A loaded model, which answers conversations and scores texts. Dropping the last
+/// `Arc` frees the device.
+///
+/// ```
+/// # #[cfg(feature = "conformance")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> albedo_core::Result<()> {
+/// use albedo_core::testing::ScriptedSession;
+/// use albedo_core::{CallContext, GenerateRequest, Message, MessageRole, ModelSessionExt};
+///
+/// let session = ScriptedSession::saying("a model", "ls -l");
+/// let request = GenerateRequest::new([Message::new(MessageRole::User, "Which files are there?")], 64);
+/// let completion = session.generate_one(request, &CallContext::new()).await?;
+/// assert_eq!(&*completion.text, "ls -l");
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "conformance"))]
+/// # fn main() {}
+/// ```
 #[async_trait]
 pub trait ModelSession: Debug + Send + Sync + 'static {
     /// What is loaded.
@@ -111,7 +134,7 @@ impl fmt::Display for DeviceMemory {
     }
 }
 
-/// Conveniences that every [`ModelSession`] has.
+/// Methods that every [`ModelSession`] has beside its own.
 pub trait ModelSessionExt: ModelSession {
     /// Answers one request.
     ///

@@ -84,7 +84,7 @@ pub struct Duel {
     judges: Vec<Arc<dyn Judge>>,
 }
 
-/// How a duel ended.
+/// How a duel ended: its verdict, and the digest under which it is known.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DuelReport {

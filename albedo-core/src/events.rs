@@ -37,7 +37,9 @@ use crate::record::{JournalEvent, RecordStore};
 /// reader raises it; new kinds and new optional fields do not.
 pub const VERSION: u32 = 1;
 
-/// Something that happened.
+/// Something that happened in a duel or around it, with its time. Events are
+/// versioned and serialisable: one per line, they are the file of
+/// `albedo duel --events`, from which a terminal's progress can be printed again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Event {
@@ -50,7 +52,8 @@ pub struct Event {
     /// before its plan is frozen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duel: Option<Digest>,
-    /// What happened.
+    /// What happened: what a duel's journal keeps ([`JournalEvent`]), and what only an
+    /// onlooker wants to know.
     #[serde(flatten)]
     pub kind: EventKind,
 }
@@ -206,7 +209,24 @@ impl From<&Error> for CallOutcome {
     }
 }
 
-/// Receives events. Called from the emitting task: it must not block.
+/// Receives events. It is called from the task that emits them and must not block.
+/// A closure is one.
+///
+/// ```
+/// use albedo_core::{CallContext, Event, EventKind};
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use std::sync::Arc;
+///
+/// let read = Arc::new(AtomicU64::new(0));
+/// let seen = Arc::clone(&read);
+/// let cx = CallContext::new().with_events(Arc::new(move |event: &Event| {
+///     if let EventKind::Progress { done, .. } = event.kind {
+///         seen.store(done, Ordering::Relaxed);
+///     }
+/// }));
+/// cx.emit(EventKind::weights("models/king", 4, 8));
+/// assert_eq!(read.load(Ordering::Relaxed), 4);
+/// ```
 pub trait EventSink: Send + Sync {
     /// `event` has just happened.
     fn on(&self, event: &Event);

@@ -15,7 +15,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::identity::Identity;
 use crate::marks::Marks;
 
-/// Compares two replies to the same conversation.
+/// Compares two replies to the same conversation, without knowing which side wrote
+/// which. The duel asks about each pair in both orders and takes the mean, so that
+/// a preference for a place cancels out.
+///
+/// Judges are plugins. The guide `docs/write-a-judge.md` writes one, and
+/// `conformance::check_judge` is the suite that it must pass.
 #[async_trait]
 pub trait Judge: Debug + Send + Sync + 'static {
     /// What this judge is; goes into the plan and the record.
@@ -254,7 +259,8 @@ impl Candidate {
     }
 }
 
-/// What a judge found.
+/// A judge's answer to one [`Comparison`]: scores by metric, or a text that could
+/// not be read as scores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 #[non_exhaustive]

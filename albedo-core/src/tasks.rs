@@ -10,7 +10,12 @@ use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::Result;
 
-/// A pinned set of recorded trajectories with random access by row.
+/// The tasks of a duel: a pinned set of recorded trajectories with random access
+/// by row. Its [`TaskSetInfo`] is in the plan, so that a verifier finds the same
+/// rows.
+///
+/// Task sources are plugins; `conformance::check_tasks` is the suite that they must
+/// pass.
 #[async_trait]
 pub trait TaskSource: Debug + Send + Sync + 'static {
     /// What is pinned; goes into the plan.
