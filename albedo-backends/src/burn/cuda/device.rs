@@ -7,7 +7,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, mpsc};
 use std::task::{Context, Poll, Waker};
 
 use albedo_core::{Error, ErrorKind, Reach, Result, Retry};
-use cubecl::bytes::{AllocationProperty, Bytes};
+use cubecl::bytes::Bytes;
 use cubecl::client::{Client, Graph};
 use cubecl::config::RuntimeConfig;
 use cubecl::device::CudaDevice;
@@ -190,16 +190,27 @@ impl Gpu {
         buffer
     }
 
+    /// `len` bytes of the host, for [`Gpu::send`]: pinned, so that the device reads them
+    /// by itself, if the driver has such memory left.
+    pub(super) fn host_bytes(&self, len: usize) -> Bytes {
+        let mut bytes = Bytes::from_bytes_vec(vec![0; len]);
+        self.client.staging(std::iter::once(&mut bytes), false);
+        bytes
+    }
+
     /// Overwrites `buffer` with the first of `bytes`, in the order of the queue,
     /// and gives `bytes` back once they were taken over.
     ///
     /// # Errors
     /// A lost device.
-    pub(super) fn send<T: Value>(&self, buffer: &Buffer<T>, bytes: Vec<u8>) -> Result<Vec<u8>> {
+    pub(super) fn send<T: Value>(&self, buffer: &Buffer<T>, bytes: Bytes) -> Result<Bytes> {
         let (home, back) = mpsc::channel();
         let len = buffer.len * size_of::<T>();
-        let lent = bytes::Bytes::from_owner(Lent { bytes, home }).slice(..len);
-        self.client.write(&buffer.handle, Bytes::from_shared(lent, AllocationProperty::Native));
+        let property = bytes.property();
+        let lent = bytes::Bytes::from_owner(Lent { bytes: Some(bytes), home }).slice(..len);
+        self.client.write(&buffer.handle, Bytes::from_shared(lent, property));
+        // What was written from is held until the flush after the next.
+        self.client.flush().map_err(lost)?;
         self.client.flush().map_err(lost)?;
         back.recv().map_err(|_| Error::bug("send to the GPU", "an upload was kept"))
     }
@@ -300,20 +311,23 @@ impl Gpu {
 
 /// Bytes that go home when they were taken over.
 struct Lent {
-    bytes: Vec<u8>,
-    home: mpsc::Sender<Vec<u8>>,
+    /// There until this is dropped.
+    bytes: Option<Bytes>,
+    home: mpsc::Sender<Bytes>,
 }
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_deref().unwrap_or_default()
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // Nobody waits any more if this fails.
-        let _ = self.home.send(std::mem::take(&mut self.bytes));
+        if let Some(bytes) = self.bytes.take() {
+            // Nobody waits any more if this fails.
+            let _ = self.home.send(bytes);
+        }
     }
 }
 

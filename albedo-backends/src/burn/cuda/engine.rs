@@ -16,6 +16,7 @@ use self::decode::{BATCHES, Pending};
 use self::sequence::Sequence;
 use super::device::{Buffer, CudaGraph, Gpu};
 use super::kernels::attention::PAGE;
+use super::kernels::attention::prefill::TILE_WORDS;
 use super::kernels::rows::NONE;
 use super::kv_cache::KvCache;
 use super::launch::{Places, SlotSettings, splits};
@@ -113,7 +114,7 @@ impl<'m> Engine<'m> {
             stride: self.slots.stride,
         };
         let ids = gpu.zeroed(sizes.rows);
-        let tiles = gpu.zeroed(2);
+        let tiles = gpu.zeroed(TILE_WORDS);
         gpu.compile(|| {
             for size in BATCHES.into_iter().filter(|&size| size < sizes.batch).chain([sizes.batch]) {
                 self.launch(size, 1)?;

@@ -366,7 +366,8 @@ fn attention_of_tiles_is_right_and_its_bits_do_not_depend_on_the_cut() {
         let mut first: Option<Vec<bf16>> = None;
         for cut in [TILE, 100, 64, 17, 1] {
             let firsts = (0..len).step_by(cut).rev();
-            let tiles: Vec<u32> = firsts.flat_map(|at| [at as u32, cut.min(len - at) as u32]).collect();
+            let tiles: Vec<u32> =
+                firsts.flat_map(|at| [at as u32, cut.min(len - at) as u32, at as u32, 1]).collect();
             let out: Buffer<bf16> = gpu.upload(&vec![bf16::NAN; len * width]);
             gpu.attend_tiles(
                 &gpu.upload(&queries),

@@ -4,18 +4,18 @@
 
 use albedo_core::{Error, ErrorKind, Result};
 use cubecl::ir::{ElemType, FloatKind};
-use cubecl::prelude::{CubeCount, CubeDim, TensorMapSwizzle};
+use cubecl::prelude::{CubeCount, CubeDim};
 use half::bf16;
 
 use super::device::{Buffer, Gpu, Value};
 use super::kernels::attention::PAGE;
 use super::kernels::attention::decode::{self, SPLIT, attend_split, merge_splits};
-use super::kernels::attention::prefill::{self, PANEL, QUERY_ROWS, attend_tiles};
+use super::kernels::attention::prefill::{self, TILE_WORDS, attend_tiles};
 use super::kernels::rows::{
     HEADS, TOGETHER, add_norm, clear, decode_inputs, embed, qk_norm_rope_write_kv, take, take_rows,
 };
 use super::kernels::sample::{UNITS, log_prob, sample};
-use super::products::{Product, boxes};
+use super::products::Product;
 
 pub(super) const OPERATION: &str = "launch a kernel";
 
@@ -324,8 +324,8 @@ impl Gpu {
         Ok(())
     }
 
-    /// Attention of tiles of consecutive rows: `tiles` holds first row and
-    /// number of rows of each, those that see most keys first.
+    /// Attention of tiles of consecutive rows: `tiles` holds [`TILE_WORDS`] of each,
+    /// those that see most keys first.
     #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
     pub(super) fn attend_tiles(
         &self,
@@ -341,21 +341,18 @@ impl Gpu {
         let width = heads.queries * heads.dim;
         require("queries", queries, rows * width)?;
         require("out", out, rows * width)?;
-        require("positions", &places.positions, rows)?;
-        require("slots", &places.slots, rows)?;
-        let items = tiles.len() / 2 * heads.queries;
-        // SAFETY: as for writing keys and values; tiles lie within the rows.
+        multiple("the length of tiles", tiles.len(), TILE_WORDS)?;
+        let items = tiles.len() / TILE_WORDS * heads.queries;
+        // SAFETY: as for writing keys and values; tiles lie within the rows, and have some.
         unsafe {
             attend_tiles::launch_unchecked(
                 self.client(),
                 cubes(items.min(self.multiprocessors())),
                 CubeDim::new_1d(prefill::UNITS),
-                boxes(queries, [rows, width], [QUERY_ROWS, PANEL], TensorMapSwizzle::B64),
+                queries.arg(2),
                 pool.keys.arg(1),
                 pool.values.arg(1),
                 tiles.arg(1),
-                places.positions.arg(1),
-                places.slots.arg(1),
                 places.pages.arg(1),
                 out.arg(2),
                 places.stride as u32,

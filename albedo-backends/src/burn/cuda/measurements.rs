@@ -201,7 +201,8 @@ fn measure_attention() {
         };
         let mut tiles: Vec<usize> = (0..rows).step_by(TILE).collect();
         tiles.sort_by_key(|at| std::cmp::Reverse(at % length));
-        let tiles: Vec<u32> = tiles.into_iter().flat_map(|at| [at as u32, TILE as u32]).collect();
+        let tile = |at: usize| [at, TILE, at % length, at / length].map(|number| number as u32);
+        let tiles: Vec<u32> = tiles.into_iter().flat_map(tile).collect();
         let tiles = gpu.upload(&tiles);
         let queries = gpu.upload(&halves(rows * 4096, 1, 1.0));
         let out: Buffer<bf16> = gpu.empty(rows * 4096);

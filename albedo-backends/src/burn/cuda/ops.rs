@@ -5,6 +5,7 @@ use std::fmt::{self, Debug};
 use std::sync::{Mutex, PoisonError};
 
 use albedo_core::{Error, Result};
+use cubecl::bytes::Bytes;
 use half::bf16;
 
 use super::device::{Buffer, Gpu};
@@ -21,7 +22,7 @@ use crate::burn::weights::{Tensor, Values};
 const OPERATION: &str = "run the model on the GPU";
 
 /// Bytes of a weight that are read, checked and sent together.
-const UPLOAD: usize = 64 << 20;
+const UPLOAD: usize = 32 << 20;
 
 /// The GPU with everything of one model but its weights. What only a session
 /// that has its turn needs is there from [`CubeOps::enter`] to [`CubeOps::leave`].
@@ -77,8 +78,8 @@ struct Workspace {
 /// out fresh memory than to fill it.
 #[derive(Default)]
 struct Uploads {
-    filled: Option<(Buffer<bf16>, Vec<u8>)>,
-    spare: Vec<u8>,
+    filled: Option<(Buffer<bf16>, Bytes)>,
+    spare: Option<Bytes>,
 }
 
 /// A weight `[out, in]`.
@@ -313,14 +314,13 @@ impl CubeOps {
     /// Fills the next upload while the one before it is sent.
     fn upload(&self, to: Buffer<bf16>, fill: impl FnOnce(&mut [u8]) -> Result<()> + Send) -> Result<()> {
         let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = std::mem::take(&mut uploads.spare);
-        next.resize(UPLOAD, 0);
+        let mut next = uploads.spare.take().unwrap_or_else(|| self.gpu.host_bytes(UPLOAD));
         let before = uploads.filled.take();
-        let (mut filled, mut sent) = (Ok(()), Ok(Vec::new()));
+        let (mut filled, mut sent) = (Ok(()), Ok(None));
         rayon::in_place_scope(|scope| {
             let out = &mut next[..2 * to.len()];
             scope.spawn(|_| filled = fill(out));
-            sent = before.map_or(Ok(Vec::new()), |(buffer, bytes)| self.gpu.send(&buffer, bytes));
+            sent = before.map(|(buffer, bytes)| self.gpu.send(&buffer, bytes)).transpose();
         });
         filled?;
         *uploads = Uploads { spare: sent?, filled: Some((to, next)) };

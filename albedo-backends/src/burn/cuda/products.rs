@@ -187,7 +187,7 @@ impl Gpu {
 ///
 /// # Safety
 /// `values` is at least as long as `shape` says.
-pub(super) unsafe fn boxes(
+unsafe fn boxes(
     values: &Buffer<bf16>,
     shape: [usize; 2],
     size: [usize; 2],

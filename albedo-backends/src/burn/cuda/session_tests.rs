@@ -1,17 +1,20 @@
 //! Sessions on the first GPU; without one, every test says so and passes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use albedo_core::conformance::check_backend;
 use albedo_core::{
-    CallContext, ErrorKind, Fault, GenerateRequest, ModelBackend, ModelSession, ModelSource, Reach,
+    CallContext, ErrorKind, Fault, GenerateRequest, Message, ModelBackend, ModelSession, ModelSource, Reach,
+    Role,
 };
 use cubecl::MemoryScope;
 use cubecl::prelude::*;
 use futures::StreamExt;
 
 use super::device::{Buffer, Gpu};
+use super::engine::Engine;
+use super::kv_cache::KvCache;
 use super::memory::{MemoryPlan, StepSizes};
 use super::{Loaded, Place, is_present};
 use crate::burn::config::Qwen3Config;
@@ -196,6 +199,49 @@ async fn loading_again_and_again_takes_no_more_memory() {
     assert!(second.iter().max() <= first.iter().max(), "{reserved:?}");
 }
 
+/// Prints how long the parts of a start take, one after the other, for the model in
+/// the folder `ALBEDO_MODEL`.
+#[test]
+#[ignore = "a measurement: run it alone"]
+fn measure_a_start() {
+    let mut last = std::time::Instant::now();
+    let mut lap = |what: &str| {
+        println!("{what}: {:.3} s", last.elapsed().as_secs_f64());
+        last = std::time::Instant::now();
+    };
+    if !is_present() {
+        return;
+    }
+    lap("the driver");
+    let model = std::env::var("ALBEDO_MODEL").map_or_else(|_| demo("king"), PathBuf::from);
+    let config = Qwen3Config::load(&model).unwrap();
+    let desk = desk(&model, &config);
+    lap("the text");
+    let text = "Which of these two answers is the better one, and why? ".repeat(400);
+    let tokens = desk.text.encode_prompt(&[Message::new(MessageRole::User, text)]).unwrap();
+    lap(&format!("a prompt of {} tokens", tokens.len()));
+    KvCache::names(&tokens);
+    lap("the names of its pages");
+    let cx = CallContext::new();
+    let files = WeightFiles::open(&model).unwrap();
+    let placed = BurnConfig { max_batch: 128, memory_share: 0.9, prefill_rows: 8192, ..SMALL };
+    let place = Place::new(0, &BurnBackend::new(&placed).unwrap().placement, &config, None).unwrap();
+    lap("the GPU");
+    let mut loaded = Loaded::new(&place, &config, files.weights(&cx).unwrap()).unwrap();
+    lap("weights");
+    let gpu = loaded.model.ops().gpu().clone();
+    gpu.keep(|| loaded.model.ops_mut().enter(&config, &loaded.plan)).unwrap();
+    gpu.sync().unwrap();
+    lap("memory");
+    let mut engine = Engine::new(&loaded.model, desk, loaded.plan.pages);
+    engine.compile().unwrap();
+    lap("kernels");
+    engine.measure_step(1, 20, 1).unwrap();
+    lap("a graph and two steps");
+    files.digest(&cx).unwrap();
+    lap("the files' digest, which runs beside all of this");
+}
+
 /// Prints what the engine adds to the device's time for a step, at 32 rows of a
 /// short context, where it weighs most.
 #[tokio::test]
@@ -223,14 +269,7 @@ async fn measure_the_engine_beside_the_device() {
     drop(session);
 
     let config = Qwen3Config::load(&model).unwrap();
-    let text = Arc::new(ChatText::load(&model).unwrap());
-    let desk = Desk {
-        text,
-        name: "measured".into(),
-        context_length: config.max_position_embeddings,
-        vocab_size: config.vocab_size,
-        session: CallContext::new(),
-    };
+    let desk = desk(&model, &config);
     let files = WeightFiles::open(&model).unwrap();
     let cx = CallContext::new();
     let backend = BurnBackend::new(&placed).unwrap();
@@ -238,4 +277,14 @@ async fn measure_the_engine_beside_the_device() {
     let mut loaded = Loaded::new(&place, &config, files.weights(&cx).unwrap()).unwrap();
     let mut engine = loaded.open(&desk).unwrap();
     println!("the device's {:.3} ms", engine.measure_step(32, prompt + 20, 150).unwrap() * 1e3);
+}
+
+fn desk(model: &Path, config: &Qwen3Config) -> Desk {
+    Desk {
+        text: Arc::new(ChatText::load(model).unwrap()),
+        name: "measured".into(),
+        context_length: config.max_position_embeddings,
+        vocab_size: config.vocab_size,
+        session: CallContext::new(),
+    }
 }

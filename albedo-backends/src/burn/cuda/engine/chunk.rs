@@ -96,7 +96,8 @@ impl Engine<'_> {
             }
             let rows = chunk.ids.len() - first;
             for from in (0..rows).step_by(TILE) {
-                tiles.push([first + from, TILE.min(rows - from)]);
+                let count = TILE.min(rows - from);
+                tiles.push([first + from, count, sequence.read + from, slot]);
             }
             chunk.read.push((slot, at));
             if at < sequence.to_read() {
@@ -104,7 +105,7 @@ impl Engine<'_> {
             }
         }
         // Those that see most keys first, as attention wants them.
-        tiles.sort_by_key(|&[first, count]| std::cmp::Reverse(chunk.positions[first] as usize + count));
+        tiles.sort_by_key(|&[_, count, position, _]| std::cmp::Reverse(position + count));
         chunk.tiles = tiles.into_iter().flatten().map(|number| number as u32).collect();
         chunk
     }

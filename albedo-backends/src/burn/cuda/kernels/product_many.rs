@@ -13,9 +13,7 @@ use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 use half::bf16;
 
-use super::ptx::{
-    await_stores, commit_stores, fast_exp2, fast_reciprocal, fewer_registers, meet, more_registers, store_box,
-};
+use super::ptx::{await_stores, commit_stores, fast_exp2, fast_reciprocal, meet, store_box};
 use super::wgmma;
 
 /// Rows of a tile, half of them for each warpgroup that multiplies.
@@ -118,7 +116,6 @@ pub(in crate::burn::cuda) fn product_many(
     let tiles = tile_rows * tile_columns;
     let wide = comptime!(if gated { columns / 2 } else { columns });
     if plane >= 8 {
-        fewer_registers(40u32);
         if UNIT_POS == 256 {
             let mut tile = CUBE_POS_X;
             let mut phase = 1u32;
@@ -158,7 +155,6 @@ pub(in crate::burn::cuda) fn product_many(
             }
         }
     } else {
-        more_registers(232u32);
         let warpgroup = (plane / 4) as usize;
         let unit = UNIT_POS % 128;
         let first_of_plane = unit % 32 == 0;

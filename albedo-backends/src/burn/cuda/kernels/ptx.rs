@@ -80,27 +80,6 @@ impl ToLLVMDialect for SpecialOp {
     }
 }
 
-/// Takes registers of the cube's pool, up to `count`: what multiplies. All planes
-/// of a warpgroup do it together.
-#[cube]
-pub(super) fn more_registers(#[comptime] count: u32) {
-    intrinsic!(|scope| {
-        let line = format!("setmaxnreg.inc.sync.aligned.u32 {count};");
-        let op = LineOp::new(scope.ctx_mut(), &line);
-        scope.register(&op);
-    })
-}
-
-/// Gives registers back, down to `count`: what only fills.
-#[cube]
-pub(super) fn fewer_registers(#[comptime] count: u32) {
-    intrinsic!(|scope| {
-        let line = format!("setmaxnreg.dec.sync.aligned.u32 {count};");
-        let op = LineOp::new(scope.ctx_mut(), &line);
-        scope.register(&op);
-    })
-}
-
 /// Waits at hardware barrier `id` (1 to 15) until `units` units are there.
 #[cube]
 pub(super) fn meet(#[comptime] id: u32, #[comptime] units: u32) {
