@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use albedo_core::conformance::check_backend;
 use albedo_core::{
-    CallContext, ErrorKind, Fault, GenerateRequest, Message, ModelBackend, ModelSession, ModelSource, Reach,
-    Role,
+    CallContext, ErrorKind, Fault, GenerateRequest, Message, MessageRole, ModelBackend, ModelSession,
+    ModelSource, Reach,
 };
 use cubecl::MemoryScope;
 use cubecl::prelude::*;
