@@ -6,10 +6,15 @@ use std::path::{Path, PathBuf};
 use albedo_core::{Artefact, Digest, Error, ErrorKind, Message, Result};
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 use tokenizers::Tokenizer;
 
+use self::pieces::{PIECE, may_be_cut, pieces};
 use crate::files::read_small;
+
+mod pieces;
 
 const LOAD: &str = "load the model's tokenizer";
 const RENDER: &str = "render the chat template";
@@ -32,6 +37,8 @@ const TEMPLATE: &str = "chat_template";
 pub(crate) struct ChatText {
     folder: PathBuf,
     tokenizer: Tokenizer,
+    /// Whether long texts become tokens in pieces.
+    in_pieces: bool,
     tokenizer_digest: Digest,
     templates: Environment<'static>,
     template_digest: Digest,
@@ -140,6 +147,7 @@ impl ChatText {
         let text = Self {
             folder: folder.to_owned(),
             tokenizer_digest: Digest::of(&bytes),
+            in_pieces: serde_json::from_slice(&bytes).is_ok_and(|json: Json| may_be_cut(&json)),
             tokenizer,
             template_digest: Digest::of_json(&Digested { template: &template, special: &special })?,
             templates: compile(template)
@@ -182,6 +190,15 @@ impl ChatText {
     /// # Errors
     /// The tokenizer's own.
     pub(crate) fn encode_reply(&self, text: &str) -> Result<Vec<u32>> {
+        if self.in_pieces && text.len() > 2 * PIECE {
+            let ids: Vec<Vec<u32>> =
+                pieces(text, PIECE).into_par_iter().map(|piece| self.encode(piece)).collect::<Result<_>>()?;
+            return Ok(ids.concat());
+        }
+        self.encode(text)
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| {
             Error::new(ErrorKind::DataInvalid, "tokenize a text", error.to_string())
                 .with("model", self.folder.display())

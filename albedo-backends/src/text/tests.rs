@@ -1,6 +1,8 @@
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use albedo_core::MessageRole;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -196,5 +198,94 @@ fn qwen3s_own_template_renders_byte_for_byte() {
         assert_eq!(text.render(&case.messages).unwrap(), case.rendered);
         assert_eq!(text.encode_prompt(&case.messages).unwrap(), case.ids);
         assert_eq!(text.decode(&case.ids).unwrap(), case.rendered);
+    }
+}
+
+/// What words are made of: letters with and without accents, other scripts, digits,
+/// signs, spaces of every kind, contractions, tokens by their names.
+fn fragment() -> impl Strategy<Value = String> {
+    let fixed = [
+        "the",
+        "Answer",
+        "I'M",
+        "'s",
+        "don't",
+        "é",
+        "e\u{301}",
+        "n\u{303}o",
+        "한국어",
+        "日本",
+        "42",
+        "7",
+        " ",
+        "  ",
+        "   ",
+        "\t",
+        "\n",
+        " \n",
+        "\r\n\n",
+        "!",
+        "...",
+        "->",
+        "\u{a0}",
+        "\u{2003}",
+        "👍🏽",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|im_",
+        "ÿ",
+        "x",
+        "Z",
+    ];
+    prop_oneof![
+        4 => proptest::sample::select(fixed.to_vec()).prop_map(str::to_owned),
+        2 => "[a-zA-Z]{1,8}",
+        2 => Just(" ".to_owned()),
+        1 => any::<char>().prop_map(String::from),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn pieces_have_the_tokens_of_the_whole(
+        text in proptest::collection::vec(fragment(), 0..60).prop_map(|all| all.concat()),
+        least in 1_usize..40,
+    ) {
+        static MODEL: LazyLock<ChatText> = LazyLock::new(|| ChatText::load(&demo()).unwrap());
+        let model = &*MODEL;
+        prop_assert!(model.in_pieces);
+        let pieces = pieces(&text, least);
+        prop_assert_eq!(pieces.concat(), text.clone());
+        let ids: Vec<u32> = pieces.into_iter().flat_map(|piece| model.encode(piece).unwrap()).collect();
+        prop_assert_eq!(ids, model.encode(&text).unwrap());
+    }
+}
+
+#[test]
+fn a_long_text_has_the_tokens_of_the_whole() {
+    let model = ChatText::load(&demo()).unwrap();
+    let text = "Which of these two answers is the better one, and why?\n\n    fn main() {}\n".repeat(200);
+    assert!(pieces(&text, PIECE).len() > 5);
+    assert_eq!(model.encode_reply(&text).unwrap(), model.encode(&text).unwrap());
+}
+
+#[test]
+fn a_tokenizer_with_other_words_reads_a_text_whole() {
+    let read = || -> Value {
+        serde_json::from_slice(&std::fs::read(demo().join("tokenizer.json")).unwrap()).unwrap()
+    };
+    assert!(may_be_cut(&read()));
+    let changes: [fn(&mut Value); 6] = [
+        |json| json["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = json!(r"\S+\s*"),
+        |json| json["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = json!(true),
+        |json| json["pre_tokenizer"] = Value::Null,
+        |json| json["normalizer"] = json!({"type": "Lowercase"}),
+        |json| json["model"]["dropout"] = json!(0.1),
+        |json| json["added_tokens"][0]["lstrip"] = json!(true),
+    ];
+    for change in changes {
+        let mut json = read();
+        change(&mut json);
+        assert!(!may_be_cut(&json));
     }
 }
