@@ -3,7 +3,6 @@
     clippy::assign_op_pattern,
     clippy::eq_op,
     clippy::manual_is_multiple_of,
-    clippy::manual_midpoint,
     clippy::semicolon_if_nothing_returned,
     clippy::trivially_copy_pass_by_ref,
     reason = "a kernel is expanded, not compiled: it is written as its language has it"
