@@ -12,6 +12,8 @@ use crate::{CallContext, Error, ErrorKind, Fault, Result};
 mod backend;
 mod bench;
 mod calibrate;
+#[cfg(feature = "chain")]
+mod chain;
 mod config;
 mod duel;
 mod exit;
@@ -19,6 +21,8 @@ mod exit;
 mod fingerprint;
 mod generate;
 mod judge;
+#[cfg(feature = "chain")]
+mod miner;
 mod new;
 mod output;
 mod plugins;
@@ -27,6 +31,8 @@ mod record;
 mod screen;
 mod shell;
 mod source;
+#[cfg(feature = "chain")]
+mod wallet;
 
 pub use exit::Exit;
 
@@ -67,6 +73,18 @@ enum Command {
     /// Ask a judge about one pair of replies.
     #[command(subcommand)]
     Judge(judge::Command),
+    /// Look at a subnet's chain.
+    #[cfg(feature = "chain")]
+    #[command(subcommand)]
+    Chain(chain::Command),
+    /// Keep keys.
+    #[cfg(feature = "chain")]
+    #[command(subcommand)]
+    Wallet(wallet::Command),
+    /// Register, and commit to a model.
+    #[cfg(feature = "chain")]
+    #[command(subcommand)]
+    Miner(miner::Command),
     /// List the plugins of this program and their settings.
     Plugins(plugins::Arguments),
     /// Write a crate with a plugin of its own, which is a program with every
@@ -128,6 +146,12 @@ fn run(arguments: Arguments) -> Result<Exit> {
         Command::Record(command) => runtime.block_on(record::run(&command, &cx)),
         Command::Config(command) => config::run(&command),
         Command::Judge(command) => runtime.block_on(judge::run(&command, &cx)),
+        #[cfg(feature = "chain")]
+        Command::Chain(command) => runtime.block_on(chain::run(&command, &cx)),
+        #[cfg(feature = "chain")]
+        Command::Wallet(command) => wallet::run(&command),
+        #[cfg(feature = "chain")]
+        Command::Miner(command) => runtime.block_on(miner::run(&command, &cx)),
         Command::Plugins(arguments) => plugins::run(&arguments),
         Command::New(arguments) => new::run(&arguments),
         Command::Completions(arguments) => shell::completions(&arguments, Arguments::command()),

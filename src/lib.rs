@@ -19,7 +19,7 @@
 //! | `screens` | yes | `judges`, all screens, and the commands `albedo screen` and `albedo fingerprint` |
 //! | `signatures` | with `cli` | signing keys in files, and verifying signatures ([`signer`]) |
 //! | `conformance` | no | modules `conformance` and `testing`, for the tests of plugins |
-//! | `chain` | no | chain `local` |
+//! | `chain` | no | chains `local` and `subtensor`, wallets, and the commands `albedo chain`, `wallet` and `miner` |
 //!
 //! Without any feature the crate is [`albedo_core`]: the roles, the duel engine,
 //! the decision rules, the record, and the backend `routes`. The backend `replay`

@@ -1,356 +1,496 @@
-//! `local`: one subnet of a chain in memory, for tests and embedders.
+//! `local`: one subnet of a chain in one SQLite file, or in memory, for
+//! rehearsals, tests and embedders.
 //!
-//! It starts at a block, with neurons and reveals at the blocks its settings
-//! name, and moves only when [`LocalChain::advance`] says so. Every block is
-//! final at once. A read at a block sees what was known at that block,
-//! whatever came later; its hash is SHA-256 of seed and number.
+//! The chain starts at a block, with neurons and commitments at the blocks its
+//! settings name, and moves only when [`LocalChain::advance`] says so. Every
+//! block is final at once. A read at a block sees what was known at that block,
+//! whatever came later; its hash is SHA-256 of seed and number. Several
+//! processes can have the file open.
 //!
-//! Weights are in the block after the head at which they were submitted. With
-//! `commit_reveal` they are committed there and in force from the start of the
-//! next epoch on; the beacon has one round a block. A validator's weights go
-//! with its slot: once another hotkey registers there, they are gone.
+//! Registrations, commitments and weights are in the block after the head at
+//! which they were submitted. With `commit_reveal`, weights are committed there
+//! and in force from the start of a later epoch on; so are timelocked
+//! commitments, from their round on. The beacon has one round per block. A
+//! validator's weights go with its slot: once another hotkey registers there,
+//! they are gone.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use albedo_core::chain::{
-    BlockNumber, BlockRef, Hotkey, Metagraph, NetUid, Neuron, Reveal, Subnet, Uid, WeightReceipt, WeightsRow,
+    BlockHash, BlockNumber, BlockRef, Coldkey, ConsensusMode, Content, DatedBy, Hotkey, MechanismId,
+    Metagraph, NetUid, Neuron, Place, Reveal, Subnet, Uid, WeightEffect, WeightReceipt, WeightsRow,
     WeightsView,
 };
-use albedo_core::weights::{Cleared, WeightVector};
-use albedo_core::{
-    BuildContext, CallContext, ChainClient, CheckContext, Digest, Error, ErrorKind, Fault, Plugin, Result,
-};
+use albedo_core::weights::{Cleared, Share, WeightVector, check_setter, check_targets};
+use albedo_core::{CallContext, ChainClient, Digest, Error, ErrorKind, Fault, Result};
 use async_trait::async_trait;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 
-/// Settings of [`LocalChain`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct LocalChainConfig {
-    /// The only subnet.
-    pub netuid: u16,
-    /// Seed of the block hashes.
-    pub seed: u64,
-    /// The newest block at the start; all before it are final too.
-    pub start_block: u64,
-    /// Blocks of an epoch; epochs start at its multiples.
-    pub tempo: u16,
-    /// Least blocks between two weight submissions of a hotkey.
-    pub weights_rate_limit: u64,
-    /// Weights are committed first and revealed at the next epoch.
-    pub commit_reveal: bool,
-    /// Who registers, and when; each hotkey once.
-    pub neurons: Vec<LocalNeuron>,
-    /// What is revealed, and when.
-    pub reveals: Vec<LocalReveal>,
-}
+use crate::database::{Database, Format, Trouble, damaged};
 
-/// A registration. A later one of the same uid takes the slot over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LocalNeuron {
-    /// Slot.
-    pub uid: u16,
-    /// Signing key.
-    pub hotkey: String,
-    /// Block of the registration.
-    #[serde(default)]
-    pub registered_at: u64,
-    /// May set weights.
-    #[serde(default)]
-    pub validator_permit: bool,
-}
+mod config;
 
-/// A commitment that is revealed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LocalReveal {
-    /// Who committed.
-    pub hotkey: String,
-    /// Block of the reveal.
-    pub block: u64,
-    /// The text.
-    pub payload: String,
-}
+pub use config::{LocalChainConfig, LocalNeuron, LocalReveal};
 
-impl Default for LocalChainConfig {
-    fn default() -> Self {
-        Self {
-            netuid: 97,
-            seed: 0,
-            start_block: 1,
-            tempo: 360,
-            weights_rate_limit: 100,
-            commit_reveal: false,
-            neurons: Vec::new(),
-            reveals: Vec::new(),
-        }
-    }
-}
+const FORMAT: Format = Format {
+    name: "local chain",
+    // "albl"
+    application: 0x616c_626c,
+    version: 1,
+    tables: TABLES,
+    exclusive: false,
+};
 
-impl LocalChainConfig {
-    fn check(&self) -> Result<()> {
-        let invalid = |key: String, message: String| {
-            let operation = format!("check the settings of chain `{}`", LocalChain::NAME);
-            Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", key))
-        };
-        if self.tempo == 0 {
-            return invalid("tempo".into(), "an epoch has no blocks".into());
-        }
-        let (mut hotkeys, mut slots) = (BTreeSet::new(), BTreeSet::new());
-        for (index, LocalNeuron { uid, hotkey, registered_at, .. }) in self.neurons.iter().enumerate() {
-            if hotkey.is_empty() || !hotkeys.insert(hotkey) {
-                let key = format!("neurons[{index}].hotkey");
-                return invalid(key, format!("`{hotkey}` is empty or registers twice"));
-            }
-            if !slots.insert((uid, registered_at)) {
-                let key = format!("neurons[{index}].uid");
-                return invalid(key, format!("slot {uid} is taken twice at block {registered_at}"));
-            }
-        }
-        for (index, LocalReveal { hotkey, .. }) in self.reveals.iter().enumerate() {
-            if !hotkeys.contains(hotkey) {
-                let key = format!("reveals[{index}].hotkey");
-                return invalid(key, format!("`{hotkey}` is no neuron's"));
-            }
-        }
-        Ok(())
-    }
-}
+const TABLES: &str = "
+    CREATE TABLE chain (id INTEGER PRIMARY KEY CHECK (id = 1), head INTEGER NOT NULL, settings TEXT NOT NULL) STRICT;
+    CREATE TABLE neurons (
+        uid INTEGER NOT NULL, registered_at INTEGER NOT NULL,
+        hotkey TEXT NOT NULL, coldkey TEXT NOT NULL,
+        validator_permit INTEGER NOT NULL, stake INTEGER NOT NULL,
+        PRIMARY KEY (uid, registered_at)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE commitments (
+        id INTEGER PRIMARY KEY,
+        hotkey TEXT NOT NULL, block INTEGER NOT NULL, extrinsic INTEGER NOT NULL,
+        content TEXT NOT NULL, reveal_round INTEGER
+    ) STRICT;
+    CREATE TABLE weights (
+        id INTEGER PRIMARY KEY,
+        hotkey TEXT NOT NULL, included INTEGER NOT NULL, in_force INTEGER NOT NULL,
+        vector TEXT NOT NULL, receipt TEXT NOT NULL
+    ) STRICT;
+";
 
-/// One subnet of a chain in memory; see the [module](self).
+/// One subnet of a chain of one's own; see the [module](self).
 #[derive(Debug)]
 pub struct LocalChain {
-    netuid: NetUid,
-    seed: u64,
-    subnet: Subnet,
-    /// By slot, oldest registration first.
-    neurons: Vec<Neuron>,
-    /// Oldest first.
-    reveals: Vec<Reveal>,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    head: BlockNumber,
-    /// Oldest first.
-    submissions: Vec<Submission>,
-}
-
-#[derive(Debug)]
-struct Submission {
-    vector: WeightVector,
-    /// The block that it is in.
-    included: BlockNumber,
-    /// The first block at which it is in force.
-    in_force: BlockNumber,
-    receipt: WeightReceipt,
+    config: LocalChainConfig,
+    database: Arc<Database>,
 }
 
 impl LocalChain {
-    /// The chain that `config` describes.
+    /// The chain that `config` describes: a new one, or the one in its file.
     ///
     /// # Errors
-    /// [`ErrorKind::ConfigInvalid`], naming the key.
+    /// [`ErrorKind::ConfigInvalid`], naming the key; a file that holds a chain
+    /// with other settings, or none.
     pub fn new(config: LocalChainConfig) -> Result<Self> {
         config.check()?;
-        let neuron = |neuron: LocalNeuron| Neuron {
-            uid: Uid(neuron.uid),
-            hotkey: Hotkey(neuron.hotkey),
-            registered_at: neuron.registered_at,
-            validator_permit: neuron.validator_permit,
+        let database = Arc::new(Database::open(config.path.as_deref(), FORMAT)?);
+        let chain = Self { config, database };
+        chain.database.write("make the local chain", |transaction| chain.begin(transaction))?;
+        Ok(chain)
+    }
+
+    /// The chain in the file at `path`, with the settings that it was made
+    /// with.
+    ///
+    /// # Errors
+    /// No such file; a file that holds no chain.
+    pub fn open(path: &Path) -> Result<Self> {
+        const OPERATION: &str = "open the local chain";
+        std::fs::metadata(path).map_err(|error| Error::io(OPERATION, path, error))?;
+        let database = Arc::new(Database::open(Some(path), FORMAT)?);
+        let settings: Option<String> = database.read(OPERATION, |transaction| {
+            Ok(transaction.query_row("SELECT settings FROM chain", [], |row| row.get(0)).optional()?)
+        })?;
+        let config = settings.and_then(|settings| serde_json::from_str::<LocalChainConfig>(&settings).ok());
+        let Some(config) = config else {
+            return Err(Error::new(ErrorKind::DataInvalid, OPERATION, "the file holds no chain")
+                .with_fault(Fault::Operator)
+                .with("path", path.display()));
         };
-        let reveal = |reveal: LocalReveal| Reveal {
-            hotkey: Hotkey(reveal.hotkey),
-            block: reveal.block,
-            payload: reveal.payload,
-        };
-        let mut neurons: Vec<_> = config.neurons.into_iter().map(neuron).collect();
-        neurons.sort_by_key(|neuron| (neuron.uid, neuron.registered_at));
-        let mut reveals: Vec<_> = config.reveals.into_iter().map(reveal).collect();
-        reveals.sort_by_key(|reveal| reveal.block);
-        Ok(Self {
-            netuid: NetUid(config.netuid),
-            seed: config.seed,
-            subnet: Subnet {
-                tempo: config.tempo,
-                weights_rate_limit: config.weights_rate_limit,
-                commit_reveal: config.commit_reveal,
-            },
-            neurons,
-            reveals,
-            state: Mutex::new(State { head: config.start_block, submissions: Vec::new() }),
-        })
+        Ok(Self { config: LocalChainConfig { path: Some(path.to_owned()), ..config }, database })
     }
 
     /// Makes `blocks` more blocks; the new head.
-    pub fn advance(&self, blocks: u64) -> BlockRef {
-        let mut state = self.state();
-        state.head = state.head.saturating_add(blocks);
-        self.block_ref(state.head)
+    pub fn advance(&self, blocks: u64) -> Result<BlockRef> {
+        let number = self.database.write("make blocks", |transaction| {
+            let number = head(transaction)?.saturating_add(blocks).min(i64::MAX as u64);
+            transaction.execute("UPDATE chain SET head = ?1", [number])?;
+            Ok(number)
+        })?;
+        Ok(self.block_ref(number))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Registers `hotkey` in the next block: in its slot if it has one, else in
+    /// the lowest free one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if the hotkey is registered;
+    /// [`ErrorKind::ResourceExhausted`] if all 65,536 slots are taken.
+    pub fn register(&self, hotkey: &Hotkey, coldkey: &Coldkey) -> Result<Uid> {
+        const OPERATION: &str = "register a hotkey";
+        self.database.write(OPERATION, |transaction| {
+            let block = head(transaction)? + 1;
+            let neurons = neurons(transaction, block)?;
+            if neurons.values().any(|neuron| &neuron.hotkey == hotkey) {
+                return Err(Error::new(ErrorKind::Conflict, OPERATION, "it is registered")
+                    .with_fault(Fault::Operator)
+                    .with("hotkey", hotkey)
+                    .into());
+            }
+            let Some(uid) = (0..=u16::MAX).map(Uid).find(|uid| !neurons.contains_key(uid)) else {
+                return Err(Error::new(ErrorKind::ResourceExhausted, OPERATION, "no slot is free").into());
+            };
+            insert_neuron(
+                transaction,
+                &Neuron {
+                    uid,
+                    hotkey: hotkey.clone(),
+                    coldkey: coldkey.clone(),
+                    registered_at: block,
+                    validator_permit: false,
+                    stake: 0,
+                },
+            )?;
+            Ok(uid)
+        })
+    }
+
+    /// Commits `content` for `hotkey` in the next block, in place of what it
+    /// had committed before; with a round, hidden until that block.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if the hotkey is not registered.
+    pub fn commit(&self, hotkey: &Hotkey, content: &str, reveal_round: Option<u64>) -> Result<Place> {
+        const OPERATION: &str = "commit";
+        self.database.write(OPERATION, |transaction| {
+            let block = head(transaction)? + 1;
+            if !neurons(transaction, block)?.values().any(|neuron| &neuron.hotkey == hotkey) {
+                return Err(Error::new(ErrorKind::NotFound, OPERATION, "the hotkey is not registered")
+                    .with("hotkey", hotkey)
+                    .into());
+            }
+            let extrinsic = insert_commitment(transaction, hotkey, block, content, reveal_round)?;
+            Ok(Place { block, extrinsic: Some(extrinsic), dated_by: DatedBy::Commitment })
+        })
+    }
+
+    /// Writes the first state, unless the file has one.
+    fn begin(&self, transaction: &Transaction<'_>) -> Result<(), Trouble> {
+        const OPERATION: &str = "open the local chain";
+        let Self { config, .. } = self;
+        let settings = serde_json::to_string(&LocalChainConfig { path: None, ..config.clone() })
+            .map_err(|error| Error::bug(OPERATION, error.to_string()))?;
+        let sql = "SELECT settings FROM chain";
+        if let Some(before) = transaction.query_row(sql, [], |row| row.get::<_, String>(0)).optional()? {
+            if before == settings {
+                return Ok(());
+            }
+            return Err(Error::new(
+                ErrorKind::ConfigInvalid,
+                OPERATION,
+                "the file holds a chain of other settings",
+            )
+            .with("path", config.path.clone().unwrap_or_default().display())
+            .with_hint("name another file, or the settings that it was made with")
+            .into());
+        }
+        transaction.execute(
+            "INSERT INTO chain (id, head, settings) VALUES (1, ?1, ?2)",
+            params![config.start_block, settings],
+        )?;
+        for LocalNeuron { uid, hotkey, coldkey, registered_at, validator_permit, stake } in &config.neurons {
+            insert_neuron(
+                transaction,
+                &Neuron {
+                    uid: Uid(*uid),
+                    hotkey: Hotkey(hotkey.clone()),
+                    coldkey: Coldkey(coldkey.clone()),
+                    registered_at: *registered_at,
+                    validator_permit: *validator_permit,
+                    stake: *stake,
+                },
+            )?;
+        }
+        for LocalReveal { hotkey, block, payload } in &config.reveals {
+            insert_commitment(transaction, &Hotkey(hotkey.clone()), *block, payload, None)?;
+        }
+        Ok(())
     }
 
     fn block_ref(&self, number: BlockNumber) -> BlockRef {
-        let preimage = [self.seed.to_le_bytes(), number.to_le_bytes()].concat();
-        BlockRef { number, hash: Digest::of(preimage) }
+        let preimage = [self.config.seed.to_le_bytes(), number.to_le_bytes()].concat();
+        BlockRef { number, hash: BlockHash(*Digest::of(preimage).as_bytes()) }
     }
 
-    /// Checks that there is such a subnet and, on this branch, such a block.
-    fn check(&self, operation: &str, netuid: NetUid, at: &BlockRef, cx: &CallContext) -> Result<()> {
+    /// Runs a read of the state at `at`, once it is clear that there is such a
+    /// subnet and, on this branch, such a block.
+    fn read_at<T>(
+        &self,
+        operation: &str,
+        (netuid, at): (NetUid, &BlockRef),
+        cx: &CallContext,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Trouble>,
+    ) -> Result<T> {
         cx.check(operation)?;
         self.check_subnet(operation, netuid)?;
-        if at.number <= self.state().head && *at == self.block_ref(at.number) {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::NotFound, operation, "this chain has no such block")
-            .with("block", at.number)
-            .with("hash", at.hash.short()))
+        self.database.read(operation, |transaction| {
+            if at.number > head(transaction)? || *at != self.block_ref(at.number) {
+                return Err(Error::new(ErrorKind::NotFound, operation, "this chain has no such block")
+                    .with("block", at.number)
+                    .with("hash", at.hash)
+                    .into());
+            }
+            work(transaction)
+        })
     }
 
     fn check_subnet(&self, operation: &str, netuid: NetUid) -> Result<()> {
-        if netuid == self.netuid {
+        if netuid.0 == self.config.netuid {
             return Ok(());
         }
         Err(Error::new(ErrorKind::NotFound, operation, "this chain has no such subnet")
             .with("netuid", netuid.0)
-            .with("known", self.netuid.0))
+            .with("known", self.config.netuid))
     }
 
-    /// The neurons at `block`, by uid: the latest registration of each slot.
-    fn neurons(&self, block: BlockNumber) -> BTreeMap<Uid, &Neuron> {
-        let registered = self.neurons.iter().filter(|neuron| neuron.registered_at <= block);
-        registered.map(|neuron| (neuron.uid, neuron)).collect()
+    fn subnet_at(&self, block: BlockNumber) -> Subnet {
+        let LocalChainConfig { tempo, weights_rate_limit, commit_reveal, null_consensus, .. } = self.config;
+        let blocks = u64::from(tempo);
+        Subnet {
+            tempo,
+            epoch: block / blocks,
+            next_epoch: (block / blocks + 1).saturating_mul(blocks),
+            weights_rate_limit,
+            commit_reveal,
+            reveal_period: 1,
+            min_weights: self.config.min_weights,
+            max_weight: u16::MAX,
+            weights_version: 0,
+            registration_cost: 0,
+            consensus: if null_consensus { ConsensusMode::Null } else { ConsensusMode::Yuma },
+        }
+    }
+
+    /// Takes the weights into the block after the head, as a chain would.
+    fn submit(&self, transaction: &Transaction<'_>, vector: &WeightVector) -> Result<WeightReceipt, Trouble> {
+        const OPERATION: &str = "set weights";
+        let head = head(transaction)?;
+        let hotkey = &vector.key.hotkey;
+        let text = serde_json::to_string(vector).map_err(|error| Error::bug(OPERATION, error.to_string()))?;
+        let refused = |kind, message: &str| {
+            Error::new(kind, OPERATION, message).with("hotkey", hotkey).with("head", head)
+        };
+        let sql = "SELECT receipt FROM weights WHERE hotkey = ?1 AND vector = ?2";
+        let before = transaction.query_row(sql, params![hotkey.0, text], |row| parsed(row, 0)).optional()?;
+        if let Some(receipt) = before {
+            return Ok(receipt);
+        }
+        if vector.key.genesis != self.block_ref(0).hash || vector.key.mechanism != MechanismId(0) {
+            return Err(refused(ErrorKind::Unsupported, "they are for another chain or mechanism")
+                .with_fault(Fault::Operator)
+                .into());
+        }
+        let included = head.saturating_add(1);
+        let neurons = neurons(transaction, head)?;
+        let metagraph = Metagraph { neurons: neurons.into_values().collect() };
+        let subnet = self.subnet_at(included);
+        check_setter(hotkey, &subnet, &metagraph)?;
+        check_targets(&vector.shares, &metagraph)?;
+        if vector.shares.len() < usize::from(subnet.min_weights) {
+            return Err(refused(ErrorKind::Unsupported, "fewer targets than the subnet demands")
+                .with_fault(Fault::Operator)
+                .into());
+        }
+        let sql = "SELECT max(included) FROM weights WHERE hotkey = ?1";
+        let latest: Option<u64> = transaction.query_row(sql, [&hotkey.0], |row| row.get(0))?;
+        let next = latest.map_or(0, |latest| latest.saturating_add(subnet.weights_rate_limit));
+        if included < next {
+            let error = refused(ErrorKind::RateLimited, "too soon after the last weights");
+            return Err(error.with("next", next).into());
+        }
+        let (in_force, effect) = if subnet.commit_reveal {
+            (subnet.next_epoch, WeightEffect::Committed { reveal_round: subnet.next_epoch })
+        } else {
+            (included, WeightEffect::Set)
+        };
+        let receipt = WeightReceipt { block: included, epoch: subnet.epoch, effect };
+        let json =
+            serde_json::to_string(&receipt).map_err(|error| Error::bug(OPERATION, error.to_string()))?;
+        transaction.execute(
+            "INSERT INTO weights (hotkey, included, in_force, vector, receipt) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![hotkey.0, included, in_force, text, json],
+        )?;
+        Ok(receipt)
     }
 }
 
 #[async_trait]
 impl ChainClient for LocalChain {
+    async fn genesis(&self, cx: &CallContext) -> Result<BlockHash> {
+        cx.check("read the genesis hash")?;
+        Ok(self.block_ref(0).hash)
+    }
+
     async fn head(&self, cx: &CallContext) -> Result<BlockRef> {
-        cx.check("read the chain's head")?;
-        let head = self.state().head;
-        Ok(self.block_ref(head))
+        const OPERATION: &str = "read the chain's head";
+        cx.check(OPERATION)?;
+        Ok(self.block_ref(self.database.read(OPERATION, head)?))
     }
 
     async fn block(&self, number: BlockNumber, cx: &CallContext) -> Result<BlockRef> {
-        let operation = "read a block";
-        cx.check(operation)?;
-        let head = self.state().head;
+        const OPERATION: &str = "read a block";
+        let head = self.head(cx).await?.number;
         if number <= head {
             return Ok(self.block_ref(number));
         }
-        Err(Error::new(ErrorKind::NotFound, operation, "it is not final yet")
+        Err(Error::new(ErrorKind::NotFound, OPERATION, "it is not final yet")
             .with("block", number)
             .with("head", head))
     }
 
     async fn subnet(&self, netuid: NetUid, at: &BlockRef, cx: &CallContext) -> Result<Subnet> {
-        self.check("read the subnet's hyperparameters", netuid, at, cx)?;
-        Ok(self.subnet.clone())
+        let operation = "read the subnet's hyperparameters";
+        self.read_at(operation, (netuid, at), cx, |_| Ok(self.subnet_at(at.number)))
     }
 
     async fn metagraph(&self, netuid: NetUid, at: &BlockRef, cx: &CallContext) -> Result<Metagraph> {
-        self.check("read the metagraph", netuid, at, cx)?;
-        Ok(Metagraph { neurons: self.neurons(at.number).into_values().cloned().collect() })
+        self.read_at("read the metagraph", (netuid, at), cx, |transaction| {
+            Ok(Metagraph { neurons: neurons(transaction, at.number)?.into_values().collect() })
+        })
     }
 
     async fn reveals(&self, netuid: NetUid, at: &BlockRef, cx: &CallContext) -> Result<Vec<Reveal>> {
-        self.check("read the reveals", netuid, at, cx)?;
-        Ok(self.reveals.iter().take_while(|reveal| reveal.block <= at.number).cloned().collect())
+        self.read_at("read the reveals", (netuid, at), cx, |transaction| reveals(transaction, at.number))
     }
 
     async fn weights(&self, netuid: NetUid, at: &BlockRef, cx: &CallContext) -> Result<WeightsView> {
-        self.check("read the weights", netuid, at, cx)?;
-        let state = self.state();
-        let row = |neuron: &Neuron| {
-            let mut submissions = state.submissions.iter().rev();
-            let latest = submissions.find(|submission| {
-                submission.vector.hotkey == neuron.hotkey
-                    && submission.in_force <= at.number
-                    && submission.included >= neuron.registered_at
-            })?;
-            Some(WeightsRow { validator: neuron.uid, weights: stored(&latest.vector.shares) })
-        };
-        Ok(WeightsView { rows: self.neurons(at.number).into_values().filter_map(row).collect() })
+        self.read_at("read the weights", (netuid, at), cx, |transaction| {
+            let sql = "SELECT vector FROM weights WHERE hotkey = ?1 AND in_force <= ?2 AND included >= ?3 \
+                       ORDER BY id DESC LIMIT 1";
+            let mut rows = Vec::new();
+            for neuron in neurons(transaction, at.number)?.into_values() {
+                let arguments = params![neuron.hotkey.0, at.number, neuron.registered_at];
+                let vector = transaction.query_row(sql, arguments, |row| parsed::<WeightVector>(row, 0));
+                if let Some(vector) = vector.optional()? {
+                    rows.push(WeightsRow { validator: neuron.uid, weights: stored(&vector.shares) });
+                }
+            }
+            Ok(WeightsView { rows })
+        })
     }
 
     async fn set_weights(&self, weights: Cleared<WeightVector>, cx: &CallContext) -> Result<WeightReceipt> {
-        let operation = "set weights";
-        cx.check(operation)?;
-        let vector = weights.get();
-        self.check_subnet(operation, vector.netuid)?;
-        let mut state = self.state();
-        let mut earlier =
-            state.submissions.iter().rev().filter(|earlier| earlier.vector.hotkey == vector.hotkey);
-        let latest = earlier.clone().next().map(|latest| latest.included);
-        if let Some(same) = earlier.find(|earlier| earlier.vector == *vector) {
-            return Ok(same.receipt);
-        }
-
-        let refused = |kind, message: &str| {
-            Error::new(kind, operation, message).with("hotkey", &vector.hotkey.0).with("head", state.head)
-        };
-        let neurons = self.neurons(state.head);
-        let validator = neurons
-            .values()
-            .find(|neuron| neuron.hotkey == vector.hotkey)
-            .ok_or_else(|| refused(ErrorKind::NotFound, "the hotkey is not registered"))?;
-        if !validator.validator_permit {
-            return Err(refused(ErrorKind::Unsupported, "the hotkey has no validator permit")
-                .with_fault(Fault::Operator));
-        }
-        let known = vector.shares.iter().all(|(uid, _)| neurons.contains_key(uid));
-        let ascending = vector.shares.is_sorted_by(|(a, _), (b, _)| a < b);
-        if !(known && ascending && vector.shares.iter().any(|(_, share)| *share > 0)) {
-            return Err(refused(ErrorKind::DataInvalid, "the shares are not of ascending, registered uids")
-                .with_fault(Fault::Operator));
-        }
-        let included = state.head.saturating_add(1);
-        let next = latest.map_or(0, |latest| latest.saturating_add(self.subnet.weights_rate_limit));
-        if included < next {
-            return Err(refused(ErrorKind::RateLimited, "too soon after the last weights").with("next", next));
-        }
-
-        let tempo = u64::from(self.subnet.tempo);
-        let (in_force, receipt) = if self.subnet.commit_reveal {
-            let reveal_round = (included / tempo + 1).saturating_mul(tempo);
-            (reveal_round, WeightReceipt::Committed { reveal_round })
-        } else {
-            (included, WeightReceipt::Set)
-        };
-        state.submissions.push(Submission { vector: vector.clone(), included, in_force, receipt });
-        Ok(receipt)
-    }
-}
-
-impl Plugin<dyn ChainClient> for LocalChain {
-    const NAME: &'static str = "local";
-    const SUMMARY: &'static str = "one subnet of a chain in memory, for tests";
-    type Config = LocalChainConfig;
-    type Checked = Self;
-
-    fn check(config: LocalChainConfig, _: &CheckContext<'_>) -> Result<Self> {
-        Self::new(config)
-    }
-
-    async fn build(chain: Self, _: &BuildContext<'_>) -> Result<Arc<dyn ChainClient>> {
-        Ok(Arc::new(chain))
+        const OPERATION: &str = "set weights";
+        cx.check(OPERATION)?;
+        self.check_subnet(OPERATION, weights.get().key.netuid)?;
+        self.database.write(OPERATION, |transaction| self.submit(transaction, weights.get()))
     }
 }
 
 albedo_core::register!(dyn ChainClient => LocalChain);
 
+fn head(transaction: &Transaction<'_>) -> Result<BlockNumber, Trouble> {
+    Ok(transaction.query_row("SELECT head FROM chain", [], |row| row.get(0))?)
+}
+
+/// The neurons at `block`, by uid: the latest registration of each slot.
+fn neurons(transaction: &Transaction<'_>, block: BlockNumber) -> Result<BTreeMap<Uid, Neuron>, Trouble> {
+    let sql = "SELECT uid, registered_at, hotkey, coldkey, validator_permit, stake FROM neurons \
+               WHERE registered_at <= ?1 ORDER BY registered_at";
+    let mut statement = transaction.prepare(sql)?;
+    let rows = statement.query_map([block], |row| {
+        Ok(Neuron {
+            uid: Uid(row.get(0)?),
+            registered_at: row.get(1)?,
+            hotkey: Hotkey(row.get(2)?),
+            coldkey: Coldkey(row.get(3)?),
+            validator_permit: row.get(4)?,
+            stake: row.get(5)?,
+        })
+    })?;
+    Ok(rows.map(|neuron| neuron.map(|neuron| (neuron.uid, neuron))).collect::<rusqlite::Result<_>>()?)
+}
+
+fn insert_neuron(transaction: &Transaction<'_>, neuron: &Neuron) -> Result<(), Trouble> {
+    let Neuron { uid, hotkey, coldkey, registered_at, validator_permit, stake } = neuron;
+    transaction.execute(
+        "INSERT INTO neurons (uid, registered_at, hotkey, coldkey, validator_permit, stake) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![uid.0, registered_at, hotkey.0, coldkey.0, validator_permit, stake],
+    )?;
+    Ok(())
+}
+
+/// The commitment's index in its block.
+fn insert_commitment(
+    transaction: &Transaction<'_>,
+    hotkey: &Hotkey,
+    block: BlockNumber,
+    content: &str,
+    reveal_round: Option<u64>,
+) -> Result<u32, Trouble> {
+    let sql = "SELECT count(*) FROM commitments WHERE block = ?1";
+    let extrinsic: u32 = transaction.query_row(sql, [block], |row| row.get(0))?;
+    transaction.execute(
+        "INSERT INTO commitments (hotkey, block, extrinsic, content, reveal_round) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![hotkey.0, block, extrinsic, content, reveal_round],
+    )?;
+    Ok(extrinsic)
+}
+
+/// What the state at `at` shows, as subtensor keeps it: each hotkey's last
+/// commitment, and what its timelocked ones have revealed, dated by the reveal.
+fn reveals(transaction: &Transaction<'_>, at: BlockNumber) -> Result<Vec<Reveal>, Trouble> {
+    struct Committed {
+        hotkey: Hotkey,
+        block: BlockNumber,
+        extrinsic: u32,
+        content: String,
+        round: Option<u64>,
+    }
+    let sql = "SELECT hotkey, block, extrinsic, content, reveal_round FROM commitments WHERE block <= ?1 \
+               ORDER BY block, extrinsic";
+    let mut statement = transaction.prepare(sql)?;
+    let rows = statement.query_map([at], |row| {
+        Ok(Committed {
+            hotkey: Hotkey(row.get(0)?),
+            block: row.get(1)?,
+            extrinsic: row.get(2)?,
+            content: row.get(3)?,
+            round: row.get(4)?,
+        })
+    })?;
+    let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    let last: BTreeMap<_, _> = rows.iter().enumerate().map(|(index, row)| (&row.hotkey, index)).collect();
+    let mut found = Vec::new();
+    for (index, Committed { hotkey, block, extrinsic, content, round }) in rows.iter().enumerate() {
+        let standing = last.get(hotkey) == Some(&index);
+        let replaced =
+            rows[index + 1..].iter().find(|later| &later.hotkey == hotkey).map(|later| later.block);
+        let place = Place { block: *block, extrinsic: Some(*extrinsic), dated_by: DatedBy::Commitment };
+        let (place, readable_at, content) = match round {
+            None if standing => (place, Some(*block), Content::Text(content.clone())),
+            Some(round) if *round <= at && replaced.is_none_or(|replaced| *round < replaced) => {
+                let revealed = (*round).max(*block);
+                let place = Place { block: revealed, extrinsic: None, dated_by: DatedBy::Reveal };
+                (place, Some(revealed), Content::Text(content.clone()))
+            }
+            Some(round) if standing => {
+                let ciphertext = Digest::of(format!("{hotkey} {block} {extrinsic}"));
+                (place, None, Content::Hidden { ciphertext, reveal_round: *round })
+            }
+            _ => continue,
+        };
+        found.push(Reveal { hotkey: hotkey.clone(), place, readable_at, content });
+    }
+    found.sort_by(|a, b| (a.place, &a.hotkey).cmp(&(b.place, &b.hotkey)));
+    Ok(found)
+}
+
 /// Weights as a chain stores them: the largest becomes 65,535.
-fn stored(shares: &[(Uid, u16)]) -> Vec<(Uid, u16)> {
-    let largest = shares.iter().map(|(_, share)| u32::from(*share)).max().unwrap_or(0).max(1);
-    let scale = |share: u16| ((u32::from(share) * 65_535 + largest / 2) / largest) as u16;
-    shares.iter().map(|&(uid, share)| (uid, scale(share))).collect()
+fn stored(shares: &[Share]) -> Vec<(Uid, u16)> {
+    let largest = shares.iter().map(|share| u32::from(share.weight)).max().unwrap_or(0).max(1);
+    let scale = |weight: u16| ((u32::from(weight) * 65_535 + largest / 2) / largest) as u16;
+    shares.iter().map(|share| (share.uid, scale(share.weight))).collect()
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    serde_json::from_str(&row.get::<_, String>(column)?).map_err(|error| damaged(column, error))
 }
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ const HEAVY: [(&str, &[&str]); 8] = [
 fn a_feature_brings_only_the_heavy_crates_it_is_for() {
     const INFERENCE: &[&str] = &["inference", "threads"];
     const GPU: &[&str] = &["inference", "threads", "gpu"];
-    let cases: [(&str, &str, &[&str]); 27] = [
+    let cases: [(&str, &str, &[&str]); 30] = [
         ("albedo-core", "", &[]),
         ("albedo-core", "conformance", &[]),
         ("albedo-core", "signatures", &[]),
@@ -114,7 +114,10 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo-backends", "tasks", &["tables"]),
         ("albedo-judges", "", &[]),
         ("albedo-judges", "screens", &["threads", "database"]),
-        ("albedo-chain", "", &[]),
+        ("albedo-chain", "", &["database"]),
+        ("albedo-chain", "wallet", &["database"]),
+        ("albedo-chain", "subtensor", &["network", "database", "chain"]),
+        ("albedo-chain", "test-node", &["network", "database", "chain"]),
         ("albedo", "", &[]),
         ("albedo", "bench", &[]),
         ("albedo", "cli", &["tables", "terminal"]),
@@ -126,7 +129,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo", "judges", &[]),
         ("albedo", "report", &["terminal"]),
         ("albedo", "screens", &["threads", "database"]),
-        ("albedo", "chain", &[]),
+        ("albedo", "chain", &["network", "database", "chain"]),
         ("albedo", "signatures", &[]),
     ];
     let listed = cases.map(|(member, feature, _)| (member.to_owned(), feature.to_owned()));

@@ -10,18 +10,18 @@ use async_trait::async_trait;
 use futures::future::join_all;
 
 use super::{Checked, broken, ends, ensure};
-use crate::chain::Uid;
+use crate::chain::{Hotkey, MechanismId, Uid};
 use crate::digest::Digest;
 use crate::error::{ErrorKind, Result};
-use crate::weights::{JournalKey, JournalStore, WeightJournal, WeightVector};
+use crate::weights::{JournalStore, Share, WeightJournal, WeightKey, WeightVector};
 
 /// Memory: for tests only, since it forgets with the process.
 #[derive(Debug, Default)]
-pub struct MemoryJournal(Mutex<BTreeMap<JournalKey, Digest>>);
+pub struct MemoryJournal(Mutex<BTreeMap<WeightKey, Digest>>);
 
 #[async_trait]
 impl JournalStore for MemoryJournal {
-    async fn insert_or_get(&self, key: &JournalKey, digest: Digest) -> Result<Digest> {
+    async fn insert_or_get(&self, key: &WeightKey, digest: Digest) -> Result<Digest> {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(match entries.entry(key.clone()) {
             Entry::Vacant(entry) => *entry.insert(digest),
@@ -34,24 +34,24 @@ impl JournalStore for MemoryJournal {
 const RIVALS: u16 = 16;
 
 /// Checks that of conflicting vectors, offered at once from many tasks,
-/// exactly one is cleared, and again whenever it is offered again; that other
-/// epochs, hotkeys and subnets are entries of their own. The epochs `key.epoch`
-/// and the next must have no entry yet. Threads make the test harder: run it on
+/// exactly one is cleared, and again whenever it is offered again; that every
+/// other key has an entry of its own. The epochs `key.epoch` and the next must
+/// have no entry yet. Threads make the test harder: run it on
 /// a runtime that has several.
 ///
 /// # Errors
 /// The first promise found broken.
 pub async fn check_journal<S: JournalStore>(
     journal: Arc<WeightJournal<S>>,
-    key: JournalKey,
+    key: WeightKey,
     patience: Duration,
 ) -> Checked {
-    const ONE: &str = "one vector an epoch and hotkey is cleared";
-    let vector = move |key: &JournalKey, share: u16| WeightVector {
-        netuid: key.netuid,
-        hotkey: key.hotkey.clone(),
-        epoch: key.epoch,
-        shares: vec![(Uid(0), share), (Uid(1), u16::MAX - share)],
+    const ONE: &str = "one vector per key is cleared";
+    let target = |weight: u16| Share { uid: Uid(weight), hotkey: Hotkey(weight.to_string()), weight };
+    let vector = move |key: &WeightKey, share: u16| WeightVector {
+        key: key.clone(),
+        version_key: 0,
+        shares: [share, u16::MAX - share].map(target).into(),
     };
     let offer = async |rival: WeightVector| {
         let journal = Arc::clone(&journal);
@@ -74,18 +74,15 @@ pub async fn check_journal<S: JournalStore>(
     let rival = offer(vector(&key, RIVALS)).await?;
     ensure(rival.is_none(), ONE, || "another one later".into())?;
 
-    let mut netuid = key.netuid;
-    netuid.0 = netuid.0.wrapping_add(1);
-    let hotkey = crate::chain::Hotkey(format!("{}, another", key.hotkey.0));
-    for other in [
-        JournalKey { epoch: key.epoch.wrapping_add(1), ..key.clone() },
-        JournalKey { hotkey, ..key.clone() },
-        JournalKey { netuid, ..key.clone() },
-    ] {
+    let mut others: [_; 5] = std::array::from_fn(|_| key.clone());
+    others[0].epoch = key.epoch.wrapping_add(1);
+    others[1].hotkey = Hotkey(format!("{}, another", key.hotkey));
+    others[2].netuid.0 = key.netuid.0.wrapping_add(1);
+    others[3].mechanism = MechanismId(key.mechanism.0.wrapping_add(1));
+    others[4].genesis.0[0] ^= 1;
+    for other in others {
         let cleared = offer(vector(&other, RIVALS)).await?;
-        ensure(cleared.is_some(), "every epoch, hotkey and subnet has its own entry", || {
-            format!("none for {other:?}")
-        })?;
+        ensure(cleared.is_some(), "every key has its own entry", || format!("none for {other:?}"))?;
     }
     Ok(())
 }
@@ -93,7 +90,7 @@ pub async fn check_journal<S: JournalStore>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::{Hotkey, NetUid};
+    use crate::chain::{BlockHash, NetUid};
     use crate::conformance::{PATIENCE, Violation};
 
     #[derive(Debug, Clone, Copy)]
@@ -109,7 +106,7 @@ mod tests {
 
     #[async_trait]
     impl JournalStore for Flawed {
-        async fn insert_or_get(&self, key: &JournalKey, digest: Digest) -> Result<Digest> {
+        async fn insert_or_get(&self, key: &WeightKey, digest: Digest) -> Result<Digest> {
             let standing = self.0.0.lock().expect("unpoisoned").get(key).copied();
             match self.1 {
                 Flaw::Racy => {
@@ -124,15 +121,21 @@ mod tests {
                     if standing == digest { Ok(Digest::of(digest.as_bytes())) } else { Ok(standing) }
                 }
                 Flaw::OneForAll => {
-                    let key = JournalKey { epoch: 0, ..key.clone() };
+                    let key = WeightKey { epoch: 0, ..key.clone() };
                     self.0.insert_or_get(&key, digest).await
                 }
             }
         }
     }
 
-    fn key() -> JournalKey {
-        JournalKey { netuid: NetUid(97), epoch: 360, hotkey: Hotkey("validator".into()) }
+    fn key() -> WeightKey {
+        WeightKey {
+            genesis: BlockHash([1; 32]),
+            netuid: NetUid(97),
+            mechanism: MechanismId(0),
+            epoch: 360,
+            hotkey: Hotkey("validator".into()),
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -144,9 +147,9 @@ mod tests {
     #[tokio::test]
     async fn every_flaw_is_found() {
         for (flaw, promise) in [
-            (Flaw::Racy, "one vector an epoch and hotkey is cleared"),
-            (Flaw::Forgets, "one vector an epoch and hotkey is cleared"),
-            (Flaw::OneForAll, "every epoch, hotkey and subnet has its own entry"),
+            (Flaw::Racy, "one vector per key is cleared"),
+            (Flaw::Forgets, "one vector per key is cleared"),
+            (Flaw::OneForAll, "every key has its own entry"),
         ] {
             let journal = Arc::new(WeightJournal::new(Flawed(MemoryJournal::default(), flaw)));
             let found = check_journal(journal, key(), PATIENCE).await.expect_err("flawed");

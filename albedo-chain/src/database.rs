@@ -1,0 +1,262 @@
+//! SQLite files of this crate: opened, recognised and written in one way.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use albedo_core::{Error, ErrorKind, Fault, Result};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+/// How long a writer of a shared file waits for another.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// What a file is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Format {
+    /// What messages call it.
+    pub(crate) name: &'static str,
+    /// Marks the file as ours (`PRAGMA application_id`).
+    pub(crate) application: i64,
+    /// Version of the tables (`PRAGMA user_version`).
+    pub(crate) version: i64,
+    /// The tables of a new file.
+    pub(crate) tables: &'static str,
+    /// One process alone may have it open.
+    pub(crate) exclusive: bool,
+}
+
+/// An open file, or a database in memory.
+#[derive(Debug)]
+pub(crate) struct Database {
+    format: Format,
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+/// What ends a transaction without a trace.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    Sqlite(rusqlite::Error),
+    Ours(Error),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Ours(error)
+    }
+}
+
+impl Database {
+    /// Opens the file, which is made, readable for its owner only, if it does
+    /// not exist; `None` is memory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DataInvalid`] for a file that is not of this format;
+    /// [`ErrorKind::Conflict`] if it is exclusive and another process has it.
+    pub(crate) fn open(path: Option<&Path>, format: Format) -> Result<Self> {
+        let operation = format!("open the {}", format.name);
+        let shown = path.map_or_else(|| PathBuf::from(":memory:"), Path::to_owned);
+        let failed = |error| sqlite(format, &operation, &shown, error);
+        let mut connection = match path {
+            None => Connection::open_in_memory(),
+            Some(path) => {
+                make(path).map_err(|error| Error::io(&operation, path, error))?;
+                Connection::open(path)
+            }
+        }
+        .map_err(failed)?;
+        let settings = if format.exclusive {
+            // A second process is refused at once, for as long as this one lives.
+            "PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = EXTRA;"
+        } else {
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
+        };
+        let busy = if format.exclusive { Duration::ZERO } else { BUSY };
+        connection.busy_timeout(busy).map_err(failed)?;
+        connection.execute_batch(settings).map_err(failed)?;
+        let behavior = TransactionBehavior::Exclusive;
+        let transaction = connection.transaction_with_behavior(behavior).map_err(failed)?;
+        let pragma = |name: &str| {
+            transaction.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).map_err(failed)
+        };
+        let tables: i64 = transaction
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+            .map_err(failed)?;
+        let found = (pragma("application_id")?, pragma("user_version")?);
+        let invalid = |message: String, hint: &str| {
+            Err(Error::new(ErrorKind::DataInvalid, &operation, message)
+                .with_fault(Fault::Operator)
+                .with("path", shown.display())
+                .with_hint(hint))
+        };
+        if tables == 0 && found == (0, 0) {
+            let Format { application, version, tables, .. } = format;
+            transaction
+                .execute_batch(&format!(
+                    "PRAGMA application_id = {application}; PRAGMA user_version = {version}; {tables}"
+                ))
+                .map_err(failed)?;
+        } else if found.0 != format.application {
+            return invalid("it is another program's database".into(), "name another file");
+        } else if found.1 != format.version {
+            let message = format!("its format is {}, this program reads {}", found.1, format.version);
+            return invalid(message, "use the program that wrote it");
+        }
+        transaction.commit().map_err(failed)?;
+        Ok(Self { format, path: shown, connection: Mutex::new(connection) })
+    }
+
+    /// Runs `work` in a transaction that nobody else writes beside; nothing of
+    /// it stays if it fails.
+    pub(crate) fn write<T>(
+        &self,
+        operation: &str,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Trouble>,
+    ) -> Result<T> {
+        let mut connection = self.connection();
+        let behavior = if self.format.exclusive {
+            TransactionBehavior::Exclusive
+        } else {
+            TransactionBehavior::Immediate
+        };
+        let done =
+            connection.transaction_with_behavior(behavior).map_err(Trouble::from).and_then(|transaction| {
+                let value = work(&transaction)?;
+                transaction.commit()?;
+                Ok(value)
+            });
+        self.said(operation, done)
+    }
+
+    /// Runs `work`, which sees one state and changes nothing.
+    pub(crate) fn read<T>(
+        &self,
+        operation: &str,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Trouble>,
+    ) -> Result<T> {
+        let mut connection = self.connection();
+        let done = connection.transaction().map_err(Trouble::from).and_then(|transaction| work(&transaction));
+        self.said(operation, done)
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn said<T>(&self, operation: &str, done: Result<T, Trouble>) -> Result<T> {
+        done.map_err(|trouble| match trouble {
+            Trouble::Ours(error) => error,
+            Trouble::Sqlite(error) => sqlite(self.format, operation, &self.path, error),
+        })
+    }
+}
+
+/// A column that does not hold what was written there.
+pub(crate) fn damaged(
+    column: usize,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, error.into())
+}
+
+/// Makes the file unless it exists, so that nobody but its owner ever reads it.
+fn make(path: &Path) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
+fn sqlite(format: Format, operation: &str, path: &Path, error: rusqlite::Error) -> Error {
+    use rusqlite::ErrorCode as Code;
+    let code = error.sqlite_error_code();
+    let (kind, fault, hint) = match (&error, code) {
+        (rusqlite::Error::FromSqlConversionFailure(..), _)
+        | (_, Some(Code::NotADatabase | Code::DatabaseCorrupt)) => {
+            (ErrorKind::DataInvalid, Fault::Operator, "restore the file from a backup")
+        }
+        (_, Some(Code::PermissionDenied | Code::ReadOnly | Code::CannotOpen)) => {
+            (ErrorKind::Unavailable, Fault::Operator, "check the permissions of the file and its folder")
+        }
+        (_, Some(Code::DatabaseBusy | Code::DatabaseLocked)) if format.exclusive => {
+            (ErrorKind::Conflict, Fault::Operator, "another process has it open: end that one first")
+        }
+        (_, Some(Code::DatabaseBusy | Code::DatabaseLocked)) => {
+            (ErrorKind::Unavailable, Fault::Infrastructure, "another process is writing: try again")
+        }
+        (_, Some(Code::DiskFull)) => {
+            (ErrorKind::ResourceExhausted, Fault::Infrastructure, "free some space and try again")
+        }
+        _ => (ErrorKind::Unexpected, Fault::Bug, "report this"),
+    };
+    Error::new(kind, operation, error.to_string())
+        .with_fault(fault)
+        .with("path", path.display())
+        .with_hint(hint)
+        .with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORMAT: Format = Format {
+        name: "thing",
+        application: 0x7465_7374,
+        version: 2,
+        tables: "CREATE TABLE things (name TEXT NOT NULL) STRICT;",
+        exclusive: true,
+    };
+
+    #[test]
+    fn a_file_of_something_else_is_refused_with_what_to_do() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.sqlite");
+        drop(Database::open(Some(&path), FORMAT).expect("made"));
+        let open = |format| Database::open(Some(&path), format).expect_err("refused");
+        let later = open(Format { version: 1, ..FORMAT });
+        assert!(later.to_string().contains("its format is 2, this program reads 1"), "{later}");
+        let other = open(Format { application: 5, ..FORMAT });
+        assert_eq!(other.kind(), ErrorKind::DataInvalid, "{other}");
+        std::fs::write(&path, [0xff; 5000]).expect("written");
+        assert_eq!(open(FORMAT).kind(), ErrorKind::DataInvalid);
+        let missing = folder.path().join("no/such/folder");
+        let error = Database::open(Some(&missing), FORMAT).expect_err("no folder");
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::NotFound, Fault::Operator));
+    }
+
+    #[test]
+    fn a_failed_transaction_leaves_nothing() {
+        let database = Database::open(None, FORMAT).expect("made");
+        let count = || {
+            database.read("count", |transaction| {
+                Ok(transaction.query_row("SELECT count(*) FROM things", [], |row| row.get::<_, i64>(0))?)
+            })
+        };
+        let failed = database.write("add", |transaction| -> Result<(), Trouble> {
+            transaction.execute("INSERT INTO things VALUES ('x')", [])?;
+            Err(Error::bug("add", "no").into())
+        });
+        assert!(failed.is_err());
+        assert_eq!(count().expect("counted"), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_its_owner_reads_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.sqlite");
+        drop(Database::open(Some(&path), FORMAT).expect("made"));
+        let mode = std::fs::metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

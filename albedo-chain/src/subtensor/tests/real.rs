@@ -1,0 +1,190 @@
+//! The client before the real runtime 293, run by chopsticks (`docs/chain.md`
+//! says how to start it). On demand:
+//!
+//! ```console
+//! ALBEDO_CHAIN_RUNTIME=ws://127.0.0.1:18293 cargo test --release -p albedo-chain \
+//!     --features test-node real_runtime -- --ignored --nocapture
+//! ```
+
+use serde_json::{Value as Json, json};
+use subxt::rpcs::client::RpcParams;
+use subxt::rpcs::{RpcClient, rpc_params};
+
+use super::*;
+
+/// The subnet of the runtime's own genesis.
+const SUBNET: NetUid = NetUid(1);
+
+/// Substrate's development account Alice, which has funds there.
+const ALICE: &str = "e5be9a5092b81bca64be81d212e7f2f9eba183bb7a90954f7b76361f6edb5c0a";
+
+/// Blocks of an epoch while this test runs.
+const REAL_TEMPO: u64 = 20;
+
+/// drand's quicknet round that the packages' fixture has the signature of.
+const ROUND: u64 = 1000;
+
+/// The node's own methods, beside those that the client knows.
+struct Chopsticks(RpcClient);
+
+impl Chopsticks {
+    async fn call(&self, method: &str, params: RpcParams) -> Json {
+        self.0.request(method, params).await.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// Writes state, by the names that the metadata has.
+    async fn set(&self, state: Json) {
+        self.call("dev_setStorage", rpc_params![state]).await;
+    }
+
+    /// Makes blocks one by one; before each, every slot gets its permit again,
+    /// which the epoch takes away from validators without stake.
+    async fn blocks(&self, count: u64) {
+        for _ in 0..count {
+            self.set(json!({"SubtensorModule": {"ValidatorPermit": [[[SUBNET.0], [true, true]]]}})).await;
+            self.call("dev_newBlock", rpc_params![json!({"count": 1})]).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the real runtime, at ALBEDO_CHAIN_RUNTIME"]
+async fn real_runtime() {
+    let endpoint = std::env::var("ALBEDO_CHAIN_RUNTIME").expect("ALBEDO_CHAIN_RUNTIME names its address");
+    let node = Chopsticks(RpcClient::from_url(&endpoint).await.expect("connects"));
+    let genesis = node.call("chain_getBlockHash", rpc_params![0]).await;
+    let settings = SubtensorConfig {
+        endpoints: vec![endpoint],
+        genesis: genesis.as_str().expect("a hash").into(),
+        poll_ms: 200,
+        ..SubtensorConfig::default()
+    };
+    let mut seed = [0; 32];
+    for (byte, pair) in seed.iter_mut().zip(ALICE.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hexadecimal");
+    }
+    let (coldkey, hotkey) = (Keypair::from_seed(&seed, Scheme::Sr25519).expect("a key"), key(9));
+    let cx = CallContext::new();
+    let journal = ChainJournal::in_memory().expect("opens");
+    let client = |beacon: Beacon| {
+        let client = Subtensor::new(&settings).expect("good settings");
+        client.with_journal(journal.clone(), beacon, Duration::from_millis(200)).with_signer(Arc::new(key(9)))
+    };
+    let plain = client(Beacon::quicknet());
+
+    // Registrations at a low price, no rate limits, short epochs.
+    node.set(json!({
+        "System": {"Account": [[[hotkey.address()], {"providers": 1, "data": {"free": "1000000000000"}}]]},
+        "SubtensorModule": {
+            "NetworkRegistrationAllowed": [[[SUBNET.0], true]],
+            "SubtokenEnabled": [[[SUBNET.0], true]],
+            "Burn": [[[SUBNET.0], 1_000_000]],
+            "Tempo": [[[SUBNET.0], REAL_TEMPO]],
+            "WeightsSetRateLimit": [[[SUBNET.0], 0]],
+            "CommitRevealWeightsEnabled": [[[SUBNET.0], false]],
+            "RevealPeriodEpochs": [[[SUBNET.0], 1]],
+        },
+    }))
+    .await;
+    node.blocks(1).await;
+    let cost = plain.registration_cost(SUBNET, &cx).await.expect("read");
+    let block = plain.register(SUBNET, &hotkey.hotkey(), cost, &coldkey, &cx).await.expect("registered");
+    let head = plain.head(&cx).await.expect("a head");
+    let metagraph = plain.metagraph(SUBNET, &head, &cx).await.expect("read");
+    let neuron = metagraph.of(&hotkey.hotkey()).expect("registered");
+    assert_eq!(neuron.coldkey.0, coldkey.address());
+    println!("registered as {neuron:?} in block {block} for {cost} rao; {} neurons", metagraph.neurons.len());
+
+    // A commitment in plain text, and one that the runtime reveals.
+    let block = plain.commit(SUBNET, "v7|a/b|plain", None, &cx).await.expect("committed");
+    let head = plain.head(&cx).await.expect("a head");
+    let reveals = plain.reveals(SUBNET, &head, &cx).await.expect("read");
+    assert_eq!(reveals[0].content, Content::Text("v7|a/b|plain".into()));
+    let index = plain.commitment_index(SUBNET, &hotkey.hotkey(), block, &cx).await.expect("read");
+    println!("plain commitment in block {block}, extrinsic {index:?}: {reveals:?}");
+
+    // A beacon that counts the chain's present as the round of the fixture.
+    let state = plain.reader.at(&head, &cx).await.expect("known");
+    let now = plain.reader.time(&state, &cx).await.expect("read") / 1000;
+    let sealing = client(Beacon { genesis: 0, period: now / ROUND, ..Beacon::quicknet() });
+    let block = sealing.commit(SUBNET, "v7|a/b|sealed", Some(1), &cx).await.expect("committed");
+    let head = sealing.head(&cx).await.expect("a head");
+    let reveals = sealing.reveals(SUBNET, &head, &cx).await.expect("read");
+    assert!(matches!(reveals[0].content, Content::Hidden { reveal_round: ROUND, .. }), "{reveals:?}");
+    let pulse = std::fs::read_to_string(TIMELOCK).expect("the fixture");
+    let pulse: Json = serde_json::from_str(&pulse).expect("JSON");
+    let signature = pulse["signature"].as_str().expect("hexadecimal");
+    let drand = json!({"Drand": {
+        "Pulses": [[[ROUND], {"round": ROUND, "randomness": "0x00", "signature": format!("0x{signature}")}]],
+        "LastStoredRound": ROUND,
+    }});
+    node.set(drand.clone()).await;
+    node.blocks(2).await;
+    let head = sealing.head(&cx).await.expect("a head");
+    let ledger = Ledger::in_memory().expect("opens");
+    let found = ledger.follow(&sealing, SUBNET, &head, &cx).await.expect("followed");
+    let sealed = found.iter().find(|found| found.content == Content::Text("v7|a/b|sealed".into()));
+    let sealed = sealed.unwrap_or_else(|| panic!("not revealed: {found:?}"));
+    assert_eq!((sealed.place.block, sealed.place.dated_by), (block, DatedBy::Commitment));
+    println!("sealed commitment of block {block}, revealed: {sealed:?}");
+
+    // Plain weights, early in an epoch.
+    let early = async || {
+        let head = plain.head(&cx).await.expect("a head");
+        let subnet = plain.subnet(SUBNET, &head, &cx).await.expect("read");
+        node.blocks(subnet.next_epoch - head.number + 1).await;
+        let head = plain.head(&cx).await.expect("a head");
+        plain.subnet(SUBNET, &head, &cx).await.expect("read").epoch
+    };
+    let weigh = async |client: &Subtensor, epoch, weights: [u16; 2]| {
+        let head = client.head(&cx).await.expect("a head");
+        let metagraph = client.metagraph(SUBNET, &head, &cx).await.expect("read");
+        let shares = metagraph.neurons.iter().zip(weights).map(|(neuron, weight)| Share {
+            uid: neuron.uid,
+            hotkey: neuron.hotkey.clone(),
+            weight,
+        });
+        let vector = WeightVector {
+            key: WeightKey {
+                genesis: client.genesis(&cx).await.expect("known"),
+                netuid: SUBNET,
+                mechanism: MechanismId(0),
+                epoch,
+                hotkey: hotkey.hotkey(),
+            },
+            version_key: 0,
+            shares: shares.collect(),
+        };
+        let cleared = WeightJournal::new(journal.clone()).clear(vector.clone()).await.expect("cleared");
+        let receipt = client.set_weights(cleared, &cx).await.expect("in a block");
+        (vector, receipt)
+    };
+    let view = async || {
+        let head = plain.head(&cx).await.expect("a head");
+        plain.weights(SUBNET, &head, &cx).await.expect("read").rows
+    };
+    let epoch = early().await;
+    let (_, receipt) = weigh(&plain, epoch, [21_845, 43_690]).await;
+    assert_eq!((receipt.epoch, receipt.effect), (epoch, WeightEffect::Set));
+    let rows = view().await;
+    let row = rows.iter().find(|row| row.validator == neuron.uid).expect("set");
+    println!("plain weights, {receipt:?}: {row:?}");
+    assert_eq!(row.weights, [(Uid(0), 32_767), (Uid(1), 65_535)]);
+
+    // Committed weights (CRv3), which the runtime opens in a later epoch.
+    node.set(json!({"SubtensorModule": {"CommitRevealWeightsEnabled": [[[SUBNET.0], true]]}})).await;
+    let epoch = early().await;
+    let (vector, receipt) = weigh(&sealing, epoch, [43_690, 21_845]).await;
+    assert_eq!(receipt.effect, WeightEffect::Committed { reveal_round: ROUND });
+    let head = sealing.head(&cx).await.expect("a head");
+    let waiting = sealing.revealed(&vector, &receipt, &head, &cx).await.expect("read");
+    println!("committed weights, {receipt:?}: {waiting:?}");
+    assert!(matches!(waiting, Revealed::Waiting { .. }), "{waiting:?}");
+    node.set(drand).await;
+    node.blocks(2 * REAL_TEMPO + 4).await;
+    let head = sealing.head(&cx).await.expect("a head");
+    let revealed = sealing.revealed(&vector, &receipt, &head, &cx).await.expect("read");
+    println!("revealed: {revealed:?}, {:?}", view().await);
+    assert_eq!(revealed, Revealed::InForce);
+    println!("transcript: {} extrinsics, all as signed", journal.epochs().await.expect("read").len() + 3);
+}
