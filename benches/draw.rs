@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use albedo_backends::tasks::{Manifest, ParquetTasks, ParquetTasksConfig};
+use albedo_core::decision::RuleVersion;
 use albedo_core::draw::Drawer;
 use albedo_core::panel::PanelSettings;
 use albedo_core::plan::{ContestantPlan, GenerationSettings, Lanes, Sampler, Terms};
@@ -110,9 +111,11 @@ fn plan(sampler: Sampler, tasks: &TaskSetInfo) -> DuelPlan {
         judges: vec![],
         panel: PanelSettings::default(),
         rule: Rule::default(),
+        rule_version: RuleVersion::NEWEST,
         terms: Terms::default(),
         previous: None,
         canaries: None,
+        effect_prior: None,
         admission: None,
     }
 }

@@ -3,11 +3,14 @@
 //! are in `docs/error-rates.md`.
 //!
 //! ```text
-//! cargo run --release --example error_rates [-- --full]
+//! cargo run --release --example error_rates [-- [--full | --trials N] [SECTION…]]
 //! ```
+//!
+//! Without a section it prints all of them. `--full` is 10,000 trials a cell, the
+//! default 100.
 #![expect(clippy::print_stdout, reason = "an example prints")]
 
-use albedo::decision::{Rule, RuleContext, Ruling, SequentialTest, cap, decide};
+use albedo::decision::{Evidence, Rule, RuleContext, RuleVersion, Ruling, SequentialTest, cap, decide};
 use albedo::error::Result;
 use albedo::judge::Metric;
 use albedo::panel::{Cell, Cluster, Reducer};
@@ -18,10 +21,14 @@ use albedo::stats::bootstrap_interval;
 use crate::noise::{Profile, Source};
 use crate::rates::{Rate, simulate};
 
+#[path = "error_rates/missing.rs"]
+mod missing;
 #[path = "error_rates/noise.rs"]
 mod noise;
 #[path = "error_rates/rates.rs"]
 mod rates;
+#[path = "error_rates/versions.rs"]
+mod versions;
 
 /// Every stream of the simulation derives from it.
 const SEED: u64 = 2026;
@@ -35,15 +42,40 @@ const EFFECTS: [f64; 6] = [0.0, 1.0, 2.0, 3.0, 5.0, 10.0];
 /// Challengers after which a reign's false crowns are counted.
 const ATTEMPTS: [u64; 4] = [1, 10, 50, 200];
 
+/// Prints one part of the tables: of this many trials a cell.
+type Section = fn(ErrorBudget, usize);
+
+/// The parts by name, in the order in which they are printed.
+const SECTIONS: [(&str, Section); 9] = [
+    ("false-crowns", false_crowns),
+    ("near-king", near_king),
+    ("crown-rates", crown_rates),
+    ("versions", versions::print),
+    ("missing", missing::vanishing),
+    ("outages", missing::outages),
+    ("schedule", schedule),
+    ("power", |_, trials| power(2 * trials)),
+    ("coverage", |_, trials| coverage(trials)),
+];
+
 fn main() -> Result<()> {
-    let trials = if std::env::args().any(|argument| argument == "--full") { 10_000 } else { 100 };
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let (mut trials, mut wanted) = (100, Vec::new());
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--full" => trials = 10_000,
+            "--trials" => trials = arguments.next().and_then(|count| count.parse().ok()).unwrap_or(trials),
+            section => wanted.push(section),
+        }
+    }
     let budget = ErrorBudget::new(REIGN_ALPHA)?;
     println!("Seed {SEED}; {trials} reigns, duels or sequences a cell; intervals are exact, 95 %.");
-    false_crowns(budget, trials);
-    crown_rates(budget, trials);
-    schedule(budget, trials);
-    power(2 * trials);
-    coverage(trials);
+    for (name, section) in SECTIONS {
+        if wanted.is_empty() || wanted.contains(&name) {
+            section(budget, trials);
+        }
+    }
     Ok(())
 }
 
@@ -57,18 +89,33 @@ enum Contender {
     /// A win by 2.0 points over 128 samples and a bootstrap bound above 0.
     MarginLcb,
     /// albedo's own, within a reign.
-    Sequential,
+    Sequential(RuleVersion),
 }
 
 impl Contender {
-    const ALL: [Self; 4] = [Self::Margin, Self::TwoWins, Self::MarginLcb, Self::Sequential];
+    const ALL: [Self; 5] = [
+        Self::Margin,
+        Self::TwoWins,
+        Self::MarginLcb,
+        Self::Sequential(RuleVersion::First),
+        Self::Sequential(RuleVersion::Second),
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Margin => "margin 2.5",
             Self::TwoWins => "two wins",
             Self::MarginLcb => "margin-lcb",
-            Self::Sequential => "sequential",
+            Self::Sequential(RuleVersion::First) => "sequential, version 1",
+            Self::Sequential(_) => "sequential",
+        }
+    }
+
+    /// Names the streams of random numbers: both versions of a rule see the same.
+    fn stream(self) -> &'static str {
+        match self {
+            Self::Sequential(_) => "sequential",
+            other => other.name(),
         }
     }
 
@@ -87,8 +134,8 @@ impl Contender {
                 let (mean, differences) = mean(128);
                 (mean >= 1.9 && lcb_crowns(&differences, stream.next_u64()), 128)
             }
-            Self::Sequential => {
-                let mut test = sequential(share, cap(share));
+            Self::Sequential(version) => {
+                let mut test = sequential(version, share, cap(share));
                 source.start_duel(stream);
                 loop {
                     if let Some(ruling) = test.consume(source.draw(stream)) {
@@ -105,18 +152,19 @@ impl Contender {
 fn lcb_crowns(differences: &[f64], entropy: u64) -> bool {
     let rule = Rule::MarginLcb { win_margin: 2.0, alpha: 0.05, resamples: 1_000 };
     let samples = differences.len() as u32;
-    let context = RuleContext { samples, looks: rule.looks(samples), alpha: 0.05, entropy };
-    let clusters = differences.iter().enumerate().map(|(sample, &difference)| {
-        let cell = Cell::Scored { difference: [(Metric::Correctness, difference)].into(), flipped: false };
-        Cluster::new(sample as u32, vec![cell], Reducer::Mean)
-    });
-    decide(&rule, context, clusters).is_some_and(|decision| decision.ruling == Ruling::Dethroned)
+    let context = RuleContext { entropy, ..RuleContext::new(&rule, samples, 0.05) };
+    decide(&rule, context, clusters(differences)).is_some_and(|decision| decision.ruling == Ruling::Dethroned)
 }
 
 /// `sequential` with its default margins.
-fn sequential(alpha: f64, cap: u32) -> SequentialTest {
-    let looks = Rule::default().looks(cap);
-    SequentialTest::new(2.0, 0.0, &RuleContext { samples: cap, looks, alpha, entropy: 0 })
+fn sequential(version: RuleVersion, alpha: f64, cap: u32) -> SequentialTest {
+    sequential_of(2.0, version, alpha, cap)
+}
+
+/// `sequential` with this win margin in points.
+fn sequential_of(win_margin: f64, version: RuleVersion, alpha: f64, cap: u32) -> SequentialTest {
+    let context = RuleContext { version, ..RuleContext::new(&Rule::default(), cap, alpha) };
+    SequentialTest::new(win_margin, 0.0, &context)
 }
 
 fn stream(section: &str, cell: &str, trial: usize) -> Stream {
@@ -135,7 +183,7 @@ fn false_crowns(budget: ErrorBudget, trials: usize) {
     for profile in profiles() {
         let source = Source::new(profile, 0.0);
         for rule in Contender::ALL {
-            let cell = format!("{} {}", profile.name(), rule.name());
+            let cell = format!("{} {}", profile.name(), rule.stream());
             let crowned_at = simulate(trials, |trial| {
                 let (mut source, mut stream) = (source.clone(), stream("false crowns", &cell, trial));
                 (1..=ATTEMPTS[3])
@@ -151,6 +199,30 @@ fn false_crowns(budget: ErrorBudget, trials: usize) {
     }
 }
 
+/// Challengers that are better than the king, by less than the win margin.
+fn near_king(budget: ErrorBudget, trials: usize) {
+    const EFFECTS: [f64; 3] = [0.5, 0.75, 1.0];
+    println!("\n## A reign's crowns after 200 challengers just above the king, in percent\n");
+    println!("| noise | +0.5 points | +0.75 | +1 |");
+    println!("|---|---|---|---|");
+    // A tenth of the trials: nearly all duels of a reign are fought.
+    let trials = trials.div_ceil(10);
+    for profile in &Profile::NULL_HOLDS[..3] {
+        print!("| {} |", profile.name());
+        for effect in EFFECTS {
+            let source = Source::new(*profile, effect / 100.0);
+            let cell = format!("{} {effect}", profile.name());
+            let crowned = simulate(trials, |trial| {
+                let (mut source, mut stream) = (source.clone(), stream("near king", &cell, trial));
+                let rule = Contender::Sequential(RuleVersion::NEWEST);
+                (1..=ATTEMPTS[3]).any(|attempt| rule.duel(budget.share(attempt), &mut source, &mut stream).0)
+            });
+            print!(" {} |", Rate::of(crowned.into_iter()));
+        }
+        println!();
+    }
+}
+
 fn crown_rates(budget: ErrorBudget, trials: usize) {
     println!("\n## Crown rate in percent; median and mean samples, by true effect\n");
     print!("| noise | rule |");
@@ -163,7 +235,7 @@ fn crown_rates(budget: ErrorBudget, trials: usize) {
             print!("| {} | `{}` |", profile.name(), rule.name());
             for effect in EFFECTS {
                 let source = Source::new(profile, effect / 100.0);
-                let cell = format!("{} {} {effect}", profile.name(), rule.name());
+                let cell = format!("{} {} {effect}", profile.name(), rule.stream());
                 let duels = simulate(trials, |trial| {
                     let (mut source, mut stream) = (source.clone(), stream("crown rates", &cell, trial));
                     rule.duel(budget.share(1), &mut source, &mut stream)
@@ -190,7 +262,8 @@ fn schedule(budget: ErrorBudget, trials: usize) {
             let source = Source::new(Profile::Graded(0.15), effect / 100.0);
             let crowned = simulate(trials, |trial| {
                 let mut stream = stream("schedule", &format!("{attempt} {effect}"), trial);
-                Contender::Sequential.duel(share, &mut source.clone(), &mut stream).0
+                let rule = Contender::Sequential(RuleVersion::NEWEST);
+                rule.duel(share, &mut source.clone(), &mut stream).0
             });
             print!(" {} |", Rate::of(crowned.into_iter()));
         }
@@ -209,8 +282,9 @@ fn power(trials: usize) {
     const ALPHA: f64 = 0.01;
     /// The one-sided 1 % point of the normal distribution.
     const Z: f64 = 2.326_348;
-    const NAMES: [&str; 4] = [
+    const NAMES: [&str; 5] = [
         "`sequential`",
+        "`fixed`",
         "20 constant bets, evenly weighted",
         "two constant bets, 0.35 and 0.97",
         "one z-test at the end",
@@ -225,8 +299,9 @@ fn power(trials: usize) {
         let source = Source::new(profile, effect);
         simulate(trials, |trial| {
             let mut stream = stream("power", &format!("{} {effect}", profile.name()), trial);
+            let mut source = source.clone();
             let differences: Vec<_> = (0..samples).map(|_| source.draw(&mut stream)).collect();
-            let mut test = sequential(ALPHA, cap(ALPHA));
+            let mut test = sequential(RuleVersion::NEWEST, ALPHA, cap(ALPHA));
             for &difference in &differences {
                 test.consume(difference);
             }
@@ -234,8 +309,13 @@ fn power(trials: usize) {
             let square = differences.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
             let error = (square / (samples - 1) as f64 / samples as f64).sqrt();
             let mixture = |bets: &[(f64, f64)]| mixture_rejects(bets, &differences, ALPHA);
-            let mut rejected =
-                vec![test.rejected_at().is_some(), mixture(&even), mixture(&two), mean > Z * error];
+            let mut rejected = vec![
+                test.rejected_at().is_some(),
+                fixed_rejects(&differences, ALPHA),
+                mixture(&even),
+                mixture(&two),
+                mean > Z * error,
+            ];
             rejected.extend((1..=33).map(|bet| mixture(&[(1.0, 0.03 * f64::from(bet))])));
             rejected
         })
@@ -257,6 +337,26 @@ fn power(trials: usize) {
         }
     }
     println!();
+}
+
+/// Whether the rule `fixed` rejects the null hypothesis on `differences`.
+fn fixed_rejects(differences: &[f64], alpha: f64) -> bool {
+    let rule = Rule::Fixed { win_margin: 2.0, null_margin: 0.0 };
+    let context = RuleContext::new(&rule, differences.len() as u32, alpha);
+    let decision = decide(&rule, context, clusters(differences));
+    let rejected_at = decision.and_then(|decision| match decision.evidence {
+        Evidence::Fixed(evidence) => evidence.rejected_at,
+        _ => None,
+    });
+    rejected_at.is_some()
+}
+
+/// One cluster of one judge for each of `differences`.
+fn clusters(differences: &[f64]) -> impl Iterator<Item = Cluster> {
+    differences.iter().enumerate().map(|(sample, &difference)| {
+        let cell = Cell::Scored { difference: [(Metric::Correctness, difference)].into(), flipped: false };
+        Cluster::new(sample as u32, vec![cell], Reducer::Mean)
+    })
 }
 
 /// Whether the mixture of constant `bets`, each with its weight, ever reaches
@@ -281,8 +381,9 @@ fn coverage(trials: usize) {
         let source = Source::new(profile, effect);
         let held = simulate(trials, |trial| {
             let mut stream = stream("coverage", &profile.name(), trial);
+            let mut source = source.clone();
             let differences: Vec<_> = (0..512).map(|_| source.draw(&mut stream)).collect();
-            let mut test = sequential(0.01, 512);
+            let mut test = sequential(RuleVersion::NEWEST, 0.01, 512);
             for &difference in &differences {
                 test.consume(difference);
             }

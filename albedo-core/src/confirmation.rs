@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::decision::{Evidence, Rule, SequentialEvidence};
+use crate::decision::{Evidence, FixedEvidence, Rule, SequentialEvidence};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::DuelPlan;
@@ -12,7 +12,8 @@ use crate::reign::confirmed_log_e_value;
 const OPERATION: &str = "confirm the duel";
 
 /// What a confirmation's plan may have other than the duel's.
-const MAY_DIFFER: [&str; 6] = ["looks", "previous", "samples", "seed", "terms", "version"];
+const MAY_DIFFER: [&str; 8] =
+    ["effect_prior", "looks", "previous", "rule_version", "samples", "seed", "terms", "version"];
 
 /// What a duel and its confirmation say together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,8 +24,7 @@ pub struct Confirmation {
     pub alpha: f64,
     /// Natural logarithm of the product of their e-values.
     pub log_e_value: f64,
-    /// The product is at least 1 / alpha, and each stage's mean a win by the
-    /// rule's margin.
+    /// The product is at least 1 / alpha, and each stage shows the size of the win.
     pub crowned: bool,
 }
 
@@ -39,6 +39,9 @@ pub struct Stage {
     pub mean: f64,
     /// The least mean in points that its rule crowns after this many.
     pub least_mean: f64,
+    /// The mean is at least that, or the second betting process has shown the size
+    /// and a win was not out of reach.
+    pub size_shown: bool,
     /// Natural logarithm of its e-value, at its end.
     pub log_e_value: f64,
 }
@@ -54,7 +57,7 @@ impl Confirmation {
     /// ([`confirmed_log_e_value`]).
     ///
     /// # Errors
-    /// [`ErrorKind::DataInvalid`]: a rule other than `sequential`, a second
+    /// [`ErrorKind::DataInvalid`]: a rule other than `sequential` and `fixed`, a second
     /// record that does not name the first or has its seed, or one that asks
     /// another question: other contestants, tasks, judges, rule or generation.
     /// [`ErrorKind::ConfigInvalid`]: an alpha that is not between 0 and 0.5.
@@ -70,7 +73,7 @@ impl Confirmation {
         }
         let stages = [stage(first)?, stage(second)?];
         let log_e_value = confirmed_log_e_value(stages[0].log_e_value, stages[1].log_e_value);
-        let crowned = log_e_value >= -alpha.ln() && stages.iter().all(|stage| stage.mean >= stage.least_mean);
+        let crowned = log_e_value >= -alpha.ln() && stages.iter().all(|stage| stage.size_shown);
         Ok(Self { stages, alpha, log_e_value, crowned })
     }
 }
@@ -87,7 +90,8 @@ fn check_plans(record: Digest, first: &DuelPlan, second: &DuelPlan) -> Result<()
         return Err(refused("both have one seed, so the same tasks").with("seed", first.seed));
     }
     let mut differing = first.differences(second);
-    differing.retain(|field| !MAY_DIFFER.contains(&field.as_str()));
+    let one_question = margins(&first.rule).is_some() && margins(&first.rule) == margins(&second.rule);
+    differing.retain(|field| !(MAY_DIFFER.contains(&field.as_str()) || (field == "rule" && one_question)));
     if !differing.is_empty() {
         return Err(refused("the second asks another question than the first")
             .with("they differ in", differing.join(", ")));
@@ -95,12 +99,29 @@ fn check_plans(record: Digest, first: &DuelPlan, second: &DuelPlan) -> Result<()
     Ok(())
 }
 
+/// Win margin and null margin of a rule that gives an e-value.
+fn margins(rule: &Rule) -> Option<(f64, f64)> {
+    match *rule {
+        Rule::Sequential { win_margin, null_margin } | Rule::Fixed { win_margin, null_margin } => {
+            Some((win_margin, null_margin))
+        }
+        Rule::Margin { .. } | Rule::MarginLcb { .. } => None,
+    }
+}
+
 fn stage(record: &Record) -> Result<Stage> {
     match (&record.plan().rule, &record.verdict().decision.evidence) {
         (Rule::Sequential { win_margin, .. }, Evidence::Sequential(evidence)) => {
-            let SequentialEvidence { samples, mean, log_e_value, .. } = *evidence;
+            let SequentialEvidence { samples, mean, log_e_value, futile_at, .. } = *evidence;
             let least_mean = evidence.least_mean(*win_margin);
-            Ok(Stage { record: record.digest, samples, mean, least_mean, log_e_value })
+            let by_betting = evidence.size.as_ref().is_some_and(|size| size.rejected_at.is_some());
+            let size_shown = mean >= least_mean || (by_betting && futile_at.is_none());
+            Ok(Stage { record: record.digest, samples, mean, least_mean, size_shown, log_e_value })
+        }
+        (Rule::Fixed { win_margin, .. }, Evidence::Fixed(evidence)) => {
+            let FixedEvidence { samples, mean, log_e_value, margin_met, .. } = *evidence;
+            let (least_mean, size_shown) = (*win_margin, margin_met);
+            Ok(Stage { record: record.digest, samples, mean, least_mean, size_shown, log_e_value })
         }
         (rule, _) => Err(Error::new(
             ErrorKind::DataInvalid,
@@ -108,7 +129,7 @@ fn stage(record: &Record) -> Result<Stage> {
             format!("the rule `{}` gives no e-value", rule.name()),
         )
         .with("record", record.digest)
-        .with_hint("duel by the rule `sequential`")),
+        .with_hint("duel by the rule `sequential`, confirm by `sequential` or `fixed`")),
     }
 }
 
@@ -173,6 +194,21 @@ mod tests {
         assert!(confirmation.log_e_value > -confirmation.alpha.ln(), "{confirmation:?}");
         assert!(confirmation.stages.iter().all(|stage| stage.mean == 25.0));
         assert!(!confirmation.crowned);
+    }
+
+    #[tokio::test]
+    async fn a_second_stage_may_have_a_fixed_end() {
+        let first = recorded(&stage_settings(1, None), "better").await;
+        let by = |win_margin| DuelSettings {
+            rule: Rule::Fixed { win_margin, null_margin: 0.0 },
+            ..stage_settings(2, Some(first.digest))
+        };
+        let second = recorded(&by(2.0), "better").await;
+        let confirmation = Confirmation::new(&first, &second, None).expect("a confirmation");
+        assert!(confirmation.crowned && confirmation.stages[1].samples == 8, "{confirmation:?}");
+        let other = recorded(&by(3.0), "better").await;
+        let error = Confirmation::new(&first, &other, None).expect_err("another margin").to_string();
+        assert!(error.contains("they differ in: rule"), "{error}");
     }
 
     #[tokio::test]

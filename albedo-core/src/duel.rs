@@ -1,6 +1,7 @@
 //! The duel engine: draws, generates, judges and decides, as pairs complete,
 //! in plan order.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,8 @@ use crate::error::{Error, ErrorKind, Result, Side};
 use crate::events::{EventKind, Journal};
 use crate::judge::Judge;
 use crate::marks::DuelSecret;
+use crate::missing::Cause;
+use crate::panel::{Cell, Cluster};
 use crate::plan::{DuelPlan, Limits};
 use crate::record::{JournalEvent, RecordBuilder, RecordLine, RecordStore};
 use crate::tasks::TaskSource;
@@ -130,6 +133,12 @@ impl Duel {
     /// interruption (if judges and models answer alike), and a duel that was
     /// decided is not run again. After a void end only what is missing is asked.
     ///
+    /// Where the challenger has won with missing answers as ties and not with them as
+    /// wins of the king, the missing answers are asked for again once, and the rule
+    /// starts again from the first sample. What an outage keeps missing then makes the
+    /// duel void; what is missing because of the replies stays a win of the king, and
+    /// the duel goes on.
+    ///
     /// # Errors
     /// [`ErrorKind::Cancelled`] with how far it got, once `cx` is cancelled;
     /// [`ErrorKind::Conflict`] if the store holds another duel, or other draws
@@ -157,6 +166,24 @@ impl Duel {
             cx.emit(JournalEvent::Ended { verdict: Box::new(verdict), record });
             return Ok(report);
         }
+        loop {
+            if let Some(report) = self.run_from_start(stored, &budget, journal).await? {
+                return Ok(report);
+            }
+            stored = Stored::read(store.stored().await?, &self.plan, self.digest)?;
+        }
+    }
+
+    /// Runs the duel from its first sample on what is `stored`; none if answers that
+    /// a disputed win hangs on have to be asked for again.
+    async fn run_from_start(
+        &self,
+        mut stored: Stored,
+        budget: &Budget,
+        journal: Journal<'_>,
+    ) -> Result<Option<DuelReport>> {
+        let Journal { store, cx } = journal;
+        let asked_again = stored.asked_again;
         store.begin().await?;
         let mut record = RecordBuilder::default();
         record.line(&RecordLine::Header { format: crate::record::FORMAT })?;
@@ -181,7 +208,7 @@ impl Duel {
         let flags: Vec<_> = self.judges.iter().map(|_| AtomicBool::new(false)).collect();
         let asking = Asking {
             journal,
-            budget: &budget,
+            budget,
             call_tries: self.limits.call_tries,
             secret: DuelSecret::new(&self.plan.seed),
             key: self.digest,
@@ -225,10 +252,28 @@ impl Duel {
                 sample: index,
                 difference: decider.clusters()[index as usize].difference,
             });
+            if decider.holds_up(decision.as_ref()) {
+                let clusters = decider.clusters();
+                let causes = |clusters: &[Cluster]| {
+                    let cells = clusters.iter().flat_map(|cluster| &cluster.cells);
+                    cells.filter_map(Cell::cause).collect::<BTreeSet<_>>()
+                };
+                let unasked = clusters.get(asked_again as usize..).unwrap_or_default();
+                if causes(unasked).into_iter().any(Cause::is_asked_again) {
+                    drop(finished);
+                    journal.write(JournalEvent::AskedAgain { samples: index + 1 }, vec![]).await?;
+                    return Ok(None);
+                }
+                if causes(clusters).contains(&Cause::Outage) {
+                    drop(finished);
+                    let verdict = Verdict::disputed(&self.plan, clusters, overflows, decider.so_far());
+                    return self.finish(verdict, record, journal).await.map(Some);
+                }
+            }
             if let Some(decision) = decision {
                 drop(finished);
                 let verdict = Verdict::new(&self.plan, decider.clusters(), overflows, decision);
-                return self.finish(verdict, record, journal).await;
+                return self.finish(verdict, record, journal).await.map(Some);
             }
         }
         Err(Error::bug("run the duel", "the samples ended and the rule had not decided"))
@@ -290,10 +335,14 @@ mod budget_tests;
 #[cfg(test)]
 mod canary_tests;
 #[cfg(test)]
+mod missing_tests;
+#[cfg(test)]
 mod overflow_tests;
 #[cfg(test)]
 mod resume_tests;
 #[cfg(test)]
 pub(crate) mod scripted;
+#[cfg(test)]
+mod side_tests;
 #[cfg(test)]
 mod tests;

@@ -39,6 +39,7 @@ pub mod canary;
 pub mod draw;
 pub mod duel;
 pub mod marks;
+pub mod missing;
 pub mod order;
 pub mod plan;
 pub mod sample;

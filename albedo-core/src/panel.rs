@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::judge::{Assessment, Metric, Score};
+use crate::missing::Cause;
 
 /// How the panel is put together.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -17,7 +18,7 @@ pub struct PanelSettings {
     /// How the judges' differences on one sample become one.
     pub reducer: Reducer,
     /// The duel is void if, where it would end, more than this share of the
-    /// cells consumed is missing.
+    /// cells consumed is missing for other reasons than what the replies say.
     pub max_missing: f64,
 }
 
@@ -78,8 +79,11 @@ pub enum Cell {
         /// The two orders preferred different sides.
         flipped: bool,
     },
-    /// Some answer is absent, unparseable or an abstention: a tie that counts.
+    /// Some answer is absent, unparseable or an abstention: a tie that counts. In
+    /// the rules' first version.
     Missing,
+    /// The same in their second version, with its cause. Since record format 3.
+    MissingFor(Cause),
 }
 
 impl Cell {
@@ -113,8 +117,9 @@ impl Cell {
         Self::Scored { difference, flipped: king_bias * challenger_bias > 0.0 }
     }
 
-    /// The cell of a judge with `metrics` on a sample that no judge sees, because a
-    /// side lost it by its own arithmetic: `difference` in every metric.
+    /// The cell of a judge with `metrics` that follows without its answers:
+    /// `difference` in every metric. A side lost the sample by its own arithmetic or
+    /// by a text that is refused, or both replies are the same.
     pub fn unjudged(metrics: &[Metric], difference: f64) -> Self {
         let difference = metrics.iter().map(|&metric| (metric, difference)).collect();
         Self::Scored { difference, flipped: false }
@@ -134,13 +139,31 @@ impl Cell {
     pub fn metric(&self, metric: Metric) -> f64 {
         match self {
             Self::Scored { difference, .. } => difference.get(&metric).copied().unwrap_or(0.0),
-            Self::Missing => 0.0,
+            Self::Missing | Self::MissingFor(_) => 0.0,
+        }
+    }
+
+    /// Why the cell is missing, if it is and its version of the rules tells.
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::MissingFor(cause) => Some(*cause),
+            Self::Scored { .. } | Self::Missing => None,
+        }
+    }
+
+    /// Whether the cell is missing, and a win of the king where missing cells count for
+    /// it ([`Cluster::missing_for_king`]).
+    pub(crate) fn counts_for_king(&self) -> bool {
+        match self {
+            Self::Scored { .. } => false,
+            Self::Missing => true,
+            Self::MissingFor(cause) => cause.counts_for_king(),
         }
     }
 
     /// Whether the cell is missing.
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Missing)
+        matches!(self, Self::Missing | Self::MissingFor(_))
     }
 }
 
@@ -161,22 +184,32 @@ pub struct Cluster {
     pub cells: Vec<Cell>,
     /// Challenger minus king, reduced over the panel, in [−1, 1].
     pub difference: f64,
+    /// What the sample has in common with others: its repository. Empty in the rules'
+    /// first version. Since record format 3.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stratum: String,
 }
 
 impl Cluster {
     /// The cluster of `cells` under `reducer`.
     pub fn new(sample: u32, cells: Vec<Cell>, reducer: Reducer) -> Self {
         let differences: Vec<_> = cells.iter().map(Cell::difference).collect();
-        Self { sample, difference: reducer.reduce(&differences), cells }
+        Self { sample, difference: reducer.reduce(&differences), cells, stratum: String::new() }
     }
 
-    /// The same cluster with every missing cell counted as a win of the king
-    /// in all of the judge's metrics (`metrics`, in panel order).
+    /// The cluster of a sample of `stratum`.
+    #[must_use]
+    pub fn in_stratum(self, stratum: impl Into<String>) -> Self {
+        Self { stratum: stratum.into(), ..self }
+    }
+
+    /// The same cluster with missing cells counted as wins of the king in all of
+    /// the judge's metrics (`metrics`, in panel order), except those whose cause is
+    /// neither a contestant's nor passing ([`Cause::counts_for_king`]).
     #[must_use]
     pub fn missing_for_king(&self, metrics: &[Vec<Metric>], reducer: Reducer) -> Self {
-        let cells = self.cells.iter().zip(metrics).map(|(cell, metrics)| match cell {
-            Cell::Missing => Cell::unjudged(metrics, -1.0),
-            scored @ Cell::Scored { .. } => scored.clone(),
+        let cells = self.cells.iter().zip(metrics).map(|(cell, metrics)| {
+            if cell.counts_for_king() { Cell::unjudged(metrics, -1.0) } else { cell.clone() }
         });
         Self::new(self.sample, cells.collect(), reducer)
     }
@@ -224,6 +257,13 @@ mod tests {
         assert_eq!(cluster.difference, 0.5);
         let metrics = vec![vec![Metric::Protocol]; 2];
         assert_eq!(cluster.missing_for_king(&metrics, Reducer::Mean).difference, 0.0);
+        for (cause, difference) in
+            [(Cause::Outage, 0.0), (Cause::Replies, 0.0), (Cause::Question, 0.5), (Cause::Void, 0.5)]
+        {
+            let cluster = Cluster::new(0, vec![cell(0.0, 1.0), Cell::MissingFor(cause)], Reducer::Mean);
+            assert_eq!(cluster.difference, 0.5);
+            assert_eq!(cluster.missing_for_king(&metrics, Reducer::Mean).difference, difference);
+        }
     }
 
     #[test]

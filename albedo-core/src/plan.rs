@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::admission::Admission;
 use crate::backend::{ModelInfo, Sampling};
 use crate::canary::{CanaryPlan, CanarySettings};
-use crate::decision::{Rule, RuleContext, cap};
+use crate::decision::{Rule, RuleContext, RuleVersion, cap};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::identity::Identity;
-use crate::judge::Metric;
+use crate::judge::{Candidate, Metric};
 use crate::panel::PanelSettings;
+use crate::reign::EffectPrior;
 use crate::rng::derive_seed;
 use crate::seed::Seed;
 use crate::tasks::TaskSetInfo;
@@ -65,6 +66,9 @@ pub struct DuelSettings {
     /// Questions with known answers for judges that read replies; none unless
     /// this is set. A duel for a crown should have them.
     pub canaries: Option<CanarySettings>,
+    /// How true effects spread, by the reign's earlier duels: for the shrunken
+    /// estimate beside the verdict, which is left out without it.
+    pub effect_prior: Option<EffectPrior>,
 }
 
 impl Default for DuelSettings {
@@ -82,6 +86,7 @@ impl Default for DuelSettings {
             limits: Limits::default(),
             previous: None,
             canaries: None,
+            effect_prior: None,
         }
     }
 }
@@ -134,6 +139,9 @@ impl DuelSettings {
         }
         if let Some(canaries) = &self.canaries {
             canaries.check().map_err(|error| error.under("canaries"))?;
+        }
+        if let Some(prior) = &self.effect_prior {
+            prior.check().map_err(|error| error.under("effect_prior"))?;
         }
         self.generation.sampling.check().map_err(|error| error.under("generation.sampling"))?;
         self.rule.check().map_err(|error| error.under("rule"))?;
@@ -272,6 +280,9 @@ pub struct DuelPlan {
     pub panel: PanelSettings,
     /// How the duel is decided.
     pub rule: Rule,
+    /// Which version of the rules; left out if it is the first. Since record format 3.
+    #[serde(default, skip_serializing_if = "RuleVersion::is_first")]
+    pub rule_version: RuleVersion,
     /// The error that the duel may spend.
     pub terms: Terms,
     /// Digest of the reign's previous record, if there is one.
@@ -285,6 +296,9 @@ pub struct DuelPlan {
     /// format 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admission: Option<Box<Admission>>,
+    /// How true effects spread, if it is known. Since record format 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effect_prior: Option<EffectPrior>,
 }
 
 impl DuelPlan {
@@ -316,13 +330,25 @@ impl DuelPlan {
         all.into_iter().filter(|&key| ours.get(key) != theirs.get(key)).cloned().collect()
     }
 
+    /// Whether two replies are a tie without asking `judge`: they are the same, and
+    /// it looks at nothing else. Never in the rules' first version.
+    pub(crate) fn are_a_tie(&self, judge: &JudgePlan, king: &Candidate, challenger: &Candidate) -> bool {
+        !self.rule_version.is_first()
+            && !judge.reference_scores
+            && (&king.text, king.finish) == (&challenger.text, challenger.finish)
+    }
+
     /// What the rule needs besides the clusters.
     pub fn rule_context(&self) -> RuleContext {
         RuleContext {
+            version: self.rule_version,
             samples: self.samples,
             looks: self.looks.clone(),
             alpha: self.terms.alpha(),
             entropy: self.seed.entropy(),
+            metrics: self.metrics(),
+            reducer: self.panel.reducer,
+            effect_sd: self.effect_prior.map(|prior| prior.sd),
         }
     }
 

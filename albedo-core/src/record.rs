@@ -19,6 +19,8 @@ use crate::digest::Digest;
 use crate::draw::RowDraw;
 use crate::error::{ErrorKind, Fault, Side};
 use crate::judge::Assessment;
+use crate::marks::Probe;
+use crate::missing::Probes;
 use crate::order::Order;
 use crate::overflow::Overflow;
 use crate::panel::Cluster;
@@ -134,6 +136,16 @@ pub enum RecordLine {
         /// Its answer, or why there is none.
         answer: RecordedAnswer,
     },
+    /// What a judge made of neutral text, after its answers: it had given no score.
+    /// Since format 3.
+    Probes {
+        /// The sample.
+        sample: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// What it made of it.
+        probes: Probes,
+    },
     /// What the decision consumed, after the sample's answers.
     Cluster(Cluster),
     /// The last line.
@@ -189,6 +201,16 @@ impl RecordedReply {
         matches!(self, Self::Overflowed(_))
     }
 
+    /// Whether both sides wrote the same, to the same end.
+    pub(crate) fn are_the_same([king, challenger]: [&Self; 2]) -> bool {
+        match (king, challenger) {
+            (Self::Completed { text, finish, .. }, Self::Completed { text: other, finish: ended, .. }) => {
+                (text, finish) == (other, ended)
+            }
+            _ => false,
+        }
+    }
+
     /// Challenger minus king on a sample that no judge sees, because a side lost it
     /// by its own arithmetic; 0 if both did. None if it is judged, or if a reply is
     /// missing: what that side would have done is unknown.
@@ -217,6 +239,19 @@ pub enum RecordedAnswer {
     /// The judge had failed a canary before, and is not listened to. Since
     /// format 2.
     Void,
+    /// The judge was not asked: both replies are the same, which is a tie. Since
+    /// format 3.
+    Identical,
+}
+
+impl RecordedAnswer {
+    /// What the judge found, if it answered.
+    pub(crate) fn assessment(&self) -> Option<&Assessment> {
+        match self {
+            Self::Answered(assessment) => Some(assessment),
+            Self::Missing { .. } | Self::Void | Self::Identical => None,
+        }
+    }
 }
 
 /// One line of `journal.jsonl`, without its time.
@@ -320,6 +355,28 @@ pub enum JournalEvent {
         /// The answer.
         assessment: Assessment,
     },
+    /// A judge answered a probe: it had given no score. Since format 3.
+    Probed {
+        /// The sample.
+        sample: u32,
+        /// What it was asked about.
+        probe: Probe,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// Whether the neutral text or the side's reply was shown second.
+        order: Order,
+        /// The try that answered, from 1.
+        call_try: u32,
+        /// The answer.
+        assessment: Assessment,
+    },
+    /// The challenger has won with missing cells as ties, and not with them as wins
+    /// of the king: whatever is not scored of the first samples is asked for again.
+    /// Since format 3.
+    AskedAgain {
+        /// How many samples.
+        samples: u32,
+    },
     /// A judge wrote what it needs before it sees the replies of a canary.
     CanaryPrepared {
         /// Before the plan or in it.
@@ -403,6 +460,15 @@ pub enum Call {
         /// The judge's place in the panel.
         judge: u32,
         /// Which reply it saw first.
+        order: Order,
+    },
+    /// A judge's answer to a probe.
+    Probe {
+        /// What it was asked about.
+        probe: Probe,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// As for [`JournalEvent::Probed`].
         order: Order,
     },
 }

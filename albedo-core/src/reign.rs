@@ -8,8 +8,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use schemars::JsonSchema;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Terms;
+use crate::record::{Record, RecordLine};
 
 /// Attempts that share [`FLAT_PART`] equally; ours.
 const FLAT_ATTEMPTS: u64 = 200;
@@ -132,6 +135,84 @@ impl ELond {
     }
 }
 
+/// Earlier duels without which nothing is said about how true effects spread; ours.
+const MIN_EARLIER: usize = 10;
+
+/// How the true effects of a reign's challengers spread around 0.
+///
+/// ```
+/// use albedo_core::reign::{Effect, EffectPrior};
+///
+/// let earlier = [3.0, -2.5, 0.5, -4.0, 1.0, 2.0, -1.5, -3.0, 0.0, 2.5];
+/// let earlier = earlier.map(|mean| Effect { mean, standard_error: 1.0 });
+/// let prior = EffectPrior::estimate(&earlier).expect("ten duels");
+/// assert!((prior.sd - 2.06).abs() < 0.01);
+/// assert_eq!(EffectPrior::estimate(&earlier[1..]), None);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EffectPrior {
+    /// Earlier duels that it is estimated from.
+    pub duels: u32,
+    /// Standard deviation of true effects in points.
+    pub sd: f64,
+}
+
+/// What a duel found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Effect {
+    /// Challenger minus king in points.
+    pub mean: f64,
+    /// Its standard error in points.
+    pub standard_error: f64,
+}
+
+impl Effect {
+    /// The effect that `record` found; none if it has fewer than two samples.
+    pub fn of(record: &Record) -> Option<Self> {
+        let differences = record.lines.iter().filter_map(|line| match line {
+            RecordLine::Cluster(cluster) => Some(100.0 * cluster.difference),
+            _ => None,
+        });
+        let differences: Vec<_> = differences.collect();
+        let count = differences.len() as f64;
+        let mean = differences.iter().sum::<f64>() / count;
+        let squares: f64 = differences.iter().map(|difference| (difference - mean).powi(2)).sum();
+        let standard_error = (squares / (count - 1.0) / count).sqrt();
+        (differences.len() > 1).then_some(Self { mean, standard_error })
+    }
+}
+
+impl EffectPrior {
+    /// The moment estimate from a reign's earlier duels: their mean square less that
+    /// of their standard errors, at least 0. None for fewer than ten.
+    pub fn estimate(earlier: &[Effect]) -> Option<Self> {
+        let excess = |effect: &Effect| effect.mean.powi(2) - effect.standard_error.powi(2);
+        let mean = earlier.iter().map(excess).sum::<f64>() / earlier.len() as f64;
+        let prior = Self { duels: earlier.len() as u32, sd: mean.max(0.0).sqrt() };
+        (earlier.len() >= MIN_EARLIER).then_some(prior)
+    }
+
+    /// Checks its ranges.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`], naming the value.
+    pub fn check(&self) -> Result<()> {
+        let invalid =
+            |message| Err(Error::new(ErrorKind::ConfigInvalid, "check the duel's settings", message));
+        if (self.duels as usize) < MIN_EARLIER {
+            return invalid(format!(
+                "`effect_prior.duels` is {}, fewer than {MIN_EARLIER} duels say nothing",
+                self.duels
+            ));
+        }
+        if !(0.0..=100.0).contains(&self.sd) {
+            return invalid(format!("`effect_prior.sd` is {}, it must be from 0 to 100 points", self.sd));
+        }
+        Ok(())
+    }
+}
+
 /// The evidence of a duel and of its confirmation: the logarithm of the product
 /// of their e-values, itself the logarithm of an e-value against the same null
 /// hypothesis.
@@ -194,6 +275,20 @@ mod tests {
         assert!(procedure.test(-4e-4_f64.ln() + 1e-9).discovery, "one discovery, so twice the level");
         assert_eq!((procedure.tests(), procedure.discoveries()), (3, 2));
         assert!(!procedure.test(f64::NEG_INFINITY).discovery);
+    }
+
+    #[test]
+    fn the_spread_of_effects_is_theirs_without_their_noise() {
+        let effects = |means: &[f64], standard_error| -> Vec<_> {
+            means.iter().map(|&mean| Effect { mean, standard_error }).collect()
+        };
+        let means = [4.0, -4.0, 4.0, -4.0, 4.0, -4.0, 4.0, -4.0, 4.0, -4.0];
+        let prior = EffectPrior::estimate(&effects(&means, 0.0)).expect("ten duels");
+        assert_eq!((prior.duels, prior.sd), (10, 4.0));
+        assert_eq!(EffectPrior::estimate(&effects(&means, 5.0)).expect("ten duels").sd, 0.0);
+        assert_eq!(EffectPrior::estimate(&effects(&means[..9], 0.0)), None);
+        assert!(prior.check().is_ok() && EffectPrior { duels: 9, ..prior }.check().is_err());
+        assert!(EffectPrior { sd: f64::NAN, ..prior }.check().is_err());
     }
 
     #[test]

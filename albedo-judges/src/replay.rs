@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use albedo_core::decision::RuleVersion;
+use albedo_core::missing::{NEUTRAL, Probed};
 use albedo_core::order::Order;
 use albedo_core::plan::JudgePlan;
 use albedo_core::record::{RecordedAnswer, RecordedReply};
 use albedo_core::{
     Assessment, BuildContext, CallContext, CheckContext, Comparison, Digest, Error, ErrorKind, Fault,
-    Identity, Judge, JudgeProfile, Plugin, Record, Result, Retry,
+    Identity, Judge, JudgeProfile, Plugin, Record, Result, Retry, Score,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -84,6 +86,7 @@ impl ReplayJudge {
                     RecordedAnswer::Answered(assessment) => Replayed::Answer(assessment.clone()),
                     RecordedAnswer::Missing { kind: Some(kind) } => Replayed::Missing(*kind),
                     RecordedAnswer::Void => Replayed::Missing(ErrorKind::Unavailable),
+                    RecordedAnswer::Identical => Replayed::Answer(tie(&plans[place])),
                     RecordedAnswer::Missing { kind: None } => continue,
                 };
                 let question = [sample.messages.sha256, first.sha256, second.sha256];
@@ -92,8 +95,44 @@ impl ReplayJudge {
                     *known = Replayed::Several;
                 }
             }
+            let Some(probes) = sample.probes.get(&(place as u32)) else { continue };
+            let neutral = Digest::of(NEUTRAL);
+            let mut keep = |first, second, probed| {
+                answers.insert([sample.messages.sha256, first, second], replayed(probed, &plans[place]));
+            };
+            keep(neutral, neutral, probes.neutral);
+            if let Some(sides) = probes.sides {
+                for (text, [first, second]) in [(king, sides.king), (challenger, sides.challenger)] {
+                    keep(text.sha256, neutral, first);
+                    keep(neutral, text.sha256, second);
+                }
+            }
         }
-        Ok(Self { plan: plans[place].clone(), reference_scores: scored, answers })
+        let plan = plans[place].clone();
+        // Plans by the rules' first version do not say it of a judge.
+        let first = record.plan().rule_version == RuleVersion::First;
+        let reference_scores = if first { scored } else { plan.reference_scores };
+        Ok(Self { plan, reference_scores, answers })
+    }
+}
+
+/// The score of a judge that prefers neither reply.
+fn tie(judge: &JudgePlan) -> Assessment {
+    Assessment::scored(judge.metrics.iter().map(|&metric| (metric, Score::TIE)))
+}
+
+/// An answer to a question about neutral text, of which a record keeps no more than
+/// what became of it.
+fn replayed(probed: Probed, judge: &JudgePlan) -> Replayed {
+    match probed {
+        Probed::Scored => Replayed::Answer(tie(judge)),
+        Probed::Abstained => Replayed::Answer(Assessment::Abstained { reason: "it had abstained".into() }),
+        Probed::Unreadable => {
+            let (reason, evidence) = ("it could not be read".into(), Box::default());
+            Replayed::Answer(Assessment::Unreadable { reason, usage: None, evidence })
+        }
+        Probed::Refused => Replayed::Missing(ErrorKind::Refused),
+        Probed::Failed => Replayed::Missing(ErrorKind::Unavailable),
     }
 }
 
@@ -122,6 +161,11 @@ impl Judge for ReplayJudge {
                 .with_retry(Retry::Never)),
             Some(Replayed::Several) => {
                 Err(refused("the judge answered this question in two ways, and nothing tells them apart"))
+            }
+            None if [&request.first, &request.second].iter().any(|reply| *reply.text == *NEUTRAL) => {
+                let message = "the record does not say what the judge made of neutral text";
+                let error = Error::new(ErrorKind::Unavailable, operation, message);
+                Err(error.with_retry(Retry::Never).with("judge", &self.plan.identity.name))
             }
             None => Err(refused("the record has no such conversation and pair of replies")
                 .with_hint("replay the replies too")),

@@ -24,24 +24,44 @@ pub(crate) enum Profile {
     Repositories(f64),
     /// The same with the repositories' effects drawn anew for each duel.
     RepositoriesAnew(f64),
+    /// Student's distribution with 1.5 degrees of freedom, scaled by a tenth, cut
+    /// at ±1.
+    HeavyTails,
+    /// 0 in 95 % of the samples, otherwise −1 or 1.
+    MostlyZero,
+    /// 1 in 3 % of the samples, otherwise a small loss.
+    RareWins,
     /// Graded of SD 0.15, and one effect of this SD in points common to all of a
     /// duel.
     DuelEffect(f64),
+    /// Graded of SD 0.15, autoregressive of order 1 with this coefficient.
+    Autoregressive(f64),
+    /// Graded of SD 0.15; a judge that favours the challenger by this many points in
+    /// the first quarter of 948 samples and the king in the others, 0 on average.
+    Drift(f64),
 }
 
 impl Profile {
     /// The profiles under which equal models have mean 0 in every duel.
-    pub(crate) const NULL_HOLDS: [Self; 5] = [
+    pub(crate) const NULL_HOLDS: [Self; 8] = [
         Self::Graded(0.15),
         Self::Graded(0.25),
         Self::Coarse(0.48),
         Self::Repositories(0.35),
         Self::Repositories(0.7),
+        Self::HeavyTails,
+        Self::MostlyZero,
+        Self::RareWins,
     ];
 
     /// The profiles that no test inside one duel can see through.
-    pub(crate) const NULL_BROKEN: [Self; 3] =
-        [Self::RepositoriesAnew(0.7), Self::DuelEffect(1.0), Self::DuelEffect(1.8)];
+    pub(crate) const NULL_BROKEN: [Self; 5] = [
+        Self::RepositoriesAnew(0.7),
+        Self::DuelEffect(1.0),
+        Self::DuelEffect(1.8),
+        Self::Autoregressive(0.3),
+        Self::Drift(10.0),
+    ];
 
     /// The name in tables.
     pub(crate) fn name(self) -> String {
@@ -50,7 +70,12 @@ impl Profile {
             Self::Coarse(sd) => format!("coarse, SD {sd}"),
             Self::Repositories(icc) => format!("40 repositories, ICC {icc}"),
             Self::RepositoriesAnew(icc) => format!("repositories drawn anew, ICC {icc}"),
+            Self::HeavyTails => "heavy tails, SD 0.26".into(),
+            Self::MostlyZero => "95 % zeros, SD 0.22".into(),
+            Self::RareWins => "3 % wins, SD 0.18".into(),
             Self::DuelEffect(sd) => format!("graded, SD 0.15; duel-level SD {sd:.1} points"),
+            Self::Autoregressive(r) => format!("graded, SD 0.15; AR({r})"),
+            Self::Drift(points) => format!("graded, SD 0.15; drift of {points:.0} points"),
         }
     }
 }
@@ -63,6 +88,7 @@ pub(crate) struct Source {
     table: Vec<f64>,
     repositories: Vec<f64>,
     shift: f64,
+    drawn: u32,
 }
 
 impl Source {
@@ -70,20 +96,23 @@ impl Source {
     pub(crate) fn new(profile: Profile, effect: f64) -> Self {
         let (spread, between) = match profile {
             Profile::Graded(sd) => (sd, 0.0),
-            Profile::Coarse(_) | Profile::DuelEffect(_) => (0.15, 0.0),
             Profile::Repositories(icc) | Profile::RepositoriesAnew(icc) => {
                 (REPOSITORY_NOISE * (1.0 - icc).sqrt(), REPOSITORY_NOISE * icc.sqrt())
             }
+            _ => (0.15, 0.0),
         };
         let mut stream = Stream::new(derive_seed("population", &[]), Use::Bootstrap);
         let mut repositories: Vec<_> = (0..REPOSITORIES).map(|_| normal(&mut stream)).collect();
         standardise(&mut repositories, between);
-        Self { profile, effect, table: quantiles(spread), repositories, shift: 0.0 }
+        let table = if matches!(profile, Profile::HeavyTails) { heavy_tails() } else { quantiles(spread) };
+        Self { profile, effect, table, repositories, shift: 0.0, drawn: 0 }
     }
 
     /// Draws what a whole duel shares.
     pub(crate) fn start_duel(&mut self, stream: &mut Stream) {
+        self.drawn = 0;
         match self.profile {
+            Profile::Autoregressive(_) => self.shift = 0.0,
             Profile::DuelEffect(sd) => self.shift = sd / 100.0 * normal(stream),
             Profile::RepositoriesAnew(icc) => {
                 let between = REPOSITORY_NOISE * icc.sqrt();
@@ -95,17 +124,46 @@ impl Source {
         }
     }
 
+    /// The standard deviation of a difference of an equal challenger, where the
+    /// profile has one by name.
+    pub(crate) fn sd(&self) -> f64 {
+        match self.profile {
+            Profile::Graded(sd) | Profile::Coarse(sd) => sd,
+            _ => 0.15,
+        }
+    }
+
     /// The next difference, in [−1, 1].
-    pub(crate) fn draw(&self, stream: &mut Stream) -> f64 {
+    pub(crate) fn draw(&mut self, stream: &mut Stream) -> f64 {
+        self.drawn += 1;
         let bits = stream.next_u64();
+        let unit = (bits >> 11) as f64 / (1_u64 << 53) as f64;
         let noise = match self.profile {
             Profile::Coarse(sd) => {
                 let square = sd * sd + self.effect * self.effect;
                 let win = f64::midpoint(square, self.effect);
-                let unit = (bits >> 11) as f64 / (1_u64 << 53) as f64;
                 return f64::from(u8::from(unit < win)) - f64::from(u8::from(unit >= 1.0 - (square - win)));
             }
-            Profile::Graded(_) | Profile::DuelEffect(_) => self.table[bits as usize % QUANTILES],
+            Profile::MostlyZero => {
+                let win = f64::midpoint(0.05, self.effect);
+                return f64::from(u8::from(unit < win)) - f64::from(u8::from(unit >= 0.95 + win));
+            }
+            Profile::RareWins => {
+                let loss = (self.effect - 0.03) / 0.97;
+                return if unit < 0.03 { 1.0 } else { loss };
+            }
+            Profile::Graded(_) | Profile::DuelEffect(_) | Profile::HeavyTails => {
+                self.table[bits as usize % QUANTILES]
+            }
+            Profile::Autoregressive(coefficient) => {
+                let fresh = (1.0 - coefficient * coefficient).sqrt() * self.table[bits as usize % QUANTILES];
+                self.shift = coefficient * self.shift + fresh;
+                return (self.effect + self.shift).clamp(-1.0, 1.0);
+            }
+            Profile::Drift(points) => {
+                let drift = if self.drawn <= 237 { points } else { -points / 3.0 };
+                self.table[bits as usize % QUANTILES] + drift / 100.0
+            }
             Profile::Repositories(_) | Profile::RepositoriesAnew(_) => {
                 let repository = ((bits >> 32) as usize * REPOSITORIES) >> 32;
                 self.table[bits as usize % QUANTILES] + self.repositories[repository]
@@ -113,6 +171,34 @@ impl Source {
         };
         (self.effect + self.shift + noise).clamp(-1.0, 1.0)
     }
+}
+
+/// Quantiles of Student's distribution with 1.5 degrees of freedom, a tenth of its
+/// scale, cut at ±1; by the density, summed in small steps.
+fn heavy_tails() -> Vec<f64> {
+    const STEPS: usize = 1 << 18;
+    const DEGREES: f64 = 1.5;
+    // Beyond 100 times the scale on either side, all is cut at ±1.
+    let place = |step: usize| 200.0 * (step as f64 + 0.5) / STEPS as f64 - 100.0;
+    let density = |x: f64| (1.0 + x * x / DEGREES).powf(-f64::midpoint(DEGREES, 1.0));
+    let densities: Vec<_> = (0..STEPS).map(|step| density(place(step))).collect();
+    let total: f64 = densities.iter().sum();
+    let (mut step, mut below) = (0, densities[0]);
+    let quantile = |index: usize| {
+        let wanted = total * (index as f64 + 0.5) / QUANTILES as f64;
+        while below < wanted && step + 1 < STEPS {
+            step += 1;
+            below += densities[step];
+        }
+        (place(step) / 10.0).clamp(-1.0, 1.0)
+    };
+    let mut values: Vec<_> = (0..QUANTILES).map(quantile).collect();
+    // Symmetric by construction; this takes the rounding of the steps out.
+    let mean = values.iter().sum::<f64>() / QUANTILES as f64;
+    for value in &mut values {
+        *value -= mean;
+    }
+    values
 }
 
 /// Quantiles of the symmetric Beta distribution on [−1, 1] with SD `sd`.
@@ -148,7 +234,7 @@ fn standardise(values: &mut [f64], sd: f64) {
 }
 
 /// A standard normal number (Box and Muller, 1958).
-fn normal(stream: &mut Stream) -> f64 {
+pub(crate) fn normal(stream: &mut Stream) -> f64 {
     let mut unit = || ((stream.next_u64() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     (-2.0 * unit().ln()).sqrt() * (std::f64::consts::TAU * unit()).cos()
 }

@@ -11,6 +11,8 @@ use super::source::SourceArguments;
 use crate::calibrate::{Calibration, self_duels};
 use crate::config::DuelConfig;
 use crate::events::Collected;
+use crate::record::JournalEvent;
+use crate::verdict::Strata;
 use crate::{
     BuildContext, CallContext, DuelBuilder, DuelReport, Error, ErrorKind, EventKind, FileStore, MemoryStore,
     Outcome, RecordStore, Registry, Result, Seed,
@@ -86,11 +88,13 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
                 "seed": seed,
                 "plan": report.plan,
                 "margin": report.verdict.margin,
+                "strata": report.verdict.strata,
                 "record": report.record,
             })).collect::<Vec<_>>(),
         }))?;
     } else {
         print(&table(&calibration))?;
+        print(&strata(reports.iter().filter_map(|(_, report)| report.verdict.strata)))?;
     }
     Ok(Exit::Done)
 }
@@ -131,11 +135,29 @@ async fn self_duel(
         )
         .with_hint("try again, or look into the journal that `--out` keeps"));
     }
-    let differences = seen.events().into_iter().filter_map(|event| match event.kind {
-        EventKind::Decided { difference, .. } => Some(difference),
-        _ => None,
-    });
-    Ok((report, differences.collect()))
+    let mut differences = Vec::new();
+    for event in seen.events() {
+        match event.kind {
+            EventKind::Decided { difference, .. } => differences.push(difference),
+            // The rule starts again from the first sample.
+            EventKind::Journal(JournalEvent::AskedAgain { .. }) => differences.clear(),
+            _ => {}
+        }
+    }
+    Ok((report, differences))
+}
+
+/// The mean correlation of the self-duels that have one.
+fn strata(found: impl Iterator<Item = Strata>) -> String {
+    let rhos: Vec<_> = found.map(|strata| strata.rho).collect();
+    if rhos.is_empty() {
+        return String::new();
+    }
+    let mean = rhos.iter().sum::<f64>() / rhos.len() as f64;
+    format!(
+        "{:<26}{mean:>+8.2}   of a sample's difference with earlier ones of its repository\n",
+        "correlation"
+    )
 }
 
 fn table(calibration: &Calibration) -> String {

@@ -108,7 +108,7 @@ impl Exit {
             (_, ErrorKind::NotFound) => Self::NoInput,
             (Fault::Operator, ErrorKind::Unavailable | ErrorKind::ResourceExhausted) => Self::Denied,
             (Fault::Operator, _) => Self::Config,
-            (_, ErrorKind::Unavailable | ErrorKind::Protocol) => Self::Unavailable,
+            (_, ErrorKind::Unavailable | ErrorKind::Protocol | ErrorKind::Refused) => Self::Unavailable,
             _ => Self::TryAgain,
         }
     }

@@ -11,6 +11,7 @@ use super::source::absolute;
 use crate::admission::{Admission, ScreenedModel};
 use crate::config::{DuelConfig, ModelConfig};
 use crate::confirmation::Confirmation;
+use crate::missing::{Probes, SideProbes};
 use crate::order::Order;
 use crate::record::{
     self, AnyRecord, Difference, ForfeitRecord, RecordLine, RecordedAnswer, RecordedReply, Regenerated,
@@ -365,6 +366,10 @@ fn one_sample(record: &Record, wanted: u32) -> Result<String> {
                 };
                 section(format!("{name}, {order}"), &describe(answer));
             }
+            RecordLine::Probes { judge, probes, .. } => {
+                let name = judges.get(*judge as usize).map_or("?", |judge| judge.identity.name.as_str());
+                section(format!("{name}, asked about neutral text"), &describe_probes(*probes));
+            }
             RecordLine::Cluster(cluster) => {
                 section(format!("challenger minus king: {:+.2} points", 100.0 * cluster.difference), "");
             }
@@ -389,9 +394,19 @@ fn describe(answer: &RecordedAnswer) -> String {
         }
         RecordedAnswer::Answered(other) => format!("{other:?}"),
         RecordedAnswer::Void => "void: it had failed a canary before".into(),
+        RecordedAnswer::Identical => "not asked: both replies are the same, a tie".into(),
         RecordedAnswer::Missing { kind: Some(kind) } => format!("missing: {kind:?}"),
         RecordedAnswer::Missing { kind: None } => "missing: there was no pair to judge".into(),
     }
+}
+
+fn describe_probes(probes: Probes) -> String {
+    let mut text = format!("alone: {:?}\n", probes.neutral);
+    if let Some(SideProbes { king, challenger }) = probes.sides {
+        let _ = writeln!(text, "beside the king's reply: {king:?}");
+        let _ = writeln!(text, "beside the challenger's reply: {challenger:?}");
+    }
+    text
 }
 
 /// What was changed in the replies before the judge saw them.

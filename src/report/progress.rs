@@ -59,6 +59,12 @@ impl ProgressLines {
                 let screens = admission.findings.iter().map(|screened| screened.screen.name.as_str());
                 vec![format!("screened by {}: {}", screens.collect::<Vec<_>>().join(", "), admission.outcome)]
             }
+            EventKind::Journal(JournalEvent::AskedAgain { samples }) => {
+                (self.decided, self.difference) = (0, 0.0);
+                vec![format!(
+                    "missing answers to the first {samples} samples would decide: they are asked for again"
+                )]
+            }
             EventKind::Journal(JournalEvent::Opened { plan, .. }) => {
                 (self.samples, self.judges) = (plan.samples, plan.judges.len() as u32);
                 vec![]

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::Tokens;
 use crate::decision::Evidence;
+use crate::missing::Cause;
 use crate::plan::{ContestantPlan, DuelPlan};
 use crate::verdict::{Forfeit, Holds, MAX_OVERFLOWED, Overflows, VoidReason, share};
 use crate::{Outcome, Verdict};
@@ -31,13 +32,18 @@ pub fn verdict(plan: &DuelPlan, verdict: &Verdict, tokens: [Tokens; 2]) -> Strin
     let mut line = |line: String| {
         let _ = writeln!(text, "{}", line.trim_end());
     };
-    let interval = verdict.margin_interval;
+    let interval = verdict.interval().map(|interval| {
+        let kind = match verdict.decision.evidence {
+            Evidence::Sequential(_) | Evidence::Fixed(_) => "95 % confidence sequence",
+            _ => "approximate 95 % interval",
+        };
+        format!(", {kind} {:+.2} to {:+.2}", interval.low, interval.high)
+    });
     line(format!(
-        "{}: {:+.2} points, approximate 95 % interval {:+.2} to {:+.2}",
+        "{}: {:+.2} points{}",
         outcome(verdict.outcome, plan),
         verdict.margin,
-        interval.low,
-        interval.high
+        interval.unwrap_or_default()
     ));
     line(format!("rule {}: {}", plan.rule.name(), evidence(&verdict.decision.evidence)));
     line(String::new());
@@ -77,7 +83,20 @@ pub fn verdict(plan: &DuelPlan, verdict: &Verdict, tokens: [Tokens; 2]) -> Strin
     ));
     if verdict.missing > 0 {
         let held = if verdict.dethroned_if_missing_for_king { "crowned" } else { "not crowned" };
-        line(format!("{:<12}with every missing cell for the king, the challenger is {held}", ""));
+        line(format!("{:<12}with missing cells as wins of the king, the challenger is {held}", ""));
+        let causes = verdict.causes.iter().map(|(cause, count)| {
+            let cause = match cause {
+                Cause::Outage => "by an outage",
+                Cause::Replies => "because of the replies",
+                Cause::Question => "whatever the replies",
+                Cause::Void => "of a judge that failed a canary",
+            };
+            format!("{count} {cause}")
+        });
+        let causes = causes.collect::<Vec<_>>().join(", ");
+        if !causes.is_empty() {
+            line(format!("{:<12}{causes}", ""));
+        }
     }
     let Overflows { king, challenger } = verdict.overflows;
     if king + challenger > 0 {
@@ -92,6 +111,21 @@ pub fn verdict(plan: &DuelPlan, verdict: &Verdict, tokens: [Tokens; 2]) -> Strin
         "order flips",
         100.0 * verdict.flip_rate()
     ));
+    if let Some(drift) = &verdict.drift {
+        line(format!(
+            "{:<12}{:+.2} points in the first half, {:+.2} in the second: {:+.1} standard errors",
+            "drift",
+            drift.early,
+            drift.late,
+            drift.score()
+        ));
+    }
+    if let Some(strata) = &verdict.strata {
+        line(format!(
+            "{:<12}a sample's repository predicts its difference with a correlation of {:+.2}",
+            "strata", strata.rho
+        ));
+    }
     let [king, challenger] = tokens.map(|tokens| format!("{} read, {} written", tokens.prompt, tokens.reply));
     line(format!("{:<12}king {king}; challenger {challenger}", "tokens"));
     text
@@ -112,6 +146,10 @@ fn outcome(outcome: Outcome, plan: &DuelPlan) -> String {
             "The duel is void, more than {:.0} % of the answers are missing",
             100.0 * plan.panel.max_missing
         ),
+        Outcome::Void(VoidReason::Disputed) => {
+            "The duel is void, the challenger has won unless what an outage keeps missing counts for the king"
+                .into()
+        }
         Outcome::Void(_) => "The duel is void".into(),
         other => format!("{other:?}"),
     }
@@ -121,15 +159,25 @@ fn evidence(evidence: &Evidence) -> String {
     let met = |met: bool| if met { "met" } else { "not met" };
     match evidence {
         Evidence::Sequential(sequential) => format!(
-            "evidence e^{:.2} of e^{:.2} at {} of at most {} samples; 95 % confidence sequence {:+.2} to {:+.2} \
-             points; shrunken estimate {:+.2}",
+            "evidence e^{:.2} of e^{:.2} at {} of at most {} samples{}{}",
             sequential.log_e_value,
             -sequential.alpha.ln(),
             sequential.samples,
             sequential.cap,
-            sequential.confidence.low,
-            sequential.confidence.high,
-            sequential.shrunken
+            sequential.size.as_ref().map_or_else(String::new, |size| format!(
+                "; that the win is above {:.2} points e^{:.2} of e^4.61",
+                size.null, size.log_e_value
+            )),
+            sequential
+                .shrunken
+                .map_or_else(String::new, |points| format!("; shrunken estimate {points:+.2}")),
+        ),
+        Evidence::Fixed(fixed) => format!(
+            "evidence e^{:.2} of e^{:.2} after {} samples, win margin {}",
+            fixed.log_e_value,
+            -fixed.alpha.ln(),
+            fixed.samples,
+            met(fixed.margin_met)
         ),
         Evidence::Margin(margin) => {
             format!("{} to {}, win margin {}", margin.challenger, margin.king, met(margin.margin_met))

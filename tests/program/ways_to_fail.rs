@@ -133,6 +133,7 @@ fn ways() -> Vec<(&'static str, Error, ErrorKind, Fault, Reach, Retry, u8)> {
             77,
         ),
         // Machines.
+        ("a text that a provider refuses", error(K::Refused), K::Refused, ours, R::Call, never, 69),
         ("a device that failed once", error(K::DeviceLost), K::DeviceLost, ours, R::Call, again, 75),
         ("a lost GPU", charged(lost), K::DeviceLost, ours, R::Process, never, 75),
         ("no memory", error(K::ResourceExhausted), K::ResourceExhausted, ours, R::Call, again, 75),

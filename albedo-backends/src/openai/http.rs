@@ -130,8 +130,8 @@ impl Server {
             let retry = retry_after(headers, SystemTime::now()).map_or(Retry::Backoff, Retry::After);
             Error::new(kind, operation, message(what)).with_retry(retry)
         };
-        let refused = |kind| {
-            let error = Error::new(kind, operation, message("the server refuses the request"));
+        let refused = || {
+            let error = Error::new(ErrorKind::Refused, operation, message("the server refuses the request"));
             error.with_fault(Fault::Infrastructure).with_retry(Retry::Never)
         };
         let error = match status.as_u16() {
@@ -158,8 +158,7 @@ impl Server {
             429 => passing(ErrorKind::RateLimited, "the server asks to slow down"),
             408 => passing(ErrorKind::Timeout, "the server gave up waiting"),
             409 | 425 | 500.. => passing(ErrorKind::Unavailable, "the server failed"),
-            403 => refused(ErrorKind::Unavailable),
-            _ => refused(ErrorKind::DataInvalid),
+            _ => refused(),
         };
         error.with("server", &self.base)
     }

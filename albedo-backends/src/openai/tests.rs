@@ -237,9 +237,9 @@ async fn what_breaks_on_the_way_is_infrastructure_and_may_be_tried_again() {
 async fn refusals_have_their_kind_fault_and_retry() {
     let infrastructure = Fault::Infrastructure;
     for (status, kind, fault, hint) in [
-        (400, ErrorKind::DataInvalid, infrastructure, ""),
-        (403, ErrorKind::Unavailable, infrastructure, ""),
-        (422, ErrorKind::DataInvalid, infrastructure, ""),
+        (400, ErrorKind::Refused, infrastructure, ""),
+        (403, ErrorKind::Refused, infrastructure, ""),
+        (422, ErrorKind::Refused, infrastructure, ""),
         (401, ErrorKind::Unavailable, Fault::Operator, "check the key in ALBEDO_TEST_KEY"),
         (402, ErrorKind::ResourceExhausted, Fault::Operator, "pay for the key in ALBEDO_TEST_KEY"),
         (404, ErrorKind::NotFound, Fault::Operator, "check `base_url`"),

@@ -32,17 +32,19 @@ pub(super) struct Bets {
 }
 
 impl Bets {
-    /// Bets that are best for evidence of `1 / alpha` at `horizon` values: a
-    /// scale of √(2 ln(1 / alpha) / horizon).
+    /// Bets of [`scale`] before the first value.
     pub(super) fn new(alpha: f64, horizon: u32) -> Self {
-        let scale = (-2.0 * alpha.ln() / f64::from(horizon)).sqrt();
-        // Rounded, so that no library's last digit of the logarithm shows.
-        Self { scale: round(scale, 1e9), count: 0, mean: 0.0, squares: 0.0 }
+        Self { scale: scale(alpha, f64::from(horizon)), count: 0, mean: 0.0, squares: 0.0 }
     }
 
     /// The bet on the next value.
     pub(super) fn next(&self) -> f64 {
-        (self.scale / self.variance().sqrt()).min(MAX_BET)
+        self.next_of(self.scale)
+    }
+
+    /// The bet of `scale` on the next value.
+    pub(super) fn next_of(&self, scale: f64) -> f64 {
+        (scale / self.variance().sqrt()).min(MAX_BET)
     }
 
     /// Takes note of `value`.
@@ -67,6 +69,13 @@ impl Bets {
     pub(super) fn variance(&self) -> f64 {
         (PRIOR_VARIANCE + self.squares) / (f64::from(self.count) + 1.0)
     }
+}
+
+/// The scale of the bets that are best for evidence of `1 / alpha` at `horizon`
+/// values: √(2 ln(1 / alpha) / horizon), to nine decimals, so that no library's
+/// last digit of the logarithm shows.
+pub(super) fn scale(alpha: f64, horizon: f64) -> f64 {
+    round((-2.0 * alpha.ln() / horizon).sqrt(), 1e9)
 }
 
 /// A wealth far beyond the range of a float: `mantissa · 2^(256 · exponent)`,

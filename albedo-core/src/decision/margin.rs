@@ -37,7 +37,11 @@ pub struct LcbEvidence {
 
 pub(super) fn decide(clusters: &[Cluster], win_margin: f64) -> Decision {
     let evidence = compare(clusters, win_margin);
-    Decision { ruling: Ruling::shown(evidence.margin_met), evidence: Evidence::Margin(evidence) }
+    Decision {
+        ruling: Ruling::shown(evidence.margin_met),
+        evidence: Evidence::Margin(evidence),
+        evidence_for_king: None,
+    }
 }
 
 pub(super) fn decide_lcb(
@@ -58,7 +62,7 @@ pub(super) fn decide_lcb(
         standard_error: numpy::standard_error(&deltas),
     };
     let ruling = Ruling::shown(margin_met && evidence.lcb > 0.0);
-    Decision { ruling, evidence: Evidence::MarginLcb(evidence) }
+    Decision { ruling, evidence: Evidence::MarginLcb(evidence), evidence_for_king: None }
 }
 
 /// Metric first: each judge's mean a metric over all samples, the judge's mean

@@ -1,10 +1,10 @@
-//! The rule `sequential`: evidence by betting, size at planned looks, futility
-//! at any time.
+//! The rule `sequential`: evidence and size by betting, size also at planned
+//! looks, futility at any time.
 
 use serde::{Deserialize, Serialize};
 
-use super::betting::{Bets, Wealth, above, confidence_sequence, round};
-use super::{Holds, RuleContext, Ruling};
+use super::betting::{Bets, Wealth, above, confidence_sequence, round, scale};
+use super::{Holds, RuleContext, RuleVersion, Ruling};
 use crate::error::{Error, ErrorKind, Result};
 use crate::stats::Interval;
 
@@ -15,13 +15,26 @@ const FUTILITY_ALPHA: f64 = 0.05;
 /// less.
 const FUTILITY_FROM: u32 = 64;
 
+/// Level of the second betting process, against "the mean is at most the size's
+/// null". Ours: at 2 % clear winners are crowned hardly earlier, and challengers
+/// of +1 point a third more often (simulated, see `docs/error-rates.md`).
+const SIZE_ALPHA: f64 = 0.01;
+
+/// The second betting process is sized for a third of the cap: a win twice as
+/// large as the win margin is shown by then. Ours.
+const SIZE_HORIZON: f64 = 1.0 / 3.0;
+
+/// Samples before the second betting process may crown, or a quarter of the cap
+/// if that is less. Ours.
+const SIZE_FROM: u32 = 48;
+
 /// Level of the reported confidence sequence.
 const CONFIDENCE: f64 = 0.95;
 
-/// Standard deviation of true effects that the shrunken estimate assumes: the
-/// Python system's last 200 margins spread by 2.5 points, of which the duels'
-/// own noise explains 1.5.
-const EFFECT_SD: f64 = 0.02;
+/// Standard deviation of true effects that the shrunken estimate of the
+/// rules' first version assumes: the Python system's last 200 margins spread by 2.5
+/// points, of which the duels' own noise explains 1.5.
+const FIRST_EFFECT_SD: f64 = 0.02;
 
 /// The cap of a duel within a reign at `alpha`: 512 samples at 1 %, in
 /// proportion to ln(1 / alpha), rounded up to a multiple of 4. At every alpha it
@@ -77,8 +90,11 @@ pub struct SequentialEvidence {
     pub log_e_value: f64,
     /// Samples after which that e-value had first reached 1 / alpha.
     pub rejected_at: Option<u32>,
-    /// The look at which the challenger was crowned, in samples.
+    /// Samples after which the challenger had won.
     pub crowned_at: Option<u32>,
+    /// The second betting process; none in the rules' first version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<SizeEvidence>,
     /// Natural logarithm of the e-value against "the mean is at least
     /// `win_margin`", at the end.
     pub futility_log_e_value: f64,
@@ -87,10 +103,13 @@ pub struct SequentialEvidence {
     /// 95 % confidence sequence of the mean in points: valid although the duel
     /// stopped when it liked.
     pub confidence: Interval,
-    /// The effect in points that a reader should expect: the mean, drawn
-    /// towards 0 by its own noise under true effects of SD 2 points. A
-    /// crowned challenger's plain mean flatters it.
-    pub shrunken: f64,
+    /// The effect in points that a reader should expect: the mean, drawn towards 0
+    /// by its own noise where true effects have the SD of the plan's
+    /// [`EffectPrior`](crate::reign::EffectPrior), and cut to `confidence`. A crowned
+    /// challenger's plain mean flatters it. None without a prior; in the rules' first
+    /// version the SD is always 2 points, and nothing is cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shrunken: Option<f64>,
 }
 
 impl SequentialEvidence {
@@ -101,8 +120,61 @@ impl SequentialEvidence {
     }
 }
 
-/// The rule at work on one duel: the clusters' differences in plan order, in
-/// constant memory.
+/// What the second betting process of `sequential` came to: evidence that the win
+/// is of some size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SizeEvidence {
+    /// The true effect in points up to which a win is too small.
+    pub null: f64,
+    /// Natural logarithm of the e-value against "the mean is at most `null`", at
+    /// the end.
+    pub log_e_value: f64,
+    /// Samples after which that e-value had first reached 100.
+    pub rejected_at: Option<u32>,
+}
+
+/// The null hypothesis of the second betting process in points: half the win
+/// margin or one point below it, whichever is more, and at least `null_margin`.
+fn size_null(win_margin: f64, null_margin: f64) -> f64 {
+    null_margin.max(win_margin / 2.0).max(win_margin - 1.0)
+}
+
+/// The second betting process at work.
+#[derive(Debug, Clone)]
+struct Size {
+    null: f64,
+    scale: f64,
+    evidence: Wealth,
+    rejected_at: Option<u32>,
+}
+
+impl Size {
+    fn new(win_margin: f64, null_margin: f64, cap: u32) -> Self {
+        Self {
+            null: size_null(win_margin, null_margin),
+            scale: scale(SIZE_ALPHA, SIZE_HORIZON * f64::from(cap)),
+            evidence: Wealth::ONE,
+            rejected_at: None,
+        }
+    }
+
+    /// Bets on `difference`, sample number `sample`, with what `bets` had seen before.
+    fn consume(&mut self, difference: f64, sample: u32, bets: &Bets) {
+        self.evidence.multiply(1.0 + bets.next_of(self.scale) * above(difference, self.null / 100.0));
+        if self.rejected_at.is_none() && self.evidence.reaches(1.0 / SIZE_ALPHA) {
+            self.rejected_at = Some(sample);
+        }
+    }
+}
+
+/// The rule at work on one series of differences, in plan order and constant
+/// memory.
+///
+/// A challenger wins at the first sample by which the evidence against "the mean
+/// is at most `null_margin`" has reached 1 / alpha and the size is shown: by the
+/// second betting process, from sample min(48, ⌈cap / 4⌉) on, or at a look by the
+/// scaled margin. What was reached once stays reached. Futility comes first. The
+/// rules' first version has no second betting process.
 #[derive(Debug, Clone)]
 pub struct SequentialTest {
     win_margin: f64,
@@ -112,9 +184,14 @@ pub struct SequentialTest {
     bets: Bets,
     evidence: Wealth,
     rejected_at: Option<u32>,
+    size: Option<Size>,
     crowned_at: Option<u32>,
     futility: Wealth,
     futile_at: Option<u32>,
+    /// Whether a duel ends where a win is out of reach.
+    gives_up: bool,
+    version: RuleVersion,
+    effect_sd: Option<f64>,
 }
 
 impl SequentialTest {
@@ -128,16 +205,31 @@ impl SequentialTest {
             bets: Bets::new(context.alpha, context.samples),
             evidence: Wealth::ONE,
             rejected_at: None,
+            size: match context.version {
+                RuleVersion::First => None,
+                RuleVersion::Second => Some(Size::new(win_margin, null_margin, context.samples)),
+            },
             crowned_at: None,
             futility: Wealth::ONE,
             futile_at: None,
+            gives_up: true,
+            version: context.version,
+            effect_sd: context.effect_sd,
         }
     }
 
+    /// The same test, which goes on where a win is out of reach.
+    pub(super) fn never_giving_up(self) -> Self {
+        Self { gives_up: false, ..self }
+    }
+
     /// Consumes the next difference, in [−1, 1]; the ruling, once there is one.
-    /// Evidence can be gathered beyond it.
+    /// Evidence can be gathered beyond it: a win stays one unless it becomes futile.
     pub fn consume(&mut self, difference: f64) -> Option<Ruling> {
         let bet = self.bets.next();
+        if let Some(size) = &mut self.size {
+            size.consume(difference, self.bets.count() + 1, &self.bets);
+        }
         self.evidence.multiply(1.0 + bet * above(difference, self.null_margin));
         self.futility.multiply(1.0 + bet * (self.win_margin - difference) / (1.0 + self.win_margin));
         self.bets.observe(difference);
@@ -149,17 +241,29 @@ impl SequentialTest {
             self.futile_at = Some(samples);
         }
         let cap = self.cap();
-        if self.futile_at.is_some() && samples >= FUTILITY_FROM.min(cap / 4) {
+        if self.gives_up && self.futile_at.is_some() && samples >= FUTILITY_FROM.min(cap / 4) {
             return Some(Ruling::KingHolds(Holds::Futile));
         }
-        if self.rejected_at.is_some()
-            && self.looks.contains(&samples)
-            && self.bets.mean() >= least_mean(self.win_margin, self.cap(), samples)
-        {
+        if self.crowned_at.is_none() && self.rejected_at.is_some() && self.size_is_shown(samples) {
             self.crowned_at = Some(samples);
+        }
+        if self.crowned_at.is_some() {
             return Some(Ruling::Dethroned);
         }
         (samples >= cap).then_some(Ruling::KingHolds(Holds::NotShown))
+    }
+
+    fn size_is_shown(&self, samples: u32) -> bool {
+        let cap = self.cap();
+        let by_betting = self.size.as_ref().is_some_and(|size| size.rejected_at.is_some());
+        (by_betting && samples >= SIZE_FROM.min(cap.div_ceil(4)))
+            || (self.looks.contains(&samples)
+                && self.bets.mean() >= least_mean(self.win_margin, cap, samples))
+    }
+
+    /// Samples after which the challenger had won.
+    pub fn crowned_at(&self) -> Option<u32> {
+        self.crowned_at
     }
 
     /// Samples consumed.
@@ -185,6 +289,13 @@ impl SequentialTest {
         let confidence = confidence_sequence(differences, unbet, CONFIDENCE).scaled(100.0);
         let noise = self.bets.variance() / f64::from(self.samples().max(1));
         let mean = 100.0 * self.bets.mean();
+        let shrunken = |sd: f64| mean * sd.powi(2) / (sd.powi(2) + noise);
+        let shrunken = match self.version {
+            RuleVersion::First => Some(shrunken(FIRST_EFFECT_SD)),
+            RuleVersion::Second => {
+                self.effect_sd.map(|points| shrunken(points / 100.0).clamp(confidence.low, confidence.high))
+            }
+        };
         SequentialEvidence {
             alpha: self.alpha,
             cap: self.cap(),
@@ -193,17 +304,23 @@ impl SequentialTest {
             log_e_value: reported(self.evidence.ln()),
             rejected_at: self.rejected_at,
             crowned_at: self.crowned_at,
+            size: self.size.as_ref().map(|size| SizeEvidence {
+                null: size.null,
+                log_e_value: reported(size.evidence.ln()),
+                rejected_at: size.rejected_at,
+            }),
             futility_log_e_value: reported(self.futility.ln()),
             futile_at: self.futile_at,
             confidence: Interval {
                 low: (confidence.low * 1e6).floor() / 1e6,
                 high: (confidence.high * 1e6).ceil() / 1e6,
             },
-            shrunken: reported(mean * EFFECT_SD.powi(2) / (EFFECT_SD.powi(2) + noise)),
+            shrunken: shrunken.map(reported),
         }
     }
 
-    fn cap(&self) -> u32 {
+    /// Samples after which the duel ends at the latest.
+    pub(super) fn cap(&self) -> u32 {
         self.looks.last().copied().unwrap_or(0)
     }
 }
@@ -220,15 +337,27 @@ mod tests {
 
     use super::*;
     use crate::decision::{Decider, Evidence, Rule, decide};
-    use crate::panel::Cluster;
+    use crate::panel::{Cluster, Reducer};
     use crate::rng::{Stream, Use};
 
     fn context(alpha: f64, samples: u32) -> RuleContext {
-        RuleContext { samples, looks: looks(samples), alpha, entropy: 0 }
+        RuleContext { version: RuleVersion::First, ..newest(alpha, samples) }
+    }
+
+    fn newest(alpha: f64, samples: u32) -> RuleContext {
+        RuleContext::new(&Rule::default(), samples, alpha)
+    }
+
+    fn ended(mut test: SequentialTest, differences: &[f64]) -> (Option<Ruling>, SequentialTest) {
+        let ruling = differences.iter().find_map(|&difference| test.consume(difference));
+        (ruling, test)
     }
 
     fn clusters(differences: &[f64]) -> Vec<Cluster> {
-        let cluster = |(sample, &difference)| Cluster { sample: sample as u32, cells: vec![], difference };
+        let cluster = |(sample, &difference)| {
+            let empty = Cluster::new(sample as u32, vec![], Reducer::Mean);
+            Cluster { difference, ..empty }
+        };
         differences.iter().enumerate().map(cluster).collect()
     }
 
@@ -273,7 +402,7 @@ mod tests {
         let (ruling, evidence) = outcome(&[0.0; 948], 2e-4);
         assert_eq!(ruling, Ruling::KingHolds(Holds::Futile));
         assert_eq!((evidence.samples, evidence.futile_at), (175, Some(175)));
-        assert_eq!((evidence.log_e_value, evidence.shrunken), (0.0, 0.0));
+        assert_eq!((evidence.log_e_value, evidence.shrunken), (0.0, Some(0.0)));
     }
 
     #[test]
@@ -281,7 +410,7 @@ mod tests {
         let (ruling, evidence) = outcome(&[1.0; 948], 2e-4);
         assert_eq!(ruling, Ruling::Dethroned);
         assert_eq!((evidence.crowned_at, evidence.rejected_at), (Some(237), Some(17)));
-        assert!(evidence.confidence.low > 90.0 && evidence.shrunken > 70.0, "{evidence:?}");
+        assert!(evidence.confidence.low > 90.0 && evidence.shrunken > Some(70.0), "{evidence:?}");
         let (ruling, evidence) = outcome(&[-1.0; 948], 2e-4);
         assert_eq!(ruling, Ruling::KingHolds(Holds::Futile));
         assert_eq!(evidence.samples, 64, "no earlier");
@@ -298,6 +427,55 @@ mod tests {
             assert_eq!(evidence.crowned_at, crowned_at, "{mean}");
             assert_eq!(ruling, Ruling::shown(crowned_at.is_some()));
         }
+    }
+
+    #[test]
+    fn a_clear_winner_is_crowned_at_the_first_sample_by_which_evidence_and_size_are_shown() {
+        for (alpha, cap, difference, crowned_at) in
+            [(2e-4, 948, 1.0, 48), (0.05, 64, 1.0, 16), (0.05, 64, 0.4, 16), (0.05, 10, 1.0, 5)]
+        {
+            let test = SequentialTest::new(2.0, 0.0, &newest(alpha, cap));
+            let (ruling, test) = ended(test, &vec![difference; cap as usize]);
+            assert_eq!((ruling, test.crowned_at()), (Some(Ruling::Dethroned), Some(crowned_at)), "{cap}");
+        }
+    }
+
+    #[test]
+    fn size_is_latched_as_evidence_is() {
+        // The size is shown by sample 40, the evidence much later.
+        let context = newest(1e-20, 948);
+        let differences: Vec<_> = (0..948).map(|sample| if sample < 40 { 0.5 } else { 0.1 }).collect();
+        let (ruling, test) = ended(SequentialTest::new(2.0, 0.0, &context), &differences);
+        assert_eq!(ruling, Some(Ruling::Dethroned));
+        let evidence = test.evidence(&differences[..test.samples() as usize]);
+        let size = evidence.size.clone().expect("is in the second version");
+        assert!(size.rejected_at < Some(40) && size.null == 1.0, "{size:?}");
+        assert_eq!(evidence.rejected_at, Some(evidence.samples));
+        assert!(![237, 474, 948].contains(&evidence.samples), "{evidence:?}");
+    }
+
+    #[test]
+    fn the_size_to_show_grows_with_both_margins() {
+        let nulls = [(0.0, 0.0), (1.0, 0.0), (2.0, 0.0), (3.0, 0.0), (5.0, 0.0), (2.0, 1.5), (2.0, 4.0)];
+        let nulls = nulls.map(|(win_margin, null_margin)| size_null(win_margin, null_margin));
+        assert_eq!(nulls, [0.0, 0.5, 1.0, 2.0, 4.0, 1.5, 4.0]);
+    }
+
+    #[test]
+    fn an_effect_of_the_sizes_null_is_rarely_crowned_by_betting() {
+        let mut stream = Stream::new(11, Use::Bootstrap);
+        let mut by_betting = 0;
+        for _ in 0..1_000 {
+            let mut test = SequentialTest::new(0.0, 1.0, &newest(0.4, 300));
+            let differences: Vec<_> = (0..300).map(|_| coarse(&mut stream, 0.055, 0.045)).collect();
+            for &difference in &differences {
+                test.consume(difference);
+            }
+            let size = test.evidence(&differences).size.expect("is in the second version");
+            by_betting += u32::from(size.rejected_at.is_some());
+        }
+        // 1 % and three standard errors.
+        assert!((1..=19).contains(&by_betting), "{by_betting} of 1000");
     }
 
     #[test]
@@ -361,6 +539,47 @@ mod tests {
 
     proptest! {
         #[test]
+        fn the_second_version_is_never_longer_and_crowns_whatever_the_first_does(
+            differences in proptest::collection::vec(-1.0..=1.0_f64, 20..300),
+            shift in -0.3..0.6_f64,
+            spread in 0.05..1.0_f64,
+            alpha in prop_oneof![Just(0.05), Just(0.01), Just(2e-4)],
+            win_margin in prop_oneof![Just(1.0), Just(2.0), Just(5.0)],
+        ) {
+            let differences: Vec<_> =
+                differences.iter().map(|value| (spread * value + shift).clamp(-1.0, 1.0)).collect();
+            let by = |context: &RuleContext| {
+                ended(SequentialTest::new(win_margin, 0.0, context), &differences)
+            };
+            let cap = differences.len() as u32;
+            let ((before, first), (now, second)) = (by(&context(alpha, cap)), by(&newest(alpha, cap)));
+            prop_assert!(second.samples() <= first.samples());
+            prop_assert!(before != Some(Ruling::Dethroned) || now == Some(Ruling::Dethroned));
+            if second.samples() == first.samples() {
+                prop_assert_eq!(before, now);
+            } else {
+                prop_assert_eq!(now, Some(Ruling::Dethroned));
+            }
+        }
+
+        #[test]
+        fn exchanging_the_sides_mirrors_the_mean_and_its_interval(
+            differences in proptest::collection::vec(-1.0..=1.0_f64, 1..100),
+        ) {
+            let evidence = |sign: f64| {
+                let values: Vec<_> = differences.iter().map(|value| sign * value).collect();
+                let mut test = SequentialTest::new(2.0, 0.0, &newest(0.05, 100));
+                for &value in &values {
+                    test.consume(value);
+                }
+                test.evidence(&values)
+            };
+            let (here, there) = (evidence(1.0), evidence(-1.0));
+            prop_assert_eq!(here.mean, -there.mean);
+            prop_assert_eq!((here.confidence.low, here.confidence.high), (-there.confidence.high, -there.confidence.low));
+        }
+
+        #[test]
         fn a_decision_rests_on_what_was_consumed_alone(
             differences in proptest::collection::vec(-1.0..=1.0_f64, 20..120),
             shift in -0.5..0.5_f64,
@@ -371,7 +590,26 @@ mod tests {
             let consumed = clusters(&differences[..evidence.samples as usize]);
             let last = consumed.into_iter().map(|cluster| decider.consume(cluster)).last().flatten();
             prop_assert_eq!(last.map(|decision| decision.ruling), Some(ruling));
-            prop_assert!(evidence.shrunken.abs() <= evidence.mean.abs());
+            prop_assert!(evidence.shrunken.is_some_and(|shrunken| shrunken.abs() <= evidence.mean.abs()));
+        }
+
+        #[test]
+        fn a_shrunken_estimate_lies_in_the_interval_beside_it(
+            differences in proptest::collection::vec(-1.0..=1.0_f64, 1..100),
+            shift in -0.8..0.8_f64,
+            sd in 0.0..20.0_f64,
+        ) {
+            let differences: Vec<_> =
+                differences.iter().map(|value| (value / 4.0 + shift).clamp(-1.0, 1.0)).collect();
+            let shrunken = |effect_sd| {
+                let context = RuleContext { effect_sd, ..newest(0.05, 100) };
+                let evidence = ended(SequentialTest::new(2.0, 0.0, &context), &differences).1.evidence(&differences);
+                (evidence.shrunken, evidence.confidence)
+            };
+            let (estimate, interval) = shrunken(Some(sd));
+            let estimate = estimate.expect("there is a prior");
+            prop_assert!(interval.low <= estimate && estimate <= interval.high);
+            prop_assert_eq!(shrunken(None).0, None);
         }
     }
 }

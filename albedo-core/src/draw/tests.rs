@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::backend::{Message, ModelInfo, Role};
-use crate::decision::Rule;
+use crate::decision::{Rule, RuleVersion};
 use crate::digest::Digest;
 use crate::error::Fault;
 use crate::identity::Identity;
@@ -52,10 +52,12 @@ fn plan(sampler: Sampler, seed: u64, rows: u64, samples: u32, prompt_limit: u32)
         judges: vec![],
         panel: PanelSettings::default(),
         rule: Rule::default(),
+        rule_version: RuleVersion::NEWEST,
         terms: Terms::default(),
         previous: None,
         canaries: None,
         admission: None,
+        effect_prior: None,
     }
 }
 

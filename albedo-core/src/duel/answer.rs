@@ -2,6 +2,7 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::judge::Assessment;
+use crate::missing::{Probed, Probes};
 use crate::record::RecordedAnswer;
 
 /// A judge's answer to one question in one order, as the record keeps it.
@@ -20,6 +21,8 @@ pub(super) struct Judged {
     pub(super) preparation: Option<String>,
     /// The king-first order first.
     pub(super) answers: [JudgedAnswer; 2],
+    /// What it made of neutral text, if it gave no score.
+    pub(super) probes: Option<Probes>,
 }
 
 impl JudgedAnswer {
@@ -38,33 +41,42 @@ impl JudgedAnswer {
         Self { asked: 1, answer: RecordedAnswer::Missing { kind }, error: None }
     }
 
-    fn void() -> Self {
-        Self { asked: 1, answer: RecordedAnswer::Void, error: None }
+    fn unasked(answer: RecordedAnswer) -> Self {
+        Self { asked: 1, answer, error: None }
     }
 
     /// What the judge found.
     pub(super) fn assessment(&self) -> Option<&Assessment> {
-        match &self.answer {
-            RecordedAnswer::Answered(assessment) => Some(assessment),
-            RecordedAnswer::Missing { .. } | RecordedAnswer::Void => None,
-        }
+        self.answer.assessment()
     }
 }
 
 impl Judged {
     /// The word of a judge that is not listened to.
     pub(super) fn void() -> Self {
-        Self { preparation: None, answers: [JudgedAnswer::void(), JudgedAnswer::void()] }
+        Self::of(JudgedAnswer::unasked(RecordedAnswer::Void))
+    }
+
+    /// Both replies are the same.
+    pub(super) fn identical() -> Self {
+        Self::of(JudgedAnswer::unasked(RecordedAnswer::Identical))
     }
 
     /// There was no pair of replies to judge.
     pub(super) fn no_pair() -> Self {
-        Self { preparation: None, answers: [JudgedAnswer::missing(None), JudgedAnswer::missing(None)] }
+        Self::of(JudgedAnswer::missing(None))
     }
 
-    /// The judge could not be asked for `error`.
-    pub(super) fn failed(error: Error) -> Self {
-        let answers = [JudgedAnswer::failed(error.clone()), JudgedAnswer::failed(error)];
-        Self { preparation: None, answers }
+    /// The judge could not prepare itself for `error`. What is refused then is the
+    /// conversation, since no reply was shown.
+    pub(super) fn unprepared(error: Error) -> Self {
+        let refused = error.kind() == ErrorKind::Refused;
+        let probes = refused.then_some(Probes { neutral: Probed::Refused, sides: None });
+        Self { probes, ..Self::of(JudgedAnswer::failed(error)) }
+    }
+
+    /// `answer` in both orders.
+    fn of(answer: JudgedAnswer) -> Self {
+        Self { preparation: None, answers: [answer.clone(), answer], probes: None }
     }
 }

@@ -75,6 +75,7 @@ impl Asking<'_> {
         let call = match question {
             Question::Sample(_) => Call::Assessment { judge, order },
             Question::Canary(canary) => Call::Canary { canary, judge, order },
+            Question::Probe(_, probe) => Call::Probe { probe, judge, order },
         };
         loop {
             if let Some(assessment) = stored.standing(self.call_tries) {
@@ -96,6 +97,9 @@ impl Asking<'_> {
                 Question::Canary(canary) => {
                     let series = self.series;
                     JournalEvent::CanaryAssessed { series, canary, judge, order, call_try, assessment }
+                }
+                Question::Probe(sample, probe) => {
+                    JournalEvent::Probed { sample, probe, judge, order, call_try, assessment }
                 }
             };
             self.journal.write(event, vec![]).await?;
@@ -119,7 +123,7 @@ impl Asking<'_> {
         let request = Preparation {
             messages: Arc::clone(messages),
             reference: Arc::clone(reference),
-            fence: self.secret.fence(self.key, question),
+            fence: self.secret.preparation_fence(self.key, question, &plan.identity)?,
         };
         let paying = self.budget.enter().await?;
         let named = |error: Error| error.with("judge", &plan.identity.name);
@@ -131,7 +135,9 @@ impl Asking<'_> {
         let paid = paying.paid(&plan.identity.name, prepared.usage);
         let (text, usage) = (prepared.text.clone(), prepared.usage);
         let event = match question {
-            Question::Sample(sample) => JournalEvent::Prepared { sample, judge, call_try, text, usage },
+            Question::Sample(sample) | Question::Probe(sample, _) => {
+                JournalEvent::Prepared { sample, judge, call_try, text, usage }
+            }
             Question::Canary(canary) => {
                 let series = self.series;
                 JournalEvent::CanaryPrepared { series, canary, judge, call_try, text, usage }
@@ -168,11 +174,35 @@ impl Asking<'_> {
         };
         let better_is_first = |marks| comparison(better, worse, marks);
         let worse_is_first = |marks| comparison(worse, better, marks);
-        let (better_first, worse_first) = futures::try_join!(
+        self.both(
+            asked,
+            panelist,
             self.answer(asked, panelist, Order::KingFirst, better_is_first, better_first),
             self.answer(asked, panelist, Order::ChallengerFirst, worse_is_first, worse_first),
-        )?;
-        Ok([better_first, worse_first])
+        )
+        .await
+    }
+
+    /// The answers in both orders, the king-first order first. Which one is asked
+    /// first the judge cannot know.
+    pub(super) async fn both(
+        &self,
+        asked: Asked,
+        panelist: Panelist<'_>,
+        king_first: impl Future<Output = Result<JudgedAnswer>>,
+        challenger_first: impl Future<Output = Result<JudgedAnswer>>,
+    ) -> Result<[JudgedAnswer; 2]> {
+        // The macro polls its first future first.
+        match self.secret.asked_first(self.key, asked.question, &panelist.plan.identity)? {
+            Order::KingFirst => {
+                let (king_first, challenger_first) = futures::try_join!(king_first, challenger_first)?;
+                Ok([king_first, challenger_first])
+            }
+            Order::ChallengerFirst => {
+                let (challenger_first, king_first) = futures::try_join!(challenger_first, king_first)?;
+                Ok([king_first, challenger_first])
+            }
+        }
     }
 
     /// Emits what is spent by now: sums of answers that were journalled at the same

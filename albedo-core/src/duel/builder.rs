@@ -7,10 +7,11 @@ use super::{Contestant, Duel};
 use crate::admission::Admission;
 use crate::canary::CanaryPlan;
 use crate::context::CallContext;
+use crate::decision::RuleVersion;
 use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::judge::Judge;
 use crate::plan::{DuelPlan, DuelSettings, JudgePlan};
-use crate::record::RecordStore;
+use crate::record::{JournalEvent, RecordStore};
 use crate::tasks::TaskSource;
 
 const PLAN: &str = "plan the duel";
@@ -74,17 +75,17 @@ impl DuelBuilder {
     /// template or stop ids than the king's, an admission that admits nobody or is
     /// of other models. The challenger's: another architecture than the king's.
     pub fn draft(&self) -> Result<DuelPlan> {
-        self.frozen(self.judges.clone(), None).map(|duel| duel.plan)
+        self.frozen(self.judges.clone(), None, RuleVersion::NEWEST).map(|duel| duel.plan)
     }
 
-    /// Freezes the plan.
+    /// Freezes the plan. If the journal of `store`, in which the duel is to run, has
+    /// one already, the rules are of the version that it names.
     ///
     /// With canaries in the settings, every judge that reads replies answers them
     /// first (the *preflight*), after everything else is checked: a judge that
     /// fails one, or gives no answer that can be read, is not on the panel. Its
-    /// answers go to the journal of `store`, in which the duel is to run, and what
-    /// that journal holds is not asked for again: an interrupted preflight goes
-    /// on. Without canaries, `store` is not touched.
+    /// answers go to the journal, and what that journal holds is not asked for
+    /// again: an interrupted preflight goes on. Without canaries, nothing is written.
     ///
     /// # Errors
     /// As [`DuelBuilder::draft`]. With canaries: a quorum beyond the panel;
@@ -94,15 +95,16 @@ impl DuelBuilder {
     /// the duel.
     pub async fn plan(&self, store: &dyn RecordStore, cx: &CallContext) -> Result<Duel> {
         let Self { judges, settings, .. } = self;
+        let rule_version = begun_rule_version(&store.stored().await?);
         if settings.canaries.is_none() {
-            return self.frozen(judges.clone(), None);
+            return self.frozen(judges.clone(), None, rule_version);
         }
         // Judges are paid for their answers: what is wrong is said before.
         self.draft()?;
         let tasks = &**self.task_source()?;
         let preflight = preflight(settings, tasks, judges, store, cx).await?;
         let (judges, canaries) = panel(settings, judges.clone(), preflight)?;
-        self.frozen(judges, Some(canaries))
+        self.frozen(judges, Some(canaries), rule_version)
     }
 
     fn task_source(&self) -> Result<&Arc<dyn TaskSource>> {
@@ -112,7 +114,12 @@ impl DuelBuilder {
         })
     }
 
-    pub(super) fn frozen(&self, judges: Vec<Arc<dyn Judge>>, canaries: Option<CanaryPlan>) -> Result<Duel> {
+    pub(super) fn frozen(
+        &self,
+        judges: Vec<Arc<dyn Judge>>,
+        canaries: Option<CanaryPlan>,
+        rule_version: RuleVersion,
+    ) -> Result<Duel> {
         let Self { king, challenger, settings, .. } = self;
         let tasks = self.task_source()?;
         settings.check()?;
@@ -121,7 +128,12 @@ impl DuelBuilder {
         if let Some(admission) = &admission {
             admission.check_admits(king.model().parameters, challenger.model().parameters)?;
         }
-        let judge_plans = plan_judges(&judges, canaries.is_some())?;
+        let mut judge_plans = plan_judges(&judges, canaries.is_some())?;
+        if rule_version.is_first() {
+            for judge in &mut judge_plans {
+                judge.reference_scores = false;
+            }
+        }
         let info = tasks.info();
         let samples = settings.planned_samples();
         if info.rows < u64::from(samples) {
@@ -155,10 +167,12 @@ impl DuelBuilder {
             judges: judge_plans,
             panel: settings.panel,
             rule: settings.rule.clone(),
+            rule_version,
             terms: settings.terms,
             previous: settings.previous,
             canaries,
             admission,
+            effect_prior: settings.effect_prior.filter(|_| !rule_version.is_first()),
         };
         Ok(Duel {
             digest: plan.digest()?,
@@ -169,6 +183,16 @@ impl DuelBuilder {
             judges,
         })
     }
+}
+
+/// Which version of the rules the plan in a journal names; the newest if there is
+/// none.
+fn begun_rule_version(events: &[JournalEvent]) -> RuleVersion {
+    let begun = events.iter().find_map(|event| match event {
+        JournalEvent::Opened { plan, .. } => Some(plan.rule_version),
+        _ => None,
+    });
+    begun.unwrap_or(RuleVersion::NEWEST)
 }
 
 fn check_contestants(king: &Contestant, challenger: &Contestant) -> Result<()> {
@@ -208,6 +232,7 @@ pub(super) fn plan_judges(judges: &[Arc<dyn Judge>], canaries: bool) -> Result<V
             identity: judge.identity().clone(),
             metrics: profile.metrics.into_iter().collect(),
             watched: canaries && profile.canaries,
+            reference_scores: profile.reference_scores,
         };
         if plan.metrics.is_empty() {
             return Err(

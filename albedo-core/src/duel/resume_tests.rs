@@ -103,7 +103,8 @@ async fn a_void_duel_asks_only_for_what_is_missing() {
     }
     let store = MemoryStore::default();
     let counted = Counted::new(moody);
-    for (state, calls) in [(0, 8 + 8 + 2 * 16), (1, 16)] {
+    // An abstention has the judge asked about neutral text.
+    for (state, calls) in [(0, 8 + 8 + 2 * 16), (1, 16 + 8)] {
         STATE.store(state, Ordering::Relaxed);
         let before = counted.calls();
         let report = counted.duel.run(&store, &CallContext::new()).await.expect("runs");

@@ -11,13 +11,15 @@ use super::Duel;
 use super::answer::{Judged, JudgedAnswer};
 use super::ask::{Asked, Asking, Panelist};
 use super::reply::Reply;
-use super::stored::{StoredAnswer, StoredCanary, StoredSample};
+use super::stored::{StoredAnswer, StoredCanary, StoredProbes, StoredSample};
+use crate::backend::FinishReason;
 use crate::canary::{CanaryDraw, Series, VoidJudges};
 use crate::digest::canonical_json;
 use crate::draw::RowDraw;
 use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::judge::{Candidate, Comparison};
-use crate::marks::Question;
+use crate::marks::{Marks, Probe, Question};
+use crate::missing::{self, Lack, NEUTRAL, Probed, Probes, SideProbes};
 use crate::order::Order;
 use crate::panel::{Cell, Cluster};
 use crate::plan::DuelPlan;
@@ -32,6 +34,14 @@ pub(super) struct SampleRun<'a> {
     /// The judges that have failed a canary before the next sample decided: they
     /// need not be asked any more.
     pub(super) void: &'a [AtomicBool],
+}
+
+/// Whom to ask about neutral text, and in place of which replies.
+struct Probing<'a> {
+    sample: u32,
+    panelist: Panelist<'a>,
+    king: &'a Candidate,
+    challenger: &'a Candidate,
 }
 
 /// A canary before a sample, and what the journal holds of it, by judge.
@@ -101,7 +111,8 @@ impl SampleRun<'_> {
         let (canary, (king, challenger)) = futures::try_join!(canary, pair)?;
         let judged = match (king.candidate(), challenger.candidate()) {
             (Some(king), Some(challenger)) => {
-                self.assess(&sample, &king, &challenger, stored.preparations, stored.answers).await?
+                let StoredSample { preparations, answers, probes, .. } = stored;
+                self.assess(&sample, &king, &challenger, preparations, answers, probes).await?
             }
             _ => vec![Judged::no_pair(); self.duel.judges.len()],
         };
@@ -116,21 +127,26 @@ impl SampleRun<'_> {
         challenger: &Candidate,
         mut preparations: BTreeMap<u32, String>,
         mut stored: BTreeMap<(u32, Order), StoredAnswer>,
+        mut probes: BTreeMap<u32, StoredProbes>,
     ) -> Result<Vec<Judged>> {
         let judges = (0..self.duel.judges.len()).map(|judge| {
             let preparation = preparations.remove(&(judge as u32));
+            let probes = probes.remove(&(judge as u32)).unwrap_or_default();
             let stored = Order::BOTH.map(|order| stored.remove(&(judge as u32, order)).unwrap_or_default());
             async move {
                 if self.void[judge].load(Ordering::Relaxed) {
                     return Ok(Judged::void());
                 }
                 let (panelist, asking) = (self.panelist(judge), &self.asking);
+                if self.duel.plan.are_a_tie(panelist.plan, king, challenger) {
+                    return Ok(Judged::identical());
+                }
                 let asked = Asked { question: Question::Sample(sample.index), sample: Some(sample.index) };
                 let Sample { messages, reference, .. } = sample;
                 let prepared = asking.preparation(asked, panelist, messages, reference, preparation).await?;
                 let preparation = match prepared {
                     Ok(preparation) => preparation,
-                    Err(error) => return Ok(Judged::failed(error)),
+                    Err(error) => return Ok(Judged::unprepared(error)),
                 };
                 let [king_first_stored, challenger_first_stored] = stored;
                 let shared: Option<Arc<str>> = preparation.as_deref().map(Arc::from);
@@ -146,20 +162,58 @@ impl SampleRun<'_> {
                 };
                 let king_first = |marks| comparison(king, challenger, marks);
                 let challenger_first = |marks| comparison(challenger, king, marks);
-                let (king_first, challenger_first) = futures::try_join!(
-                    asking.answer(asked, panelist, Order::KingFirst, king_first, king_first_stored),
-                    asking.answer(
-                        asked,
-                        panelist,
-                        Order::ChallengerFirst,
-                        challenger_first,
-                        challenger_first_stored
-                    ),
-                )?;
-                Ok(Judged { preparation, answers: [king_first, challenger_first] })
+                let king_first =
+                    asking.answer(asked, panelist, Order::KingFirst, king_first, king_first_stored);
+                let challenger_first = asking.answer(
+                    asked,
+                    panelist,
+                    Order::ChallengerFirst,
+                    challenger_first,
+                    challenger_first_stored,
+                );
+                let answers = asking.both(asked, panelist, king_first, challenger_first).await?;
+                let probed = Probing { sample: sample.index, panelist, king, challenger };
+                let probes = self.probes(probed, &answers, comparison, probes).await?;
+                Ok(Judged { preparation, answers, probes })
             }
         });
         join_all(judges).await.into_iter().collect()
+    }
+
+    /// What a judge makes of neutral text, if `answers` call for it.
+    async fn probes(
+        &self,
+        Probing { sample, panelist, king, challenger }: Probing<'_>,
+        answers: &[JudgedAnswer; 2],
+        comparison: impl Fn(&Candidate, &Candidate, Marks) -> Comparison,
+        mut stored: StoredProbes,
+    ) -> Result<Option<Probes>> {
+        let lack = Lack::of(answers.each_ref().map(|answer| &answer.answer));
+        let Some(lack) = lack.filter(|lack| lack.needs_probes()) else { return Ok(None) };
+        if self.duel.plan.rule_version.is_first() {
+            return Ok(None);
+        }
+        // The king's scores on both sides: what is neutral does not lack them.
+        let reference_scores = king.reference_scores.clone();
+        let neutral = Candidate { reference_scores, ..Candidate::new(NEUTRAL, FinishReason::Stop) };
+        let mut ask = async |probe, order, first: &Candidate, second: &Candidate| {
+            let asked = Asked { question: Question::Probe(sample, probe), sample: Some(sample) };
+            let stored = stored.remove(&(probe, order)).unwrap_or_default();
+            let question = |marks| comparison(first, second, marks);
+            let answer = self.asking.answer(asked, panelist, order, question, stored).await?;
+            Ok::<_, Error>(Probed::of(&answer.answer))
+        };
+        let outcome = ask(Probe::Neutral, Order::KingFirst, &neutral, &neutral).await?;
+        let mut sides = None;
+        if lack.needs_sides(outcome) {
+            let mut both = async |probe, reply: &Candidate| {
+                let first = ask(probe, Order::KingFirst, reply, &neutral).await?;
+                Ok::<_, Error>([first, ask(probe, Order::ChallengerFirst, &neutral, reply).await?])
+            };
+            let king = both(Probe::King, king).await?;
+            sides = Some(SideProbes { king, challenger: both(Probe::Challenger, challenger).await? });
+        }
+        Ok(Some(Probes { neutral: outcome, sides }))
     }
 
     /// The canary before sample `place`, put to every watched judge that is not
@@ -246,10 +300,11 @@ impl FinishedSample {
             if let Some(difference) = unjudged {
                 return Cell::unjudged(&judge.metrics, difference);
             }
-            let [king_first, challenger_first] = judged.answers.each_ref().map(JudgedAnswer::assessment);
-            Cell::new(&judge.metrics, king_first, challenger_first)
+            let answers = judged.answers.each_ref().map(|judged| &judged.answer);
+            missing::cell(plan.rule_version, &judge.metrics, answers, judged.probes.as_ref())
         });
-        Cluster::new(self.sample.index, cells.collect(), plan.panel.reducer)
+        let cluster = Cluster::new(self.sample.index, cells.collect(), plan.panel.reducer);
+        if plan.rule_version.is_first() { cluster } else { cluster.in_stratum(&*self.sample.repo) }
     }
 
     /// Writes draws, sample, replies and answers.
@@ -269,12 +324,15 @@ impl FinishedSample {
             }
             record.line(&RecordLine::Reply { sample, side, reply })?;
         }
-        for (judge, Judged { preparation, answers }) in (0..).zip(self.judged) {
+        for (judge, Judged { preparation, answers, probes }) in (0..).zip(self.judged) {
             if let Some(text) = preparation {
                 record.line(&RecordLine::Preparation { sample, judge, text })?;
             }
             for (order, JudgedAnswer { asked, answer, .. }) in Order::BOTH.into_iter().zip(answers) {
                 record.line(&RecordLine::Assessment { sample, judge, order, asked, answer })?;
+            }
+            if let Some(probes) = probes {
+                record.line(&RecordLine::Probes { sample, judge, probes })?;
             }
         }
         Ok(())

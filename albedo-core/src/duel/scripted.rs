@@ -12,7 +12,7 @@ use crate::backend::{
     Completion, FinishReason, GenerateRequest, Generated, Message, ModelBackend, ModelInfo, ModelSession,
     ModelSource, Role, ScoreRequest, TokenScores, Usage,
 };
-use crate::decision::Rule;
+use crate::decision::{Rule, RuleVersion};
 use crate::identity::Identity;
 use crate::judge::{Assessment, Comparison, JudgeProfile, Metric, Score};
 use crate::overflow::{Overflow, Place, Step};
@@ -181,7 +181,19 @@ pub(crate) fn planned(
     challenger: Contestant,
     judges: Vec<Arc<dyn Judge>>,
 ) -> Result<Duel> {
-    Duel::builder(king, challenger).tasks(Rows::shared()).settings(settings.clone()).frozen(judges, None)
+    planned_by(RuleVersion::NEWEST, settings, king, challenger, judges)
+}
+
+/// The same, under an older version of the rules.
+pub(crate) fn planned_by(
+    version: RuleVersion,
+    settings: &DuelSettings,
+    king: Contestant,
+    challenger: Contestant,
+    judges: Vec<Arc<dyn Judge>>,
+) -> Result<Duel> {
+    let builder = Duel::builder(king, challenger).tasks(Rows::shared()).settings(settings.clone());
+    builder.frozen(judges, None, version)
 }
 
 pub(crate) fn duel(king: Scripted, challenger: Scripted, judges: Vec<Arc<dyn Judge>>) -> Duel {

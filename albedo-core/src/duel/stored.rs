@@ -9,6 +9,7 @@ use crate::digest::Digest;
 use crate::draw::RowDraw;
 use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::judge::Assessment;
+use crate::marks::Probe;
 use crate::order::Order;
 use crate::overflow::Overflow;
 use crate::plan::DuelPlan;
@@ -20,6 +21,8 @@ use crate::verdict::Outcome;
 pub(super) struct Stored {
     samples: BTreeMap<u32, StoredSample>,
     canaries: StoredCanaries,
+    /// Of how many samples the missing answers were asked for again.
+    pub(super) asked_again: u32,
     /// Whether the journal has its first line.
     pub(super) opened: bool,
     /// How the duel ended, if it was decided.
@@ -34,9 +37,22 @@ pub(super) struct StoredSample {
     pub(super) challenger: Option<StoredReply>,
     pub(super) preparations: BTreeMap<u32, String>,
     pub(super) answers: BTreeMap<(u32, Order), StoredAnswer>,
+    /// What judges have made of neutral text.
+    pub(super) probes: BTreeMap<u32, StoredProbes>,
 }
 
+/// What one judge has made of neutral text.
+pub(super) type StoredProbes = BTreeMap<(Probe, Order), StoredAnswer>;
+
 impl StoredSample {
+    /// Whatever is not scored is asked for again, and its cause found out again.
+    fn forget_unless_scored(&mut self) {
+        self.answers.values_mut().for_each(StoredAnswer::forget_unless_scored);
+        for answer in self.probes.values_mut().flat_map(BTreeMap::values_mut) {
+            answer.forget();
+        }
+    }
+
     /// Keeps `reply` unless there is one.
     fn keep(&mut self, side: Side, reply: StoredReply) {
         match side {
@@ -160,8 +176,13 @@ impl StoredAnswer {
     /// After a void end whatever is not scored is asked for again.
     fn forget_unless_scored(&mut self) {
         if !matches!(self.last, Some(Assessment::Scored { .. })) {
-            *self = Self { asked: self.asked, ..Self::default() };
+            self.forget();
         }
+    }
+
+    /// The question is asked again.
+    fn forget(&mut self) {
+        *self = Self { asked: self.asked, ..Self::default() };
     }
 }
 
@@ -183,8 +204,8 @@ pub(super) enum StoredReply {
 impl Stored {
     /// What `events` hold for the duel of `plan`. The first of two answers to
     /// one call counts, of answers that cannot be parsed the last; an assessment
-    /// counts only after both replies. Once a duel was void, whatever was not
-    /// scored is asked for again.
+    /// counts only after both replies. Once a duel was void or its win disputed,
+    /// whatever was not scored is asked for again.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] if the journal is another duel's,
@@ -231,6 +252,22 @@ impl Stored {
                         sample.answers.entry((judge, order)).or_default().add(assessment);
                     }
                 }
+                JournalEvent::Probed { sample, probe, judge, order, assessment, .. } => {
+                    let sample = stored.samples.entry(sample).or_default();
+                    sample
+                        .probes
+                        .entry(judge)
+                        .or_default()
+                        .entry((probe, order))
+                        .or_default()
+                        .add(assessment);
+                }
+                JournalEvent::AskedAgain { samples } => {
+                    stored.asked_again = stored.asked_again.max(samples);
+                    for (_, sample) in stored.samples.range_mut(..samples) {
+                        sample.forget_unless_scored();
+                    }
+                }
                 JournalEvent::CanaryPrepared { .. } | JournalEvent::CanaryAssessed { .. } => {
                     stored.canaries.keep(Series::Planned, event);
                 }
@@ -273,8 +310,8 @@ impl Stored {
     fn end(&mut self, report: DuelReport) {
         if matches!(report.verdict.outcome, Outcome::Void(_)) {
             let canaries = self.canaries.0.values_mut().flat_map(|canary| &mut canary.answers);
-            let samples = self.samples.values_mut().flat_map(|sample| sample.answers.values_mut());
-            canaries.chain(samples).for_each(StoredAnswer::forget_unless_scored);
+            canaries.for_each(StoredAnswer::forget_unless_scored);
+            self.samples.values_mut().for_each(StoredSample::forget_unless_scored);
         } else {
             self.report = Some(report);
         }

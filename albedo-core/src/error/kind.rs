@@ -119,6 +119,9 @@ pub enum ErrorKind {
     ResourceExhausted,
     /// The compute device was lost or answered with an error.
     DeviceLost,
+    /// A provider refuses this request for what it says: its size, its form, or a
+    /// filter. Another request may be answered.
+    Refused,
     /// A provider asked to slow down.
     RateLimited,
     /// A service or file system did not answer, or refused to.
@@ -140,7 +143,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ConfigInvalid,
         Self::UnknownPlugin,
         Self::NotFound,
@@ -149,6 +152,7 @@ impl ErrorKind {
         Self::Unsupported,
         Self::ResourceExhausted,
         Self::DeviceLost,
+        Self::Refused,
         Self::RateLimited,
         Self::Unavailable,
         Self::Timeout,

@@ -15,4 +15,9 @@ pub struct JudgePlan {
     /// Whether canaries are put before it. Since record format 2.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub watched: bool,
+    /// Whether it reads the contestants' log-probabilities of the recorded reply. If
+    /// not, two identical replies are a tie without asking. Since record format 3;
+    /// not known of plans by the rules' first version.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reference_scores: bool,
 }

@@ -25,7 +25,9 @@ impl JournalEvent {
     pub(crate) fn usage(&self) -> Option<Usage> {
         match self {
             Self::Prepared { usage, .. } | Self::CanaryPrepared { usage, .. } => *usage,
-            Self::Assessed { assessment, .. } | Self::CanaryAssessed { assessment, .. } => assessment.usage(),
+            Self::Assessed { assessment, .. }
+            | Self::CanaryAssessed { assessment, .. }
+            | Self::Probed { assessment, .. } => assessment.usage(),
             _ => None,
         }
     }

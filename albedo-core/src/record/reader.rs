@@ -12,6 +12,7 @@ use super::{RecordLine, RecordedAnswer, RecordedReply, TextRef};
 use crate::backend::Message;
 use crate::digest::{Digest, canonical_json};
 use crate::error::{Error, ErrorKind, Fault, Result};
+use crate::missing::Probes;
 use crate::plan::DuelPlan;
 use crate::verdict::Verdict;
 
@@ -65,6 +66,8 @@ pub struct RecordedSample<'a> {
     pub replies: Vec<&'a RecordedReply>,
     /// The judges' answers in panel order, the king-first order first.
     pub answers: Vec<&'a RecordedAnswer>,
+    /// What judges made of neutral text, by their places in the panel.
+    pub probes: BTreeMap<u32, &'a Probes>,
 }
 
 impl Record {
@@ -131,11 +134,14 @@ impl Record {
         for line in &self.lines {
             match (line, samples.last_mut()) {
                 (&RecordLine::Sample { sample, messages, reference, .. }, _) => {
-                    let (replies, answers) = (Vec::new(), Vec::new());
-                    samples.push(RecordedSample { sample, messages, reference, replies, answers });
+                    let (replies, answers, probes) = (Vec::new(), Vec::new(), BTreeMap::new());
+                    samples.push(RecordedSample { sample, messages, reference, replies, answers, probes });
                 }
                 (RecordLine::Reply { reply, .. }, Some(sample)) => sample.replies.push(reply),
                 (RecordLine::Assessment { answer, .. }, Some(sample)) => sample.answers.push(answer),
+                (RecordLine::Probes { judge, probes, .. }, Some(sample)) => {
+                    sample.probes.insert(*judge, probes);
+                }
                 _ => {}
             }
         }

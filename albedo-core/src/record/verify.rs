@@ -9,12 +9,13 @@ use super::reader::LINES;
 use super::{Record, RecordLine, RecordedAnswer, RecordedReply};
 use crate::canary::{Series, VoidJudges};
 use crate::context::CallContext;
-use crate::decision::{Decider, Decision};
+use crate::decision::{Decider, Decision, RuleVersion};
 use crate::digest::{Digest, canonical_json};
 use crate::draw::{DrawOutcome, Replay, RowDraw};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::judge::Assessment;
 use crate::marks::{DuelSecret, JudgementKey, Question};
+use crate::missing::{self, Cause, Lack, Probes};
 use crate::order::Order;
 use crate::panel::{Cell, Cluster};
 use crate::plan::{DuelPlan, DuelSettings, JudgePlan, Limits};
@@ -122,6 +123,17 @@ pub fn verify_chain(records: &[Verification]) -> Result<()> {
 
 const OPERATION: &str = "verify the record";
 
+/// What there was for a judge to compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replies {
+    /// A pair.
+    Pair,
+    /// Two replies that are the same, and a judge that looks at nothing else.
+    Same,
+    /// No pair.
+    Missing,
+}
+
 /// Goes through a record's lines once.
 struct Walk<'a> {
     record: &'a Record,
@@ -148,6 +160,14 @@ impl<'a> Walk<'a> {
         }
         if *format < 3 && plan.admission.is_some() {
             return Err(wrong(2, "the plan has an admission, which its format does not know"));
+        }
+        if plan.rule_version.is_first()
+            && (plan.judges.iter().any(|judge| judge.reference_scores) || plan.effect_prior.is_some())
+        {
+            return Err(wrong(2, "the plan has what its version of the rules does not know"));
+        }
+        if *format < 3 && plan.rule_version != RuleVersion::First {
+            return Err(wrong(2, "the plan names a version of the rules, which its format does not know"));
         }
         let (digest, format) = (plan.digest()?, *format);
         Ok(Self {
@@ -194,12 +214,18 @@ impl<'a> Walk<'a> {
     /// The clusters up to the decision.
     fn decide(&mut self) -> Result<(Vec<Cluster>, Decision)> {
         let mut decider = Decider::new(self.plan.rule.clone(), self.plan.rule_context());
+        let mut outage = false;
         for sample in 0.. {
             if matches!(self.record.lines.get(self.next), Some(RecordLine::Verdict(_))) {
                 return Err(wrong(self.next + 1, "the verdict comes before the rule has decided"));
             }
             let cluster = self.sample(sample)?;
-            if let Some(decision) = decider.consume(cluster) {
+            outage |= cluster.cells.iter().any(|cell| cell.cause() == Some(Cause::Outage));
+            let decision = decider.consume(cluster);
+            if outage && decider.holds_up(decision.as_ref()) {
+                return Err(wrong(self.next, "a win is disputed for an outage here: the duel is void"));
+            }
+            if let Some(decision) = decision {
                 return Ok((decider.clusters().to_vec(), decision));
             }
         }
@@ -219,31 +245,40 @@ impl<'a> Walk<'a> {
                 break;
             }
         }
-        match self.line()? {
-            RecordLine::Sample { sample, messages, .. } if *sample == index => {
+        let stratum = match self.line()? {
+            RecordLine::Sample { sample, messages, repo, .. } if *sample == index => {
                 let messages = self.record.messages(messages);
                 messages.map_err(|error| error.with("line", self.next))?;
+                if self.plan.rule_version.is_first() { "" } else { repo }
             }
             _ => return Err(self.unexpected(format!("sample {index}"))),
-        }
+        };
         let king = self.reply(index, Side::King)?;
         let challenger = self.reply(index, Side::Challenger)?;
         let replies = [king, challenger];
         let pair = replies.iter().all(|reply| matches!(reply, RecordedReply::Completed { .. }));
         let unjudged = RecordedReply::unjudged(replies);
+        let same = RecordedReply::are_the_same(replies) && !self.plan.rule_version.is_first();
         self.overflows.count(replies.map(RecordedReply::overflowed));
         let mut cells = Vec::new();
         for (judge, plan) in (0..).zip(&self.plan.judges) {
-            self.preparation(index, judge, pair)?;
+            let replies = match pair {
+                false => Replies::Missing,
+                true if same && !plan.reference_scores => Replies::Same,
+                true => Replies::Pair,
+            };
+            self.preparation(index, judge, replies)?;
             let question = Question::Sample(index);
-            let king_first = self.answer(question, judge, Order::KingFirst, plan, pair)?;
-            let challenger_first = self.answer(question, judge, Order::ChallengerFirst, plan, pair)?;
+            let king_first = self.answer(question, judge, Order::KingFirst, plan, replies)?;
+            let challenger_first = self.answer(question, judge, Order::ChallengerFirst, plan, replies)?;
+            let answers = [king_first, challenger_first];
+            let probes = self.probes(index, judge, answers)?;
             cells.push(match unjudged {
                 Some(difference) => Cell::unjudged(&plan.metrics, difference),
-                None => Cell::new(&plan.metrics, king_first, challenger_first),
+                None => missing::cell(self.plan.rule_version, &plan.metrics, answers, probes),
             });
         }
-        let cluster = Cluster::new(index, cells, self.plan.panel.reducer);
+        let cluster = Cluster::new(index, cells, self.plan.panel.reducer).in_stratum(stratum);
         let recorded = self.line()?;
         if !matches!(recorded, RecordLine::Cluster(_)) {
             return Err(self.unexpected(format!("the cluster of sample {index}")));
@@ -287,24 +322,50 @@ impl<'a> Walk<'a> {
         }
         for (judge, plan) in self.plan.judges.iter().enumerate().filter(|(_, plan)| plan.watched) {
             let question = Question::Canary(canary);
-            let better_first = self.answer(question, judge as u32, Order::KingFirst, plan, true)?;
-            let worse_first = self.answer(question, judge as u32, Order::ChallengerFirst, plan, true)?;
+            let place = judge as u32;
+            let better_first = self.answer(question, place, Order::KingFirst, plan, Replies::Pair)?;
+            let worse_first = self.answer(question, place, Order::ChallengerFirst, plan, Replies::Pair)?;
+            let [better_first, worse_first] = [better_first, worse_first].map(RecordedAnswer::assessment);
             self.void.count(judge, draw.kind.outcome(&plan.metrics, better_first, worse_first));
         }
         Ok(())
     }
 
     /// The line in which `judge` prepared itself, if it did.
-    fn preparation(&mut self, index: u32, judge: u32, pair: bool) -> Result<()> {
+    fn preparation(&mut self, index: u32, judge: u32, replies: Replies) -> Result<()> {
         let Some(RecordLine::Preparation { sample, judge: whose, .. }) = self.record.lines.get(self.next)
         else {
             return Ok(());
         };
         self.next += 1;
-        if (*sample, *whose) != (index, judge) || !pair || self.format < 2 {
+        if (*sample, *whose) != (index, judge) || replies != Replies::Pair || self.format < 2 {
             return Err(wrong(self.next, "a judge prepared itself where there is nothing to judge"));
         }
         Ok(())
+    }
+
+    /// The line in which `judge`, who gave `answers`, was asked about neutral text, if
+    /// they call for it.
+    fn probes(
+        &mut self,
+        index: u32,
+        judge: u32,
+        answers: [&RecordedAnswer; 2],
+    ) -> Result<Option<&'a Probes>> {
+        let found = match self.record.lines.get(self.next) {
+            Some(RecordLine::Probes { sample, judge: whose, probes }) => {
+                self.next += 1;
+                if (*sample, *whose) != (index, judge) || self.plan.rule_version.is_first() {
+                    return Err(self.unexpected("the next judge's answer"));
+                }
+                Some(probes)
+            }
+            _ => None,
+        };
+        if self.plan.rule_version.is_first() || Lack::fits(Lack::of(answers), found) {
+            return Ok(found);
+        }
+        Err(wrong(self.next, "what a judge made of neutral text is missing, or is not called for"))
     }
 
     fn answer(
@@ -313,8 +374,8 @@ impl<'a> Walk<'a> {
         judge: u32,
         order: Order,
         plan: &JudgePlan,
-        pair: bool,
-    ) -> Result<Option<&'a Assessment>> {
+        replies: Replies,
+    ) -> Result<&'a RecordedAnswer> {
         let (asked, found) = match self.line()? {
             RecordLine::Assessment { sample, judge: whose, order: seen, asked, answer }
                 if (Question::Sample(*sample), *whose, *seen) == (question, judge, order) =>
@@ -331,6 +392,7 @@ impl<'a> Walk<'a> {
                 let asked = match question {
                     Question::Sample(sample) => format!("sample {sample}"),
                     Question::Canary(canary) => format!("canary {canary}"),
+                    Question::Probe(sample, _) => format!("a probe of sample {sample}"),
                 };
                 return Err(self.unexpected(format!("the answer of judge `{name}` to {asked}")));
             }
@@ -343,12 +405,16 @@ impl<'a> Walk<'a> {
                 &JudgementKey { plan: self.digest, question, judge: &plan.identity, order },
             )?;
         }
+        let pair = replies == Replies::Pair;
         let why = match found {
-            RecordedAnswer::Void if self.void.contains(judge as usize) && asked == 1 => return Ok(None),
+            RecordedAnswer::Void if self.void.contains(judge as usize) && asked == 1 => return Ok(found),
             _ if self.void.contains(judge as usize) => "a judge is listened to that has failed a canary",
             RecordedAnswer::Void => "a judge is void that has failed no canary",
             _ if asked == 0 || (asked != 1 && self.format < 2) => "an answer has no such number",
-            RecordedAnswer::Missing { kind } if kind.is_some() == pair => return Ok(None),
+            RecordedAnswer::Identical if replies == Replies::Same && asked == 1 => return Ok(found),
+            RecordedAnswer::Identical => "two replies count as the same that are not, or are judged by more",
+            _ if replies == Replies::Same => "a judge was asked about two replies that are the same",
+            RecordedAnswer::Missing { kind } if kind.is_some() == pair => return Ok(found),
             RecordedAnswer::Missing { .. } => {
                 "an answer is missing for no reason, or without a pair to judge"
             }
@@ -361,7 +427,7 @@ impl<'a> Walk<'a> {
             RecordedAnswer::Answered(
                 Assessment::Scored { usage: Some(_), .. } | Assessment::Unreadable { usage: Some(_), .. },
             ) => "a judgement has a cost",
-            RecordedAnswer::Answered(assessment) => return Ok(Some(assessment)),
+            RecordedAnswer::Answered(_) => return Ok(found),
         };
         Err(wrong(self.next, why))
     }
@@ -412,6 +478,7 @@ fn check_plan(plan: &DuelPlan) -> Result<(), String> {
         limits: Limits::default(),
         previous: plan.previous,
         canaries: plan.canaries.as_ref().map(|canaries| canaries.settings),
+        effect_prior: plan.effect_prior,
     };
     settings.check().map_err(|error| error.message().to_owned())?;
     if plan.samples != settings.planned_samples() {

@@ -271,8 +271,10 @@ async fn invented_facts_of_the_draw_fail_against_the_tasks() {
     let recorded = recorded().await;
     let invented = invented(&recorded, |lines| {
         for line in lines {
-            if let RecordLine::Sample { repo, .. } = line {
-                *repo = "another".into();
+            match line {
+                RecordLine::Sample { repo, .. } => *repo = "another".into(),
+                RecordLine::Cluster(cluster) => cluster.stratum = "another".into(),
+                _ => {}
             }
         }
     });
@@ -528,6 +530,80 @@ async fn a_lost_sample_follows_from_the_replies() {
         let error = verified(&invented(&recorded, change)).await.expect_err(expected).to_string();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+/// Refuses what "better" says, and nothing else.
+fn filter(request: &crate::Comparison) -> Result<Assessment> {
+    if [&request.first, &request.second].iter().any(|reply| reply.text.starts_with("better")) {
+        return Err(Error::new(ErrorKind::Refused, "ask the judge", "filtered"));
+    }
+    always_first(request)
+}
+
+async fn recorded_of(challenger: &'static str, judge: Arc<dyn crate::Judge>) -> (CanonicalRecord, Record) {
+    let bytes = run(&duel(Scripted::new("plain"), Scripted::new(challenger), vec![judge])).await.1;
+    let bytes = bytes.record().expect("published");
+    let record = Record::from_bytes(&bytes.lines, &bytes.blobs, bytes.digest).expect("reads");
+    verified(&record).await.expect("verifies");
+    (bytes, record)
+}
+
+#[tokio::test]
+async fn missing_cells_follow_from_answers_and_neutral_text() {
+    let recorded = recorded_of("better", Asked::new("filter", filter)).await;
+    let probes = |lines: &[RecordLine]| {
+        lines.iter().position(|line| matches!(line, RecordLine::Probes { .. })).expect("is there")
+    };
+    let changes: Vec<(&str, Change)> = vec![
+        (
+            "`cells[0]",
+            Box::new(move |lines| {
+                let place = probes(lines);
+                if let RecordLine::Probes { probes, .. } = &mut lines[place]
+                    && let Some(sides) = &mut probes.sides
+                {
+                    sides.challenger[1] = crate::missing::Probed::Scored;
+                }
+            }),
+        ),
+        (
+            "what a judge made of neutral text is missing",
+            Box::new(move |lines| drop(lines.remove(probes(lines)))),
+        ),
+        (
+            "or is not called for",
+            Box::new(move |lines| {
+                let place = probes(lines);
+                if let RecordLine::Probes { probes, .. } = &mut lines[place] {
+                    probes.sides = None;
+                }
+            }),
+        ),
+        (
+            "two replies count as the same that are not",
+            Box::new(|lines| {
+                let answers = lines.iter_mut().filter_map(|line| match line {
+                    RecordLine::Assessment { answer, .. } => Some(answer),
+                    _ => None,
+                });
+                answers.take(2).for_each(|answer| *answer = RecordedAnswer::Identical);
+            }),
+        ),
+    ];
+    for (expected, change) in changes {
+        let error = verified(&invented(&recorded, change)).await.expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    let recorded = recorded_of("plain", Asked::new("first", always_first)).await;
+    let asked = invented(&recorded, |lines| {
+        for line in lines {
+            if let RecordLine::Assessment { answer, .. } = line {
+                *answer = RecordedAnswer::Missing { kind: Some(ErrorKind::Timeout) };
+            }
+        }
+    });
+    let error = verified(&asked).await.expect_err("they were not asked about").to_string();
+    assert!(error.contains("a judge was asked about two replies that are the same"), "{error}");
 }
 
 #[tokio::test]
