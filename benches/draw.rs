@@ -97,7 +97,7 @@ fn plan(sampler: Sampler, tasks: &TaskSetInfo) -> DuelPlan {
     let backend = Identity { name: "none".into(), version: "1".into(), config: digest };
     let contestant = ContestantPlan { model, backend };
     DuelPlan {
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: None,
         king: contestant.clone(),
         challenger: contestant,
         tasks: tasks.clone(),
@@ -117,6 +117,8 @@ fn plan(sampler: Sampler, tasks: &TaskSetInfo) -> DuelPlan {
         canaries: None,
         effect_prior: None,
         admission: None,
+        call_tries: None,
+        behaviour: None,
     }
 }
 

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `duel` | [`DuelConfig`]: the sides, what runs them, tasks, panel, settings |
 //! | `file` | [`read`] and [`parse`]: TOML with the path of every mistake |
+//! | `key` | [`journal_key`]: which journals are this user's |
 //! | `admission` | [`AdmissionConfig`]: what a submission is screened with, and beside whom |
 //! | `hubs` | where the models are: in folders, at servers, in hubs |
 //! | `wire` | [`DuelConfig::builder`]: the only place where plugins are put together |
@@ -40,10 +41,12 @@ mod admission;
 mod duel;
 mod file;
 mod hubs;
+mod key;
 mod wire;
 
 pub use albedo_core::PluginConfig;
 
 pub use admission::{AdmissionConfig, default_screens};
-pub use duel::{DuelConfig, ModelConfig};
+pub use duel::{DuelConfig, ModelConfig, SavedDuel};
 pub use file::{parse, read};
+pub use key::journal_key;

@@ -50,6 +50,11 @@ pub mod prelude;
 #[cfg(feature = "report")]
 pub mod report;
 
+/// This build, as records name it: its version and the digest of its sources.
+pub fn build() -> Build {
+    Build { version: env!("CARGO_PKG_VERSION").into(), source: env!("ALBEDO_SOURCE").parse().ok() }
+}
+
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

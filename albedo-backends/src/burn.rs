@@ -597,6 +597,10 @@ impl ModelSession for Session {
         Ok(Some(self.text.encode_prompt(messages)?.len() as u32))
     }
 
+    fn prompt_tokens(&self, messages: &[Message]) -> Result<Option<Vec<u32>>> {
+        self.text.encode_prompt(messages).map(Some)
+    }
+
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
         let requests = requests.into_iter().map(|request| Request {
             messages: request.messages,

@@ -8,6 +8,7 @@
 //! | [`hubs`] | | hubs of models: a local mirror |
 //! | [`openai`] | `openai` | chat models behind an OpenAI-compatible server |
 //! | [`replay`] | | the replies of a record |
+//! | [`prompts`] | `burn` | counting a prompt's tokens without a model |
 //! | [`tasks`] | `tasks` | pinned trajectories in parquet shards |
 #![cfg_attr(not(feature = "cuda"), forbid(unsafe_code))]
 
@@ -19,6 +20,8 @@ pub mod http;
 pub mod hubs;
 #[cfg(feature = "openai")]
 pub mod openai;
+#[cfg(feature = "burn")]
+pub mod prompts;
 pub mod replay;
 #[cfg(feature = "tasks")]
 pub mod tasks;

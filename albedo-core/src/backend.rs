@@ -81,6 +81,15 @@ pub trait ModelSession: Debug + Send + Sync + 'static {
     /// Messages that the template refuses.
     fn count_prompt_tokens(&self, messages: &[Message]) -> Result<Option<u32>>;
 
+    /// The tokens that [`ModelSession::count_prompt_tokens`] counts; `None` where the
+    /// session does not know them.
+    ///
+    /// # Errors
+    /// Messages that the template refuses.
+    fn prompt_tokens(&self, _: &[Message]) -> Result<Option<Vec<u32>>> {
+        Ok(None)
+    }
+
     /// Answers every request, as they finish, in any order.
     ///
     /// # Behavior

@@ -15,6 +15,10 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// The digest of nothing that is known.
+    #[cfg(test)]
+    pub(crate) const ZERO: Self = Self([0; 32]);
+
     /// The digest of `bytes`.
     pub fn of(bytes: impl AsRef<[u8]>) -> Self {
         Self(Sha256::digest(bytes).into())

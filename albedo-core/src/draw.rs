@@ -34,6 +34,7 @@ mod walk;
 
 pub use replay::Replay;
 use walk::Walk;
+pub(crate) use walk::fixed_draws;
 
 /// Row draws in a row that may be discarded before the task set counts as
 /// exhausted: at one usable row in 1,000 a draw fails by chance once in 22,000.

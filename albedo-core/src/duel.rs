@@ -15,11 +15,12 @@ use crate::context::CallContext;
 use crate::decision::Decider;
 use crate::digest::Digest;
 use crate::draw::Drawer;
-use crate::error::{Error, ErrorKind, Result, Side};
+use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::events::{EventKind, Journal};
 use crate::judge::Judge;
 use crate::marks::DuelSecret;
 use crate::missing::Cause;
+use crate::origin::Build;
 use crate::panel::{Cell, Cluster};
 use crate::plan::{DuelPlan, Limits};
 use crate::record::{JournalEvent, RecordBuilder, RecordLine, RecordStore};
@@ -41,7 +42,7 @@ use budget::Budget;
 pub use builder::DuelBuilder;
 pub use contestant::Contestant;
 use sample::{SampleRun, StoredCanaryAnswers};
-use stored::Stored;
+use stored::{Stored, another_duel};
 
 /// Bytes of the record that are gathered before the store is given them.
 const PART: usize = 64 << 10;
@@ -81,6 +82,7 @@ const PART: usize = 64 << 10;
 pub struct Duel {
     plan: DuelPlan,
     digest: Digest,
+    build: Build,
     limits: Limits,
     contestants: [Contestant; 2],
     tasks: Arc<dyn TaskSource>,
@@ -131,7 +133,9 @@ impl Duel {
     /// A store that holds this duel's journal is gone on with: nothing that it
     /// holds is asked for again, verdict and record are those of a run without
     /// interruption (if judges and models answer alike), and a duel that was
-    /// decided is not run again. After a void end only what is missing is asked.
+    /// decided is not run again: its verdict is read from the record, and a record
+    /// that is gone or altered is made again from the journal. After a void end only
+    /// what is missing is asked.
     ///
     /// Where the challenger has won with missing answers as ties and not with them as
     /// wins of the king, the missing answers are asked for again once, and the rule
@@ -161,13 +165,16 @@ impl Duel {
         let events = store.stored().await?;
         let budget = Budget::new(self.limits.budget_usd, &events);
         let mut stored = self.open(events, journal).await?;
-        if let Some(report) = stored.report {
+        let ended = stored.report.take();
+        if let Some(report) = &ended
+            && let Some(report) = self.published(report, store).await?
+        {
             let DuelReport { verdict, record, .. } = report.clone();
             cx.emit(JournalEvent::Ended { verdict: Box::new(verdict), record });
             return Ok(report);
         }
         loop {
-            if let Some(report) = self.run_from_start(stored, &budget, journal).await? {
+            if let Some(report) = self.run_from_start(stored, &budget, ended.as_ref(), journal).await? {
                 return Ok(report);
             }
             stored = Stored::read(store.stored().await?, &self.plan, self.digest)?;
@@ -175,11 +182,13 @@ impl Duel {
     }
 
     /// Runs the duel from its first sample on what is `stored`; none if answers that
-    /// a disputed win hangs on have to be asked for again.
+    /// a disputed win hangs on have to be asked for again. `ended` is how it ended
+    /// before, if its record has to be made again.
     async fn run_from_start(
         &self,
         mut stored: Stored,
         budget: &Budget,
+        ended: Option<&DuelReport>,
         journal: Journal<'_>,
     ) -> Result<Option<DuelReport>> {
         let Journal { store, cx } = journal;
@@ -188,6 +197,7 @@ impl Duel {
         let mut record = RecordBuilder::default();
         record.line(&RecordLine::Header { format: crate::record::FORMAT })?;
         record.line(&RecordLine::Plan { plan: Box::new(self.plan.clone()) })?;
+        record.line(&RecordLine::Origin(stored.origin.clone()))?;
         let mut decider = Decider::new(self.plan.rule.clone(), self.plan.rule_context());
 
         let drawer = Drawer::new(&self.plan, Arc::clone(&self.tasks));
@@ -209,7 +219,7 @@ impl Duel {
         let asking = Asking {
             journal,
             budget,
-            call_tries: self.limits.call_tries,
+            call_tries: self.plan.call_tries.unwrap_or(self.limits.call_tries),
             secret: DuelSecret::new(&self.plan.seed),
             key: self.digest,
             series: Series::Planned,
@@ -267,13 +277,13 @@ impl Duel {
                 if causes(clusters).contains(&Cause::Outage) {
                     drop(finished);
                     let verdict = Verdict::disputed(&self.plan, clusters, overflows, decider.so_far());
-                    return self.finish(verdict, record, journal).await.map(Some);
+                    return self.finish(verdict, record, ended, journal).await.map(Some);
                 }
             }
             if let Some(decision) = decision {
                 drop(finished);
                 let verdict = Verdict::new(&self.plan, decider.clusters(), overflows, decision);
-                return self.finish(verdict, record, journal).await.map(Some);
+                return self.finish(verdict, record, ended, journal).await.map(Some);
             }
         }
         Err(Error::bug("run the duel", "the samples ended and the rule had not decided"))
@@ -289,20 +299,26 @@ impl Duel {
     /// What `events`, the store's journal, hold of this duel; opened or resumed in
     /// it.
     async fn open(&self, events: Vec<JournalEvent>, journal: Journal<'_>) -> Result<Stored> {
-        let stored = Stored::read(events, &self.plan, self.digest)?;
+        let mut stored = Stored::read(events, &self.plan, self.digest)?;
         let opened = JournalEvent::Opened {
             format: crate::record::FORMAT,
             digest: self.digest,
             plan: Box::new(self.plan.clone()),
+            build: Some(self.build.clone()),
         };
         if !stored.opened {
+            stored.origin.add(Some(self.build.clone()));
             journal.write(opened, vec![]).await?;
             return Ok(stored);
         }
         // A stream of events begins with the plan, whichever run it is.
         journal.cx.emit(opened);
         if stored.report.is_none() {
-            journal.write(JournalEvent::Resumed, vec![]).await?;
+            let unchained = !journal.store.chained().await?;
+            stored.origin.add(Some(self.build.clone()));
+            stored.origin.unchained |= unchained;
+            let resumed = JournalEvent::Resumed { build: Some(self.build.clone()), unchained };
+            journal.write(resumed, vec![]).await?;
             let (replies, assessments) = stored.counts();
             let (replies, assessments) = (replies as u64, assessments as u64);
             journal.cx.emit(EventKind::Restored { replies, assessments });
@@ -310,23 +326,74 @@ impl Duel {
         Ok(stored)
     }
 
+    /// The end that `report`, the journal's last word, says, if its record is
+    /// published: the record is what counts. None if it is gone, or another one.
+    async fn published(&self, report: &DuelReport, store: &dyn RecordStore) -> Result<Option<DuelReport>> {
+        let Some(record) = store.published().await? else { return Ok(None) };
+        if report.record != Some(record.digest) || record.plan().digest()? != self.digest {
+            return Ok(None);
+        }
+        let verdict = record.verdict().clone();
+        Ok(Some(DuelReport { plan: self.digest, verdict, record: report.record }))
+    }
+
+    /// Publishes the record and notes the end, unless the journal has it: `ended`,
+    /// whose record is made again and has to be the same.
     async fn finish(
         &self,
         verdict: Verdict,
         mut record: RecordBuilder,
+        ended: Option<&DuelReport>,
         journal: Journal<'_>,
     ) -> Result<DuelReport> {
         let mut digest = None;
         if !matches!(verdict.outcome, Outcome::Void(_)) {
             record.line(&RecordLine::Verdict(Box::new(verdict.clone())))?;
             let (part, digests) = record.finish();
+            digest = Some(digests.root());
+            if let Some(DuelReport { record: noted, .. }) = ended
+                && *noted != digest
+            {
+                let message = "the journal does not give the record that it ended with";
+                return Err(Error::new(ErrorKind::DataInvalid, "make the record again", message)
+                    .with_fault(Fault::Operator)
+                    .with("noted", noted.map_or_else(|| "none".into(), |noted| noted.to_string()))
+                    .with("made again", digests.root())
+                    .with_hint("the journal was altered, or another build wrote it: restore the record"));
+            }
             journal.store.extend(part).await?;
             journal.store.publish(&digests).await?;
-            digest = Some(digests.root());
         }
-        let ended = JournalEvent::Ended { verdict: Box::new(verdict.clone()), record: digest };
-        journal.write(ended, vec![]).await?;
+        let event = JournalEvent::Ended { verdict: Box::new(verdict.clone()), record: digest };
+        match ended {
+            Some(_) => journal.cx.emit(event),
+            None => journal.write(event, vec![]).await?,
+        }
         Ok(DuelReport { plan: self.digest, verdict, record: digest })
+    }
+
+    /// The duel as the journal `events` holds it: a journal that a build before record
+    /// format 3 opened has the plan in that format's form, under another digest.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if it is another duel's.
+    fn in_journal(mut self, events: &[JournalEvent]) -> Result<Self> {
+        let opened = events.iter().find_map(|event| match event {
+            JournalEvent::Opened { digest, plan, .. } => Some((*digest, plan)),
+            _ => None,
+        });
+        let Some((digest, plan)) = opened else { return Ok(self) };
+        if let Some(version) = &plan.version {
+            let older = self.plan.as_frozen_by(version);
+            if older == **plan {
+                (self.digest, self.plan) = (older.digest()?, older);
+            }
+        }
+        if digest == self.digest {
+            Ok(self)
+        } else {
+            Err(another_duel(digest, plan, self.digest, &self.plan))
+        }
     }
 }
 

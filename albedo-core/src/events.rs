@@ -349,7 +349,7 @@ mod tests {
             call(CallOutcome::Answered { usage: None }),
             call(failed),
             call(CallOutcome::Abandoned),
-            JournalEvent::Resumed.into(),
+            JournalEvent::Resumed { build: None, unchained: false }.into(),
             JournalEvent::Drawn { sample: 1, draws: vec![] }.into(),
         ] {
             let event = Event::new(Some(Digest::of("plan")), kind);

@@ -85,6 +85,10 @@ pub struct JudgeProfile {
     /// Canaries are put before the judge: it reads replies as text that could talk
     /// to it ([`crate::canary`]).
     pub canaries: bool,
+    /// The judge's settings, defaults filled in, if its answers follow from the
+    /// comparison alone: no model, network, file or clock is asked. They stand in
+    /// the plan, so that anyone can ask the judge again.
+    pub offline: Option<serde_json::Value>,
 }
 
 impl JudgeProfile {
@@ -95,6 +99,7 @@ impl JudgeProfile {
             reference_scores: false,
             preparation: false,
             canaries: false,
+            offline: None,
         }
     }
 
@@ -108,6 +113,13 @@ impl JudgeProfile {
     #[must_use]
     pub fn with_preparation(self) -> Self {
         Self { preparation: true, ..self }
+    }
+
+    /// Says that the answers follow from the comparison and `settings` alone. The
+    /// [`Judge::identity`] has to be made of the same settings.
+    #[must_use]
+    pub fn with_offline(self, settings: &impl Serialize) -> Self {
+        Self { offline: serde_json::to_value(settings).ok(), ..self }
     }
 
     /// Puts canaries before the judge.

@@ -35,6 +35,7 @@ pub mod admission;
 pub mod checkpoint;
 
 // Duel.
+pub mod behaviour;
 pub mod canary;
 pub mod draw;
 pub mod duel;
@@ -55,6 +56,7 @@ pub mod stats;
 pub mod verdict;
 
 // Record.
+pub mod origin;
 pub mod record;
 
 // Wrappers.
@@ -90,6 +92,7 @@ pub use backend::{
     ModelInfo, ModelSession, ModelSessionExt, ModelSource, ResponseFormat, Role as MessageRole,
     SampledTokens, Sampling, ScoreRequest, TokenLogProb, TokenScores, Usage,
 };
+pub use behaviour::{Behaviour, OfflineJudge};
 pub use chain::ChainClient;
 pub use checkpoint::{Checkpoint, WeightVisitor};
 pub use clock::{Clock, SystemClock, VirtualClock};
@@ -110,6 +113,7 @@ pub use judge::{
 pub use marks::{DuelSecret, JudgementKey, Marks, Question};
 pub use model_ref::{HubRef, ModelRef, Revision};
 pub use order::Order;
+pub use origin::{Build, Origin};
 pub use overflow::Overflow;
 pub use plan::{DuelPlan, DuelSettings, Sampler, Terms};
 pub use record::{FileStore, MemoryStore, Record, RecordStore};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admission::Admission;
 use crate::backend::{ModelInfo, Sampling};
+use crate::behaviour::Behaviour;
 use crate::canary::{CanaryPlan, CanarySettings};
 use crate::decision::{Rule, RuleContext, RuleVersion, cap};
 use crate::digest::Digest;
@@ -19,6 +20,10 @@ use crate::reign::EffectPrior;
 use crate::rng::derive_seed;
 use crate::seed::Seed;
 use crate::tasks::TaskSetInfo;
+
+/// Most values that the rule `margin-lcb` draws in all its resamples: about ten
+/// seconds' work.
+const MAX_RESAMPLED: u64 = 1_000_000_000;
 
 mod judge;
 
@@ -46,8 +51,8 @@ pub struct DuelSettings {
     pub sampler: Sampler,
     /// Seed of the draw, of generation and of the rule's resampling.
     pub seed: Seed,
-    /// Longest prompt and reply together in tokens; by default the smaller of
-    /// the two models' context lengths.
+    /// Longest prompt and reply together in tokens; by default the king's context
+    /// length. A challenger whose own is shorter is at fault.
     pub context_tokens: Option<u32>,
     /// How replies are generated, the same for both sides.
     pub generation: GenerationSettings,
@@ -59,7 +64,7 @@ pub struct DuelSettings {
     pub rule: Rule,
     /// The error that the duel may spend; only the rule `sequential` asks.
     pub terms: Terms,
-    /// What bounds the work without changing the verdict.
+    /// What bounds the work.
     pub limits: Limits,
     /// Digest of the reign's previous record: records of a reign are a chain.
     pub previous: Option<Digest>,
@@ -128,6 +133,14 @@ impl DuelSettings {
         }
         if self.limits.budget_usd.is_some_and(|budget| !(budget >= 0.0 && budget.is_finite())) {
             return invalid("limits.budget_usd", "`limits.budget_usd` must be 0 or more".into());
+        }
+        if let Rule::MarginLcb { resamples, .. } = self.rule
+            && u64::from(resamples) * u64::from(self.samples) > MAX_RESAMPLED
+        {
+            let message = format!(
+                "`rule.resamples` times `samples` is above {MAX_RESAMPLED}: deciding would take minutes"
+            );
+            return invalid("rule", message);
         }
         let alpha = self.terms.alpha();
         if !(alpha > 1e-100 && alpha < 0.5) {
@@ -228,13 +241,16 @@ impl Lanes {
     }
 }
 
-/// What bounds the work without changing the verdict; not part of the plan.
+/// What bounds the work. A spent budget ends a run, which resumes later: it never
+/// makes an answer missing, so only `call_tries` is part of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Samples between drawing and decision at any time.
     pub samples_in_flight: u32,
-    /// Tries of a call that fails for a passing reason.
+    /// Tries of a call that fails for a passing reason, and answers to a question
+    /// that cannot be parsed. It decides which answers are missing, so the plan
+    /// has it too.
     pub call_tries: u32,
     /// Ask the judges no further question once their answers have cost this much
     /// together, in US dollars, in all runs of the duel; no limit if left out.
@@ -251,8 +267,10 @@ impl Default for Limits {
 /// Everything that can change the verdict of one duel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DuelPlan {
-    /// Version of albedo that froze it.
-    pub version: String,
+    /// Version of albedo that froze it. Since record format 3 the behaviour stands
+    /// in its place, and the build beside the plan ([`crate::Origin`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// The king.
     pub king: ContestantPlan,
     /// The challenger.
@@ -299,6 +317,13 @@ pub struct DuelPlan {
     /// How true effects spread, if it is known. Since record format 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effect_prior: Option<EffectPrior>,
+    /// [`Limits::call_tries`]. Since record format 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_tries: Option<u32>,
+    /// What the build that froze the plan answers to fixed questions. Since record
+    /// format 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behaviour: Option<Behaviour>,
 }
 
 impl DuelPlan {
@@ -336,6 +361,18 @@ impl DuelPlan {
         !self.rule_version.is_first()
             && !judge.reference_scores
             && (&king.text, king.finish) == (&challenger.text, challenger.finish)
+    }
+
+    /// The plan as a build before record format 3 would have frozen it, as `version`.
+    #[must_use]
+    pub(crate) fn as_frozen_by(&self, version: &str) -> Self {
+        let mut plan = self.clone();
+        plan.version = Some(version.to_owned());
+        (plan.call_tries, plan.behaviour, plan.admission) = (None, None, None);
+        for judge in &mut plan.judges {
+            judge.offline = None;
+        }
+        plan
     }
 
     /// What the rule needs besides the clusters.

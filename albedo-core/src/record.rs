@@ -22,13 +22,16 @@ use crate::judge::Assessment;
 use crate::marks::Probe;
 use crate::missing::Probes;
 use crate::order::Order;
+use crate::origin::{Build, Origin};
 use crate::overflow::Overflow;
 use crate::panel::Cluster;
 use crate::plan::DuelPlan;
 use crate::verdict::Verdict;
 
 mod blobs;
+mod bounds;
 mod canonical;
+mod chain;
 mod file_store;
 mod forfeit;
 mod journal;
@@ -39,13 +42,17 @@ mod verify;
 
 pub use blobs::TextRef;
 pub use canonical::{CanonicalRecord, Digests, RecordBuilder, RecordPart};
+pub use chain::JournalKey;
 pub use file_store::FileStore;
 pub use forfeit::{AnyRecord, ForfeitRecord};
 pub use journal::JournalEntry;
 pub use reader::{Record, RecordedSample};
 pub use regenerate::{Difference, Regenerated, regenerate};
 pub use store::{MemoryStore, RecordStore};
-pub use verify::{Verification, VerifyOptions, verify, verify_chain, verify_record};
+pub use verify::{
+    AskedAgain, ChainedAlpha, Claim, Known, PromptCounter, Prompts, Verification, VerifyOptions, verify,
+    verify_chain, verify_record,
+};
 
 /// Version of the record format that this build writes.
 pub const FORMAT: u32 = 3;
@@ -65,6 +72,8 @@ pub enum RecordLine {
         /// The frozen plan.
         plan: Box<DuelPlan>,
     },
+    /// The third line of a duel's record: how it came about. Since format 3.
+    Origin(Origin),
     /// The second and last line of the record of a submission that was not
     /// admitted: there is no plan. Since format 3.
     Forfeit {
@@ -288,6 +297,9 @@ pub enum JournalEvent {
         digest: Digest,
         /// The frozen plan.
         plan: Box<DuelPlan>,
+        /// The build that opened it. Since format 3.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        build: Option<Build>,
     },
     /// A sample was drawn.
     Drawn {
@@ -410,7 +422,14 @@ pub enum JournalEvent {
         assessment: Assessment,
     },
     /// The duel goes on after an interruption or a void end.
-    Resumed,
+    Resumed {
+        /// The build that goes on. Since format 3.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        build: Option<Build>,
+        /// No key vouches for the journal up to here ([`JournalKey`]). Since format 3.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unchained: bool,
+    },
     /// A call failed.
     Failed {
         /// The sample; none before the plan is frozen.

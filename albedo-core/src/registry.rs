@@ -198,6 +198,12 @@ impl Registry {
         BuildContext::new(self, cx).build(name, settings).await
     }
 
+    /// Whether there is a plugin `name` that reaches nothing outside its settings
+    /// ([`Plugin::OFFLINE`]).
+    pub fn is_offline<R: ?Sized + Role>(&self, name: &str) -> bool {
+        self.find::<R>(name).is_some_and(|factory| factory.offline)
+    }
+
     fn of<R: ?Sized + Role>(&self) -> impl Iterator<Item = &Factory<R>> {
         self.factories.values().filter_map(|factory| factory.downcast_ref())
     }

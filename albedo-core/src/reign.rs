@@ -49,6 +49,14 @@ impl ErrorBudget {
         ))
     }
 
+    /// The budget that gives `attempt` that `share`.
+    ///
+    /// # Errors
+    /// As [`ErrorBudget::new`]: there is none.
+    pub fn sharing(attempt: u64, share: f64) -> Result<Self> {
+        Self::new(share / weight(attempt))
+    }
+
     /// The whole budget.
     pub fn alpha(&self) -> f64 {
         self.alpha

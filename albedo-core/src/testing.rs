@@ -163,6 +163,13 @@ impl ModelSession for ScriptedSession {
         &self.info
     }
 
+    fn prompt_tokens(&self, messages: &[Message]) -> Result<Option<Vec<u32>>> {
+        let bytes = messages.iter().flat_map(|message| message.content.bytes());
+        let tokens: Vec<_> = bytes.map(u32::from).collect();
+        let counted = (self.count)(messages);
+        Ok(counted.filter(|&count| count as usize == tokens.len()).map(|_| tokens))
+    }
+
     fn count_prompt_tokens(&self, messages: &[Message]) -> Result<Option<u32>> {
         Ok((self.count)(messages))
     }

@@ -215,7 +215,7 @@ impl Judge for ProtocolJudge {
     }
 
     fn profile(&self) -> JudgeProfile {
-        JudgeProfile::new([Metric::Protocol])
+        JudgeProfile::new([Metric::Protocol]).with_offline(&self.config)
     }
 
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {
@@ -236,6 +236,7 @@ impl Judge for ProtocolJudge {
 
 impl Plugin<dyn Judge> for ProtocolJudge {
     const NAME: &'static str = "protocol";
+    const OFFLINE: bool = true;
     const SUMMARY: &'static str =
         "whether the reply keeps the operating contract: parts, one action, no loops, nothing else";
     type Config = ProtocolConfig;

@@ -100,6 +100,7 @@ impl Judge for ReferenceActionJudge {
 
     fn profile(&self) -> JudgeProfile {
         JudgeProfile::new([Metric::Correctness, Metric::Grounding, Metric::Progress, Metric::Efficiency])
+            .with_offline(&self.config)
     }
 
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {
@@ -121,6 +122,7 @@ impl Judge for ReferenceActionJudge {
 
 impl Plugin<dyn Judge> for ReferenceActionJudge {
     const NAME: &'static str = "reference-action";
+    const OFFLINE: bool = true;
     const SUMMARY: &'static str = "how close the proposed command is to the recorded one";
     type Config = ReferenceActionConfig;
     type Checked = Self;

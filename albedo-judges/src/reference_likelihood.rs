@@ -103,7 +103,7 @@ impl Judge for ReferenceLikelihoodJudge {
     }
 
     fn profile(&self) -> JudgeProfile {
-        JudgeProfile::new([Metric::Correctness]).with_reference_scores()
+        JudgeProfile::new([Metric::Correctness]).with_reference_scores().with_offline(&self.config)
     }
 
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {
@@ -122,6 +122,7 @@ impl Judge for ReferenceLikelihoodJudge {
 
 impl Plugin<dyn Judge> for ReferenceLikelihoodJudge {
     const NAME: &'static str = "reference-likelihood";
+    const OFFLINE: bool = true;
     const SUMMARY: &'static str = "which model gives the recorded reply the higher log-probability a token";
     type Config = ReferenceLikelihoodConfig;
     type Checked = Self;

@@ -9,7 +9,7 @@ use super::exit::Exit;
 use super::output::{print, print_json};
 use super::source::SourceArguments;
 use crate::calibrate::{Calibration, self_duels};
-use crate::config::DuelConfig;
+use crate::config::{DuelConfig, journal_key};
 use crate::events::Collected;
 use crate::record::JournalEvent;
 use crate::verdict::Strata;
@@ -110,9 +110,9 @@ async fn self_duel(
     let cx = &cx.with_events(seen.clone());
     let store: Box<dyn RecordStore> = match folder {
         Some(folder) => {
-            let store = FileStore::create(folder)?;
-            config.save(store.folder())?;
-            Box::new(store)
+            let key = journal_key()?;
+            let anchor = config.save_new(&folder, &key)?;
+            Box::new(FileStore::create_keyed(folder, key, anchor)?)
         }
         None => Box::new(MemoryStore::default()),
     };

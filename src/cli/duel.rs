@@ -8,9 +8,9 @@ use serde_json::json;
 use super::exit::Exit;
 use super::output::{print, print_json};
 use super::source::{SourceArguments, absolute};
-use crate::config::{DuelConfig, ModelConfig, PluginConfig};
+use crate::config::{DuelConfig, ModelConfig, PluginConfig, journal_key};
 use crate::plan::DuelPlan;
-use crate::record::{JournalEvent, RecordStore};
+use crate::record::{JournalEvent, JournalKey, RecordStore};
 use crate::report::{self, Bytes, EventFile, Progress};
 use crate::{
     Admission, AdmissionOutcome, BuildContext, CallContext, Digest, Duel, DuelReport, Error, ErrorKind,
@@ -22,7 +22,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     source: SourceArguments,
     /// Go on with the duel that this folder holds: nothing that its journal
-    /// holds is asked for again.
+    /// holds is asked for again. A folder that this user did not write is gone on
+    /// with only if `--config` or `--demo` gives the same plan.
     #[arg(long, value_name = "DIR", group = "source")]
     resume: Option<PathBuf>,
     /// Model folder of the king, instead of the configuration's.
@@ -95,12 +96,11 @@ impl Arguments {
 
     /// The new folder of the duel that `digest` names, with its configuration in it.
     fn folder(&self, config: &DuelConfig, digest: Digest) -> Result<FileStore> {
-        let store = match &self.out {
-            Some(folder) => FileStore::create(folder)?,
-            None => new_folder(digest)?,
-        };
-        config.save(store.folder())?;
-        Ok(store)
+        let key = journal_key()?;
+        match &self.out {
+            Some(folder) => new_store(folder, config, &key),
+            None => new_folder(digest, config, &key),
+        }
     }
 
     fn within_budget(&self, mut config: DuelConfig) -> DuelConfig {
@@ -178,11 +178,12 @@ struct Refused {
 /// could not be decided.
 async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
     let registry = Registry::linked()?;
-    let (config, resumed) = match &arguments.resume {
+    let (config, resumed, taken_over) = match &arguments.resume {
         Some(folder) => {
-            (arguments.within_budget(DuelConfig::saved(folder)?), Some(FileStore::resume(folder)?))
+            let Resumed { config, store, taken_over } = resume(folder, arguments)?;
+            (arguments.within_budget(config), Some(store), taken_over)
         }
-        None => (arguments.config()?, None),
+        None => (arguments.config()?, None, None),
     };
     config.check(&registry)?;
     let build = BuildContext::new(&registry, cx);
@@ -191,8 +192,11 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
         None => error,
     };
     let kept = match &resumed {
-        Some(store) => Admission::kept(store).await?.filter(|kept| kept.outcome != AdmissionOutcome::Void),
-        None => None,
+        // A stranger's admission is not one.
+        Some(store) if taken_over.is_none() => {
+            Admission::kept(store).await?.filter(|kept| kept.outcome != AdmissionOutcome::Void)
+        }
+        _ => None,
     };
     let (admission, is_new) = match kept {
         Some(kept) => (Some(kept), false),
@@ -214,10 +218,16 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
         Some(store) => store,
         None => arguments.folder(&config, builder.draft()?.digest()?)?,
     };
-    if is_new && let Some(admission) = &admission {
+    if is_new
+        && taken_over.is_none()
+        && let Some(admission) = &admission
+    {
         admission.keep(&store, cx).await?;
     }
     let duel = builder.plan(&store, cx).await.map_err(|error| unfinished(error, store.folder()))?;
+    if let Some(config) = taken_over {
+        config.save(store.folder(), &journal_key()?)?;
+    }
     Ok(Begun::Planned(Box::new(duel), store))
 }
 
@@ -255,6 +265,61 @@ fn refuse(refused: &Refused, store: &FileStore, json: bool) -> Result<Exit> {
         print(&format!("{:<12}{record} in {}\n", "record", store.folder().display()))?;
     }
     Ok(Exit::of_admission(admission.outcome))
+}
+
+/// A folder to go on with.
+struct Resumed {
+    config: DuelConfig,
+    store: FileStore,
+    /// What is to be saved in the folder once its journal turns out to be this duel's:
+    /// somebody else wrote in it so far.
+    taken_over: Option<DuelConfig>,
+}
+
+/// Opens `folder`, whose own configuration counts only if this user wrote it.
+fn resume(folder: &Path, arguments: &Arguments) -> Result<Resumed> {
+    let key = journal_key()?;
+    let given = if arguments.source.given() { Some(arguments.source.read()?) } else { None };
+    let own = match DuelConfig::saved(folder).and_then(|saved| saved.of(&key)) {
+        Err(error) if given.is_none() => return Err(error),
+        saved => saved.ok().flatten(),
+    };
+    let mut refused = foreign(folder);
+    if let Some((saved, anchor)) = own {
+        let store = match FileStore::resume_keyed(folder, key.clone(), anchor) {
+            // It ended between its configuration and its first line.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                FileStore::create_keyed(folder, key.clone(), anchor)?
+            }
+            store => store?,
+        };
+        match store.foreign() {
+            None => return Ok(Resumed { config: given.unwrap_or(saved), store, taken_over: None }),
+            Some(line) => refused = refused.with("first such line of its journal", line),
+        }
+    }
+    let config = given.ok_or(refused)?;
+    let store = FileStore::resume_keyed(folder, key.clone(), config.tag(&key)?)?;
+    Ok(Resumed { taken_over: Some(config.clone()), config, store })
+}
+
+/// The folder is not this user's: what it says of servers and keys is not followed.
+fn foreign(folder: &Path) -> Error {
+    let message = "this user did not write the folder's configuration or journal, or they were altered";
+    Error::new(ErrorKind::Conflict, "resume the duel", message)
+        .with_fault(Fault::Operator)
+        .with("folder", folder.display())
+        .with_hint(
+            "give `--config FILE` with a configuration of your own that makes the same plan; `albedo record` \
+             shows and verifies any folder",
+        )
+}
+
+/// A store in the new folder `folder`: its configuration first, so that a folder with a
+/// journal can always be resumed.
+fn new_store(folder: &Path, config: &DuelConfig, key: &JournalKey) -> Result<FileStore> {
+    let anchor = config.save_new(folder, key)?;
+    FileStore::create_keyed(folder, key.clone(), anchor)
 }
 
 /// `error`, which ended the duel in `folder` before it was decided, with the way
@@ -306,12 +371,12 @@ fn print_result(report: &DuelReport, folder: &Path) -> Result<()> {
 
 /// A new folder under `duels/`, named after the plan without canaries, or after the
 /// admission if there is no plan; a number distinguishes equal ones.
-fn new_folder(digest: Digest) -> Result<FileStore> {
+fn new_folder(digest: Digest, config: &DuelConfig, key: &JournalKey) -> Result<FileStore> {
     let name = digest.short();
     let folders = std::iter::once(name.clone()).chain((2..=1000).map(|number| format!("{name}-{number}")));
     let mut taken = None;
     for folder in folders {
-        match FileStore::create(Path::new("duels").join(folder)) {
+        match new_store(&Path::new("duels").join(folder), config, key) {
             Err(error) if error.kind() == ErrorKind::Conflict => taken = Some(error),
             created => return created,
         }

@@ -21,6 +21,8 @@ pub enum Exit {
     Rejected = 1,
     /// The command line is wrong.
     Usage = 2,
+    /// `albedo record verify --regenerate`: a reply was not reproduced.
+    NotReproduced = 3,
     /// A model, shard or record is malformed or has another digest.
     BadData = 65,
     /// An input file or folder does not exist.
@@ -43,10 +45,11 @@ pub enum Exit {
 
 impl Exit {
     /// Every exit, by its code.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Done,
         Self::Rejected,
         Self::Usage,
+        Self::NotReproduced,
         Self::BadData,
         Self::NoInput,
         Self::Unavailable,
@@ -69,6 +72,7 @@ impl Exit {
             Self::Done => "done, whatever the verdict",
             Self::Rejected => "a screen rejected the model",
             Self::Usage => "the command line is wrong",
+            Self::NotReproduced => "a record's reply was not reproduced",
             Self::BadData => "bad data: a model, shard or record is malformed or has another digest",
             Self::NoInput => "an input file or folder does not exist",
             Self::Unavailable => "a dependency is down",

@@ -11,16 +11,18 @@ use super::source::absolute;
 use crate::admission::{Admission, ScreenedModel};
 use crate::config::{DuelConfig, ModelConfig};
 use crate::confirmation::Confirmation;
+use crate::demo::Demo;
 use crate::missing::{Probes, SideProbes};
 use crate::order::Order;
+use crate::plan::{ContestantPlan, Terms};
 use crate::record::{
-    self, AnyRecord, Difference, ForfeitRecord, RecordLine, RecordedAnswer, RecordedReply, Regenerated,
-    Verification, VerifyOptions,
+    self, AnyRecord, Claim, Difference, ForfeitRecord, PromptCounter, RecordLine, RecordedAnswer,
+    RecordedReply, Regenerated, Verification, VerifyOptions,
 };
 use crate::report;
 use crate::{
-    Alteration, Assessment, BuildContext, CallContext, Digest, Error, ErrorKind, Evidence, Fault, Finding,
-    Record, Registry, Result, TaskSource,
+    Alteration, Assessment, Build, BuildContext, CallContext, Digest, Error, ErrorKind, Evidence, Fault,
+    Finding, Identity, Record, Registry, Result, TaskSource,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -46,7 +48,10 @@ pub(crate) struct Show {
     json: bool,
 }
 
+// A comment, since clap would take a docstring for the command's own help.
+// The group has what replies are generated again with.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("models").multiple(true))]
 pub(crate) struct Verify {
     /// The records' folders.
     #[arg(required = true)]
@@ -57,15 +62,26 @@ pub(crate) struct Verify {
     /// Compare the row draws with the tasks in this folder too.
     #[arg(long, value_name = "DIR")]
     tasks: Option<PathBuf>,
-    /// Generate this many of the (last) record's replies again, with the models
-    /// that the duel's folder names.
-    #[arg(long, value_name = "N")]
+    /// Count the prompts' tokens again with the tokenizer and the chat template in this
+    /// folder: those of the king's model.
+    #[arg(long, value_name = "DIR")]
+    tokenizer: Option<PathBuf>,
+    /// Generate this many of the (last) record's replies again, with models and a
+    /// backend of your own: those of `--config`, or of `--king` and `--challenger` on
+    /// this machine. A configuration beside the record is never used.
+    #[arg(long, value_name = "N", requires = "models")]
     regenerate: Option<usize>,
+    /// The TOML file whose models and backends generate replies again.
+    #[arg(long, value_name = "FILE", requires = "regenerate", group = "models")]
+    config: Option<PathBuf>,
+    /// Generate with the demo duel's models.
+    #[arg(long, requires = "regenerate", conflicts_with = "config", group = "models")]
+    demo: bool,
     /// Chooses which replies are generated again.
     #[arg(long, value_name = "N", default_value_t = 0, requires = "regenerate")]
     seed: u64,
-    /// Model folder of the king, if it is not where the duel found it.
-    #[arg(long, value_name = "DIR", requires_all = ["regenerate", "challenger"])]
+    /// Model folder of the king.
+    #[arg(long, value_name = "DIR", requires_all = ["regenerate", "challenger"], group = "models")]
     king: Option<PathBuf>,
     /// Model folder of the challenger.
     #[arg(long, value_name = "DIR", requires_all = ["regenerate", "king"])]
@@ -131,6 +147,7 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
         Some(path) => Some(registry.build::<dyn TaskSource>("parquet", json!({ "path": path }), cx).await?),
         None => None,
     };
+    let prompts = arguments.tokenizer.as_deref().map(prompt_counter).transpose()?;
     // Submissions that were not admitted take no part in the chain of a reign.
     let (mut verified, mut forfeits) = (Vec::new(), Vec::new());
     for (index, folder) in arguments.folders.iter().enumerate() {
@@ -141,17 +158,27 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
                 forfeits.push(*record);
             }
             AnyRecord::Duel(record) => {
-                let options = VerifyOptions { expect, tasks: tasks.as_deref() };
+                let options = VerifyOptions {
+                    expect,
+                    tasks: tasks.as_deref(),
+                    judges: Some(&registry),
+                    prompts: prompts.as_deref(),
+                };
                 let verification = record::verify_record(&record, &options, cx).await;
                 verified.push(verification.map_err(|error| error.with("record", folder.display()))?);
             }
         }
     }
-    record::verify_chain(&verified)?;
+    let chain = record::verify_chain(&verified)?;
     let regenerated = match (arguments.regenerate, arguments.folders.last()) {
-        (Some(count), Some(folder)) => Some(regenerate(arguments, folder, count, &registry, cx).await?),
+        (Some(count), Some(folder)) => {
+            let tasks = tasks.as_deref();
+            Some(regenerate(arguments, folder, count, tasks, &registry, cx).await?)
+        }
         _ => None,
     };
+    let reproduced =
+        regenerated.iter().flat_map(|again| &again.replies).all(|reply| reply.difference.is_none());
     if arguments.json {
         print_json(&json!({
             "records": verified.iter().map(|verification| json!({
@@ -161,34 +188,84 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
                 "samples": verification.samples,
                 "answers": verification.answers,
                 "tasks_compared": verification.tasks,
+                "rule": verification.plan.rule,
+                "terms": verification.plan.terms,
+                "alpha": verification.plan.terms.alpha(),
+                "king": verification.plan.king,
+                "challenger": verification.plan.challenger,
+                "origin": verification.origin,
+                "same_behaviour": verification.behaves,
+                "claims": verification.claims,
             })).collect::<Vec<_>>(),
+            "chain": (verified.len() > 1).then(|| json!({
+                "alpha_spent": chain.spent,
+                "alpha_of_the_reign": chain.budget,
+            })),
             "forfeits": forfeits.iter().map(|forfeit| json!({
                 "digest": forfeit.digest,
                 "outcome": forfeit.outcome(),
                 "findings": forfeit.admission.findings.len(),
             })).collect::<Vec<_>>(),
-            "regenerated": regenerated,
+            "regenerated": regenerated.as_ref().map(|again| &again.replies),
+            "regenerated_with": regenerated.as_ref().map(|again| &again.backends),
         }))?;
     } else {
         let mut lines: Vec<_> = verified.iter().map(describe_verification).collect();
         lines.extend(forfeits.iter().map(describe_forfeit));
         if verified.len() > 1 {
-            lines.push(format!("the {} records are a chain\n", verified.len()));
+            let of = chain.budget.map(|budget| format!(" of the reign's {budget}")).unwrap_or_default();
+            lines.push(format!(
+                "the {} records are a chain; alpha spent {}{of}\n",
+                verified.len(),
+                chain.spent
+            ));
         }
-        lines.extend(regenerated.iter().flatten().map(describe_regenerated));
+        if let Some(again) = &regenerated {
+            let [king, challenger] = &again.backends;
+            lines.push(format!("generated again by {}; {}\n", described(king), described(challenger)));
+            lines.extend(again.replies.iter().map(describe_regenerated));
+        }
         print(&lines.concat())?;
     }
-    Ok(Exit::Done)
+    Ok(if reproduced { Exit::Done } else { Exit::NotReproduced })
+}
+
+/// What counts prompts with the text files of `folder`.
+#[cfg(feature = "cpu")]
+fn prompt_counter(folder: &Path) -> Result<Box<dyn PromptCounter>> {
+    Ok(Box::new(crate::backends::prompts::PromptText::load(folder)?))
+}
+
+#[cfg(not(feature = "cpu"))]
+fn prompt_counter(_: &Path) -> Result<Box<dyn PromptCounter>> {
+    Err(Error::new(ErrorKind::Unsupported, "read a tokenizer", "this build has no tokenizer")
+        .with_fault(Fault::Operator)
+        .with_hint("build it with the feature `cpu`"))
+}
+
+/// Replies that were generated again, and what did it, the king's first.
+struct GeneratedAgain {
+    replies: Vec<Regenerated>,
+    backends: [Identity; 2],
+}
+
+fn described(backend: &Identity) -> String {
+    format!("{} {} (settings {})", backend.name, backend.version, backend.config.short())
 }
 
 async fn regenerate(
     arguments: &Verify,
     folder: &Path,
     count: usize,
+    tasks: Option<&dyn TaskSource>,
     registry: &Registry,
     cx: &CallContext,
-) -> Result<Vec<Regenerated>> {
-    let mut config = DuelConfig::saved(folder)?;
+) -> Result<GeneratedAgain> {
+    let mut config = match &arguments.config {
+        Some(path) => DuelConfig::read(path)?,
+        None if arguments.demo => DuelConfig::read(&Demo::locate()?.config())?,
+        None => DuelConfig::parse("judges = []\nking = {}\nchallenger = {}\ntasks.name = \"none\"")?,
+    };
     for (model, path) in
         [(&mut config.king, &arguments.king), (&mut config.challenger, &arguments.challenger)]
     {
@@ -197,23 +274,73 @@ async fn regenerate(
         }
     }
     let [king, challenger] = config.contestants(&BuildContext::new(registry, cx)).await?;
+    let backends = [king.backend().clone(), challenger.backend().clone()];
     let sessions = [king.session(cx).await?, challenger.session(cx).await?];
-    record::regenerate(&Record::open(folder)?, &sessions, count, arguments.seed, cx).await
+    let record = Record::open(folder)?;
+    if arguments.tokenizer.is_none() {
+        // The king's tokenizer is at hand.
+        let options = VerifyOptions { tasks, prompts: Some(&sessions[0]), ..VerifyOptions::default() };
+        record::verify_record(&record, &options, cx).await?;
+    }
+    let replies = record::regenerate(&record, &sessions, count, arguments.seed, cx).await?;
+    Ok(GeneratedAgain { replies, backends })
 }
 
 fn describe_verification(verification: &Verification) -> String {
-    let Verification { digest, outcome, draws, samples, answers, tasks, .. } = verification;
+    let Verification { digest, outcome, draws, samples, answers, tasks, plan, .. } = verification;
     let compared = if *tasks { ", compared with the tasks" } else { "" };
-    format!(
+    let mut text = format!(
         "verified {digest}\n    {draws} row draws replayed{compared}; {samples} samples and {answers} answers \
          decided again: {outcome:?}\n"
-    )
+    );
+    let constants = serde_json::to_string(&plan.rule).unwrap_or_default();
+    let terms = match plan.terms {
+        Terms::Standalone { alpha } => format!("alpha {alpha}, a duel by itself"),
+        Terms::Reign { attempt, share } => format!("alpha {share}, attempt {attempt} of a reign"),
+    };
+    let model = |side: &ContestantPlan| {
+        format!("{} ({}, by {})", side.model.parameters, side.model.architecture, described(&side.backend))
+    };
+    let build = match &verification.origin.builds[..] {
+        [] => format!("albedo {}", plan.version.as_deref().unwrap_or("unknown")),
+        builds => builds.iter().map(describe_build).collect::<Vec<_>>().join(", then "),
+    };
+    let behaves = match verification.behaves {
+        Some(true) => ", whose rule, sampler and panel behave as this build's",
+        Some(false) => ", whose rule, sampler or panel behave otherwise than this build's",
+        None => "",
+    };
+    for (name, value) in [
+        ("rule", constants),
+        ("terms", terms),
+        ("king", model(&plan.king)),
+        ("challenger", model(&plan.challenger)),
+        ("build", format!("{build}{behaves}")),
+    ] {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "    {name:<12}{value}");
+    }
+    for Claim { part, known, by } in &verification.claims {
+        let _ = writeln!(text, "    {:<13}{part}: {by}", known.as_str());
+    }
+    text
+}
+
+fn describe_build(build: &Build) -> String {
+    let source = build.source.map(|source| format!(", sources {}", source.short()));
+    format!("albedo {}{}", build.version, source.unwrap_or_default())
 }
 
 fn describe_regenerated(reply: &Regenerated) -> String {
-    let Regenerated { sample, side, difference } = reply;
+    let Regenerated { sample, side, difference, log_prob_difference } = reply;
     let found = match difference {
-        None => "reproduced".to_owned(),
+        None => match log_prob_difference {
+            Some(nats) => format!("reproduced, log-probabilities within {nats:.4} nats"),
+            None => "reproduced".to_owned(),
+        },
+        Some(Difference { facts: true, .. }) => {
+            "not reproduced: the text is the same, its finish reason or numbers of tokens are not".to_owned()
+        }
         Some(Difference { overflow: Some(overflow), .. }) => {
             format!("the model's arithmetic overflows in one of both alone: {overflow}")
         }

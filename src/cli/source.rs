@@ -9,10 +9,10 @@ use crate::{Error, Result};
 // A comment, since clap would take a docstring for the command's own help.
 // Which duel is meant; a command may add members to the group, as `--resume`.
 #[derive(Debug, clap::Args)]
-#[group(id = "source", required = true, multiple = false)]
+#[group(id = "source", required = true, multiple = true)]
 pub(super) struct SourceArguments {
     /// Take the demo duel: two small trained models on the CPU, offline judges.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "config")]
     demo: bool,
     /// Take the duel that this TOML file describes.
     #[arg(long, value_name = "FILE")]
@@ -20,6 +20,11 @@ pub(super) struct SourceArguments {
 }
 
 impl SourceArguments {
+    /// Whether one of both was given, which a group with further members leaves open.
+    pub(super) fn given(&self) -> bool {
+        self.demo || self.config.is_some()
+    }
+
     /// Reads the configuration.
     ///
     /// # Errors

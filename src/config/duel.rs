@@ -1,5 +1,6 @@
 //! The configuration of a duel.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -7,14 +8,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::file::{self, READ};
+use crate::record::JournalKey;
 use crate::{
-    Digest, DuelSettings, Error, ErrorKind, HubRef, Judge, ModelBackend, ModelHub, ModelRef, PluginConfig,
-    Registry, Result, Screen, TaskSource,
+    Digest, DuelSettings, Error, ErrorKind, Fault, HubRef, Judge, ModelBackend, ModelHub, ModelRef,
+    PluginConfig, Registry, Result, Screen, TaskSource, canonical_json,
 };
 
 /// Name of the file in which a duel's folder keeps its configuration, so that
 /// the folder is all that resuming takes.
 const SAVED: &str = "duel.json";
+const SAVE: &str = "save the configuration";
 
 /// The contestants, what runs them, what they answer and who judges. Unknown
 /// keys are refused.
@@ -112,32 +115,79 @@ impl DuelConfig {
         file::parse(text)
     }
 
-    /// Keeps the configuration in a duel's folder. It is not part of the record.
+    /// Keeps the configuration in `duel`, a folder that holds no duel yet, and is
+    /// created. It is not part of the record. Gives what the journal is to be chained
+    /// to ([`FileStore::create_keyed`](crate::FileStore::create_keyed)).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if the folder holds a duel; the operating system's.
+    pub fn save_new(&self, duel: &Path, key: &JournalKey) -> Result<Digest> {
+        let io = |error| Error::io(SAVE, duel, error);
+        std::fs::create_dir_all(duel).map_err(io)?;
+        let taken = |name| duel.join(name).exists();
+        if taken(SAVED) || taken("journal.jsonl") {
+            return Err(Error::new(ErrorKind::Conflict, SAVE, "the folder already holds a duel")
+                .with_fault(Fault::Operator)
+                .with("path", duel.display())
+                .with_hint("resume it, or choose another folder"));
+        }
+        self.save(duel, key)
+    }
+
+    /// Keeps the configuration in a duel's folder in place of the one that is there,
+    /// whole or not at all.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn save(&self, duel: &Path) -> Result<()> {
+    pub fn save(&self, duel: &Path, key: &JournalKey) -> Result<Digest> {
         let path = duel.join(SAVED);
-        let io = |error| Error::io("save the configuration", &path, error);
-        let saved = Saved { folder: std::path::absolute(&self.folder).map_err(io)?, config: self.clone() };
-        let json = serde_json::to_vec_pretty(&saved)
-            .map_err(|error| Error::bug("save the configuration", error.to_string()).with_source(error))?;
-        std::fs::write(&path, json).map_err(io)
+        let io = |error| Error::io(SAVE, &path, error);
+        let saved =
+            Saved { folder: std::path::absolute(&self.folder).map_err(io)?, config: self.clone(), mac: None };
+        let mac = saved.tag(key)?;
+        let json = serde_json::to_vec_pretty(&Saved { mac: Some(mac), ..saved })
+            .map_err(|error| Error::bug(SAVE, error.to_string()).with_source(error))?;
+        let partial = duel.join(format!("{SAVED}.partial"));
+        let write = || {
+            let mut file = std::fs::File::create(&partial)?;
+            file.write_all(&json)?;
+            file.sync_all()?;
+            std::fs::rename(&partial, &path)?;
+            std::fs::File::open(duel)?.sync_all()
+        };
+        write().map_err(io)?;
+        Ok(mac)
     }
 
-    /// The configuration that a duel's folder keeps.
+    /// What [`DuelConfig::save`] would give.
+    ///
+    /// # Errors
+    /// The current folder is gone.
+    pub fn tag(&self, key: &JournalKey) -> Result<Digest> {
+        let folder =
+            std::path::absolute(&self.folder).map_err(|error| Error::io(SAVE, &self.folder, error))?;
+        Saved { folder, config: self.clone(), mac: None }.tag(key)
+    }
+
+    /// The configuration that a duel's folder keeps. Whoever made the folder wrote it:
+    /// see [`SavedDuel`].
     ///
     /// # Errors
     /// The operator's: there is none, or it is malformed.
-    pub fn saved(duel: &Path) -> Result<Self> {
+    pub fn saved(duel: &Path) -> Result<SavedDuel> {
         let path = duel.join(SAVED);
-        let bytes = std::fs::read(&path).map_err(|error| {
-            Error::io(READ, &path, error).with_hint("name the folder of a duel that `albedo duel` began")
-        })?;
-        let Saved { folder, config } = serde_json::from_slice(&bytes).map_err(|error| {
+        let hint = "name the folder of a duel that `albedo duel` began";
+        let regular = std::fs::metadata(&path).map(|file| file.is_file());
+        if !regular.map_err(|error| Error::io(READ, &path, error).with_hint(hint))? {
+            return Err(Error::new(ErrorKind::DataInvalid, READ, "it is not a regular file")
+                .with_fault(Fault::Operator)
+                .with("path", path.display())
+                .with_hint(hint));
+        }
+        let saved = serde_json::from_slice(&file::bytes(&path)?).map_err(|error| {
             Error::new(ErrorKind::DataInvalid, READ, error.to_string()).with("path", path.display())
         })?;
-        Ok(Self { folder, ..config })
+        Ok(SavedDuel(saved))
     }
 
     /// Checks every setting, also of the plugins that plugins name, without
@@ -157,11 +207,49 @@ impl DuelConfig {
     }
 }
 
+/// The configuration in a duel's folder, which names servers and the variables that
+/// hold their keys: it is used only where this user wrote it.
+#[derive(Debug)]
+pub struct SavedDuel(Saved);
+
+impl SavedDuel {
+    /// The configuration, if it was written under `key`, and what the folder's journal
+    /// is chained to.
+    ///
+    /// # Errors
+    /// A bug: it has no JSON form.
+    pub fn of(self, key: &JournalKey) -> Result<Option<(DuelConfig, Digest)>> {
+        let Self(saved) = self;
+        let Some(mac) = saved.mac else { return Ok(None) };
+        let own = saved.tag(key)? == mac;
+        Ok(own.then(|| (saved.into_config(), mac)))
+    }
+
+    /// The configuration, whoever wrote it: to be looked at, not to be run.
+    pub fn unverified(self) -> DuelConfig {
+        self.0.into_config()
+    }
+}
+
 /// What [`DuelConfig::save`] writes.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Saved {
     folder: PathBuf,
     config: DuelConfig,
+    /// Of the other two, under the user's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mac: Option<Digest>,
+}
+
+impl Saved {
+    fn tag(&self, key: &JournalKey) -> Result<Digest> {
+        let tagged = canonical_json(&(&self.folder, &self.config))?;
+        Ok(key.tag(&[b"duel.json", &tagged[..]].concat()))
+    }
+
+    fn into_config(self) -> DuelConfig {
+        DuelConfig { folder: self.folder, ..self.config }
+    }
 }
 
 #[cfg(test)]

@@ -19,17 +19,25 @@ const MAX_BYTES: u64 = 1 << 20;
 /// # Errors
 /// The operator's: no such file, one that is too large or not UTF-8; as [`parse`].
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = String::from_utf8(bytes(path)?).map_err(|_| {
+        let message = "the file is not UTF-8";
+        Error::new(ErrorKind::ConfigInvalid, READ, message).with("path", path.display())
+    })?;
+    parse(&text).map_err(|error| error.with("path", path.display()))
+}
+
+/// The bytes of the configuration file at `path`.
+pub(super) fn bytes(path: &Path) -> Result<Vec<u8>> {
     let io = |error| Error::io(READ, path, error);
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(io)?;
-    let invalid =
-        |message: String| Error::new(ErrorKind::ConfigInvalid, READ, message).with("path", path.display());
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(invalid(format!("the file has more than {MAX_BYTES} bytes"))
+        let message = format!("the file has more than {MAX_BYTES} bytes");
+        return Err(Error::new(ErrorKind::ConfigInvalid, READ, message)
+            .with("path", path.display())
             .with_hint("name a configuration file"));
     }
-    let text = String::from_utf8(bytes).map_err(|_| invalid("the file is not UTF-8".into()))?;
-    parse(&text).map_err(|error| error.with("path", path.display()))
+    Ok(bytes)
 }
 
 /// Reads the TOML in `text`.

@@ -100,7 +100,8 @@ impl DuelConfig {
         let tasks = tasks.build(&cx).await?;
         let judges = build_all(judges, &cx).await?;
         let [king, challenger] = self.load(hubs, backends, &cx).await?;
-        Ok(Duel::builder(king, challenger).tasks(tasks).judges(judges).settings(self.duel.clone()))
+        let builder = Duel::builder(king, challenger).tasks(tasks).judges(judges);
+        Ok(builder.settings(self.duel.clone()).build(crate::build()))
     }
 
     /// Loads both contestants, the king first; a model that duels itself once.

@@ -124,7 +124,8 @@ fn a_record_verifies_against_itself_its_tasks_and_its_models() {
     let path = path.to_str().expect("UTF-8");
     let tasks = demo().join("tasks");
     let tasks = tasks.to_str().expect("UTF-8");
-    let verify = ["record", "verify", path, "--expect", &digest, "--tasks", tasks, "--regenerate", "6"];
+    let verify =
+        ["record", "verify", path, "--expect", &digest, "--tasks", tasks, "--regenerate", "6", "--demo"];
     let text = stdout(&albedo(verify));
     assert!(
         text.contains(&format!("verified {digest}")) && text.contains("compared with the tasks"),
@@ -215,7 +216,8 @@ fn a_model_that_duels_itself_in_two_lanes_is_calibrated() {
         let folder = folder.to_str().expect("UTF-8");
         let digest = duel["record"].as_str().expect("a digest");
         let verify = ["record", "verify", folder, "--expect", digest, "--regenerate", "2"];
-        let text = stdout(&albedo(verify));
+        let king = "examples/demo/models/king";
+        let text = stdout(&albedo(verify.into_iter().chain(["--king", king, "--challenger", king])));
         assert_eq!(text.matches(": reproduced").count(), 2, "{text}");
     }
 }

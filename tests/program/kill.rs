@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use albedo::GenerateRequest;
 use albedo::prelude::*;
-use albedo::record::{JournalEntry, JournalEvent};
+use albedo::record::{JournalEntry, JournalEvent, JournalKey};
 use albedo::rng::{Stream, Use};
 use albedo::testing::{ScriptedBackend, ScriptedJudge, ScriptedSession, completion};
+use albedo::{Digest, GenerateRequest};
 
 use crate::numbers::numbers;
 
@@ -74,8 +74,9 @@ async fn duel(calls: &Path) -> Duel {
 async fn the_process_that_is_killed() {
     let folder = PathBuf::from(std::env::var_os(FOLDER).expect("the other test names the folder"));
     let record = folder.join("duel");
-    let store = match FileStore::resume(&record) {
-        Err(error) if error.kind() == ErrorKind::NotFound => FileStore::create(&record),
+    let (key, anchor) = (|| JournalKey::new([7; 32]), Digest::of("duel.json"));
+    let store = match FileStore::resume_keyed(&record, key(), anchor) {
+        Err(error) if error.kind() == ErrorKind::NotFound => FileStore::create_keyed(&record, key(), anchor),
         resumed => resumed,
     };
     let duel = duel(&folder.join("calls")).await;

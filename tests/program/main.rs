@@ -9,6 +9,7 @@ mod defence;
 mod dependencies;
 mod duel;
 mod faults;
+mod folders;
 mod generate;
 mod judges;
 mod kill;
@@ -23,4 +24,5 @@ mod run;
 #[cfg(unix)]
 mod screens;
 mod served;
+mod verify_py;
 mod ways_to_fail;

@@ -17,6 +17,8 @@ pub(crate) fn demo() -> PathBuf {
 pub(crate) fn command<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_albedo"));
     command.current_dir(root()).env_remove("ALBEDO_DEMO_DIR").args(arguments);
+    // The key of the tests' journals is not the user's.
+    command.env("XDG_STATE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/state"));
     command
 }
 

@@ -102,6 +102,13 @@ impl Suite<'_> {
         for messages in &fixture.conversations {
             let (one, other) = (self.count(messages)?, self.count(messages)?);
             ensure(one == other, "prompt tokens are counted alike", || format!("{one:?}, then {other:?}"))?;
+            let tokens = self.session.prompt_tokens(messages);
+            let tokens = tokens.or_else(|error| broken("prompt tokens are counted", error.to_string()))?;
+            ensure(
+                tokens.as_ref().is_none_or(|tokens| Some(tokens.len() as u32) == one),
+                "the tokens of a prompt are as many as are counted",
+                || format!("{one:?} counted, {:?} told", tokens.as_ref().map(Vec::len)),
+            )?;
             let needed = one.unwrap_or(0).saturating_add(fixture.max_new_tokens);
             ensure(needed <= model.context_length, FITTING, || {
                 format!("a conversation that takes {needed} tokens with its reply")

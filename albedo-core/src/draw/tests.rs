@@ -38,7 +38,7 @@ fn plan(sampler: Sampler, seed: u64, rows: u64, samples: u32, prompt_limit: u32)
     let contestant = ContestantPlan { model, backend };
     let generation = GenerationSettings::default();
     DuelPlan {
-        version: "1".into(),
+        version: None,
         king: contestant.clone(),
         challenger: contestant,
         tasks: TaskSetInfo { manifest: digest, rows, unhashed: false },
@@ -58,6 +58,8 @@ fn plan(sampler: Sampler, seed: u64, rows: u64, samples: u32, prompt_limit: u32)
         canaries: None,
         admission: None,
         effect_prior: None,
+        call_tries: None,
+        behaviour: None,
     }
 }
 

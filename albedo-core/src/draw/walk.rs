@@ -103,6 +103,30 @@ impl Walk {
     }
 }
 
+/// What `sampler` draws from fixed rows for a fixed seed: row `r` of 1,000 has
+/// `r % 14` turns and is of instance `r % 300`; prompts have up to 1,200 tokens, of
+/// which 1,000 fit.
+pub(crate) fn fixed_draws(sampler: Sampler) -> Vec<RowDraw> {
+    const SAMPLES: u32 = 64;
+    let stream = RowStream::new(sampler, &Seed::from(7), SAMPLES);
+    let mut walk = Walk { rows: 1_000, prompt_limit: 1_000, samples: 0, stream };
+    let mut draws = Vec::new();
+    while walk.samples() < SAMPLES {
+        let Some(row) = walk.row() else { break };
+        let turns = (row % 14) as u32;
+        let turn = walk.turn(turns);
+        let instance_id = format!("instance {}", row % 300);
+        let prompt_tokens = turn.map(|turn| (37 * row as u32 + turn) % 1_200);
+        let mut draw = RowDraw { row, instance_id, turns, turn, prompt_tokens, outcome: DrawOutcome::NoTurn };
+        draw.outcome = walk.outcome(&draw);
+        if draw.outcome == DrawOutcome::Sample {
+            walk.keep(&draw);
+        }
+        draws.push(draw);
+    }
+    draws
+}
+
 impl RowStream {
     fn new(sampler: Sampler, seed: &Seed, samples: u32) -> Self {
         match sampler {

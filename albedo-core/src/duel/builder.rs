@@ -5,11 +5,13 @@ use std::sync::Arc;
 use super::preflight::{panel, preflight};
 use super::{Contestant, Duel};
 use crate::admission::Admission;
+use crate::behaviour::{Behaviour, offline_judge};
 use crate::canary::CanaryPlan;
 use crate::context::CallContext;
 use crate::decision::RuleVersion;
 use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::judge::Judge;
+use crate::origin::Build;
 use crate::plan::{DuelPlan, DuelSettings, JudgePlan};
 use crate::record::{JournalEvent, RecordStore};
 use crate::tasks::TaskSource;
@@ -26,12 +28,14 @@ pub struct DuelBuilder {
     judges: Vec<Arc<dyn Judge>>,
     settings: DuelSettings,
     admission: Option<Admission>,
+    build: Build,
 }
 
 impl DuelBuilder {
     pub(super) fn new(king: Contestant, challenger: Contestant) -> Self {
-        let settings = DuelSettings::default();
-        Self { king, challenger, tasks: None, judges: Vec::new(), settings, admission: None }
+        let (settings, build) = (DuelSettings::default(), Build::default());
+        let (tasks, judges, admission) = (None, Vec::new(), None);
+        Self { king, challenger, tasks, judges, settings, admission, build }
     }
 
     /// Sets the tasks that samples are drawn from.
@@ -52,6 +56,12 @@ impl DuelBuilder {
     pub fn judges(mut self, judges: impl IntoIterator<Item = Arc<dyn Judge>>) -> Self {
         self.judges.extend(judges);
         self
+    }
+
+    /// Says which build runs the duel, for the record: a program knows its own sources.
+    #[must_use]
+    pub fn build(self, build: Build) -> Self {
+        Self { build, ..self }
     }
 
     /// Sets everything else that can change the verdict, and the limits.
@@ -78,17 +88,19 @@ impl DuelBuilder {
         self.frozen(self.judges.clone(), None, RuleVersion::NEWEST).map(|duel| duel.plan)
     }
 
-    /// Freezes the plan. If the journal of `store`, in which the duel is to run, has
-    /// one already, the rules are of the version that it names.
+    /// Freezes the plan: if the journal of `store` holds one, that one, which has to be
+    /// this duel's. The rules are then of the version that it names.
     ///
     /// With canaries in the settings, every judge that reads replies answers them
     /// first (the *preflight*), after everything else is checked: a judge that
     /// fails one, or gives no answer that can be read, is not on the panel. Its
-    /// answers go to the journal, and what that journal holds is not asked for
-    /// again: an interrupted preflight goes on. Without canaries, nothing is written.
+    /// answers go to the journal of `store`, in which the duel is to run, and what
+    /// that journal holds is not asked for again: an interrupted preflight goes
+    /// on. Without canaries, `store` is only read.
     ///
     /// # Errors
-    /// As [`DuelBuilder::draft`]. With canaries: a quorum beyond the panel;
+    /// As [`DuelBuilder::draft`]; [`ErrorKind::Conflict`] if `store` holds another
+    /// duel. With canaries: a quorum beyond the panel;
     /// [`ErrorKind::Unavailable`] if fewer judges than the quorum are left: there is
     /// no duel, and nothing else is spent; [`ErrorKind::Conflict`] if `store` holds
     /// another duel; what the tasks or the store meet; a judge's error that reaches
@@ -96,15 +108,17 @@ impl DuelBuilder {
     pub async fn plan(&self, store: &dyn RecordStore, cx: &CallContext) -> Result<Duel> {
         let Self { judges, settings, .. } = self;
         let rule_version = begun_rule_version(&store.stored().await?);
-        if settings.canaries.is_none() {
-            return self.frozen(judges.clone(), None, rule_version);
-        }
-        // Judges are paid for their answers: what is wrong is said before.
-        self.draft()?;
-        let tasks = &**self.task_source()?;
-        let preflight = preflight(settings, tasks, judges, store, cx).await?;
-        let (judges, canaries) = panel(settings, judges.clone(), preflight)?;
-        self.frozen(judges, Some(canaries), rule_version)
+        let duel = if settings.canaries.is_none() {
+            self.frozen(judges.clone(), None, rule_version)?
+        } else {
+            // Judges are paid for their answers: what is wrong is said before.
+            self.draft()?;
+            let tasks = &**self.task_source()?;
+            let preflight = preflight(settings, tasks, judges, store, cx).await?;
+            let (judges, canaries) = panel(settings, judges.clone(), preflight)?;
+            self.frozen(judges, Some(canaries), rule_version)?
+        };
+        duel.in_journal(&store.stored().await?)
     }
 
     fn task_source(&self) -> Result<&Arc<dyn TaskSource>> {
@@ -142,18 +156,27 @@ impl DuelBuilder {
                 .with("samples", samples)
                 .with_hint("lower `samples` or use more tasks"));
         }
-        let longest = [king, challenger].map(|side| side.model().context_length);
-        let longest = longest[0].min(longest[1]);
+        let longest = king.model().context_length;
         let context_tokens = settings.context_tokens.unwrap_or(longest);
         if context_tokens > longest || context_tokens <= settings.generation.max_new_tokens {
             return Err(Error::new(ErrorKind::ConfigInvalid, PLAN, "the context does not fit")
                 .with("context tokens", context_tokens)
-                .with("the models' context", longest)
+                .with("the king's context", longest)
                 .with("max_new_tokens", settings.generation.max_new_tokens)
                 .with_hint("lower `context_tokens` or `generation.max_new_tokens`"));
         }
-        let plan = DuelPlan {
-            version: env!("CARGO_PKG_VERSION").into(),
+        let shorter = challenger.model().context_length;
+        if shorter < context_tokens {
+            // Else a contestant could choose which tasks are too long for the duel.
+            let message = "the challenger's context is shorter than the duel's, which is the king's";
+            return Err(Error::new(ErrorKind::Unsupported, PLAN, message)
+                .with_fault(Fault::Contestant(Side::Challenger))
+                .with("the challenger's context", shorter)
+                .with("context tokens", context_tokens)
+                .with_hint("the submission has to declare at least the king's context"));
+        }
+        let mut plan = DuelPlan {
+            version: None,
             king: king.plan(),
             challenger: challenger.plan(),
             tasks: info.clone(),
@@ -173,10 +196,14 @@ impl DuelBuilder {
             canaries,
             admission,
             effect_prior: settings.effect_prior.filter(|_| !rule_version.is_first()),
+            call_tries: Some(settings.limits.call_tries),
+            behaviour: None,
         };
+        plan.behaviour = Some(Behaviour::of(&plan, king.template())?);
         Ok(Duel {
             digest: plan.digest()?,
             plan,
+            build: self.build.clone(),
             limits: settings.limits,
             contestants: [king.clone(), challenger.clone()],
             tasks: Arc::clone(tasks),
@@ -233,6 +260,7 @@ pub(super) fn plan_judges(judges: &[Arc<dyn Judge>], canaries: bool) -> Result<V
             metrics: profile.metrics.into_iter().collect(),
             watched: canaries && profile.canaries,
             reference_scores: profile.reference_scores,
+            offline: offline_judge(&**judge)?,
         };
         if plan.metrics.is_empty() {
             return Err(

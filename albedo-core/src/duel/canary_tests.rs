@@ -124,7 +124,8 @@ async fn a_judge_that_fails_a_canary_is_void_for_the_clusters_after_it() {
     assert_eq!(duel.plan().judges.iter().filter(|judge| judge.watched).count(), 2);
     let (report, store) = run(&duel).await;
     let record = read(&store);
-    let options = VerifyOptions { tasks: Some(&*Rows::shared()), expect: report.record };
+    let options =
+        VerifyOptions { tasks: Some(&*Rows::shared()), expect: report.record, ..VerifyOptions::default() };
     verify_record(&record, &options, &CallContext::new()).await.expect("verifies");
     let cells: Vec<_> = (record.lines.iter())
         .filter_map(|line| match line {

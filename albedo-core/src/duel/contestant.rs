@@ -7,7 +7,9 @@ use tokio::sync::{RwLock, RwLockReadGuard};
 use crate::backend::{
     Completion, GenerateRequest, ModelBackend, ModelInfo, ModelSession, ModelSessionExt, ModelSource,
 };
+use crate::behaviour;
 use crate::context::CallContext;
+use crate::digest::Digest;
 use crate::error::{Artefact, Error, ErrorKind, Reach, Result, Side};
 use crate::events::EventKind;
 use crate::identity::Identity;
@@ -44,6 +46,8 @@ pub struct Contestant(Arc<Loaded>);
 struct Loaded {
     model: ModelInfo,
     backend: Identity,
+    /// What its template engine makes of fixed conversations.
+    template: Option<Digest>,
     /// What loads the model afresh, if that is known.
     origin: Option<Origin>,
     /// Read to ask the model, written to load it afresh. None if
@@ -94,7 +98,9 @@ impl Contestant {
 
     fn with(session: Arc<dyn ModelSession>, backend: Identity, origin: Option<Origin>) -> Self {
         let model = session.model().clone();
-        Self(Arc::new(Loaded { model, backend, origin, session: RwLock::new(Some(session)) }))
+        // A digest of token ids cannot fail.
+        let template = behaviour::template(&*session).unwrap_or_default();
+        Self(Arc::new(Loaded { model, backend, template, origin, session: RwLock::new(Some(session)) }))
     }
 
     /// The loaded model. Let go of it soon: while it is held, the memory that it
@@ -109,6 +115,15 @@ impl Contestant {
     /// What was loaded.
     pub fn model(&self) -> &ModelInfo {
         &self.0.model
+    }
+
+    /// The backend that loaded it.
+    pub fn backend(&self) -> &Identity {
+        &self.0.backend
+    }
+
+    pub(super) fn template(&self) -> Option<Digest> {
+        self.0.template
     }
 
     pub(super) fn plan(&self) -> ContestantPlan {

@@ -216,7 +216,8 @@ async fn a_journal_that_names_no_version_of_the_rules_goes_on_by_the_first() {
     let old = planned_by(RuleVersion::First, &settings(), king, challenger, judges.clone()).expect("plans");
     assert!(!serde_json::to_string(&old.plan).expect("serialises").contains("rule_version"));
     let (store, cx) = (MemoryStore::default(), CallContext::new());
-    let opened = JournalEvent::Opened { format: 2, digest: old.digest, plan: Box::new(old.plan.clone()) };
+    let opened =
+        JournalEvent::Opened { format: 2, digest: old.digest, plan: Box::new(old.plan.clone()), build: None };
     store.append(opened, vec![]).await.expect("appends");
     let [king, challenger] = contestants();
     let builder = Duel::builder(king, challenger).tasks(Rows::shared()).judges(judges).settings(settings());

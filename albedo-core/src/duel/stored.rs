@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::judge::Assessment;
 use crate::marks::Probe;
 use crate::order::Order;
+use crate::origin::Origin;
 use crate::overflow::Overflow;
 use crate::plan::DuelPlan;
 use crate::record::{JournalEvent, TextRef};
@@ -23,6 +24,8 @@ pub(super) struct Stored {
     canaries: StoredCanaries,
     /// Of how many samples the missing answers were asked for again.
     pub(super) asked_again: u32,
+    /// Who ran the duel so far.
+    pub(super) origin: Origin,
     /// Whether the journal has its first line.
     pub(super) opened: bool,
     /// How the duel ended, if it was decided.
@@ -217,7 +220,14 @@ impl Stored {
             match event {
                 JournalEvent::Preflight { key, .. } if Some(key) == preflight => {}
                 JournalEvent::Preflight { .. } => return Err(another_preflight()),
-                JournalEvent::Opened { digest: theirs, .. } if theirs == digest => stored.opened = true,
+                JournalEvent::Opened { digest: theirs, build, .. } if theirs == digest => {
+                    stored.opened = true;
+                    stored.origin.add(build);
+                }
+                JournalEvent::Resumed { build, unchained } if stored.opened => {
+                    stored.origin.add(build);
+                    stored.origin.unchained |= unchained;
+                }
                 JournalEvent::Opened { digest: theirs, plan: their_plan, .. } => {
                     return Err(another_duel(theirs, &their_plan, digest, plan));
                 }
@@ -278,7 +288,7 @@ impl Stored {
                 JournalEvent::Ended { verdict, record } => {
                     stored.end(DuelReport { plan: digest, verdict: *verdict, record });
                 }
-                JournalEvent::Resumed
+                JournalEvent::Resumed { .. }
                 | JournalEvent::Forfeited { .. }
                 | JournalEvent::Overflowed { repeated: false, .. } => {}
             }
@@ -318,7 +328,12 @@ impl Stored {
     }
 }
 
-fn another_duel(theirs: Digest, their_plan: &DuelPlan, ours: Digest, our_plan: &DuelPlan) -> Error {
+pub(super) fn another_duel(
+    theirs: Digest,
+    their_plan: &DuelPlan,
+    ours: Digest,
+    our_plan: &DuelPlan,
+) -> Error {
     Error::new(ErrorKind::Conflict, "resume the duel", "the journal is that of another duel")
         .with_fault(Fault::Operator)
         .with("its plan", theirs)

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::behaviour::OfflineJudge;
 use crate::identity::Identity;
 use crate::judge::Metric;
 
@@ -20,4 +21,8 @@ pub struct JudgePlan {
     /// not known of plans by the rules' first version.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reference_scores: bool,
+    /// How anyone can ask it again, if its answers follow from the comparison alone.
+    /// Since record format 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offline: Option<OfflineJudge>,
 }

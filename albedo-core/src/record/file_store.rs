@@ -10,16 +10,22 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::blobs::BlobIndex;
+use super::bounds::open_regular;
+use super::chain::{Chain, JournalKey};
 use super::journal::{index_blobs, read_events, whole_lines};
 use super::reader::{BLOBS, DIGEST, LINES};
 use super::store::missing;
-use super::{Digests, JournalEntry, JournalEvent, RecordPart, RecordStore, TextRef};
+use super::{Digests, JournalEntry, JournalEvent, Record, RecordPart, RecordStore, TextRef};
 use crate::clock::unix_ms;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Fault, Reach, Result};
 
 /// A folder: see the table in [`crate::record`]. One process at a time: the
 /// journal is locked while the store lives.
+///
+/// Who can write to the folder can alter its journal. With a [`JournalKey`] that is
+/// found; without one, the record of a duel that was resumed says that nothing vouches
+/// for its journal.
 ///
 /// Appends are committed in groups: a writer thread takes all that are waiting,
 /// writes and syncs the texts, then the lines, and acknowledges them together.
@@ -50,6 +56,8 @@ use crate::error::{Error, ErrorKind, Fault, Reach, Result};
 #[derive(Debug)]
 pub struct FileStore {
     folder: PathBuf,
+    chained: bool,
+    foreign: Option<u64>,
     commands: Option<mpsc::SyncSender<Command>>,
     writer: Option<JoinHandle<()>>,
 }
@@ -64,7 +72,19 @@ impl FileStore {
     /// [`ErrorKind::Conflict`] if the folder holds a journal; the operating
     /// system's answer otherwise.
     pub fn create(folder: impl Into<PathBuf>) -> Result<Self> {
-        let folder = folder.into();
+        Self::create_with(folder.into(), None)
+    }
+
+    /// A store as [`FileStore::create`] makes it, whose journal's lines are chained to
+    /// `anchor` under `key`: only with that key can they be written or altered unseen.
+    ///
+    /// # Errors
+    /// As [`FileStore::create`].
+    pub fn create_keyed(folder: impl Into<PathBuf>, key: JournalKey, anchor: Digest) -> Result<Self> {
+        Self::create_with(folder.into(), Some(Chain::new(key, anchor)))
+    }
+
+    fn create_with(folder: PathBuf, chain: Option<Chain>) -> Result<Self> {
         let operation = "create the record's folder";
         fs::create_dir_all(&folder).map_err(|error| Error::io(operation, &folder, error))?;
         let path = folder.join(JOURNAL);
@@ -78,7 +98,7 @@ impl FileStore {
             _ => Error::io(operation, &path, error),
         })?;
         lock(&journal, &path)?;
-        Self::start(folder, journal)
+        Self::start(folder, journal, chain, true)
     }
 
     /// The store in `folder` that an earlier process left, to go on with. A torn
@@ -89,8 +109,25 @@ impl FileStore {
     /// if another process has it open, [`ErrorKind::Unsupported`] if a newer
     /// albedo wrote it, [`ErrorKind::DataInvalid`] if its texts are malformed.
     pub fn resume(folder: impl Into<PathBuf>) -> Result<Self> {
-        let folder = folder.into();
+        Self::resume_with(folder.into(), None)
+    }
+
+    /// The store that [`FileStore::create_keyed`] began, under the same key and anchor.
+    /// [`FileStore::foreign`] says whether somebody else wrote in the journal; if so,
+    /// the next line takes it over as it is, and the record of the duel will say so.
+    ///
+    /// # Errors
+    /// As [`FileStore::resume`].
+    pub fn resume_keyed(folder: impl Into<PathBuf>, key: JournalKey, anchor: Digest) -> Result<Self> {
+        Self::resume_with(folder.into(), Some(Chain::new(key, anchor)))
+    }
+
+    fn resume_with(folder: PathBuf, mut chain: Option<Chain>) -> Result<Self> {
         let path = folder.join(JOURNAL);
+        open_regular("resume the duel", &path).map(drop).or_else(|error| match error.kind() {
+            ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
         let journal = open().open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 Error::new(ErrorKind::NotFound, "resume the duel", "the folder holds no journal")
@@ -100,8 +137,15 @@ impl FileStore {
             _ => Error::io("resume the duel", &path, error),
         })?;
         lock(&journal, &path)?;
-        cut(&journal, whole_lines(&journal, &path)?, &path)?;
-        Self::start(folder, journal)
+        cut(&journal, whole_lines(&journal, &path, chain.as_mut())?, &path)?;
+        let chained = chain.as_ref().is_some_and(Chain::holds);
+        Self::start(folder, journal, chain, chained)
+    }
+
+    /// The first line of the journal, from 1, that was not written under the key that
+    /// the store was resumed with; none if there is no such line, or no key.
+    pub fn foreign(&self) -> Option<u64> {
+        self.foreign
     }
 
     /// The folder.
@@ -124,7 +168,8 @@ impl FileStore {
         }
     }
 
-    fn start(folder: PathBuf, journal: File) -> Result<Self> {
+    fn start(folder: PathBuf, journal: File, chain: Option<Chain>, chained: bool) -> Result<Self> {
+        let foreign = chain.as_ref().and_then(Chain::broken);
         let path = folder.join(JOURNAL_BLOBS);
         let blobs = open()
             .create(true)
@@ -133,13 +178,14 @@ impl FileStore {
         let index = index_blobs(&blobs, &path)?;
         cut(&blobs, index.end(), &path)?;
         sync_folder(&folder).map_err(|error| Error::io("sync the record's folder", &folder, error))?;
-        let writer = Writer { folder: folder.clone(), journal, blobs, index, record: None, failed: None };
+        let writer =
+            Writer { folder: folder.clone(), journal, blobs, index, chain, record: None, failed: None };
         let (commands, waiting) = mpsc::sync_channel(QUEUE);
         let writer = std::thread::Builder::new()
             .name("albedo-journal".into())
             .spawn(move || writer.run(&waiting))
             .map_err(|error| Error::io("start the journal's writer", &folder, error))?;
-        Ok(Self { folder, commands: Some(commands), writer: Some(writer) })
+        Ok(Self { folder, chained, foreign, commands: Some(commands), writer: Some(writer) })
     }
 
     async fn send(&self, command: Command) -> Result<()> {
@@ -184,6 +230,28 @@ impl RecordStore for FileStore {
         self.ask(Command::Stored).await
     }
 
+    async fn chained(&self) -> Result<bool> {
+        Ok(self.chained)
+    }
+
+    async fn published(&self) -> Result<Option<Record>> {
+        let folder = self.folder.clone();
+        let read = tokio::task::spawn_blocking(move || Record::open(&folder)).await;
+        match read.map_err(|_| self.gone())? {
+            Ok(record) => Ok(Some(record)),
+            // Gone, cut short or altered.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::DigestMismatch | ErrorKind::DataInvalid
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     async fn text(&self, text: &TextRef) -> Result<String> {
         let text = *text;
         self.ask(|done| Command::Text(text, done)).await
@@ -191,9 +259,8 @@ impl RecordStore for FileStore {
 
     async fn append(&self, event: JournalEvent, texts: Vec<String>) -> Result<()> {
         let entry = JournalEntry { time_ms: unix_ms(), event };
-        let mut line = serde_json::to_vec(&entry)
+        let line = serde_json::to_vec(&entry)
             .map_err(|error| Error::bug("write the journal", error.to_string()).with_source(error))?;
-        line.push(b'\n');
         self.ask(|done| Command::Append(Append { line, texts, done })).await
     }
 
@@ -226,6 +293,7 @@ enum Command {
 }
 
 struct Append {
+    /// A JSON object.
     line: Vec<u8>,
     texts: Vec<String>,
     done: Reply<()>,
@@ -236,6 +304,7 @@ struct Writer {
     journal: File,
     blobs: File,
     index: BlobIndex,
+    chain: Option<Chain>,
     /// The record in the making: lines and blobs.
     record: Option<[File; 2]>,
     /// The first error of a write: nothing is written after it.
@@ -271,11 +340,15 @@ impl Writer {
             return;
         }
         let (mut blobs, mut lines) = (Vec::new(), Vec::new());
-        for append in &*group {
+        for append in &mut *group {
             for text in &append.texts {
                 self.index.append(text, &mut blobs);
             }
-            lines.extend_from_slice(&append.line);
+            match &mut self.chain {
+                Some(chain) => chain.seal(&mut append.line),
+                None => append.line.push(b'\n'),
+            }
+            lines.append(&mut append.line);
         }
         self.try_write(JOURNAL_BLOBS, |writer| write_synced(&mut writer.blobs, &blobs));
         self.try_write(JOURNAL, |writer| write_synced(&mut writer.journal, &lines));

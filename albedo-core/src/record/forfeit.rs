@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::bounds::MAX_FORFEIT;
 use super::reader::{BLOBS, LINES, in_file, invalid, read_digests, read_folder, read_lines};
 use super::{FORMAT, JournalEvent, Record, RecordBuilder, RecordLine, RecordStore};
 use crate::admission::{Admission, AdmissionOutcome};
@@ -105,6 +106,9 @@ impl ForfeitRecord {
     /// # Errors
     /// As [`Record::open`].
     pub fn from_files(lines: &[u8], blobs: &[u8], digest: &[u8]) -> Result<Self> {
+        if lines.len() as u64 > MAX_FORFEIT {
+            return Err(in_file(invalid(format!("it has more than {MAX_FORFEIT} bytes")), LINES));
+        }
         let digests = read_digests(lines, blobs, digest)?;
         if !blobs.is_empty() {
             return Err(in_file(invalid("the record of a forfeit has no texts"), BLOBS));

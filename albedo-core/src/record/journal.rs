@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::JournalEvent;
 use super::blobs::{BlobIndex, TextRef, read_head};
+use super::bounds::MAX_LINE;
 use super::canonical::check_format;
+use super::chain::Chain;
 use crate::backend::Usage;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -42,11 +44,12 @@ impl JournalEvent {
 }
 
 /// Length of the whole lines of a journal, whose first line has to have a
-/// format that this build knows. A torn last line is not counted.
+/// format that this build knows. A torn last line is not counted. `chain` reads the
+/// lines too.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`] for a newer format.
-pub(super) fn whole_lines(file: impl Read, path: &Path) -> Result<u64> {
+pub(super) fn whole_lines(file: impl Read, path: &Path, chain: Option<&mut Chain>) -> Result<u64> {
     #[derive(Deserialize)]
     struct First {
         event: Opened,
@@ -55,13 +58,16 @@ pub(super) fn whole_lines(file: impl Read, path: &Path) -> Result<u64> {
     struct Opened {
         format: u32,
     }
-    let mut length = 0;
+    let (mut length, mut chain) = (0, chain);
     for line in Lines::new(file) {
         let line = line.map_err(|error| Error::io("read the journal", path, error))?;
         if length == 0 {
             let First { event } =
                 serde_json::from_slice(&line).map_err(|error| malformed(path, 1, &error))?;
             check_format(event.format).map_err(|error| error.with("path", path.display()))?;
+        }
+        if let Some(chain) = &mut chain {
+            chain.read(&line);
         }
         length += line.len() as u64;
     }
@@ -123,7 +129,7 @@ pub(super) fn index_blobs(file: impl Read + Seek, path: &Path) -> Result<BlobInd
     }
 }
 
-/// Whole lines with their ends.
+/// Whole lines with their ends, of at most [`MAX_LINE`] bytes.
 struct Lines<R>(BufReader<R>);
 
 impl<R: Read> Lines<R> {
@@ -137,7 +143,10 @@ impl<R: Read> Iterator for Lines<R> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut line = Vec::new();
-        match self.0.read_until(b'\n', &mut line) {
+        match self.0.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut line) {
+            Ok(_) if line.len() as u64 > MAX_LINE => {
+                Some(Err(io::Error::new(io::ErrorKind::InvalidData, "a line is too long")))
+            }
             Ok(_) => line.ends_with(b"\n").then_some(Ok(line)),
             Err(error) => Some(Err(error)),
         }

@@ -1,12 +1,12 @@
 //! Reading a record back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::blobs::read_blobs;
+use super::bounds::{MAX_BLOBS, MAX_DIGEST, MAX_LINE, MAX_LINES, read_bounded};
 use super::canonical::{Digests, check_format};
 use super::{RecordLine, RecordedAnswer, RecordedReply, TextRef};
 use crate::backend::Message;
@@ -181,11 +181,10 @@ pub(super) const DIGEST: &str = "record.digest";
 
 /// The three files of the record in `folder`.
 pub(super) fn read_folder(folder: &Path) -> Result<[Vec<u8>; 3]> {
-    let read = |name: &str| {
-        let path = folder.join(name);
-        fs::read(&path).map_err(|error| Error::io("read the record", &path, error))
-    };
-    Ok([read(LINES)?, read(BLOBS)?, read(DIGEST)?])
+    let read = |name: &str, most| read_bounded("read the record", &folder.join(name), most);
+    // The small one first: it says whether there is a record.
+    let digest = read(DIGEST, MAX_DIGEST)?;
+    Ok([read(LINES, MAX_LINES)?, read(BLOBS, MAX_BLOBS)?, digest])
 }
 
 /// The digests of `lines` and `blobs`, which have to be those of `digest`.
@@ -233,6 +232,10 @@ pub(super) fn read_lines(file: &[u8]) -> Result<Vec<RecordLine>> {
         return Err(invalid("the last line has no end"));
     };
     let read = |(number, bytes): (usize, &[u8])| {
+        if bytes.len() as u64 > MAX_LINE {
+            let error = invalid(format!("a line has more than {MAX_LINE} bytes"));
+            return Err(error.with("line", number + 1));
+        }
         let line = serde_json::from_slice(bytes)
             .map_err(|error| invalid(error.to_string()).with("line", number + 1))?;
         if canonical_json(&line)? == bytes {

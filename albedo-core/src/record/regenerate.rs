@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Record, RecordedReply};
 use crate::backend::{
-    Completion, GenerateRequest, Message, ModelSession, ModelSessionExt, SampledTokens, ScoreRequest,
+    Completion, GenerateRequest, Message, ModelSession, ModelSessionExt, ScoreRequest, TokenScores,
 };
 use crate::context::CallContext;
 use crate::digest::Digest;
@@ -22,11 +22,16 @@ pub struct Regenerated {
     pub side: Side,
     /// How it differs from the recorded one; none if it was reproduced.
     pub difference: Option<Difference>,
+    /// Largest difference between a recorded log-probability of the reference and the
+    /// one computed again, in nats; none if the record has none. It is 0 on the same
+    /// device model and build.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_prob_difference: Option<f64>,
 }
 
 /// How a regenerated reply differs from the recorded one. It need not be the
 /// record's fault: bits are promised on the same device model and build only.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Difference {
     /// First differing character, from 0.
     pub character: usize,
@@ -41,6 +46,10 @@ pub struct Difference {
     /// recorded one's, in nats. Near 0: two tokens were all but equally likely,
     /// and rounding chose.
     pub log_prob_gap: Option<f64>,
+    /// The texts are the same, and the record's finish reason or numbers of tokens are
+    /// not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub facts: bool,
 }
 
 /// Generates `count` of the record's replies again (all, if it has fewer) with
@@ -81,36 +90,51 @@ pub async fn regenerate(
     for sample in record.samples() {
         for (side, reply) in Side::BOTH.into_iter().zip(&sample.replies) {
             let recorded = match reply {
-                RecordedReply::Completed { text, tokens, .. } => Ok((*text, tokens.as_ref())),
+                RecordedReply::Completed { .. } => Ok(*reply),
                 RecordedReply::Overflowed(overflow) => Err(*overflow),
                 RecordedReply::Missing { .. } => continue,
             };
             let place = format!("{seed} {} {side}", sample.sample);
-            replies.push((Digest::of(place), sample.sample, side, sample.messages, recorded));
+            replies.push((
+                Digest::of(place),
+                sample.sample,
+                side,
+                [sample.messages, sample.reference],
+                recorded,
+            ));
         }
     }
     replies.sort_unstable_by_key(|&(place, ..)| place);
     replies.truncate(count);
-    let again = replies.into_iter().map(|(_, sample, side, messages, recorded)| async move {
+    let again = replies.into_iter().map(|(_, sample, side, [messages, reference], recorded)| async move {
         let session = &*sessions[usize::from(side == Side::Challenger)];
         let messages = record.messages(&messages)?;
         let request = GenerateRequest::new(messages.clone(), plan.generation.max_new_tokens)
             .with_sampling(plan.generation.sampling)
             .with_seed(plan.request_seed(sample, side));
+        let scored = match recorded {
+            Ok(RecordedReply::Completed { reference_scores: Some(scores), .. }) => Some(scores),
+            _ => None,
+        };
+        let reference = scored.map(|_| record.text(&reference)).transpose()?;
+        let request = request.with_score_reply(reference.map(Arc::from));
         let regenerated = match session.generate_one(request, cx).await {
             Ok(completion) => Ok(completion),
             Err(error) => Err(error.overflow().ok_or(error)?),
         };
+        let mut log_prob_difference = None;
         let difference = match (recorded, regenerated) {
-            (Ok((text, tokens)), Ok(regenerated)) => {
-                compare(session, messages, (record.text(&text)?, tokens), &regenerated, cx).await?
+            (Ok(recorded), Ok(regenerated)) => {
+                log_prob_difference =
+                    scored.zip(regenerated.reply_scores.as_ref()).map(|(old, new)| largest(old, new));
+                compare(session, messages, (record, recorded), &regenerated, cx).await?
             }
             (Err(_), Err(_)) => None,
             (Err(overflow), Ok(_)) | (Ok(_), Err(overflow)) => {
-                Some(Difference { character: 0, overflow: Some(overflow), token: None, log_prob_gap: None })
+                Some(Difference { overflow: Some(overflow), ..Difference::default() })
             }
         };
-        Ok(Regenerated { sample, side, difference })
+        Ok(Regenerated { sample, side, difference, log_prob_difference })
     });
     futures::future::try_join_all(again).await
 }
@@ -120,26 +144,27 @@ pub async fn regenerate(
 async fn compare(
     session: &dyn ModelSession,
     messages: Vec<Message>,
-    (recorded, tokens): (&str, Option<&SampledTokens>),
+    (record, recorded): (&Record, &RecordedReply),
     regenerated: &Completion,
     cx: &CallContext,
 ) -> Result<Option<Difference>> {
+    let RecordedReply::Completed { text, finish, prompt_tokens, completion_tokens, tokens, .. } = recorded
+    else {
+        return Ok(None);
+    };
     let again = regenerated.sampled_tokens();
-    let token = tokens.zip(again.as_ref()).and_then(|(recorded, again)| {
+    let facts = (*finish, *prompt_tokens, *completion_tokens)
+        != (regenerated.finish, regenerated.usage.prompt_tokens, regenerated.usage.completion_tokens);
+    let recorded = record.text(text)?;
+    let token = tokens.as_ref().zip(again.as_ref()).and_then(|(recorded, again)| {
         (recorded.ids != again.ids).then(|| first_difference(recorded.ids.iter(), again.ids.iter()))
     });
     let regenerated = &*regenerated.text;
-    if recorded == regenerated && token.is_none() {
-        return Ok(None);
-    }
-    let mut difference = Difference {
-        character: first_difference(recorded.chars(), regenerated.chars()),
-        overflow: None,
-        token,
-        log_prob_gap: None,
-    };
+    let character = first_difference(recorded.chars(), regenerated.chars());
+    let mut difference = Difference { character, token, ..Difference::default() };
     if recorded == regenerated {
-        return Ok(Some(difference));
+        difference.facts = facts;
+        return Ok((token.is_some() || facts).then_some(difference));
     }
     let request = |reply: &str| ScoreRequest::new(messages.clone(), reply);
     let scores = match session.score(vec![request(recorded), request(regenerated)], cx).await {
@@ -149,11 +174,21 @@ async fn compare(
     if let [recorded, regenerated] = &scores[..] {
         // Up to the first other token both were scored after the same tokens.
         let token = first_difference(recorded.log_probs.iter(), regenerated.log_probs.iter());
-        let at = |scores: &crate::backend::TokenScores| scores.log_probs.get(token).copied().map(f64::from);
+        let at = |scores: &TokenScores| scores.log_probs.get(token).copied().map(f64::from);
         difference.token.get_or_insert(token);
         difference.log_prob_gap = at(regenerated).zip(at(recorded)).map(|(new, old)| new - old);
     }
     Ok(Some(difference))
+}
+
+/// The largest difference between log-probabilities of the same tokens; infinite if
+/// their numbers differ.
+fn largest(recorded: &TokenScores, again: &TokenScores) -> f64 {
+    if recorded.log_probs.len() != again.log_probs.len() {
+        return f64::INFINITY;
+    }
+    let pairs = recorded.log_probs.iter().zip(&again.log_probs);
+    pairs.map(|(old, new)| f64::from((old - new).abs())).fold(0.0, f64::max)
 }
 
 /// Where two sequences part.

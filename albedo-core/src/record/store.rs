@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{CanonicalRecord, Digests, JournalEvent, RecordPart, TextRef};
+use super::{CanonicalRecord, Digests, JournalEvent, Record, RecordPart, TextRef};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Keeps one duel's journal and record.
@@ -22,6 +22,17 @@ pub trait RecordStore: Debug + Send + Sync + 'static {
     /// [`ErrorKind::NotFound`] if it was never appended,
     /// [`ErrorKind::DigestMismatch`] if it was altered.
     async fn text(&self, text: &TextRef) -> Result<String>;
+
+    /// Whether nobody else can have written what [`RecordStore::stored`] returns. If
+    /// not, the record of a duel that goes on says so.
+    async fn chained(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// The record that was published, if it is there and whole.
+    async fn published(&self) -> Result<Option<Record>> {
+        Ok(None)
+    }
 
     /// Appends `event` and the texts that it names; returns once they survive a
     /// crash as well as this store can promise.
@@ -74,6 +85,11 @@ impl MemoryStore {
 impl RecordStore for MemoryStore {
     async fn stored(&self) -> Result<Vec<JournalEvent>> {
         Ok(self.journal())
+    }
+
+    async fn published(&self) -> Result<Option<Record>> {
+        let Some(CanonicalRecord { lines, blobs, digest }) = self.record() else { return Ok(None) };
+        Record::from_bytes(&lines, &blobs, digest).map(Some)
     }
 
     async fn text(&self, text: &TextRef) -> Result<String> {

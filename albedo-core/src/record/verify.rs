@@ -3,25 +3,39 @@
 
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::reader::LINES;
 use super::{Record, RecordLine, RecordedAnswer, RecordedReply};
+use crate::behaviour::Behaviour;
 use crate::canary::{Series, VoidJudges};
 use crate::context::CallContext;
 use crate::decision::{Decider, Decision, RuleVersion};
 use crate::digest::{Digest, canonical_json};
-use crate::draw::{DrawOutcome, Replay, RowDraw};
+use crate::draw::{DrawOutcome, Replay};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::judge::Assessment;
 use crate::marks::{DuelSecret, JudgementKey, Question};
 use crate::missing::{self, Cause, Lack, Probes};
 use crate::order::Order;
+use crate::origin::Origin;
 use crate::panel::{Cell, Cluster};
 use crate::plan::{DuelPlan, DuelSettings, JudgePlan, Limits};
-use crate::sample::Sample;
-use crate::tasks::{TaskRow, TaskSource};
+use crate::registry::Registry;
+use crate::tasks::TaskSource;
 use crate::verdict::{Outcome, Overflows, Verdict};
+
+mod again;
+mod claims;
+mod reign;
+mod tasks;
+
+pub use again::AskedAgain;
+use again::{ask_again, settings_fit};
+pub use reign::{ChainedAlpha, verify_chain};
+pub use tasks::{PromptCounter, Prompts};
+use tasks::{check_tasks, count_prompts};
 
 /// What a record is checked against besides itself.
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,6 +45,10 @@ pub struct VerifyOptions<'a> {
     pub expect: Option<Digest>,
     /// The tasks that the facts of every row draw are compared with.
     pub tasks: Option<&'a dyn TaskSource>,
+    /// The plugins among which offline judges are found, to be asked again.
+    pub judges: Option<&'a Registry>,
+    /// What counts the tokens of prompts again: the king's tokenizer and template.
+    pub prompts: Option<&'a dyn PromptCounter>,
 }
 
 /// What was found to be true.
@@ -50,14 +68,66 @@ pub struct Verification {
     pub answers: usize,
     /// Whether the draws were compared with the tasks.
     pub tasks: bool,
+    /// How the record came about, as it says; nothing before format 3.
+    pub origin: Origin,
+    /// Whether rule, sampler and panel of this build behave as those of the plan; none
+    /// before format 3.
+    pub behaves: Option<bool>,
+    /// What asking each judge again came to, in panel order; empty unless there was a
+    /// registry to find them in.
+    pub asked_again: Vec<AskedAgain>,
+    /// Prompts measured and counted again; none without a counter.
+    pub prompts: Option<Prompts>,
+    /// What is known of each part of the record, and how.
+    pub claims: Vec<Claim>,
+}
+
+/// What is known of one part of a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Claim {
+    /// The part.
+    pub part: String,
+    /// How it is known.
+    pub known: Known,
+    /// By what.
+    pub by: String,
+}
+
+/// How something is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Known {
+    /// Somebody other than the author of the record vouches for it.
+    Attested,
+    /// The verifier worked it out again.
+    Recomputed,
+    /// The author of the record says so.
+    Asserted,
+    /// No record can say it.
+    NotCovered,
+}
+
+impl Known {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Attested => "attested",
+            Self::Recomputed => "recomputed",
+            Self::Asserted => "asserted",
+            Self::NotCovered => "not covered",
+        }
+    }
 }
 
 /// Verifies the record in `folder`: digests, form and order of its bytes; the
 /// draw, replayed from the seed and the recorded facts; the panel's arithmetic,
-/// the decision and every field of the verdict.
+/// the decision and every field of the verdict. With the parts of `options` at hand
+/// also the facts of the draw, the lengths of prompts, and the answers of offline
+/// judges.
 ///
 /// It cannot tell whether a reply is the model's ([`super::regenerate`]) or an
-/// answer the judge's.
+/// answer that of a judge who asks a model: [`Verification::claims`] says what is
+/// known how.
 ///
 /// # Errors
 /// [`ErrorKind::DigestMismatch`] or [`ErrorKind::DataInvalid`] with the file
@@ -87,38 +157,22 @@ pub async fn verify_record(
         .with("expected", expected)
         .with("actual", record.digest));
     }
-    let verification = Walk::new(record)?.verify(options.tasks.is_some())?;
+    let mut verification = Walk::new(record)?.verify(options.tasks.is_some())?;
+    let plan = &verification.plan;
     if let Some(tasks) = options.tasks {
-        check_tasks(record, &verification.plan, tasks, cx).await?;
+        check_tasks(record, plan, tasks, cx).await?;
     }
+    if let Some(counter) = options.prompts {
+        verification.prompts = Some(count_prompts(record, plan, counter, options.tasks, cx).await?);
+    }
+    if let Some(registry) = options.judges {
+        verification.asked_again = ask_again(record, plan, registry, cx).await?;
+    }
+    if let Some(planned) = &plan.behaviour {
+        verification.behaves = Some(Behaviour::of(plan, planned.template)? == *planned);
+    }
+    verification.claims = claims::of(&verification, options.expect.is_some());
     Ok(verification)
-}
-
-/// Verifies that records of one reign, in order, are a chain: each names the
-/// one before it, and the king that held is the next one's king.
-///
-/// # Errors
-/// [`ErrorKind::DataInvalid`] with the digest of the first record that does not
-/// follow.
-pub fn verify_chain(records: &[Verification]) -> Result<()> {
-    for pair in records.windows(2) {
-        let [earlier, later] = pair else { continue };
-        let broken = |message: &str| {
-            Err(Error::new(ErrorKind::DataInvalid, "verify the chain of records", message)
-                .with("record", later.digest)
-                .with("after", earlier.digest))
-        };
-        if later.plan.previous != Some(earlier.digest) {
-            return broken("a record does not name the one before it");
-        }
-        if earlier.outcome == Outcome::Dethroned {
-            return broken("the record before it ended the reign");
-        }
-        if later.plan.king.model.parameters != earlier.plan.king.model.parameters {
-            return broken("it has another king");
-        }
-    }
-    Ok(())
 }
 
 const OPERATION: &str = "verify the record";
@@ -142,6 +196,7 @@ struct Walk<'a> {
     format: u32,
     /// The next line, counted from 0.
     next: usize,
+    origin: Origin,
     draws: Replay,
     void: VoidJudges,
     overflows: Overflows,
@@ -155,6 +210,12 @@ impl<'a> Walk<'a> {
             return Err(wrong(1, "the header and the plan do not come first"));
         };
         check_plan(plan).map_err(|why| wrong(2, why))?;
+        for planned in &plan.judges {
+            if !settings_fit(planned)? {
+                return Err(wrong(2, "a judge's settings do not have the digest of its identity"));
+            }
+        }
+        let origin = origin(*format, plan, record.lines.get(2))?;
         if *format < 2 && (plan.canaries.is_some() || plan.judges.iter().any(|judge| judge.watched)) {
             return Err(wrong(2, "the plan has canaries, which its format does not know"));
         }
@@ -175,7 +236,8 @@ impl<'a> Walk<'a> {
             plan,
             digest,
             format,
-            next: 2,
+            next: if format < 3 { 2 } else { 3 },
+            origin,
             draws: Replay::new(plan),
             void: VoidJudges::none(plan.judges.len()),
             overflows: Overflows::default(),
@@ -208,6 +270,11 @@ impl<'a> Walk<'a> {
             samples: clusters.len(),
             answers: self.answers,
             tasks,
+            origin: self.origin,
+            behaves: None,
+            asked_again: Vec::new(),
+            prompts: None,
+            claims: Vec::new(),
         })
     }
 
@@ -414,6 +481,11 @@ impl<'a> Walk<'a> {
             RecordedAnswer::Identical if replies == Replies::Same && asked == 1 => return Ok(found),
             RecordedAnswer::Identical => "two replies count as the same that are not, or are judged by more",
             _ if replies == Replies::Same => "a judge was asked about two replies that are the same",
+            RecordedAnswer::Answered(Assessment::Unreadable { .. })
+                if self.plan.call_tries.is_some_and(|tries| asked < tries) =>
+            {
+                "a judge was not asked again after an answer that cannot be read"
+            }
             RecordedAnswer::Missing { kind } if kind.is_some() == pair => return Ok(found),
             RecordedAnswer::Missing { .. } => {
                 "an answer is missing for no reason, or without a pair to judge"
@@ -463,6 +535,34 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// The line that says how the record came about, which format 3 has after the plan.
+fn origin(format: u32, plan: &DuelPlan, third: Option<&RecordLine>) -> Result<Origin> {
+    let older = plan.behaviour.is_none()
+        && plan.call_tries.is_none()
+        && plan.admission.is_none()
+        && plan.judges.iter().all(|judge| judge.offline.is_none());
+    if format < 3 {
+        return if older && plan.version.is_some() {
+            Ok(Origin::default())
+        } else {
+            Err(wrong(2, "the plan has a behaviour, which its format does not know, or no version"))
+        };
+    }
+    let Some(RecordLine::Origin(origin)) = third else {
+        return Err(wrong(3, "this is not how the record came about, which comes next"));
+    };
+    let builds = &origin.builds;
+    if builds.is_empty() || builds.iter().enumerate().any(|(place, build)| builds[..place].contains(build)) {
+        return Err(wrong(3, "no build ran the duel, or one is named twice"));
+    }
+    match &plan.version {
+        None if plan.behaviour.is_some() && plan.call_tries.is_some() => Ok(origin.clone()),
+        // A duel that a build before format 3 began.
+        Some(_) if older && origin.unchained => Ok(origin.clone()),
+        _ => Err(wrong(2, "the plan is neither one of format 3 nor one of an older build that was resumed")),
+    }
+}
+
 /// Whether a duel can have been planned like this; why not.
 fn check_plan(plan: &DuelPlan) -> Result<(), String> {
     let settings = DuelSettings {
@@ -475,7 +575,7 @@ fn check_plan(plan: &DuelPlan) -> Result<(), String> {
         rule: plan.rule.clone(),
         sampler: plan.sampler,
         terms: plan.terms,
-        limits: Limits::default(),
+        limits: Limits { call_tries: plan.call_tries.unwrap_or(1), ..Limits::default() },
         previous: plan.previous,
         canaries: plan.canaries.as_ref().map(|canaries| canaries.settings),
         effect_prior: plan.effect_prior,
@@ -486,6 +586,10 @@ fn check_plan(plan: &DuelPlan) -> Result<(), String> {
     }
     if plan.looks != plan.rule.looks(plan.samples) {
         return Err("the plan has other looks than its rule".into());
+    }
+    let contexts = [&plan.king, &plan.challenger].map(|side| side.model.context_length);
+    if contexts.iter().any(|&context| plan.context_tokens > context) {
+        return Err("the plan's context is longer than a model's".into());
     }
     if plan.judges.is_empty() {
         return Err("the plan has no judge".into());
@@ -508,57 +612,6 @@ fn check_plan(plan: &DuelPlan) -> Result<(), String> {
     }
     if plan.judges.iter().any(|judge| judge.metrics.is_empty() || !judge.metrics.is_sorted_by(|a, b| a < b)) {
         return Err("a judge's metrics are empty or out of order".into());
-    }
-    Ok(())
-}
-
-/// Compares the facts of every row draw, and what every sample was drawn from,
-/// with `tasks`.
-async fn check_tasks(
-    record: &Record,
-    plan: &DuelPlan,
-    tasks: &dyn TaskSource,
-    cx: &CallContext,
-) -> Result<()> {
-    if *tasks.info() != plan.tasks {
-        return Err(wrong(2, "the plan names other tasks than these")
-            .with("the record's manifest", plan.tasks.manifest)
-            .with("this manifest", tasks.info().manifest));
-    }
-    let mut drawn: Option<(TaskRow, &RowDraw)> = None;
-    for (index, line) in record.lines.iter().enumerate() {
-        let differs = |what: &str| {
-            wrong(index + 1, format!("{what} is not what the tasks have")).with("checked", "tasks")
-        };
-        match line {
-            RecordLine::Canary(draw) => {
-                let task = tasks.row(draw.row, cx).await?;
-                if !draw.fits(&task) {
-                    return Err(differs("the canary's row"));
-                }
-            }
-            RecordLine::Draw(draw) => {
-                let task = tasks.row(draw.row, cx).await?;
-                draw.check(&task).map_err(|error| wrong(index + 1, error.to_string()))?;
-                drawn = Some((task, draw));
-            }
-            RecordLine::Sample { sample, repo, messages, reference } => {
-                let actual = drawn
-                    .take()
-                    .and_then(|(task, draw)| Sample::new(*sample, task, draw.turn?))
-                    .ok_or_else(|| differs("the sample"))?;
-                if *repo != actual.repo {
-                    return Err(differs("the repository"));
-                }
-                if *record.messages(messages)? != *actual.messages {
-                    return Err(differs("the conversation"));
-                }
-                if *record.text(reference)? != *actual.reference {
-                    return Err(differs("the recorded reply"));
-                }
-            }
-            _ => {}
-        }
     }
     Ok(())
 }

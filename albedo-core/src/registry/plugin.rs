@@ -62,6 +62,10 @@ pub trait Plugin<R: ?Sized + Role>: 'static {
     const NAME: &'static str;
     /// One line for listings.
     const SUMMARY: &'static str;
+    /// Whether building it and using it reach nothing outside its settings, whatever
+    /// they are: no file, network, model or clock. Settings that came with somebody
+    /// else's record are given to such plugins only.
+    const OFFLINE: bool = false;
     /// Its settings; `deny_unknown_fields`, with defaults where they make sense.
     /// Settings that name other plugins have fields of type
     /// [`PluginConfig`](super::PluginConfig).
@@ -108,6 +112,7 @@ pub struct Factory<R: ?Sized + Role> {
     pub(super) name: &'static str,
     summary: &'static str,
     pub(super) module: &'static str,
+    pub(super) offline: bool,
     schema: fn() -> Value,
     check: fn(&Value, &CheckContext<'_>) -> Result<Checked<R>>,
 }
@@ -133,6 +138,7 @@ impl<R: ?Sized + Role> Factory<R> {
             name: P::NAME,
             summary: P::SUMMARY,
             module,
+            offline: P::OFFLINE,
             schema: P::Config::schema,
             check: |settings, cx| {
                 let operation = format!("read the settings of {} `{}`", R::NAME, P::NAME);

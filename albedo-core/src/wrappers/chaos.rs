@@ -338,6 +338,10 @@ impl ModelSession for Chaos {
         self.0.inner.count_prompt_tokens(messages)
     }
 
+    fn prompt_tokens(&self, messages: &[Message]) -> Result<Option<Vec<u32>>> {
+        self.0.inner.prompt_tokens(messages)
+    }
+
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
         let answers = requests.into_iter().enumerate().map(|(index, request)| {
             let (scripted, cx) = (Arc::clone(&self.0), cx.clone());

@@ -105,6 +105,10 @@ impl ModelSession for Guarded<dyn ModelSession> {
         self.first.count_prompt_tokens(messages)
     }
 
+    fn prompt_tokens(&self, messages: &[Message]) -> Result<Option<Vec<u32>>> {
+        self.first.prompt_tokens(messages)
+    }
+
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
         let answers = requests.into_iter().enumerate().map(|(index, request)| {
             let (routes, cx) = (Arc::clone(&self.routes), cx.clone());

@@ -19,8 +19,19 @@ fn what_is_saved_reads_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let text = format!("{SMALL}\ntasks.path = \"t\"\nduel.seed = 7\nduel.sampler = \"albedo-py\"");
     let config = DuelConfig { folder: "/somewhere".into(), ..DuelConfig::parse(&text).expect("reads") };
-    config.save(folder.path()).expect("saves");
-    assert_eq!(DuelConfig::saved(folder.path()).expect("reads"), config);
+    let key = |byte| JournalKey::new([byte; 32]);
+    let anchor = config.save_new(folder.path(), &key(1)).expect("saves");
+    assert_eq!(config.tag(&key(1)).expect("a tag"), anchor);
+    let saved = || DuelConfig::saved(folder.path()).expect("reads");
+    assert_eq!(saved().of(&key(1)).expect("digests"), Some((config.clone(), anchor)));
+    assert_eq!(saved().of(&key(2)).expect("digests"), None, "another user's");
+    let error = config.save_new(folder.path(), &key(1)).expect_err("is taken");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    let path = folder.path().join(SAVED);
+    let altered = std::fs::read_to_string(&path).expect("reads").replace("somewhere", "elsewhere");
+    std::fs::write(&path, altered).expect("writes");
+    assert_eq!(saved().of(&key(1)).expect("digests"), None, "altered");
+    assert_eq!(saved().unverified().folder, Path::new("/elsewhere"));
 }
 
 #[test]
@@ -91,14 +102,18 @@ fn configurations_of_the_first_version_still_read() {
     let folder = tempfile::tempdir().expect("a folder");
     let kept = include_str!("fixtures/saved-1.json");
     std::fs::write(folder.path().join(SAVED), kept).expect("writes");
-    let saved = DuelConfig::saved(folder.path()).expect("reads");
+    let saved = DuelConfig::saved(folder.path()).expect("reads").unverified();
     assert_eq!(saved, DuelConfig { folder: "/srv/duel".into(), ..written });
     saved.check(&registry).expect("is well-formed");
 
-    saved.save(folder.path()).expect("saves");
-    let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+    saved.save(folder.path(), &JournalKey::new([1; 32])).expect("saves");
+    let json = |text: &str| {
+        let mut json = serde_json::from_str::<Value>(text).expect("JSON");
+        json.as_object_mut().expect("an object").remove("mac");
+        json
+    };
     let again = std::fs::read_to_string(folder.path().join(SAVED)).expect("reads");
-    assert_eq!(json(&again), json(kept), "nothing is added to what an older version can read");
+    assert_eq!(json(&again), json(kept), "nothing is added that an older version could not read");
 }
 
 #[test]

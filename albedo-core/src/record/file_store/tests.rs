@@ -8,7 +8,7 @@ fn opened(format: u32) -> JournalEvent {
     let judge = scripted::Asked::new("fair", scripted::fair);
     let [king, challenger] = ["plain", "better"].map(scripted::Scripted::new);
     let plan = scripted::duel(king, challenger, vec![judge]).plan().clone();
-    JournalEvent::Opened { format, digest: Digest::of("plan"), plan: Box::new(plan) }
+    JournalEvent::Opened { format, digest: Digest::of("plan"), plan: Box::new(plan), build: None }
 }
 
 fn drawn(sample: u32) -> JournalEvent {

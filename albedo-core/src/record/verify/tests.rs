@@ -52,7 +52,8 @@ fn invented(
 async fn a_record_verifies_by_itself_and_against_its_tasks() {
     let (_, record) = recorded().await;
     let tasks = Rows::shared();
-    let options = VerifyOptions { expect: Some(record.digest), tasks: Some(&*tasks) };
+    let options =
+        VerifyOptions { expect: Some(record.digest), tasks: Some(&*tasks), ..VerifyOptions::default() };
     let verification = verify_record(&record, &options, &CallContext::new()).await.expect("verifies");
     assert_eq!((verification.samples, verification.answers), (8, 32));
     assert!(verification.draws > 8 && verification.tasks);
@@ -226,7 +227,7 @@ async fn an_invented_record_that_agrees_with_itself_fails_its_digest() {
         }
     });
     verified(&invented).await.expect("agrees with itself");
-    let options = VerifyOptions { expect: Some(recorded.1.digest), tasks: None };
+    let options = VerifyOptions { expect: Some(recorded.1.digest), ..VerifyOptions::default() };
     let error = verify_record(&invented, &options, &CallContext::new()).await.expect_err("another");
     assert_eq!(error.kind(), ErrorKind::DigestMismatch);
 }
@@ -280,32 +281,75 @@ async fn invented_facts_of_the_draw_fail_against_the_tasks() {
     });
     verified(&invented).await.expect("agrees with itself");
     let tasks = Rows::shared();
-    let options = VerifyOptions { expect: None, tasks: Some(&*tasks) };
+    let options = VerifyOptions { expect: None, tasks: Some(&*tasks), ..VerifyOptions::default() };
     let error = verify_record(&invented, &options, &CallContext::new()).await.expect_err("invented");
     assert!(error.to_string().contains("the repository is not what the tasks have"), "{error}");
 }
 
+/// The verified record of a duel after `previous`, seeded and on terms of its own.
+async fn follow(
+    previous: Option<Digest>,
+    challenger: &'static str,
+    seed: u64,
+    terms: crate::Terms,
+) -> Verification {
+    let settings = crate::DuelSettings { previous, seed: crate::Seed::from(seed), terms, ..settings() };
+    let [king, challenger] = ["plain", challenger].map(|name| Scripted::new(name).contestant());
+    let judges: Vec<Arc<dyn crate::Judge>> = vec![Asked::new("fair", fair)];
+    let duel = planned(&settings, king, challenger, judges).expect("plans");
+    let record = run(&duel).await.1.record().expect("published");
+    let record = Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads");
+    verified(&record).await.expect("verifies")
+}
+
 #[tokio::test]
 async fn records_of_a_reign_are_a_chain() {
-    let follow = async |previous: Option<Digest>, challenger: &'static str| {
-        let settings = crate::DuelSettings { previous, ..settings() };
-        let sides = ["plain", challenger].map(|name| Scripted::new(name).contestant());
-        let [king, challenger] = sides;
-        let judges: Vec<Arc<dyn crate::Judge>> = vec![Asked::new("fair", fair)];
-        let duel = planned(&settings, king, challenger, judges).expect("plans");
-        let record = run(&duel).await.1.record().expect("published");
-        let record = Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads");
-        verified(&record).await.expect("verifies")
+    let budget = crate::reign::ErrorBudget::new(0.05).expect("a budget");
+    let follow = async |previous, challenger, attempt| {
+        follow(previous, challenger, attempt, budget.terms(attempt)).await
     };
-    let first = follow(None, "equal").await;
-    let second = follow(Some(first.digest), "better").await;
-    verify_chain(&[first.clone(), second.clone()]).expect("a chain");
-    let skipped = follow(Some(first.digest), "other").await;
+    let first = follow(None, "equal", 1).await;
+    let second = follow(Some(first.digest), "better", 4).await;
+    let chain = verify_chain(&[first.clone(), second.clone()]).expect("a chain");
+    assert!((chain.spent - 4e-4).abs() < 1e-12, "{chain:?}");
+    assert!(chain.budget.is_some_and(|budget| (budget - 0.05).abs() < 1e-12), "{chain:?}");
+    let skipped = follow(Some(first.digest), "other", 5).await;
     let error = verify_chain(&[first.clone(), second.clone(), skipped]).expect_err("no chain");
     assert!(error.to_string().contains("does not name the one before it"), "{error}");
-    let after = follow(Some(second.digest), "other").await;
+    let after = follow(Some(second.digest), "other", 6).await;
     let error = verify_chain(&[second, after]).expect_err("dethroned");
     assert!(error.to_string().contains("ended the reign"), "{error}");
+}
+
+#[tokio::test]
+async fn a_chain_spends_one_budget() {
+    use crate::Terms::{Reign, Standalone};
+    let broken = async |first, second, seed| {
+        let first = follow(None, "equal", 1, first).await;
+        let second = follow(Some(first.digest), "other", seed, second).await;
+        verify_chain(&[first, second]).err().map(|error| error.message().to_owned()).unwrap_or_default()
+    };
+    let reign = |attempt, share| Reign { attempt, share };
+    for (first, second, seed, why) in [
+        (reign(1, 2e-4), reign(1, 2e-4), 2, "its attempt is not after"),
+        // Each of them would crown an equal challenger with a chance of 40 %.
+        (reign(1, 0.4), reign(2, 0.4), 2, "no error budget gives"),
+        (reign(1, 2e-4), reign(2, 4e-4), 2, "is not what the reign's error budget gives"),
+        (reign(1, 2e-4), reign(2, 2e-4), 1, "has its seed"),
+        (reign(1, 2e-4), Standalone { alpha: 0.05 }, 2, "the other stands alone"),
+    ] {
+        let message = broken(first, second, seed).await;
+        assert!(
+            message.contains(why) || (seed == 2 && message.contains("no error budget")),
+            "{why}: {message}"
+        );
+    }
+    assert_eq!(
+        broken(reign(1, 2e-4), reign(201, 9.404_985e-6), 2).await,
+        "its share is not what the reign's error budget gives its attempt"
+    );
+    let tail = crate::reign::ErrorBudget::new(0.05).expect("a budget").share(201);
+    assert_eq!(broken(reign(200, 2e-4), reign(201, tail), 2).await, "");
 }
 
 #[tokio::test]
@@ -375,7 +419,7 @@ async fn a_self_duel_in_two_lanes_differs_by_seed_alone_and_verifies() {
 /// Prepares itself, answers with evidence, and now and then so that nobody can
 /// read it.
 #[derive(Debug)]
-struct Evident(crate::Identity);
+struct Evident(crate::Identity, std::sync::Mutex<std::collections::BTreeSet<[String; 2]>>);
 
 #[async_trait::async_trait]
 impl crate::Judge for Evident {
@@ -401,7 +445,9 @@ impl crate::Judge for Evident {
             second: vec![],
         };
         let evidence = Box::new(evidence);
-        if request.marks.nonce.as_bytes()[0] < 64 {
+        // At most once a question, so that no cell is missing.
+        let pair = [&request.first, &request.second].map(|reply| reply.text.to_string());
+        if request.marks.nonce.as_bytes()[0] < 128 && self.1.lock().expect("unpoisoned").insert(pair) {
             let reason = "now and then".into();
             return Ok(Assessment::Unreadable { reason, usage: None, evidence });
         }
@@ -412,7 +458,7 @@ impl crate::Judge for Evident {
 
 fn evident() -> Arc<dyn crate::Judge> {
     let identity = crate::Identity { name: "evident".into(), version: "1".into(), config: Digest::of("") };
-    Arc::new(Evident(identity))
+    Arc::new(Evident(identity, std::sync::Mutex::default()))
 }
 
 #[tokio::test]
