@@ -21,6 +21,7 @@ mod exit;
 mod fingerprint;
 mod generate;
 mod judge;
+mod log;
 #[cfg(feature = "chain")]
 mod miner;
 mod new;
@@ -64,9 +65,12 @@ enum Command {
     /// Compute the fingerprint of a model and add it to a store.
     #[cfg(feature = "screens")]
     Fingerprint(fingerprint::Arguments),
-    /// Show, verify and confirm records of duels.
+    /// Show, verify, audit, sign and confirm records of duels.
     #[command(subcommand)]
     Record(record::Command),
+    /// Append duels to a log that only grows, prove what is in it, and check one.
+    #[command(subcommand)]
+    Log(log::Command),
     /// Check a configuration file, or print its JSON schema.
     #[command(subcommand)]
     Config(config::Command),
@@ -126,7 +130,7 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<Exit> {
     if let Some(directives) = &arguments.log {
-        log(directives)?;
+        write_log(directives)?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -144,6 +148,7 @@ fn run(arguments: Arguments) -> Result<Exit> {
         #[cfg(feature = "screens")]
         Command::Fingerprint(arguments) => runtime.block_on(fingerprint::run(&arguments, &cx)),
         Command::Record(command) => runtime.block_on(record::run(&command, &cx)),
+        Command::Log(command) => runtime.block_on(log::run(&command, &cx)),
         Command::Config(command) => config::run(&command),
         Command::Judge(command) => runtime.block_on(judge::run(&command, &cx)),
         #[cfg(feature = "chain")]
@@ -163,7 +168,7 @@ fn run(arguments: Arguments) -> Result<Exit> {
 ///
 /// # Errors
 /// The operator's: they cannot be read.
-fn log(directives: &str) -> Result<()> {
+fn write_log(directives: &str) -> Result<()> {
     let invalid = |message: String| {
         Error::new(ErrorKind::ConfigInvalid, "set up the log", message)
             .with_fault(Fault::Operator)

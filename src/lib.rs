@@ -17,7 +17,7 @@
 //! | `openai` | yes | backend `openai`: chat models behind a server |
 //! | `judges` | yes | judges `chat`, `protocol`, `reference-action`, `reference-likelihood`, `replay` |
 //! | `screens` | yes | `judges`, all screens, and the commands `albedo screen` and `albedo fingerprint` |
-//! | `signatures` | with `cli` | signing keys in files, and verifying signatures ([`signer`]) |
+//! | `signatures` | with `cli` | signing keys in files, verifying signatures ([`signer`]), and the log of duels ([`mod@log`]) |
 //! | `conformance` | no | modules `conformance` and `testing`, for the tests of plugins |
 //! | `chain` | no | chains `local` and `subtensor`, wallets, and the commands `albedo chain`, `wallet` and `miner` |
 //!

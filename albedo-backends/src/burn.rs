@@ -6,8 +6,8 @@ use std::thread::JoinHandle;
 
 use albedo_core::{
     Artefact, BuildContext, CallContext, CheckContext, Completion, DeviceMemory, Digest, Error, ErrorKind,
-    GenerateRequest, Generated, Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource,
-    Plugin, ResponseFormat, Result, ScoreRequest, TokenScores,
+    GenerateRequest, Generated, Identity, LogitsRequest, Message, ModelBackend, ModelInfo, ModelSession,
+    ModelSource, Plugin, ResponseFormat, Result, ScoreRequest, TokenScores,
 };
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -19,7 +19,7 @@ use self::config::Qwen3Config;
 use self::cpu::BurnOps;
 use self::engine::Engine;
 use self::model::Qwen3;
-use self::requests::{Call, Desk, Inbox, Request, Write};
+use self::requests::{Call, Desk, Given, Inbox, Request, Write};
 use self::turns::Turn;
 use self::weights::WeightFiles;
 use crate::text::ChatText;
@@ -604,7 +604,7 @@ impl ModelSession for Session {
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
         let requests = requests.into_iter().map(|request| Request {
             messages: request.messages,
-            score: request.score_reply,
+            given: request.score_reply.map(Given::Text),
             write: Some(Write {
                 sampling: request.sampling,
                 max_new_tokens: request.max_new_tokens,
@@ -624,7 +624,7 @@ impl ModelSession for Session {
         let mut scores = vec![TokenScores { log_probs: Vec::new() }; requests.len()];
         let requests = requests.into_iter().map(|request| Request {
             messages: request.messages,
-            score: Some(request.reply),
+            given: Some(Given::Text(request.reply)),
             write: None,
             response: ResponseFormat::Text,
         });
@@ -635,6 +635,27 @@ impl ModelSession for Session {
                 .ok_or_else(|| Error::bug("score replies", "the device thread gave no scores"))?;
         }
         Ok(scores)
+    }
+
+    async fn read_logits(&self, requests: Vec<LogitsRequest>, cx: &CallContext) -> Result<Vec<String>> {
+        let text = |request: &LogitsRequest| {
+            let stop_ids = self.text.stop_ids();
+            let tokens = &request.tokens[..];
+            let written = tokens.split_last().filter(|(last, _)| stop_ids.contains(last));
+            self.text.decode(written.map_or(tokens, |(_, written)| written))
+        };
+        let texts = requests.iter().map(text).collect::<Result<_>>()?;
+        let requests = requests.into_iter().map(|request| Request {
+            messages: request.messages,
+            given: Some(Given::Tokens(request.tokens, request.reader)),
+            write: None,
+            response: ResponseFormat::Text,
+        });
+        let mut answers = self.submit(requests.collect(), cx);
+        while let Some((_, result)) = answers.next().await {
+            result?;
+        }
+        Ok(texts)
     }
 }
 

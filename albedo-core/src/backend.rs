@@ -105,6 +105,25 @@ pub trait ModelSession: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`crate::ErrorKind::Unsupported`] if the session cannot score.
     async fn score(&self, requests: Vec<ScoreRequest>, cx: &CallContext) -> Result<Vec<TokenScores>>;
+
+    /// Reads every request's prompt and tokens in one pass, and shows its reader the
+    /// logits that each token was chosen from. Gives the text of each request's tokens,
+    /// without a stop token at their end.
+    ///
+    /// # Behavior
+    /// - When it has returned, every reader has seen every token of its request once,
+    ///   in any order and from any thread.
+    /// - Logits are the model's own: temperature 1, nothing cut off, finite.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] if the session has no logits to show.
+    async fn read_logits(&self, requests: Vec<LogitsRequest>, cx: &CallContext) -> Result<Vec<String>> {
+        let _ = (requests, cx);
+        Err(Error::new(ErrorKind::Unsupported, "read logits", "the backend has no logits to show")
+            .with_fault(Fault::Operator)
+            .with_reach(Reach::Duel)
+            .with_hint("use a model that runs here, with the backend `burn` on the CPU"))
+    }
 }
 
 /// How a session divides the memory of its device, in bytes.
@@ -663,6 +682,36 @@ impl ScoreRequest {
     pub fn new(messages: impl Into<Arc<[Message]>>, reply: impl Into<Arc<str>>) -> Self {
         Self { messages: messages.into(), reply: reply.into() }
     }
+}
+
+/// One reply whose logits are read.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct LogitsRequest {
+    /// The conversation so far.
+    pub messages: Arc<[Message]>,
+    /// The reply's tokens as they were sampled, the one that ended it included.
+    pub tokens: Arc<[u32]>,
+    /// Who is shown the logits.
+    pub reader: Arc<dyn LogitsReader>,
+}
+
+impl LogitsRequest {
+    /// A request to show `reader` the logits of the reply `tokens` to `messages`.
+    pub fn new(
+        messages: impl Into<Arc<[Message]>>,
+        tokens: impl Into<Arc<[u32]>>,
+        reader: Arc<dyn LogitsReader>,
+    ) -> Self {
+        Self { messages: messages.into(), tokens: tokens.into(), reader }
+    }
+}
+
+/// Is shown logits while a session has them: they are too many to keep.
+pub trait LogitsReader: Debug + Send + Sync {
+    /// Reads the logits that token number `token` of the reply, from 0, was chosen
+    /// from: one per id of the vocabulary.
+    fn read(&self, token: usize, logits: &[f32]);
 }
 
 /// Log-probabilities of a reply's tokens given the prompt and the tokens

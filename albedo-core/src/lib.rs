@@ -9,7 +9,7 @@
 //! | admission | [`admission`], [`checkpoint`] | whether a submission may duel: stages of screens, one pass over the weights |
 //! | duel | [`plan`], [`draw`], [`sample`], [`duel`], [`canary`], [`marks`], [`seed`], [`order`] | settings, the frozen plan, the draw, the engine that runs it |
 //! | decision | [`panel`], [`decision`], [`verdict`], [`stats`], [`reign`], [`confirmation`], [`calibrate`] | pure functions from judges' answers to a verdict |
-//! | record | [`record`] | journal, canonical record, stores, verification |
+//! | record | [`record`], [`audit`], `log` (feature `signatures`) | journal, canonical record, stores, verification; audits of replies; the log of duels |
 //! | wrappers | [`wrappers`], [`meter`] | retries, deadlines, limits, routes and budgets around calls |
 //! | chain weights | [`weights`] | the journal that clears a weight vector |
 //! | foundations | [`error`], [`events`], [`context`], [`clock`], [`digest`], [`http`], [`rng`], [`safetensors`], [`signer`] | what every room uses |
@@ -56,6 +56,9 @@ pub mod stats;
 pub mod verdict;
 
 // Record.
+pub mod audit;
+#[cfg(any(test, feature = "signatures"))]
+pub mod log;
 pub mod origin;
 pub mod record;
 
@@ -88,8 +91,9 @@ pub mod testing;
 
 pub use admission::{Admission, AdmissionOutcome, Admit, Models, Probes, Screened};
 pub use backend::{
-    BoxStream, Completion, DeviceMemory, FinishReason, GenerateRequest, Generated, Message, ModelBackend,
-    ModelInfo, ModelSession, ModelSessionExt, ModelSource, ResponseFormat, Role as MessageRole,
+    BoxStream, Completion, DeviceMemory, FinishReason, GenerateRequest, Generated, LogitsReader, LogitsRequest,
+    Message, ModelBackend, ModelInfo, ModelSession, ModelSessionExt, ModelSource, ResponseFormat,
+    Role as MessageRole,
     SampledTokens, Sampling, ScoreRequest, TokenLogProb, TokenScores, Usage,
 };
 pub use behaviour::{Behaviour, OfflineJudge};

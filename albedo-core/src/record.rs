@@ -6,6 +6,7 @@
 //! | `journal.jsonl`, `journal.blobs` | what happened, with times and tries; not part of the verdict |
 //! | `record.jsonl`, `record.blobs` | what the decision consumed; no times, costs or secrets |
 //! | `record.digest` | *the* digest of the duel, over both `record` files, and theirs |
+//! | `record.signatures` | who signed the digest, if somebody did |
 //!
 //! Long texts are blobs: the lines name them by digest ([`TextRef`]). The format
 //! is described byte by byte in `docs/record-format.md`.
@@ -37,6 +38,8 @@ mod forfeit;
 mod journal;
 mod reader;
 mod regenerate;
+#[cfg(any(test, feature = "signatures"))]
+mod signature;
 mod store;
 mod verify;
 
@@ -45,9 +48,12 @@ pub use canonical::{CanonicalRecord, Digests, RecordBuilder, RecordPart};
 pub use chain::JournalKey;
 pub use file_store::FileStore;
 pub use forfeit::{AnyRecord, ForfeitRecord};
-pub use journal::JournalEntry;
+pub use journal::{JournalEntry, planned};
 pub use reader::{Record, RecordedSample};
+pub(crate) use regenerate::require_models;
 pub use regenerate::{Difference, Regenerated, regenerate};
+#[cfg(any(test, feature = "signatures"))]
+pub use signature::{RecordSignature, SIGNATURES, sign, signers};
 pub use store::{MemoryStore, RecordStore};
 pub use verify::{
     AskedAgain, ChainedAlpha, Claim, Known, PromptCounter, Prompts, Verification, VerifyOptions, verify,

@@ -21,8 +21,10 @@ pub enum Exit {
     Rejected = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// `albedo record verify --regenerate`: a reply was not reproduced.
-    NotReproduced = 3,
+    /// `albedo record verify --regenerate`, `albedo record audit` or `albedo log
+    /// verify`: a reply was not reproduced, or replies or a log are not as honest ones
+    /// are.
+    Found = 3,
     /// A model, shard or record is malformed or has another digest.
     BadData = 65,
     /// An input file or folder does not exist.
@@ -49,7 +51,7 @@ impl Exit {
         Self::Done,
         Self::Rejected,
         Self::Usage,
-        Self::NotReproduced,
+        Self::Found,
         Self::BadData,
         Self::NoInput,
         Self::Unavailable,
@@ -72,7 +74,9 @@ impl Exit {
             Self::Done => "done, whatever the verdict",
             Self::Rejected => "a screen rejected the model",
             Self::Usage => "the command line is wrong",
-            Self::NotReproduced => "a record's reply was not reproduced",
+            Self::Found => {
+                "a reply was not reproduced, or a log or replies are not as honest ones are: what was found is printed"
+            }
             Self::BadData => "bad data: a model, shard or record is malformed or has another digest",
             Self::NoInput => "an input file or folder does not exist",
             Self::Unavailable => "a dependency is down",

@@ -22,8 +22,11 @@ use crate::record::{
 use crate::report;
 use crate::{
     Alteration, Assessment, Build, BuildContext, CallContext, Digest, Error, ErrorKind, Evidence, Fault,
-    Finding, Identity, Record, Registry, Result, TaskSource,
+    Finding, Identity, PublicKey, Record, Registry, Result, TaskSource,
 };
+
+mod audit;
+mod sign;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -32,6 +35,11 @@ pub(crate) enum Command {
     /// Work a record's verdict out again from its facts, and compare. Several
     /// records, oldest first, must be the chain of one reign.
     Verify(Verify),
+    /// Audit a record's replies on any device: whether they are the models', by one
+    /// pass over the tokens of each.
+    Audit(audit::Arguments),
+    /// Sign a record's digest, in a file beside the record.
+    Sign(sign::Arguments),
     /// Verify a duel and its confirmation on fresh tasks, and decide on both.
     Confirm(Confirm),
 }
@@ -59,6 +67,9 @@ pub(crate) struct Verify {
     /// The digest that the (last) record must have.
     #[arg(long, value_name = "DIGEST")]
     expect: Option<Digest>,
+    /// A key that has to have signed every record: `ed25519:…` or `sr25519:…`.
+    #[arg(long, value_name = "KEY")]
+    signer: Vec<PublicKey>,
     /// Compare the row draws with the tasks in this folder too.
     #[arg(long, value_name = "DIR")]
     tasks: Option<PathBuf>,
@@ -111,6 +122,8 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
     match command {
         Command::Show(arguments) => show(arguments),
         Command::Verify(arguments) => verify(arguments, cx).await,
+        Command::Audit(arguments) => audit::run(arguments, cx).await,
+        Command::Sign(arguments) => sign::run(arguments),
         Command::Confirm(arguments) => confirm(arguments, cx).await,
     }
 }
@@ -149,10 +162,12 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
     };
     let prompts = arguments.tokenizer.as_deref().map(prompt_counter).transpose()?;
     // Submissions that were not admitted take no part in the chain of a reign.
-    let (mut verified, mut forfeits) = (Vec::new(), Vec::new());
+    let (mut verified, mut forfeits, mut signed) = (Vec::new(), Vec::new(), Vec::new());
     for (index, folder) in arguments.folders.iter().enumerate() {
         let expect = arguments.expect.filter(|_| index + 1 == arguments.folders.len());
-        match AnyRecord::open(folder)? {
+        let record = AnyRecord::open(folder)?;
+        signed.push((record.digest(), sign::signers(folder, &record, &arguments.signer)?));
+        match record {
             AnyRecord::Forfeit(record) => {
                 record.verify(expect).map_err(|error| error.with("record", folder.display()))?;
                 forfeits.push(*record);
@@ -206,12 +221,15 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
                 "outcome": forfeit.outcome(),
                 "findings": forfeit.admission.findings.len(),
             })).collect::<Vec<_>>(),
+            "signed": signed.iter().map(|(digest, keys)| json!({ "digest": digest, "keys": keys }))
+                .collect::<Vec<_>>(),
             "regenerated": regenerated.as_ref().map(|again| &again.replies),
             "regenerated_with": regenerated.as_ref().map(|again| &again.backends),
         }))?;
     } else {
         let mut lines: Vec<_> = verified.iter().map(describe_verification).collect();
         lines.extend(forfeits.iter().map(describe_forfeit));
+        lines.extend(signed.iter().filter_map(|(digest, keys)| sign::describe(digest, keys)));
         if verified.len() > 1 {
             let of = chain.budget.map(|budget| format!(" of the reign's {budget}")).unwrap_or_default();
             lines.push(format!(
@@ -227,7 +245,7 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
         }
         print(&lines.concat())?;
     }
-    Ok(if reproduced { Exit::Done } else { Exit::NotReproduced })
+    Ok(if reproduced { Exit::Done } else { Exit::Found })
 }
 
 /// What counts prompts with the text files of `folder`.

@@ -14,6 +14,7 @@ mod generate;
 mod judges;
 mod kill;
 mod loads;
+mod log;
 mod mistakes;
 mod new;
 mod numbers;

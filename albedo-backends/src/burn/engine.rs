@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use albedo_core::overflow::{Overflow, Place, Step};
 use albedo_core::rng::{Stream, Use};
-use albedo_core::{Error, Result, TokenScores};
+use albedo_core::{Error, LogitsReader, Result, TokenScores};
 use rayon::prelude::*;
 
 use super::cpu::{BurnOps, Cache, Segment};
@@ -34,6 +34,13 @@ struct Sequence {
     write: Write,
     stream: Stream,
     reply: Reply,
+}
+
+/// A given reply, and who is shown its logits.
+#[derive(Clone, Copy)]
+struct Scored<'a> {
+    reply: &'a [u32],
+    reader: Option<&'a dyn LogitsReader>,
 }
 
 /// A prompt that was read, and what it led to.
@@ -109,7 +116,10 @@ impl Engine {
         let logits = self.model.prefill(&prompt.ids, &mut cache, || self.desk.go_on(origin))?;
         self.check_finite(&logits, Step::Prompt, prompt.ids.len() - 1)?;
         let scores = match prompt.reply {
-            Some(reply) => Some(self.score(origin, &logits, &mut cache, prompt.ids.len(), &reply)?),
+            Some(reply) => {
+                let given = Scored { reply: &reply, reader: prompt.reader.as_deref() };
+                Some(self.score(origin, &logits, &mut cache, prompt.ids.len(), given)?)
+            }
             None => None,
         };
         let first = request.write.map(|write| {
@@ -135,12 +145,18 @@ impl Engine {
         prompt_logits: &[f32],
         cache: &mut Cache,
         prompt_tokens: usize,
-        reply: &[u32],
+        Scored { reply, reader }: Scored<'_>,
     ) -> Result<TokenScores> {
         let Some((&first, rest)) = reply.split_first() else {
             return Ok(TokenScores { log_probs: Vec::new() });
         };
-        let mut log_probs = vec![sample::log_prob(prompt_logits, first)];
+        let score = |token: usize, logits: &[f32], id: u32| {
+            if let Some(reader) = reader {
+                reader.read(token, logits);
+            }
+            sample::log_prob(logits, id)
+        };
+        let mut log_probs = vec![score(0, prompt_logits, first)];
         let mut start = prompt_tokens;
         for (read, scored) in reply.chunks(SCORE_ROWS).zip(rest.chunks(SCORE_ROWS)) {
             self.desk.go_on(origin)?;
@@ -148,8 +164,9 @@ impl Engine {
             let mut segments = [Segment { cache: &mut *cache, start, rows: read.len() }];
             let logits = self.model.extend(read, &mut segments)?;
             self.check_finite(&logits, Step::Score, start)?;
-            let rows = logits.par_chunks_exact(self.model.vocab_size()).zip(scored);
-            log_probs.par_extend(rows.map(|(logits, &id)| sample::log_prob(logits, id)));
+            let token = 1 + start - prompt_tokens;
+            let rows = logits.par_chunks_exact(self.model.vocab_size()).zip(scored).enumerate();
+            log_probs.par_extend(rows.map(|(row, (logits, &id))| score(token + row, logits, id)));
             start += read.len();
         }
         Ok(TokenScores { log_probs })

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use albedo_core::{
-    CallContext, Completion, Error, ErrorKind, FinishReason, Message, ResponseFormat, Result, Sampling,
-    TokenScores, Usage,
+    CallContext, Completion, Error, ErrorKind, FinishReason, LogitsReader, Message, ResponseFormat, Result,
+    Sampling, TokenScores, Usage,
 };
 use tokio::sync::mpsc;
 
@@ -19,12 +19,21 @@ const OPERATION: &str = "generate a reply";
 #[derive(Debug)]
 pub(in crate::burn) struct Request {
     pub(in crate::burn) messages: Arc<[Message]>,
-    /// Score this text as the reply.
-    pub(in crate::burn) score: Option<Arc<str>>,
+    /// Read this as the reply, and score it.
+    pub(in crate::burn) given: Option<Given>,
     /// Write a reply.
     pub(in crate::burn) write: Option<Write>,
     /// What the reply has to be; only text can be written.
     pub(in crate::burn) response: ResponseFormat,
+}
+
+/// A reply that is read instead of written.
+#[derive(Debug)]
+pub(in crate::burn) enum Given {
+    /// Its text, which the end of a turn follows.
+    Text(Arc<str>),
+    /// Its tokens, and who is shown their logits.
+    Tokens(Arc<[u32]>, Arc<dyn LogitsReader>),
 }
 
 /// How to write a reply.
@@ -164,6 +173,8 @@ pub(super) struct Prompt {
     pub(super) ids: Vec<u32>,
     /// The reply to score, its end of turn included.
     pub(super) reply: Option<Vec<u32>>,
+    /// Who is shown the logits of the reply's tokens.
+    pub(super) reader: Option<Arc<dyn LogitsReader>>,
 }
 
 /// A reply that is finished, or a score without one.
@@ -226,10 +237,14 @@ impl Desk {
             }
         }
         let prompt = self.text.encode_prompt(&request.messages)?;
-        let reply = request.score.as_deref().map(|text| self.reply_ids(text)).transpose()?;
+        let (reply, reader) = match &request.given {
+            None => (None, None),
+            Some(Given::Text(text)) => (Some(self.reply_ids(text)?), None),
+            Some(Given::Tokens(ids, reader)) => (Some(ids.to_vec()), Some(Arc::clone(reader))),
+        };
         let new_tokens = request.write.map_or(0, |write| write.max_new_tokens as usize);
         self.check(&prompt, new_tokens, reply.as_deref().unwrap_or_default())?;
-        Ok(Prompt { ids: prompt, reply })
+        Ok(Prompt { ids: prompt, reply, reader })
     }
 
     /// Answers with `reply` if its last token ends it or is the last allowed,

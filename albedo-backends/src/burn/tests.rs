@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use albedo_core::audit::token_score;
 use albedo_core::conformance::{BackendFixture, SessionFixture, check_backend};
 use albedo_core::overflow::{Overflow, Place, Step};
+use albedo_core::rng::{Stream, Use};
 use albedo_core::safetensors::{Dtype, read_header};
-use albedo_core::{Fault, MessageRole, Reach, Sampling};
+use albedo_core::{Fault, LogitsReader, MessageRole, Reach, Sampling};
 use half::{bf16, f16};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -138,6 +140,64 @@ async fn scores_beside_a_reply_are_those_of_a_call_of_their_own() {
     let beside = answers(&*session, vec![request]).await;
     assert_eq!(beside[0].reply_scores.as_ref(), alone.first());
     assert!(alone[0].log_probs.iter().all(|value| value.is_finite() && *value <= 0.0));
+}
+
+/// Audits a reply by its own logits, and keeps the log-probability of each token.
+#[derive(Debug)]
+struct Audited {
+    tokens: Vec<u32>,
+    sampling: Sampling,
+    seed: u64,
+    seen: std::sync::Mutex<BTreeMap<usize, (f64, f32)>>,
+}
+
+impl LogitsReader for Audited {
+    fn read(&self, token: usize, logits: &[f32]) {
+        let unit = Stream::new(self.seed, Use::Token).unit_at(token as u64);
+        let id = self.tokens[token];
+        let score = token_score(logits, id, &self.sampling, unit, 0.0, 1.0);
+        let before = self.seen.lock().unwrap().insert(token, (score, sample::log_prob(logits, id)));
+        assert_eq!(before, None, "token {token} is shown once");
+    }
+}
+
+#[tokio::test]
+async fn a_reply_s_logits_are_those_that_its_tokens_were_chosen_from() {
+    let (session, cx) = (load(&demo("king"), 4).await.unwrap(), CallContext::new());
+    let requests = requests();
+    let replies = answers(&*session, requests.clone()).await;
+    let audit = |seed: u64| {
+        let of = |(request, reply): (&GenerateRequest, &Completion)| {
+            Arc::new(Audited {
+                tokens: reply.tokens.clone(),
+                sampling: request.sampling,
+                seed: request.seed ^ seed,
+                seen: std::sync::Mutex::default(),
+            })
+        };
+        requests.iter().zip(&replies).map(of).collect::<Vec<_>>()
+    };
+    let read = async |readers: &[Arc<Audited>]| {
+        let request = |(request, reader): (&GenerateRequest, &Arc<Audited>)| {
+            LogitsRequest::new(request.messages.clone(), reader.tokens.clone(), Arc::<Audited>::clone(reader))
+        };
+        let texts =
+            session.read_logits(requests.iter().zip(readers).map(request).collect(), &cx).await.unwrap();
+        let scores = readers.iter().map(|reader| {
+            let seen = reader.seen.lock().unwrap();
+            assert_eq!(seen.len(), reader.tokens.len());
+            seen.values().copied().unzip::<_, _, Vec<f64>, Vec<f32>>()
+        });
+        (texts, scores.collect::<Vec<_>>())
+    };
+    let (texts, scores) = read(&audit(0)).await;
+    assert_eq!(texts, replies.iter().map(|reply| reply.text.clone()).collect::<Vec<_>>());
+    assert!(scores.iter().all(|(scores, _)| scores.iter().all(|&score| score == 0.0)), "{scores:?}");
+    // With other seeds, only the greedy half is still as it was.
+    let (_, other) = read(&audit(1)).await;
+    for (index, (scores, _)) in other.iter().enumerate() {
+        assert_eq!(scores.iter().any(|&score| score > 0.0), index % 2 == 1, "{index}: {scores:?}");
+    }
 }
 
 #[tokio::test]

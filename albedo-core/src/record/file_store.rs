@@ -278,7 +278,7 @@ impl RecordStore for FileStore {
     }
 }
 
-const JOURNAL: &str = "journal.jsonl";
+pub(super) const JOURNAL: &str = "journal.jsonl";
 const JOURNAL_BLOBS: &str = "journal.blobs";
 
 type Reply<T> = oneshot::Sender<Result<T>>;

@@ -1,5 +1,6 @@
 //! `journal.jsonl` as it is written and read back.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::Path;
 
@@ -10,8 +11,10 @@ use super::blobs::{BlobIndex, TextRef, read_head};
 use super::bounds::MAX_LINE;
 use super::canonical::check_format;
 use super::chain::Chain;
+use super::file_store::JOURNAL;
 use crate::backend::Usage;
 use crate::error::{Error, ErrorKind, Result};
+use crate::plan::DuelPlan;
 
 /// A line of `journal.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +23,24 @@ pub struct JournalEntry {
     pub time_ms: u64,
     /// What happened.
     pub event: JournalEvent,
+}
+
+/// The plan of the duel in `folder`, which may still run; `None` if it has none yet.
+///
+/// # Errors
+/// There is no journal, or its lines are malformed.
+pub fn planned(folder: &Path) -> Result<Option<DuelPlan>> {
+    let path = folder.join(JOURNAL);
+    let file = File::open(&path).map_err(|error| Error::io("read the journal", &path, error))?;
+    for (number, line) in Lines::new(file).enumerate() {
+        let line = line.map_err(|error| Error::io("read the journal", &path, error))?;
+        let entry: JournalEntry =
+            serde_json::from_slice(&line).map_err(|error| malformed(&path, number + 1, &error))?;
+        if let JournalEvent::Opened { plan, .. } = entry.event {
+            return Ok(Some(*plan));
+        }
+    }
+    Ok(None)
 }
 
 impl JournalEvent {

@@ -68,24 +68,7 @@ pub async fn regenerate(
 ) -> Result<Vec<Regenerated>> {
     let operation = "regenerate replies";
     let plan = record.plan();
-    for ((side, session), planned) in
-        Side::BOTH.into_iter().zip(sessions).zip([&plan.king.model, &plan.challenger.model])
-    {
-        let model = session.model();
-        if (model.parameters, model.tokenizer, model.chat_template, &model.stop_ids)
-            != (planned.parameters, planned.tokenizer, planned.chat_template, &planned.stop_ids)
-        {
-            return Err(Error::new(
-                ErrorKind::DigestMismatch,
-                operation,
-                "the loaded model is not the recorded one",
-            )
-            .with("side", side)
-            .with("recorded", planned.parameters)
-            .with("loaded", model.parameters)
-            .with_hint("load it with the king's tokenizer, as in the duel"));
-        }
-    }
+    require_models(record, sessions, operation)?;
     let mut replies = Vec::new();
     for sample in record.samples() {
         for (side, reply) in Side::BOTH.into_iter().zip(&sample.replies) {
@@ -137,6 +120,35 @@ pub async fn regenerate(
         Ok(Regenerated { sample, side, difference, log_prob_difference })
     });
     futures::future::try_join_all(again).await
+}
+
+/// Checks that `sessions`, the king's first, have the models and the text files of the
+/// record's plan.
+pub(crate) fn require_models(
+    record: &Record,
+    sessions: &[Arc<dyn ModelSession>; 2],
+    operation: &str,
+) -> Result<()> {
+    let plan = record.plan();
+    for ((side, session), planned) in
+        Side::BOTH.into_iter().zip(sessions).zip([&plan.king.model, &plan.challenger.model])
+    {
+        let model = session.model();
+        if (model.parameters, model.tokenizer, model.chat_template, &model.stop_ids)
+            != (planned.parameters, planned.tokenizer, planned.chat_template, &planned.stop_ids)
+        {
+            return Err(Error::new(
+                ErrorKind::DigestMismatch,
+                operation,
+                "the loaded model is not the recorded one",
+            )
+            .with("side", side)
+            .with("recorded", planned.parameters)
+            .with("loaded", model.parameters)
+            .with_hint("load it with the king's tokenizer, as in the duel"));
+        }
+    }
+    Ok(())
 }
 
 /// How a reply differs from the recorded one, if it does: in its text, or where both

@@ -1,6 +1,6 @@
 //! Chunks: rows of prompts that go through the layers together.
 
-use albedo_core::{Result, TokenScores, overflow};
+use albedo_core::{LogitsReader, Result, TokenScores, overflow};
 
 use super::Engine;
 use crate::burn::cuda::device::Buffer;
@@ -132,8 +132,11 @@ impl Engine<'_> {
             ops.vocabulary(),
         )?;
         let (scores, chosen) = (gpu.read(&scores)?, gpu.read(&chosen)?);
-        for ((wanted, scores), chosen) in
-            chunk.wanted.iter().zip(scores.chunks_exact(2)).zip(chosen.chunks_exact(2))
+        // Only an audit wants to see them: they are the vocabulary for each row.
+        let shown = chunk.wanted.iter().any(|wanted| self.reader(wanted).is_some());
+        let shown = if shown { gpu.read(logits)? } else { Vec::new() };
+        for (row, ((wanted, scores), chosen)) in
+            chunk.wanted.iter().zip(scores.chunks_exact(2)).zip(chosen.chunks_exact(2)).enumerate()
         {
             let slot = wanted.slot as usize;
             let Some(sequence) = &mut self.sequences[slot] else { continue };
@@ -144,6 +147,11 @@ impl Engine<'_> {
                 continue;
             }
             if wanted.target != NONE {
+                if let Some(reader) = &sequence.prompt.reader {
+                    let vocabulary = ops.vocabulary();
+                    let token = wanted.position + 1 - sequence.prompt.ids.len();
+                    reader.read(token, &shown[row * vocabulary..][..vocabulary]);
+                }
                 sequence.scores.push(scores[0] - scores[1].ln());
             }
             if wanted.first {
@@ -154,6 +162,12 @@ impl Engine<'_> {
             self.finish_reading(slot);
         }
         Ok(())
+    }
+
+    /// Who is shown the logits of a row.
+    fn reader(&self, wanted: &Wanted) -> Option<&dyn LogitsReader> {
+        let sequence = self.sequences[wanted.slot as usize].as_ref()?;
+        sequence.prompt.reader.as_deref().filter(|_| wanted.target != NONE)
     }
 
     /// Starts the reply of a sequence that is read, or answers it.

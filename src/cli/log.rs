@@ -1,0 +1,423 @@
+//! `albedo log`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::exit::Exit;
+use super::output::{print, print_json, shown};
+use crate::log::{
+    Announced, End, Ended, Entry, Finding, FolderLog, Forfeited, Head, History, InclusionProof, Log,
+    LogFiles, LogWriter, Revealed, Submission, verifier_key,
+};
+use crate::record::{self, AnyRecord, VerifyOptions};
+use crate::signer::KeyFile;
+use crate::{CallContext, Digest, Error, ErrorKind, Fault, PublicKey, Result, Signer};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Append what the log lacks of a duel: the announcement of its plan, or its
+    /// outcome.
+    Append(Append),
+    /// Prove that a record or an entry is in the log, or that the log begins with
+    /// what it was once.
+    Prove(Prove),
+    /// Check a log: that its files fit together, that every announced duel has an
+    /// end, and what else is asked for. Or check a proof.
+    Verify(Verify),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Append {
+    /// The log's folder; made if there is none.
+    log: PathBuf,
+    /// The duel's folder: a record, or the journal of a duel that has none yet.
+    duel: PathBuf,
+    /// File of the log's ed25519 key in PKCS #8, PEM, of mode 0600.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Name of a log that is begun: the address that it will be served at, without
+    /// its scheme.
+    #[arg(long, value_name = "NAME")]
+    origin: Option<String>,
+    /// Who committed to the challenger on the chain: an SS58 address.
+    #[arg(long, value_name = "SS58", requires = "submission")]
+    hotkey: Option<String>,
+    /// What was committed to: `v7|REPOSITORY|PIN`.
+    #[arg(long, value_name = "TEXT", requires = "hotkey")]
+    submission: Option<String>,
+    /// Log that the announced duel will never end, and why.
+    #[arg(long, value_name = "REASON")]
+    abandon: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Prove {
+    /// The log's folder or address.
+    log: String,
+    /// Prove this entry, counted from 0.
+    #[arg(long, value_name = "N", group = "what")]
+    entry: Option<u64>,
+    /// Prove the entry that names the record of this digest.
+    #[arg(long, value_name = "DIGEST", group = "what")]
+    record: Option<Digest>,
+    /// Prove that the log begins with the entries of the head in this file.
+    #[arg(long, value_name = "FILE", group = "what")]
+    since: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(id = "checked", required = true)]
+pub(crate) struct Verify {
+    /// The log's folder or address.
+    #[arg(group = "checked")]
+    log: Option<String>,
+    /// Check the proof in this file instead of a log.
+    #[arg(long, value_name = "FILE", group = "checked", conflicts_with_all = ["log", "heads", "reveals", "records"])]
+    proof: Option<PathBuf>,
+    /// The log's key: `ed25519:…` or `sr25519:…`. Without it, whoever signed the
+    /// log is not known.
+    #[arg(long, value_name = "KEY")]
+    key: Option<PublicKey>,
+    /// A head of the log that somebody holds: its `checkpoint` of another day or from
+    /// another place.
+    #[arg(long = "head", value_name = "FILE")]
+    heads: Vec<PathBuf>,
+    /// Submissions that a chain revealed: what `albedo chain reveals --json` prints.
+    #[arg(long, value_name = "FILE")]
+    reveals: Option<PathBuf>,
+    /// Ask for those alone that could be read at this block.
+    #[arg(long, value_name = "BLOCK", requires = "reveals")]
+    until: Option<u64>,
+    /// A record's folder: whether it is in the log, as it was announced.
+    #[arg(long = "record", value_name = "DIR")]
+    records: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
+    match command {
+        Command::Append(arguments) => append(arguments, cx).await,
+        Command::Prove(arguments) => prove(arguments, cx).await,
+        Command::Verify(Verify { proof: Some(proof), key, json, .. }) => {
+            check_proof(proof, key.as_ref(), *json)
+        }
+        Command::Verify(arguments) => verify(arguments, cx).await,
+    }
+}
+
+async fn append(arguments: &Append, cx: &CallContext) -> Result<Exit> {
+    let Append { log, duel, key, origin, hotkey, submission, abandon, json } = arguments;
+    let key = Arc::new(KeyFile::open(key)?);
+    let submission = match (hotkey, submission) {
+        (Some(hotkey), Some(text)) => Some(Submission::new(hotkey, text)?),
+        _ => None,
+    };
+    let logged = Logged { duel, submission, abandon: abandon.as_deref() };
+    // Nothing is written before the duel was read and found to be true.
+    let known = logged.known(cx).await?;
+    let mut writer = LogWriter::open(log, origin.as_deref(), Arc::<KeyFile>::clone(&key))?;
+    let read = Log::open(Arc::new(FolderLog::new(log)), Some(&key.key()), cx).await?;
+    let history = History::new(read.head(), &read.entries(cx).await?)?;
+    let entries = logged.entries(&known, &history)?;
+    let head = writer.append(&entries)?;
+    if *json {
+        print_json(&json!({
+            "origin": head.origin,
+            "size": head.size,
+            "root": head.root,
+            "key": key.key(),
+            "verifier_key": verifier_key(&head.origin, &key.key()),
+            "appended": entries,
+        }))?;
+        return Ok(Exit::Done);
+    }
+    let appended: Vec<_> = entries.iter().map(|entry| format!("appended {}\n", describe(entry))).collect();
+    let appended =
+        if appended.is_empty() { "the log has it already\n".to_owned() } else { appended.concat() };
+    print(&format!(
+        "{appended}{}: {} entries, {}\n    signed by {}\n",
+        head.origin,
+        head.size,
+        head.root,
+        key.key()
+    ))?;
+    Ok(Exit::Done)
+}
+
+/// A duel that is to be logged.
+struct Logged<'a> {
+    duel: &'a Path,
+    submission: Option<Submission>,
+    abandon: Option<&'a str>,
+}
+
+/// What its folder tells.
+enum Known {
+    Record(AnyRecord),
+    Plan(Box<crate::DuelPlan>),
+}
+
+impl Logged<'_> {
+    async fn known(&self, cx: &CallContext) -> Result<Known> {
+        if !self.duel.join("record.digest").exists() {
+            let plan = record::planned(self.duel)?;
+            return plan.map(|plan| Known::Plan(Box::new(plan))).ok_or_else(|| {
+                Error::new(
+                    ErrorKind::NotFound,
+                    "log the duel",
+                    "the folder holds neither a record nor a plan",
+                )
+                .with_fault(Fault::Operator)
+                .with("path", self.duel.display())
+            });
+        }
+        if self.abandon.is_some() {
+            return Err(Error::new(
+                ErrorKind::ConfigInvalid,
+                "log the duel",
+                "a duel with a record is not abandoned",
+            )
+            .with_fault(Fault::Operator)
+            .with_hint("leave `--abandon` out"));
+        }
+        let record = AnyRecord::open(self.duel)?;
+        verify_record(&record, cx).await.map_err(|error| error.with("record", self.duel.display()))?;
+        Ok(Known::Record(record))
+    }
+
+    /// What the log lacks.
+    fn entries(&self, known: &Known, history: &History) -> Result<Vec<Entry>> {
+        let submission = self.submission.clone();
+        let next = history.entries().len() as u64;
+        Ok(match known {
+            Known::Record(record) if history.place(record.digest()).is_some() => Vec::new(),
+            Known::Record(AnyRecord::Forfeit(record)) => {
+                vec![Entry::Forfeited(Forfeited { record: record.digest, submission })]
+            }
+            Known::Record(AnyRecord::Duel(record)) => match history.announcement(record.plan())? {
+                Some(announced) => vec![Entry::Ended(Ended::recorded(announced, record)?)],
+                None => vec![
+                    Entry::Announced(Announced::new(record.plan(), submission)?),
+                    Entry::Ended(Ended::recorded(next, record)?),
+                ],
+            },
+            Known::Plan(plan) => match (history.announcement(plan)?, self.abandon) {
+                (None, None) => vec![Entry::Announced(Announced::new(plan, submission)?)],
+                (Some(_), None) => Vec::new(),
+                (Some(announced), Some(reason)) => {
+                    vec![Entry::Ended(Ended { announced, end: End::Abandoned { reason: reason.to_owned() } })]
+                }
+                (None, Some(_)) => {
+                    return Err(Error::new(
+                        ErrorKind::NotFound,
+                        "log the duel",
+                        "the log did not announce it",
+                    )
+                    .with_fault(Fault::Operator)
+                    .with_hint("append it without `--abandon` first"));
+                }
+            },
+        })
+    }
+}
+
+async fn verify_record(record: &AnyRecord, cx: &CallContext) -> Result<()> {
+    match record {
+        AnyRecord::Forfeit(record) => record.verify(None),
+        AnyRecord::Duel(record) => {
+            record::verify_record(record, &VerifyOptions::default(), cx).await.map(|_verified| ())
+        }
+    }
+}
+
+async fn prove(arguments: &Prove, cx: &CallContext) -> Result<Exit> {
+    let Prove { log, entry, record, since } = arguments;
+    let log = Log::open(files(log, cx)?, None, cx).await?;
+    if let Some(path) = since {
+        let held = read_head(path)?;
+        print_json(&log.prove_consistency(held.size, cx).await?)?;
+        return Ok(Exit::Done);
+    }
+    let index = match (entry, record) {
+        (Some(entry), _) => *entry,
+        (None, Some(record)) => {
+            let history = History::new(log.head(), &log.entries(cx).await?)?;
+            history.place(*record).ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, "prove a record", "the log does not have it")
+                    .with_fault(Fault::Operator)
+                    .with("record", record)
+            })?
+        }
+        (None, None) => {
+            return Err(Error::new(ErrorKind::ConfigInvalid, "prove", "nothing is asked for")
+                .with_hint("give `--entry`, `--record` or `--since`"));
+        }
+    };
+    print(&log.prove_inclusion(index, cx).await?.to_string())?;
+    Ok(Exit::Done)
+}
+
+fn check_proof(path: &Path, key: Option<&PublicKey>, json: bool) -> Result<Exit> {
+    let proof = InclusionProof::parse(&read_text(path)?)?;
+    proof.check(key)?;
+    let entry = Entry::parse(&proof.entry)?;
+    if json {
+        print_json(&json!({
+            "origin": proof.head.origin, "size": proof.head.size, "root": proof.head.root, "signed_by": key,
+            "index": proof.index, "entry": entry,
+        }))?;
+    } else {
+        let InclusionProof { index, head, .. } = &proof;
+        print(&format!(
+            "proved: entry {index} of {} entries of {}{}\n    {}\n",
+            head.size,
+            head.origin,
+            signed_by(key),
+            describe(&entry)
+        ))?;
+    }
+    Ok(Exit::Done)
+}
+
+async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
+    let Verify { log, key, heads, reveals, until, records, json, .. } = arguments;
+    let log = Log::open(files(log.as_deref().unwrap_or("."), cx)?, key.as_ref(), cx).await?;
+    let history = History::new(log.head(), &log.entries(cx).await?)?;
+    let mut findings = history.check_ends();
+    for path in heads {
+        let held = read_head(path)?;
+        if let Some(key) = key {
+            held.verify(key).map_err(|error| error.with("path", path.display()))?;
+        }
+        findings.extend(history.check_head(&held)?);
+    }
+    if let Some(path) = reveals {
+        let bytes = fs::read(path).map_err(|error| Error::io("read the chain's reveals", path, error))?;
+        let mut revealed = Revealed::read(&bytes).map_err(|error| error.with("path", path.display()))?;
+        if let Some(until) = until {
+            revealed.retain(|revealed| revealed.block.is_none_or(|block| block <= *until));
+        }
+        findings.extend(history.check_reveals(&revealed));
+    }
+    for folder in records {
+        let record = AnyRecord::open(folder)?;
+        verify_record(&record, cx).await.map_err(|error| error.with("record", folder.display()))?;
+        findings.extend(history.check_record(&record)?);
+    }
+    let head = log.head();
+    if *json {
+        print_json(&json!({
+            "origin": head.origin, "size": head.size, "root": head.root, "signed_by": key, "findings": findings,
+        }))?;
+    } else {
+        let found: Vec<_> = findings.iter().map(found).collect();
+        print(&format!(
+            "{}: {} entries fit together, {}{}\n{}",
+            head.origin,
+            head.size,
+            head.root,
+            signed_by(key.as_ref()),
+            found.concat()
+        ))?;
+    }
+    Ok(if findings.is_empty() { Exit::Done } else { Exit::Found })
+}
+
+fn signed_by(key: Option<&PublicKey>) -> String {
+    key.map_or("\n    nobody's signature was checked: give `--key`".to_owned(), |key| {
+        format!("\n    signed by {key}")
+    })
+}
+
+fn found(finding: &Finding) -> String {
+    match finding {
+        Finding::NoEnd { entry, announced } => format!(
+            "no end: entry {entry} announced a duel of {} that has none\n",
+            announced.challenger.short()
+        ),
+        Finding::WrongEnd { entry, announced } => {
+            format!(
+                "wrong end: entry {entry} ends entry {announced}, which is no open announcement before it\n"
+            )
+        }
+        Finding::NeverEntered { submission, block } => format!(
+            "never entered: {} of {}{}\n",
+            shown(&submission.repository),
+            shown(&submission.hotkey),
+            block.map(|block| format!(", readable from block {block}")).unwrap_or_default()
+        ),
+        Finding::Contradiction { held, head, root } => format!(
+            "two histories: the log has {root} where a head that is held has another hash. Both heads:\n{}\n\n{}\n",
+            shown(held),
+            shown(head)
+        ),
+        Finding::Truncated { held, size } => {
+            format!(
+                "shortened: the log shows {size} entries, and a head that is held covers more:\n{}\n",
+                shown(held)
+            )
+        }
+        Finding::NotLogged { record } => format!("not logged: record {record}\n"),
+        Finding::NotAsAnnounced { record, entry } => {
+            format!("not as announced: record {record}, which entry {entry} names\n")
+        }
+        other => format!("{other:?}\n"),
+    }
+}
+
+fn describe(entry: &Entry) -> String {
+    match entry {
+        Entry::Announced(Announced { plan, challenger, .. }) => {
+            format!("the plan {} without its seed, challenger {}", plan.short(), challenger.short())
+        }
+        Entry::Ended(Ended { announced, end: End::Recorded { record, outcome, .. } }) => {
+            format!("the end of entry {announced}: {outcome:?}, record {record}")
+        }
+        Entry::Ended(Ended { announced, end: End::Abandoned { reason } }) => {
+            format!("the end of entry {announced}: abandoned, {}", shown(reason))
+        }
+        Entry::Forfeited(Forfeited { record, .. }) => {
+            format!("a submission that was not admitted, record {record}")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn read_head(path: &Path) -> Result<Head> {
+    Head::parse(&read_text(path)?).map_err(|error| error.with("path", path.display()))
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|error| Error::io("read the file", path, error))
+}
+
+/// The files of the log in a folder or at an address.
+fn files(place: &str, cx: &CallContext) -> Result<Arc<dyn LogFiles>> {
+    if !place.starts_with("https://") && !place.starts_with("http://") {
+        return Ok(Arc::new(FolderLog::new(place)));
+    }
+    served(place, cx)
+}
+
+#[cfg(feature = "openai")]
+fn served(address: &str, cx: &CallContext) -> Result<Arc<dyn LogFiles>> {
+    let registry = crate::Registry::linked()?;
+    let transport = crate::backends::http::transport(&crate::BuildContext::new(&registry, cx));
+    Ok(Arc::new(crate::log::HttpLog::new(transport, address)))
+}
+
+#[cfg(not(feature = "openai"))]
+fn served(address: &str, _: &CallContext) -> Result<Arc<dyn LogFiles>> {
+    Err(Error::new(ErrorKind::Unsupported, "read the log", "this build has no HTTP client")
+        .with_fault(Fault::Operator)
+        .with("address", address)
+        .with_hint("build with `--features openai`, or fetch the log into a folder"))
+}
