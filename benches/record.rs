@@ -131,7 +131,7 @@ impl ModelSession for Session {
         let answers = requests.into_iter().enumerate().map(move |(index, request)| {
             // As long as a usual reply of 256 tokens.
             let text = format!("{name} {}: {}", request.seed, "a thought and a command; ".repeat(40));
-            let usage = Usage { prompt_tokens: 1, completion_tokens: 256, price_usd: None };
+            let usage = Usage::counted(1, 256);
             let completion = Completion::new(text, FinishReason::Stop, usage);
             Generated { index, result: Ok(completion) }
         });

@@ -108,7 +108,9 @@ struct Off {
 
 impl Off {
     fn reply(&self, delta: usize, clip: f64) -> Reply {
-        (self.tokens.len() as u32, self.tokens.iter().map(|token| token[delta].min(clip)).sum())
+        let sum: f64 = self.tokens.iter().map(|token| token[delta].min(clip)).sum();
+        // A millionth is less than any threshold.
+        (self.tokens.len() as u32, (1e6 * sum).round() / 1e6)
     }
 }
 

@@ -249,11 +249,7 @@ impl NGrams {
             }
         }
         let reply = &text[prompt_tokens..];
-        let usage = Usage {
-            prompt_tokens: prompt_tokens as u32,
-            completion_tokens: reply.len() as u32,
-            price_usd: None,
-        };
+        let usage = Usage::counted(prompt_tokens as u32, reply.len() as u32);
         Ok(Completion::new(
             String::from_utf8_lossy(reply.strip_suffix(&[STOP]).unwrap_or(reply)).into_owned(),
             finish,

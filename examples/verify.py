@@ -334,11 +334,9 @@ ANSWER = variant(
 REPLY = variant(
     {
         "completed": fields(
+            {"text": TEXT, "finish": one_of("stop", "length", "unknown")},
             {
-                "text": TEXT, "finish": one_of("stop", "length", "unknown"), "prompt_tokens": U32,
-                "completion_tokens": U32,
-            },
-            {
+                "prompt_tokens": U32, "completion_tokens": U32,
                 "reference_scores": fields({"log_probs": many(f32)}),
                 "tokens": fields({"ids": many(U32)}, {"logit_gaps": many(U16)}),
             },
@@ -1239,7 +1237,7 @@ class Walk:
         require("overflowed" not in reply or self.format >= 3, "overflows are not of its format")
         if "tokens" in reply.get("completed", {}):
             require(self.format >= 3, "tokens are not of its format")
-            tokens, count = reply["completed"]["tokens"], reply["completed"]["completion_tokens"]
+            tokens, count = reply["completed"]["tokens"], reply["completed"].get("completion_tokens")
             require(len(tokens["ids"]) == len(tokens.get("logit_gaps", tokens["ids"])) == count, "other tokens")
         return reply
 
@@ -1339,10 +1337,10 @@ class Walk:
             return
         king, challenger = (total(score) / len(score) for score in scores)
         for lead, answer in ((king - challenger, answers[0]), (challenger - king, answers[1])):
-            better = math.tanh(abs(lead) / judge["offline"]["settings"]["scale"] / 2.0)
+            better = rounded(math.tanh(abs(lead) / judge["offline"]["settings"]["scale"] / 2.0), 2.0**32)
             expected = 0.5 + (better if lead >= 0 else -better) / 2.0
             given = scores_of(answer)
-            require(given is not None and abs(given["correctness"] - expected) < 1e-12, "another likelihood score")
+            require(given is not None and given["correctness"] == expected, "another likelihood score")
 
 
 # The files

@@ -339,16 +339,19 @@ impl Bench {
         let mut answers = self.session.generate(requests, cx);
         while let Some(answer) = answers.next().await {
             let usage = answer.result?.usage;
-            if Some(&usage.completion_tokens) != expected.get(answer.index) {
+            let (Some(read), Some(written)) = (usage.prompt_tokens, usage.completion_tokens) else {
+                return Err(Error::new(ErrorKind::Unsupported, MEASURE, "the backend counts no tokens"));
+            };
+            if Some(&written) != expected.get(answer.index) {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     MEASURE,
-                    format!("a reply ended by itself after {} tokens", usage.completion_tokens),
+                    format!("a reply ended by itself after {written} tokens"),
                 )
                 .with_hint("try another seed"));
             }
-            timed.prompt_tokens += u64::from(usage.prompt_tokens);
-            timed.new_tokens += u64::from(usage.completion_tokens);
+            timed.prompt_tokens += u64::from(read);
+            timed.new_tokens += u64::from(written);
         }
         timed.seconds = start.elapsed().as_secs_f64();
         Ok(timed)

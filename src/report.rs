@@ -45,9 +45,9 @@ pub fn tokens(record: &Record) -> [Tokens; 2] {
 }
 
 impl Tokens {
-    /// Adds one reply and its prompt.
-    pub fn add(&mut self, prompt: u32, reply: u32) {
-        self.prompt += u64::from(prompt);
-        self.reply += u64::from(reply);
+    /// Adds one reply and its prompt, as far as they were counted.
+    pub fn add(&mut self, prompt: Option<u32>, reply: Option<u32>) {
+        self.prompt += u64::from(prompt.unwrap_or_default());
+        self.reply += u64::from(reply.unwrap_or_default());
     }
 }

@@ -22,7 +22,7 @@ use self::model::Qwen3;
 use self::requests::{Call, Desk, Given, Inbox, Request, Write};
 use self::turns::Turn;
 use self::weights::WeightFiles;
-use crate::text::ChatText;
+use crate::text::{ChatText, Date};
 
 mod config;
 mod cpu;
@@ -101,11 +101,21 @@ pub struct BurnConfig {
     /// that has room for both, and else are loaded again at its next turn. No
     /// reply depends on it.
     pub in_turn: bool,
+    /// The day that a chat template is told if it asks for today's date
+    /// (`strftime_now`), for example `2026-11-28`: never the clock's.
+    pub date: Option<String>,
 }
 
 impl Default for BurnConfig {
     fn default() -> Self {
-        Self { device: Device::Cpu, max_batch: 32, memory_share: 0.48, prefill_rows: 8192, in_turn: false }
+        Self {
+            device: Device::Cpu,
+            max_batch: 32,
+            memory_share: 0.48,
+            prefill_rows: 8192,
+            in_turn: false,
+            date: None,
+        }
     }
 }
 
@@ -116,6 +126,9 @@ impl BurnConfig {
             Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", key))
         };
         let Self { device, max_batch, memory_share, prefill_rows, .. } = *self;
+        if let Err(error) = self.date() {
+            return invalid("date", format!("`date` cannot be read: {error}"));
+        }
         let most = device.max_batch();
         if !(1..=most).contains(&max_batch) {
             return invalid("max_batch", format!("`max_batch` is {max_batch}, it must be 1 to {most}"));
@@ -138,6 +151,12 @@ impl BurnConfig {
             });
         }
         Ok(())
+    }
+}
+
+impl BurnConfig {
+    fn date(&self) -> std::result::Result<Option<Date>, &'static str> {
+        self.date.as_deref().map(str::parse).transpose()
     }
 }
 
@@ -199,18 +218,21 @@ impl BurnBackend {
         config.check()?;
         /// The settings that can change a reply.
         #[derive(Serialize)]
-        struct Behavior {
+        struct Behavior<'a> {
             device: &'static str,
             /// What the bits of a GPU's replies depend on, beside its model.
             #[serde(skip_serializing_if = "Option::is_none")]
             kernels: Option<Digest>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            date: Option<&'a str>,
         }
+        let date = config.date.as_deref();
         let behavior = match config.device {
-            Device::Cpu => Behavior { device: "cpu", kernels: None },
+            Device::Cpu => Behavior { device: "cpu", kernels: None, date },
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) => Behavior { device: "cuda", kernels: Some(cuda::settings::digest()) },
+            Device::Cuda(_) => Behavior { device: "cuda", kernels: Some(cuda::settings::digest()), date },
             #[cfg(not(feature = "cuda"))]
-            Device::Cuda(_) => Behavior { device: "cuda", kernels: None },
+            Device::Cuda(_) => Behavior { device: "cuda", kernels: None, date },
         };
         Ok(Self {
             identity: Identity::new("burn", env!("CARGO_PKG_VERSION"), &behavior)?,
@@ -220,6 +242,7 @@ impl BurnBackend {
                 memory_share: config.memory_share,
                 prefill_rows: config.prefill_rows as usize,
                 in_turn: config.in_turn,
+                date: config.date().ok().flatten(),
             },
         })
     }
@@ -273,6 +296,7 @@ struct Placement {
     memory_share: f64,
     prefill_rows: usize,
     in_turn: bool,
+    date: Option<Date>,
 }
 
 /// A loaded model and its device thread.
@@ -305,7 +329,7 @@ impl Session {
         cx.check(LOAD)?;
         let folder = source.model.require_folder(LOAD)?;
         let config = Qwen3Config::load(folder)?;
-        let text = Arc::new(ChatText::load(source.text().require_folder(LOAD)?)?);
+        let text = Arc::new(ChatText::load(source.text().require_folder(LOAD)?, placement.date)?);
         check_vocabulary(&config, &text, source)?;
         let files = Arc::new(WeightFiles::open(folder)?);
         let alive = CallContext::new();

@@ -1,11 +1,11 @@
 //! A model's files in a local folder.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use albedo_core::files::read_exact_at;
+use albedo_core::files::{leftover, open_file, read_exact_at};
 use albedo_core::{
     Artefact, CallContext, Error, ErrorKind, Fault, FileEntry, ModelFiles, Provenance, Result,
 };
@@ -16,7 +16,12 @@ mod fetch;
 pub use fetch::fetch;
 
 /// The files below a folder. Files are read by position, and nothing outside
-/// the folder is, whatever the links in it say.
+/// the folder is, whatever the links in it say; but a snapshot in the cache of the
+/// Hugging Face hub (`snapshots/REVISION`) is links into the `blobs` beside it, which
+/// are its files.
+///
+/// What systems leave in a folder ([`leftover`]) is no file of a copy; a folder whose
+/// digests were compared ([`FolderFiles::published`]) has none.
 #[derive(Debug, Clone)]
 pub struct FolderFiles {
     folder: PathBuf,
@@ -66,8 +71,8 @@ impl ModelFiles for FolderFiles {
     /// [`ErrorKind::DataInvalid`] for a link out of the folder or to a folder,
     /// for what is neither file nor folder, and for a name that is not UTF-8.
     async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
-        let inner = cx.clone();
-        self.run(LIST, cx, move |folder| list(folder, &inner)).await
+        let (inner, copied) = (cx.clone(), self.provenance == Provenance::Copy);
+        self.run(LIST, cx, move |folder| list(folder, copied, &inner)).await
     }
 
     async fn read(&self, name: &str, range: Range<u64>, cx: &CallContext) -> Result<Vec<u8>> {
@@ -90,8 +95,9 @@ pub(crate) fn read_small(
 ) -> Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
+    open_file(operation, path)?
+        .take(most + 1)
+        .read_to_end(&mut bytes)
         .map_err(|error| Error::io(operation, path, error))?;
     if bytes.len() as u64 <= most {
         return Ok(bytes);
@@ -107,7 +113,7 @@ pub(crate) fn read_small(
 const LIST: &str = "list the model's files";
 const READ: &str = "read a model's file";
 
-fn list(folder: &Path, cx: &CallContext) -> Result<Vec<FileEntry>> {
+fn list(folder: &Path, copied: bool, cx: &CallContext) -> Result<Vec<FileEntry>> {
     let (mut files, mut waiting) = (Vec::new(), vec![PathBuf::new()]);
     while let Some(relative) = waiting.pop() {
         let path = folder.join(&relative);
@@ -116,6 +122,11 @@ fn list(folder: &Path, cx: &CallContext) -> Result<Vec<FileEntry>> {
             let entry = entry.map_err(|error| Error::io(LIST, &path, error))?;
             let path = entry.path();
             let relative = relative.join(entry.file_name());
+            // A download tool's books tell whether the download is complete.
+            let left = relative.to_str().and_then(leftover);
+            if copied && left.is_some_and(|who| who != "a download tool") {
+                continue;
+            }
             let kind = entry.file_type().map_err(|error| Error::io(LIST, &path, error))?;
             if kind.is_dir() {
                 waiting.push(relative);
@@ -153,14 +164,12 @@ fn read(folder: &Path, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
             .with_source(error)
     })?;
     bytes.resize(length, 0);
-    File::open(&path).and_then(|file| read_exact_at(&file, &mut bytes, range.start)).map_err(|error| {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                Error::new(ErrorKind::DataInvalid, READ, "the file became shorter")
-                    .with("path", path.display())
-            }
-            _ => Error::io(READ, &path, error),
+    let file = open_file(READ, &path)?;
+    read_exact_at(&file, &mut bytes, range.start).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            Error::new(ErrorKind::DataInvalid, READ, "the file became shorter").with("path", path.display())
         }
+        _ => Error::io(READ, &path, error),
     })?;
     Ok(bytes)
 }
@@ -169,7 +178,7 @@ fn read(folder: &Path, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
 /// size in bytes.
 fn contained(folder: &Path, path: &Path, operation: &'static str) -> Result<(PathBuf, u64)> {
     let target = fs::canonicalize(path).map_err(|error| Error::io(operation, path, error))?;
-    if !target.starts_with(folder) {
+    if !target.starts_with(folder) && target.parent() != blobs(folder).as_deref() {
         return Err(refused(operation, "a symbolic link leaves the folder", path)
             .with_hint("put a copy of the file in its place"));
     }
@@ -178,6 +187,13 @@ fn contained(folder: &Path, path: &Path, operation: &'static str) -> Result<(Pat
         return Err(refused(operation, "it is no regular file", path));
     }
     Ok((target, metadata.len()))
+}
+
+/// Where a snapshot of the hub's cache keeps its files, if `folder` is one.
+fn blobs(folder: &Path) -> Option<PathBuf> {
+    let snapshots =
+        folder.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))?;
+    Some(snapshots.parent()?.join("blobs"))
 }
 
 fn refused(operation: &'static str, message: &str, path: &Path) -> Error {
@@ -269,6 +285,46 @@ mod tests {
         fs::remove_file(inner.join("out")).expect("removed");
         symlink(".", inner.join("loop")).expect("linked");
         assert!(refusal(&inner).await.contains("it is no regular file"));
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_of_the_hubs_cache_is_a_folder_of_files() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let model = cache.path().join("models--owner--model");
+        let snapshot = model.join("snapshots/0123abcd");
+        for folder in [&snapshot, &model.join("blobs/deeper"), &model.join("refs")] {
+            fs::create_dir_all(folder).expect("a folder");
+        }
+        fs::write(model.join("blobs/aa11"), "{}").expect("written");
+        fs::write(model.join("refs/main"), "0123abcd").expect("written");
+        symlink("../../blobs/aa11", snapshot.join("config.json")).expect("linked");
+        let (files, cx) = (FolderFiles::new(&snapshot), CallContext::new());
+        let listed = files.list(&cx).await.expect("lists");
+        assert_eq!(listed, [FileEntry::new("config.json", 2)]);
+        assert_eq!(files.read("config.json", 0..2, &cx).await.expect("read"), b"{}");
+        // Nothing else outside.
+        symlink("../../refs/main", snapshot.join("main")).expect("linked");
+        assert!(refusal(&snapshot).await.contains("leaves the folder"));
+        fs::remove_file(snapshot.join("main")).expect("removed");
+        fs::write(model.join("blobs/deeper/x"), "x").expect("written");
+        symlink("../../blobs/deeper/x", snapshot.join("deep")).expect("linked");
+        assert!(refusal(&snapshot).await.contains("leaves the folder"));
+    }
+
+    #[tokio::test]
+    async fn what_systems_leave_is_no_file_of_a_copy() {
+        let folder = folder();
+        for name in ["._z.txt", ".DS_Store", ".git/config", ".cache/huggingface/x.metadata"] {
+            fs::create_dir_all(folder.path().join(name).parent().expect("a folder")).expect("a folder");
+            fs::write(folder.path().join(name), "x").expect("written");
+        }
+        let names = async |files: FolderFiles| {
+            let listed = files.list(&CallContext::new()).await.expect("lists");
+            listed.into_iter().map(|file| file.name).collect::<Vec<_>>()
+        };
+        let copy = names(FolderFiles::new(folder.path())).await;
+        assert_eq!(copy, [".cache/huggingface/x.metadata", "a-c", "a/b.bin", "z.txt"]);
+        assert_eq!(names(FolderFiles::new(folder.path()).published()).await.len(), 7);
     }
 
     #[cfg(target_os = "linux")]

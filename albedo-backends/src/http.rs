@@ -10,7 +10,7 @@
 //! - **Redirects** are a request's choice; by default none is followed.
 //! - **Credentials** stay at their origin, and off plain HTTP to other machines.
 //! - **Errors** name the server, never a secret or a quotation of a prompt
-//!   ([`redact`]).
+//!   ([`redact`]); what a refusal means is decided in one place ([`Refusal`]).
 //!
 //! The module `conformance` (feature `http-conformance`) has the suite that shows it, for any client.
 
@@ -34,11 +34,15 @@ use tokio::sync::OnceCell;
 pub mod conformance;
 mod proxies;
 mod redact;
+mod refusal;
 mod retry_after;
 mod tls;
 
 pub use proxies::Proxies;
 pub use redact::redact;
+pub use refusal::Refusal;
+#[cfg(feature = "openai")]
+pub(crate) use refusal::is_error;
 pub use retry_after::retry_after;
 #[cfg(feature = "openai")]
 pub(crate) use retry_after::{number, seconds};

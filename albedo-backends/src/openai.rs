@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use albedo_core::http::header::CONTENT_TYPE;
-use albedo_core::http::{Credential, HeaderMap, HttpTransport, StatusCode};
+use albedo_core::http::{Credential, HttpTransport, StatusCode};
 use albedo_core::registry::Secrets;
 use albedo_core::{
     BuildContext, CallContext, CallSignal, CheckContext, Completion, Digest, Error, ErrorKind, Fault,
@@ -18,17 +17,23 @@ use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
 use self::http::{MAX_BODY, Server};
-use self::sse::Events;
-use self::wire::Reply;
+use self::reply::Reader;
 use crate::http::Client;
 
+mod finish;
 mod http;
+mod lenient;
 mod limits;
+mod models;
+#[cfg(test)]
+mod peers;
+mod reply;
 #[cfg(any(test, feature = "scripted-server"))]
 pub mod scripted;
 mod sse;
 #[cfg(test)]
 mod tests;
+mod text;
 mod wire;
 
 const LOAD: &str = "load the remote model";
@@ -52,10 +57,13 @@ const MAX_TOKENS_KEYS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 /// - A request is sent once: trying again, waiting, limits in time and choosing
 ///   among servers are [`albedo_core::wrappers`]'. Nothing but a call's
 ///   deadline ends a request whose server is silent.
-/// - A reply whose end the server did not report has
-///   [`FinishReason::Unknown`](albedo_core::FinishReason::Unknown).
-/// - A piece of a stream that comes twice is left out if it repeats its event's
-///   `id`; without ids it cannot be told from a token written twice.
+/// - The server's last word for a reply's end counts, if it is one that real servers
+///   use. Without one, an answer that ended as answers end is whole, and any other
+///   has [`FinishReason::Unknown`](albedo_core::FinishReason::Unknown).
+/// - What stands beside the text (usage, price, log-probabilities) is absent where
+///   it cannot be read, and never costs a finished reply.
+/// - A message that repeats what came in pieces replaces them.
+/// - An error inside an answer, in whatever shape, is an error: half a reply is none.
 /// - Text that the server marks as reasoning is kept apart from the reply.
 /// - Seeds are sent (their low 31 bits) and may be ignored by the server.
 /// - The key is read from the environment once, and is in no error, record,
@@ -276,36 +284,9 @@ impl OpenAiBackend {
     /// that it serves it.
     async fn look_up(&self, model: &str, cx: &CallContext) -> Result<Option<u32>> {
         let listing = self.server.get(LOAD, "/models", cx).await?;
-        let (known, context) = wire::models(&listing, model)?;
-        if known.iter().any(|known| known == model) {
-            return Ok(context);
-        }
-        let near = nearest(model, &known);
-        let error = Error::new(ErrorKind::NotFound, LOAD, format!("the server does not serve `{model}`"))
-            .with("server", self.config.base_url.as_deref().unwrap_or_default());
-        Err(match near {
-            Some(near) => error.with_hint(format!("did you mean `{near}`?")),
-            None => error.with_hint("it lists no models; `check_model = false` skips this check"),
-        })
+        models::find(&listing, model)
+            .map_err(|error| error.with("server", self.config.base_url.as_deref().unwrap_or_default()))
     }
-}
-
-/// The name that shares the longest run of bytes with `model`, as long as
-/// there is one: providers' names differ in prefixes and suffixes.
-fn nearest<'a>(model: &str, known: &'a [String]) -> Option<&'a str> {
-    let model = model.to_lowercase();
-    let shared = |name: &str| {
-        let name = name.to_lowercase();
-        let starts = model.char_indices().map(|(start, _)| start);
-        starts
-            .map(|start| {
-                let ends = model[start..].char_indices().map(|(at, c)| at + c.len_utf8());
-                ends.take_while(|&end| name.contains(&model[start..start + end])).last().unwrap_or(0)
-            })
-            .max()
-            .unwrap_or(0)
-    };
-    known.iter().map(String::as_str).max_by_key(|name| (shared(name), std::cmp::Reverse(name.len())))
 }
 
 #[async_trait]
@@ -389,43 +370,25 @@ impl Remote {
         let messages = &request.messages;
         let mut response = self.server.post(GENERATE, "/chat/completions", body, messages, cx).await?;
         let headers = response.headers().clone();
-        let mut reply = Reply::default();
-        if !is_stream(&headers) {
-            let body = response.read(MAX_BODY).await?;
-            reply.take(&body, |error| self.refused(error, &headers, messages))?;
-            return reply.finish(self.config.price);
-        }
-        let (mut events, mut read) = (Events::default(), 0);
-        while let Some(piece) = response.chunk().await? {
+        let refused = |body: &Value| self.server.refused(GENERATE, StatusCode::OK, &headers, body, messages);
+        let (mut reader, mut read) = (Reader::default(), 0);
+        while !reader.is_done() {
+            let piece = match response.chunk().await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
+                Err(_) if reader.is_complete() => break,
+                Err(error) => return Err(error),
+            };
             read += piece.len();
-            let events = events.push(&piece).map_err(|_| http::too_long(GENERATE, MAX_BODY))?;
-            for data in events {
-                if data == b"[DONE]" {
-                    return reply.finish(self.config.price);
-                }
-                if reply.take(&data, |error| self.refused(error, &headers, messages))? {
-                    cx.signal(CallSignal::Token);
-                }
-            }
             if read > MAX_BODY {
                 return Err(http::too_long(GENERATE, MAX_BODY));
             }
+            if reader.push(&piece, &refused)? {
+                cx.signal(CallSignal::Token);
+            }
         }
-        reply.finish(self.config.price)
+        reader.end(self.config.price, &refused)
     }
-
-    /// An error inside an answer that began as a success.
-    fn refused(&self, error: &Value, headers: &HeaderMap, messages: &[Message]) -> Error {
-        let code = error.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
-        let status = code.and_then(|code| StatusCode::from_u16(code).ok());
-        let status = status.filter(|status| status.as_u16() >= 300).unwrap_or(StatusCode::BAD_GATEWAY);
-        self.server.refused(GENERATE, status, headers, error, messages)
-    }
-}
-
-fn is_stream(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    kind.trim_start().starts_with("text/event-stream")
 }
 
 /// Checks what the server need not be asked for.

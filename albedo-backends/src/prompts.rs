@@ -15,9 +15,10 @@ impl PromptText {
     /// Reads the text files of the model in `folder`.
     ///
     /// # Errors
-    /// A file that is missing or malformed; a template that does not render.
+    /// A file that is missing or malformed; a template that does not render, or that
+    /// asks for the date.
     pub fn load(folder: &Path) -> Result<Self> {
-        ChatText::load(folder).map(Self)
+        ChatText::load(folder, None).map(Self)
     }
 }
 

@@ -23,10 +23,11 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use albedo_core::files::open_file;
 use albedo_core::{
     BuildContext, CallContext, CheckContext, Digest, Error, ErrorKind, Fault, Plugin, Result, TaskRow,
     TaskSetInfo, TaskSource,
@@ -213,25 +214,26 @@ impl Set {
     fn find(&self, entry: &ShardEntry) -> Result<(File, PathBuf)> {
         let path = self.folder.join(&entry.name);
         let base = Path::new(&entry.name).file_name().map(|base| self.folder.join(base));
-        let failed = |error: io::Error, path: &Path| {
-            let error = Error::io(READ, path, error).with("shard", &entry.name);
+        let failed = |error: Error| {
+            let error = error.with("shard", &entry.name);
             if error.kind() == ErrorKind::NotFound { error.with_hint("fetch the shard") } else { error }
         };
-        match (File::open(&path), base) {
+        match (open_file(READ, &path), base) {
             (Ok(file), _) => Ok((file, path)),
-            (Err(error), Some(base)) if error.kind() == io::ErrorKind::NotFound => match File::open(&base) {
+            (Err(error), Some(base)) if error.kind() == ErrorKind::NotFound => match open_file(READ, &base) {
                 Ok(file) => Ok((file, base)),
-                Err(_) => Err(failed(error, &path)),
+                Err(_) => Err(failed(error)),
             },
-            (Err(error), _) => Err(failed(error, &path)),
+            (Err(error), _) => Err(failed(error)),
         }
     }
 }
 
 fn read_manifest(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(LONGEST_MANIFEST + 1).read_to_end(&mut bytes))
+    open_file(OPEN, path)?
+        .take(LONGEST_MANIFEST + 1)
+        .read_to_end(&mut bytes)
         .map_err(|error| Error::io(OPEN, path, error))?;
     if bytes.len() as u64 > LONGEST_MANIFEST {
         return Err(Error::new(ErrorKind::DataInvalid, OPEN, "the manifest is too long")

@@ -3,18 +3,21 @@
 
 use std::path::{Path, PathBuf};
 
-use albedo_core::{Artefact, Digest, Error, ErrorKind, Message, Result};
-use minijinja::{Environment, UndefinedBehavior, Value, context};
-use minijinja_contrib::pycompat::unknown_method_callback;
+use albedo_core::pretrained::{chat_template, normal_generation, stop_ids, token_text};
+use albedo_core::{Artefact, Digest, Error, ErrorKind, Fault, Message, Reach, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 use tokenizers::Tokenizer;
 
+use self::jinja::{Failed, Template};
 use self::pieces::{PIECE, may_be_cut, pieces};
 use crate::files::read_small;
 
+mod jinja;
 mod pieces;
+
+pub(crate) use jinja::Date;
 
 const LOAD: &str = "load the model's tokenizer";
 const RENDER: &str = "render the chat template";
@@ -22,17 +25,15 @@ const RENDER: &str = "render the chat template";
 /// The largest file that is read; Qwen3's `tokenizer.json` has 11 MB.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Instructions that one rendering may take: Qwen3's template takes about 60 a
-/// message, so that this is enough for a hundred thousand of them.
-const FUEL: u64 = 10_000_000;
-
-/// The name under which the template is compiled.
-const TEMPLATE: &str = "chat_template";
+/// How many times longer a tokenizer may make a text before it reads it: ours.
+/// Those of published models make it three times as long.
+const MAX_GROWTH: usize = 64;
 
 /// What a model folder says about text: `tokenizer.json`, the chat template
 /// (`chat_template.jinja`, else `chat_template` in `tokenizer_config.json`) and
-/// the ids that end a reply (`eos_token_id` in `generation_config.json`, and the
-/// `eos_token` of `tokenizer_config.json`).
+/// the ids that end a reply (`eos_token_id` in `generation_config.json`, or in
+/// `config.json` where there is no such file, and the `eos_token` of
+/// `tokenizer_config.json`).
 #[derive(Debug)]
 pub(crate) struct ChatText {
     folder: PathBuf,
@@ -40,7 +41,7 @@ pub(crate) struct ChatText {
     /// Whether long texts become tokens in pieces.
     in_pieces: bool,
     tokenizer_digest: Digest,
-    templates: Environment<'static>,
+    template: Template,
     template_digest: Digest,
     special: SpecialTokens,
     end_of_turn: u32,
@@ -62,79 +63,31 @@ struct SpecialTokens {
     unk: Option<String>,
 }
 
-/// The keys of `tokenizer_config.json` that matter here.
-#[derive(Deserialize)]
-struct TokenizerConfig {
-    bos_token: Option<SpecialToken>,
-    eos_token: Option<SpecialToken>,
-    pad_token: Option<SpecialToken>,
-    unk_token: Option<SpecialToken>,
-    chat_template: Option<Templates>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum SpecialToken {
-    Text(String),
-    Object { content: String },
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Templates {
-    One(String),
-    Named(Vec<NamedTemplate>),
-}
-
-#[derive(Deserialize)]
-struct NamedTemplate {
-    name: String,
-    template: String,
-}
-
-#[derive(Deserialize)]
-struct GenerationConfig {
-    eos_token_id: Option<Ids>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Ids {
-    One(u32),
-    Many(Vec<u32>),
-}
-
 impl ChatText {
-    /// Reads the text files of `folder` and renders a first prompt with them.
+    /// Reads the text files of `folder` and renders a first prompt with them; `date`
+    /// is the day that a template is told if it asks for today's.
     ///
     /// # Errors
     /// A file that is missing or malformed; no chat template, or one that does
     /// not render; a special token that the template or the configuration names
     /// and the tokenizer does not have.
-    pub(crate) fn load(folder: &Path) -> Result<Self> {
-        let bytes = read(folder, "tokenizer.json")?;
+    pub(crate) fn load(folder: &Path, date: Option<Date>) -> Result<Self> {
+        let bytes = read_tokenizer(folder)?;
         let tokenizer = parse_tokenizer(&bytes).map_err(|error| in_file(error, folder, "tokenizer.json"))?;
-        let config: TokenizerConfig = read_json(folder, "tokenizer_config.json")?;
+        let config = read_json(folder, "tokenizer_config.json")?;
         let special = SpecialTokens {
-            bos: config.bos_token.map(SpecialToken::text),
-            eos: config.eos_token.map(SpecialToken::text),
-            pad: config.pad_token.map(SpecialToken::text),
-            unk: config.unk_token.map(SpecialToken::text),
+            bos: special_token(&config, "bos_token")?,
+            eos: special_token(&config, "eos_token")?,
+            pad: special_token(&config, "pad_token")?,
+            unk: special_token(&config, "unk_token")?,
         };
-        let template = read_template(folder, config.chat_template)?;
+        let template = read_template(folder, &config)?;
         require_tokens(&tokenizer, &template).map_err(|error| error.with("path", folder.display()))?;
         let end_of_turn = end_of_turn(&tokenizer, &special)
             .map_err(|error| in_file(error, folder, "tokenizer_config.json"))?;
 
-        let mut stop_ids = vec![end_of_turn];
-        if folder.join("generation_config.json").exists() {
-            let generation: GenerationConfig = read_json(folder, "generation_config.json")?;
-            match generation.eos_token_id {
-                None => {}
-                Some(Ids::One(id)) => stop_ids.push(id),
-                Some(Ids::Many(ids)) => stop_ids.extend(ids),
-            }
-        }
+        let mut stop_ids = configured_stop_ids(folder)?;
+        stop_ids.push(end_of_turn);
         stop_ids.sort_unstable();
         stop_ids.dedup();
         let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id + 1);
@@ -150,15 +103,16 @@ impl ChatText {
             in_pieces: serde_json::from_slice(&bytes).is_ok_and(|json: Json| may_be_cut(&json)),
             tokenizer,
             template_digest: Digest::of_json(&Digested { template: &template, special: &special })?,
-            templates: compile(template)
-                .map_err(|error| error.about(Artefact::Text).with("path", folder.display()))?,
+            template: Template::new(&template, date)
+                .map_err(|failed| refused(&failed).about(Artefact::Text).with("path", folder.display()))?,
             special,
             end_of_turn,
             stop_ids,
             vocab_size,
         };
-        text.render(&[Message::new(albedo_core::MessageRole::User, "Hello")])
-            .map_err(|error| error.about(Artefact::Text))?;
+        let hello = [Message::new(albedo_core::MessageRole::User, "Hello")];
+        let ids = text.encode_prompt(&hello).map_err(|error| error.about(Artefact::Text))?;
+        text.decode(&ids).map_err(|error| error.about(Artefact::Text))?;
         Ok(text)
     }
 
@@ -167,14 +121,13 @@ impl ChatText {
     /// # Errors
     /// Messages that the template refuses.
     fn render(&self, messages: &[Message]) -> Result<String> {
-        let context = context! {
-            messages, add_generation_prompt => true, tools => (), documents => (),
-            ..Value::from_serialize(&self.special)
-        };
-        self.templates
-            .get_template(TEMPLATE)
-            .and_then(|template| template.render(context))
-            .map_err(|error| refused(error).with("model", self.folder.display()))
+        let SpecialTokens { bos, eos, pad, unk } = &self.special;
+        let special = [("bos_token", bos), ("eos_token", eos), ("pad_token", pad), ("unk_token", unk)];
+        let special: Vec<_> =
+            special.into_iter().filter_map(|(name, token)| Some((name, token.as_deref()?))).collect();
+        self.template
+            .render(messages, &special)
+            .map_err(|failed| refused(&failed).with("model", self.folder.display()))
     }
 
     /// The ids of `messages` and the generation prompt.
@@ -199,11 +152,9 @@ impl ChatText {
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| {
-            Error::new(ErrorKind::DataInvalid, "tokenize a text", error.to_string())
-                .with("model", self.folder.display())
-        })?;
-        Ok(encoding.get_ids().to_vec())
+        guarded("tokenize a text", || self.tokenizer.encode_fast(text, false))
+            .map(|encoding| encoding.get_ids().to_vec())
+            .map_err(|error| error.with("model", self.folder.display()))
     }
 
     /// The text of `ids`, special tokens by their names; bytes that are not
@@ -212,10 +163,8 @@ impl ChatText {
     /// # Errors
     /// The tokenizer's own.
     pub(crate) fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.tokenizer.decode(ids, false).map_err(|error| {
-            Error::new(ErrorKind::DataInvalid, "decode a reply", error.to_string())
-                .with("model", self.folder.display())
-        })
+        guarded("decode a reply", || self.tokenizer.decode(ids, false))
+            .map_err(|error| error.with("model", self.folder.display()))
     }
 
     /// SHA-256 of `tokenizer.json`.
@@ -244,17 +193,53 @@ impl ChatText {
     }
 }
 
-impl SpecialToken {
-    fn text(self) -> String {
-        match self {
-            Self::Text(content) | Self::Object { content } => content,
-        }
+/// The special token `key`, if the model has one.
+fn special_token(config: &Map<String, Json>, key: &'static str) -> Result<Option<String>> {
+    match config.get(key) {
+        None | Some(Json::Null) => Ok(None),
+        Some(token) => match token_text(token) {
+            Some(text) => Ok(Some(text.to_owned())),
+            None => Err(invalid(format!("malformed: `{key}` is no token"))),
+        },
+    }
+}
+
+/// The ids that the folder's configurations end a reply with.
+fn configured_stop_ids(folder: &Path) -> Result<Vec<u32>> {
+    let optional =
+        |name: &'static str| folder.join(name).exists().then(|| read_json(folder, name)).transpose();
+    let generation = optional("generation_config.json")?;
+    // A folder of text files alone has none.
+    let config = optional("config.json")?.unwrap_or_default();
+    let name = if generation.is_some() { "generation_config.json" } else { "config.json" };
+    stop_ids(&normal_generation(generation, &config))
+        .ok_or_else(|| in_file(invalid("malformed: `eos_token_id` is no id"), folder, name))
+}
+
+/// The bytes of `tokenizer.json`.
+fn read_tokenizer(folder: &Path) -> Result<Vec<u8>> {
+    const OTHERS: [&str; 3] = ["tokenizer.model", "vocab.json", "tekken.json"];
+    let other = OTHERS.into_iter().find(|name| folder.join(name).exists());
+    match other.filter(|_| !folder.join("tokenizer.json").exists()) {
+        Some(other) => Err(Error::new(
+            ErrorKind::Unsupported,
+            LOAD,
+            format!("the tokenizer is in `{other}`; supported is `tokenizer.json`"),
+        )
+        .about(Artefact::Text)
+        .with("path", folder.display())
+        .with_hint("save it with the fast tokenizer of transformers")),
+        None => read(folder, "tokenizer.json"),
     }
 }
 
 fn parse_tokenizer(bytes: &[u8]) -> Result<Tokenizer> {
-    let mut tokenizer =
-        Tokenizer::from_bytes(bytes).map_err(|error| invalid(format!("not a tokenizer: {error}")))?;
+    let growth = growth(bytes)?;
+    if growth > MAX_GROWTH {
+        return Err(invalid(format!("it may make a text more than {MAX_GROWTH} times as long")));
+    }
+    let mut tokenizer = guarded(LOAD, || Tokenizer::from_bytes(bytes))
+        .map_err(|error| invalid(format!("not a tokenizer: {}", error.message())))?;
     tokenizer
         .with_truncation(None)
         .map_err(|error| invalid(format!("its truncation cannot be switched off: {error}")))?;
@@ -262,20 +247,15 @@ fn parse_tokenizer(bytes: &[u8]) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-fn read_template(folder: &Path, configured: Option<Templates>) -> Result<String> {
+fn read_template(folder: &Path, config: &Map<String, Json>) -> Result<String> {
     const FILE: &str = "chat_template.jinja";
-    if folder.join(FILE).exists() {
-        return String::from_utf8(read(folder, FILE)?)
-            .map_err(|_| in_file(invalid("not UTF-8"), folder, FILE));
-    }
-    let template = match configured {
-        Some(Templates::One(template)) => Some(template),
-        Some(Templates::Named(named)) => {
-            named.into_iter().find(|named| named.name == "default").map(|named| named.template)
-        }
-        None => None,
+    let file = if folder.join(FILE).exists() {
+        let text = String::from_utf8(read(folder, FILE)?);
+        Some(text.map_err(|_| in_file(invalid("not UTF-8"), folder, FILE))?)
+    } else {
+        None
     };
-    template.ok_or_else(|| {
+    chat_template(file.as_deref(), config).ok_or_else(|| {
         in_file(invalid("there is no chat template"), folder, "tokenizer_config.json")
             .with_hint("add the `chat_template` that the model was trained with")
     })
@@ -311,33 +291,67 @@ fn end_of_turn(tokenizer: &Tokenizer, special: &SpecialTokens) -> Result<u32> {
         .ok_or_else(|| invalid(format!("the tokenizer does not have the `eos_token`, `{token}`")))
 }
 
-/// Compiles a template as the Hugging Face tokenizers do: block tags take their
-/// line with them, undefined values are empty, strings have Python's methods.
-fn compile(template: String) -> Result<Environment<'static>> {
-    let mut templates = Environment::new();
-    templates.set_trim_blocks(true);
-    templates.set_lstrip_blocks(true);
-    templates.set_undefined_behavior(UndefinedBehavior::Lenient);
-    templates.set_unknown_method_callback(unknown_method_callback);
-    templates.set_fuel(Some(FUEL));
-    templates.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, message))
-    });
-    templates.add_template_owned(TEMPLATE, template).map_err(refused)?;
-    Ok(templates)
+/// How many times longer the normalizers and decoders of a `tokenizer.json` may make
+/// a text: hostile ones double it over and over.
+fn growth(bytes: &[u8]) -> Result<usize> {
+    #[derive(Deserialize)]
+    struct Steps {
+        normalizer: Option<Json>,
+        decoder: Option<Json>,
+    }
+    fn of(step: &Json) -> usize {
+        let length = |key: &str| step.get(key).and_then(Json::as_str).map_or(0, str::len);
+        match step.get("type").and_then(Json::as_str) {
+            Some("Sequence") => {
+                let steps = ["normalizers", "decoders"].iter().find_map(|key| step.get(key)?.as_array());
+                steps.into_iter().flatten().map(of).fold(1, usize::saturating_mul)
+            }
+            Some("Replace") => {
+                let pattern = step.get("pattern").and_then(|pattern| pattern.get("String")?.as_str());
+                match pattern.map(str::len) {
+                    Some(pattern) if pattern > 0 => length("content").div_ceil(pattern).max(1),
+                    // What a pattern matches may be as short as nothing.
+                    _ => length("content") + 1,
+                }
+            }
+            _ => 1,
+        }
+    }
+    let Steps { normalizer, decoder } =
+        serde_json::from_slice(bytes).map_err(|error| invalid(format!("not a tokenizer: {error}")))?;
+    Ok([normalizer, decoder].iter().flatten().map(of).max().unwrap_or(1))
 }
 
-fn refused(error: minijinja::Error) -> Error {
-    let line = error.line().map(|line| format!(" in line {line}")).unwrap_or_default();
-    let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    Error::new(ErrorKind::DataInvalid, RENDER, format!("{reason}{line}")).with_source(error)
+/// What the tokenizer makes of something. It panics on some files that it has read.
+fn guarded<T>(
+    operation: &str,
+    work: impl FnOnce() -> Result<T, Box<dyn std::error::Error + Send + Sync>>,
+) -> Result<T> {
+    let invalid = |message: String| Error::new(ErrorKind::DataInvalid, operation, message);
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| invalid(error.to_string())),
+        Err(_) => Err(invalid("the tokenizer breaks down on it".into())),
+    }
+}
+
+/// The error that a template's refusal is.
+fn refused(failed: &Failed) -> Error {
+    let line = failed.line.map(|line| format!(" in line {line}")).unwrap_or_default();
+    let message = format!("{}{line}", failed.message);
+    if failed.wants_date {
+        return Error::new(ErrorKind::ConfigInvalid, RENDER, message)
+            .with_fault(Fault::Operator)
+            .with_reach(Reach::Duel)
+            .with_hint("set the backend's `date` to a day such as 2026-11-28, or give `--date`");
+    }
+    Error::new(ErrorKind::DataInvalid, RENDER, message)
 }
 
 fn read(folder: &Path, name: &str) -> Result<Vec<u8>> {
     read_small(&folder.join(name), MAX_BYTES, LOAD, Artefact::Text)
 }
 
-fn read_json<T: for<'de> Deserialize<'de>>(folder: &Path, name: &str) -> Result<T> {
+fn read_json(folder: &Path, name: &str) -> Result<Map<String, Json>> {
     serde_json::from_slice(&read(folder, name)?)
         .map_err(|error| in_file(invalid(format!("malformed: {error}")).with_source(error), folder, name))
 }

@@ -165,7 +165,7 @@ fn identity(round: u64) -> Identity {
 }
 
 /// A beacon of one's own, whose rounds can be signed at any time: for tests.
-#[cfg(any(test, feature = "test-node"))]
+#[cfg(feature = "test-node")]
 pub mod testing {
     use ark_serialize::CanonicalSerialize;
     use ark_std::rand::SeedableRng;
@@ -210,6 +210,8 @@ pub mod testing {
     }
 }
 
+// Two attributes: clippy knows tests by `cfg(test)` alone.
+#[cfg(feature = "test-node")]
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

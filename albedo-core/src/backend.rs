@@ -589,7 +589,7 @@ impl Completion {
     /// The tokens as a record keeps them: `None` unless there is one id for each
     /// token that the usage counts. Gaps of another number are left out.
     pub fn sampled_tokens(&self) -> Option<SampledTokens> {
-        if self.tokens.is_empty() || self.tokens.len() != self.usage.completion_tokens as usize {
+        if self.tokens.is_empty() || Some(self.tokens.len() as u32) != self.usage.completion_tokens {
             return None;
         }
         let logit_gaps = self.logit_gaps.clone().filter(|gaps| gaps.len() == self.tokens.len());
@@ -654,17 +654,37 @@ pub enum FinishReason {
     Unknown,
 }
 
-/// Tokens, and what they cost if the provider reports it.
+/// Tokens, and what they cost: as far as the provider reports it. What it does
+/// not tell is absent, never zero.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// Tokens of the rendered prompt.
-    pub prompt_tokens: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<u32>,
     /// Tokens of the reply, the stop token included.
-    pub completion_tokens: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_tokens: Option<u32>,
     /// What the provider charges, in US dollars: 0 for a model that runs here,
     /// none if it is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_usd: Option<f64>,
+}
+
+impl Usage {
+    /// Counted tokens of an unknown price.
+    pub fn counted(prompt_tokens: u32, completion_tokens: u32) -> Self {
+        Self {
+            prompt_tokens: Some(prompt_tokens),
+            completion_tokens: Some(completion_tokens),
+            price_usd: None,
+        }
+    }
+
+    /// Sets what the provider charges, in US dollars.
+    #[must_use]
+    pub fn with_price(self, usd: f64) -> Self {
+        Self { price_usd: Some(usd), ..self }
+    }
 }
 
 /// One reply to score.

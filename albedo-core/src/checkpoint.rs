@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::context::CallContext;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, ErrorKind, Fault, Result, Retry};
-use crate::files::{FileEntry, ModelFiles};
+use crate::files::{FileEntry, ModelFiles, leftover};
 use crate::safetensors::{TensorInfo, read_header};
 
 mod blocks;
@@ -386,7 +386,7 @@ impl Checkpoint {
 
 /// Whether a file of that name holds a model's weights.
 pub fn is_weight_file(name: &str) -> bool {
-    name.ends_with(".safetensors") && !name.contains('/')
+    name.ends_with(".safetensors") && !name.contains('/') && leftover(name).is_none()
 }
 
 fn check_unique(shards: &[Shard]) -> Result<()> {

@@ -1,16 +1,17 @@
 //! A model's files: a listing with ranged reads, wherever they are.
 
 use std::fmt::Debug;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::context::CallContext;
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Fault, Reach, Result};
 
 /// A listing of a model's files and ranged reads of them, so that headers and
 /// small files can be inspected before gigabytes are fetched.
@@ -89,6 +90,95 @@ pub fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::
     Ok(())
 }
 
+/// Opens the regular file `path`, or what it links to, for reading. Nothing else is
+/// opened: a pipe would wait for its other end, a device may do anything.
+///
+/// # Errors
+/// The operating system's; [`ErrorKind::DataInvalid`] for what is no regular file.
+pub fn open_file(operation: &str, path: &Path) -> Result<File> {
+    let io = |error| Error::io(operation, path, error);
+    let regular = |about: &fs::Metadata| match about.is_file() {
+        true => Ok(()),
+        false if about.is_dir() => Err(Error::io(operation, path, io::ErrorKind::IsADirectory.into())),
+        false => Err(Error::new(ErrorKind::DataInvalid, operation, "it is no regular file")
+            .with_fault(Fault::Operator)
+            .with_reach(Reach::Duel)
+            .with("path", path.display())
+            .with_hint("put a file in the place of the pipe, socket or device")),
+    };
+    regular(&fs::metadata(path).map_err(io)?)?;
+    let file = File::open(path).map_err(io)?;
+    // It may have been replaced meanwhile.
+    regular(&file.metadata().map_err(io)?)?;
+    Ok(file)
+}
+
+/// Who leaves a file of that name in folders, if it is none of a model's: operating
+/// systems, desktops, notebooks, editors, network file systems and download tools.
+///
+/// ```
+/// use albedo_core::files::leftover;
+///
+/// assert_eq!(leftover("._model.safetensors"), Some("macOS"));
+/// assert_eq!(leftover(".ipynb_checkpoints/config-checkpoint.json"), Some("a notebook"));
+/// assert_eq!(leftover("model.safetensors"), None);
+/// ```
+pub fn leftover(name: &str) -> Option<&'static str> {
+    /// Names of files and folders.
+    const NAMES: [(&str, &str); 33] = [
+        (".DS_Store", "macOS"),
+        (".localized", "macOS"),
+        (".apdisk", "macOS"),
+        (".AppleDouble", "macOS"),
+        (".AppleDB", "macOS"),
+        (".AppleDesktop", "macOS"),
+        (".LSOverride", "macOS"),
+        (".Spotlight-V100", "macOS"),
+        (".Trashes", "macOS"),
+        (".fseventsd", "macOS"),
+        (".TemporaryItems", "macOS"),
+        (".DocumentRevisions-V100", "macOS"),
+        ("__MACOSX", "macOS"),
+        ("Thumbs.db", "Windows"),
+        ("ehthumbs.db", "Windows"),
+        ("desktop.ini", "Windows"),
+        ("Desktop.ini", "Windows"),
+        ("$RECYCLE.BIN", "Windows"),
+        ("System Volume Information", "Windows"),
+        ("lost+found", "the file system"),
+        (".snapshot", "the file system"),
+        (".directory", "a desktop"),
+        (".Trash", "a desktop"),
+        ("@eaDir", "a network storage"),
+        (".ipynb_checkpoints", "a notebook"),
+        (".virtual_documents", "a notebook"),
+        ("__pycache__", "Python"),
+        (".git", "Git"),
+        (".svn", "Subversion"),
+        (".hg", "Mercurial"),
+        (".idea", "an editor"),
+        (".vscode", "an editor"),
+        (".stfolder", "a synchroniser"),
+    ];
+    const BEGINNINGS: [(&str, &str); 6] = [
+        ("._", "macOS"),
+        (".nfs", "a network file system"),
+        (".fuse_hidden", "a file system in user space"),
+        (".smbdelete", "a network file system"),
+        (".Trash-", "a desktop"),
+        (".~lock.", "an office program"),
+    ];
+    // Hubs keep their books below a folder of this name; programs keep others there.
+    if name.starts_with(".cache/huggingface/") || name.starts_with(".huggingface/") {
+        return Some("a download tool");
+    }
+    name.split('/').find_map(|part| {
+        let named = NAMES.iter().find(|(known, _)| *known == part);
+        let begins = BEGINNINGS.iter().find(|(known, _)| part.starts_with(known));
+        named.or(begins).map(|(_, who)| *who)
+    })
+}
+
 /// One file of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -123,6 +213,46 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn only_regular_files_are_opened() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs");
+        assert!(made.success());
+        std::os::unix::fs::symlink(&pipe, folder.path().join("link")).expect("linked");
+        for path in [pipe, folder.path().join("link"), "/dev/zero".into()] {
+            let error = open_file("read", &path).expect_err("no file");
+            assert_eq!((error.kind(), error.fault()), (ErrorKind::DataInvalid, Fault::Operator), "{error}");
+        }
+        assert!(open_file("read", folder.path()).expect_err("a folder").to_string().contains("directory"));
+        fs::write(folder.path().join("file"), "x").expect("written");
+        open_file("read", &folder.path().join("file")).expect("a file");
+    }
+
+    #[test]
+    fn what_systems_leave_is_told_from_what_models_have() {
+        for name in [
+            ".DS_Store",
+            "._model-00001-of-00002.safetensors",
+            "__MACOSX/._config.json",
+            "sub/.DS_Store",
+            ".nfs000000000123",
+            ".fuse_hidden0000",
+            ".Trash-1000/files/x",
+            ".git/config",
+            ".cache/huggingface/download/config.json.metadata",
+            "lost+found/x",
+            "@eaDir/config.json",
+        ] {
+            assert!(leftover(name).is_some(), "{name}");
+        }
+        for name in ["config.json", ".gitattributes", "modeling.py", ".cache/x", ".hidden", "a._b", "Thumbs"]
+        {
+            assert_eq!(leftover(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn a_file_is_read_by_position() {

@@ -68,6 +68,7 @@ mod retry;
 pub mod wrappers;
 
 // Chain weights.
+pub mod pretrained;
 pub mod weights;
 
 // Foundations.
@@ -91,10 +92,10 @@ pub mod testing;
 
 pub use admission::{Admission, AdmissionOutcome, Admit, Models, Probes, Screened};
 pub use backend::{
-    BoxStream, Completion, DeviceMemory, FinishReason, GenerateRequest, Generated, LogitsReader, LogitsRequest,
-    Message, ModelBackend, ModelInfo, ModelSession, ModelSessionExt, ModelSource, ResponseFormat,
-    Role as MessageRole,
-    SampledTokens, Sampling, ScoreRequest, TokenLogProb, TokenScores, Usage,
+    BoxStream, Completion, DeviceMemory, FinishReason, GenerateRequest, Generated, LogitsReader,
+    LogitsRequest, Message, ModelBackend, ModelInfo, ModelSession, ModelSessionExt, ModelSource,
+    ResponseFormat, Role as MessageRole, SampledTokens, Sampling, ScoreRequest, TokenLogProb, TokenScores,
+    Usage,
 };
 pub use behaviour::{Behaviour, OfflineJudge};
 pub use chain::ChainClient;

@@ -187,10 +187,12 @@ pub enum RecordedReply {
         text: TextRef,
         /// Why it ended.
         finish: FinishReason,
-        /// Tokens of the rendered prompt.
-        prompt_tokens: u32,
-        /// Tokens of the reply.
-        completion_tokens: u32,
+        /// Tokens of the rendered prompt, where the provider told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prompt_tokens: Option<u32>,
+        /// Tokens of the reply, where the provider told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        completion_tokens: Option<u32>,
         /// The tokens themselves, if the backend tells them. Since format 3.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tokens: Option<SampledTokens>,

@@ -98,7 +98,7 @@ impl ScriptedSession {
                 return Ok(completion(&text));
             }
             let cut = String::from_utf8_lossy(&text.as_bytes()[..most]);
-            let usage = Usage { completion_tokens: request.max_new_tokens, ..Usage::default() };
+            let usage = Usage { completion_tokens: Some(request.max_new_tokens), ..Usage::default() };
             Ok(Completion { finish: FinishReason::Length, usage, ..completion(&cut) })
         })
     }
@@ -189,7 +189,7 @@ impl ModelSession for ScriptedSession {
                         Err(error) => cx.check(ANSWER).and(Err(error)),
                     };
                     let counted = |mut completion: Completion| {
-                        completion.usage.prompt_tokens = counted.unwrap_or(completion.usage.prompt_tokens);
+                        completion.usage.prompt_tokens = counted.or(completion.usage.prompt_tokens);
                         completion
                     };
                     Generated { index, result: result.map(counted) }
@@ -443,7 +443,7 @@ pub fn model_info(name: &str) -> ModelInfo {
 /// A reply of `text` that a model ended by itself: a token per byte and the stop
 /// token.
 pub fn completion(text: &str) -> Completion {
-    let usage = Usage { completion_tokens: text.len() as u32 + 1, ..Usage::default() };
+    let usage = Usage { completion_tokens: Some(text.len() as u32 + 1), ..Usage::default() };
     Completion::new(text, FinishReason::Stop, usage)
 }
 

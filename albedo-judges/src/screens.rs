@@ -27,6 +27,7 @@ pub mod injection;
 pub mod lineage;
 mod listing;
 pub mod loops;
+mod meaning;
 mod measure;
 mod pair;
 mod probes;

@@ -19,6 +19,10 @@ pub(crate) struct BackendArguments {
     /// setting `device`.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
+    /// The day that a chat template is told if it asks for today's date, for
+    /// example `2026-11-28`; the backend's setting `date`.
+    #[arg(long, value_name = "DATE")]
+    date: Option<String>,
 }
 
 fn setting(text: &str) -> Result<(String, Value), String> {
@@ -38,8 +42,9 @@ impl BackendArguments {
     /// The operator's: a key that is given twice.
     pub(crate) fn settings(&self) -> Result<Map<String, Value>> {
         let device = self.device.iter().map(|device| ("device".to_owned(), Value::from(device.as_str())));
+        let date = self.date.iter().map(|date| ("date".to_owned(), Value::from(date.as_str())));
         let mut settings = Map::new();
-        for (key, value) in self.settings.iter().cloned().chain(device) {
+        for (key, value) in self.settings.iter().cloned().chain(device).chain(date) {
             if settings.insert(key.clone(), value).is_some() {
                 return Err(Error::new(
                     ErrorKind::ConfigInvalid,

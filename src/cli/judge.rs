@@ -133,8 +133,11 @@ fn describe(assessment: &Assessment) -> String {
                 let _ = writeln!(text, "{}", shown(rationale));
             }
             if let Some(usage) = usage {
-                let _ =
-                    write!(text, "{} tokens read, {} written", usage.prompt_tokens, usage.completion_tokens);
+                let count = |tokens: Option<u32>| {
+                    tokens.map_or("an unknown number of".into(), |tokens| tokens.to_string())
+                };
+                let (read, written) = (count(usage.prompt_tokens), count(usage.completion_tokens));
+                let _ = write!(text, "{read} tokens read, {written} written");
                 let _ = match usage.price_usd {
                     Some(price) => writeln!(text, ", ${price:.6}"),
                     None => writeln!(text),

@@ -32,7 +32,8 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Append {
     /// The log's folder; made if there is none.
-    log: PathBuf,
+    #[arg(value_name = "LOG")]
+    place: PathBuf,
     /// The duel's folder: a record, or the journal of a duel that has none yet.
     duel: PathBuf,
     /// File of the log's ed25519 key in PKCS #8, PEM, of mode 0600.
@@ -59,7 +60,8 @@ pub(crate) struct Append {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Prove {
     /// The log's folder or address.
-    log: String,
+    #[arg(value_name = "LOG")]
+    place: String,
     /// Prove this entry, counted from 0.
     #[arg(long, value_name = "N", group = "what")]
     entry: Option<u64>,
@@ -72,13 +74,12 @@ pub(crate) struct Prove {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(id = "checked", required = true)]
 pub(crate) struct Verify {
     /// The log's folder or address.
-    #[arg(group = "checked")]
-    log: Option<String>,
+    #[arg(value_name = "LOG", required_unless_present = "proof")]
+    place: Option<String>,
     /// Check the proof in this file instead of a log.
-    #[arg(long, value_name = "FILE", group = "checked", conflicts_with_all = ["log", "heads", "reveals", "records"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["place", "heads", "reveals", "records"])]
     proof: Option<PathBuf>,
     /// The log's key: `ed25519:…` or `sr25519:…`. Without it, whoever signed the
     /// log is not known.
@@ -114,7 +115,7 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
 }
 
 async fn append(arguments: &Append, cx: &CallContext) -> Result<Exit> {
-    let Append { log, duel, key, origin, hotkey, submission, abandon, json } = arguments;
+    let Append { place, duel, key, origin, hotkey, submission, abandon, json } = arguments;
     let key = Arc::new(KeyFile::open(key)?);
     let submission = match (hotkey, submission) {
         (Some(hotkey), Some(text)) => Some(Submission::new(hotkey, text)?),
@@ -123,8 +124,8 @@ async fn append(arguments: &Append, cx: &CallContext) -> Result<Exit> {
     let logged = Logged { duel, submission, abandon: abandon.as_deref() };
     // Nothing is written before the duel was read and found to be true.
     let known = logged.known(cx).await?;
-    let mut writer = LogWriter::open(log, origin.as_deref(), Arc::<KeyFile>::clone(&key))?;
-    let read = Log::open(Arc::new(FolderLog::new(log)), Some(&key.key()), cx).await?;
+    let mut writer = LogWriter::open(place, origin.as_deref(), Arc::<KeyFile>::clone(&key))?;
+    let read = Log::open(Arc::new(FolderLog::new(place)), Some(&key.key()), cx).await?;
     let history = History::new(read.head(), &read.entries(cx).await?)?;
     let entries = logged.entries(&known, &history)?;
     let head = writer.append(&entries)?;
@@ -239,8 +240,8 @@ async fn verify_record(record: &AnyRecord, cx: &CallContext) -> Result<()> {
 }
 
 async fn prove(arguments: &Prove, cx: &CallContext) -> Result<Exit> {
-    let Prove { log, entry, record, since } = arguments;
-    let log = Log::open(files(log, cx)?, None, cx).await?;
+    let Prove { place, entry, record, since } = arguments;
+    let log = Log::open(files(place, cx)?, None, cx).await?;
     if let Some(path) = since {
         let held = read_head(path)?;
         print_json(&log.prove_consistency(held.size, cx).await?)?;
@@ -288,8 +289,8 @@ fn check_proof(path: &Path, key: Option<&PublicKey>, json: bool) -> Result<Exit>
 }
 
 async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
-    let Verify { log, key, heads, reveals, until, records, json, .. } = arguments;
-    let log = Log::open(files(log.as_deref().unwrap_or("."), cx)?, key.as_ref(), cx).await?;
+    let Verify { place, key, heads, reveals, until, records, json, .. } = arguments;
+    let log = Log::open(files(place.as_deref().unwrap_or("."), cx)?, key.as_ref(), cx).await?;
     let history = History::new(log.head(), &log.entries(cx).await?)?;
     let mut findings = history.check_ends();
     for path in heads {

@@ -487,7 +487,8 @@ fn one_sample(record: &Record, wanted: u32) -> Result<String> {
             }
             RecordLine::Reply { side, reply, .. } => match reply {
                 RecordedReply::Completed { text, finish, completion_tokens, .. } => {
-                    let title = format!("{side}: {completion_tokens} tokens, ended by {finish:?}");
+                    let tokens = completion_tokens.map_or("?".into(), |tokens| tokens.to_string());
+                    let title = format!("{side}: {tokens} tokens, ended by {finish:?}");
                     section(title, record.text(text)?);
                 }
                 RecordedReply::Overflowed(overflow) => {

@@ -1,6 +1,6 @@
 //! The configuration of a duel.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::file::{self, READ};
+use crate::files::open_file;
 use crate::record::JournalKey;
 use crate::{
     Digest, DuelSettings, Error, ErrorKind, Fault, HubRef, Judge, ModelBackend, ModelHub, ModelRef,
@@ -124,8 +125,8 @@ impl DuelConfig {
     pub fn save_new(&self, duel: &Path, key: &JournalKey) -> Result<Digest> {
         let io = |error| Error::io(SAVE, duel, error);
         std::fs::create_dir_all(duel).map_err(io)?;
-        let taken = |name| duel.join(name).exists();
-        if taken(SAVED) || taken("journal.jsonl") {
+        // A configuration without a journal is of a run that asked nothing.
+        if duel.join("journal.jsonl").exists() {
             return Err(Error::new(ErrorKind::Conflict, SAVE, "the folder already holds a duel")
                 .with_fault(Fault::Operator)
                 .with("path", duel.display())
@@ -152,10 +153,11 @@ impl DuelConfig {
             let mut file = std::fs::File::create(&partial)?;
             file.write_all(&json)?;
             file.sync_all()?;
-            std::fs::rename(&partial, &path)?;
-            std::fs::File::open(duel)?.sync_all()
+            std::fs::rename(&partial, &path)
         };
         write().map_err(io)?;
+        // Makes the rename last, where the file system can.
+        let _ = std::fs::File::open(duel).and_then(|folder| folder.sync_all());
         Ok(mac)
     }
 
@@ -176,15 +178,15 @@ impl DuelConfig {
     /// The operator's: there is none, or it is malformed.
     pub fn saved(duel: &Path) -> Result<SavedDuel> {
         let path = duel.join(SAVED);
-        let hint = "name the folder of a duel that `albedo duel` began";
-        let regular = std::fs::metadata(&path).map(|file| file.is_file());
-        if !regular.map_err(|error| Error::io(READ, &path, error).with_hint(hint))? {
-            return Err(Error::new(ErrorKind::DataInvalid, READ, "it is not a regular file")
-                .with_fault(Fault::Operator)
-                .with("path", path.display())
-                .with_hint(hint));
-        }
-        let saved = serde_json::from_slice(&file::bytes(&path)?).map_err(|error| {
+        let mut bytes = Vec::new();
+        let file = open_file(READ, &path).map_err(|error| {
+            error.with_hint(
+                "name the folder of a duel that `albedo duel` began; where it holds a journal alone, begin the \
+                 duel again with the same `--out`",
+            )
+        })?;
+        (&file).read_to_end(&mut bytes).map_err(|error| Error::io(READ, &path, error))?;
+        let saved = serde_json::from_slice(&bytes).map_err(|error| {
             Error::new(ErrorKind::DataInvalid, READ, error.to_string()).with("path", path.display())
         })?;
         Ok(SavedDuel(saved))

@@ -21,7 +21,7 @@ fn model(
 }
 
 /// Says its skill and the row, so that a judge can tell replies apart.
-async fn contestant(side: Side, skill: &'static str) -> Contestant {
+pub(crate) async fn contestant(side: Side, skill: &'static str) -> Contestant {
     let session = model(skill, move |request| {
         let row: u32 = request.messages[1].content.parse().expect("a row");
         // Each is better on some rows.
@@ -94,7 +94,7 @@ fn record(store: &MemoryStore) -> Record {
     Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads")
 }
 
-fn differences(store: &MemoryStore) -> Vec<f64> {
+pub(crate) fn differences(store: &MemoryStore) -> Vec<f64> {
     let clusters = record(store).lines.into_iter().filter_map(|line| match line {
         RecordLine::Cluster(cluster) => Some(cluster.difference),
         _ => None,

@@ -1,4 +1,4 @@
-//! Who may depend on whom (ARCHITECTURE.md, invariants 1 and 15).
+//! Who may depend on whom (ARCHITECTURE.md, invariants 1 and 16).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;

@@ -7,6 +7,7 @@ mod chat;
 mod config;
 mod defence;
 mod dependencies;
+mod dialects;
 mod duel;
 mod faults;
 mod folders;

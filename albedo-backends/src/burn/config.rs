@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use albedo_core::pretrained::normal_config;
 use albedo_core::{Artefact, Error, ErrorKind, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -49,6 +50,7 @@ impl Qwen3Config {
     fn parse(bytes: &[u8]) -> Result<Self> {
         let map: Map<String, Value> = serde_json::from_slice(bytes)
             .map_err(|error| invalid(format!("not a JSON object: {error}")).with_source(error))?;
+        let map = normal_config(map).map_err(|error| error.about(Artefact::Model))?;
         check_supported(&map)?;
         // The bounds keep every product of two or three sizes far inside 64 bits.
         let hidden_size = size(&map, "hidden_size", 1 << 17)?;
@@ -59,13 +61,10 @@ impl Qwen3Config {
             num_hidden_layers: size(&map, "num_hidden_layers", 1 << 10)?,
             num_attention_heads,
             num_key_value_heads: size(&map, "num_key_value_heads", 1 << 12)?,
-            head_dim: match map.get("head_dim") {
-                None | Some(Value::Null) => hidden_size / num_attention_heads,
-                Some(_) => size(&map, "head_dim", 1 << 12)?,
-            },
+            head_dim: size(&map, "head_dim", 1 << 12)?,
             intermediate_size: size(&map, "intermediate_size", 1 << 20)?,
             max_position_embeddings: size(&map, "max_position_embeddings", 1 << 24)?,
-            rope_theta: rope_theta(&map)?,
+            rope_theta: number(&map, "rope_theta")?,
             rms_norm_eps: number(&map, "rms_norm_eps")?,
             tie_word_embeddings: flag(&map, "tie_word_embeddings")?
                 .ok_or_else(|| missing("tie_word_embeddings"))?,
@@ -126,45 +125,56 @@ fn check_supported(map: &Map<String, Value>) -> Result<()> {
         None => return Err(missing("hidden_act")),
         Some(other) => return Err(unsupported(format!("`hidden_act` is {other}; supported is \"silu\""))),
     }
-    for key in ["rope_scaling", "quantization_config"] {
-        if map.get(key).is_some_and(|value| !value.is_null()) {
-            return Err(unsupported(format!("`{key}` is set; supported is only a model without it")));
-        }
+    if map.contains_key("quantization_config") {
+        return Err(unsupported("`quantization_config` is set; supported is only a model without it"));
     }
-    for key in ["use_sliding_window", "attention_bias", "mlp_bias"] {
+    for key in ["attention_bias", "mlp_bias"] {
         if flag(map, key)? == Some(true) {
             return Err(unsupported(format!("`{key}` is true; supported is only false")));
         }
     }
-    match map.get("layer_types") {
-        None | Some(Value::Null) => Ok(()),
-        Some(Value::Array(kinds)) if kinds.iter().all(|kind| kind == "full_attention") => Ok(()),
-        Some(_) => Err(unsupported("`layer_types` has a layer that is not \"full_attention\"")),
+    check_rope(map)?;
+    let kinds = map.get("layer_types").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if kinds.iter().any(|kind| kind != "full_attention") {
+        return Err(unsupported(
+            "`layer_types` has a layer that is not \"full_attention\", which alone is supported",
+        ));
+    }
+    match map.get("num_hidden_layers").and_then(Value::as_u64) {
+        Some(layers) if layers == kinds.len() as u64 => Ok(()),
+        Some(layers) if layers <= 1 << 10 => Err(invalid(format!(
+            "`layer_types` names {} layers, `num_hidden_layers` is {layers}",
+            kinds.len()
+        ))),
+        // Too many, or no number: refused with its name.
+        _ => Ok(()),
     }
 }
 
-/// `rope_theta`, or in newer files `rope_parameters.rope_theta`.
-fn rope_theta(map: &Map<String, Value>) -> Result<f64> {
-    let Some(parameters) = map.get("rope_parameters").filter(|value| !value.is_null()) else {
-        return number(map, "rope_theta");
+/// Rotary positions of the default type, alike in all layers and channels.
+fn check_rope(map: &Map<String, Value>) -> Result<()> {
+    let Some(Value::Object(rope)) = map.get("rope_parameters") else {
+        return Err(missing("rope_parameters"));
     };
-    let Value::Object(parameters) = parameters else {
-        return Err(invalid("`rope_parameters` is not an object"));
-    };
-    match parameters.get("rope_type") {
-        None => {}
+    match rope.get("rope_type") {
         Some(kind) if kind == "default" => {}
         Some(kind) => {
             return Err(unsupported(format!(
-                "`rope_parameters.rope_type` is {kind}; supported is \"default\""
+                "the rotary positions are of the type {}; supported is \"default\"",
+                shown(kind)
             )));
         }
+        None => return Err(unsupported("the rotary positions differ by layer, which is not supported")),
     }
-    let theta = number(parameters, "rope_theta")?;
-    if map.contains_key("rope_theta") && number(map, "rope_theta")? != theta {
-        return Err(invalid("`rope_theta` and `rope_parameters.rope_theta` differ"));
+    // The type has nothing else, and versions of transformers do not agree on what it
+    // would mean.
+    match rope.iter().find(|(key, _)| !matches!(&***key, "rope_type" | "rope_theta")) {
+        None => Ok(()),
+        Some((key, value)) => Err(unsupported(format!(
+            "the rotary positions have `{key}` of {}, which is not supported",
+            shown(value)
+        ))),
     }
-    Ok(theta)
 }
 
 fn size(map: &Map<String, Value>, key: &'static str, max: usize) -> Result<usize> {
@@ -236,20 +246,19 @@ mod tests {
         parse(&config)
     }
 
+    /// The defaults are transformers': of a key that nobody may leave out there is
+    /// none.
     #[test]
-    fn head_dim_defaults_to_hidden_over_heads() {
-        assert_eq!(parse(&valid()).unwrap().head_dim, 2);
+    fn what_is_absent_has_transformers_default() {
+        assert_eq!(parse(&valid()).unwrap().head_dim, 128);
+        assert_eq!(with("head_dim", json!(null)).unwrap().head_dim, 2);
         assert_eq!(with("head_dim", json!(6)).unwrap().head_dim, 6);
-    }
-
-    #[test]
-    fn a_missing_key_is_named() {
-        for key in valid().as_object().unwrap().keys().filter(|key| *key != "rope_scaling") {
-            let mut config = valid();
-            config.as_object_mut().unwrap().remove(key);
-            let error = parse(&config).unwrap_err();
-            assert!(error.message().contains(&format!("`{key}`")), "{error}");
-        }
+        let sparse = json!({ "architectures": ["Qwen3ForCausalLM"] });
+        let config = parse(&sparse).unwrap();
+        assert_eq!((config.hidden_size, config.rope_theta, config.tie_word_embeddings), (4096, 1e4, false));
+        let mut config = valid();
+        config.as_object_mut().unwrap().remove("architectures");
+        assert!(parse(&config).unwrap_err().message().contains("`architectures`"));
     }
 
     #[test]
@@ -260,9 +269,10 @@ mod tests {
         assert_eq!(parse(&config).unwrap().rope_theta, 10000.0);
         config["rope_parameters"]["rope_type"] = json!("yarn");
         assert_eq!(parse(&config).unwrap_err().kind(), ErrorKind::Unsupported);
+        // As transformers 5 has it, the one inside counts.
         config["rope_parameters"]["rope_type"] = json!("default");
         config["rope_theta"] = json!(1e6);
-        assert_eq!(parse(&config).unwrap_err().kind(), ErrorKind::DataInvalid);
+        assert_eq!(parse(&config).unwrap().rope_theta, 10000.0);
     }
 
     #[test]
@@ -272,14 +282,22 @@ mod tests {
             ("architectures", json!([])),
             ("hidden_act", json!("gelu")),
             ("rope_scaling", json!({"type": "yarn"})),
+            ("rope_parameters", json!({"type": "linear", "factor": 2.0})),
+            ("rope_parameters", json!({"rope_type": "default", "partial_rotary_factor": 0.5})),
+            ("rope_parameters", json!({"full_attention": {"rope_type": "default"}})),
+            ("partial_rotary_factor", json!(0.5)),
             ("quantization_config", json!({"bits": 4})),
-            ("use_sliding_window", json!(true)),
+            ("sliding_window", json!(16)),
             ("attention_bias", json!(true)),
             ("layer_types", json!(["full_attention", "sliding_attention"])),
         ] {
-            let error = with(key, value).unwrap_err();
+            let mut config = valid();
+            config["max_window_layers"] = json!(1);
+            config["use_sliding_window"] = json!(key == "sliding_window");
+            config[key] = value;
+            let error = parse(&config).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-            assert!(error.message().contains("support") || key == "layer_types", "{error}");
+            assert!(error.message().contains("support"), "{error}");
         }
     }
 
@@ -292,6 +310,8 @@ mod tests {
             ("vocab_size", json!(u64::MAX)),
             ("num_key_value_heads", json!(3)),
             ("head_dim", json!(3)),
+            ("layer_types", json!(["full_attention"])),
+            ("layer_types", json!("full_attention")),
             ("rms_norm_eps", json!(0)),
             ("rope_theta", json!("1e6")),
             ("rope_theta", json!(0.5)),

@@ -66,7 +66,7 @@ fn load_on(device: burn::tensor::Device, side: &str) -> Qwen3<BurnOps> {
 
 #[test]
 fn token_ids_are_equal() {
-    let text = ChatText::load(&demo().join("models/king")).unwrap();
+    let text = ChatText::load(&demo().join("models/king"), None).unwrap();
     let golden = golden();
     for case in &golden.tokenizer {
         assert_eq!(text.encode_reply(&case.text).unwrap(), case.ids, "{:?}", case.text);

@@ -308,5 +308,5 @@ impl Desk {
 }
 
 fn usage(prompt: usize, completion: usize) -> Usage {
-    Usage { prompt_tokens: prompt as u32, completion_tokens: completion as u32, price_usd: Some(0.0) }
+    Usage::counted(prompt as u32, completion as u32).with_price(0.0)
 }

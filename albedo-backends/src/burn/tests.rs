@@ -263,7 +263,7 @@ pub(super) fn fixture() -> BackendFixture {
         ]
     };
     let reply = "THOUGHT: I list its files first.\n\n```bash\nls\n```";
-    let text = ChatText::load(&demo("king")).unwrap();
+    let text = ChatText::load(&demo("king"), None).unwrap();
     let replies =
         [reply, "", "naïve 日本"].map(|reply| (reply.to_owned(), text.encode_reply(reply).unwrap().len()));
     BackendFixture {

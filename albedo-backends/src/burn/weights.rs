@@ -7,8 +7,9 @@ use std::io::{BufReader, Seek};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use albedo_core::checkpoint::is_weight_file;
 use albedo_core::digest::Hasher;
-use albedo_core::files::read_exact_at;
+use albedo_core::files::{open_file, read_exact_at};
 use albedo_core::safetensors::{Dtype, TensorInfo, read_header};
 use albedo_core::{Artefact, CallContext, Digest, Error, ErrorKind, Reach, Result};
 use half::{bf16, f16};
@@ -63,15 +64,22 @@ impl WeightFiles {
             let Some(name) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else {
                 return Err(invalid("the name of a weight file is not UTF-8").with("path", path.display()));
             };
-            let file = File::open(&path).map_err(|error| Error::io(OPERATION, &path, error))?;
-            let metadata = file.metadata().map_err(|error| Error::io(OPERATION, &path, error))?;
-            if !metadata.is_file() {
-                return Err(invalid("not a regular file").with("path", path.display()));
+            if !is_weight_file(&name) {
+                continue;
             }
+            let file = open_file(OPERATION, &path)?;
+            let metadata = file.metadata().map_err(|error| Error::io(OPERATION, &path, error))?;
             let (bytes, modified) = (metadata.len(), metadata.modified().ok());
             files.push(WeightFile { name, path, file, bytes, modified });
         }
         if files.is_empty() {
+            if let Some(other) = other_weights(folder) {
+                let message = format!("the weights are in `{other}`; supported is safetensors");
+                return Err(Error::new(ErrorKind::Unsupported, OPERATION, message)
+                    .about(Artefact::Model)
+                    .with("path", folder.display())
+                    .with_hint("save the model as safetensors, as `save_pretrained` does"));
+            }
             return Err(Error::new(ErrorKind::NotFound, OPERATION, "the folder has no *.safetensors file")
                 .with("path", folder.display())
                 .with_hint("check that the path is a model's folder and that its download is complete"));
@@ -178,6 +186,15 @@ impl WeightFiles {
     }
 }
 
+/// A file of weights in a format that is not read.
+fn other_weights(folder: &Path) -> Option<String> {
+    const ENDINGS: [&str; 8] = ["bin", "pt", "pth", "gguf", "ggml", "msgpack", "h5", "onnx"];
+    let names =
+        std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let ends = |name: &String| name.rsplit_once('.').is_some_and(|(_, ending)| ENDINGS.contains(&ending));
+    names.filter(ends).min()
+}
+
 impl WeightFile {
     fn digest(&self, cx: &CallContext) -> Result<Digest> {
         let mut hasher = Hasher::default();
@@ -231,10 +248,13 @@ impl<'a> Weights<'a> {
             )));
         }
         if !matches!(tensor.info.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16) {
-            return Err(tensor.wrong(format!(
-                "has the data type {:?}; supported are F32, F16 and BF16",
+            let message = format!(
+                "the tensor `{name}` has the data type {:?}; supported are F32, F16 and BF16",
                 tensor.info.dtype
-            )));
+            );
+            return Err(Error::new(ErrorKind::Unsupported, OPERATION, message)
+                .about(Artefact::Model)
+                .with("path", tensor.file.path.display()));
         }
         Ok(tensor)
     }

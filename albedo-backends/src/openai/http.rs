@@ -1,25 +1,22 @@
-//! Requests to one server with one key, and what its refusals mean.
+//! Requests to one server with one key.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use albedo_core::http::header::CONTENT_ENCODING;
 use albedo_core::http::{Credential, HeaderMap, HttpRequest, HttpResponse, HttpTransport, StatusCode};
-use albedo_core::{CallContext, Error, ErrorKind, Fault, Message, Reach, Result, Retry};
+use albedo_core::{CallContext, Error, ErrorKind, Message, Result, Retry};
 use reqwest::Url;
 use serde_json::Value;
 
-use super::limits;
-use crate::http::{is_private, redact, retry_after};
+use super::{lenient, limits};
+use crate::http::{Refusal, is_private};
 
 /// Most bytes of an answer that are read: ours, above any reply of a judge.
 pub(super) const MAX_BODY: usize = 16 << 20;
 
 /// Most bytes of an error's body that are read.
 const MAX_ERROR_BODY: usize = 64 << 10;
-
-/// OpenRouter's words, in lower case, for a key that may spend no more: it answers
-/// 403, as to a request that it refuses.
-const KEY_LIMIT: &str = "key limit exceeded";
 
 /// One server.
 #[derive(Debug)]
@@ -67,10 +64,21 @@ impl Server {
         if let Some(limit) = limits::limit(response.headers(), SystemTime::now()) {
             cx.signal(limit);
         }
-        if response.status().is_success() {
-            Ok(response)
-        } else {
-            Err(self.refusal(operation, response, messages).await)
+        if !response.status().is_success() {
+            return Err(self.refusal(operation, response, messages).await);
+        }
+        match encoding(response.headers()) {
+            None => Ok(response),
+            Some(encoding) => {
+                let message =
+                    format!("the server compressed its answer (`{encoding}`), which nobody asked for");
+                Err(Error::new(ErrorKind::Protocol, operation, message)
+                    .with_retry(Retry::Never)
+                    .with("server", &self.base)
+                    .with_hint(
+                        "switch the compression of answers off at the server, or at a proxy before it",
+                    ))
+            }
         }
     }
 
@@ -85,18 +93,13 @@ impl Server {
     async fn refusal(&self, operation: &str, mut response: HttpResponse, messages: &[Message]) -> Error {
         let (status, headers) = (response.status(), response.headers().clone());
         let body = response.read(MAX_ERROR_BODY).await.unwrap_or_default();
-        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let body = lenient::value(&body)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).trim().to_owned()));
         self.refused(operation, status, &headers, &body, messages)
     }
 
-    /// The error that `status` and the provider's `body` stand for.
-    ///
-    /// What the operator has to mend is the operator's, final, and reaches the
-    /// duel: a key (401), an account or a key's limit (402, 429, 403), an address
-    /// or model (404, redirections). What one request provokes (400, 403, 413,
-    /// 422) is final but costs that request only, and says nothing about a
-    /// contestant: moderation, a firewall or a region may be behind it. The rest
-    /// may pass.
+    /// The error that `status` and the provider's `body` stand for; a status of
+    /// success is that of an answer with an error in it.
     pub(super) fn refused(
         &self,
         operation: &str,
@@ -105,70 +108,31 @@ impl Server {
         body: &Value,
         messages: &[Message],
     ) -> Error {
-        let inner = body.get("error").filter(|error| !error.is_null()).unwrap_or(body);
-        let code = inner.get("code").and_then(Value::as_str).unwrap_or_default();
-        let words = [inner.get("message"), body.get("detail"), body.get("message"), Some(inner)];
-        let words = words.into_iter().flatten().find_map(Value::as_str).unwrap_or_default();
-        let limited = words.to_ascii_lowercase().contains(KEY_LIMIT);
-        let words = self.redact(words, messages);
-        let message = |what: &str| {
-            if words.is_empty() {
-                format!("{what} ({status})")
-            } else {
-                format!("{what} ({status}): {words}")
-            }
+        let private: Vec<_> = messages.iter().map(|message| message.content.as_str()).collect();
+        let address_hint = if operation == super::LOAD {
+            "check `base_url`, which usually ends in /v1; `check_model = false` does without a list of models"
+        } else {
+            "check `base_url`, which usually ends in /v1, and `model`"
         };
-        let operators = |kind, what, hint: String| {
-            let error = Error::new(kind, operation, message(what));
-            error.with_fault(Fault::Operator).with_reach(Reach::Duel).with_retry(Retry::Never).with_hint(hint)
+        let refusal = Refusal {
+            operation,
+            server: &self.base,
+            status,
+            headers,
+            body,
+            credential: self.key.as_ref(),
+            private: &private,
+            address_hint,
         };
-        let key = match &self.key {
-            Some(key) => format!("the key in {}", key.source()),
-            None => "`key_env`, which names no variable".to_owned(),
-        };
-        let passing = |kind, what| {
-            let retry = retry_after(headers, SystemTime::now()).map_or(Retry::Backoff, Retry::After);
-            Error::new(kind, operation, message(what)).with_retry(retry)
-        };
-        let refused = || {
-            let error = Error::new(ErrorKind::Refused, operation, message("the server refuses the request"));
-            error.with_fault(Fault::Infrastructure).with_retry(Retry::Never)
-        };
-        let error = match status.as_u16() {
-            401 => operators(ErrorKind::Unavailable, "the server refuses the key", format!("check {key}")),
-            402 => operators(ErrorKind::ResourceExhausted, "the account is empty", format!("pay for {key}")),
-            429 if code == "insufficient_quota" => {
-                operators(ErrorKind::ResourceExhausted, "the quota is used up", format!("pay for {key}"))
-            }
-            403 if limited => operators(
-                ErrorKind::ResourceExhausted,
-                "the key's limit is reached",
-                format!("raise that of {key}"),
-            ),
-            404 => operators(
-                ErrorKind::NotFound,
-                "the server has no such address or model",
-                "check `base_url`, which usually ends in /v1, and `model`".into(),
-            ),
-            300..=399 => operators(
-                ErrorKind::NotFound,
-                "the server redirects, which is not followed",
-                "set `base_url` to where it redirects".into(),
-            ),
-            429 => passing(ErrorKind::RateLimited, "the server asks to slow down"),
-            408 => passing(ErrorKind::Timeout, "the server gave up waiting"),
-            409 | 425 | 500.. => passing(ErrorKind::Unavailable, "the server failed"),
-            _ => refused(),
-        };
-        error.with("server", &self.base)
+        refusal.into_error()
     }
+}
 
-    /// What of `words` may be printed: neither the key nor anything that quotes
-    /// `messages`.
-    fn redact(&self, words: &str, messages: &[Message]) -> String {
-        let key: Vec<_> = self.key.iter().map(Credential::expose).collect();
-        redact(words, &key, messages.iter().map(|message| message.content.as_str()))
-    }
+/// How a body is encoded, if it is.
+fn encoding(headers: &HeaderMap) -> Option<String> {
+    let encoding =
+        headers.get(CONTENT_ENCODING)?.to_str().unwrap_or("unreadable").trim().to_ascii_lowercase();
+    (!matches!(&*encoding, "" | "identity")).then(|| encoding.escape_debug().take(40).collect())
 }
 
 /// An answer without an end.

@@ -87,6 +87,16 @@ impl Answer {
         }
     }
 
+    /// These bytes under this content type.
+    pub fn raw(content_type: &str, body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            status: 200,
+            headers: vec![("content-type".into(), content_type.into())],
+            header_pause: Duration::ZERO,
+            acts: vec![Act::Send(body.into())],
+        }
+    }
+
     /// A refusal in OpenAI's words.
     pub fn refuse(status: u16, message: &str) -> Self {
         Self::json(status, &json!({ "error": { "message": message, "type": "scripted" } }))

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use albedo_core::files::{read_at, read_exact_at};
-use albedo_core::{Error, ErrorKind, Fault, Message, MessageRole, Result, TaskRow};
+use albedo_core::{Error, ErrorKind, Fault, Message, MessageRole, Reach, Result, TaskRow};
 use bytes::Bytes;
-use parquet::basic::Type as PhysicalType;
+use parquet::basic::{Compression, Type as PhysicalType};
 use parquet::column::page::PageReader;
 use parquet::column::reader::{ColumnReader, get_column_reader};
 use parquet::data_type::ByteArray;
@@ -79,17 +79,17 @@ impl Shard {
             Column::find(footer.file_metadata().schema_descr(), name, path)
                 .map_err(|error| error.with("shard", &entry.name))
         };
-        Ok(Self {
-            instance_id: column("instance_id", &["instance_id"])?,
-            repo: column("repo", &["repo"])?,
-            role: column("messages.role", &["messages", "role"])?,
-            content: column("messages.content", &["messages", "content"])?,
-            name: entry.name.clone(),
-            path,
-            stamp,
-            source,
-            footer,
-        })
+        let columns = [
+            column("instance_id", &["instance_id"])?,
+            column("repo", &["repo"])?,
+            column("messages.role", &["messages", "role"])?,
+            column("messages.content", &["messages", "content"])?,
+        ];
+        for column in &columns {
+            require_readable(&footer, column).map_err(|error| error.with("shard", &entry.name))?;
+        }
+        let [instance_id, repo, role, content] = columns;
+        Ok(Self { instance_id, repo, role, content, name: entry.name.clone(), path, stamp, source, footer })
     }
 
     /// Whether the file is still the one that was verified.
@@ -150,7 +150,11 @@ impl Column {
                 "the columns must be `instance_id`, `repo` and `messages`, a list of `role` and `content`",
             )
         };
-        let mut found = schema.columns().iter().enumerate().filter(|(_, descriptor)| fits(descriptor));
+        // A member of a message may have members of these names itself: they lie deeper.
+        let depth = |descriptor: &ColumnDescPtr| descriptor.path().parts().len();
+        let least = schema.columns().iter().filter(|descriptor| fits(descriptor)).map(depth).min();
+        let mut found = schema.columns().iter().enumerate();
+        let mut found = found.by_ref().filter(|(_, column)| fits(column) && Some(depth(column)) == least);
         let (Some((index, descriptor)), None) = (found.next(), found.next()) else {
             return Err(invalid("the shard has no such column, or several"));
         };
@@ -237,6 +241,31 @@ impl Column {
     }
 }
 
+/// Checks that the pages of `column` are compressed in a way that is read: before
+/// the duel, not at the first row.
+fn require_readable(footer: &ParquetMetaData, column: &Column) -> Result<()> {
+    let groups = footer.row_groups().iter().filter(|group| group.num_rows() > 0);
+    let compressions = groups.map(|group| group.column(column.index).compression());
+    for compression in compressions {
+        match compression {
+            Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_) | Compression::ZSTD(_) => {
+            }
+            other => {
+                let message = format!("the column is compressed with {other:?}, which is not supported");
+                return Err(unsupported(message).with("column", column.name));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn unsupported(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Unsupported, READ, message)
+        .with_fault(Fault::Operator)
+        .with_reach(Reach::Duel)
+        .with_hint("write the shard with Zstandard, Snappy, gzip or no compression, and its manifest anew")
+}
+
 /// Definition level from which on the list around `column` has an element: the
 /// optional and repeated parts of its path up to the repeated one.
 fn element_level(schema: &SchemaDescriptor, column: &ColumnDescPtr) -> i16 {
@@ -274,6 +303,9 @@ fn unreadable(error: ParquetError, path: &std::path::Path) -> Error {
         },
         error => error,
     };
+    if matches!(error, ParquetError::NYI(_)) || error.to_string().contains("Disabled feature") {
+        return unsupported(error.to_string()).with("path", path.display()).with_source(error);
+    }
     Error::new(ErrorKind::DataInvalid, READ, error.to_string())
         .with_fault(Fault::Operator)
         .with("path", path.display())

@@ -364,7 +364,7 @@ async fn a_marker_saves_hashing_until_the_file_changes() {
     let modified = fs::metadata(&shard).and_then(|metadata| metadata.modified()).expect("a time");
     let bytes = fs::read(&shard).expect("read");
     let rewritten = File::options().write(true).open(&shard).expect("opens");
-    io::Write::write_all(&mut &rewritten, &bytes).expect("written");
+    std::io::Write::write_all(&mut &rewritten, &bytes).expect("written");
     rewritten.set_modified(modified).expect("set");
     assert_eq!(refused_row(folder.path()).await.kind(), ErrorKind::DigestMismatch);
     let error = tasks.row(0, &CallContext::new()).await.expect_err("an open shard is looked at again");

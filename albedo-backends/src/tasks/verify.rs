@@ -1,11 +1,11 @@
 //! Hashing a shard once: what was hashed is remembered in a marker file.
 
 use std::fs::{self, File, Metadata};
-use std::io;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use albedo_core::digest::Hasher;
-use albedo_core::files::read_at;
+use albedo_core::files::{open_file, read_at};
 use albedo_core::{CallContext, Digest, Error, ErrorKind, Fault, Result};
 use serde::{Deserialize, Serialize};
 
@@ -123,7 +123,7 @@ fn read_marker(path: &Path) -> Option<Marker> {
     if !cfg!(unix) {
         return None;
     }
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    serde_json::from_reader(BufReader::new(open_file(READ, path).ok()?)).ok()
 }
 
 fn write_marker(path: &Path, marker: &Marker) -> io::Result<()> {

@@ -3,6 +3,7 @@ use std::sync::LazyLock;
 
 use albedo_core::MessageRole;
 use proptest::prelude::*;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -62,11 +63,11 @@ fn folder(change: impl FnOnce(&mut Value)) -> TempDir {
 }
 
 fn refusal(change: impl FnOnce(&mut Value)) -> String {
-    ChatText::load(folder(change).path()).unwrap_err().to_string()
+    ChatText::load(folder(change).path(), None).unwrap_err().to_string()
 }
 
 fn with_template(template: &str) -> Result<ChatText> {
-    ChatText::load(folder(|config| config["chat_template"] = json!(template)).path())
+    ChatText::load(folder(|config| config["chat_template"] = json!(template)).path(), None)
 }
 
 fn conversation(turns: &[(MessageRole, &str)]) -> Vec<Message> {
@@ -103,7 +104,7 @@ fn templates_render_as_python_renders_them() {
 
 #[test]
 fn the_demo_text_round_trips() {
-    let text = ChatText::load(&demo()).unwrap();
+    let text = ChatText::load(&demo(), None).unwrap();
     assert_eq!((text.end_of_turn(), text.stop_ids(), text.vocab_size()), (4091, &[4091][..], 4096));
     let ids = text.encode_prompt(&conversation(&[(MessageRole::User, "naïve 日本 \u{0}")])).unwrap();
     assert_eq!(
@@ -119,10 +120,10 @@ fn a_template_may_stand_in_its_own_file_or_be_one_of_several() {
     let named = json!([{"name": "tools", "template": "no"}, {"name": "default", "template": "yes"}]);
     let folder = folder(|config| config["chat_template"] = named);
     let message = conversation(&[(MessageRole::User, "u")]);
-    let text = ChatText::load(folder.path()).unwrap();
+    let text = ChatText::load(folder.path(), None).unwrap();
     assert_eq!(text.render(&message).unwrap(), "yes");
     std::fs::write(folder.path().join("chat_template.jinja"), "{{ bos_token }}|{{ eos_token }}").unwrap();
-    let other = ChatText::load(folder.path()).unwrap();
+    let other = ChatText::load(folder.path(), None).unwrap();
     assert_eq!(other.render(&message).unwrap(), "|<|im_end|>", "no token is an empty text");
     assert_ne!(text.template_digest(), other.template_digest());
     assert_eq!(text.tokenizer_digest(), other.tokenizer_digest());
@@ -133,11 +134,16 @@ fn every_configured_stop_id_counts_once() {
     let folder = folder(|_| {});
     std::fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": [4091, 4089]}"#)
         .unwrap();
-    assert_eq!(ChatText::load(folder.path()).unwrap().stop_ids(), [4089, 4091]);
+    assert_eq!(ChatText::load(folder.path(), None).unwrap().stop_ids(), [4089, 4091]);
+    // Without the file, transformers takes them from `config.json`.
     std::fs::remove_file(folder.path().join("generation_config.json")).unwrap();
-    assert_eq!(ChatText::load(folder.path()).unwrap().stop_ids(), [4091]);
+    assert_eq!(ChatText::load(folder.path(), None).unwrap().stop_ids(), [4091]);
+    std::fs::write(folder.path().join("config.json"), r#"{"eos_token_id": [4091, 4093]}"#).unwrap();
+    assert_eq!(ChatText::load(folder.path(), None).unwrap().stop_ids(), [4091, 4093]);
+    std::fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": 4089}"#).unwrap();
+    assert_eq!(ChatText::load(folder.path(), None).unwrap().stop_ids(), [4089, 4091]);
     std::fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": "stop"}"#).unwrap();
-    assert!(ChatText::load(folder.path()).unwrap_err().message().contains("malformed"));
+    assert!(ChatText::load(folder.path(), None).unwrap_err().message().contains("malformed"));
 }
 
 #[test]
@@ -146,10 +152,13 @@ fn text_files_that_do_not_fit_are_refused() {
         (json!({"chat_template": "<|turn|>"}), "writes `<|turn|>`, which the tokenizer does not have"),
         (json!({"chat_template": null}), "there is no chat template"),
         (json!({"chat_template": "{% for %}"}), "line 1"),
-        (json!({"chat_template": "{{ strftime_now('%Y') }}"}), "strftime_now is unknown"),
+        (
+            json!({"chat_template": "{{ strftime_now('%Y') }}"}),
+            "today's date (`strftime_now`), and none was given in line 1",
+        ),
         (
             json!({"chat_template": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"}),
-            "fuel",
+            "too many steps",
         ),
         (json!({"eos_token": null}), "there is no `eos_token`"),
         (json!({"eos_token": {"content": "<|done|>"}}), "does not have the `eos_token`, `<|done|>`"),
@@ -169,11 +178,11 @@ fn text_files_that_do_not_fit_are_refused() {
 fn missing_and_broken_files_are_named() {
     let folder = folder(|_| {});
     std::fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
-    let error = ChatText::load(folder.path()).unwrap_err();
+    let error = ChatText::load(folder.path(), None).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DataInvalid);
     assert!(error.to_string().contains("tokenizer.json"), "{error}");
     std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
-    assert_eq!(ChatText::load(folder.path()).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(ChatText::load(folder.path(), None).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 /// Qwen3's own tokenizer and template against Jinja2's renderings, in the
@@ -189,7 +198,7 @@ fn qwen3s_own_template_renders_byte_for_byte() {
     }
     let folder =
         PathBuf::from(std::env::var_os("ALBEDO_QWEN3_TEXT").expect("ALBEDO_QWEN3_TEXT names the folder"));
-    let text = ChatText::load(&folder).unwrap();
+    let text = ChatText::load(&folder, None).unwrap();
     assert_eq!(text.vocab_size(), 151_669);
     let cases: Vec<Case> =
         serde_json::from_slice(&std::fs::read(folder.join("cases.json")).unwrap()).unwrap();

@@ -375,5 +375,7 @@ pub(super) fn shape(metadata: &Metadata, id: u32, depth: usize) -> String {
     }
 }
 
+// Two attributes: clippy knows tests by `cfg(test)` alone.
+#[cfg(feature = "test-node")]
 #[cfg(test)]
 mod tests;

@@ -141,6 +141,8 @@ async fn it_conforms_on_every_runtime_with_and_without_commit_reveal() {
         for commit_reveal in [false, true] {
             let node = TestNode::start(&metadata, spec, subnet(commit_reveal)).await;
             node.set_pace(Pace::Instant);
+            // Past the epoch that runtimes without a count of epochs begin at block 3.
+            node.produce(10);
             let (client, _) = writer(&node);
             let producing = node.clone();
             let advance = move |blocks| {

@@ -146,22 +146,24 @@ impl Suite<'_> {
     fn completion(&self, request: &GenerateRequest, completion: &Completion) -> Checked {
         let Completion { tokens, finish, usage, reply_scores, .. } = completion;
         let (written, most) = (usage.completion_tokens, request.max_new_tokens);
-        ensure(written <= most, "max_new_tokens is kept", || format!("{written} tokens of {most}"))?;
+        ensure(written.is_none_or(|written| written <= most), "max_new_tokens is kept", || {
+            format!("{written:?} tokens of {most}")
+        })?;
         if let Some(counted) = self.count(&request.messages)? {
-            ensure(usage.prompt_tokens == counted, "usage has the prompt tokens counted", || {
-                format!("{} of {counted}", usage.prompt_tokens)
+            ensure(usage.prompt_tokens == Some(counted), "usage has the prompt tokens counted", || {
+                format!("{:?} of {counted}", usage.prompt_tokens)
             })?;
         }
         if !tokens.is_empty() {
-            ensure(tokens.len() == written as usize, "usage has the tokens written", || {
-                format!("{written} of {}", tokens.len())
+            ensure(written == Some(tokens.len() as u32), "usage has the tokens written", || {
+                format!("{written:?} of {}", tokens.len())
             })?;
         }
         let stop_ids = &self.session.model().stop_ids;
         let stop = tokens.iter().position(|token| stop_ids.contains(token)).map(|at| at + 1);
         let honest = match finish {
             FinishReason::Stop => tokens.is_empty() || stop == Some(tokens.len()),
-            FinishReason::Length => written == most && stop.is_none(),
+            FinishReason::Length => written.is_none_or(|written| written == most) && stop.is_none(),
             FinishReason::Unknown => true,
         };
         ensure(honest, "the finish reason is right", || format!("{finish:?} with {}", brief(completion)))?;

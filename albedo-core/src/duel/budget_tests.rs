@@ -17,7 +17,7 @@ fn priced(comparison: &Comparison) -> Result<Assessment> {
 fn paid_for(comparison: &Comparison, price_usd: Option<f64>) -> Result<Assessment> {
     let mut assessment = fair(comparison)?;
     if let Assessment::Scored { usage, .. } = &mut assessment {
-        *usage = Some(Usage { prompt_tokens: 9, completion_tokens: 2, price_usd });
+        *usage = Some(Usage { price_usd, ..Usage::counted(9, 2) });
     }
     Ok(assessment)
 }

@@ -66,7 +66,7 @@ impl ModelSession for Scripted {
             let failure = self.failures.lock().expect("unpoisoned").get_mut(&request.seed).and_then(Vec::pop);
             let result = failure.map_or_else(
                 || {
-                    let usage = Usage { prompt_tokens: 3, completion_tokens: 2, price_usd: None };
+                    let usage = Usage::counted(3, 2);
                     let text = format!("{} {}", self.name, request.seed);
                     let sampled = (request.seed % 100) as u32;
                     Ok(Completion::new(text, FinishReason::Stop, usage)

@@ -1,10 +1,10 @@
 //! How much is read of a folder that anybody may have made.
 
-use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use crate::error::{Error, ErrorKind, Fault, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::open_file;
 
 /// The longest line of a record or journal, in bytes. A reply of 32,768 tokens with
 /// ids, gaps and log-probabilities has about 1.2 MB.
@@ -25,26 +25,10 @@ pub(super) const MAX_DIGEST: u64 = 1 << 10;
 /// any JSON, which takes some twenty times the memory of its text.
 pub(super) const MAX_FORFEIT: u64 = 16 << 20;
 
-/// Opens the regular file at `path`: reading a pipe or a device may never end.
-///
-/// # Errors
-/// [`ErrorKind::DataInvalid`] if it is something else; the operating system's answer.
-pub(super) fn open_regular(operation: &str, path: &Path) -> Result<File> {
-    let io = |error| Error::io(operation, path, error);
-    // Opening a pipe waits for its other end, so that its kind is looked at before.
-    if !fs::metadata(path).map_err(io)?.is_file() {
-        return Err(Error::new(ErrorKind::DataInvalid, operation, "it is not a regular file")
-            .with_fault(Fault::Operator)
-            .with("path", path.display())
-            .with_hint("name the folder of a record"));
-    }
-    File::open(path).map_err(io)
-}
-
 /// All bytes of the regular file at `path`, which has at most `most`.
 ///
 /// # Errors
-/// As [`open_regular`]; [`ErrorKind::DataInvalid`] if the file is larger.
+/// As [`open_file`]; [`ErrorKind::DataInvalid`] if the file is larger.
 pub(super) fn read_bounded(operation: &str, path: &Path, most: u64) -> Result<Vec<u8>> {
     let io = |error| Error::io(operation, path, error);
     let too_large = || {
@@ -52,7 +36,7 @@ pub(super) fn read_bounded(operation: &str, path: &Path, most: u64) -> Result<Ve
             .with("path", path.display())
             .with("most bytes", most)
     };
-    let file = open_regular(operation, path)?;
+    let file = open_file(operation, path)?;
     if file.metadata().map_err(io)?.len() > most {
         return Err(too_large());
     }
@@ -64,6 +48,8 @@ pub(super) fn read_bounded(operation: &str, path: &Path, most: u64) -> Result<Ve
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -75,7 +61,7 @@ mod tests {
         let error = read_bounded("read", &path, 9).expect_err("too large").to_string();
         assert!(error.contains("larger than albedo reads"), "{error}");
         let error = read_bounded("read", folder.path(), 9).expect_err("a folder").to_string();
-        assert!(error.contains("not a regular file"), "{error}");
+        assert!(error.contains("directory"), "{error}");
     }
 
     #[test]
@@ -88,7 +74,7 @@ mod tests {
         assert!(made.success());
         for path in [device, pipe] {
             let error = read_bounded("read", &path, 9).expect_err("not a file").to_string();
-            assert!(error.contains("not a regular file"), "{error}");
+            assert!(error.contains("no regular file"), "{error}");
         }
     }
 }

@@ -10,7 +10,6 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::blobs::BlobIndex;
-use super::bounds::open_regular;
 use super::chain::{Chain, JournalKey};
 use super::journal::{index_blobs, read_events, whole_lines};
 use super::reader::{BLOBS, DIGEST, LINES};
@@ -19,6 +18,7 @@ use super::{Digests, JournalEntry, JournalEvent, Record, RecordPart, RecordStore
 use crate::clock::unix_ms;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Fault, Reach, Result};
+use crate::files::open_file;
 
 /// A folder: see the table in [`crate::record`]. One process at a time: the
 /// journal is locked while the store lives.
@@ -95,10 +95,14 @@ impl FileStore {
                     .with("path", path.display())
                     .with_hint("resume it, or choose another folder")
             }
-            _ => Error::io(operation, &path, error),
+            _ => refused(operation, &path, error),
         })?;
-        lock(&journal, &path)?;
-        Self::start(folder, journal, chain, true)
+        let started = lock(&journal, &path).and_then(|()| Self::start(folder, journal, chain, true));
+        if started.is_err() {
+            // Nothing was written: the folder can be used once the cause is mended.
+            let _ = fs::remove_file(&path);
+        }
+        started
     }
 
     /// The store in `folder` that an earlier process left, to go on with. A torn
@@ -124,17 +128,14 @@ impl FileStore {
 
     fn resume_with(folder: PathBuf, mut chain: Option<Chain>) -> Result<Self> {
         let path = folder.join(JOURNAL);
-        open_regular("resume the duel", &path).map(drop).or_else(|error| match error.kind() {
-            ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        })?;
+        require_file("resume the duel", &path)?;
         let journal = open().open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 Error::new(ErrorKind::NotFound, "resume the duel", "the folder holds no journal")
                     .with("path", path.display())
                     .with_hint("check the folder's name")
             }
-            _ => Error::io("resume the duel", &path, error),
+            _ => refused("resume the duel", &path, error),
         })?;
         lock(&journal, &path)?;
         cut(&journal, whole_lines(&journal, &path, chain.as_mut())?, &path)?;
@@ -171,10 +172,11 @@ impl FileStore {
     fn start(folder: PathBuf, journal: File, chain: Option<Chain>, chained: bool) -> Result<Self> {
         let foreign = chain.as_ref().and_then(Chain::broken);
         let path = folder.join(JOURNAL_BLOBS);
+        require_file("open the journal's texts", &path)?;
         let blobs = open()
             .create(true)
             .open(&path)
-            .map_err(|error| Error::io("open the journal's texts", &path, error))?;
+            .map_err(|error| refused("open the journal's texts", &path, error))?;
         let index = index_blobs(&blobs, &path)?;
         cut(&blobs, index.end(), &path)?;
         sync_folder(&folder).map_err(|error| Error::io("sync the record's folder", &folder, error))?;
@@ -434,7 +436,7 @@ impl Writer {
         let mut digest = File::create(partial(&self.folder, DIGEST))?;
         digest.write_all(digests.to_string().as_bytes())?;
         for (file, name) in [(blobs, BLOBS), (lines, LINES), (digest, DIGEST)] {
-            file.sync_all()?;
+            synced(file.sync_all())?;
             fs::rename(partial(&self.folder, name), self.folder.join(name))?;
         }
         sync_folder(&self.folder)
@@ -455,8 +457,61 @@ fn lock(journal: &File, path: &Path) -> Result<()> {
                 .with("path", path.display())
                 .with_hint("wait until it ends, or end it")
         }
+        fs::TryLockError::Error(error) if is_refusal(&error) => {
+            Error::new(ErrorKind::Unsupported, "lock the journal", "the file system does not lock files")
+                .with_fault(Fault::Operator)
+                .with_reach(Reach::Duel)
+                .with("path", path.display())
+                .with_hint("keep duels on a local disk, or mount this file system with locks")
+                .with_source(error)
+        }
         fs::TryLockError::Error(error) => Error::io("lock the journal", path, error),
     })
+}
+
+/// Refuses a journal that is a pipe or a device: opening it may wait for ever.
+fn require_file(operation: &'static str, path: &Path) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(about) if !about.is_file() && !about.is_dir() => open_file(operation, path).map(drop),
+        _ => Ok(()),
+    }
+}
+
+/// Why a file cannot be opened to be appended to.
+fn refused(operation: &'static str, path: &Path, error: io::Error) -> Error {
+    if !is_refusal(&error) {
+        return Error::io(operation, path, error);
+    }
+    Error::new(
+        ErrorKind::Unsupported,
+        operation,
+        format!("the file system does not append to files: {error}"),
+    )
+    .with_fault(Fault::Operator)
+    .with_reach(Reach::Duel)
+    .with("path", path.display())
+    .with_hint("keep duels on a local disk, and copy the folder when the duel has ended")
+    .with_source(error)
+}
+
+/// Whether the file system says that it does not do such a thing at all: some of
+/// those over a network or in user space do not sync folders, lock or append.
+fn is_refusal(error: &io::Error) -> bool {
+    /// `EBADF` of a folder that is open for reading, and `ENOLCK`, on Linux and the
+    /// BSDs; they have no kind of their own.
+    const CODES: [i32; 3] = [9, 37, 77];
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
+        || error.raw_os_error().is_some_and(|code| CODES.contains(&code))
+}
+
+/// What came of a sync. Where the file system does not offer it, what was written
+/// is as safe as it is going to be: a crash of the machine may lose the end of the
+/// journal, which is asked for again.
+fn synced(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if is_refusal(&error) => Ok(()),
+        result => result,
+    }
 }
 
 /// Cuts off what is torn behind the first `length` bytes.
@@ -464,7 +519,7 @@ fn cut(file: &File, length: u64, path: &Path) -> Result<()> {
     let cut = || {
         if file.metadata()?.len() > length {
             file.set_len(length)?;
-            file.sync_all()?;
+            synced(file.sync_all())?;
         }
         Ok(())
     };
@@ -476,7 +531,7 @@ fn write_synced(file: &mut File, bytes: &[u8]) -> io::Result<()> {
         return Ok(());
     }
     file.write_all(bytes)?;
-    file.sync_data()
+    synced(file.sync_data())
 }
 
 fn partial(folder: &Path, name: &str) -> PathBuf {
@@ -484,7 +539,16 @@ fn partial(folder: &Path, name: &str) -> PathBuf {
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all())
+    match File::open(folder) {
+        Ok(folder) => synced(folder.sync_all()),
+        // Not every system opens folders; files in it were created all the same.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory) =>
+        {
+            Ok(())
+        }
+        Err(error) => synced(Err(error)),
+    }
 }
 
 #[cfg(test)]

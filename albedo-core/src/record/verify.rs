@@ -368,7 +368,7 @@ impl<'a> Walk<'a> {
                         ));
                     }
                     let gaps = tokens.logit_gaps.as_ref().map_or(tokens.ids.len(), Vec::len);
-                    if tokens.ids.len() != *completion_tokens as usize || gaps != tokens.ids.len() {
+                    if Some(tokens.ids.len() as u32) != *completion_tokens || gaps != tokens.ids.len() {
                         return Err(wrong(self.next, "a reply has another number of tokens than it says"));
                     }
                 }

@@ -50,8 +50,13 @@ impl EventSink for Tally {
                 route.answered += 1;
                 if let Some(usage) = usage {
                     let total = &mut route.usage;
-                    total.prompt_tokens = total.prompt_tokens.saturating_add(usage.prompt_tokens);
-                    total.completion_tokens = total.completion_tokens.saturating_add(usage.completion_tokens);
+                    let add = |total: &mut Option<u32>, more: Option<u32>| {
+                        if let Some(more) = more {
+                            *total = Some(total.unwrap_or_default().saturating_add(more));
+                        }
+                    };
+                    add(&mut total.prompt_tokens, usage.prompt_tokens);
+                    add(&mut total.completion_tokens, usage.completion_tokens);
                     if let Some(price) = usage.price_usd {
                         *total.price_usd.get_or_insert(0.0) += price;
                     }

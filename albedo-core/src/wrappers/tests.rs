@@ -60,13 +60,8 @@ impl ModelSession for Scripted {
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
         let answer = |index| {
             let result = (self.script)(self.asked.fetch_add(1, Ordering::Relaxed), cx);
-            let completion = |price| {
-                Completion::new(
-                    "answer",
-                    FinishReason::Stop,
-                    Usage { prompt_tokens: 1, completion_tokens: 1, price_usd: Some(price) },
-                )
-            };
+            let completion =
+                |price| Completion::new("answer", FinishReason::Stop, Usage::counted(1, 1).with_price(price));
             Generated { index, result: result.map(completion) }
         };
         stream::iter((0..requests.len()).map(answer).collect::<Vec<_>>()).boxed()

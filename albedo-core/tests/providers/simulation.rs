@@ -196,11 +196,8 @@ impl ModelSession for Canned {
 
     fn generate(&self, requests: Vec<GenerateRequest>, _: &CallContext) -> BoxStream<'static, Generated> {
         let answer = |index| {
-            let completion = Completion::new(
-                "the first",
-                FinishReason::Stop,
-                Usage { prompt_tokens: 9, completion_tokens: 2, price_usd: Some(1e-4) },
-            );
+            let completion =
+                Completion::new("the first", FinishReason::Stop, Usage::counted(9, 2).with_price(1e-4));
             Generated { index, result: Ok(completion) }
         };
         stream::iter((0..requests.len()).map(answer).collect::<Vec<_>>()).boxed()

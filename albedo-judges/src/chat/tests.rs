@@ -15,7 +15,7 @@ pub(crate) fn scripted(answer: Answer) -> Arc<ScriptedSession> {
 }
 
 fn ending(answer: Answer, finish: FinishReason) -> Arc<ScriptedSession> {
-    let usage = Usage { prompt_tokens: 9, completion_tokens: 5, price_usd: Some(0.001) };
+    let usage = Usage::counted(9, 5).with_price(0.001);
     let answer = move |request: &GenerateRequest| {
         let reasoning = Some("{\"correctness\": \"second\"}".into());
         Ok(Completion::new(answer(&request.messages[1].content), finish, usage).with_reasoning(reasoning))

@@ -1,12 +1,15 @@
 //! `architecture`: does `config.json` describe the king's network?
 //!
-//! The keys in `locked` must have the king's values (absent and `null` are
-//! equal); `spec`, where it is given, has keys and values in their stead. The keys in `forbidden` must be
-//! nowhere in the file, at any depth: `auto_map` runs code of the repository's,
+//! The keys in `locked` must have the king's values; `spec`, where it is given, has
+//! keys and values in their stead. What is compared is what the file means, in its
+//! normal form ([`normal_config`]): `save_pretrained` of transformers 4 and of 5 spell
+//! the same network differently, and leave other defaults out. The keys in `forbidden`
+//! must be nowhere in the file, at any depth: `auto_map` runs code of the repository's,
 //! `quantization_config` changes the numbers.
 
 use std::sync::Arc;
 
+use albedo_core::pretrained::normal_config;
 use albedo_core::{
     BuildContext, CallContext, CheckContext, Finding, Identity, ModelFiles, Plugin, Result, Screen,
     ScreenPart,
@@ -85,17 +88,25 @@ pub struct ArchitectureScreen {
 impl ArchitectureScreen {
     /// A screen with `config`.
     pub fn new(config: ArchitectureConfig) -> Result<Self> {
-        Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
+        Ok(Self { identity: Identity::new(Self::NAME, "2", &config)?, config })
     }
 
-    fn check_config(&self, submission: &Map<String, Value>, king: &Map<String, Value>) -> Problems {
+    /// What is wrong with `submission`, of which `normal` is the normal form, beside
+    /// the king's.
+    fn check_config(
+        &self,
+        submission: &Map<String, Value>,
+        normal: &Map<String, Value>,
+        king: &Map<String, Value>,
+    ) -> Problems {
         let mut problems = Problems::default();
         let locked: Vec<&String> = match &self.config.spec {
             Some(spec) => spec.keys().collect(),
             None => self.config.locked.iter().collect(),
         };
         for key in locked {
-            let (found, expected) = (submission.get(key), king.get(key));
+            let (found, expected) = (meant(normal, key), meant(king, key));
+            let (found, expected) = (found.as_ref(), expected.as_ref());
             if !same(found, expected) {
                 let word = |value: Option<&Value>| value.map_or_else(|| "absent".into(), Value::to_string);
                 let message = format!("it is {}, it has to be {}", word(found), word(expected));
@@ -133,8 +144,10 @@ impl albedo_core::FilesScreen for ArchitectureScreen {
             Some(spec) => spec.clone(),
             None => config(king, cx).await?.map_err(|problem| kings(&problem, king.provenance()))?,
         };
-        let problems = match config(submission, cx).await? {
-            Ok(found) => self.check_config(&found, &expected),
+        let expected = normal(expected).map_err(|problem| kings(&problem, king.provenance()))?;
+        let found = config(submission, cx).await?.and_then(|found| Ok((normal(found.clone())?, found)));
+        let problems = match found {
+            Ok((normal, found)) => self.check_config(&found, &normal, &expected),
             Err(problem) => {
                 let mut problems = Problems::default();
                 problems.push(problem);
@@ -170,13 +183,39 @@ async fn config(files: &dyn ModelFiles, cx: &CallContext) -> Result<Result<Map<S
     Ok(bytes.and_then(|bytes| object(CONFIG, &bytes)))
 }
 
-/// Equal values; numbers by value, so that `1e6` is `1000000`.
+/// The normal form of a configuration, or what is wrong with it.
+fn normal(config: Map<String, Value>) -> Result<Map<String, Value>, Problem> {
+    normal_config(config).map_err(|error| Problem::new("json", CONFIG, error.message()))
+}
+
+/// What `key` means in a normal form, also where the form says it by another key.
+fn meant(normal: &Map<String, Value>, key: &str) -> Option<Value> {
+    match key {
+        "torch_dtype" => normal.get("dtype").cloned(),
+        "max_window_layers" => normal.get("layer_types").cloned(),
+        // All of the rotary positions but their base, which has a key of its own.
+        "rope_scaling" => {
+            let mut rope = normal.get("rope_parameters")?.clone();
+            rope.as_object_mut()?.remove("rope_theta");
+            Some(rope)
+        }
+        key => normal.get(key).cloned(),
+    }
+}
+
+/// Equal values; numbers by value, so that `1e6` is `1000000`, at any depth.
 fn same(one: Option<&Value>, other: Option<&Value>) -> bool {
     match (one, other) {
         (Some(Value::Number(one)), Some(Value::Number(other))) => {
             one == other || one.as_f64() == other.as_f64()
         }
         (Some(Value::Null) | None, Some(Value::Null) | None) => true,
+        (Some(Value::Object(one)), Some(Value::Object(other))) => {
+            one.keys().chain(other.keys()).all(|key| same(one.get(key), other.get(key)))
+        }
+        (Some(Value::Array(one)), Some(Value::Array(other))) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(Some(one), Some(other)))
+        }
         _ => one == other,
     }
 }

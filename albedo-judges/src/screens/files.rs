@@ -9,7 +9,8 @@
 //!   covers its file exactly, the index agrees with the shards, and names and
 //!   shapes are the king's, none more and none less;
 //! - **dtype**: from the headers; **pinned**: files of a fixed digest;
-//!   **as-king**: tokenizer and chat template are the king's, byte for byte.
+//!   **as-king**: tokenizer, chat template and generation settings mean what the
+//!   king's mean (the module `meaning`); any other file in `as_king` is the king's byte for byte.
 //!
 //! A broken rule is `Rejected`: it lies in the submission's own bytes. Where
 //! they are a copy of ours ([`Provenance::Copy`]) and all that is wrong is that
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use albedo_core::checkpoint::is_weight_file;
+use albedo_core::files::leftover;
 use albedo_core::safetensors::Dtype;
 use albedo_core::{
     BuildContext, CallContext, CheckContext, Digest, Error, ErrorKind, Fault, Finding, Identity, ModelFiles,
@@ -33,6 +35,7 @@ use serde_json::json;
 
 use super::evidence::{Problem, Problems};
 use super::listing::{Listing, MAX_TEXT_BYTES, Tensors, breaks_off};
+use super::meaning;
 
 /// Settings of [`FilesScreen`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -42,8 +45,9 @@ pub struct FilesConfig {
     pub allowed: Vec<String>,
     /// The files that must be there, besides at least one weight file.
     pub required: Vec<String>,
-    /// The files that must equal the king's byte for byte, and be absent where
-    /// the king has none.
+    /// The files that must mean what the king's mean, whichever version of
+    /// transformers wrote them; those of no known meaning must equal the king's byte
+    /// for byte, and be absent where the king has none.
     pub as_king: Vec<String>,
     /// Files and the digests that they must have.
     pub pinned: BTreeMap<String, Digest>,
@@ -125,13 +129,17 @@ impl FilesScreen {
     /// [`ErrorKind::ConfigInvalid`], naming the key.
     pub fn new(config: FilesConfig) -> Result<Self> {
         config.check()?;
-        Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
+        Ok(Self { identity: Identity::new(Self::NAME, "2", &config)?, config })
     }
 
     fn check_names(&self, listing: &Listing<'_>, king_bytes: u64, problems: &mut Problems) {
         let entries = listing.entries();
         for name in entries.keys().filter(|name| !self.config.allowed.iter().any(|form| fits(form, name))) {
-            problems.push(Problem::new("allowlist", name, "a model needs no such file"));
+            let message = match leftover(name) {
+                Some(who) => format!("{who} left this file, and a model needs none of it"),
+                None => "a model needs no such file".to_owned(),
+            };
+            problems.push(Problem::new("allowlist", name, message));
         }
         for name in self.config.required.iter().filter(|name| !entries.contains_key(*name)) {
             problems.push(Problem::cut("required", name, "the file is missing"));
@@ -189,26 +197,39 @@ impl FilesScreen {
         problems: &mut Problems,
         cx: &CallContext,
     ) -> Result<()> {
+        let mut differ = Vec::new();
         for name in &self.config.as_king {
             let expected = match king.text(name, MAX_TEXT_BYTES, cx).await? {
                 Some(Err(problem)) => return Err(kings(&problem, king.provenance())),
                 Some(Ok(bytes)) => Some(bytes),
                 None => None,
             };
-            match (submission.text(name, MAX_TEXT_BYTES, cx).await?, expected) {
-                (Some(Err(problem)), _) => problems.push(problem),
-                (Some(Ok(bytes)), Some(expected)) if bytes != expected => {
+            let found = match submission.text(name, MAX_TEXT_BYTES, cx).await? {
+                Some(Err(problem)) => {
+                    problems.push(problem);
+                    continue;
+                }
+                Some(Ok(bytes)) => Some(bytes),
+                None => None,
+            };
+            if found == expected {
+                continue;
+            }
+            if meaning::FILES.contains(&&**name) {
+                differ.push(name.as_str());
+                continue;
+            }
+            match (found, expected) {
+                (Some(bytes), Some(expected)) => {
                     let cut = expected.starts_with(&bytes);
                     let message = "the file differs from the king's";
                     problems.push(Problem { cut, ..Problem::new("as-king", name, message) });
                 }
-                (Some(Ok(_)), None) => {
-                    problems.push(Problem::new("as-king", name, "the king has no such file"));
-                }
-                (None, Some(_)) => problems.push(Problem::cut("as-king", name, "the king has the file")),
-                _ => {}
+                (Some(_), None) => problems.push(Problem::new("as-king", name, "the king has no such file")),
+                _ => problems.push(Problem::cut("as-king", name, "the king has the file")),
             }
         }
+        meaning::compare(&differ, submission, king, problems, cx).await?;
         for (name, digest) in &self.config.pinned {
             problems.push(match submission.text(name, MAX_TEXT_BYTES, cx).await? {
                 Some(Ok(bytes)) => {

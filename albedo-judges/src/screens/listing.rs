@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use albedo_core::checkpoint::is_weight_file;
+use albedo_core::files::leftover;
 use albedo_core::safetensors::{Dtype, Header, read_promise};
 use albedo_core::{CallContext, Error, ErrorKind, FileEntry, ModelFiles, Provenance, Result};
 use serde::Deserialize;
@@ -34,10 +35,6 @@ const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 /// Endings of files that a download has not finished.
 const UNFINISHED: [&str; 3] = [".incomplete", ".part", ".aria2"];
 
-/// Folders in which download tools keep their books. No model is read from
-/// them, and only a copy may have them.
-const BOOKS: [&str; 2] = [".cache/huggingface/", ".git/"];
-
 /// A model's listing, with what was wrong in the names.
 #[derive(Debug)]
 pub(crate) struct Listing<'a> {
@@ -57,8 +54,8 @@ pub(crate) struct TensorFacts {
 }
 
 impl<'a> Listing<'a> {
-    /// Lists `files`; names that no model has are problems. What download tools
-    /// leave in a copy is left out.
+    /// Lists `files`; names that no model has are problems. What systems and
+    /// download tools leave in a copy ([`leftover`]) is left out.
     ///
     /// # Errors
     /// The listing's own: it could not be read.
@@ -74,7 +71,8 @@ impl<'a> Listing<'a> {
                 problems.push(Problem::cut("complete", &name, "a download is under way or was broken off"));
                 continue;
             }
-            if copied && BOOKS.iter().any(|folder| name.starts_with(folder)) {
+            // No model is read from them, and only a copy may have them.
+            if copied && leftover(&name).is_some() {
                 continue;
             }
             let inside = !name.contains(['\\', '\0'])

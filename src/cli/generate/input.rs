@@ -45,7 +45,7 @@ impl Input {
             for number in 1.. {
                 let (line, last) = match next_line(&mut reader) {
                     Ok(None) => return,
-                    Ok(Some(line)) => (line.map_err(invalid), false),
+                    Ok(Some(line)) => (line.map(|line| without_mark(number, line)).map_err(invalid), false),
                     Err(error) => (Err(Error::io(READ, &path, error)), true),
                 };
                 let blank = line.as_ref().is_ok_and(|line| line.trim().is_empty());
@@ -101,6 +101,14 @@ fn next_line(reader: &mut impl BufRead) -> io::Result<Option<Result<String, Stri
     Ok(Some(String::from_utf8(bytes).map_err(|_| "the line is not UTF-8".into())))
 }
 
+/// The line without the byte order mark that some editors begin a file with.
+fn without_mark(number: u64, line: String) -> String {
+    match line.strip_prefix('\u{feff}') {
+        Some(rest) if number == 1 => rest.to_owned(),
+        _ => line,
+    }
+}
+
 /// Reads to the end of the line and keeps nothing.
 fn skip_line(reader: &mut impl BufRead) -> io::Result<()> {
     loop {
@@ -131,6 +139,13 @@ mod tests {
         assert_eq!(lines(b"a\n\nb"), ["a\n", "\n", "b"].map(|line| Ok(line.to_owned())));
         assert_eq!(lines(b"\xff\nb\n")[1], Ok("b\n".into()));
         assert_eq!(lines(b"\xff\nb\n")[0], Err("the line is not UTF-8".into()));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_none_of_the_first_line() {
+        assert_eq!(without_mark(1, "\u{feff}{}\r\n".into()), "{}\r\n");
+        assert_eq!(without_mark(2, "\u{feff}{}".into()), "\u{feff}{}");
+        assert_eq!(without_mark(1, "{}".into()), "{}");
     }
 
     #[test]

@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_one_line_of_json() {
-        let usage = Usage { prompt_tokens: 3, completion_tokens: 2, price_usd: None };
+        let usage = Usage::counted(3, 2);
         let completion = Completion::new("a\nb", FinishReason::Stop, usage)
             .with_tokens(vec![5, 6])
             .with_reply_scores(Some(TokenScores { log_probs: vec![-0.5] }));

@@ -141,7 +141,7 @@ fn reply(text: &str, request: &GenerateRequest) -> albedo::Result<Completion> {
     let tokens: Vec<u32> = tokens.take(request.max_new_tokens as usize).collect();
     let finish = if tokens.last() == Some(&STOP) { FinishReason::Stop } else { FinishReason::Length };
     let written = &text.as_bytes()[..text.len().min(tokens.len())];
-    let usage = Usage { prompt_tokens, completion_tokens: tokens.len() as u32, price_usd: Some(0.0) };
+    let usage = Usage::counted(prompt_tokens, tokens.len() as u32).with_price(0.0);
     Ok(Completion::new(String::from_utf8_lossy(written), finish, usage).with_tokens(tokens))
 }
 

@@ -31,6 +31,7 @@ const SMALL: BurnConfig = BurnConfig {
     memory_share: 0.05,
     prefill_rows: 256,
     in_turn: false,
+    date: None,
 };
 
 async fn load(config: BurnConfig, model: PathBuf) -> Arc<dyn ModelSession> {
@@ -261,7 +262,7 @@ async fn measure_the_engine_beside_the_device() {
             let replies = answers(&*session, vec![one; 32]).await;
             assert!(replies.iter().all(|reply| reply.tokens.len() == tokens as usize), "a reply ended");
             *seconds = start.elapsed().as_secs_f64();
-            prompt = replies[0].usage.prompt_tokens as usize;
+            prompt = replies[0].usage.prompt_tokens.expect("counted") as usize;
         }
         let step = (seconds[1] - seconds[0]) / 150.0;
         println!("round {round}: the engine's step takes {:.3} ms", step * 1e3);

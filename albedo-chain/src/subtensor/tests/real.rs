@@ -37,7 +37,7 @@ impl Chopsticks {
         self.call("dev_setStorage", rpc_params![state]).await;
     }
 
-    /// Makes blocks one by one; before each, every slot gets its permit again,
+    /// Makes blocks one by one; before each, both slots get their permits again,
     /// which the epoch takes away from validators without stake.
     async fn blocks(&self, count: u64) {
         for _ in 0..count {
@@ -86,7 +86,7 @@ async fn real_runtime() {
         },
     }))
     .await;
-    node.blocks(1).await;
+    node.call("dev_newBlock", rpc_params![json!({"count": 1})]).await;
     let cost = plain.registration_cost(SUBNET, &cx).await.expect("read");
     let block = plain.register(SUBNET, &hotkey.hotkey(), cost, &coldkey, &cx).await.expect("registered");
     let head = plain.head(&cx).await.expect("a head");

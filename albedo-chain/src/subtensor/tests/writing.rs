@@ -227,7 +227,6 @@ async fn on_a_subnet_with_null_consensus_only_the_largest_stake_writes() {
     assert_eq!(error.fault(), Fault::Operator);
     assert!(error.to_string().contains("only the largest stake sets weights"), "{error}");
     assert_eq!((node.sent(), journal.live(account(&node)).await.expect("read")), (0, None));
-    // Without a permit, which null consensus does not ask for.
     node.change(|subnet| subnet.neurons[0].stake = 0);
     node.produce(1);
     client.set_weights(weights, &cx).await.expect("the largest stake");
@@ -240,6 +239,8 @@ async fn committed_weights_are_read_back_after_their_reveal() {
         for kept in [true, false] {
             let node = TestNode::start(&metadata, spec, subnet(true)).await;
             node.set_pace(Pace::Instant);
+            // Past the epoch that the oldest runtime begins at block 3.
+            node.produce(10);
             let ((client, _), cx) = (writer(&node), CallContext::new());
             let weights = cleared(&client, epoch(&client).await, [21_845, 43_690]).await;
             let receipt = client.set_weights(weights.clone(), &cx).await.expect("committed");

@@ -101,11 +101,10 @@ impl Fake {
         Ok(Completion::new(
             text,
             if stops { FinishReason::Stop } else { FinishReason::Length },
-            Usage {
-                prompt_tokens: prompt_tokens + u32::from(self.flaw == Flaw::MiscountsPrompts),
-                completion_tokens: tokens.len() as u32,
-                price_usd: None,
-            },
+            Usage::counted(
+                prompt_tokens + u32::from(self.flaw == Flaw::MiscountsPrompts),
+                tokens.len() as u32,
+            ),
         )
         .with_tokens(tokens)
         .with_reply_scores(scored.map(|reply| self.log_probs(&request.messages, reply, shift))))

@@ -170,6 +170,43 @@ async fn after_a_full_disk_nothing_more_is_taken() {
 }
 
 #[test]
+fn what_a_file_system_does_not_offer_is_told_from_what_fails() {
+    let error = |code| std::io::Error::from_raw_os_error(code);
+    // EINVAL, ENOSYS, EOPNOTSUPP, EBADF: of CIFS, FUSE and vboxsf.
+    for code in [22, 38, 95, 9] {
+        assert!(synced(Err(error(code))).is_ok(), "{}", error(code));
+    }
+    // EIO, ENOSPC, EDQUOT, EROFS.
+    for code in [5, 28, 122, 30] {
+        assert!(synced(Err(error(code))).is_err(), "{}", error(code));
+    }
+    let refusal = refused("open", Path::new("journal"), error(95));
+    assert_eq!((refusal.kind(), refusal.fault()), (ErrorKind::Unsupported, Fault::Operator));
+    assert!(refusal.to_string().contains("local disk"), "{refusal}");
+}
+
+#[test]
+fn a_pipe_in_a_journals_place_is_not_opened() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in [JOURNAL, JOURNAL_BLOBS] {
+        let path = folder.path().join(name);
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
+        assert!(made.success());
+        let error = match name {
+            JOURNAL => FileStore::resume(folder.path()),
+            _ => FileStore::create(folder.path()),
+        };
+        let error = error.expect_err("a pipe");
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::DataInvalid, Fault::Operator), "{error}");
+        fs::remove_file(&path).expect("removed");
+        // No dead end: with the pipe away the same folder can be used.
+        drop(FileStore::create(folder.path()).expect("creates"));
+        fs::remove_file(folder.path().join(JOURNAL)).expect("removed");
+        fs::remove_file(folder.path().join(JOURNAL_BLOBS)).expect("removed");
+    }
+}
+
+#[test]
 fn a_folder_that_may_not_be_written_is_the_operators() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a folder");

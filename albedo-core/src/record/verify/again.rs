@@ -71,6 +71,8 @@ pub(super) async fn ask_again(
                     pair.replies.push(candidate(record, reply)?);
                 }
             }
+            // Nobody was asked: the replies are the same.
+            RecordLine::Assessment { answer: RecordedAnswer::Identical, .. } => {}
             RecordLine::Assessment { judge, order, answer, .. } => {
                 let place = *judge as usize;
                 let (Some(Some((judge, strict))), Some(comparison)) =
@@ -78,10 +80,14 @@ pub(super) async fn ask_again(
                 else {
                     continue;
                 };
-                let again = judge
-                    .compare(&comparison, cx)
-                    .await
-                    .map_err(|error| wrong(index + 1, format!("a judge cannot be asked again: {error}")))?;
+                let again = match judge.compare(&comparison, cx).await {
+                    Ok(again) => again,
+                    // It could not find out then either.
+                    Err(_) if matches!(answer, RecordedAnswer::Missing { .. }) => continue,
+                    Err(error) => {
+                        return Err(wrong(index + 1, format!("a judge cannot be asked again: {error}")));
+                    }
+                };
                 let again = RecordedAnswer::Answered(again.canonical());
                 if let (false, AskedAgain::Otherwise { differing, answers }) = (*strict, &mut outcomes[place])
                 {

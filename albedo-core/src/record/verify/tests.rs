@@ -222,7 +222,7 @@ async fn an_invented_record_that_agrees_with_itself_fails_its_digest() {
     let invented = invented(&recorded, |lines| {
         for line in lines {
             if let RecordLine::Reply { reply: RecordedReply::Completed { prompt_tokens, .. }, .. } = line {
-                *prompt_tokens += 1;
+                *prompt_tokens = prompt_tokens.map(|tokens| tokens + 1);
             }
         }
     });
@@ -339,10 +339,7 @@ async fn a_chain_spends_one_budget() {
         (reign(1, 2e-4), Standalone { alpha: 0.05 }, 2, "the other stands alone"),
     ] {
         let message = broken(first, second, seed).await;
-        assert!(
-            message.contains(why) || (seed == 2 && message.contains("no error budget")),
-            "{why}: {message}"
-        );
+        assert!(message.contains(why), "{why}: {message}");
     }
     assert_eq!(
         broken(reign(1, 2e-4), reign(201, 9.404_985e-6), 2).await,

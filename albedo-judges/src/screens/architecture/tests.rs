@@ -42,6 +42,31 @@ async fn locked_keys_are_the_kings_and_forbidden_ones_nowhere() {
     assert!(matches!(screen(&deep, KING, ArchitectureConfig::default()).await, Ok(Finding::Rejected(_))));
 }
 
+/// The demo king's configuration as it is, as transformers 4.57.6 and 5.24.0 save
+/// it, and as the one saves what the other saved.
+#[tokio::test]
+async fn whoever_saved_it_a_network_is_the_same() {
+    const SAVED: &str = include_str!("../../../corpus/configs.jsonl");
+    let saved: Vec<Value> = SAVED.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert!(saved.len() >= 5);
+    for king in &saved {
+        for submission in &saved {
+            let (king_text, submission_text) = (king["config"].to_string(), submission["config"].to_string());
+            let finding = screen(&submission_text, &king_text, ArchitectureConfig::default()).await;
+            assert!(
+                matches!(finding, Ok(Finding::Clear(_))),
+                "{} beside {}: {finding:?}",
+                submission["saved"],
+                king["saved"]
+            );
+            let mut other = submission["config"].clone();
+            other["rope_parameters"] = json!({ "rope_theta": 1e6, "type": "yarn", "factor": 4.0 });
+            let finding = screen(&other.to_string(), &king_text, ArchitectureConfig::default()).await;
+            assert!(matches!(finding, Ok(Finding::Rejected(_))), "{}: {finding:?}", submission["saved"]);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_copy_that_is_cut_short_is_unverified() {
     let screen = ArchitectureScreen::new(ArchitectureConfig::default()).expect("a screen");
@@ -64,6 +89,14 @@ async fn a_spec_stands_in_for_the_king() {
         Ok(Finding::Clear(_))
     ));
     assert!(matches!(screen("{}", "", config()).await, Ok(Finding::Rejected(_))));
+    // Older names lock what they meant.
+    let spec = json!({ "rope_scaling": null, "torch_dtype": "bfloat16" }).as_object().cloned();
+    let config = || ArchitectureConfig { spec: spec.clone(), ..ArchitectureConfig::default() };
+    let by_5 = r#"{"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "dtype": "bfloat16"}"#;
+    assert!(matches!(screen(by_5, "", config()).await, Ok(Finding::Clear(_))));
+    for other in [&by_5.replace("default", "linear"), &by_5.replace("bfloat16", "float32")] {
+        assert!(matches!(screen(other, "", config()).await, Ok(Finding::Rejected(_))), "{other}");
+    }
 }
 
 #[tokio::test]

@@ -61,7 +61,7 @@ async fn every_rule_rejects_by_name() {
         ("sub/model.safetensors", vec![], "allowlist", "no such file"),
         ("../escape.json", vec![], "name", "does not lie inside"),
         ("tokenizer.json", b"{\"t\": 2}".to_vec(), "as-king", "differs from the king's"),
-        ("chat_template.jinja", vec![], "as-king", "the king has no such file"),
+        ("chat_template.jinja", vec![], "as-king", "the chat template differs from the king's"),
         ("README.md", vec![b'x'; 30_000], "size", "at most"),
         ("model.safetensors", vec![], "header", "too few for a header"),
         ("model.safetensors", safetensors(TENSOR, 11), "header", "the header promises"),
@@ -165,6 +165,10 @@ async fn what_an_incomplete_download_looks_like_is_the_submissions_only_if_it_wa
         (".cache/huggingface/download/x.json.incomplete", true),
         (".cache/huggingface/download/x.json.metadata", false),
         (".git/config", false),
+        ("._model.safetensors", false),
+        (".DS_Store", false),
+        (".ipynb_checkpoints/config-checkpoint.json", false),
+        (".nfs0000000001", false),
     ] {
         let files = with(name, vec![]);
         assert!(matches!(screen(&files).await, Finding::Rejected(_)), "published: {name}");

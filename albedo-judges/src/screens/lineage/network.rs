@@ -1,6 +1,7 @@
 //! The network that a checkpoint is of: dimensions, and each tensor's part.
 
 use albedo_core::checkpoint::Outline;
+use albedo_core::pretrained::normal_config;
 use albedo_core::{Error, ErrorKind, Result, Retry};
 use serde::Deserialize;
 
@@ -76,11 +77,13 @@ impl Network {
             .with_retry(Retry::Backoff)
             .with_hint("complete the download of the model"));
         };
-        let network: Self = serde_json::from_slice(config).map_err(|error| {
+        let unreadable = |error: serde_json::Error| {
             Error::new(ErrorKind::DataInvalid, OPERATION, error.to_string())
                 .with("file", "config.json")
                 .with_source(error)
-        })?;
+        };
+        let config = normal_config(serde_json::from_slice(config).map_err(unreadable)?)?;
+        let network: Self = serde_json::from_value(config.into()).map_err(unreadable)?;
         network.check()?;
         Ok(network)
     }
