@@ -16,10 +16,11 @@
 //! | `--replies` | 128 | honest replies: one half calibrates, the other tests |
 //! | `--out` | none | where the calibration is written |
 //! | `--about` | the demo's models | what the calibration says it is of |
+#![expect(clippy::print_stdout, reason = "an example prints")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use albedo::audit::{Alternative, Calibration, Reply, Statistics, token_score};
 use albedo::demo::Demo;
@@ -95,7 +96,7 @@ impl Options {
         Ok(options)
     }
 
-    fn sampling(&self, temperature: f64) -> Sampling {
+    fn sampling(temperature: f64) -> Sampling {
         if temperature == 0.0 { Sampling::default() } else { Sampling { temperature, top_p: 0.95, top_k: 0 } }
     }
 }
@@ -128,7 +129,7 @@ impl LogitsReader for Reader {
         let unit = self.stream.unit_at(token as u64);
         let most = CLIPS.iter().copied().fold(0.0, f64::max);
         let off = DELTAS.map(|delta| token_score(logits, self.ids[token], &self.sampling, unit, delta, most));
-        self.off.lock().expect("nobody panics").insert(token, off);
+        self.off.lock().unwrap_or_else(PoisonError::into_inner).insert(token, off);
     }
 }
 
@@ -204,7 +205,7 @@ impl Bench {
             });
             model.read_logits(requests.collect(), &self.cx).await?;
             all.extend(readers.iter().map(|reader| Off {
-                tokens: reader.off.lock().expect("nobody panics").values().copied().collect(),
+                tokens: reader.off.lock().unwrap_or_else(PoisonError::into_inner).values().copied().collect(),
             }));
         }
         Ok(all)
@@ -245,7 +246,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     } else {
         alter("writer", weights::How::Error(options.error))?
     };
-    let honest_sampling = options.sampling(options.temperature);
+    let honest_sampling = Options::sampling(options.temperature);
     let count = options.replies;
     let some = (count / 8).max(AUDIT);
     let auditor = bench.load(&options.auditor, &king, &king).await?;
@@ -284,7 +285,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         add(&name, None, dishonest(folder, honest_sampling, device()).await?);
     }
     if options.temperature > 0.0 {
-        let warmer = options.sampling(1.125 * options.temperature);
+        let warmer = Options::sampling(1.125 * options.temperature);
         let name = format!("temperature {} for {}", warmer.temperature, options.temperature);
         add(&name, None, dishonest(writer.clone(), warmer, device()).await?);
         let part =
@@ -314,7 +315,7 @@ fn edit(written: &Written, count: usize, part: usize) -> Written {
         let mut reply = written.replies[number].clone();
         let other = &written.replies[(number + 7) % written.replies.len()];
         let middle = reply.len() / 2;
-        let length = if part == 0 { 1 } else { (reply.len() / part).max(1) };
+        let length = reply.len().checked_div(part).unwrap_or(1).max(1);
         let end = (middle + length).min(reply.len().saturating_sub(1)).max(middle);
         for (place, token) in reply[middle..end].iter_mut().enumerate() {
             let from = &other[..other.len().saturating_sub(1).max(1)];

@@ -95,8 +95,10 @@ async fn a_killed_client_never_signs_twice() {
                 node.until(|node| there(node) || node.asked() >= next).await;
             }
             if about_a_submission {
-                node.fault(|faults| faults.silent_after = Some(after));
+                // In this order: a request between the two must not be waited
+                // for, since a client without an answer asks nothing more.
                 let asked = node.asked();
+                node.fault(|faults| faults.silent_after = Some(after));
                 node.until(|node| node.asked() > asked + after).await;
             }
         };

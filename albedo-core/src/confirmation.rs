@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::behaviour::Behaviour;
 use crate::decision::{Evidence, FixedEvidence, Rule, SequentialEvidence};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -91,7 +92,16 @@ fn check_plans(record: Digest, first: &DuelPlan, second: &DuelPlan) -> Result<()
     }
     let mut differing = first.differences(second);
     let one_question = margins(&first.rule).is_some() && margins(&first.rule) == margins(&second.rule);
-    differing.retain(|field| !(MAY_DIFFER.contains(&field.as_str()) || (field == "rule" && one_question)));
+    // Another rule or version of it decides otherwise; nothing else may behave otherwise.
+    let one_behaviour = match (&first.behaviour, &second.behaviour) {
+        (Some(first), Some(second)) => Behaviour { rule: second.rule, ..first.clone() } == *second,
+        _ => false,
+    };
+    differing.retain(|field| match field.as_str() {
+        "rule" => !one_question,
+        "behaviour" => !one_behaviour,
+        field => !MAY_DIFFER.contains(&field),
+    });
     if !differing.is_empty() {
         return Err(refused("the second asks another question than the first")
             .with("they differ in", differing.join(", ")));

@@ -73,6 +73,7 @@ pub struct DuelSettings {
     pub canaries: Option<CanarySettings>,
     /// How true effects spread, by the reign's earlier duels: for the shrunken
     /// estimate beside the verdict, which is left out without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub effect_prior: Option<EffectPrior>,
 }
 

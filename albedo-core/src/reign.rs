@@ -154,7 +154,7 @@ const MIN_EARLIER: usize = 10;
 /// let earlier = [3.0, -2.5, 0.5, -4.0, 1.0, 2.0, -1.5, -3.0, 0.0, 2.5];
 /// let earlier = earlier.map(|mean| Effect { mean, standard_error: 1.0 });
 /// let prior = EffectPrior::estimate(&earlier).expect("ten duels");
-/// assert!((prior.sd - 2.06).abs() < 0.01);
+/// assert!((prior.sd - 2.10).abs() < 0.01);
 /// assert_eq!(EffectPrior::estimate(&earlier[1..]), None);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]

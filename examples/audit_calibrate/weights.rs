@@ -66,7 +66,9 @@ pub(crate) fn alter(from: &Path, to: &Path, how: How) -> io::Result<PathBuf> {
 fn round(row: &mut [f32]) {
     let scale = row.iter().fold(0.0_f32, |most, value| most.max(value.abs())) / 127.0;
     if scale > 0.0 {
-        row.iter_mut().for_each(|value| *value = (*value / scale).round() * scale);
+        for value in row {
+            *value = (*value / scale).round() * scale;
+        }
     }
 }
 

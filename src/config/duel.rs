@@ -181,8 +181,8 @@ impl DuelConfig {
         let mut bytes = Vec::new();
         let file = open_file(READ, &path).map_err(|error| {
             error.with_hint(
-                "name the folder of a duel that `albedo duel` began; where it holds a journal alone, begin the \
-                 duel again with the same `--out`",
+                "name the folder of a duel that `albedo duel` began; where it holds a journal alone, give \
+                 the configuration with `--config`",
             )
         })?;
         (&file).read_to_end(&mut bytes).map_err(|error| Error::io(READ, &path, error))?;

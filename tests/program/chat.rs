@@ -214,9 +214,16 @@ async fn a_journal_cut_anywhere_asks_no_judge_twice() {
         let duel = duel(["even", "odd"], vec![chat("sulky", Arc::clone(&model))], 8).await;
         let resumed = duel.run(&part, &CallContext::new()).await.expect("resumes");
         assert_eq!(resumed, whole, "cut at {cut}");
-        let before: u32 = answers(&journal[..cut]).values().sum();
-        let all: u32 = answers(&part.journal()).values().sum();
-        assert_eq!(model.asked().len() as u32, all - before, "cut at {cut}");
+        // Where no answer can be read, the judge is asked about neutral text, too.
+        let asked = |journal: &[JournalEvent]| {
+            let probes = journal.iter().filter(|event| matches!(event, JournalEvent::Probed { .. })).count();
+            answers(journal).values().sum::<u32>() + probes as u32
+        };
+        assert_eq!(
+            model.asked().len() as u32,
+            asked(&part.journal()) - asked(&journal[..cut]),
+            "cut at {cut}"
+        );
     }
 }
 
@@ -229,8 +236,9 @@ async fn an_answer_that_never_can_be_read_is_a_missing_cell_and_the_duel_void() 
         let report = duel.run(&store, &CallContext::new()).await.expect("runs");
         assert!(matches!(report.verdict.outcome, Outcome::Void(_)), "{:?}", report.verdict.outcome);
         assert_eq!((report.verdict.missing, report.verdict.cells), (4, 4));
-        // Two tries for each of eight judgements, in each run.
-        assert_eq!(garbage.asked().len() as u32, round * 16);
+        // Two tries for each of eight judgements, and one of a pair of neutral texts for
+        // each, in each run.
+        assert_eq!(garbage.asked().len() as u32, round * 24);
     }
     assert!(store.record().is_none());
 }

@@ -53,8 +53,8 @@ fn spoken(dialect: usize, text: &str) -> Answer {
     let usage = json!({ "choices": [], "usage": { "prompt_tokens": 9, "completion_tokens": 5 } }).to_string();
     let stop = |word: &str| chunk(&json!({}), &json!(word), &none);
     let events = |events: &[String], between: &str| {
-        let events: String = events.iter().map(|event| format!("data: {event}{between}")).collect();
-        events + "data: [DONE]" + between
+        let events: Vec<_> = events.iter().map(|event| format!("data: {event}{between}")).collect();
+        events.concat() + "data: [DONE]" + between
     };
     let whole = json!({
         "choices": [{ "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": "" }],
@@ -97,11 +97,11 @@ fn spoken(dialect: usize, text: &str) -> Answer {
         9 => Answer::raw("application/json", format!("\n\n  \n{whole}")),
         // The same id on every event, and keep-alives of all kinds.
         10 => {
-            let named: String = ended("stop")
+            let named: Vec<_> = ended("stop")
                 .iter()
                 .map(|event| format!("id: c1\ndata: {event}\n\n: hm\n\ndata:\n\n"))
                 .collect();
-            Answer::raw(STREAM, format!("event: ping\ndata: {{}}\n\n{named}data: [DONE] \n\n"))
+            Answer::raw(STREAM, format!("event: ping\ndata: {{}}\n\n{}data: [DONE] \n\n", named.concat()))
         }
         _ => Answer::raw(STREAM, format!("{whole}\n\ndata: [DONE]\n\n")),
     }
@@ -152,9 +152,12 @@ async fn a_duel_is_the_same_in_whatever_dialects_its_judge_answers() {
 #[tokio::test]
 async fn every_dialect_is_read_alike() {
     for dialect in 0..DIALECTS {
-        let server = ScriptedServer::start(move |seen| match seen.path.ends_with("/models") {
-            true => Answer::models(&["m"]),
-            false => spoken(dialect, &verdict(seen)),
+        let server = ScriptedServer::start(move |seen| {
+            if seen.path.ends_with("/models") {
+                Answer::models(&["m"])
+            } else {
+                spoken(dialect, &verdict(seen))
+            }
         });
         let server = server.await.expect("a free port");
         let duel = duel(json!({ "name": "openai", "base_url": server.base_url() }), 1).await;
@@ -189,11 +192,13 @@ async fn an_empty_account_stops_the_duel_which_goes_on_later() {
         let server = server.await.expect("a free port");
         let openai = json!({ "name": "openai", "base_url": server.base_url() });
         let backend = if index == 0 { openai } else { json!({ "name": "routes", "order": [openai] }) };
-        let (duel, store, cx) = (duel(backend, 8).await, MemoryStore::default(), CallContext::new());
-        let error = duel.run(&store, &cx).await.expect_err("the account is empty");
+        let (store, cx) = (MemoryStore::default(), CallContext::new());
+        let first = duel(backend.clone(), 8).await;
+        let error = first.run(&store, &cx).await.expect_err("the account is empty");
         assert_eq!((error.fault(), error.reach()), (Fault::Operator, Reach::Duel), "{error}");
         left.store(1000, Ordering::SeqCst);
-        let report = duel.run(&store, &cx).await.expect("goes on");
+        // Another run: in the first, the route is stopped for good.
+        let report = duel(backend, 8).await.run(&store, &cx).await.expect("goes on");
         assert_eq!(report.verdict.missing, 0, "{index}");
     }
 }

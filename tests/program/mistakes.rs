@@ -198,7 +198,7 @@ fn a_folder_that_holds_a_duel_already() {
     fs::write(&journal, "kept").expect("writes");
     let output = albedo(["duel", "--demo", "--out", &copies.out()]);
     assert_eq!(output.status.code(), Some(78));
-    assert!(error(&output).contains("it already holds a duel"), "{}", error(&output));
+    assert!(error(&output).contains("the folder already holds a duel"), "{}", error(&output));
     assert_eq!(fs::read_to_string(journal).expect("reads"), "kept");
 }
 
@@ -224,7 +224,7 @@ fn a_demo_that_is_not_there_says_where_it_was_looked_for() {
 fn a_record_that_is_not_there() {
     let output = albedo(["record", "show", "examples"]);
     assert_eq!(output.status.code(), Some(66));
-    assert!(error(&output).contains("record.jsonl"), "{}", error(&output));
+    assert!(error(&output).contains("record.digest"), "{}", error(&output));
 }
 
 #[test]

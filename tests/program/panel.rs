@@ -283,7 +283,7 @@ async fn a_budget_that_is_used_up_ends_the_duel_and_a_higher_one_resumes_it() {
     assert!((8..24).contains(&answered), "{answered}");
     assert_eq!(asked(&server).len(), answered, "what was paid for is in the journal");
     let shown = stdout(&albedo(&["duel", "--resume", out, "--budget-usd", "2"]).await);
-    assert!(shown.contains("cost        $1.6800 for the judges"), "{shown}");
+    assert!(shown.contains("cost        $1.4000 for the judges"), "{shown}");
     assert!(asked(&server).values().all(|&times| times == 1));
 }
 
@@ -341,7 +341,8 @@ async fn an_answer_that_comes_too_late_is_not_counted_beside_its_successor() {
     duel.run(&store, &cx.with_events(seen.clone())).await.expect("runs");
 
     let tries = asked(&server);
-    assert_eq!(tries.len(), 6);
+    // One of the three pairs is of the same reply twice: nobody is asked about it.
+    assert_eq!(tries.len(), 4);
     assert!(tries.values().all(|&tries| tries >= 2), "each was asked again: {tries:?}");
     let mut answered = BTreeSet::new();
     for event in store.journal() {
@@ -354,13 +355,13 @@ async fn an_answer_that_comes_too_late_is_not_counted_beside_its_successor() {
             );
         }
     }
-    assert_eq!(answered.len(), 6);
+    assert_eq!(answered.len(), 4);
     // What was given up is not known to cost anything.
     let spent = seen.events().into_iter().rev().find_map(|event| match event.kind {
         EventKind::Spent { usd } => Some(usd),
         _ => None,
     });
-    assert!((spent.expect("was paid") - 6.0 * 0.07).abs() < 1e-9);
+    assert!((spent.expect("was paid") - 4.0 * 0.07).abs() < 1e-9);
     let record = store.record().expect("published");
     let record = Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads");
     let verification = verify_record(&record, &VerifyOptions::default(), &cx).await.expect("verifies");

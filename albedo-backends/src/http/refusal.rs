@@ -217,6 +217,7 @@ impl Refusal<'_> {
 /// an answer that began as a success: a member `error` or `errors` that holds
 /// something, an object that calls itself an error, or one that has words and no
 /// answer.
+#[cfg(feature = "openai")]
 pub(crate) fn is_error(body: &Value) -> bool {
     let holds = |value: &Value| match value {
         Value::Null | Value::Bool(false) => false,
@@ -366,11 +367,11 @@ mod tests {
             ),
             (
                 json!({ "object": "error", "message": "too long", "code": 400 }),
-                ErrorKind::DataInvalid,
+                ErrorKind::Refused,
                 "too long",
             ),
             (json!({ "detail": [{ "msg": "bad field" }] }), ErrorKind::Unavailable, "bad field"),
-            (json!({ "errors": [{ "message": "first", "code": 400 }] }), ErrorKind::DataInvalid, "first"),
+            (json!({ "errors": [{ "message": "first", "code": 400 }] }), ErrorKind::Refused, "first"),
             (json!({ "error": "model is loading" }), ErrorKind::Unavailable, "model is loading"),
             (json!({ "error": { "code": "invalid_api_key" } }), ErrorKind::Unavailable, "401"),
             (

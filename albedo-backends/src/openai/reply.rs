@@ -220,7 +220,9 @@ impl Reply {
             self.usage.update(choice.get("usage").unwrap_or(&Value::Null));
             let index = choice.get("index").and_then(lenient::count).unwrap_or(0);
             if self.choices.len() < MAX_CHOICES || self.choices.contains_key(&index) {
-                wrote |= self.choices.entry(index).or_default().take(choice)?;
+                let took = self.choices.entry(index).or_default().take(choice)?;
+                // Another choice than the one that is read is no part of the reply.
+                wrote |= took && self.choices.keys().next() == Some(&index);
             }
         }
         Ok(wrote)

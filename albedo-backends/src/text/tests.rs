@@ -158,7 +158,7 @@ fn text_files_that_do_not_fit_are_refused() {
         ),
         (
             json!({"chat_template": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"}),
-            "too many steps",
+            "its texts have more than",
         ),
         (json!({"eos_token": null}), "there is no `eos_token`"),
         (json!({"eos_token": {"content": "<|done|>"}}), "does not have the `eos_token`, `<|done|>`"),
@@ -260,7 +260,7 @@ proptest! {
         text in proptest::collection::vec(fragment(), 0..60).prop_map(|all| all.concat()),
         least in 1_usize..40,
     ) {
-        static MODEL: LazyLock<ChatText> = LazyLock::new(|| ChatText::load(&demo()).unwrap());
+        static MODEL: LazyLock<ChatText> = LazyLock::new(|| ChatText::load(&demo(), None).unwrap());
         let model = &*MODEL;
         prop_assert!(model.in_pieces);
         let pieces = pieces(&text, least);
@@ -272,7 +272,7 @@ proptest! {
 
 #[test]
 fn a_long_text_has_the_tokens_of_the_whole() {
-    let model = ChatText::load(&demo()).unwrap();
+    let model = ChatText::load(&demo(), None).unwrap();
     let text = "Which of these two answers is the better one, and why?\n\n    fn main() {}\n".repeat(200);
     assert!(pieces(&text, PIECE).len() > 5);
     assert_eq!(model.encode_reply(&text).unwrap(), model.encode(&text).unwrap());

@@ -30,7 +30,7 @@ pub fn newest() -> Vec<u8> {
     runtime(true)
 }
 
-/// Metadata with the oldest forms that the client knows: CRv3 commits, epochs
+/// Metadata with the oldest forms that the client knows: `CRv3` commits, epochs
 /// that follow from block numbers, registration at any price. Its pallets have
 /// other numbers, so that whoever mistakes it for the newest reads nonsense.
 pub fn oldest() -> Vec<u8> {

@@ -137,7 +137,7 @@ pub fn write(path: &Path, pair: &Keypair, password: Option<&Password>) -> Result
 /// Writes the public key to a new file.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_public(path: &Path, pair: &Keypair) -> Result<()> {
     create(path, &Json::public_of(pair).text()?)
 }

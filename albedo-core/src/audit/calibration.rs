@@ -104,17 +104,6 @@ impl Calibration {
         }
     }
 
-    /// The calibration that comes with albedo for models that compute in the data types
-    /// `generator` and `auditor` (`f32`, `bf16`), if there is one.
-    pub fn built_in(generator: &str, auditor: &str, greedy: bool) -> Option<Self> {
-        let json = match (generator, auditor, greedy) {
-            ("f32", "f32", false) => include_str!("calibrations/f32-f32-sampled.json"),
-            ("f32", "f32", true) => include_str!("calibrations/f32-f32-greedy.json"),
-            _ => return None,
-        };
-        Self::read(json.as_bytes()).ok()
-    }
-
     /// Reads a calibration from JSON.
     ///
     /// # Errors
@@ -266,15 +255,5 @@ mod tests {
     fn replies_that_never_score_leave_hardly_any_room() {
         let exact = Calibration { honest: vec![(50, 0.0); 500], ..calibration() };
         assert_eq!(exact.thresholds(64), FLOOR);
-    }
-
-    #[test]
-    fn the_calibrations_that_come_with_albedo_are_read() {
-        for greedy in [false, true] {
-            let calibration = Calibration::built_in("f32", "f32", greedy).expect("is there");
-            assert_eq!((calibration.greedy, calibration.honest.len()), (greedy, 1000));
-            assert!(calibration.alternatives.iter().any(|alternative| alternative.name == "int8 weights"));
-        }
-        assert_eq!(Calibration::built_in("f32", "f16", false), None);
     }
 }

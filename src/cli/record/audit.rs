@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::audit::{self, AuditReport, Calibration, Power, Statistics, Thresholds};
@@ -10,10 +10,7 @@ use crate::cli::backend::BackendArguments;
 use crate::cli::exit::Exit;
 use crate::cli::output::{print, print_json};
 use crate::cli::source::absolute;
-use crate::{
-    CallContext, Contestant, Error, ErrorKind, Fault, ModelSession, ModelSource, Record, Registry, Result,
-    Side,
-};
+use crate::{CallContext, Contestant, Error, ModelSession, ModelSource, Record, Registry, Result, Side};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -34,9 +31,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Calibration of this pair of devices, as the example `audit_calibrate` makes
-    /// one. Without it, the one that comes with albedo is taken.
+    /// one.
     #[arg(long, value_name = "FILE")]
-    calibration: Option<PathBuf>,
+    calibration: PathBuf,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -44,6 +41,7 @@ pub(crate) struct Arguments {
 
 pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let record = Record::open(&arguments.folder)?;
+    let calibration = calibration(&arguments.calibration)?;
     let backend = arguments.backend.build(&Registry::linked()?, arguments.backend.settings()?, cx).await?;
     let king_folder = absolute(&arguments.king)?;
     let load = async |side, folder: &PathBuf| -> Result<Arc<dyn ModelSession>> {
@@ -52,7 +50,6 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     };
     let king = load(Side::King, &arguments.king).await?;
     let challenger = load(Side::Challenger, &arguments.challenger).await?;
-    let calibration = calibration(arguments, &record, &king.model().dtype)?;
     let (count, seed) = (arguments.replies.unwrap_or(usize::MAX), arguments.seed);
     let report = audit::audit(&record, &[king, challenger], count, seed, &calibration, cx).await?;
     if arguments.json {
@@ -63,22 +60,9 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     Ok(if report.alarm { Exit::Found } else { Exit::Done })
 }
 
-fn calibration(arguments: &Arguments, record: &Record, auditor: &str) -> Result<Calibration> {
-    if let Some(path) = &arguments.calibration {
-        let json = fs::read(path).map_err(|error| Error::io("read the audit's calibration", path, error))?;
-        return Calibration::read(&json).map_err(|error| error.with("path", path.display()));
-    }
-    let plan = record.plan();
-    let generator = &plan.king.model.dtype;
-    let greedy = plan.generation.sampling.temperature == 0.0;
-    Calibration::built_in(generator, auditor, greedy).ok_or_else(|| {
-        let message = "albedo has no calibration for this pair of precisions";
-        Error::new(ErrorKind::NotFound, "audit the replies", message)
-            .with_fault(Fault::Operator)
-            .with("written in", generator)
-            .with("audited in", auditor)
-            .with_hint("make one with the example `audit_calibrate`, and give it by `--calibration`")
-    })
+fn calibration(path: &Path) -> Result<Calibration> {
+    let json = fs::read(path).map_err(|error| Error::io("read the audit's calibration", path, error))?;
+    Calibration::read(&json).map_err(|error| error.with("path", path.display()))
 }
 
 fn describe(report: &AuditReport) -> String {

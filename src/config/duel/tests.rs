@@ -25,6 +25,9 @@ fn what_is_saved_reads_back() {
     let saved = || DuelConfig::saved(folder.path()).expect("reads");
     assert_eq!(saved().of(&key(1)).expect("digests"), Some((config.clone(), anchor)));
     assert_eq!(saved().of(&key(2)).expect("digests"), None, "another user's");
+    // A run that asked nothing yet holds no duel.
+    config.save_new(folder.path(), &key(1)).expect("saves again");
+    std::fs::write(folder.path().join("journal.jsonl"), "").expect("writes");
     let error = config.save_new(folder.path(), &key(1)).expect_err("is taken");
     assert_eq!(error.kind(), ErrorKind::Conflict);
     let path = folder.path().join(SAVED);

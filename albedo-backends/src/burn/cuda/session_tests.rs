@@ -282,7 +282,7 @@ async fn measure_the_engine_beside_the_device() {
 
 fn desk(model: &Path, config: &Qwen3Config) -> Desk {
     Desk {
-        text: Arc::new(ChatText::load(model).unwrap()),
+        text: Arc::new(ChatText::load(model, None).unwrap()),
         name: "measured".into(),
         context_length: config.max_position_embeddings,
         vocab_size: config.vocab_size,

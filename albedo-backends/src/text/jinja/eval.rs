@@ -378,11 +378,11 @@ impl<'t> Render<'t> {
                 let bounds = [bound(&slice.start)?, bound(&slice.stop)?, bound(&slice.step)?];
                 ops::slice(&value, bounds, &self.limits)
             }
-            Expr::GetAttr(attr) => self.attribute(&self.expr(&attr.expr, scope)?, attr.name),
+            Expr::GetAttr(attr) => Self::attribute(&self.expr(&attr.expr, scope)?, attr.name),
             Expr::GetItem(item) => {
                 let value = self.expr(&item.expr, scope)?;
                 let key = self.expr(&item.subscript_expr, scope)?;
-                self.item(&value, &key)
+                Self::item(&value, &key)
             }
             Expr::Call(call) => self.call(call, scope, None),
             Expr::Filter(filter) => {
@@ -429,7 +429,7 @@ impl<'t> Render<'t> {
     }
 
     /// `value.name`: an attribute, else an item.
-    pub(super) fn attribute(&self, value: &Val<'t>, name: &str) -> Res<Val<'t>> {
+    pub(super) fn attribute(value: &Val<'t>, name: &str) -> Res<Val<'t>> {
         if let Some(own) = Self::own_attribute(value, name)? {
             return Ok(own);
         }
@@ -489,7 +489,7 @@ impl<'t> Render<'t> {
     }
 
     /// `value[key]`: an item, else an attribute.
-    pub(super) fn item(&self, value: &Val<'t>, key: &Val<'t>) -> Res<Val<'t>> {
+    pub(super) fn item(value: &Val<'t>, key: &Val<'t>) -> Res<Val<'t>> {
         if let Val::Undefined(of) = value {
             return Err(Failed::new(format!("`{of}` is undefined, and so has no items")));
         }

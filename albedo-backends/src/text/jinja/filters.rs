@@ -141,7 +141,7 @@ impl<'t> Render<'t> {
                 let mut items = value.items()?;
                 if let Some(attribute) = args.take(1, "attribute") {
                     items =
-                        items.iter().map(|item| self.attribute_of(item, &attribute)).collect::<Res<_>>()?;
+                        items.iter().map(|item| Self::attribute_of(item, &attribute)).collect::<Res<_>>()?;
                 }
                 let parts: Vec<_> = items.iter().map(text).collect::<Res<_>>()?;
                 limits.spend(parts.iter().map(|part| part.len() + separator.len()).sum())?;
@@ -183,7 +183,7 @@ impl<'t> Render<'t> {
                 let Some(Val::Str(name)) = args.take(0, "name") else {
                     return Err(Failed::new("`attr` takes a name"));
                 };
-                match self.attribute(&value, &name)? {
+                match Self::attribute(&value, &name)? {
                     // Only attributes, no items.
                     _ if matches!(value, Val::Dict(_)) && super::methods::named(&value, &name).is_none() => {
                         Val::undefined(&name)
@@ -237,14 +237,14 @@ impl<'t> Render<'t> {
                 let mut sum = args.take(1, "start").unwrap_or(Val::Int(0));
                 for item in value.items()? {
                     let item = match &attribute {
-                        Some(attribute) => self.attribute_of(&item, attribute)?,
+                        Some(attribute) => Self::attribute_of(&item, attribute)?,
                         None => item,
                     };
                     sum = ops::binary(minijinja::machinery::ast::BinOpKind::Add, &sum, &item, limits)?;
                 }
                 sum
             }
-            "min" | "max" => self.extreme(name, &value, &mut args)?,
+            "min" | "max" => Self::extreme(name, &value, &mut args)?,
             "sort" => self.sort(&value, &mut args)?,
             "dictsort" => self.dictsort(&value, &mut args)?,
             "unique" => self.unique(&value, &mut args)?,
@@ -298,11 +298,11 @@ impl<'t> Render<'t> {
     }
 
     /// `item` by a path such as `function.name`; whole numbers are indices.
-    fn attribute_of(&self, item: &Val<'t>, path: &Val<'t>) -> Res<Val<'t>> {
-        let Val::Str(path) = path else { return self.item(item, path) };
+    fn attribute_of(item: &Val<'t>, path: &Val<'t>) -> Res<Val<'t>> {
+        let Val::Str(path) = path else { return Self::item(item, path) };
         path.split('.').try_fold(item.clone(), |item, part| match part.parse::<i128>() {
-            Ok(index) => self.item(&item, &Val::Int(index)),
-            Err(_) => self.item(&item, &Val::str(part)),
+            Ok(index) => Self::item(&item, &Val::Int(index)),
+            Err(_) => Self::item(&item, &Val::str(part)),
         })
     }
 
@@ -316,7 +316,7 @@ impl<'t> Render<'t> {
             let default = args.take(1, "default");
             args.require_all_taken("map", 0)?;
             let found = items.iter().map(|item| {
-                let found = self.attribute_of(item, &attribute)?;
+                let found = Self::attribute_of(item, &attribute)?;
                 Ok(match (&found, &default) {
                     (Val::Undefined(_), Some(default)) => default.clone(),
                     _ => found,
@@ -355,7 +355,7 @@ impl<'t> Render<'t> {
         let mut kept = Vec::new();
         for item in items {
             let looked_at = match &attribute {
-                Some(attribute) => self.attribute_of(&item, attribute)?,
+                Some(attribute) => Self::attribute_of(&item, attribute)?,
                 None => item.clone(),
             };
             let holds = match &test {
@@ -370,7 +370,7 @@ impl<'t> Render<'t> {
     }
 
     /// What filters compare by: an attribute, without case unless they are told.
-    fn keys(&self, items: &[Val<'t>], attribute: Option<&Val<'t>>, cased: bool) -> Res<Vec<Val<'t>>> {
+    fn keys(items: &[Val<'t>], attribute: Option<&Val<'t>>, cased: bool) -> Res<Vec<Val<'t>>> {
         let fold = |value: Val<'t>| match value {
             Val::Str(text) if !cased => Val::str(text.to_lowercase()),
             other => other,
@@ -379,7 +379,7 @@ impl<'t> Render<'t> {
             .iter()
             .map(|item| {
                 Ok(fold(match attribute {
-                    Some(attribute) => self.attribute_of(item, attribute)?,
+                    Some(attribute) => Self::attribute_of(item, attribute)?,
                     None => item.clone(),
                 }))
             })
@@ -394,7 +394,7 @@ impl<'t> Render<'t> {
             return Err(Failed::new("`sort` by several attributes is not supported"));
         }
         let items = value.items()?;
-        let keys = self.keys(&items, attribute.as_ref(), cased)?;
+        let keys = Self::keys(&items, attribute.as_ref(), cased)?;
         let mut pairs: Vec<_> = keys.into_iter().zip(items).collect();
         self.limits.spend_items(pairs.len().saturating_mul(8))?;
         self.stable(&mut pairs, reverse)?;
@@ -427,7 +427,8 @@ impl<'t> Render<'t> {
         let reverse = args.take(2, "reverse").is_some_and(|reverse| reverse.truth());
         let by: Vec<_> =
             items.iter().map(|(key, value)| if by_value { value.clone() } else { key.clone() }).collect();
-        let mut pairs: Vec<_> = self.keys(&by, None, cased)?.into_iter().zip(items.iter().cloned()).collect();
+        let mut pairs: Vec<_> =
+            Self::keys(&by, None, cased)?.into_iter().zip(items.iter().cloned()).collect();
         self.stable(&mut pairs, reverse)?;
         let pair = |(key, value)| Val::Tuple(Rc::new(vec![key, value]));
         Ok(Val::list(pairs.into_iter().map(|(_, item)| pair(item)).collect()))
@@ -437,7 +438,7 @@ impl<'t> Render<'t> {
         let cased = args.take(0, "case_sensitive").is_some_and(|cased| cased.truth());
         let attribute = args.take(1, "attribute");
         let items = value.items()?;
-        let keys = self.keys(&items, attribute.as_ref(), cased)?;
+        let keys = Self::keys(&items, attribute.as_ref(), cased)?;
         let (mut seen, mut kept) = (Vec::<Val<'t>>::new(), Vec::new());
         for (key, item) in keys.into_iter().zip(items) {
             self.limits.spend_items(seen.len())?;
@@ -453,7 +454,7 @@ impl<'t> Render<'t> {
         let attribute =
             args.take(0, "attribute").ok_or_else(|| Failed::new("`groupby` takes an attribute"))?;
         let items = value.items()?;
-        let keys = self.keys(&items, Some(&attribute), false)?;
+        let keys = Self::keys(&items, Some(&attribute), false)?;
         let mut pairs: Vec<_> = keys.into_iter().zip(items).collect();
         self.stable(&mut pairs, false)?;
         let mut groups: Vec<(Val<'t>, Vec<Val<'t>>)> = Vec::new();
@@ -465,7 +466,7 @@ impl<'t> Render<'t> {
         }
         let group = |(_, members): (Val<'t>, Vec<Val<'t>>)| {
             // The name of a group is spelt as its first member spells it.
-            let name = self.attribute_of(&members[0], &attribute)?;
+            let name = Self::attribute_of(&members[0], &attribute)?;
             Ok(Val::Tuple(Rc::new(vec![name, Val::list(members)])))
         };
         Ok(Val::list(groups.into_iter().map(group).collect::<Res<_>>()?))
@@ -504,11 +505,11 @@ impl<'t> Render<'t> {
         Ok(Val::once(rows.into_iter().map(Val::list).collect()))
     }
 
-    fn extreme(&self, name: &str, value: &Val<'t>, args: &mut Args<'t>) -> Res<Val<'t>> {
+    fn extreme(name: &str, value: &Val<'t>, args: &mut Args<'t>) -> Res<Val<'t>> {
         let cased = args.take(0, "case_sensitive").is_some_and(|cased| cased.truth());
         let attribute = args.take(1, "attribute");
         let items = value.items()?;
-        let keys = self.keys(&items, attribute.as_ref(), cased)?;
+        let keys = Self::keys(&items, attribute.as_ref(), cased)?;
         let mut best: Option<usize> = None;
         let wanted = if name == "min" { Ordering::Less } else { Ordering::Greater };
         for (index, key) in keys.iter().enumerate() {
