@@ -65,7 +65,7 @@ struct SpecialTokens {
 
 impl ChatText {
     /// Reads the text files of `folder` and renders a first prompt with them; `date`
-    /// is the day that a template is told if it asks for today's.
+    /// is the date that a template gets if it asks for today's.
     ///
     /// # Errors
     /// A file that is missing or malformed; no chat template, or one that does

@@ -187,7 +187,7 @@ pub struct FileEntry {
     pub name: String,
     /// Size in bytes.
     pub size: u64,
-    /// SHA-256 of its bytes, where whoever lists them vouches for it.
+    /// SHA-256 of its bytes, if the listing states it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Digest>,
 }

@@ -1,4 +1,4 @@
-//! The date that a template is told, and how `strftime` writes it.
+//! The date that a chat template gets for today, and how `strftime` writes it.
 
 use std::fmt;
 use std::fmt::Write;
