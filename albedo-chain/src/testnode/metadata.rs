@@ -32,7 +32,7 @@ pub fn newest() -> Vec<u8> {
 
 /// Metadata with the oldest forms that the client knows: `CRv3` commits, epochs
 /// that follow from block numbers, registration at any price. Its pallets have
-/// other numbers, so that a client that takes it for the newest fails.
+/// other numbers, so that a client that takes it for the newest reads wrong values.
 pub fn oldest() -> Vec<u8> {
     runtime(false)
 }
