@@ -202,11 +202,13 @@ fn false_crowns(budget: ErrorBudget, trials: usize) {
 /// Challengers that are better than the king, by less than the win margin.
 fn near_king(budget: ErrorBudget, trials: usize) {
     const EFFECTS: [f64; 3] = [0.5, 0.75, 1.0];
-    println!("\n## A reign's crowns after 200 challengers just above the king, in percent\n");
-    println!("| noise | +0.5 points | +0.75 | +1 |");
-    println!("|---|---|---|---|");
     // A tenth of the trials: nearly all duels of a reign are fought.
     let trials = trials.div_ceil(10);
+    println!(
+        "\n## A reign's crowns after 200 challengers just above the king, in percent ({trials} reigns a cell)\n"
+    );
+    println!("| noise | +0.5 points | +0.75 | +1 |");
+    println!("|---|---|---|---|");
     for profile in &Profile::NULL_HOLDS[..3] {
         print!("| {} |", profile.name());
         for effect in EFFECTS {

@@ -2,11 +2,13 @@
 """Verifies records of duels without albedo: python3 examples/verify.py DIR [DIR ...]
 
 Written from docs/record-format.md, with Python's standard library alone. It checks the
-digests, the form of every line, the draw, nonces, canaries, the panel, the rule and
-every field of the verdict. It does not check signatures, an admission's findings, or
-what offline judges say (except `reference-likelihood`).
+digests, the form of every line, the draw, nonces, canaries, the panel, the rule, every
+field of the verdict, and that an admission's outcome follows from its findings. It does
+not check signatures, whether findings are true, or what offline judges say (except
+`reference-likelihood`).
 
-Prints one line per record, and exits with 1 if one of them is refused.
+Prints one line per record, and exits with 1 if one of them is refused. With `--fields` it
+prints the fields that it knows, one per line.
 """
 
 import copy
@@ -181,6 +183,12 @@ def optional(check):
     return lambda value: value is None or check(value)
 
 
+def holding(check, *inner):
+    """`check` with what it holds by name, for `--fields`; None is what has no name of its own."""
+    check.holds = inner
+    return check
+
+
 def many(check, least=0, most=None):
     def check_all(value):
         require(type(value) is list and len(value) >= least, f"{value!r} is no list, or too short")
@@ -188,7 +196,7 @@ def many(check, least=0, most=None):
         for item in value:
             check(item)
 
-    return check_all
+    return holding(check_all, (None, check))
 
 
 def fields(needed, perhaps=None):
@@ -205,7 +213,7 @@ def fields(needed, perhaps=None):
             except Refused as error:
                 raise Refused(f"{key}: {error}") from None
 
-    return check
+    return holding(check, *needed.items(), *perhaps.items())
 
 
 def tagged(tag, variants):
@@ -213,7 +221,7 @@ def tagged(tag, variants):
         require(type(value) is dict and type(value.get(tag)) is str and value[tag] in variants, f"no such {tag}")
         variants[value[tag]]({key: item for key, item in value.items() if key != tag})
 
-    return check
+    return holding(check, (tag, text), *((None, inner) for inner in variants.values()))
 
 
 def variant(variants, *words):
@@ -227,11 +235,12 @@ def variant(variants, *words):
         for key, item in value.items():
             variants[key](item)
 
-    return check
+    return holding(check, *variants.items(), *((None, text) for _ in words[:1]))
 
 
 def by_metric(check):
-    return fields({}, {metric: check for metric in METRICS})
+    every = fields({}, {metric: check for metric in METRICS})
+    return holding(lambda value: every(value), ("metric", check))
 
 
 def score(value):
@@ -244,7 +253,52 @@ def not_both_zero(value):
     require(value["king"] or value["challenger"], "zeros are left out")
 
 
+def hub_part(name):
+    allowed = re.fullmatch("[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?", name) is not None
+    require(allowed and ".." not in name, f"{name!r} is no part of a repository's name")
+
+
+def reference(value):
+    """`owner/model@sha256:…` of a container registry, or `hub:repository@` and a revision."""
+    text(value)
+    found = re.fullmatch("(?:([^/:@]*):)?([^@]*)@(sha256:[0-9a-f]{64}|[0-9a-f]{40})", value)
+    require(found is not None and len(value) <= 384, f"{value!r} is no reference")
+    hub, repository, sha256 = found[1] or "oci", found[2], found[3].startswith("sha256:")
+    require(re.fullmatch("[a-z][a-z0-9-]{0,31}", hub) is not None and len(repository) <= 255, "no such hub")
+    names = repository.split("/")
+    # Only a registry with a port stands after its hub.
+    require(hub != "oci" or (found[1] is None) == (":" not in repository), "another spelling")
+    if hub == "oci" and len(names) > 1:
+        host, colon, port = names[0].partition(":")
+        require(not colon or (re.fullmatch("[1-9][0-9]*", port) and int(port) < 2**16), "no such port")
+        names[0] = host
+    elif hub not in ("oci", "hf"):
+        require(not re.fullmatch("[0-9]+", names[0]), "a registry with a port")
+    for name in names:
+        hub_part(name)
+    require(hub != "oci" or (sha256 and repository == repository.lower()), "no revision of a registry")
+    require(hub != "hf" or (not sha256 and len(names) == 2), "no revision of Hugging Face")
+
+
 IDENTITY = fields({"name": text, "version": text, "config": digest})
+SCREENED = fields({"files": U64, "bytes": U64, "listing": digest}, {"reference": reference, "parameters": digest})
+STAGES = ["files", "parameters", "behaviour"]
+ADMISSION = fields(
+    {
+        "king": SCREENED,
+        "submission": SCREENED,
+        "findings": many(
+            fields(
+                {
+                    "screen": IDENTITY, "stage": one_of(*STAGES), "evidence": anything,
+                    "finding": one_of("clear", "flagged", "rejected", "unverified"),
+                }
+            )
+        ),
+        "outcome": one_of("admitted", "forfeit", "void"),
+    },
+    {"anchor": digest, "seed": U64},
+)
 TEXT = fields({"sha256": digest, "bytes": U64})
 INTERVAL = fields({"low": f64, "high": f64})
 MODEL = fields(
@@ -307,7 +361,7 @@ PLAN = fields(
                 ),
             }
         ),
-        "admission": anything,
+        "admission": ADMISSION,
         "call_tries": U32,
         "behaviour": fields({"rule": digest, "sampler": digest, "panel": digest}, {"template": digest}),
         "rule_version": positive,
@@ -352,49 +406,48 @@ REPLY = variant(
 )
 TWICE = many(one_of(*PROBED), least=2, most=2)
 ORDER = one_of("king_first", "challenger_first")
-LINE = tagged(
-    "line",
-    {
-        "header": fields({"format": U32}),
-        "plan": fields({"plan": PLAN}),
-        "origin": fields(
-            {"builds": many(fields({"version": text}, {"source": digest}))}, {"unchained": true}
-        ),
-        "canary": fields(
-            {
-                "canary": U32, "kind": one_of("constant", "injected", "self-pair", "swapped"), "skipped": U32,
-                "row": U64, "turns": U32, "turn": U32,
-            }
-        ),
-        "canary_assessment": fields(
-            {"canary": U32, "judge": U32, "order": ORDER, "answer": ANSWER}, {"asked": U32}
-        ),
-        "draw": fields(
-            {
-                "row": U64, "instance_id": text, "turns": U32, "turn": optional(U32),
-                "prompt_tokens": optional(U32),
-                "outcome": one_of("sample", "no_turn", "repeated", "too_long"),
-            }
-        ),
-        "sample": fields({"sample": U32, "repo": text, "messages": TEXT, "reference": TEXT}),
-        "reply": fields({"sample": U32, "side": one_of("king", "challenger"), "reply": REPLY}),
-        "preparation": fields({"sample": U32, "judge": U32, "text": text}),
-        "assessment": fields(
-            {"sample": U32, "judge": U32, "order": ORDER, "answer": ANSWER}, {"asked": U32}
-        ),
-        "probes": fields(
-            {
-                "sample": U32, "judge": U32,
-                "probes": fields(
-                    {"neutral": one_of(*PROBED)}, {"sides": fields({"king": TWICE, "challenger": TWICE})}
-                ),
-            }
-        ),
-        # Worked out again and compared as a whole.
-        "cluster": anything,
-        "verdict": anything,
-    },
-)
+LINES = {
+    "header": fields({"format": U32}),
+    "plan": fields({"plan": PLAN}),
+    "origin": fields(
+        {"builds": many(fields({"version": text}, {"source": digest}))}, {"unchained": true}
+    ),
+    "canary": fields(
+        {
+            "canary": U32, "kind": one_of("constant", "injected", "self-pair", "swapped"), "skipped": U32,
+            "row": U64, "turns": U32, "turn": U32,
+        }
+    ),
+    "canary_assessment": fields(
+        {"canary": U32, "judge": U32, "order": ORDER, "answer": ANSWER}, {"asked": U32}
+    ),
+    "draw": fields(
+        {
+            "row": U64, "instance_id": text, "turns": U32, "turn": optional(U32),
+            "prompt_tokens": optional(U32),
+            "outcome": one_of("sample", "no_turn", "repeated", "too_long"),
+        }
+    ),
+    "sample": fields({"sample": U32, "repo": text, "messages": TEXT, "reference": TEXT}),
+    "reply": fields({"sample": U32, "side": one_of("king", "challenger"), "reply": REPLY}),
+    "preparation": fields({"sample": U32, "judge": U32, "text": text}),
+    "assessment": fields(
+        {"sample": U32, "judge": U32, "order": ORDER, "answer": ANSWER}, {"asked": U32}
+    ),
+    "probes": fields(
+        {
+            "sample": U32, "judge": U32,
+            "probes": fields(
+                {"neutral": one_of(*PROBED)}, {"sides": fields({"king": TWICE, "challenger": TWICE})}
+            ),
+        }
+    ),
+    # Worked out again and compared as a whole.
+    "cluster": anything,
+    "verdict": anything,
+    "forfeit": fields({"admission": ADMISSION}),
+}
+LINE = tagged("line", LINES)
 
 
 # Random numbers
@@ -1021,6 +1074,30 @@ def strata(clusters):
     return {"rho": both / scale, "samples": len(pairs)} if scale > 0 else None
 
 
+# Admission
+
+
+def check_admission(admission):
+    """That the stages are in order, that none follows one which ended admission, and the outcome."""
+    stages = [STAGES.index(finding["stage"]) for finding in admission["findings"]]
+    require(stages == sorted(stages), "findings are not in the order of the stages")
+    words = [finding["finding"] for finding in admission["findings"]]
+    ends = [stage for stage, word in zip(stages, words) if word in ("rejected", "unverified")]
+    require(not ends or ends[0] == stages[-1], "a stage follows one that ended admission")
+    outcome = "forfeit" if "rejected" in words else "void" if "unverified" in words else "admitted"
+    require(admission["outcome"] == outcome, "the outcome does not follow from the findings")
+    for finding in admission["findings"]:
+        told = finding["finding"] == "unverified" and finding["evidence"] is not None
+        require(not told, "what could not be found out belongs into the journal")
+
+
+def check_forfeit(lines, format, blobs):
+    """The record of a submission that was not admitted: two lines, no plan and no texts."""
+    require(format >= 3 and len(lines) == 2 and not blobs, "no record of a forfeit")
+    check_admission(lines[1]["admission"])
+    require(lines[1]["admission"]["outcome"] == "forfeit", "the submission does not forfeit")
+
+
 # The plan
 
 
@@ -1047,6 +1124,13 @@ def check_plan(plan, format, origin):
         require(not scores and "effect_prior" not in plan, "the plan is not of its version of the rules")
     if "effect_prior" in plan:
         require(plan["effect_prior"]["duels"] >= 10 and 0 <= plan["effect_prior"]["sd"] <= 100, "no such prior")
+    if "admission" in plan:
+        check_admission(plan["admission"])
+        require(plan["admission"]["outcome"] == "admitted", "the challenger is not admitted")
+        for screened, side in (("king", "king"), ("submission", "challenger")):
+            parameters = plan[side]["model"]["parameters"]
+            screened = plan["admission"][screened].get("parameters", parameters)
+            require(screened == parameters, "another model was screened")
     generation, rule, alpha = plan["generation"], plan["rule"], alpha_of(plan)
     require(1 <= plan["samples"] <= 1_000_000, "no such number of samples")
     require(0 < generation["max_new_tokens"] < plan["context_tokens"], "the context leaves no room")
@@ -1394,7 +1478,8 @@ def verify(folder):
         lines.append(value)
     require(lines[0] == {"line": "header", "format": int(found[2])}, "the header has another format")
     if len(lines) > 1 and lines[1]["line"] == "forfeit":
-        raise Refused("the record of a submission that was not admitted")
+        check_forfeit(lines, int(found[2]), blobs)
+        return found[1].decode(), None
     texts, named = read_blobs(blobs), []
     for line in lines:
         references = []
@@ -1408,12 +1493,31 @@ def verify(folder):
     return found[1].decode(), Walk(lines, dict(texts)).verify()
 
 
+def names(check):
+    """The fields that `check` knows, each a path of names."""
+    for name, inner in getattr(check, "holds", [(None, None)]):
+        for rest in names(inner) if hasattr(inner, "holds") else [()]:
+            yield (() if name is None else (name,)) + rest
+
+
+def print_fields():
+    for kind, check in LINES.items():
+        for path in sorted(set(names(check))):
+            print(".".join((kind, *path)))
+
+
 def main():
+    if sys.argv[1:] == ["--fields"]:
+        print_fields()
+        return 0
     refused = 0
     for folder in sys.argv[1:]:
         try:
             root, verdict = verify(folder)
-            print(f"verified {root} {verdict['outcome']} {verdict['margin']:+.2f} after {verdict['samples']}: {folder}")
+            came_to = "forfeit, not admitted"
+            if verdict is not None:
+                came_to = f"{verdict['outcome']} {verdict['margin']:+.2f} after {verdict['samples']}"
+            print(f"verified {root} {came_to}: {folder}")
         except (Refused, OSError, KeyError, IndexError, ValueError, OverflowError) as error:
             refused += 1
             print(f"refused {folder}: {error}")

@@ -467,6 +467,9 @@ mod tests {
         assert!(check(DuelSettings { samples: 4, ..default() }).contains("the cap is too low"));
         let rule = Rule::Margin { win_margin: -1.0 };
         assert!(check(DuelSettings { rule, ..default() }).contains("`win_margin` is -1"));
+        // Verifying such a record would take minutes.
+        let rule = Rule::MarginLcb { win_margin: 2.0, alpha: 0.05, resamples: 1_000_000 };
+        assert!(check(DuelSettings { rule, samples: 10_000, ..default() }).contains("resamples"));
     }
 
     #[test]

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use schemars::JsonSchema;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::Terms;
+use crate::plan::{DuelSettings, Terms};
 use crate::record::{Record, RecordLine};
+use crate::verdict::Outcome;
 
 /// Attempts that share [`FLAT_PART`] equally; ours.
 const FLAT_ATTEMPTS: u64 = 200;
@@ -192,6 +193,12 @@ impl Effect {
 }
 
 impl EffectPrior {
+    /// As [`EffectPrior::estimate`], from the effects that a reign's earlier records
+    /// found.
+    pub fn of<'a>(earlier: impl IntoIterator<Item = &'a Record>) -> Option<Self> {
+        Self::estimate(&earlier.into_iter().filter_map(Effect::of).collect::<Vec<_>>())
+    }
+
     /// The moment estimate from a reign's earlier duels: their mean square less that
     /// of their standard errors, at least 0. None for fewer than ten.
     pub fn estimate(earlier: &[Effect]) -> Option<Self> {
@@ -218,6 +225,59 @@ impl EffectPrior {
             return invalid(format!("`effect_prior.sd` is {}, it must be from 0 to 100 points", self.sd));
         }
         Ok(())
+    }
+}
+
+impl DuelSettings {
+    /// The settings of the duel that comes after `earlier`, the reign's records so far,
+    /// oldest first, each of them verified and all a chain
+    /// ([`verify_chain`](crate::record::verify_chain)): it names the last of them, and
+    /// has the prior of effects that they give.
+    ///
+    /// ```
+    /// # use albedo_core::testing::{ScriptedJudge, ScriptedSession, Rows};
+    /// # use albedo_core::{CallContext, Duel, DuelSettings, MemoryStore, Record, Rule};
+    /// # use std::sync::Arc;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> albedo_core::Result<()> {
+    /// # let rule = Rule::by_name("margin")?;
+    /// # let settings = DuelSettings { samples: 4, rule, ..DuelSettings::default() };
+    /// # let sides = ["king", "challenger"].map(|name| ScriptedSession::saying(name, "ls").contestant());
+    /// # let [king, challenger] = sides;
+    /// # let duel = Duel::builder(king, challenger).tasks(Arc::new(Rows::numbered(9)));
+    /// # let duel = duel.judge(Arc::new(ScriptedJudge::preferring("length", |_| 0.5)));
+    /// # let (store, cx) = (MemoryStore::default(), CallContext::new());
+    /// # duel.settings(settings.clone()).plan(&store, &cx).await?.run(&store, &cx).await?;
+    /// # let record = store.record().expect("published");
+    /// # let first = Record::from_bytes(&record.lines, &record.blobs, record.digest)?;
+    /// let settings = settings.following(std::slice::from_ref(&first))?;
+    /// assert_eq!(settings.previous, Some(first.digest));
+    /// assert_eq!(settings.effect_prior, None, "ten duels say how effects spread, not one");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`] if there is no record, if the last one ended the
+    /// reign, or if the settings name another previous record.
+    pub fn following(mut self, earlier: &[Record]) -> Result<Self> {
+        let invalid =
+            |message: &str| Error::new(ErrorKind::ConfigInvalid, "plan the reign's next duel", message);
+        let last = earlier.last().ok_or_else(|| invalid("there is no earlier record"))?;
+        if last.verdict().outcome == Outcome::Dethroned {
+            return Err(invalid("the last of the earlier records ended the reign")
+                .with("record", last.digest)
+                .with_hint("the crowned challenger's reign begins without an earlier record"));
+        }
+        if let Some(previous) = self.previous.filter(|&previous| previous != last.digest) {
+            return Err(invalid("`previous` names another record than the last of the earlier ones")
+                .with("previous", previous)
+                .with("the last", last.digest)
+                .with_hint("leave `previous` out"));
+        }
+        self.previous = Some(last.digest);
+        self.effect_prior = EffectPrior::of(earlier);
+        Ok(self)
     }
 }
 
@@ -297,6 +357,49 @@ mod tests {
         assert_eq!(EffectPrior::estimate(&effects(&means[..9], 0.0)), None);
         assert!(prior.check().is_ok() && EffectPrior { duels: 9, ..prior }.check().is_err());
         assert!(EffectPrior { sd: f64::NAN, ..prior }.check().is_err());
+    }
+
+    /// The record of an even duel, or of one that the challenger wins.
+    async fn record(seed: u64, previous: Option<crate::Digest>, wins: bool) -> Record {
+        use crate::testing::{Rows, ScriptedJudge, ScriptedSession};
+        let quality = move |reply: &str| if wins { reply.len() as f64 / 10.0 } else { 0.5 };
+        let [king, challenger] = [("king", "ls"), ("challenger", "ls -l")]
+            .map(|(name, text)| ScriptedSession::saying(name, text).contestant());
+        let duel = crate::Duel::builder(king, challenger)
+            .tasks(std::sync::Arc::new(Rows::numbered(50)))
+            .judge(std::sync::Arc::new(ScriptedJudge::preferring("length", quality)));
+        let rule = crate::Rule::Margin { win_margin: 2.0 };
+        let settings =
+            DuelSettings { samples: 4, rule, previous, seed: seed.into(), ..DuelSettings::default() };
+        let (store, cx) = (crate::MemoryStore::default(), crate::CallContext::new());
+        let duel = duel.settings(settings).plan(&store, &cx).await.expect("plans");
+        duel.run(&store, &cx).await.expect("runs");
+        let record = store.record().expect("published");
+        Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads")
+    }
+
+    #[tokio::test]
+    async fn a_duel_follows_the_reigns_earlier_ones() {
+        let mut earlier: Vec<Record> = Vec::new();
+        for seed in 0..10 {
+            let settings = DuelSettings::default();
+            if let Some(last) = earlier.last() {
+                let settings = settings.clone().following(&earlier).expect("follows");
+                assert_eq!((settings.previous, settings.effect_prior), (Some(last.digest), None));
+            }
+            let previous = earlier.last().map(|last| last.digest);
+            earlier.push(record(seed, previous, false).await);
+        }
+        let settings = DuelSettings::default().following(&earlier).expect("follows");
+        assert_eq!(settings.effect_prior, Some(EffectPrior { duels: 10, sd: 0.0 }));
+        assert_eq!(EffectPrior::of(&earlier), settings.effect_prior);
+
+        let other = DuelSettings { previous: Some(earlier[0].digest), ..DuelSettings::default() };
+        assert!(other.following(&earlier).is_err(), "it names another record");
+        assert!(DuelSettings::default().following(&[]).is_err());
+        let ended = record(11, None, true).await;
+        let error = DuelSettings::default().following(&[ended]).expect_err("the reign is over");
+        assert!(error.to_string().contains("ended the reign"), "{error}");
     }
 
     #[test]

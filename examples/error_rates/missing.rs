@@ -20,7 +20,10 @@ const PROFILES: [Profile; 3] = [Profile::Graded(0.15), Profile::Graded(0.25), Pr
 /// Equal challengers that make their worst samples missing by what their replies say.
 pub(crate) fn vanishing(budget: ErrorBudget, trials: usize) {
     println!("\n## An equal challenger makes 9.5 % of its samples missing: crowned in percent\n");
-    println!("`r` is the correlation of what it goes by with the sample's own result.\n");
+    println!(
+        "`r` is the correlation of what it goes by with the sample's own result. There are {} reigns a cell.\n",
+        trials.div_ceil(10)
+    );
     println!("| noise | r | version | cap 64, alpha 5 % | cap 256, 5 % | cap 948, 0.02 % | reign of 200 |");
     println!("|---|---|---|---|---|---|---|");
     for profile in PROFILES {

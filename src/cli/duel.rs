@@ -10,7 +10,7 @@ use super::output::{print, print_json};
 use super::source::{SourceArguments, absolute};
 use crate::config::{DuelConfig, ModelConfig, PluginConfig, journal_key};
 use crate::plan::DuelPlan;
-use crate::record::{JournalEvent, JournalKey, RecordStore};
+use crate::record::{self, JournalEvent, JournalKey, RecordStore, VerifyOptions};
 use crate::report::{self, Bytes, EventFile, Progress};
 use crate::{
     Admission, AdmissionOutcome, BuildContext, CallContext, Digest, Duel, DuelReport, Error, ErrorKind,
@@ -48,6 +48,11 @@ pub(crate) struct Arguments {
     /// A whole number or 64 hexadecimal digits.
     #[arg(long, value_name = "SEED", conflicts_with = "resume")]
     seed: Option<Seed>,
+    /// Folders of the reign's earlier records, oldest first: the new record names the
+    /// last of them, and the estimate of the effect beside its verdict rests on how
+    /// theirs spread, once there are ten.
+    #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with = "resume")]
+    after: Vec<PathBuf>,
     /// New folder for journal and record [default: one under `duels/`].
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     out: Option<PathBuf>,
@@ -64,6 +69,19 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
+    /// The reign's earlier records, verified.
+    async fn earlier(&self, cx: &CallContext) -> Result<Vec<Record>> {
+        let (mut records, mut verified) = (Vec::new(), Vec::new());
+        for folder in &self.after {
+            let record = Record::open(folder)?;
+            let found = record::verify_record(&record, &VerifyOptions::default(), cx).await;
+            verified.push(found.map_err(|error| error.with("record", folder.display()))?);
+            records.push(record);
+        }
+        record::verify_chain(&verified)?;
+        Ok(records)
+    }
+
     fn config(&self) -> Result<DuelConfig> {
         let mut config = self.source.read()?;
         for (model, path) in [(&mut config.king, &self.king), (&mut config.challenger, &self.challenger)] {
@@ -185,6 +203,11 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
         }
         None => (arguments.config()?, None, None),
     };
+    let earlier = arguments.earlier(cx).await?;
+    let mut config = config;
+    if !earlier.is_empty() {
+        config.duel = config.duel.following(&earlier)?;
+    }
     config.check(&registry)?;
     let build = BuildContext::new(&registry, cx);
     let go_on = |error: Error| match &arguments.resume {
@@ -213,6 +236,17 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
     let mut builder = config.builder(&build).await.map_err(go_on)?;
     if let Some(admission) = admission.clone() {
         builder = builder.admission(admission);
+    }
+    if let Some(last) = earlier.last() {
+        let (before, now) = (last.plan().king.model.parameters, builder.draft()?.king.model.parameters);
+        if before != now {
+            let message = "the earlier records are of another king's reign";
+            return Err(Error::new(ErrorKind::Conflict, "plan the reign's next duel", message)
+                .with_fault(Fault::Operator)
+                .with("their king", before)
+                .with("this king", now)
+                .with_hint("leave `--after` out for a new king's first duel"));
+        }
     }
     let store = match resumed {
         Some(store) => store,

@@ -187,8 +187,17 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
     let chain = record::verify_chain(&verified)?;
     let regenerated = match (arguments.regenerate, arguments.folders.last()) {
         (Some(count), Some(folder)) => {
-            let tasks = tasks.as_deref();
-            Some(regenerate(arguments, folder, count, tasks, &registry, cx).await?)
+            let options = VerifyOptions {
+                expect: arguments.expect,
+                tasks: tasks.as_deref(),
+                judges: Some(&registry),
+                prompts: prompts.as_deref(),
+            };
+            let again = regenerate(arguments, folder, count, options, &registry, cx).await?;
+            if let Some(last) = verified.last_mut() {
+                last.clone_from(&again.verification);
+            }
+            Some(again)
         }
         _ => None,
     };
@@ -265,6 +274,8 @@ fn prompt_counter(_: &Path) -> Result<Box<dyn PromptCounter>> {
 struct GeneratedAgain {
     replies: Vec<Regenerated>,
     backends: [Identity; 2],
+    /// The record's verification with that and the king's tokenizer at hand.
+    verification: Verification,
 }
 
 fn described(backend: &Identity) -> String {
@@ -275,7 +286,7 @@ async fn regenerate(
     arguments: &Verify,
     folder: &Path,
     count: usize,
-    tasks: Option<&dyn TaskSource>,
+    mut options: VerifyOptions<'_>,
     registry: &Registry,
     cx: &CallContext,
 ) -> Result<GeneratedAgain> {
@@ -295,13 +306,14 @@ async fn regenerate(
     let backends = [king.backend().clone(), challenger.backend().clone()];
     let sessions = [king.session(cx).await?, challenger.session(cx).await?];
     let record = Record::open(folder)?;
-    if arguments.tokenizer.is_none() {
+    if options.prompts.is_none() {
         // The king's tokenizer is at hand.
-        let options = VerifyOptions { tasks, prompts: Some(&sessions[0]), ..VerifyOptions::default() };
-        record::verify_record(&record, &options, cx).await?;
+        options.prompts = Some(&sessions[0]);
     }
+    let mut verification = record::verify_record(&record, &options, cx).await?;
     let replies = record::regenerate(&record, &sessions, count, arguments.seed, cx).await?;
-    Ok(GeneratedAgain { replies, backends })
+    verification.add_regenerated(&record, &replies);
+    Ok(GeneratedAgain { replies, backends, verification })
 }
 
 fn describe_verification(verification: &Verification) -> String {

@@ -1,8 +1,9 @@
 //! Signatures of records and the log of duels.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
@@ -173,4 +174,78 @@ fn what_is_wrong_with_a_log_has_an_exit_code_of_its_own() {
     bytes[5] ^= 1;
     fs::write(&tile, bytes).expect("writes");
     assert_eq!(albedo(["log", "verify", &one]).status.code(), Some(65));
+}
+
+/// A folder that Python's web server serves.
+struct Served {
+    server: Child,
+    address: String,
+}
+
+impl Served {
+    /// None if there is no Python.
+    fn start(folder: &str) -> Option<Self> {
+        let mut command = Command::new("python3");
+        command.args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", folder]);
+        let mut server = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+        let mut line = String::new();
+        BufReader::new(server.stdout.take().expect("piped")).read_line(&mut line).expect("reads");
+        // "Serving HTTP on 127.0.0.1 port 8000 (http://127.0.0.1:8000/) ..."
+        let address = line.split(['(', ')']).nth(1).expect("an address").to_owned();
+        Some(Self { server, address })
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // A test that fails leaves no server behind.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+#[test]
+fn a_log_is_read_from_a_web_server_as_from_its_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (duel, key_file) = (record(folder.path()), key(folder.path(), 0));
+    let log = text(&folder.path().join("log"));
+    let older = text(&root().join("albedo-core/tests/fixtures/record-2"));
+    for duel in [&duel, &older] {
+        let append = ["log", "append", &log, duel, "--key", &key_file, "--origin", "example.com/log"];
+        stdout(&albedo(append));
+    }
+    let Some(served) = Served::start(&log) else {
+        eprintln!("skipped: there is no python3");
+        return;
+    };
+    let address = served.address.as_str();
+    let verify = |place: &str| {
+        let arguments =
+            ["log", "verify", place, "--key", PUBLIC, "--record", &duel, "--record", &older, "--json"];
+        albedo(arguments)
+    };
+    let read = stdout(&verify(address));
+    assert_eq!(read, stdout(&verify(&log)));
+    assert!(read.contains("\"size\": 4") || read.contains("\"size\":4"), "{read}");
+
+    let digest = fs::read_to_string(folder.path().join("duel/record.digest")).expect("reads");
+    let digest = digest.lines().next().expect("a digest");
+    let prove = |place: &str| stdout(&albedo(["log", "prove", place, "--record", digest]));
+    let proof = folder.path().join("proof");
+    fs::write(&proof, prove(address)).expect("writes");
+    assert_eq!(fs::read_to_string(&proof).expect("reads"), prove(&log));
+    stdout(&albedo(["log", "verify", "--proof", &text(&proof), "--key", PUBLIC]));
+
+    // What the server has was altered; then it has no log.
+    let entries = folder.path().join("log/tile/entries/000.p/4");
+    let mut bytes = fs::read(&entries).expect("reads");
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    fs::write(&entries, bytes).expect("writes");
+    assert_eq!(verify(address).status.code(), Some(65));
+    fs::remove_file(folder.path().join("log/checkpoint")).expect("removes");
+    assert_eq!(verify(address).status.code(), verify(&log).status.code());
+    let gone = served.address.clone();
+    drop(served);
+    assert_eq!(verify(&gone).status.code(), Some(69));
 }

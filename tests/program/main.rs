@@ -2,6 +2,8 @@
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod admission;
+mod attacks;
+mod audit;
 mod bench;
 mod chat;
 mod config;

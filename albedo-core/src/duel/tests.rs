@@ -46,6 +46,8 @@ async fn the_sequential_rule_stops_as_soon_as_it_is_sure() {
         assert_eq!(duel.plan.looks, [3, 5, 10]);
         let (report, store) = run(&duel).await;
         assert_eq!((report.verdict.outcome, report.verdict.samples), (outcome, 5));
+        // Only an interval that holds at a stopping time stands beside it.
+        assert!(report.verdict.interval().is_some() && report.verdict.margin_interval.is_none());
         let record = store.record().expect("published");
         let read = Record::from_bytes(&record.lines, &record.blobs, record.digest).expect("reads");
         assert_eq!(read.verdict(), &report.verdict);
@@ -234,4 +236,47 @@ fn plans_that_cannot_be_fair_are_refused() {
     let mut other = same();
     other.model.tokenizer = Digest::of("other");
     assert_eq!(plan(same(), other, vec![judge()]).fault(), Fault::Operator);
+}
+
+/// A challenger that is weak on long prompts would leave them out by saying that its
+/// context is short.
+#[test]
+fn a_challengers_context_chooses_no_task() {
+    let plan = |king: u32, challenger: u32, wanted: Option<u32>| {
+        let of = |name, length| {
+            let mut scripted = Scripted::new(name);
+            scripted.model.context_length = length;
+            scripted.contestant()
+        };
+        let settings = DuelSettings { context_tokens: wanted, ..settings() };
+        let judge: Arc<dyn Judge> = Asked::new("fair", fair);
+        planned(&settings, of("plain", king), of("better", challenger), vec![judge])
+    };
+    let error = plan(4_096, 280, None).expect_err("refused");
+    assert_eq!(error.fault(), Fault::Contestant(Side::Challenger), "{error}");
+    assert!(error.to_string().contains("shorter than the duel's"), "{error}");
+    // A longer context of the challenger's changes nothing, and the operator may lower it
+    // for both.
+    for (king, challenger, wanted, context) in
+        [(4_096, 4_096, None, 4_096), (4_096, 8_192, None, 4_096), (4_096, 1_024, Some(1_024), 1_024)]
+    {
+        let duel = plan(king, challenger, wanted).expect("plans");
+        assert_eq!(duel.plan().context_tokens, context);
+    }
+    let error = plan(1_024, 4_096, Some(4_096)).expect_err("the king has less");
+    assert_eq!(error.fault(), Fault::Operator, "{error}");
+}
+
+/// What decides how often a judge is asked again is in the plan's digest; what stops a
+/// duel, and how much is in flight, is not.
+#[test]
+fn limits_that_can_change_a_verdict_are_in_the_plans_digest() {
+    let digest = |limits: Limits| {
+        let settings = DuelSettings { limits, ..settings() };
+        let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
+        planned(&settings, king, challenger, vec![Asked::new("fair", fair)]).expect("plans").digest()
+    };
+    let before = settings().limits;
+    assert_ne!(digest(Limits { call_tries: 1, ..before }), digest(before));
+    assert_eq!(digest(Limits { samples_in_flight: 1, budget_usd: Some(3.0), ..before }), digest(before));
 }

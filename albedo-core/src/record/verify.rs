@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::reader::LINES;
-use super::{Record, RecordLine, RecordedAnswer, RecordedReply};
+use super::{Record, RecordLine, RecordedAnswer, RecordedReply, Regenerated};
 use crate::behaviour::Behaviour;
 use crate::canary::{Series, VoidJudges};
 use crate::context::CallContext;
@@ -80,6 +80,16 @@ pub struct Verification {
     pub prompts: Option<Prompts>,
     /// What is known of each part of the record, and how.
     pub claims: Vec<Claim>,
+}
+
+impl Verification {
+    /// Adds to [`Verification::claims`] what generating some of the replies of `record`
+    /// again showed ([`super::regenerate`]).
+    pub fn add_regenerated(&mut self, record: &Record, again: &[Regenerated]) {
+        let replies = record.samples().into_iter().flat_map(|sample| sample.replies);
+        let replies = replies.filter(|reply| !matches!(reply, RecordedReply::Missing { .. })).count();
+        claims::add_regenerated(&mut self.claims, replies, again);
+    }
 }
 
 /// What is known of one part of a record.
@@ -664,5 +674,7 @@ fn wrong(number: usize, why: impl Into<String>) -> Error {
     Error::new(ErrorKind::DataInvalid, OPERATION, why).with("file", LINES).with("line", number)
 }
 
+#[cfg(test)]
+mod cherry_tests;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,10 @@
 //! verification.
 
 use super::{AskedAgain, Claim, Known, Prompts, Verification};
+use crate::record::Regenerated;
+
+/// The part of a record that generating replies again is about.
+const REPLIES: &str = "replies, log-probabilities";
 
 /// What `verification` shows, and what it cannot; `expected` if the record has the
 /// digest that the caller expected.
@@ -48,7 +52,7 @@ pub(super) fn of(verification: &Verification, expected: bool) -> Vec<Claim> {
             None => claim(&part, Known::Asserted, "not asked again".into()),
         });
     }
-    claims.push(claim("replies, log-probabilities", Known::Asserted, "need the models".into()));
+    claims.push(claim(REPLIES, Known::Asserted, "need the models".into()));
     claims.push(match verification.origin.builds.len() {
         0 => claim("build", Known::NotCovered, "the format does not say".into()),
         1 => claim("build", Known::Asserted, "see above".into()),
@@ -66,4 +70,23 @@ pub(super) fn of(verification: &Verification, expected: bool) -> Vec<Claim> {
     let by = "a plan that was run again until it pleased leaves no trace in its record";
     claims.push(claim("other runs of the plan", Known::NotCovered, by.into()));
     claims
+}
+
+/// Says in `claims` what generating `again` some of the record's `replies` showed.
+pub(super) fn add_regenerated(claims: &mut Vec<Claim>, replies: usize, again: &[Regenerated]) {
+    let Some(place) = claims.iter().position(|claim| claim.part == REPLIES) else { return };
+    let (count, left) = (again.len(), replies.saturating_sub(again.len()));
+    let differing = again.iter().filter(|reply| reply.difference.is_some()).count();
+    let claim = |part: String, known, by: String| Claim { part, known, by };
+    let mut shown = vec![if differing > 0 {
+        let by = format!("{differing} of {count} generated again are not reproduced");
+        claim(REPLIES.into(), Known::Asserted, by)
+    } else {
+        let part = format!("{count} of {replies} replies, log-probabilities");
+        claim(part, Known::Recomputed, "generated again, all the same".into())
+    }];
+    if differing == 0 && left > 0 {
+        shown.push(claim(format!("the other {left} replies"), Known::Asserted, "not generated again".into()));
+    }
+    claims.splice(place..=place, shown);
 }
