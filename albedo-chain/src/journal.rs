@@ -73,6 +73,33 @@ const TABLES: &str = "
 ";
 
 /// The file; clones share it.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use albedo_chain::journal::ChainJournal;
+/// use albedo_core::chain::{BlockHash, Hotkey, MechanismId, NetUid, Uid};
+/// use albedo_core::weights::{Share, WeightJournal, WeightKey, WeightVector};
+///
+/// let key = WeightKey {
+///     genesis: BlockHash([0; 32]),
+///     netuid: NetUid(97),
+///     mechanism: MechanismId(0),
+///     epoch: 7,
+///     hotkey: Hotkey("validator".into()),
+/// };
+/// let vector = |weight| WeightVector {
+///     key: key.clone(),
+///     version_key: 0,
+///     shares: vec![Share { uid: Uid(3), hotkey: Hotkey("king".into()), weight }],
+/// };
+/// let journal = WeightJournal::new(ChainJournal::in_memory()?);
+/// // One vector for each epoch: the same again is cleared again, another never.
+/// journal.clear(vector(65_535)).await?;
+/// journal.clear(vector(65_535)).await?;
+/// assert!(journal.clear(vector(1)).await.is_err());
+/// # albedo_core::Result::Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone)]
 pub struct ChainJournal(Arc<Database>);
 
@@ -134,6 +161,13 @@ pub enum Outcome {
         /// The block.
         block: BlockNumber,
         /// Pallet and error.
+        reason: String,
+    },
+    /// In this block, and nobody can tell any more whether it succeeded.
+    Unclear {
+        /// The block.
+        block: BlockNumber,
+        /// Why not.
         reason: String,
     },
     /// It can no longer get into any block.
@@ -300,6 +334,7 @@ impl ChainJournal {
             let (name, block, detail) = match &outcome {
                 Outcome::Included { block, .. } => ("included", Some(*block), None),
                 Outcome::Failed { block, reason } => ("failed", Some(*block), Some(reason)),
+                Outcome::Unclear { block, reason } => ("unclear", Some(*block), Some(reason)),
                 Outcome::Expired { reason } => ("expired", None, Some(reason)),
             };
             let sql = "UPDATE extrinsics SET outcome = ?2, block = ?3, detail = ?4 WHERE id = ?1";
@@ -493,6 +528,7 @@ fn outcome(row: &Row<'_>) -> rusqlite::Result<Option<Outcome>> {
     Ok(Some(match name.as_str() {
         "included" => Outcome::Included { block: row.get(13)?, epoch: None },
         "failed" => Outcome::Failed { block: row.get(13)?, reason: row.get(14)? },
+        "unclear" => Outcome::Unclear { block: row.get(13)?, reason: row.get(14)? },
         "expired" => Outcome::Expired { reason: row.get(14)? },
         other => return Err(damaged(12, format!("`{other}` is no outcome"))),
     }))

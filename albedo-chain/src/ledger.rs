@@ -61,6 +61,31 @@ const TABLES: &str = "
 ";
 
 /// The file; clones share it.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use albedo_chain::ledger::{Ledger, Seen};
+/// use albedo_chain::local::{LocalChain, LocalChainConfig};
+/// use albedo_core::CallContext;
+/// use albedo_core::chain::{Coldkey, Hotkey, NetUid};
+///
+/// let chain = LocalChain::new(LocalChainConfig::default())?;
+/// let (ledger, netuid, cx) = (Ledger::in_memory()?, NetUid(97), CallContext::new());
+/// let miner = Hotkey("miner".into());
+/// chain.register(&miner, &Coldkey("owner".into()))?;
+///
+/// // The ledger begins at the head, and reads every block from then on.
+/// let head = chain.advance(1)?;
+/// assert!(ledger.follow_to(&chain, netuid, &head, &cx).await?.is_empty());
+/// let place = chain.commit(&miner, "v7|someone/model|0f0f", None)?;
+/// let head = chain.advance(5)?;
+/// let new = ledger.follow_to(&chain, netuid, &head, &cx).await?;
+/// assert_eq!((new.len(), new[0].place, new[0].seen), (1, place, Seen::Witnessed));
+/// // That text has no full revision: it is kept, and no submission.
+/// assert!(matches!(new[0].submission(), Some(Err(_))));
+/// # albedo_core::Result::Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone)]
 pub struct Ledger(Arc<Database>);
 
@@ -83,11 +108,11 @@ pub struct Sighting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Seen {
-    /// The ledger followed the chain when the commitment was made: there was
-    /// no earlier one since.
+    /// The ledger has read every block from before the commitment on: it is
+    /// the hotkey's first one to this, as far as the ledger goes back.
     Witnessed,
-    /// It stood when the ledger began: the hotkey may have committed to the
-    /// same earlier.
+    /// It stood when the ledger began, or when it went on after blocks that it
+    /// did not read: the hotkey may have committed to the same earlier.
     Unknown,
 }
 
@@ -135,9 +160,42 @@ impl Ledger {
         Ok(Self(Arc::new(Database::open(None, FORMAT)?)))
     }
 
-    /// Reads the commitments at `at` and keeps those that are new; they are
-    /// returned in their order. Reading a block again, or an earlier one, adds
-    /// nothing wrong.
+    /// Reads every final block from the last one that was read up to `head`, in
+    /// order, and keeps the commitments that are new; they are returned in their
+    /// order. A ledger that has read nothing begins at `head`. Blocks whose
+    /// state the chain has dropped are left out, and the ledger begins anew
+    /// after them: what stands there is [`Seen::Unknown`].
+    ///
+    /// What was read before an error is kept: calling again goes on from there.
+    ///
+    /// # Errors
+    /// Whatever the chain says.
+    pub async fn follow_to(
+        &self,
+        chain: &dyn ChainClient,
+        netuid: NetUid,
+        head: &BlockRef,
+        cx: &CallContext,
+    ) -> Result<Vec<Sighting>> {
+        let genesis = chain.genesis(cx).await?;
+        let next = match self.unbroken(genesis, netuid).await? {
+            None => head.number,
+            Some((_, last)) if last >= head.number => return Ok(Vec::new()),
+            Some((_, last)) => oldest_kept(chain, netuid, last + 1, head, cx).await?,
+        };
+        let mut found = Vec::new();
+        for number in next..head.number {
+            let block = chain.block(number, cx).await?;
+            found.extend(self.follow(chain, netuid, &block, cx).await?);
+        }
+        found.extend(self.follow(chain, netuid, head, cx).await?);
+        found.sort_by(|a, b| (a.place, &a.hotkey).cmp(&(b.place, &b.hotkey)));
+        Ok(found)
+    }
+
+    /// Reads the commitments at `at` alone and keeps those that are new; they
+    /// are returned in their order. Reading a block again, or an earlier one,
+    /// adds nothing wrong.
     ///
     /// # Errors
     /// Whatever the chain says, but for state that it no longer keeps.
@@ -152,7 +210,7 @@ impl Ledger {
         let reveals = chain.reveals(netuid, at, cx).await?;
         let metagraph = chain.metagraph(netuid, at, cx).await?;
         let known = self.known(genesis, netuid).await?;
-        let began = self.began(genesis, netuid).await?;
+        let unbroken = self.unbroken(genesis, netuid).await?;
         let mut earlier: BTreeMap<BlockNumber, BTreeMap<Hotkey, Place>> = BTreeMap::new();
         let mut found = Vec::new();
         for Reveal { hotkey, mut place, readable_at, content } in reveals {
@@ -170,7 +228,8 @@ impl Ledger {
             if let (DatedBy::Commitment, None) = (place.dated_by, place.extrinsic) {
                 place.extrinsic = chain.commitment_index(netuid, &hotkey, place.block, cx).await?;
             }
-            let witnessed = began.is_some_and(|began| place.block > began);
+            let witnessed =
+                unbroken.is_some_and(|(first, last)| at.number == last + 1 && place.block > first);
             let seen = if witnessed { Seen::Witnessed } else { Seen::Unknown };
             found.push(Sighting { hotkey, place, readable_at, content, seen });
         }
@@ -292,11 +351,16 @@ impl Ledger {
         .await
     }
 
-    /// The first block that was followed.
-    async fn began(&self, genesis: BlockHash, netuid: NetUid) -> Result<Option<BlockNumber>> {
-        self.run("read where the ledger begins", move |transaction| {
-            let sql = "SELECT first_block FROM subnets WHERE genesis = ?1 AND netuid = ?2";
-            Ok(transaction.query_row(sql, params![genesis.0, netuid.0], |row| row.get(0)).optional()?)
+    /// First and last of the newest blocks that were read without a gap.
+    async fn unbroken(
+        &self,
+        genesis: BlockHash,
+        netuid: NetUid,
+    ) -> Result<Option<(BlockNumber, BlockNumber)>> {
+        self.run("read how far the ledger goes", move |transaction| {
+            let sql = "SELECT first_block, last_block FROM subnets WHERE genesis = ?1 AND netuid = ?2";
+            let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            Ok(transaction.query_row(sql, params![genesis.0, netuid.0], row).optional()?)
         })
         .await
     }
@@ -332,11 +396,12 @@ impl Ledger {
             let sql = "SELECT last_block, neurons FROM subnets WHERE genesis = ?1 AND netuid = ?2";
             let row = |row: &Row<'_>| Ok((row.get::<_, BlockNumber>(0)?, parsed::<Vec<Neuron>>(row, 1)?));
             let before = transaction.query_row(sql, params![genesis.0, netuid.0], row).optional()?;
-            let first = before.is_none();
+            let mut gap = true;
             if let Some((last, neurons)) = before {
                 if last >= at {
                     return Ok(());
                 }
+                gap = at > last + 1;
                 for Swap { block, uid, before, after } in swaps(at, &neurons, &metagraph) {
                     transaction.execute(
                         "INSERT INTO swaps (genesis, netuid, block, uid, before, after) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -344,8 +409,9 @@ impl Ledger {
                     )?;
                 }
             }
-            let sql = if first {
-                "INSERT INTO subnets (genesis, netuid, first_block, last_block, neurons) VALUES (?1, ?2, ?3, ?3, ?4)"
+            let sql = if gap {
+                "INSERT OR REPLACE INTO subnets (genesis, netuid, first_block, last_block, neurons) \
+                 VALUES (?1, ?2, ?3, ?3, ?4)"
             } else {
                 "UPDATE subnets SET last_block = ?3, neurons = ?4 WHERE genesis = ?1 AND netuid = ?2"
             };
@@ -385,6 +451,39 @@ pub fn swaps(block: BlockNumber, before: &[Neuron], after: &Metagraph) -> Vec<Sw
         after: now.hotkey.clone(),
     };
     after.neurons.iter().filter(swapped).map(swap).collect()
+}
+
+/// The first block from `from` on whose state the chain still keeps: `head`
+/// at the latest. Nodes drop the oldest states first.
+async fn oldest_kept(
+    chain: &dyn ChainClient,
+    netuid: NetUid,
+    from: BlockNumber,
+    head: &BlockRef,
+    cx: &CallContext,
+) -> Result<BlockNumber> {
+    let kept = async |number| match chain.block(number, cx).await {
+        Ok(block) => match chain.metagraph(netuid, &block, cx).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
+    };
+    if from >= head.number || kept(from).await? {
+        return Ok(from);
+    }
+    // `dropped` is not kept, `first` is, or is the head.
+    let (mut dropped, mut first) = (from, head.number);
+    while first - dropped > 1 {
+        let middle = dropped + (first - dropped) / 2;
+        if kept(middle).await? {
+            first = middle;
+        } else {
+            dropped = middle;
+        }
+    }
+    Ok(first)
 }
 
 /// Where the commitments that were still hidden at block `number` stand, as

@@ -64,6 +64,28 @@ const TABLES: &str = "
 ";
 
 /// One subnet of a chain of one's own; see the [module](self).
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use albedo_chain::local::{LocalChain, LocalChainConfig};
+/// use albedo_core::chain::{Coldkey, Content, Hotkey, NetUid};
+/// use albedo_core::{CallContext, ChainClient};
+///
+/// let chain = LocalChain::new(LocalChainConfig::default())?;
+/// let (miner, cx) = (Hotkey("miner".into()), CallContext::new());
+/// chain.register(&miner, &Coldkey("owner".into()))?;
+/// let head = chain.advance(1)?;
+/// // Hidden until block 4.
+/// chain.commit(&miner, "v7|someone/model|0f0f", Some(4))?;
+/// let early = chain.advance(1)?;
+/// let late = chain.advance(5)?;
+/// let at = async |block| chain.reveals(NetUid(97), block, &cx).await;
+/// assert!(at(&head).await?.is_empty());
+/// assert!(matches!(at(&early).await?[0].content, Content::Hidden { .. }));
+/// assert_eq!(at(&late).await?[0].content, Content::Text("v7|someone/model|0f0f".into()));
+/// # albedo_core::Result::Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug)]
 pub struct LocalChain {
     config: LocalChainConfig,

@@ -26,6 +26,7 @@ use crate::timelock::Beacon;
 use crate::wallet::{self, Password, Wallet};
 
 mod calls;
+mod commitments;
 mod connection;
 mod read;
 mod runtime;
@@ -103,6 +104,21 @@ impl Default for SubtensorConfig {
 }
 
 /// A subnet of Bittensor; see the [module](self).
+///
+/// ```no_run
+/// # async fn example() -> albedo_core::Result<()> {
+/// use albedo_chain::subtensor::{Subtensor, SubtensorConfig};
+/// use albedo_core::chain::NetUid;
+/// use albedo_core::{CallContext, ChainClient};
+///
+/// let (client, cx) = (Subtensor::new(&SubtensorConfig::default())?, CallContext::new());
+/// let head = client.head(&cx).await?;
+/// for neuron in client.metagraph(NetUid(97), &head, &cx).await?.neurons {
+///     println!("{} {}", neuron.uid.0, neuron.hotkey);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Subtensor {
     reader: Arc<Reader>,
@@ -220,11 +236,7 @@ impl Subtensor {
         if subnet.epoch < epoch {
             return Ok(Revealed::Waiting { epoch });
         }
-        let metagraph = self.reader.metagraph(key.netuid, at, cx).await?;
-        let uid = metagraph.of(&key.hotkey).map(|neuron| neuron.uid);
-        let view = self.reader.weights(key.netuid, key.mechanism, at, cx).await?;
-        let row = view.rows.into_iter().find(|row| Some(row.validator) == uid);
-        let found = row.map(|row| row.weights).unwrap_or_default();
+        let found = self.reader.weights_of(key, at, cx).await?;
         Ok(if are_in_force(&vector.shares, &found) { Revealed::InForce } else { Revealed::Missing { found } })
     }
 
@@ -397,7 +409,7 @@ pub mod fuzzing {
     use albedo_core::Result;
     use albedo_core::chain::{BlockHash, Hotkey, Reveal};
 
-    use super::read;
+    use super::commitments;
     use super::runtime::{Runtime, Version};
 
     /// Reads state of the pallet `Commitments` as the client does.
@@ -419,7 +431,7 @@ pub mod fuzzing {
         /// # Errors
         /// Bytes that are none.
         pub fn standing(&self, bytes: &[u8]) -> Result<Vec<Reveal>> {
-            read::standing(&self.0, &Hotkey("a miner".into()), bytes)
+            commitments::standing(&self.0, &Hotkey("a miner".into()), bytes)
         }
 
         /// Reads a value of `RevealedCommitments`.
@@ -427,7 +439,7 @@ pub mod fuzzing {
         /// # Errors
         /// Bytes that are none.
         pub fn revealed(&self, bytes: &[u8]) -> Result<Vec<Reveal>> {
-            read::revealed(&self.0, &Hotkey("a miner".into()), bytes)
+            commitments::revealed(&self.0, &Hotkey("a miner".into()), bytes)
         }
     }
 }

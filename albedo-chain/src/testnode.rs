@@ -28,8 +28,11 @@ mod runtime;
 
 use runtime::NodeRuntime;
 
-/// Unix time of block 0, in milliseconds.
+/// Unix time of block 0, in milliseconds, unless a test says otherwise.
 const GENESIS_MS: u64 = 1_800_000_000_000;
+
+/// Unix time of the beacon's first round: before any block's.
+const BEACON_GENESIS: u64 = 1_700_000_000;
 
 /// How long a test waits for a request.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -84,7 +87,27 @@ pub struct TestSubnet {
     pub pending: Option<u64>,
 }
 
-/// A vector that the node has put into a block: what tests are about.
+impl TestSubnet {
+    /// A subnet without neurons, with epochs of 360 blocks and commit-reveal.
+    pub fn new(netuid: u16) -> Self {
+        Self {
+            netuid,
+            tempo: 360,
+            weights_rate_limit: 100,
+            commit_reveal: true,
+            reveal_period: 1,
+            min_weights: 1,
+            weights_version: 0,
+            burn: 1,
+            null_consensus: false,
+            neurons: Vec::new(),
+            epoch: (1, 0),
+            pending: None,
+        }
+    }
+}
+
+/// A signed extrinsic that the node has put into a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Landed {
     /// The block.
@@ -126,16 +149,40 @@ pub struct Faults {
     pub other_genesis: bool,
     /// It answers what is no JSON-RPC.
     pub garbage: bool,
-    /// The pool refuses every extrinsic with this message.
-    pub refuse: Option<String>,
+    /// The pool refuses every extrinsic with this code and message.
+    pub refuse: Option<(i32, &'static str)>,
     /// It takes extrinsics and forgets them.
     pub forget: bool,
+    /// Its blocks do not say which extrinsics have succeeded.
+    pub without_results: bool,
+    /// It says that weights were set, and keeps none.
+    pub lose_weights: bool,
     /// After so many requests it still does what it is asked, and answers
     /// nothing.
     pub silent_after: Option<u64>,
 }
 
 /// The node. Dropping the last clone stops it.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use albedo_chain::subtensor::{Subtensor, SubtensorConfig};
+/// use albedo_chain::testnode::{TestNode, TestSubnet, metadata};
+/// use albedo_core::chain::BlockHash;
+/// use albedo_core::{CallContext, ChainClient};
+///
+/// let node = TestNode::start(&metadata::newest(), 1, TestSubnet::new(97)).await;
+/// node.produce(9);
+/// let config = SubtensorConfig {
+///     endpoints: vec![node.endpoint()],
+///     genesis: BlockHash(node.genesis()).to_string(),
+///     ..SubtensorConfig::default()
+/// };
+/// let head = Subtensor::new(&config)?.head(&CallContext::new()).await?;
+/// assert_eq!(head.number, 10);
+/// # albedo_core::Result::Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, Clone)]
 pub struct TestNode {
     chain: Arc<Mutex<Chain>>,
@@ -189,6 +236,7 @@ struct Chain {
     sent: u64,
     salt: u64,
     pruned_after: u64,
+    genesis_ms: u64,
     block_ms: u64,
 }
 
@@ -202,7 +250,7 @@ impl TestNode {
         let runtime = Arc::new(NodeRuntime::new(metadata, spec_version));
         let secret = BeaconSecret::of(7);
         let block_ms = runtime.block_ms();
-        let beacon = secret.beacon(GENESIS_MS / 1000 - 30_000, 3);
+        let beacon = secret.beacon(BEACON_GENESIS, 3);
         let mut chain = Chain {
             runtimes: vec![runtime],
             blocks: Vec::new(),
@@ -220,6 +268,7 @@ impl TestNode {
             sent: 0,
             salt: 0,
             pruned_after: u64::MAX,
+            genesis_ms: GENESIS_MS,
             block_ms,
         };
         chain.begin(subnet);
@@ -286,6 +335,12 @@ impl TestNode {
     /// Requests so far that submitted an extrinsic.
     pub fn sent(&self) -> u64 {
         self.chain().sent
+    }
+
+    /// Lets the next block have this Unix time, in milliseconds.
+    pub fn set_time(&self, next_ms: u64) {
+        let mut chain = self.chain();
+        chain.genesis_ms = next_ms - (chain.head().number + 1) * chain.block_ms;
     }
 
     /// Blocks that finality is behind.
@@ -453,7 +508,7 @@ impl Chain {
     }
 
     fn time(&self, number: u64) -> u64 {
-        GENESIS_MS + number * self.block_ms
+        self.genesis_ms + number * self.block_ms
     }
 
     /// Makes one block: epoch and reveals first, then the pool's extrinsics.

@@ -44,6 +44,17 @@ pub struct Beacon {
 
 impl Beacon {
     /// drand's quicknet (chain hash `52db9ba7…`), which subtensor uses.
+    ///
+    /// ```
+    /// use albedo_chain::timelock::{Beacon, OVERHEAD};
+    ///
+    /// let beacon = Beacon::quicknet();
+    /// let round = beacon.round_at(1_795_867_200_000);
+    /// assert_eq!(round, 34_354_611);
+    /// let sealed = beacon.encrypt(b"v7|someone/model|0f0f", round)?;
+    /// assert_eq!(sealed.len(), 21 + OVERHEAD);
+    /// # albedo_core::Result::Ok(())
+    /// ```
     pub fn quicknet() -> Self {
         const KEY: &str = "83cf0f2896adee7eb8b5f01fcad3912212c437e0073e911fb90022d3e760183c\
                            8c4b450b6a0a6c3ac6a5776a2d1064510d1fec758c921cc22b0e17e63aaf4bcb\

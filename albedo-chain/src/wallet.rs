@@ -23,6 +23,23 @@ pub use key::{Keypair, Phrase};
 pub use keyfile::{Password, PublicKeyfile, is_encrypted, parse, read, read_public, write, write_public};
 
 /// A wallet's folder.
+///
+/// ```
+/// use albedo_chain::wallet::{self, Keypair, Wallet};
+/// use albedo_core::Scheme;
+///
+/// let folder = tempfile::tempdir().unwrap();
+/// let wallet = Wallet::new(folder.path(), "miner")?;
+/// let pair = Keypair::generate(Scheme::Sr25519)?;
+/// wallet.create_hotkey("default", &pair, None)?;
+///
+/// assert_eq!(wallet.hotkeys()?, ["default"]);
+/// let read = wallet::read(&wallet.hotkey("default")?, None)?;
+/// assert_eq!(read.address(), pair.address());
+/// // A key is never overwritten.
+/// assert!(wallet.create_hotkey("default", &pair, None).is_err());
+/// # albedo_core::Result::Ok(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wallet {
     folder: PathBuf,

@@ -46,18 +46,11 @@ fn subnet() -> TestSubnet {
         last_update: 0,
     };
     TestSubnet {
-        netuid: NETUID,
         tempo: TEMPO,
         weights_rate_limit: 1,
         commit_reveal: false,
-        reveal_period: 1,
-        min_weights: 1,
-        weights_version: 0,
-        burn: 1,
-        null_consensus: false,
         neurons: vec![neuron(1, false), neuron(2, false), neuron(9, true)],
-        epoch: (1, 0),
-        pending: None,
+        ..TestSubnet::new(NETUID)
     }
 }
 

@@ -38,20 +38,7 @@ async fn memory_does_not_grow_with_the_chain() {
             last_update: 0,
         }
     });
-    let subnet = TestSubnet {
-        netuid: NETUID,
-        tempo: 360,
-        weights_rate_limit: 100,
-        commit_reveal: true,
-        reveal_period: 1,
-        min_weights: 1,
-        weights_version: 0,
-        burn: 1,
-        null_consensus: false,
-        neurons: neurons.collect(),
-        epoch: (1, 0),
-        pending: None,
-    };
+    let subnet = TestSubnet { neurons: neurons.collect(), ..TestSubnet::new(NETUID) };
     let node = TestNode::start(&metadata::newest(), 1, subnet).await;
     node.commit_for_all("v7|a/b|x");
     node.set_pace(Pace::Driven);
@@ -105,6 +92,6 @@ async fn the_one_that_follows() {
         let head = client.head(&cx).await.expect("a head");
         client.subnet(NetUid(NETUID), &head, &cx).await.expect("read");
         client.weights(NetUid(NETUID), &head, &cx).await.expect("read");
-        ledger.follow(&client, NetUid(NETUID), &head, &cx).await.expect("followed");
+        ledger.follow_to(&client, NetUid(NETUID), &head, &cx).await.expect("followed");
     }
 }

@@ -91,6 +91,21 @@ async fn a_nonce_that_landed_is_used_up() {
 }
 
 #[tokio::test]
+async fn an_outcome_that_nobody_can_tell_frees_the_key_and_not_the_nonce() {
+    let journal = ChainJournal::in_memory().expect("opens");
+    assert_eq!(journal.next_nonce(ACCOUNT, 7).await.expect("first sight"), 7);
+    let digest = clear(&journal, 3).await;
+    let first = journal.record(extrinsic(7, Some((3, digest)))).await.expect("recorded");
+    let unclear = Outcome::Unclear { block: 105, reason: "its events are gone".into() };
+    journal.settle(first.id, unclear.clone()).await.expect("settled");
+    assert_eq!(journal.live(ACCOUNT).await.expect("read"), None);
+    assert_eq!(journal.epoch(&key(3)).await.expect("read"), None);
+    let found = journal.submission(&key(3), digest).await.expect("read").expect("it was signed");
+    assert_eq!(found.1, Some(unclear));
+    assert_eq!(journal.next_nonce(ACCOUNT, 8).await.expect("ours, and used up"), 8);
+}
+
+#[tokio::test]
 async fn only_cleared_weights_are_signed_once_per_epoch() {
     let journal = ChainJournal::in_memory().expect("opens");
     let uncleared = journal.record(extrinsic(7, Some((3, Digest::of("x"))))).await.expect_err("not cleared");

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use albedo_core::chain::{
-    BlockHash, BlockNumber, BlockRef, Coldkey, ConsensusMode, Content, DatedBy, Hotkey, MechanismId,
-    Metagraph, NetUid, Neuron, Place, Reveal, Subnet, Uid, WeightsRow, WeightsView,
+    BlockHash, BlockNumber, BlockRef, Coldkey, ConsensusMode, Hotkey, MechanismId, Metagraph, NetUid, Neuron,
+    Reveal, Subnet, Uid, WeightsRow, WeightsView,
 };
-use albedo_core::{CallContext, Digest, Error, ErrorKind, Fault, Result};
+use albedo_core::weights::WeightKey;
+use albedo_core::{CallContext, Error, ErrorKind, Fault, Result};
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use subxt::config::substrate::H256;
@@ -17,10 +18,10 @@ use subxt::ext::scale_decode::DecodeAsType;
 use subxt::ext::scale_value::{At, Value, ValueDef};
 use subxt::utils::AccountId32;
 
+use super::commitments::{REVEALED, STANDING, bytes_of, number_of, revealed, standing};
 use super::connection::{Call, Connections, Node, Settings, unavailable};
 use super::runtime::{Event, Item, Runtime, Version, account, metadata_version, opaque_metadata};
 use crate::address::address;
-use crate::reveal::text;
 
 /// Versions of metadata that say what runtime APIs answer, the newest first.
 const METADATA_VERSIONS: [u32; 2] = [16, 15];
@@ -31,9 +32,6 @@ const REMEMBERED: usize = 512;
 /// Mechanisms' weights are kept under the subnet's number plus so many times
 /// the mechanism's (`GLOBAL_MAX_SUBNET_COUNT`).
 const MECHANISM_STRIDE: u16 = 4096;
-
-const STANDING: Item = ("Commitments", "CommitmentOf");
-const REVEALED: Item = ("Commitments", "RevealedCommitments");
 
 /// A node and, behind it, one that keeps old state.
 #[derive(Debug)]
@@ -75,22 +73,9 @@ pub(super) struct MetagraphAnswer {
     hotkeys: Vec<AccountId32>,
     coldkeys: Vec<AccountId32>,
     validator_permit: Vec<bool>,
-    pub(super) last_update: Vec<u64>,
+    last_update: Vec<u64>,
     block_at_registration: Vec<u64>,
     total_stake: Vec<u64>,
-}
-
-#[derive(DecodeAsType)]
-#[decode_as_type(crate_path = "subxt::ext::scale_decode")]
-struct Registration {
-    block: u32,
-    info: CommitmentInfo,
-}
-
-#[derive(DecodeAsType)]
-#[decode_as_type(crate_path = "subxt::ext::scale_decode")]
-struct CommitmentInfo {
-    fields: Vec<Value>,
 }
 
 impl Reader {
@@ -446,6 +431,33 @@ impl Reader {
         Ok(WeightsView { rows })
     }
 
+    /// Weights in force that are the hotkey's of `key`; none if it has no slot.
+    pub(super) async fn weights_of(
+        &self,
+        key: &WeightKey,
+        at: &BlockRef,
+        cx: &CallContext,
+    ) -> Result<Vec<(Uid, u16)>> {
+        let metagraph = self.metagraph(key.netuid, at, cx).await?;
+        let uid = metagraph.of(&key.hotkey).map(|neuron| neuron.uid);
+        let view = self.weights(key.netuid, key.mechanism, at, cx).await?;
+        let row = view.rows.into_iter().find(|row| Some(row.validator) == uid);
+        Ok(row.map(|row| row.weights).unwrap_or_default())
+    }
+
+    /// The block of the last weights of a hotkey; `None` if it has no slot.
+    pub(super) async fn last_update(
+        &self,
+        netuid: NetUid,
+        hotkey: &[u8; 32],
+        state: &StateAt,
+        cx: &CallContext,
+    ) -> Result<Option<BlockNumber>> {
+        let answer = self.metagraph_answer(netuid, state, cx).await?;
+        let uid = answer.hotkeys.iter().position(|account| account.0 == *hotkey);
+        Ok(uid.and_then(|uid| answer.last_update.get(uid).copied()))
+    }
+
     /// The account's next nonce, as the block's state has it.
     pub(super) async fn nonce(&self, key: &[u8; 32], state: &StateAt, cx: &CallContext) -> Result<u64> {
         let nonce: u32 =
@@ -482,6 +494,28 @@ impl Reader {
             Some(bytes) => runtime.events(bytes),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// Whether the block's extrinsic `index` succeeded, or why not. Only its own
+    /// event counts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where the node has dropped the block's state;
+    /// [`ErrorKind::Protocol`] if no event says it.
+    pub(super) async fn result(
+        &self,
+        block: &BlockRef,
+        index: u32,
+        cx: &CallContext,
+    ) -> Result<Result<(), String>> {
+        let events = self.events(block, cx).await?;
+        let mut ours = events.into_iter().filter(|event| event.extrinsic == Some(index));
+        ours.find_map(|event| event.result).ok_or_else(|| {
+            let message = "no event says whether the extrinsic succeeded";
+            Error::new(ErrorKind::Protocol, "read what became of an extrinsic", message)
+                .with("block", block.number)
+                .with("extrinsic", index)
+        })
     }
 
     /// A single storage value, or its default.
@@ -593,78 +627,7 @@ impl Reader {
     }
 }
 
-/// What stands in a commitment of `hotkey`, by its state.
-pub(super) fn standing(runtime: &Runtime, hotkey: &Hotkey, bytes: &[u8]) -> Result<Vec<Reveal>> {
-    let registration: Registration = runtime.value(STANDING, Some(bytes))?;
-    let block = u64::from(registration.block);
-    let place = Place { block, extrinsic: None, dated_by: DatedBy::Commitment };
-    let reveal = |field| {
-        let content = content(field);
-        let readable = !matches!(content, Content::Hidden { .. } | Content::RevealFailed { .. });
-        Reveal { hotkey: hotkey.clone(), place, readable_at: readable.then_some(block), content }
-    };
-    Ok(registration.info.fields.iter().map(reveal).collect())
-}
-
-/// What the chain has revealed of `hotkey`, by its state.
-pub(super) fn revealed(runtime: &Runtime, hotkey: &Hotkey, bytes: &[u8]) -> Result<Vec<Reveal>> {
-    let revealed: Vec<(Vec<u8>, u64)> = runtime.value(REVEALED, Some(bytes))?;
-    let reveal = |(bytes, block): (Vec<u8>, u64)| Reveal {
-        hotkey: hotkey.clone(),
-        place: Place { block, extrinsic: None, dated_by: DatedBy::Reveal },
-        readable_at: Some(block),
-        content: readable(&bytes),
-    };
-    Ok(revealed.into_iter().map(reveal).collect())
-}
-
 /// A number as a value.
 pub(super) fn value(number: impl Into<u128>) -> Value {
     Value::u128(number.into())
-}
-
-/// What a field of a commitment holds.
-fn content(field: &Value) -> Content {
-    let ValueDef::Variant(variant) = &field.value else {
-        return Content::Unreadable { reason: "it is no field of a commitment".into() };
-    };
-    let inner = || variant.values.values().next();
-    let round = || number_of(variant.values.at("reveal_round")).unwrap_or_default() as u64;
-    match &*variant.name {
-        "TimelockEncrypted" => {
-            let ciphertext = bytes_of(variant.values.at("encrypted")).unwrap_or_default();
-            Content::Hidden { ciphertext: Digest::of(ciphertext), reveal_round: round() }
-        }
-        "TimelockRevealFailed" => Content::RevealFailed { reveal_round: round() },
-        name if name == "BigRaw" || name.starts_with("Raw") => {
-            readable(&bytes_of(inner()).unwrap_or_default())
-        }
-        name => Content::Unreadable { reason: format!("it is a field {name}") },
-    }
-}
-
-fn readable(bytes: &[u8]) -> Content {
-    match text(bytes) {
-        Ok(text) => Content::Text(text),
-        Err(reason) => Content::Unreadable { reason },
-    }
-}
-
-/// The number in a value, through newtypes.
-fn number_of(value: Option<&Value>) -> Option<u128> {
-    match &value?.value {
-        ValueDef::Primitive(_) => value?.as_u128(),
-        ValueDef::Composite(composite) => number_of(composite.values().next()),
-        _ => None,
-    }
-}
-
-/// The bytes in a value: a list of numbers below 256, through newtypes.
-fn bytes_of(value: Option<&Value>) -> Option<Vec<u8>> {
-    let ValueDef::Composite(composite) = &value?.value else { return None };
-    let values: Vec<_> = composite.values().collect();
-    match &*values {
-        [only] if matches!(only.value, ValueDef::Composite(_)) => bytes_of(Some(only)),
-        values => values.iter().map(|value| u8::try_from(value.as_u128()?).ok()).collect(),
-    }
 }

@@ -221,14 +221,17 @@ impl Runtime {
             };
             let fields =
                 event.decode_fields_unchecked_as::<Composite<()>>().map_err(|error| coding(ITEM, &error))?;
-            let failure = (event.pallet_name() == "System" && event.event_name() == "ExtrinsicFailed")
-                .then(|| self.failure(event.field_bytes()));
+            let result = match (event.pallet_name(), event.event_name()) {
+                ("System", "ExtrinsicSuccess") => Some(Ok(())),
+                ("System", "ExtrinsicFailed") => Some(Err(self.failure(event.field_bytes()))),
+                _ => None,
+            };
             found.push(Event {
                 extrinsic,
                 pallet: event.pallet_name().to_owned(),
                 name: event.event_name().to_owned(),
                 fields,
-                failure,
+                result,
             });
         }
         Ok(found)
@@ -257,8 +260,9 @@ pub(super) struct Event {
     pub(super) pallet: String,
     pub(super) name: String,
     pub(super) fields: Composite<()>,
-    /// Why the extrinsic failed, if this is the event that says so.
-    pub(super) failure: Option<String>,
+    /// Whether the extrinsic succeeded, or why not, if this is the event that
+    /// says so.
+    pub(super) result: Option<Result<(), String>>,
 }
 
 /// The answer of `Metadata_metadata_at_version`.

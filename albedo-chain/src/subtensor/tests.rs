@@ -9,7 +9,7 @@ use albedo_core::{Fault, Scheme};
 
 use super::*;
 use crate::journal::{Account, Epoch};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Seen};
 use crate::testnode::{Pace, TestNeuron, TestNode, TestSubnet, metadata};
 use crate::wallet::Keypair;
 
@@ -62,18 +62,13 @@ fn neuron(seed: u8, validator_permit: bool) -> TestNeuron {
 /// Two miners and, as uid 2, a validator with key 9.
 fn subnet(commit_reveal: bool) -> TestSubnet {
     TestSubnet {
-        netuid: NETUID.0,
         tempo: 100,
         weights_rate_limit: 5,
         commit_reveal,
-        reveal_period: 1,
-        min_weights: 1,
-        weights_version: 0,
         burn: 500_000,
-        null_consensus: false,
         neurons: vec![neuron(1, false), neuron(2, false), neuron(9, true)],
         epoch: (40, 0),
-        pending: None,
+        ..TestSubnet::new(NETUID.0)
     }
 }
 
@@ -223,6 +218,30 @@ async fn the_ledger_dates_a_reveal_by_its_ciphertext() {
     let place = only.place;
     assert_eq!((place.block, place.extrinsic, place.dated_by), (committed, Some(0), DatedBy::Commitment));
     assert!(only.readable_at > Some(committed));
+}
+
+#[tokio::test]
+async fn the_ledger_goes_on_after_states_that_are_gone() {
+    let node = TestNode::start(&metadata::newest(), 2, subnet(true)).await;
+    node.set_pruning(10);
+    let ((client, _), cx) = (writer(&node), CallContext::new());
+    node.set_pace(Pace::Instant);
+    let ledger = Ledger::in_memory().expect("opens");
+    let follow = async || {
+        let head = client.head(&cx).await.expect("a head");
+        ledger.follow_to(&client, NETUID, &head, &cx).await.expect("followed")
+    };
+    assert_eq!(follow().await, []);
+    for (text, blocks, seen) in [("near", 5, Seen::Witnessed), ("far", 50, Seen::Unknown)] {
+        client.commit(NETUID, text, None, &cx).await.expect("committed");
+        node.produce(blocks);
+        let found = follow().await;
+        let found: Vec<_> = found.iter().map(|new| (&new.content, new.seen)).collect();
+        assert_eq!(found, [(&Content::Text(text.into()), seen)]);
+    }
+    // From the oldest state that is kept on, nothing is left out.
+    client.commit(NETUID, "on", None, &cx).await.expect("committed");
+    assert_eq!(follow().await[0].seen, Seen::Witnessed);
 }
 
 #[tokio::test]

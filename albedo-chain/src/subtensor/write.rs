@@ -1,16 +1,16 @@
 //! Writing: one extrinsic per key may be on its way, and its bytes are in the
 //! journal before they are sent.
 //!
-//! Only a finalised block ends the wait for it: one that holds it; one at its
-//! last valid height without it; one whose account has gone past its nonce; or
+//! Only a finalised block ends the wait for it: one that holds it, with the
+//! event that says whether it succeeded; one at its last valid height without it; one whose account has gone past its nonce; or
 //! one of another runtime, which takes no extrinsic signed for the old. Until
 //! then the same bytes are sent again and nothing else is signed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use albedo_core::chain::{BlockNumber, BlockRef, Hotkey, NetUid, Subnet, WeightReceipt};
-use albedo_core::weights::{WeightKey, WeightVector, check_setter, check_targets};
+use albedo_core::chain::{BlockNumber, BlockRef, Hotkey, NetUid, Subnet, WeightEffect, WeightReceipt};
+use albedo_core::weights::{WeightKey, WeightVector, are_in_force, check_setter, check_targets};
 use albedo_core::{CallContext, Digest, Error, ErrorKind, Fault, Result, Retry, Scheme, Signer};
 use futures::future::BoxFuture;
 use subxt::backend::TransactionStatus;
@@ -21,7 +21,7 @@ use super::calls::{self, Call, RevealAt, reveal_round};
 use super::connection::{Node, rpc_error};
 use super::read::{Reader, StateAt};
 use super::runtime::{Item, Life};
-use crate::address::address;
+use crate::address::{account, address};
 use crate::journal::{Account, ChainJournal, Epoch, Extrinsic, Outcome, SignedWeights};
 use crate::timelock::Beacon;
 
@@ -73,6 +73,7 @@ impl Writer {
                 self.wait(&live, cx).await?;
             }
             if let Some(receipt) = self.journal.receipt(digest).await? {
+                self.read_back(vector, &receipt, cx).await?;
                 return Ok(receipt);
             }
             if let Some(Epoch::Served { digest, .. }) = self.journal.epoch(key).await? {
@@ -91,7 +92,7 @@ impl Writer {
             let weights = SignedWeights { key: key.clone(), digest, effect };
             let live = self.sign(&call, Some(weights), period, &state, signer, cx).await?;
             match self.wait(&live, cx).await? {
-                Outcome::Included { .. } | Outcome::Expired { .. } => {}
+                Outcome::Included { .. } | Outcome::Unclear { .. } | Outcome::Expired { .. } => {}
                 Outcome::Failed { reason, block } => {
                     return Err(failure(OPERATION, &reason).with("block", block));
                 }
@@ -118,6 +119,11 @@ impl Writer {
         match self.wait(&live, cx).await? {
             Outcome::Included { block, .. } => Ok(block),
             Outcome::Failed { reason, block } => Err(failure(operation, &reason).with("block", block)),
+            Outcome::Unclear { block, reason } => {
+                Err(Error::new(ErrorKind::Unavailable, operation, reason).with("block", block).with_hint(
+                    "look at the chain before it is tried again; `archive` names nodes that keep old state",
+                ))
+            }
             Outcome::Expired { reason } => Err(Error::new(ErrorKind::Unavailable, operation, reason)),
         }
     }
@@ -163,7 +169,7 @@ impl Writer {
         let state = self.reader.at(head, cx).await?;
         let nonce = self.reader.nonce(&live.account.signer, &state, cx).await?;
         if nonce > live.nonce {
-            return self.used(live, state.number, nonce, cx).await.map(Some);
+            return self.used(live, &state, nonce, cx).await.map(Some);
         }
         let told = refusal.map(|refusal| format!("; the pool said: {refusal}")).unwrap_or_default();
         if state.number >= live.last_block {
@@ -181,26 +187,21 @@ impl Writer {
 
     /// Who has used the nonce up: the extrinsic, in one of the blocks of its
     /// life, or somebody else.
-    async fn used(
-        &self,
-        live: &Extrinsic,
-        head: BlockNumber,
-        nonce: u64,
-        cx: &CallContext,
-    ) -> Result<Outcome> {
-        for number in live.birth + 1..=live.last_block.min(head) {
+    async fn used(&self, live: &Extrinsic, state: &StateAt, nonce: u64, cx: &CallContext) -> Result<Outcome> {
+        for number in live.birth + 1..=live.last_block.min(state.number) {
             let block = self.reader.block(number, cx).await?;
             let body = self.reader.body(&block, cx).await?;
             let Some(index) = body.iter().position(|bytes| *bytes == live.bytes) else { continue };
-            let events = match self.reader.events(&block, cx).await {
-                Ok(events) => events,
-                // Pruned: it may have failed, and is counted as if it had not.
-                Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            match self.reader.result(&block, index as u32, cx).await {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => return Ok(Outcome::Failed { block: number, reason }),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    if !self.shows(live, number, state, cx).await? {
+                        let reason = "it is in a block whose events the node no longer has".to_owned();
+                        return Ok(Outcome::Unclear { block: number, reason });
+                    }
+                }
                 Err(error) => return Err(error),
-            };
-            let mut ours = events.iter().filter(|event| event.extrinsic == Some(index as u32));
-            if let Some(reason) = ours.find_map(|event| event.failure.clone()) {
-                return Ok(Outcome::Failed { block: number, reason });
             }
             let epoch = match &live.weights {
                 None => None,
@@ -212,6 +213,52 @@ impl Writer {
         let alert = format!("{reason} (the account's is {nonce} now): somebody else signs with this key");
         self.journal.alert(live.account, alert).await?;
         Ok(Outcome::Expired { reason })
+    }
+
+    /// Whether the state shows that an extrinsic of block `number`, whose events
+    /// are gone, has succeeded: it keeps the block of a validator's last
+    /// weights. Of other calls nothing is kept.
+    async fn shows(
+        &self,
+        live: &Extrinsic,
+        number: BlockNumber,
+        state: &StateAt,
+        cx: &CallContext,
+    ) -> Result<bool> {
+        let Some(weights) = &live.weights else { return Ok(false) };
+        match self.reader.last_update(weights.key.netuid, &live.account.signer, state, cx).await {
+            Ok(last) => Ok(last == Some(number)),
+            // The subnet is gone.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads weights that were set openly back from the state of their block.
+    /// Committed ones are hidden: [`super::Subtensor::revealed`] reads them.
+    async fn read_back(
+        &self,
+        vector: &WeightVector,
+        receipt: &WeightReceipt,
+        cx: &CallContext,
+    ) -> Result<()> {
+        if receipt.effect != WeightEffect::Set {
+            return Ok(());
+        }
+        let block = self.reader.block(receipt.block, cx).await?;
+        match self.reader.weights_of(&vector.key, &block, cx).await {
+            Ok(found) if are_in_force(&vector.shares, &found) => Ok(()),
+            Ok(found) => {
+                let message = "the block has the weights, and its state has others";
+                Err(Error::new(ErrorKind::Protocol, "read the weights back", message)
+                    .with_retry(Retry::Never)
+                    .with("block", receipt.block)
+                    .with("found", format!("{found:?}")))
+            }
+            // Pruned: a receipt of long ago.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     async fn epoch_of(&self, netuid: NetUid, block: &BlockRef, cx: &CallContext) -> Result<Option<u64>> {
@@ -325,7 +372,7 @@ impl Writer {
         const OPERATION: &str = "set weights";
         let at = BlockRef { number: state.number, hash: state.hash };
         let metagraph = self.reader.metagraph(vector.key.netuid, &at, cx).await?;
-        let uid = check_setter(&vector.key.hotkey, subnet, &metagraph)?;
+        check_setter(&vector.key.hotkey, subnet, &metagraph)?;
         check_targets(&vector.shares, &metagraph)?;
         let refused = |message: &str| Error::new(ErrorKind::ConfigInvalid, OPERATION, message);
         if vector.version_key < subnet.weights_version {
@@ -338,8 +385,8 @@ impl Writer {
                 .with("targets", vector.shares.len())
                 .with("min_weights", subnet.min_weights));
         }
-        let answer = self.reader.metagraph_answer(vector.key.netuid, state, cx).await?;
-        let last = answer.last_update.get(usize::from(uid.0)).copied().unwrap_or_default();
+        let hotkey = account(&vector.key.hotkey)?;
+        let last = self.reader.last_update(vector.key.netuid, &hotkey, state, cx).await?.unwrap_or_default();
         let next = last.saturating_add(subnet.weights_rate_limit);
         if last > 0 && state.number + 1 < next {
             return Err(Error::new(ErrorKind::RateLimited, OPERATION, "too soon after the last weights")

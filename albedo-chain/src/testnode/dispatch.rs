@@ -87,6 +87,9 @@ impl Chain {
         let failure = match done {
             Ok(caused) => {
                 events.extend(caused.into_iter().map(|(pallet, event)| (index, pallet, event)));
+                if !self.faults.without_results {
+                    events.push((index, "System", runtime.succeeded()));
+                }
                 None
             }
             Err((pallet, error)) => {
@@ -126,6 +129,10 @@ impl Chain {
                 let version = int(arguments.at("version_key"));
                 limited(block, who, "SettingWeightsTooFast")?;
                 let uid = set_weights(runtime, block, who, &uids, &weights, version)?;
+                if self.faults.lose_weights {
+                    let key = weights_key(runtime, block, uid);
+                    Arc::make_mut(&mut block.state).remove(&key);
+                }
                 touch(block, uid);
                 Ok(vec![(
                     "SubtensorModule",
@@ -379,10 +386,14 @@ fn set_weights(
         Value::unnamed_composite([Value::u128(*uid), Value::u128(weight * 65_535 / largest)])
     });
     let value = Value::unnamed_composite(pairs);
-    let key = runtime.key("SubtensorModule", "Weights", vec![number(subnet.netuid), number(uid)]);
+    let key = weights_key(runtime, block, uid);
     let bytes = runtime.stored("SubtensorModule", "Weights", &value);
     Arc::make_mut(&mut block.state).insert(key, bytes);
     Ok(uid)
+}
+
+fn weights_key(runtime: &NodeRuntime, block: &Block, uid: u32) -> Vec<u8> {
+    runtime.key("SubtensorModule", "Weights", vec![number(block.subnet.netuid), number(uid)])
 }
 
 /// The registered signer's uid, if it has waited long enough.

@@ -240,8 +240,8 @@ impl Chain {
 
     fn submit(&mut self, bytes: &[u8]) -> Answer {
         self.sent += 1;
-        if let Some(message) = &self.faults.refuse {
-            return Err((1010, "Invalid Transaction", message.clone()));
+        if let Some((code, message)) = self.faults.refuse {
+            return Err((code, message, String::new()));
         }
         let runtime = Arc::clone(&self.runtimes[self.head().runtime]);
         let mut next = self.head().clone();

@@ -120,6 +120,12 @@ impl NodeRuntime {
         self.stored("System", "Events", &Value::unnamed_composite(records))
     }
 
+    /// The event that an extrinsic has succeeded.
+    pub(super) fn succeeded(&self) -> Value {
+        let info = self.dispatch_info("ExtrinsicSuccess");
+        Value::named_variant("ExtrinsicSuccess", [("dispatch_info", info)])
+    }
+
     /// The event that an extrinsic has failed with an error of a pallet.
     pub(super) fn failed(&self, pallet: &str, error: &str) -> Value {
         let found = self.metadata.pallet_by_name(pallet);
@@ -131,16 +137,22 @@ impl NodeRuntime {
             ("index", Value::u128(u128::from(index))),
             ("error", Value::from_bytes([number, 0, 0, 0])),
         ]);
-        let system = self.metadata.pallet_by_name("System").and_then(|pallet| pallet.event_variants());
-        let failed = system.unwrap_or_default().iter().find(|variant| variant.name == "ExtrinsicFailed");
-        let info = failed.and_then(|variant| {
-            variant.fields.iter().find(|field| field.name.as_deref() == Some("dispatch_info"))
-        });
-        let info = info.map_or_else(|| Value::unnamed_composite([]), |field| self.empty(field.ty.id));
+        let info = self.dispatch_info("ExtrinsicFailed");
         Value::named_variant(
             "ExtrinsicFailed",
             [("dispatch_error", Value::unnamed_variant("Module", [module])), ("dispatch_info", info)],
         )
+    }
+
+    /// What an event of the pallet `System` says about costs: nothing.
+    fn dispatch_info(&self, event: &str) -> Value {
+        let system = self.metadata.pallet_by_name("System").and_then(|pallet| pallet.event_variants());
+        let variant = system.unwrap_or_default().iter().find(|variant| variant.name == event);
+        let field = variant.and_then(|variant| {
+            variant.fields.iter().find(|field| field.name.as_deref() == Some("dispatch_info"))
+        });
+        let field = field.unwrap_or_else(|| panic!("{event} has no `dispatch_info`"));
+        self.empty(field.ty.id)
     }
 
     /// The name and types of a runtime API's call: its inputs, its output.

@@ -1,10 +1,6 @@
-//! The client before the real runtime 293, run by chopsticks (`docs/chain.md`
-//! says how to start it). On demand:
-//!
-//! ```console
-//! ALBEDO_CHAIN_RUNTIME=ws://127.0.0.1:18293 cargo test --release -p albedo-chain \
-//!     --features test-node real_runtime -- --ignored --nocapture
-//! ```
+//! The client before the real runtime 293, run by chopsticks. On demand, by
+//! `.ci/chain-runtime`, which also lets Bittensor's own Python package read
+//! everything again.
 
 use serde_json::{Value as Json, json};
 use subxt::rpcs::client::RpcParams;
@@ -186,5 +182,44 @@ async fn real_runtime() {
     let revealed = sealing.revealed(&vector, &receipt, &head, &cx).await.expect("read");
     println!("revealed: {revealed:?}, {:?}", view().await);
     assert_eq!(revealed, Revealed::InForce);
-    println!("transcript: {} extrinsics, all as signed", journal.epochs().await.expect("read").len() + 3);
+
+    // Beside the revealed commitment one stands: both are read again.
+    plain.commit(SUBNET, "v7|a/b|standing", None, &cx).await.expect("committed");
+    if let Ok(path) = std::env::var("ALBEDO_CHAIN_RUNTIME_STATE") {
+        std::fs::write(path, everything(&plain, &cx).await.to_string()).expect("written");
+    }
+}
+
+/// Everything that the client reads at the head, for another reader.
+async fn everything(client: &Subtensor, cx: &CallContext) -> Json {
+    let head = client.head(cx).await.expect("a head");
+    let at = client.reader.at(&head, cx).await.expect("known");
+    let neurons = client.metagraph(SUBNET, &head, cx).await.expect("read").neurons;
+    let mut last_update = Vec::new();
+    for neuron in &neurons {
+        let key = address::account(&neuron.hotkey).expect("an address");
+        last_update.push(client.reader.last_update(SUBNET, &key, &at, cx).await.expect("read"));
+    }
+    let (mut standing, mut revealed) = (Vec::new(), serde_json::Map::new());
+    for reveal in client.reveals(SUBNET, &head, cx).await.expect("read") {
+        let Content::Text(text) = reveal.content else { panic!("{reveal:?}") };
+        match reveal.place.dated_by {
+            DatedBy::Commitment => standing.push(reveal.hotkey),
+            DatedBy::Reveal => {
+                let all = revealed.entry(reveal.hotkey.0).or_insert_with(|| json!([]));
+                all.as_array_mut().expect("a list").push(json!([text, reveal.place.block]));
+            }
+        }
+    }
+    json!({
+        "netuid": SUBNET,
+        "block": head,
+        "time": client.reader.time(&at, cx).await.expect("read"),
+        "subnet": client.subnet(SUBNET, &head, cx).await.expect("read"),
+        "neurons": neurons,
+        "last_update": last_update,
+        "weights": client.weights(SUBNET, &head, cx).await.expect("read").rows,
+        "standing": standing,
+        "revealed": revealed,
+    })
 }

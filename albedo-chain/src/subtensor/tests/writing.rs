@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use albedo_core::Digest;
+
 use super::*;
+use crate::journal::Outcome;
 
 #[tokio::test]
 async fn an_upgrade_under_way_ends_what_was_signed_for_the_old_runtime() {
@@ -212,6 +215,77 @@ async fn a_fork_does_not_sign_twice() {
         receipt.unwrap_or_else(|error| panic!("lose {lose}: {error}"));
         assert_eq!(node.landed().len(), 1, "lose {lose}");
     }
+}
+
+/// Sends with a context that ends as soon as the pool has the extrinsic.
+async fn sent_and_left<T: std::fmt::Debug>(
+    node: &TestNode,
+    cx: &CallContext,
+    sending: impl Future<Output = Result<T>>,
+) {
+    let leaving = async {
+        node.until(|node| !node.pool().is_empty()).await;
+        cx.cancel();
+    };
+    let error = tokio::join!(sending, leaving).0.expect_err("it is left");
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+}
+
+#[tokio::test]
+async fn weights_whose_events_are_gone_are_dated_by_the_chains_last_update() {
+    let metadata = metadata::newest();
+    for refused in [false, true] {
+        let node = TestNode::start(&metadata, 2, TestSubnet { tempo: 1000, ..subnet(false) }).await;
+        node.set_pruning(5);
+        let ((client, journal), cx) = (writer(&node), CallContext::new());
+        let weights = cleared(&client, epoch(&client).await, [21_845, 43_690]).await;
+        let left = cx.child();
+        sent_and_left(&node, &left, client.set_weights(weights.clone(), &left)).await;
+        node.change(|subnet| subnet.neurons[2].validator_permit = !refused);
+        node.produce(1);
+        node.change(|subnet| subnet.neurons[2].validator_permit = true);
+        node.produce(20);
+        node.set_pace(Pace::Instant);
+        let receipt = client.set_weights(weights.clone(), &cx).await.expect("set");
+        let landed = node.landed();
+        let good: Vec<_> = landed.iter().filter(|landed| landed.failure.is_none()).collect();
+        assert_eq!((landed.len(), good.len(), good[0].block), (1 + usize::from(refused), 1, receipt.block));
+        let digest = Digest::of_json(weights.get()).expect("a digest");
+        let (_, outcome) =
+            journal.submission(&weights.get().key, digest).await.expect("read").expect("it was signed");
+        assert!(matches!(outcome, Some(Outcome::Included { .. })), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_commitment_whose_events_are_gone_is_no_success() {
+    let node = TestNode::start(&metadata::newest(), 2, subnet(false)).await;
+    node.set_pruning(5);
+    let ((client, journal), cx) = (writer(&node), CallContext::new());
+    let left = cx.child();
+    sent_and_left(&node, &left, client.commit(NETUID, "x", None, &left)).await;
+    let signed = journal.live(account(&node)).await.expect("read").expect("it was sent");
+    node.produce(20);
+    let outcome = client.writer.as_ref().expect("a writer").wait(&signed, &cx).await.expect("over");
+    assert!(matches!(outcome, Outcome::Unclear { .. }), "{outcome:?}");
+    assert_eq!(journal.live(account(&node)).await.expect("read"), None);
+    node.set_pace(Pace::Instant);
+    client.commit(NETUID, "y", None, &cx).await.expect("the key goes on");
+}
+
+#[tokio::test]
+async fn weights_that_the_state_does_not_have_are_no_success() {
+    let node = TestNode::start(&metadata::newest(), 2, subnet(false)).await;
+    node.set_pace(Pace::Instant);
+    node.fault(|faults| faults.lose_weights = true);
+    let ((client, _), cx) = (writer(&node), CallContext::new());
+    let weights = cleared(&client, epoch(&client).await, [21_845, 43_690]).await;
+    for _ in 0..2 {
+        let error = client.set_weights(weights.clone(), &cx).await.expect_err("the state has none");
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Protocol, false), "{error}");
+        assert!(error.to_string().contains("its state has others"), "{error}");
+    }
+    assert_eq!(node.landed().len(), 1, "nothing is signed anew");
 }
 
 #[tokio::test]
