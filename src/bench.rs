@@ -18,6 +18,10 @@
 //! exact number of tokens; no two begin alike, unless they are meant to be the
 //! same. Replies do not stop by themselves: the model is given another stop
 //! token, a byte that no text has.
+//!
+//! Behind a server neither is possible: prompts are common words, as many as make
+//! about the tokens of the case, replies may end early, and what is counted is what
+//! the server says.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -32,7 +36,7 @@ use tempfile::TempDir;
 
 use crate::{
     CallContext, DeviceMemory, Error, ErrorKind, GenerateRequest, Message, MessageRole, ModelBackend,
-    ModelInfo, ModelSession, ModelSource, Result,
+    ModelInfo, ModelRef, ModelSession, ModelSource, Result,
 };
 
 mod corpus;
@@ -102,10 +106,11 @@ impl Case {
         }
     }
 
-    /// The parts that a round's time is given for.
-    fn steps(&self) -> f64 {
+    /// The parts that the time of a round with so many new tokens is given for: the
+    /// steps of a decode case.
+    fn steps(&self, new_tokens: u64) -> f64 {
         match self {
-            Self::Decode { steps, .. } => f64::from(*steps),
+            Self::Decode { batch, .. } => new_tokens as f64 / f64::from(*batch),
             Self::Prefill { .. } | Self::Run { .. } => 1.0,
         }
     }
@@ -192,35 +197,77 @@ pub struct Bench {
     corpus: Corpus,
     seed: u64,
     rounds: u32,
-    /// Tokenizer and template of a model that does not stop.
-    _text: TempDir,
+    text: Text,
 }
 
+/// What is known of how the model turns words into tokens.
+#[derive(Debug)]
+enum Text {
+    /// Its tokenizer and template, made to not stop, in a folder of their own.
+    Endless(#[expect(dead_code, reason = "the session reads from it until it is dropped")] TempDir),
+    /// Only its server counts: tokens of a prompt beside its words, and of a word.
+    Served { beside: f64, per_word: f64 },
+}
+
+/// Words of the two prompts by which tokens per word are measured.
+const SCALE: [usize; 2] = [8, 72];
+
 impl Bench {
-    /// Loads the model in `folder` with `backend`, and times it.
+    /// Loads `model` with `backend`, and times it: a model in a folder, or one that the
+    /// backend's server offers.
     ///
     /// # Errors
     /// Whatever is wrong with the model; [`ErrorKind::Unsupported`] if its
-    /// tokenizer is not a byte-level one or the session does not tell how many
-    /// tokens a prompt has.
+    /// tokenizer is not a byte-level one, or neither the session nor the server tells
+    /// how many tokens a prompt has.
     pub async fn load(
         backend: &dyn ModelBackend,
-        folder: &Path,
+        model: &ModelRef,
         seed: u64,
         rounds: u32,
         cx: &CallContext,
     ) -> Result<(Self, Load)> {
+        if let ModelRef::Served(name) = model {
+            return Self::load_served(backend, name, seed, rounds, cx).await;
+        }
+        let folder = model.require_folder(MEASURE)?;
         let corpus = Corpus::of_model(folder)?;
         let text = endless_text(folder)?;
         let source = ModelSource::new(folder).with_text_from(text.path());
         let start = Instant::now();
         let session = backend.load(&source, cx).await?;
         let seconds = start.elapsed().as_secs_f64();
-        let bench = Self { session, corpus, seed, rounds, _text: text };
-        let hello = bench.corpus.prompt(8, bench.seed);
-        let request = request(vec![Message::new(MessageRole::User, hello)], 1);
-        bench.time(vec![request], cx).await?;
+        let bench = Self { session, corpus, seed, rounds, text: Text::Endless(text) };
+        bench.hello(8, cx).await?;
         Ok((bench, Load { seconds, first_token_seconds: start.elapsed().as_secs_f64() }))
+    }
+
+    async fn load_served(
+        backend: &dyn ModelBackend,
+        name: &str,
+        seed: u64,
+        rounds: u32,
+        cx: &CallContext,
+    ) -> Result<(Self, Load)> {
+        let start = Instant::now();
+        let session = backend.load(&ModelSource::served(name), cx).await?;
+        let seconds = start.elapsed().as_secs_f64();
+        let text = Text::Served { beside: 0.0, per_word: 1.0 };
+        let bench = Self { session, corpus: Corpus::common(), seed, rounds, text };
+        let [few, many] = SCALE;
+        let fewer = bench.hello(few, cx).await?.prompt_tokens as f64;
+        let first_token_seconds = start.elapsed().as_secs_f64();
+        let more = bench.hello(many, cx).await?.prompt_tokens as f64;
+        // A server that says the same of both does not count.
+        let per_word = ((more - fewer) / (many - few) as f64).max(0.1);
+        let text = Text::Served { beside: (fewer - few as f64 * per_word).max(0.0), per_word };
+        Ok((Self { text, ..bench }, Load { seconds, first_token_seconds }))
+    }
+
+    /// The answer of one token to a prompt of so many words.
+    async fn hello(&self, words: usize, cx: &CallContext) -> Result<Timed> {
+        let hello = self.corpus.prompt(words, self.seed);
+        self.time(vec![request(vec![Message::new(MessageRole::User, hello)], 1)], cx).await
     }
 
     /// How the loaded model divides its device's memory, as
@@ -267,8 +314,13 @@ impl Bench {
             .collect()
     }
 
-    /// One message that takes `tokens` tokens when it is rendered.
+    /// One message that takes `tokens` tokens when it is rendered; behind a server,
+    /// about so many.
     fn prompt(&self, tokens: u32, seed: u64) -> Result<Vec<Message>> {
+        if let Text::Served { beside, per_word } = self.text {
+            let words = ((f64::from(tokens) - beside) / per_word).round().max(1.0);
+            return Ok(vec![Message::new(MessageRole::User, self.corpus.prompt(words as usize, seed))]);
+        }
         // Words that are more than one token can make a seed miss the length.
         for attempt in 0..ATTEMPTS {
             let seed = crate::rng::derive_seed("bench words", &[&seed.to_le_bytes(), &[attempt]]);
@@ -307,7 +359,9 @@ impl Bench {
             tokens_read: last.prompt_tokens,
             tokens_written: last.new_tokens,
             tokens_per_second: Spread::of(rounds.iter().map(|round| round.speed(case)).collect()),
-            seconds: Spread::of(rounds.iter().map(|round| round.seconds / case.steps()).collect()),
+            seconds: Spread::of(
+                rounds.iter().map(|round| round.seconds / case.steps(round.new_tokens)).collect(),
+            ),
         })
     }
 
@@ -319,11 +373,14 @@ impl Bench {
         }
         let short = self.time(self.requests(case, round, SHORT_REPLY)?, cx).await?;
         let long = self.time(long, cx).await?;
-        Ok(Timed {
-            seconds: long.seconds - short.seconds,
-            new_tokens: long.new_tokens - short.new_tokens,
-            ..long
-        })
+        let new_tokens = long.new_tokens.checked_sub(short.new_tokens).filter(|tokens| *tokens > 0);
+        let new_tokens = new_tokens.ok_or_else(|| {
+            let message = format!("the replies ended by themselves after {} tokens", long.new_tokens);
+            Error::new(ErrorKind::Unsupported, MEASURE, message).with("case", case).with_hint(
+                "have the server write on, as vLLM does with `--set 'extra={\"ignore_eos\":true}'`",
+            )
+        })?;
+        Ok(Timed { seconds: long.seconds - short.seconds, new_tokens, ..long })
     }
 
     fn requests(&self, case: &Case, round: u32, max_new_tokens: u32) -> Result<Vec<GenerateRequest>> {
@@ -342,7 +399,8 @@ impl Bench {
             let (Some(read), Some(written)) = (usage.prompt_tokens, usage.completion_tokens) else {
                 return Err(Error::new(ErrorKind::Unsupported, MEASURE, "the backend counts no tokens"));
             };
-            if Some(&written) != expected.get(answer.index) {
+            let exact = matches!(self.text, Text::Endless(_));
+            if exact && Some(&written) != expected.get(answer.index) {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     MEASURE,

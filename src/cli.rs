@@ -1,10 +1,10 @@
 //! The `albedo` program as a function: [`main`] runs the command that the
 //! process was started with.
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::{CallContext, Error, ErrorKind, Fault, Result};
@@ -20,6 +20,7 @@ mod exit;
 #[cfg(feature = "screens")]
 mod fingerprint;
 mod generate;
+mod init;
 mod judge;
 mod log;
 #[cfg(feature = "chain")]
@@ -32,6 +33,7 @@ mod record;
 mod screen;
 mod shell;
 mod source;
+mod tasks;
 #[cfg(feature = "chain")]
 mod wallet;
 
@@ -51,6 +53,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a commented configuration to begin with.
+    Init(init::Arguments),
     /// Run a duel and record it.
     Duel(duel::Arguments),
     /// Estimate between-duel variance by running the king against itself.
@@ -74,6 +78,9 @@ enum Command {
     /// Check a configuration file, or print its JSON schema.
     #[command(subcommand)]
     Config(config::Command),
+    /// Make task sets of one's own.
+    #[command(subcommand)]
+    Tasks(tasks::Command),
     /// Ask a judge about one pair of replies.
     #[command(subcommand)]
     Judge(judge::Command),
@@ -113,7 +120,8 @@ enum Command {
 /// It starts a runtime of its own and handles the process's interrupts; call it
 /// from `main` and nowhere else.
 pub fn main() -> ExitCode {
-    let exit = match Arguments::try_parse() {
+    let parsed = negative_numbers(Arguments::command()).try_get_matches();
+    let exit = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => run(arguments).unwrap_or_else(|error| {
             output::print_error(&error);
             Exit::of(&error)
@@ -126,6 +134,15 @@ pub fn main() -> ExitCode {
         },
     };
     exit.into()
+}
+
+/// Has every option read `-3` as a value, so that its own check says what is wrong with
+/// it.
+fn negative_numbers(command: clap::Command) -> clap::Command {
+    let read = |arg: clap::Arg| {
+        if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg }
+    };
+    command.mut_args(read).mut_subcommands(negative_numbers)
 }
 
 fn run(arguments: Arguments) -> Result<Exit> {
@@ -149,6 +166,8 @@ fn run(arguments: Arguments) -> Result<Exit> {
         Command::Fingerprint(arguments) => runtime.block_on(fingerprint::run(&arguments, &cx)),
         Command::Record(command) => runtime.block_on(record::run(&command, &cx)),
         Command::Log(command) => runtime.block_on(log::run(&command, &cx)),
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Tasks(command) => tasks::run(&command),
         Command::Config(command) => config::run(&command),
         Command::Judge(command) => runtime.block_on(judge::run(&command, &cx)),
         #[cfg(feature = "chain")]
@@ -184,8 +203,7 @@ fn write_log(directives: &str) -> Result<()> {
 async fn cancel_on_signal(cx: CallContext) {
     if interrupted().await.is_ok() {
         cx.cancel();
-        // A closed standard error is no reason to stop.
-        let _ = writeln!(io::stderr(), "stopping; once more to stop at once");
+        crate::report::say("stopping; once more to stop at once");
         if interrupted().await.is_ok() {
             #[expect(clippy::exit, reason = "the user asked twice, and the journal is whole at any moment")]
             std::process::exit(Exit::Interrupted.code().into());
@@ -214,6 +232,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Arguments::command().debug_assert();
+        negative_numbers(Arguments::command()).debug_assert();
     }
 }

@@ -47,6 +47,8 @@ mod wire;
 pub use albedo_core::PluginConfig;
 
 pub use admission::{AdmissionConfig, default_screens};
+#[cfg(feature = "cli")]
+pub(crate) use duel::{BOTH_SIDES, label};
 pub use duel::{DuelConfig, ModelConfig, SavedDuel};
 pub use file::{parse, read};
 pub use key::journal_key;

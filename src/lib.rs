@@ -15,6 +15,7 @@
 //! | `cpu` | yes | backend `burn`: Qwen3 models on the CPU |
 //! | `cuda` | no | `cpu`, and backend `burn` on NVIDIA GPUs (needs LLVM to build) |
 //! | `openai` | yes | backend `openai`: chat models behind a server |
+//! | `demo` | yes | the [`demo`] pack as part of the program: two small models and tasks |
 //! | `judges` | yes | judges `chat`, `protocol`, `reference-action`, `reference-likelihood`, `replay` |
 //! | `screens` | yes | `judges`, all screens, and the commands `albedo screen` and `albedo fingerprint` |
 //! | `signatures` | with `cli` | signing keys in files, verifying signatures ([`signer`]), and the log of duels ([`mod@log`]) |

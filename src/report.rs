@@ -17,7 +17,7 @@ mod throughput;
 #[cfg(feature = "bench")]
 pub use bench::bench;
 pub use event_file::EventFile;
-pub use progress::{Progress, ProgressLines};
+pub use progress::{Progress, ProgressLines, say};
 pub use screening::{Bytes, screened};
 pub use table::{contestants, verdict};
 pub use throughput::Throughput;

@@ -194,6 +194,15 @@ impl OpenAiConfig {
         if config.key_env.as_deref() == Some("") {
             return invalid("key_env", "`key_env` is empty; leave it out for a server without a key".into());
         }
+        if config.key_env.as_deref().is_some_and(|name| !is_variable(name)) {
+            // It may be the key itself: it is not repeated.
+            return invalid(
+                "key_env",
+                "`key_env` is no variable's name: it names the environment variable that holds the key, never the \
+                 key itself"
+                    .into(),
+            );
+        }
         http::check_base(base_url, config.key_env.is_some() && !config.allow_plain_http)
             .map_err(|error| error.with("key", "base_url"))?;
         if !(1..=1024).contains(&config.max_in_flight) {
@@ -220,6 +229,12 @@ impl OpenAiConfig {
             _ => Ok(config),
         }
     }
+}
+
+/// Whether `name` is one that a shell can set: letters, digits and underscores.
+fn is_variable(name: &str) -> bool {
+    !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 impl OpenAiBackend {

@@ -39,10 +39,12 @@ use serde::{Deserialize, Serialize};
 mod manifest;
 mod shard;
 mod verify;
+mod write;
 
 pub use manifest::{Manifest, ShardEntry};
 use shard::Shard;
 use verify::Stamp;
+pub use write::write_tasks;
 
 /// Open shards kept, with their footers.
 const OPEN_SHARDS: usize = 16;

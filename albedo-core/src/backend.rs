@@ -282,6 +282,13 @@ impl ModelInfo {
         }
     }
 
+    /// Whether only its provider knows what it is: nothing of it was counted or read,
+    /// as with a model behind a server. It can duel a model that runs here, though
+    /// neither architecture nor tokenizer can be compared.
+    pub fn is_opaque(&self) -> bool {
+        self.parameter_count == 0
+    }
+
     /// Sets the number of parameters.
     #[must_use]
     pub fn with_parameter_count(self, parameter_count: u64) -> Self {

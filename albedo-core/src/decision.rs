@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::judge::Metric;
 use crate::panel::{Cell, Cluster, Reducer};
+use crate::registry::nearest;
 
 mod betting;
 mod fixed;
@@ -154,7 +155,10 @@ impl Rule {
                 "choose a decision rule",
                 format!("there is no rule named `{name}`"),
             )
-            .with_hint(format!("known: {}", Self::NAMES.join(", ")))
+            .with_hint(match nearest(name, Self::NAMES.into_iter()) {
+                Some(rule) => format!("did you mean `{rule}`? known: {}", Self::NAMES.join(", ")),
+                None => format!("known: {}", Self::NAMES.join(", ")),
+            })
         })
     }
 

@@ -20,7 +20,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// `Display` is one line: `failed to {operation}: {message}` with the context
 /// in brackets and the hint, if any, at the end. Messages are lower-case
-/// fragments without a final stop and never hold secrets or prompts.
+/// fragments without a final stop and never hold secrets or prompts. `Debug` is the
+/// same line, which Rust prints where `main` returns an error; `{:#?}` shows every
+/// part.
 ///
 /// ```
 /// use albedo_core::error::{Artefact, Error, ErrorKind, Fault, Reach, Side};
@@ -276,6 +278,9 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return fmt::Display::fmt(self, f);
+        }
         let Inner { kind, reach, retry, operation, message, hint, context, source, .. } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
@@ -313,6 +318,14 @@ mod tests {
         );
         assert_eq!((error.fault(), error.reach()), (Fault::Operator, Reach::Duel));
         assert!(!error.is_retryable());
+    }
+
+    #[test]
+    fn what_main_returns_is_printed_as_that_line_and_every_part_on_request() {
+        let error = Error::new(ErrorKind::NotFound, "open the manifest", "no such file").with("path", "a");
+        assert_eq!(format!("{error:?}"), error.to_string());
+        let parts = format!("{error:#?}");
+        assert!(parts.contains("kind: NotFound") && parts.contains("reach: Duel"), "{parts}");
     }
 
     #[test]

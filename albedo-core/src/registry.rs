@@ -49,14 +49,17 @@ mod schema;
 mod secrets;
 mod settings;
 mod stores;
+mod words;
 
 pub use context::{BuildContext, CheckContext, Resources};
 #[doc(hidden)]
-pub use names::mistake;
+pub use names::nearest;
 pub use plugin::{Checked, Factory, Plugin, Settings};
 pub use secrets::{Secret, Secrets, SystemSecrets};
 pub use settings::PluginConfig;
 pub use stores::{FileStoreConfig, MemoryStoreConfig};
+#[doc(hidden)]
+pub use words::mistake;
 
 /// A trait whose implementations are chosen by name. Sealed: the roles are
 /// albedo's own, their implementations anybody's.

@@ -2,7 +2,7 @@
 //! in one pass, beside `sha256sum` on the same file in the same run.
 //!
 //! ```console
-//! cargo run --release --workspace --example screen_speed -- FOLDER [LAYERS] [--disguised]
+//! cargo run --release -p albedo-judges --example screen_speed -- FOLDER [LAYERS] [--disguised]
 //! ```
 //!
 //! Writes a synthetic bf16 checkpoint of Qwen3-4B's shape into FOLDER, unless

@@ -13,6 +13,18 @@ const SPACE: char = 'Ġ';
 /// The fewest words that prompts are drawn from. Source: chosen by albedo.
 const FEWEST: usize = 64;
 
+/// Short words that most tokenizers have whole. Source: chosen by albedo.
+const COMMON: &str = "about above after again air all along also always and animal answer any around ask away back \
+                      before begin below between big book both boy build call came car carry change children city \
+                      close cold come country course cut day different does door down draw each early earth eat end \
+                      every example eye face fact family far farm father feet few field figure find first follow \
+                      food form found four friend from full game get girl give good great group grow half hand \
+                      hard have head hear help high hold home horse hour house idea important keep kind know land \
+                      large last later learn leave left letter life light like line list little live long look made \
+                      make many map mark mean men might mile miss money more morning most mother mountain move much \
+                      music must name near need never new next night north note nothing number often oil old once \
+                      one only open order other our over page paper part people place plan plant play point quick";
+
 /// Words that are one token each where a space is before them.
 #[derive(Debug)]
 pub(super) struct Corpus(Vec<String>);
@@ -41,6 +53,11 @@ impl Corpus {
             format!("its vocabulary is not a byte-level one, or has only {} plain words", words.len()),
         )
         .with("path", path.display()))
+    }
+
+    /// Common English words, for a model whose vocabulary only its server knows.
+    pub(super) fn common() -> Self {
+        Self(COMMON.split_whitespace().map(str::to_owned).collect())
     }
 
     /// `words` words, one after the other; the longer text begins with the

@@ -9,7 +9,7 @@ async fn bench(seed: u64) -> (Bench, Load) {
     let backend =
         registry.build::<dyn ModelBackend>("burn", serde_json::json!({}), &cx).await.expect("builds");
     let king = Demo::locate().expect("the demo").king();
-    Bench::load(&*backend, &king, seed, 2, &cx).await.expect("loads")
+    Bench::load(&*backend, &king.into(), seed, 2, &cx).await.expect("loads")
 }
 
 const PREFILL: Case = Case::Prefill { batch: 3, prompt_tokens: 40 };

@@ -1,10 +1,11 @@
 //! The backend that a command runs a model on.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::{CallContext, Error, ErrorKind, ModelBackend, Registry, Result};
+use crate::{CallContext, Error, ErrorKind, ModelBackend, ModelRef, Registry, Result};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BackendArguments {
@@ -25,7 +26,17 @@ pub(crate) struct BackendArguments {
     date: Option<String>,
 }
 
-fn setting(text: &str) -> Result<(String, Value), String> {
+/// The model that a command line names: a folder, or `name:` and the name under which
+/// the backend's server offers it.
+pub(super) fn model(named: &Path) -> ModelRef {
+    match named.to_str().and_then(|text| text.strip_prefix("name:")) {
+        Some(name) => ModelRef::served(name),
+        None => ModelRef::from(named),
+    }
+}
+
+/// `KEY=VALUE`, the value read as JSON, and as a text if it is none.
+pub(super) fn setting(text: &str) -> Result<(String, Value), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => {
             let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.into()));

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde_json::json;
 
-use super::backend::BackendArguments;
+use super::backend::{BackendArguments, model};
 use super::exit::Exit;
 use super::output::{print, print_json};
 use crate::bench::{Bench, Case, Figures};
@@ -21,7 +21,8 @@ const MAX_BATCH: &str = "max_batch";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The model's folder.
+    /// The model's folder, or `name:` and the name under which the backend's
+    /// server offers it.
     model: PathBuf,
     /// Reading prompts: how many at once and of how many tokens; once for each
     /// case [default: 1x512, 8x512 and 32x512, if no case is given].
@@ -100,7 +101,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         backend = arguments.backend.build(&registry, settings.clone(), cx).await?;
     }
     let (bench, load) =
-        Bench::load(&*backend, &arguments.model, arguments.seed, arguments.rounds, cx).await?;
+        Bench::load(&*backend, &model(&arguments.model), arguments.seed, arguments.rounds, cx).await?;
     if let Some(memory) = bench.memory() {
         let _ = writeln!(io::stderr(), "memory: {memory}");
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::exit::Exit;
-use super::output::{print, print_json};
+use super::output::{print, print_json, warn};
 use super::source::SourceArguments;
 use crate::calibrate::{Calibration, self_duels};
 use crate::config::{DuelConfig, journal_key};
@@ -14,8 +14,8 @@ use crate::events::Collected;
 use crate::record::JournalEvent;
 use crate::verdict::Strata;
 use crate::{
-    BuildContext, CallContext, DuelBuilder, DuelReport, Error, ErrorKind, EventKind, FileStore, MemoryStore,
-    Outcome, RecordStore, Registry, Result, Seed,
+    BuildContext, CallContext, DuelBuilder, DuelReport, DuelSettings, Error, ErrorKind, EventKind, FileStore,
+    MemoryStore, Outcome, RecordStore, Registry, Result, Rule, Seed,
 };
 
 #[derive(Debug, clap::Args)]
@@ -58,6 +58,7 @@ impl Arguments {
 
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let mut config = arguments.config()?;
+    let base = config.duel.clone();
     let duels = self_duels(&config.duel, arguments.duels)?;
     if let Some(settings) = duels.first() {
         config.duel = settings.clone();
@@ -80,9 +81,17 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         differences.push(measured);
     }
     let calibration = Calibration::estimate(&differences)?;
+    let suggested = suggested_rule(&base, calibration.null_margin);
+    if calibration.duels < ENOUGH {
+        warn(&format!(
+            "{} self-duels say little: the upper bound is wide because they are few; run {ENOUGH} or more",
+            calibration.duels
+        ));
+    }
     if arguments.json {
         print_json(&json!({
             "calibration": calibration,
+            "suggested_rule": suggested,
             "temperature": config.duel.generation.sampling.temperature,
             "duels": reports.iter().map(|(seed, report)| json!({
                 "seed": seed,
@@ -93,10 +102,36 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
             })).collect::<Vec<_>>(),
         }))?;
     } else {
-        print(&table(&calibration))?;
+        print(&table(&calibration, suggested.is_some()))?;
         print(&strata(reports.iter().filter_map(|(_, report)| report.verdict.strata)))?;
+        if let Some(Rule::Sequential { win_margin, null_margin }) = suggested {
+            print(&format!(
+                "\n[duel]\nrule = {{ name = \"sequential\", win_margin = {win_margin}, null_margin = {null_margin} }}\n"
+            ))?;
+        }
     }
     Ok(Exit::Done)
+}
+
+/// Self-duels from which on the upper bound says something: it is then 1.4 times the
+/// estimate (5 % quantile of the chi-square distribution with 19 degrees of freedom:
+/// √(19 / 10.1)), with two 16 times.
+const ENOUGH: usize = 20;
+
+/// The rule `sequential` with this `null_margin` of points, rounded up since it is a
+/// bound; none if a duel with the settings `base` would be refused with it.
+fn suggested_rule(base: &DuelSettings, null_margin: f64) -> Option<Rule> {
+    let null_margin = rounded(null_margin);
+    let win_margin = match base.rule {
+        Rule::Sequential { win_margin, .. } => win_margin,
+        _ => 2.0,
+    };
+    let rule = Rule::Sequential { win_margin, null_margin };
+    DuelSettings { rule: rule.clone(), ..base.clone() }.check().is_ok().then_some(rule)
+}
+
+fn rounded(points: f64) -> f64 {
+    (points * 100.0).ceil() / 100.0
 }
 
 /// Runs one self-duel; the differences of its clusters.
@@ -160,18 +195,18 @@ fn strata(found: impl Iterator<Item = Strata>) -> String {
     )
 }
 
-fn table(calibration: &Calibration) -> String {
+fn table(calibration: &Calibration, usable: bool) -> String {
     let Calibration { duels, samples, mean, mean_interval, within_sd, duel_sd, duel_sd_upper, null_margin } =
         calibration;
     let noise = within_sd / (*samples as f64).sqrt();
-    // Rounded up: the suggestion is a bound.
-    let null_margin = (null_margin * 100.0).ceil() / 100.0;
+    let null_margin = rounded(*null_margin);
+    let advice = if usable { "" } else { ": too much for a rule, no duel could be won; run more self-duels" };
     format!(
         "\n{duels} self-duels of {samples} samples, in points\n\
          {:<26}{mean:>+8.2}   95 % interval {:+.2} to {:+.2}, should hold 0\n\
          {:<26}{within_sd:>8.2}   gives a duel's margin an SD of {noise:.2}\n\
          {:<26}{duel_sd:>8.2}   at most {duel_sd_upper:.2} with 95 % confidence\n\
-         {:<26}{null_margin:>8.2}   1.645 times that bound\n",
+         {:<26}{null_margin:>8.2}   1.645 times that bound{advice}\n",
         "mean margin",
         mean_interval.low,
         mean_interval.high,

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::exit::Exit;
-use super::output::{print, print_json};
-use crate::config::{DuelConfig, PluginConfig};
+use super::output::{next, print, print_json, warn, word};
+use crate::config::DuelConfig;
 use crate::{Registry, Result};
 
 #[derive(Debug, clap::Subcommand)]
@@ -26,8 +26,12 @@ pub(crate) fn run(command: &Command) -> Result<Exit> {
         Command::Check { file } => {
             let config = DuelConfig::read(file)?;
             config.check(&registry).map_err(|error| error.with("path", file.display()))?;
-            let judges: Vec<_> = config.judges.iter().map(PluginConfig::name).collect();
+            for doubt in config.doubts() {
+                warn(&doubt);
+            }
+            let judges: Vec<_> = config.judge_labels().collect();
             print(&format!("{} is well-formed; judges: {}\n", file.display(), judges.join(", ")))?;
+            next(&[(format!("duel --config {}", word(file)), "runs it")]);
         }
     }
     Ok(Exit::Done)

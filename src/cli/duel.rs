@@ -6,15 +6,17 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::exit::Exit;
-use super::output::{print, print_json};
+use super::judge::{panel_place, unknown_judge};
+use super::output::{next, note, print, print_json, program, warn, word};
 use super::source::{SourceArguments, absolute};
-use crate::config::{DuelConfig, ModelConfig, PluginConfig, journal_key};
+use crate::config::{BOTH_SIDES, DuelConfig, ModelConfig, PluginConfig, journal_key};
 use crate::plan::DuelPlan;
 use crate::record::{self, JournalEvent, JournalKey, RecordStore, VerifyOptions};
 use crate::report::{self, Bytes, EventFile, Progress};
+use crate::verdict::JudgeScore;
 use crate::{
     Admission, AdmissionOutcome, BuildContext, CallContext, Digest, Duel, DuelReport, Error, ErrorKind,
-    Fault, FileStore, Outcome, Record, Registry, Result, Rule, Seed,
+    Fault, FileStore, Judge, Outcome, Record, Registry, Result, Rule, Seed, Verdict,
 };
 
 #[derive(Debug, clap::Args)]
@@ -35,8 +37,9 @@ pub(crate) struct Arguments {
     /// Folder of parquet tasks with their `manifest.json`.
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     tasks: Option<PathBuf>,
-    /// A judge of the panel; once for each. Settings are the configuration's.
-    #[arg(long = "judge", value_name = "NAME", conflicts_with = "resume")]
+    /// A judge of the panel, by its label in the configuration or its plugin's name;
+    /// once for each. Settings are the configuration's.
+    #[arg(long = "judge", value_name = "LABEL|NAME", conflicts_with = "resume")]
     judges: Vec<String>,
     /// The decision rule, with the configuration's constants if it names the
     /// same, else with its defaults.
@@ -86,21 +89,23 @@ impl Arguments {
         let mut config = self.source.read()?;
         for (model, path) in [(&mut config.king, &self.king), (&mut config.challenger, &self.challenger)] {
             if let Some(path) = path {
+                if model.parameters.is_some() {
+                    note("another model than the configuration's: its pin `parameters` is dropped");
+                }
                 *model =
                     ModelConfig { backend: model.backend.take(), ..ModelConfig::folder(absolute(path)?) };
             }
         }
         if let Some(path) = &self.tasks {
+            if config.tasks.settings().contains_key("manifest") {
+                note("`--tasks` replaces the configuration's tasks: their pin `manifest` is dropped");
+            }
             config.tasks = PluginConfig::named("parquet").with("path", json!(absolute(path)?));
         }
         if !self.judges.is_empty() {
             let known = std::mem::take(&mut config.judges);
-            config.judges = (self.judges.iter())
-                .map(|name| {
-                    let known = known.iter().find(|judge| judge.name() == name);
-                    known.cloned().unwrap_or_else(|| PluginConfig::named(name))
-                })
-                .collect();
+            let named = self.judges.iter().map(|name| named_judge(&known, name));
+            config.judges = named.collect::<Result<_>>()?;
         }
         if let Some(name) = &self.rule
             && *name != config.duel.rule.name()
@@ -138,6 +143,21 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     }
 }
 
+/// The judge of `panel` with the label `name`, else the one of that plugin, else that
+/// plugin with its default settings.
+fn named_judge(panel: &[PluginConfig<dyn Judge>], name: &str) -> Result<PluginConfig<dyn Judge>> {
+    if let Some(place) = panel_place(panel, name)? {
+        return Ok(panel[place].clone());
+    }
+    let linked = Registry::linked()?.list();
+    let plugins: Vec<&str> =
+        linked.iter().filter(|plugin| plugin.role == "judge").map(|plugin| plugin.name).collect();
+    if plugins.contains(&name) {
+        return Ok(PluginConfig::named(name));
+    }
+    Err(unknown_judge(panel, plugins, name))
+}
+
 /// Runs the duel with its progress on standard error.
 async fn run_seen(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let progress = Arc::new(Progress::default());
@@ -147,6 +167,13 @@ async fn run_seen(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
         Begun::Refused(refused, store) => return refuse(&refused, &store, arguments.json),
     };
     let plan = duel.plan();
+    if plan.king.model.parameters == plan.challenger.model.parameters {
+        warn(BOTH_SIDES);
+    }
+    let finished = is_finished(&store).await?;
+    if finished {
+        note("this duel was decided before: nothing was asked, and this is what its record says");
+    }
     if !arguments.json {
         print(&heading(plan, &duel.digest().short()))?;
     }
@@ -161,21 +188,60 @@ async fn run_seen(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
             None => progress.tokens(),
         };
         let cost = progress.spent_usd().map(|usd| format!("{:<12}${usd:.4} for the judges\n", "cost"));
+        let time = format!("{:<12}{:.1} s\n", "time", progress.elapsed_secs());
         print(&format!(
-            "\n{}{:<12}{:.1} s\n{}{:<12}{} in {}\n",
+            "\n{}{}{}{:<12}{} in {}\n",
             report::verdict(plan, &report.verdict, tokens),
-            "time",
-            progress.elapsed_secs(),
+            if finished { "" } else { &time },
             cost.unwrap_or_default(),
             "record",
             report.record.map_or_else(|| "none, only a journal".into(), |digest| digest.to_string()),
             store.folder().display(),
         ))?;
     }
-    Ok(match report.verdict.outcome {
-        Outcome::Void(_) => Exit::TryAgain,
-        _ => Exit::Done,
-    })
+    for doubt in doubts(&report.verdict) {
+        warn(&doubt);
+    }
+    let folder = word(store.folder());
+    let void = matches!(report.verdict.outcome, Outcome::Void(_));
+    if !arguments.json {
+        if void {
+            next(&[(format!("duel --resume {folder}"), "asks again for what is missing")]);
+        } else {
+            next(&[
+                (format!("record show {folder} --sample 0"), "a sample whole: replies and judges' answers"),
+                (format!("record verify {folder}"), "works the verdict out again from what is recorded"),
+            ]);
+        }
+    }
+    Ok(if void { Exit::TryAgain } else { Exit::Done })
+}
+
+/// Whether the journal of `store` ends with a verdict that has a record.
+async fn is_finished(store: &FileStore) -> Result<bool> {
+    let events = store.stored().await?;
+    let ended = events.iter().rev().find(|event| matches!(event, JournalEvent::Ended { .. }));
+    Ok(matches!(ended, Some(JournalEvent::Ended { record: Some(_), .. })))
+}
+
+/// The fewest samples from which something is said of a judge. Source: chosen by albedo.
+/// A judge whose answers flip on half of the pairs flips on all of 8 once in 256.
+const FEWEST: u32 = 8;
+
+/// What is probably not meant in how the judges answered.
+fn doubts(verdict: &Verdict) -> Vec<String> {
+    let flips = |judge: &&JudgeScore| {
+        let scored = verdict.samples.saturating_sub(judge.missing);
+        scored >= FEWEST && judge.flips == scored
+    };
+    let said = |judge: &JudgeScore| {
+        format!(
+            "judge `{}` preferred another side in every pair when the order was exchanged: it follows the order, \
+             not the replies, and moves nothing; look at its answers, or ask another",
+            judge.judge
+        )
+    };
+    verdict.judges.iter().filter(flips).map(said).collect()
 }
 
 /// What became of the plan.
@@ -209,6 +275,9 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
         config.duel = config.duel.following(&earlier)?;
     }
     config.check(&registry)?;
+    for doubt in config.doubts().iter().filter(|doubt| *doubt != BOTH_SIDES) {
+        warn(doubt);
+    }
     let build = BuildContext::new(&registry, cx);
     let go_on = |error: Error| match &arguments.resume {
         Some(folder) => unfinished(error, folder),
@@ -359,8 +428,12 @@ fn new_store(folder: &Path, config: &DuelConfig, key: &JournalKey) -> Result<Fil
 /// `error`, which ended the duel in `folder` before it was decided, with the way
 /// to go on.
 fn unfinished(error: Error, folder: &Path) -> Error {
-    let resume = format!("`albedo duel --resume {}`", folder.display());
+    let resume = format!("`{} duel --resume {}`", program(), word(folder));
     let hint = match (error.kind(), error.fault(), error.hint()) {
+        // The same settings would bring the same again.
+        (ErrorKind::ConfigInvalid | ErrorKind::UnknownPlugin | ErrorKind::Unsupported, ..) => {
+            return error.with("folder", folder.display());
+        }
         (ErrorKind::Cancelled, ..) => format!("what was journalled is kept: go on with {resume}"),
         (_, Fault::Operator, Some(hint)) => {
             format!("{hint}; {resume} goes on, with the settings in its `duel.json`")

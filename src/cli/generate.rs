@@ -8,13 +8,13 @@ use futures::StreamExt;
 
 use self::input::{Input, Source};
 use self::request::{Answer, Defaults};
-use super::backend::BackendArguments;
+use super::backend::{BackendArguments, model};
 use super::exit::Exit;
 use super::output::print;
 use crate::report::Throughput;
 use crate::{
-    CallContext, Completion, Error, ErrorKind, Fault, ModelRef, ModelSession, ModelSessionExt, ModelSource,
-    Registry, Result, Sampling,
+    CallContext, Completion, Error, ErrorKind, Fault, ModelSession, ModelSessionExt, ModelSource, Registry,
+    Result, Sampling,
 };
 
 mod input;
@@ -69,13 +69,6 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    fn model(&self) -> ModelRef {
-        match self.model.to_str().and_then(|text| text.strip_prefix("name:")) {
-            Some(name) => ModelRef::served(name),
-            None => ModelRef::from(&self.model),
-        }
-    }
-
     fn defaults(&self) -> Result<Defaults> {
         let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, top_k: self.top_k };
         sampling.check()?;
@@ -140,7 +133,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     let source = arguments.source()?;
     let mut output = arguments.output()?;
     let backend = arguments.backend.build(&Registry::linked()?, settings, cx).await?;
-    let session = backend.load(&ModelSource::new(arguments.model()), cx).await?;
+    let session = backend.load(&ModelSource::new(model(&arguments.model)), cx).await?;
     if let Some(memory) = session.memory() {
         let _ = writeln!(io::stderr(), "memory: {memory}");
     }

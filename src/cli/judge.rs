@@ -2,15 +2,20 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use serde_json::Value;
+
+use super::backend::setting;
 use super::exit::Exit;
-use super::output::{print, shown};
-use crate::config::DuelConfig;
+use super::output::{note, print, shown};
+use crate::config::{DuelConfig, PluginConfig, label};
 use crate::order::Order;
+use crate::registry::nearest;
 use crate::{
     Assessment, BuildContext, CallContext, Candidate, CheckContext, Comparison, Digest, DuelSecret, Error,
-    ErrorKind, FinishReason, Judge, JudgementKey, Message, MessageRole, Preparation, Question, Registry,
-    Result,
+    ErrorKind, Fault, FinishReason, Judge, JudgementKey, Message, MessageRole, Preparation, Question,
+    Registry, Result,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -25,11 +30,15 @@ pub(crate) struct Try {
     /// The TOML file whose judge is asked.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Its place in the file, from 0.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    judge: usize,
+    /// The judge: its label, its plugin's name, or its place in the file from 0.
+    #[arg(long, value_name = "LABEL|NAME|N", default_value = "0")]
+    judge: String,
+    /// A setting of the judge in place of the file's, once for each, for example
+    /// `max_answer_tokens=200`. The value is read as JSON, and as a text if it is none.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    settings: Vec<(String, Value)>,
     /// The conversation: JSON, an array of messages with `role` and `content`.
-    /// Any other text is one message of the user.
+    /// A text that does not begin as JSON does is one message of the user.
     #[arg(long, value_name = "FILE")]
     conversation: PathBuf,
     /// The reply shown first.
@@ -50,13 +59,10 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
     let Command::Try(arguments) = command;
     let config = DuelConfig::read(&arguments.config)?;
     let registry = Registry::linked()?;
-    let named = config.judges.get(arguments.judge).ok_or_else(|| {
-        Error::new(ErrorKind::ConfigInvalid, "choose the judge", "the configuration has no such judge")
-            .with("judge", arguments.judge)
-            .with("judges", config.judges.len())
-    })?;
-    let key = format!("judges[{}]", arguments.judge);
-    let judge = CheckContext::new(&registry).plugin(key, named)?;
+    let place = place(&config.judges, &arguments.judge)?;
+    let set = |judge: PluginConfig<dyn Judge>, (key, value): &(String, Value)| judge.with(key, value.clone());
+    let named = arguments.settings.iter().fold(config.judges[place].clone(), set);
+    let judge = CheckContext::new(&registry).plugin(format!("judges[{place}]"), &named)?;
     let judge = judge.build(&BuildContext::new(&registry, cx).relative_to(&config.folder)).await?;
     let mut request = comparison(arguments, &config, &*judge)?;
     if judge.profile().preparation && !arguments.dry_run {
@@ -65,7 +71,7 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
             reference: request.reference.clone(),
             fence: request.marks.fence,
         };
-        let prepared = judge.prepare(&preparation, cx).await?.text;
+        let prepared = waited(judge.prepare(&preparation, cx)).await?.text;
         print(&section("prepared", &prepared))?;
         request.preparation = Some(prepared.into());
     }
@@ -75,10 +81,84 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
         }
     }
     if !arguments.dry_run {
-        print(&describe(&judge.compare(&request, cx).await?))?;
+        print(&describe(&waited(judge.compare(&request, cx)).await?))?;
     }
     Ok(Exit::Done)
 }
+
+/// How often a command that waits for an answer says so. Source: chosen by albedo.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
+/// `answer`, with a sign of life on standard error while it takes long.
+async fn waited<T>(answer: impl Future<Output = T>) -> T {
+    let mut answer = std::pin::pin!(answer);
+    let mut seconds = 0;
+    loop {
+        match tokio::time::timeout(SIGN_OF_LIFE, &mut answer).await {
+            Ok(answer) => return answer,
+            Err(_) => {
+                seconds += SIGN_OF_LIFE.as_secs();
+                note(&format!(
+                    "no answer for {seconds} s; `--set max_answer_tokens=N` bounds how long a chat judge writes"
+                ));
+            }
+        }
+    }
+}
+
+/// The place in `panel` that `name` means: a label, a plugin's name, or the place
+/// itself.
+fn place(panel: &[PluginConfig<dyn Judge>], name: &str) -> Result<usize> {
+    if let Some(place) = panel_place(panel, name)? {
+        return Ok(place);
+    }
+    match name.parse().ok().filter(|place: &usize| *place < panel.len()) {
+        Some(place) => Ok(place),
+        None => Err(unknown_judge(panel, [], name)),
+    }
+}
+
+/// The place in `panel` of the judge that is called `name`, by its label or, where
+/// none has that label, by its plugin.
+///
+/// # Errors
+/// The operator's: several are called so.
+pub(super) fn panel_place(panel: &[PluginConfig<dyn Judge>], name: &str) -> Result<Option<usize>> {
+    let places = |called: fn(&PluginConfig<dyn Judge>) -> &str| -> Vec<usize> {
+        (0..panel.len()).filter(|place| called(&panel[*place]) == name).collect()
+    };
+    let labelled = places(label);
+    let found = if labelled.is_empty() { places(PluginConfig::name) } else { labelled };
+    match found[..] {
+        [] => Ok(None),
+        [place] => Ok(Some(place)),
+        _ => {
+            let labels = found.iter().map(|place| format!("`{}`", label(&panel[*place])));
+            let message = format!("{} judges of the configuration are called `{name}`", found.len());
+            let hint = format!(
+                "give each a `label` of its own and name that; their labels are {}",
+                labels.collect::<Vec<_>>().join(", ")
+            );
+            Err(Error::new(ErrorKind::ConfigInvalid, CHOOSE, message).with_hint(hint))
+        }
+    }
+}
+
+/// Neither a judge of `panel` nor one of `plugins` is called `name`.
+pub(super) fn unknown_judge<'a>(
+    panel: &'a [PluginConfig<dyn Judge>],
+    plugins: impl IntoIterator<Item = &'a str>,
+    name: &str,
+) -> Error {
+    let mut known: Vec<_> = panel.iter().map(label).collect();
+    known.extend(plugins);
+    known.dedup();
+    let meant = nearest(name, known.iter().copied()).map(|known| format!("did you mean `{known}`? "));
+    Error::new(ErrorKind::UnknownPlugin, CHOOSE, format!("there is no judge named `{name}`"))
+        .with_hint(format!("{}known: {}", meant.unwrap_or_default(), known.join(", ")))
+}
+
+const CHOOSE: &str = "choose the judge";
 
 fn comparison(arguments: &Try, config: &DuelConfig, judge: &dyn Judge) -> Result<Comparison> {
     let text = |path: &Path| {
@@ -86,9 +166,8 @@ fn comparison(arguments: &Try, config: &DuelConfig, judge: &dyn Judge) -> Result
     };
     let candidate =
         |path: &Path| -> Result<Candidate> { Ok(Candidate::new(text(path)?, FinishReason::Stop)) };
-    let conversation = text(&arguments.conversation)?;
-    let messages = serde_json::from_str(&conversation)
-        .unwrap_or_else(|_| vec![Message::new(MessageRole::User, conversation)]);
+    let messages = messages(&text(&arguments.conversation)?)
+        .map_err(|error| error.with("path", arguments.conversation.display()))?;
     // The marks of no plan: those of a duel are its own.
     let key = JudgementKey {
         plan: Digest::of("albedo judge try"),
@@ -103,6 +182,27 @@ fn comparison(arguments: &Try, config: &DuelConfig, judge: &dyn Judge) -> Result
         candidate(&arguments.second)?,
     )
     .with_marks(DuelSecret::new(&config.duel.seed).marks(&key, 1)?))
+}
+
+/// A conversation: JSON where the text begins as an array or an object does, else one
+/// message of the user.
+///
+/// # Errors
+/// The operator's: what begins as JSON is none, or no conversation.
+fn messages(text: &str) -> Result<Vec<Message>> {
+    if !text.trim_start().starts_with(['[', '{']) {
+        return Ok(vec![Message::new(MessageRole::User, text)]);
+    }
+    let invalid = |message: String| {
+        Error::new(ErrorKind::DataInvalid, "read the conversation", message)
+            .with_fault(Fault::Operator)
+            .with_hint("give an array of messages with `role` (system, user, assistant, tool) and `content`")
+    };
+    let messages: Vec<Message> = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+    if messages.is_empty() {
+        return Err(invalid("it has no message".into()));
+    }
+    Ok(messages)
 }
 
 fn section(title: &str, text: &str) -> String {
@@ -155,4 +255,40 @@ fn describe(assessment: &Assessment) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_judge_is_found_by_label_by_plugin_and_by_place() {
+        let panel = [
+            PluginConfig::named("chat").with("label", "good"),
+            PluginConfig::named("chat").with("label", "other"),
+            PluginConfig::named("protocol"),
+        ];
+        for (name, expected) in [("good", 0), ("other", 1), ("protocol", 2), ("1", 1)] {
+            assert_eq!(place(&panel, name).expect(name), expected);
+        }
+        for (name, words) in [
+            ("chat", "2 judges of the configuration are called `chat`"),
+            ("goood", "did you mean `good`? known: good, other, protocol"),
+            ("3", "there is no judge named `3`"),
+        ] {
+            let error = place(&panel, name).expect_err(name).to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_conversation_that_begins_as_json_has_to_be_one() {
+        assert_eq!(messages("Which files?\n").expect("a text")[0].content, "Which files?\n");
+        let read = messages("[{\"role\": \"user\", \"content\": \"x\"}]").expect("JSON");
+        assert_eq!((read.len(), read[0].role), (1, MessageRole::User));
+        for broken in ["[{\"role\":\"usr\",\"content\":\"x\"}]", "[{\"role\":\"user\"}]", "[", "[]", " {}"] {
+            let error = messages(broken).expect_err(broken);
+            assert_eq!((error.kind(), error.fault()), (ErrorKind::DataInvalid, Fault::Operator), "{error}");
+        }
+    }
 }

@@ -1,8 +1,9 @@
 //! What commands print.
 
 use std::io::{self, Write};
+use std::path::Path;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, report};
 
 /// Standard output cannot be written.
 #[derive(Debug)]
@@ -45,8 +46,47 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> Result<()> {
 /// into it.
 pub(super) fn print_error(error: &Error) {
     let line: String = format!("error: {error}").chars().map(printable).collect();
-    // A closed standard error is no reason to stop.
-    let _ = writeln!(io::stderr(), "{line}");
+    report::say(&line);
+}
+
+/// Says on standard error what is probably not meant, and that the command goes on.
+pub(super) fn warn(text: &str) {
+    report::say(&format!("warning: {}", shown(text)));
+}
+
+/// Says on standard error what the reader would not see otherwise.
+pub(super) fn note(text: &str) {
+    report::say(&format!("note: {}", shown(text)));
+}
+
+/// Says on standard error what to do next: commands of this program, each with what
+/// it does.
+pub(super) fn next(commands: &[(String, &str)]) {
+    let program = program();
+    let lines: Vec<_> = commands.iter().map(|(command, _)| format!("{program} {command}")).collect();
+    let width = lines.iter().map(|line| line.chars().count()).max().unwrap_or_default();
+    for (place, (line, (_, does))) in lines.iter().zip(commands).enumerate() {
+        let before = if place == 0 { "next:" } else { "" };
+        report::say(shown(&format!("{before:<6}{line:<width$}   {does}")).trim_end());
+    }
+}
+
+/// `path` as a shell reads it as one word.
+pub(super) fn word(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
+    if !path.is_empty() && path.chars().all(plain) {
+        return path;
+    }
+    format!("'{}'", path.replace('\'', "'\\''"))
+}
+
+/// The name that the program was started by: a program with plugins of its own
+/// has its own name.
+pub(super) fn program() -> String {
+    let path = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&path).file_stem().and_then(|name| name.to_str());
+    name.filter(|name| !name.is_empty()).unwrap_or("albedo").to_owned()
 }
 
 /// Returns a model's text as a terminal may show it: control characters, except
@@ -70,6 +110,15 @@ mod tests {
         let error = printed(Err(io::ErrorKind::StorageFull.into())).expect_err("a full disk");
         assert_eq!(Exit::of(&error), Exit::Output);
         printed(Err(io::ErrorKind::BrokenPipe.into())).expect("a reader that went away is no error");
+    }
+
+    #[test]
+    fn a_path_is_one_word() {
+        for (path, quoted) in
+            [("duels/a-1", "duels/a-1"), ("my duel", "'my duel'"), ("it's", "'it'\\''s'"), ("", "''")]
+        {
+            assert_eq!(word(Path::new(path)), quoted);
+        }
     }
 
     #[test]

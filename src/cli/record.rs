@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::exit::Exit;
-use super::output::{print, print_json, shown};
+use super::output::{next, print, print_json, program, shown, word};
 use super::source::absolute;
 use crate::admission::{Admission, ScreenedModel};
 use crate::config::{DuelConfig, ModelConfig};
@@ -165,7 +165,7 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
     let (mut verified, mut forfeits, mut signed) = (Vec::new(), Vec::new(), Vec::new());
     for (index, folder) in arguments.folders.iter().enumerate() {
         let expect = arguments.expect.filter(|_| index + 1 == arguments.folders.len());
-        let record = AnyRecord::open(folder)?;
+        let record = open(folder)?;
         signed.push((record.digest(), sign::signers(folder, &record, &arguments.signer)?));
         match record {
             AnyRecord::Forfeit(record) => {
@@ -426,13 +426,36 @@ fn show_forfeit(record: &ForfeitRecord, show: &Show) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Reads the record in `folder`; says so where a duel has none yet.
+fn open(folder: &Path) -> Result<AnyRecord> {
+    AnyRecord::open(folder).map_err(|error| {
+        if error.kind() != ErrorKind::NotFound || !folder.join("journal.jsonl").is_file() {
+            return error;
+        }
+        Error::new(
+            ErrorKind::NotFound,
+            "read the record",
+            "the duel in this folder is not decided, it has no record",
+        )
+        .with("folder", folder.display())
+        .with_hint(format!("`{} duel --resume {}` goes on with it", program(), word(folder)))
+    })
+}
+
 fn show(show: &Show) -> Result<Exit> {
-    let record = match AnyRecord::open(&show.folder)? {
+    let record = match open(&show.folder)? {
         AnyRecord::Duel(record) => record,
         AnyRecord::Forfeit(record) => return show_forfeit(&record, show),
     };
     match (show.sample, show.json) {
-        (None, false) => print(&summary(&record))?,
+        (None, false) => {
+            print(&summary(&record))?;
+            let folder = word(&show.folder);
+            next(&[
+                (format!("record show {folder} --sample 0"), "a sample whole: replies and judges' answers"),
+                (format!("record verify {folder}"), "works the verdict out again from what is recorded"),
+            ]);
+        }
         (None, true) => {
             print_json(&json!({
                 "digest": record.digest,

@@ -2,14 +2,19 @@
 
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::backend::setting;
 use super::exit::Exit;
-use super::output::{print, print_json};
+use super::output::{next, print, print_json, word};
 use super::source::absolute;
-use crate::config::{AdmissionConfig, DuelConfig};
+use crate::config::{AdmissionConfig, DuelConfig, PluginConfig};
+use crate::registry::nearest;
 use crate::report::{self, Bytes};
-use crate::{Admission, BuildContext, CallContext, FileStore, ModelRef, Registry, Result};
+use crate::{
+    Admission, AdmissionOutcome, BuildContext, CallContext, Error, ErrorKind, FileStore, ModelRef, Registry,
+    Result, Screen,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -23,6 +28,14 @@ pub(crate) struct Arguments {
     /// Model folder of the king.
     #[arg(long, value_name = "DIR", required_unless_present = "config")]
     king: Option<PathBuf>,
+    /// Run this screen, once for each, in this order, instead of the configuration's or
+    /// the usual ones. Settings are the configuration's.
+    #[arg(long = "screen", value_name = "NAME")]
+    screens: Vec<String>,
+    /// A setting of the screens, once for each: of the one that is named, or of every
+    /// screen that has it. The value is read as JSON, and as a text if it is none.
+    #[arg(long = "set", value_name = "[SCREEN.]KEY=VALUE", value_parser = setting)]
+    settings: Vec<(String, Value)>,
     /// The store of earlier submissions, for every screen that compares with one.
     #[arg(long, value_name = "STORE")]
     against: Option<PathBuf>,
@@ -73,6 +86,14 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
             print(&format!("{:<12}{record} in {}\n", "record", store.folder().display()))?;
         }
     }
+    if let (AdmissionOutcome::Admitted, Some(config), false) =
+        (admission.outcome, &arguments.config, arguments.json)
+    {
+        next(&[(
+            format!("duel --config {}", word(config)),
+            "runs the duel; it screens the challenger again",
+        )]);
+    }
     Ok(Exit::of_admission(admission.outcome))
 }
 
@@ -96,6 +117,17 @@ impl Arguments {
         config.king = named(&self.king)?.map_or(config.king, ModelRef::from);
         config.submission = named(&self.path)?.map_or(config.submission, ModelRef::from);
         config.anchor = named(&self.anchor)?.map(ModelRef::from).or(config.anchor);
+        if !self.screens.is_empty() {
+            let known = std::mem::take(&mut config.screens);
+            let chosen = self.screens.iter().map(|name| {
+                let known = known.iter().find(|screen| screen.name() == name);
+                known.cloned().unwrap_or_else(|| PluginConfig::named(name))
+            });
+            config.screens = chosen.collect();
+        }
+        for (key, value) in &self.settings {
+            set(&mut config, key, value, registry)?;
+        }
         if let Some(store) = named(&self.against)? {
             config.set("store", &json!(store), registry);
         }
@@ -105,5 +137,59 @@ impl Arguments {
         config.own.clone_from(&self.own);
         (config.probe, config.complete) = (self.probe, self.complete);
         Ok(config)
+    }
+}
+
+/// Gives `value` to the setting `key`: `SCREEN.KEY` of one screen, `KEY` of every one that
+/// has it.
+///
+/// # Errors
+/// The operator's: no such screen is run, or none has the setting.
+fn set(config: &mut AdmissionConfig, key: &str, value: &Value, registry: &Registry) -> Result<()> {
+    let invalid = |message: String| Error::new(ErrorKind::ConfigInvalid, "set up the screens", message);
+    let names = config.screens.iter().map(PluginConfig::name).collect::<Vec<_>>().join(", ");
+    let Some((name, key)) = key.split_once('.') else {
+        let before = config.screens.clone();
+        config.set(key, value, registry);
+        // Set to what it was is set, too.
+        let has = |screen: &PluginConfig<dyn Screen>| screen.settings().contains_key(key);
+        if before == config.screens && !config.screens.iter().any(has) {
+            return Err(invalid(format!("no screen that is run has a setting `{key}`"))
+                .with("screens", names)
+                .with_hint("`albedo plugins` lists the settings of each"));
+        }
+        return Ok(());
+    };
+    let Some(screen) = config.screens.iter_mut().find(|screen| screen.name() == name) else {
+        let meant = nearest(name, names.split(", ")).map(|known| format!("did you mean `{known}`? "));
+        return Err(invalid(format!("no screen `{name}` is run"))
+            .with_hint(format!("{}screens: {names}", meant.unwrap_or_default())));
+    };
+    *screen = screen.clone().with(key, value.clone());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_of_one_screen_or_of_all_that_have_it() {
+        let registry = Registry::linked().expect("links");
+        let mut config = AdmissionConfig::new(PathBuf::from("king"), PathBuf::from("submission"));
+        let mut set = |key: &str, value: Value| set(&mut config, key, &value, &registry);
+        set("lineage.noise", json!(1.1)).expect("one");
+        set("store", json!("a store")).expect("all that have it");
+        set("store", json!("a store")).expect("again");
+        for (key, words) in [
+            ("lineag.noise", "did you mean `lineage`?"),
+            ("stoer", "no screen that is run has a setting `stoer`"),
+        ] {
+            let error = set(key, json!(1)).expect_err(words).to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        let with =
+            |key: &str| config.screens.iter().filter(|screen| screen.settings().contains_key(key)).count();
+        assert_eq!((with("noise"), with("store")), (1, 3));
     }
 }

@@ -1,12 +1,12 @@
 //! `albedo completions` and `albedo man`: what a shell and `man` know of the
 //! program.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap_complete::Shell;
 
 use super::exit::Exit;
-use super::output::print;
+use super::output::{print, program};
 use crate::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -39,12 +39,4 @@ pub(crate) fn man(arguments: &Man, command: clap::Command) -> Result<Exit> {
     clap_mangen::generate_to(command.display_name(&name).bin_name(&name), folder).map_err(io)?;
     print(&format!("{}\n", folder.join(format!("{name}.1")).display()))?;
     Ok(Exit::Done)
-}
-
-/// The name that the program was started by: a program with plugins of its own
-/// has its own name.
-fn program() -> String {
-    let path = std::env::args_os().next().unwrap_or_default();
-    let name = Path::new(&path).file_stem().and_then(|name| name.to_str());
-    name.filter(|name| !name.is_empty()).unwrap_or("albedo").to_owned()
 }

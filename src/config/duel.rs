@@ -86,6 +86,18 @@ impl ModelConfig {
         Self { path: Some(path.into()), ..Self::default() }
     }
 
+    /// The last part of the folder, served name or repository.
+    fn place(&self) -> Option<String> {
+        let model = self.model().ok()?;
+        let text = match &model {
+            ModelRef::Folder(folder) => folder.file_name()?.to_string_lossy().into_owned(),
+            ModelRef::Served(name) => name.clone(),
+            ModelRef::Hub(reference) => reference.repository().to_owned(),
+            _ => return None,
+        };
+        text.rsplit('/').next().map(str::to_owned)
+    }
+
     /// What the settings name.
     ///
     /// # Errors
@@ -99,13 +111,36 @@ impl ModelConfig {
     }
 }
 
+/// `error`, of a key that stands outside every table and belongs to `[duel]`, with that
+/// remedy.
+fn elsewhere(error: Error) -> Error {
+    let key = error.context().iter().find(|(name, _)| *name == "key").map(|(_, key)| key.clone());
+    let settings = serde_json::to_value(DuelSettings::default()).unwrap_or_default();
+    match key {
+        Some(key) if error.message().starts_with("unknown key") && settings.get(&key).is_some() => {
+            error.with_hint(format!("write `{key}` below the line `[duel]`, or as `duel.{key}`"))
+        }
+        _ => error,
+    }
+}
+
+/// What is said of a model that duels itself.
+pub(crate) const BOTH_SIDES: &str =
+    "both sides are the same model: a duel cannot tell them apart (`albedo calibrate` measures its noise)";
+
+/// What `judge` is called on a panel.
+pub(crate) fn label(judge: &PluginConfig<dyn Judge>) -> &str {
+    judge.settings().get("label").and_then(Value::as_str).unwrap_or(judge.name())
+}
+
 impl DuelConfig {
     /// Reads the file at `path`.
     ///
     /// # Errors
     /// As [`read`](super::read).
     pub fn read(path: &Path) -> Result<Self> {
-        Ok(Self { folder: file::folder(path).to_owned(), ..file::read(path)? })
+        let read: Self = file::read(path).map_err(elsewhere)?;
+        Ok(Self { folder: file::folder(path).to_owned(), ..read })
     }
 
     /// Reads the configuration in `text`.
@@ -113,7 +148,7 @@ impl DuelConfig {
     /// # Errors
     /// As [`parse`](super::parse).
     pub fn parse(text: &str) -> Result<Self> {
-        file::parse(text)
+        file::parse(text).map_err(elsewhere)
     }
 
     /// Keeps the configuration in `duel`, a folder that holds no duel yet, and is
@@ -190,6 +225,36 @@ impl DuelConfig {
             Error::new(ErrorKind::DataInvalid, READ, error.to_string()).with("path", path.display())
         })?;
         Ok(SavedDuel(saved))
+    }
+
+    /// What each judge is called: its setting `label` if it has one, else its plugin's
+    /// name.
+    pub fn judge_labels(&self) -> impl Iterator<Item = &str> {
+        self.judges.iter().map(label)
+    }
+
+    /// What is well-formed and probably not meant, each in one line: both sides are one
+    /// model, or they look exchanged. Nothing outside is looked at.
+    pub fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        let (king, challenger) = (&self.king, &self.challenger);
+        let same = (&king.path, &king.name, &king.reference, &king.backend)
+            == (&challenger.path, &challenger.name, &challenger.reference, &challenger.backend);
+        if same {
+            doubts.push(BOTH_SIDES.to_owned());
+        }
+        let mentions = |side: &ModelConfig, word: &str| {
+            side.place().is_some_and(|place| place.to_ascii_lowercase().contains(word))
+        };
+        let exchanged = (mentions(king, "challenger") && !mentions(king, "king"))
+            || (mentions(challenger, "king") && !mentions(challenger, "challenger"));
+        if exchanged && !same {
+            let [king, challenger] = [king, challenger].map(|side| side.place().unwrap_or_default());
+            doubts.push(format!(
+                "the king is `{king}` and the challenger is `{challenger}`: the sides look exchanged"
+            ));
+        }
+        doubts
     }
 
     /// Checks every setting, also of the plugins that plugins name, without

@@ -30,6 +30,11 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
 pub(super) fn bytes(path: &Path) -> Result<Vec<u8>> {
     let io = |error| Error::io(READ, path, error);
     let mut bytes = Vec::new();
+    if path.is_dir() {
+        return Err(Error::new(ErrorKind::ConfigInvalid, READ, "it is a folder")
+            .with("path", path.display())
+            .with_hint("name the file in it, for example `duel.toml`"));
+    }
     File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(io)?;
     if bytes.len() as u64 > MAX_BYTES {
         let message = format!("the file has more than {MAX_BYTES} bytes");
@@ -50,7 +55,11 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
     let invalid = |path: &str, error: &toml::de::Error| {
         let message = error.message().lines().collect::<Vec<_>>().join(", ");
         let line = error.span().and_then(|span| text.get(..span.start));
-        let error = mistake(READ, path, &message);
+        let error = match mistake(READ, path, &message) {
+            error if message == "duplicate key" => error
+                .with_hint("it stands twice; of a list, write each table as `[[name]]`, with two brackets"),
+            error => error,
+        };
         match line {
             Some(before) => error.with("line", before.matches('\n').count() + 1),
             None => error,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::duel::label;
 use super::hubs::CheckedHubs;
 use super::{DuelConfig, ModelConfig};
 use crate::registry::{CheckContext, Checked};
@@ -39,6 +40,7 @@ impl DuelConfig {
         }
         let cx = CheckContext::new(registry);
         let hubs = self.checked_hubs(&cx)?;
+        self.check_panel()?;
         cx.plugins("screens", self.screens.as_deref().unwrap_or_default())?;
         Ok(CheckedDuel {
             hubs,
@@ -46,6 +48,24 @@ impl DuelConfig {
             tasks: cx.plugin("tasks", &self.tasks)?,
             judges: cx.plugins("judges", &self.judges)?,
         })
+    }
+
+    /// A panel has a judge, and none twice. Two whose settings are written otherwise
+    /// and mean the same are found when they are built.
+    fn check_panel(&self) -> Result<()> {
+        let invalid = |message: String| Error::new(ErrorKind::ConfigInvalid, "check the panel", message);
+        if self.judges.is_empty() {
+            let error = invalid("there is no judge".into()).with("key", "judges");
+            return Err(error.with_hint("name at least one: a table `[[judges]]`"));
+        }
+        for (place, judge) in self.judges.iter().enumerate() {
+            if self.judges[..place].contains(judge) {
+                let error = invalid(format!("judge `{}` is on the panel twice", label(judge)));
+                let error = error.with("key", format!("judges[{place}]"));
+                return Err(error.with_hint("one judge is one voice: remove one"));
+            }
+        }
+        Ok(())
     }
 
     fn checked_hubs(&self, cx: &CheckContext<'_>) -> Result<CheckedHubs> {
@@ -98,9 +118,13 @@ impl DuelConfig {
         let cx = cx.relative_to(&self.folder);
         let CheckedDuel { hubs, backends, tasks, judges } = self.checked(cx.registry())?;
         let tasks = tasks.build(&cx).await?;
-        let judges = build_all(judges, &cx).await?;
+        let mut panel = Vec::with_capacity(judges.len());
+        for (judge, label) in judges.into_iter().zip(self.judge_labels()) {
+            let built: Arc<dyn Judge> = judge.build(&cx).await.map_err(|error| error.with("judge", label))?;
+            panel.push(built);
+        }
         let [king, challenger] = self.load(hubs, backends, &cx).await?;
-        let builder = Duel::builder(king, challenger).tasks(tasks).judges(judges);
+        let builder = Duel::builder(king, challenger).tasks(tasks).judges(panel);
         Ok(builder.settings(self.duel.clone()).build(crate::build()))
     }
 
@@ -129,19 +153,36 @@ impl DuelConfig {
             Backends::Each([king, challenger]) => [king.build(cx).await?, challenger.build(cx).await?],
         };
         let text = hubs.local(&self.king.model()?, cx).await?;
-        let source = |model: ModelRef, parameters| ModelSource {
-            parameters,
-            ..ModelSource::new(model).with_text_from(text.clone())
+        let source = |model: ModelRef, parameters| {
+            // A server keeps its tokenizer to itself: a model that runs here has its own.
+            let shared = !matches!(text, ModelRef::Served(_)) || matches!(model, ModelRef::Served(_));
+            let source = ModelSource { parameters, ..ModelSource::new(model) };
+            if shared { source.with_text_from(text.clone()) } else { source }
         };
         let king = source(text.clone(), self.king.parameters);
-        let king = Contestant::load(Side::King, &kings, &king, cx.call()).await?;
+        let king = load(Side::King, &kings, &king, cx).await?;
         if self.challenger == self.king {
             return Ok([king.clone(), king]);
         }
         let challenger = hubs.local(&self.challenger.model()?, cx).await?;
         let challenger = source(challenger, self.challenger.parameters);
-        Ok([king, Contestant::load(Side::Challenger, &challengers, &challenger, cx.call()).await?])
+        Ok([king, load(Side::Challenger, &challengers, &challenger, cx).await?])
     }
+}
+
+/// Loads a contestant; says of a folder that is not there what else can name a model.
+async fn load(
+    side: Side,
+    backend: &Arc<dyn ModelBackend>,
+    source: &ModelSource,
+    cx: &BuildContext<'_>,
+) -> Result<Contestant> {
+    Contestant::load(side, backend, source, cx.call()).await.map_err(|error| match &source.model {
+        ModelRef::Folder(folder) if error.kind() == ErrorKind::NotFound && !folder.exists() => error.with_hint(
+            "check the path, a folder on this machine; `name` names a model at a server, `ref` one in a hub",
+        ),
+        _ => error,
+    })
 }
 
 pub(super) async fn build_all<R: ?Sized + Role>(

@@ -162,6 +162,24 @@ struct Bars {
     decided: ProgressBar,
 }
 
+/// The bars on this process's terminal, so that a line of anybody's stands above them
+/// instead of being drawn over.
+static SHOWN: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
+/// Writes `line` to standard error, above the bars of a running duel if there are any.
+/// A standard error that is closed is no reason to stop.
+pub fn say(line: &str) {
+    let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*shown {
+        Some(bars) => bars.suspend(|| drop(writeln!(io::stderr(), "{line}"))),
+        None => drop(writeln!(io::stderr(), "{line}")),
+    }
+}
+
+fn show(bars: Option<MultiProgress>) {
+    *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = bars;
+}
+
 impl Default for Progress {
     fn default() -> Self {
         Self { terminal: io::stderr().is_terminal(), state: Mutex::default() }
@@ -175,6 +193,7 @@ impl Progress {
             for bar in [&bars.replies, &bars.answers, &bars.decided] {
                 bar.finish_and_clear();
             }
+            show(None);
         }
     }
 
@@ -216,6 +235,7 @@ impl Bars {
         for bar in [&bars.replies, &bars.answers, &bars.decided] {
             bar.tick();
         }
+        show(Some(bars.all.clone()));
         bars
     }
 

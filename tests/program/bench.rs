@@ -83,7 +83,7 @@ fn a_batch_is_as_large_as_its_case() {
 fn what_is_wrong_from_the_start_is_said_in_one_line() {
     for (arguments, code, expected) in [
         (&["bench", "no/such/model"][..], 66, "no/such/model"),
-        (&["bench", KING, "--set", "max_bach=3"], 78, "unknown field `max_bach`"),
+        (&["bench", KING, "--set", "max_bach=3"], 78, "unknown key `max_bach`"),
         (&["bench", KING, "--backend", "brun"], 78, "did you mean `burn`?"),
     ] {
         let output = albedo(arguments.iter().copied());

@@ -63,8 +63,7 @@ fn a_mistake_is_refused_with_its_whole_path() {
         (
             "base_url = \"http://localhost",
             "base_ulr = \"http://localhost",
-            &["unknown field `base_ulr`", "judges[0].backend.order[1].base_ulr", "did you mean `base_url`?"]
-                [..],
+            &["unknown key `base_ulr`", "judges[0].backend.order[1].base_ulr", "did you mean `base_url`?"][..],
         ),
         // A wrong value there.
         (

@@ -145,7 +145,7 @@ fn what_is_wrong_from_the_start_is_said_in_one_line() {
         (&[KING, "--prompt", "a", "--output", "Cargo.toml"], 78, "the file is not empty"),
         (&[KING, "--prompt", "a", "--output", "no/such/folder/file"], 66, "no/such/folder/file"),
         (&[KING, "--prompt", "a", "--backend", "brun"], 78, "did you mean `burn`?"),
-        (&[KING, "--prompt", "a", "--set", "max_bach=3"], 78, "unknown field `max_bach`"),
+        (&[KING, "--prompt", "a", "--set", "max_bach=3"], 78, "unknown key `max_bach`"),
         (&[KING, "--prompt", "a", "--device", "abacus"], 78, "abacus"),
         (&[KING, "--prompt", "a", "--device", "cpu", "--set", "device=cpu"], 78, "`device` is set twice"),
         (&[KING, "--prompt", "a", "--temperature", "-1"], 78, "temperature is -1"),

@@ -172,7 +172,7 @@ fn a_key_that_nobody_knows() {
     let config = fs::read_to_string(demo().join("duel.toml")).expect("reads");
     for (old, new, expected) in [
         ("samples = 64", "sampels = 64", "key: duel.sampels"),
-        ("max_batch", "max_bach", "unknown field `max_bach`"),
+        ("max_batch", "max_bach", "unknown key `max_bach`"),
         ("[king]", "[[king]]", "king"),
         ("seed = 0", "seed = ", "line: "),
     ] {
@@ -205,18 +205,15 @@ fn a_folder_that_holds_a_duel_already() {
 #[test]
 fn a_demo_that_is_not_there_says_where_it_was_looked_for() {
     let elsewhere = tempfile::tempdir().expect("a folder");
-    let run = |pack: Option<&Path>| {
+    let run = |pack: &Path| {
         let mut command = command(["duel", "--demo", "--judge", "nobody"]);
-        command.current_dir(elsewhere.path());
-        if let Some(pack) = pack {
-            command.env("ALBEDO_DEMO_DIR", pack);
-        }
+        command.current_dir(elsewhere.path()).env("ALBEDO_DEMO_DIR", pack);
         command.output().expect("albedo starts")
     };
-    let lost = run(None);
+    let lost = run(Path::new("nowhere"));
     assert_eq!(lost.status.code(), Some(66));
     assert!(error(&lost).contains("set ALBEDO_DEMO_DIR to the pack's folder"), "{}", error(&lost));
-    let found = run(Some(&demo()));
+    let found = run(&demo());
     assert!(error(&found).contains("no judge named `nobody`"), "{}", error(&found));
 }
 
@@ -247,7 +244,7 @@ fn a_remote_model_that_cannot_be_reached() {
         (
             "name = \"routes\"\norder = [{ name = \"openai\", preset = \"chute\" }]",
             78,
-            "unknown variant `chute`",
+            "unknown value `chute`",
         ),
         ("name = \"routes\"\norder = []", 78, "`order` names no backend"),
     ] {

@@ -6,6 +6,7 @@ use std::path::Path;
 use albedo::backends::openai::scripted::{Answer, ScriptedServer};
 use serde_json::Value;
 
+use crate::panel::Question;
 use crate::run::{albedo, command, demo, error, stdout};
 
 const DIGITS: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -48,6 +49,87 @@ async fn two_served_models_duel_from_a_configuration() {
     let report: Value = serde_json::from_str(&stdout(&output.expect("ends"))).expect("JSON");
     assert!(report["verdict"]["margin"].as_f64().expect("a margin") > 0.0, "{report}");
     stdout(&albedo(["record", "verify", &out]));
+
+    // The same replies before another judge: nobody is asked again.
+    let asked = server.seen().len();
+    let replay = format!("{{ name = \"replay\", record = {out:?} }}");
+    let path = config(folder.path(), "king.name = \"king\"\nchallenger.name = \"challenger\"", &replay);
+    let again = folder.path().join("again").to_str().expect("UTF-8").to_owned();
+    let rejudged =
+        albedo(["duel", "--config", &path, "--judge", "reference-action", "--out", &again, "--json"]);
+    let report: Value = serde_json::from_str(&stdout(&rejudged)).expect("JSON");
+    assert_eq!(report["verdict"]["judges"][0]["judge"], "reference-action");
+    assert_eq!(server.seen().len(), asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_runs_here_duels_one_behind_a_server_and_either_is_measured() {
+    let server = ScriptedServer::start(|seen| {
+        if seen.path.ends_with("/models") {
+            return Answer::models(&["owner/keeps-the-form"]);
+        }
+        Answer::reply("THOUGHT: I look at the files.\n\n```bash\nls -la\n```")
+    });
+    let (server, folder) = (server.await.expect("starts"), tempfile::tempdir().expect("a folder"));
+    let openai = format!("{{ name = \"openai\", base_url = {:?}, stream = false }}", server.base_url());
+    let models = demo().join("models/king");
+    let contestants = format!(
+        "king.path = {:?}\nchallenger = {{ name = \"owner/keeps-the-form\", backend = {openai} }}",
+        models.to_str().expect("UTF-8"),
+    );
+    let path = config(folder.path(), &contestants, "{ name = \"burn\" }");
+    let text = fs::read_to_string(&path).expect("reads") + "generation.max_new_tokens = 16\n";
+    fs::write(&path, text).expect("writes");
+    let out = folder.path().join("duel").to_str().expect("UTF-8").to_owned();
+    let mut duel = command(["duel", "--config", &path, "--out", &out, "--json"]);
+    let url = format!("base_url={}", server.base_url());
+    let mut bench = command(["bench", "name:owner/keeps-the-form", "--backend", "openai", "--set", &url]);
+    bench.args(["--set", "stream=false", "--run", "2x64+4", "--prefill", "1x64", "--rounds", "1", "--json"]);
+    let run = move || [duel.output().expect("albedo starts"), bench.output().expect("albedo starts")];
+    let [duel, bench] = tokio::task::spawn_blocking(run).await.expect("ends");
+    let report: Value = serde_json::from_str(&stdout(&duel)).expect("JSON");
+    assert_eq!(report["verdict"]["samples"], 4, "{report}");
+    stdout(&albedo(["record", "verify", &out]));
+
+    let figures: Value = serde_json::from_str(&stdout(&bench)).expect("JSON");
+    // The server says that every prompt has seven tokens, and that a reply has one a word.
+    assert_eq!(figures["cases"][0]["tokens_read"], 7, "{figures}");
+    assert_eq!(figures["cases"][1]["tokens_read"], 14, "{figures}");
+    assert!(figures["cases"][1]["seconds"]["median"].as_f64().is_some_and(|seconds| seconds > 0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_judge_that_follows_the_order_and_a_model_that_duels_itself_are_named() {
+    let server = ScriptedServer::start(|seen| {
+        if seen.path.ends_with("/models") {
+            return Answer::models(&["owner/model", "judge"]);
+        }
+        if seen.body["model"] == "judge" {
+            return Answer::reply(&Question::read(seen).answer("first"));
+        }
+        // Another text every time, so that no pair is a tie without asking.
+        Answer::reply(&format!("ls {}", seen.number))
+    });
+    let (server, folder) = (server.await.expect("starts"), tempfile::tempdir().expect("a folder"));
+    let openai = format!("{{ name = \"openai\", base_url = {:?}, stream = false }}", server.base_url());
+    let path =
+        config(folder.path(), "king.name = \"owner/model\"\nchallenger.name = \"owner/model\"", &openai);
+    let judge = format!("{{ name = \"chat\", label = \"biased\", model = \"judge\", backend = {openai} }}");
+    let text = fs::read_to_string(&path).expect("reads");
+    let text = text.replace("{ name = \"protocol\" }", &judge).replace("samples = 4", "samples = 8");
+    fs::write(&path, text).expect("writes");
+    let out = folder.path().join("duel").to_str().expect("UTF-8").to_owned();
+    let mut duel = command(["duel", "--config", &path, "--out", &out]);
+    let output =
+        tokio::task::spawn_blocking(move || duel.output().expect("albedo starts")).await.expect("ends");
+    stdout(&output);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    for words in [
+        "warning: both sides are the same model",
+        "warning: judge `biased` preferred another side in every pair",
+    ] {
+        assert_eq!(said.matches(words).count(), 1, "{said}");
+    }
 }
 
 #[test]

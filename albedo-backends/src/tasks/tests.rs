@@ -501,9 +501,9 @@ async fn it_is_built_by_name_from_strict_settings() {
     let tasks = build(json!({ "path": folder.path() })).await.expect("builds");
     assert_eq!(tasks.info().rows, 3);
     for (settings, reason) in [
-        (json!({}), "missing field `path`"),
+        (json!({}), "`path` is missing"),
         (json!({ "path": "" }), "`path` is empty"),
-        (json!({ "path": "a", "unhashed": true }), "unknown field `unhashed`"),
+        (json!({ "path": "a", "unhashed": true }), "unknown key `unhashed`"),
         (json!({ "path": "a", "manifest": "ab" }), "`ab` is not 64 hexadecimal digits"),
     ] {
         let error = build(settings).await.expect_err("refused");

@@ -55,14 +55,13 @@ pub(super) fn looks(cap: u32) -> Vec<u32> {
 /// Refuses a cap within which not even a challenger that wins every sample
 /// could be crowned.
 pub(super) fn check_cap(alpha: f64, cap: u32, null_margin: f64) -> Result<()> {
-    let (mut bets, mut evidence) = (Bets::new(alpha, cap), Wealth::ONE);
-    for _ in 0..cap {
-        evidence.multiply(1.0 + bets.next() * above(1.0, null_margin / 100.0));
-        bets.observe(1.0);
-        if evidence.reaches(1.0 / alpha) {
-            return Ok(());
-        }
+    if can_crown(alpha, cap, null_margin) {
+        return Ok(());
     }
+    let hint = match least_cap(alpha, cap, null_margin) {
+        Some(least) => format!("raise `samples` to at least {least}, or the alpha of `terms`"),
+        None => "lower the rule's `null_margin`, or raise the alpha of `terms`".to_owned(),
+    };
     Err(Error::new(
         ErrorKind::ConfigInvalid,
         "plan the duel",
@@ -71,8 +70,34 @@ pub(super) fn check_cap(alpha: f64, cap: u32, null_margin: f64) -> Result<()> {
     .with("cap", cap)
     .with("alpha", alpha)
     .with("null_margin", null_margin)
-    .with_hint("raise `samples`, or the alpha of `terms`"))
+    .with_hint(hint))
 }
+
+/// Whether winning every sample within `cap` is evidence enough.
+fn can_crown(alpha: f64, cap: u32, null_margin: f64) -> bool {
+    let (mut bets, mut evidence) = (Bets::new(alpha, cap), Wealth::ONE);
+    (0..cap).any(|_| {
+        evidence.multiply(1.0 + bets.next() * above(1.0, null_margin / 100.0));
+        bets.observe(1.0);
+        evidence.reaches(1.0 / alpha)
+    })
+}
+
+/// The least cap above `cap` that allows a crown; none below [`LARGEST_ADVISED`].
+fn least_cap(alpha: f64, cap: u32, null_margin: f64) -> Option<u32> {
+    let (mut low, mut high) = (cap, cap.max(1));
+    while !can_crown(alpha, high, null_margin) {
+        (low, high) = (high, high.checked_mul(2).filter(|high| *high <= LARGEST_ADVISED)?);
+    }
+    while high - low > 1 {
+        let middle = u32::midpoint(low, high);
+        if can_crown(alpha, middle, null_margin) { high = middle } else { low = middle }
+    }
+    Some(high)
+}
+
+/// The largest number of samples that an error advises. Source: chosen by albedo.
+const LARGEST_ADVISED: u32 = 100_000;
 
 /// What `sequential` decided on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -392,8 +417,13 @@ mod tests {
     fn a_cap_that_cannot_reach_the_evidence_is_refused() {
         assert!(check_cap(0.05, 5, 0.0).is_ok());
         let error = check_cap(0.05, 4, 0.0).expect_err("1.9^4 is 13").to_string();
-        assert!(error.contains("cap: 4, alpha: 0.05") && error.contains("raise `samples`"), "{error}");
-        assert!(check_cap(0.05, 64, 99.0).is_err());
+        assert!(error.contains("cap: 4, alpha: 0.05") && error.contains("to at least 5,"), "{error}");
+        let error = check_cap(0.05, 64, 99.0).expect_err("out of reach").to_string();
+        assert!(error.contains("to at least") || error.contains("lower the rule's `null_margin`"), "{error}");
+        for (alpha, cap, null) in [(0.05, 1, 0.0), (1e-6, 3, 0.0), (0.05, 2, 40.0)] {
+            let least = least_cap(alpha, cap, null).expect("there is one");
+            assert!(can_crown(alpha, least, null) && !can_crown(alpha, least - 1, null), "{least}");
+        }
         assert!(check_cap(2e-4, cap(2e-4), 50.0).is_ok());
     }
 

@@ -156,7 +156,9 @@ impl DuelBuilder {
                 .with("samples", samples)
                 .with_hint("lower `samples` or use more tasks"));
         }
-        let longest = king.model().context_length;
+        let [longest, shorter] = [king, challenger].map(|side| side.model().context_length);
+        // Between a server and a model that runs here, nobody is charged for a limit.
+        let longest = if are_comparable(king, challenger) { longest } else { longest.min(shorter) };
         let context_tokens = settings.context_tokens.unwrap_or(longest);
         if context_tokens > longest || context_tokens <= settings.generation.max_new_tokens {
             return Err(Error::new(ErrorKind::ConfigInvalid, PLAN, "the context does not fit")
@@ -165,7 +167,6 @@ impl DuelBuilder {
                 .with("max_new_tokens", settings.generation.max_new_tokens)
                 .with_hint("lower `context_tokens` or `generation.max_new_tokens`"));
         }
-        let shorter = challenger.model().context_length;
         if shorter < context_tokens {
             // Else a contestant could choose which tasks are too long for the duel.
             let message = "the challenger's context is shorter than the duel's, which is the king's";
@@ -222,7 +223,16 @@ fn begun_rule_version(events: &[JournalEvent]) -> RuleVersion {
     begun.unwrap_or(RuleVersion::NEWEST)
 }
 
+/// Whether architecture, tokenizer and context of the sides can be compared: both run
+/// here, or of both only their servers know what they are.
+fn are_comparable(king: &Contestant, challenger: &Contestant) -> bool {
+    king.model().is_opaque() == challenger.model().is_opaque()
+}
+
 fn check_contestants(king: &Contestant, challenger: &Contestant) -> Result<()> {
+    if !are_comparable(king, challenger) {
+        return Ok(());
+    }
     let (king, challenger) = (king.model(), challenger.model());
     if king.architecture != challenger.architecture {
         return Err(Error::new(ErrorKind::Unsupported, PLAN, "the challenger has another architecture")

@@ -85,7 +85,7 @@ pub(super) async fn preflight(
     let asked: Result<Vec<_>> = join_all(asked).await.into_iter().collect();
     let (outcomes, reasons): (Vec<_>, Vec<_>) = asked?.into_iter().unzip();
     let failed: Vec<_> = reasons.into_iter().flatten().collect();
-    check_quorum(judges.len() - failed.len(), judges.len(), canaries, &failed)?;
+    check_quorum(judges.len(), &outcomes, canaries, &failed)?;
     Ok(Preflight { key, judges: outcomes })
 }
 
@@ -150,20 +150,35 @@ fn canaries(settings: &DuelSettings) -> Result<CanarySettings> {
         .ok_or_else(|| Error::new(ErrorKind::ConfigInvalid, OPERATION, "the settings have no `canaries`"))
 }
 
-fn check_quorum(left: usize, all: usize, canaries: CanarySettings, failed: &[String]) -> Result<()> {
-    if left >= canaries.quorum as usize {
+/// Refuses a panel of `all` judges of which `watched` left too few, for the `reasons`.
+/// Who gave no readable answer may give one when it is asked again; who answered
+/// wrongly stays off the panel of this duel.
+fn check_quorum(
+    all: usize,
+    watched: &[JudgePreflight],
+    canaries: CanarySettings,
+    reasons: &[String],
+) -> Result<()> {
+    let lost = watched.iter().filter(|judge| !judge.passed()).count();
+    let failed = watched.iter().filter(|judge| judge.outcomes.contains(&CanaryOutcome::Failed)).count();
+    let (left, quorum) = (all - lost, canaries.quorum as usize);
+    if left >= quorum {
         return Ok(());
     }
-    Err(Error::new(
-        ErrorKind::Unavailable,
-        OPERATION,
-        "too few judges are left for the quorum: there is no duel",
-    )
-    .with("left", left)
-    .with("of", all)
-    .with("quorum", canaries.quorum)
-    .with("not on the panel", failed.join("; "))
-    .with_hint("try again when the judges answer, or ask other judges"))
+    let error = if all - failed >= quorum {
+        let message = "too few judges are left for the quorum: there is no duel";
+        Error::new(ErrorKind::Unavailable, OPERATION, message)
+            .with_hint("try again when the judges answer, or begin a duel with others")
+    } else {
+        let message = "too many judges answered a canary wrongly for the quorum: there is no duel";
+        Error::new(ErrorKind::ConfigInvalid, OPERATION, message)
+            .with_hint("begin a new duel with other judges; `albedo judge try` shows what one answers")
+    };
+    Err(error
+        .with("left", left)
+        .with("of", all)
+        .with("quorum", quorum)
+        .with("not on the panel", reasons.join("; ")))
 }
 
 /// What of `judges` the preflight leaves, and what the plan says of it.
@@ -183,7 +198,7 @@ pub(super) fn panel(
         .collect();
     let failed = preflight.judges.iter().filter(|judge| !judge.passed());
     let failed: Vec<_> = failed.map(|judge| judge.judge.name.clone()).collect();
-    check_quorum(left.len(), all, canaries, &failed)?;
+    check_quorum(all, &preflight.judges, canaries, &failed)?;
     Ok((left, CanaryPlan { settings: canaries, preflight }))
 }
 

@@ -453,7 +453,7 @@ fn lock(journal: &File, path: &Path) -> Result<()> {
     journal.try_lock().map_err(|error| match error {
         fs::TryLockError::WouldBlock => {
             Error::new(ErrorKind::Conflict, "lock the journal", "another process has it open")
-                .with_fault(Fault::Operator)
+                .with_fault(Fault::Infrastructure)
                 .with("path", path.display())
                 .with_hint("wait until it ends, or end it")
         }

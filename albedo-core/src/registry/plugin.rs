@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::names::mistake;
+use super::words::mistake;
 use super::{BuildContext, CheckContext, PluginInfo, Role};
 use crate::error::Result;
 

@@ -62,7 +62,7 @@ fn an_unknown_name_lists_the_known_and_the_nearest() {
 fn an_unknown_key_is_refused_with_its_name() {
     let error = registry().check::<dyn Judge>("protocol", &json!({"dept": 1})).expect_err("no such key");
     assert_eq!(error.kind(), ErrorKind::ConfigInvalid);
-    assert!(error.to_string().contains("unknown field `dept`"), "{error}");
+    assert!(error.to_string().contains("unknown key `dept`"), "{error}");
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn plugins_that_plugins_name_are_checked_with_the_path() {
             "more[0].backend.order[1].order[1]._dept",
         ),
         (json!({ "name": "borken" }), "did you mean `broken`?", "more[0].backend.order[1].order[1]"),
-        (json!({ "nam": "broken" }), "missing field `name`", "more[0].backend.order[1].order[1]"),
+        (json!({ "nam": "broken" }), "`name` is missing", "more[0].backend.order[1].order[1]"),
         (json!({ "name": "routes", "order": [] }), "names no backend", "more[0].backend.order[1].order[1]"),
     ] {
         let error = registry.check::<dyn Judge>("ask", judge(routes(inner))).expect_err(words);

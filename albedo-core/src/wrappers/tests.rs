@@ -555,14 +555,14 @@ async fn routes_are_built_from_configuration() {
     assert_eq!((error.kind(), error.fault()), (ErrorKind::NotFound, Fault::Operator));
     assert!(error.to_string().contains("route: known 1"), "{error}");
     for (config, words) in [
-        (json!({}), "missing field `order`"),
+        (json!({}), "`order` is missing"),
         (json!({ "order": [] }), "`order` names no backend"),
         (json!({ "order": [{ "name": "knwon" }] }), "did you mean `known`?"),
         (
             json!({ "order": [{ "name": "known", "regoin": "x" }] }),
             "key: order[0].regoin); did you mean `region`?",
         ),
-        (json!({ "order": [{ "name": "known" }], "retries": 3 }), "unknown field `retries`"),
+        (json!({ "order": [{ "name": "known" }], "retries": 3 }), "unknown key `retries`"),
         (json!({ "order": [{ "name": "known" }], "retry": { "attempts": 0 } }), "`retry.attempts`"),
     ] {
         let error = build(config).await.expect_err(words);

@@ -3,8 +3,8 @@
 //! disguise, with fixed seeds.
 //!
 //! ```console
-//! cargo run --release --workspace --example screen_attacks -- KING HONEST [--store FILE] [--json FILE]
-//! cargo run --release --workspace --example screen_attacks -- --synthetic [--json FILE]
+//! cargo run --release -p albedo-judges --example screen_attacks -- KING HONEST [--store FILE] [--json FILE]
+//! cargo run --release -p albedo-judges --example screen_attacks -- --synthetic [--json FILE]
 //! ```
 //!
 //! KING is a model folder, HONEST a folder of fine-tunes of it, as

@@ -167,7 +167,7 @@ fn what_can_change_an_answer_is_part_of_the_identity() {
 fn mistakes_in_the_settings_are_named() {
     let registry = Registry::linked().expect("links");
     for (settings, expected) in [
-        (json!({}), "missing field `backend`"),
+        (json!({}), "`backend` is missing"),
         (json!({ "backend": { "name": "x" } }), "set one of `model`, `path`"),
         (
             json!({ "backend": { "name": "x" }, "model": "m", "path": "p" }),

@@ -1,7 +1,7 @@
 use super::*;
 
 const SMALL: &str = r#"
-    judges = []
+    judges = [{ name = "protocol" }]
     king.path = "k"
     challenger.path = "c"
     tasks.name = "parquet"
@@ -57,11 +57,11 @@ fn the_guides_panel_is_well_formed() {
 #[test]
 fn mistakes_are_named_with_their_path() {
     for (line, expected) in [
-        ("duel.sampels = 3", "unknown field `sampels`"),
+        ("duel.sampels = 3", "unknown key `sampels`"),
         ("duel.sampels = 3", "key: duel.sampels"),
         ("duel.generation.max_new_tokens = \"many\"", "key: duel.generation.max_new_tokens"),
         ("king.parameters = \"abc\"", "is not 64 hexadecimal digits"),
-        ("duel.rule = { name = \"majority\" }", "unknown variant `majority`"),
+        ("duel.rule = { name = \"majority\" }", "unknown value `majority`"),
         ("duel.seed = -1", "a seed is not negative"),
         ("duel = ", "line: 6"),
     ] {
@@ -71,7 +71,7 @@ fn mistakes_are_named_with_their_path() {
         assert!(!error.to_string().contains('\n'), "{error}");
     }
     let error = DuelConfig::parse("judges = []").expect_err("no king");
-    assert!(error.to_string().contains("missing field `king`"), "{error}");
+    assert!(error.to_string().contains("`king` is missing"), "{error}");
 }
 
 #[test]
@@ -95,6 +95,55 @@ fn each_side_may_have_a_backend_of_its_own() {
         let error = check(lines).expect_err(words);
         assert!(error.to_string().contains(words), "{error}");
     }
+}
+
+#[test]
+fn a_panel_has_a_judge_and_none_twice() {
+    let registry = Registry::linked().expect("links");
+    let check = |judges: &str| {
+        let text = SMALL.replace("[{ name = \"protocol\" }]", judges);
+        DuelConfig::parse(&format!("{text}\ntasks.path = \"t\"")).expect("reads").check(&registry)
+    };
+    let error = check("[]").expect_err("nobody").to_string();
+    assert!(error.contains("there is no judge (key: judges)"), "{error}");
+    let twice = "[{ name = \"protocol\" }, { name = \"reference-action\" }, { name = \"protocol\" }]";
+    let error = check(twice).expect_err("twice").to_string();
+    assert!(error.contains("`protocol` is on the panel twice (key: judges[2])"), "{error}");
+    let required = "[{ name = \"protocol\" }, { name = \"protocol\", required_parts = [\"ANSWER:\"] }]";
+    check(required).expect("two voices");
+}
+
+#[test]
+fn what_is_probably_not_meant_is_said() {
+    let doubts = |sides: &str| {
+        let rest = "judges = []\ntasks.name = \"parquet\"";
+        DuelConfig::parse(&format!("{sides}\n{rest}")).expect("reads").doubts()
+    };
+    let sides = |king: &str, challenger: &str| doubts(&format!("king = {king}\nchallenger = {challenger}"));
+    assert_eq!(sides("{ path = \"m/king\" }", "{ path = \"m/challenger\" }"), [""; 0]);
+    assert_eq!(sides("{ name = \"a\" }", "{ name = \"a\" }"), [BOTH_SIDES]);
+    assert_eq!(
+        sides("{ path = \"kings/a\" }", "{ path = \"kings/b\" }"),
+        [""; 0],
+        "only the last part counts"
+    );
+    for [king, challenger] in [
+        ["{ path = \"m/challenger\" }", "{ path = \"m/king\" }"],
+        ["{ path = \"a\" }", "{ path = \"m/the-king\" }"],
+        ["{ name = \"org/Challenger-4B\" }", "{ path = \"b\" }"],
+    ] {
+        let said = sides(king, challenger);
+        assert!(matches!(&said[..], [one] if one.contains("look exchanged")), "{said:?}");
+    }
+}
+
+#[test]
+fn a_judge_is_called_by_its_label() {
+    let config = DuelConfig::parse(
+        "king.path = \"k\"\nchallenger.path = \"c\"\ntasks.name = \"t\"\n\
+         judges = [{ name = \"chat\", label = \"glm\" }, { name = \"protocol\" }]",
+    );
+    assert_eq!(config.expect("reads").judge_labels().collect::<Vec<_>>(), ["glm", "protocol"]);
 }
 
 /// `fixtures/` has what the first version wrote and read.
