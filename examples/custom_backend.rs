@@ -357,7 +357,7 @@ async fn main() -> albedo::Result<()> {
     for judge in &report.verdict.judges {
         println!("{:<21}{:+.1} points", judge.judge, judge.margin);
     }
-    println!("{:?}: margin {:+.1} points", report.verdict.outcome, report.verdict.margin);
+    println!("{}: margin {:+.1} points", report.verdict.outcome, report.verdict.margin);
     fs::remove_dir_all(&folder).map_err(|error| Error::io("remove the models", &folder, error))
 }
 

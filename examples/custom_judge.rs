@@ -104,6 +104,6 @@ async fn main() -> albedo::Result<()> {
     for judge in &report.verdict.judges {
         println!("{:<17}{:+.1} points", judge.judge, judge.margin);
     }
-    println!("{:?}: margin {:+.1} points", report.verdict.outcome, report.verdict.margin);
+    println!("{}: margin {:+.1} points", report.verdict.outcome, report.verdict.margin);
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use albedo::config::DuelConfig;
 use albedo::prelude::*;
 use albedo::record::JournalEvent;
-use albedo::report::{self, EventFile, ProgressLines};
+use albedo::report::{self, EventFile, Look, ProgressLines};
 use albedo::wrappers::Tally;
 
 #[tokio::main]
@@ -31,13 +31,14 @@ async fn main() -> albedo::Result<()> {
         tally.on(&event);
         let what = match event.kind {
             EventKind::Journal(JournalEvent::Opened { plan: frozen, .. }) => {
-                println!("{}", report::contestants(&frozen));
+                println!("{}", report::contestants(&frozen, [None, None], Look::of_stdout()));
                 plan = Some(frozen);
                 continue;
             }
             EventKind::Journal(JournalEvent::Ended { verdict, .. }) => {
                 if let Some(plan) = &plan {
-                    println!("\n{}", report::verdict(plan, &verdict, lines.tokens()));
+                    let look = Look::of_stdout();
+                    println!("\n{}", report::verdict(plan, &verdict, lines.tokens(), look, false));
                 }
                 continue;
             }

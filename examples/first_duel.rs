@@ -23,6 +23,6 @@ async fn main() -> albedo::Result<()> {
     let store = MemoryStore::default();
     let duel = Duel::builder(king, challenger).tasks(tasks).judge(judge).settings(settings);
     let report = duel.plan(&store, &cx).await?.run(&store, &cx).await?;
-    println!("{:?}: margin {:+.1} points", report.verdict.outcome, report.verdict.margin);
+    println!("{}: margin {:+.1} points", report.verdict.outcome, report.verdict.margin);
     Ok(())
 }

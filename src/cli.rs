@@ -1,12 +1,16 @@
 //! The `albedo` program as a function: [`main`] runs the command that the
 //! process was started with.
 
+use std::ffi::OsString;
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::report::EventFile;
 use crate::{CallContext, Error, ErrorKind, Fault, Result};
 
 mod backend;
@@ -39,14 +43,33 @@ mod wallet;
 
 pub use exit::Exit;
 
+/// What `albedo --version` says.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit: ",
+    env!("ALBEDO_COMMIT"),
+    "\nfeatures: ",
+    env!("ALBEDO_FEATURES"),
+    "\ntarget: ",
+    env!("ALBEDO_TARGET")
+);
+
 /// Duels between language models, with verdicts you can check.
 #[derive(Debug, Parser)]
-#[command(name = "albedo", version, max_term_width = 100, after_help = Exit::table())]
+#[command(name = "albedo", version, long_version = VERSION, max_term_width = 100, after_help = after_help())]
 struct Arguments {
     /// Write a log of this level to standard error: `error`, `warn`, `info`,
     /// `debug` or `trace`, or directives such as `albedo_core=debug,hyper=off`.
     #[arg(long, global = true, value_name = "LEVEL", env = "ALBEDO_LOG")]
     log: Option<String>,
+    /// Write every event to a new file, one JSON object per line: progress for programs
+    /// (docs/events.md).
+    #[arg(long, global = true, value_name = "FILE")]
+    events: Option<PathBuf>,
+    /// Whether output has colour: `auto` is on terminals, unless `NO_COLOR` or
+    /// `CLICOLOR=0` is set.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    color: ColorChoice,
     #[command(subcommand)]
     command: Command,
 }
@@ -55,9 +78,9 @@ struct Arguments {
 enum Command {
     /// Write a commented configuration to begin with.
     Init(init::Arguments),
-    /// Run a duel and record it.
+    /// Run a duel of two models, in folders or behind a server, and record it.
     Duel(duel::Arguments),
-    /// Estimate between-duel variance by running the king against itself.
+    /// Measure by how much duels differ without a reason: the king duels itself.
     Calibrate(calibrate::Arguments),
     /// Generate replies: to one prompt, or to a file of requests.
     Generate(generate::Arguments),
@@ -69,20 +92,20 @@ enum Command {
     /// Compute the fingerprint of a model and add it to a store.
     #[cfg(feature = "screens")]
     Fingerprint(fingerprint::Arguments),
-    /// Show, verify, audit, sign and confirm records of duels.
+    /// See why a duel was decided so; verify, audit, sign and confirm records.
     #[command(subcommand)]
     Record(record::Command),
     /// Append duels to a log that only grows, prove what is in it, and check one.
     #[command(subcommand)]
     Log(log::Command),
-    /// Check a configuration file, or print its JSON schema.
+    /// Check a configuration file; print every key, or the JSON schema.
     #[command(subcommand)]
     Config(config::Command),
     /// Make task sets of one's own.
     #[command(subcommand)]
     Tasks(tasks::Command),
-    /// Ask a judge about one pair of replies.
-    #[command(subcommand)]
+    /// Try a judge on one pair of replies, and see how to add one.
+    #[command(subcommand, after_help = judge::ADDING)]
     Judge(judge::Command),
     /// Look at a subnet's chain.
     #[cfg(feature = "chain")]
@@ -96,7 +119,8 @@ enum Command {
     #[cfg(feature = "chain")]
     #[command(subcommand)]
     Miner(miner::Command),
-    /// List the plugins of this program and their settings.
+    /// List what a configuration chooses by name: backends, judges, screens, rules, …,
+    /// with their settings.
     Plugins(plugins::Arguments),
     /// Write a crate with a plugin of its own, which is a program with every
     /// command.
@@ -120,8 +144,13 @@ enum Command {
 /// It starts a runtime of its own and handles the process's interrupts; call it
 /// from `main` and nowhere else.
 pub fn main() -> ExitCode {
-    let parsed = negative_numbers(Arguments::command()).try_get_matches();
-    let exit = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
+    let colour = colour(std::env::args_os());
+    if let Some(wanted) = wanted(colour) {
+        console::set_colors_enabled(wanted);
+        console::set_colors_enabled_stderr(wanted);
+    }
+    let matches = negative_numbers(Arguments::command().color(colour)).try_get_matches();
+    let exit = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => run(arguments).unwrap_or_else(|error| {
             output::print_error(&error);
             Exit::of(&error)
@@ -145,6 +174,45 @@ fn negative_numbers(command: clap::Command) -> clap::Command {
     command.mut_args(read).mut_subcommands(negative_numbers)
 }
 
+/// What `--color` says, read before the command line is: its mistakes have a colour, too.
+fn colour(arguments: impl Iterator<Item = OsString>) -> ColorChoice {
+    let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
+    while let Some(argument) = arguments.next().filter(|argument| argument != "--") {
+        let when = match argument.strip_prefix("--color") {
+            Some("") => arguments.next(),
+            Some(rest) => rest.strip_prefix('=').map(str::to_owned),
+            None => None,
+        };
+        if let Some(choice) = when.and_then(|when| ColorChoice::from_str(&when, false).ok()) {
+            return choice;
+        }
+    }
+    ColorChoice::Auto
+}
+
+/// Whether colour is wanted; none if the terminal decides.
+fn wanted(colour: ColorChoice) -> Option<bool> {
+    match colour {
+        ColorChoice::Auto => None,
+        ColorChoice::Always => Some(true),
+        ColorChoice::Never => Some(false),
+    }
+}
+
+/// What `albedo --help` ends with.
+fn after_help() -> String {
+    format!("{QUESTIONS}\n\n{}", Exit::table())
+}
+
+/// Where the first questions are answered.
+const QUESTIONS: &str = "\
+First questions:
+  see a duel                       albedo duel --demo
+  duel two models of a server      albedo duel --help
+  see why it was decided so        albedo record show DIR --explain
+  add or try a judge               albedo judge --help
+  every key of a configuration     albedo config reference";
+
 fn run(arguments: Arguments) -> Result<Exit> {
     if let Some(directives) = &arguments.log {
         write_log(directives)?;
@@ -153,29 +221,42 @@ fn run(arguments: Arguments) -> Result<Exit> {
         .enable_all()
         .build()
         .map_err(|error| Error::new(ErrorKind::ResourceExhausted, "start the program", error.to_string()))?;
-    let cx = CallContext::new();
+    let events = arguments.events.as_deref().map(EventFile::create).transpose()?.map(Arc::new);
+    let cx = match &events {
+        Some(events) => CallContext::new().with_events(events.clone()),
+        None => CallContext::new(),
+    };
     runtime.spawn(cancel_on_signal(cx.clone()));
-    match arguments.command {
-        Command::Duel(arguments) => runtime.block_on(duel::run(&arguments, &cx)),
-        Command::Calibrate(arguments) => runtime.block_on(calibrate::run(&arguments, &cx)),
-        Command::Generate(arguments) => runtime.block_on(generate::run(&arguments, &cx)),
-        Command::Bench(arguments) => runtime.block_on(bench::run(&arguments, &cx)),
+    let exit = dispatch(arguments.command, &runtime, &cx);
+    // What the command came to counts more than a file that could not be written.
+    match (exit, events.map_or(Ok(()), |events| events.finish())) {
+        (Ok(_), Err(error)) => Err(error),
+        (exit, _) => exit,
+    }
+}
+
+fn dispatch(command: Command, runtime: &tokio::runtime::Runtime, cx: &CallContext) -> Result<Exit> {
+    match command {
+        Command::Duel(arguments) => runtime.block_on(duel::run(&arguments, cx)),
+        Command::Calibrate(arguments) => runtime.block_on(calibrate::run(&arguments, cx)),
+        Command::Generate(arguments) => runtime.block_on(generate::run(&arguments, cx)),
+        Command::Bench(arguments) => runtime.block_on(bench::run(&arguments, cx)),
         #[cfg(feature = "screens")]
-        Command::Screen(arguments) => runtime.block_on(screen::run(&arguments, &cx)),
+        Command::Screen(arguments) => runtime.block_on(screen::run(&arguments, cx)),
         #[cfg(feature = "screens")]
-        Command::Fingerprint(arguments) => runtime.block_on(fingerprint::run(&arguments, &cx)),
-        Command::Record(command) => runtime.block_on(record::run(&command, &cx)),
-        Command::Log(command) => runtime.block_on(log::run(&command, &cx)),
+        Command::Fingerprint(arguments) => runtime.block_on(fingerprint::run(&arguments, cx)),
+        Command::Record(command) => runtime.block_on(record::run(&command, cx)),
+        Command::Log(command) => runtime.block_on(log::run(&command, cx)),
         Command::Init(arguments) => init::run(&arguments),
         Command::Tasks(command) => tasks::run(&command),
         Command::Config(command) => config::run(&command),
-        Command::Judge(command) => runtime.block_on(judge::run(&command, &cx)),
+        Command::Judge(command) => runtime.block_on(judge::run(&command, cx)),
         #[cfg(feature = "chain")]
-        Command::Chain(command) => runtime.block_on(chain::run(&command, &cx)),
+        Command::Chain(command) => runtime.block_on(chain::run(&command, cx)),
         #[cfg(feature = "chain")]
         Command::Wallet(command) => wallet::run(&command),
         #[cfg(feature = "chain")]
-        Command::Miner(command) => runtime.block_on(miner::run(&command, &cx)),
+        Command::Miner(command) => runtime.block_on(miner::run(&command, cx)),
         Command::Plugins(arguments) => plugins::run(&arguments),
         Command::New(arguments) => new::run(&arguments),
         Command::Completions(arguments) => shell::completions(&arguments, Arguments::command()),
@@ -194,7 +275,10 @@ fn write_log(directives: &str) -> Result<()> {
             .with_hint("set `--log` or ALBEDO_LOG to a level such as `info`")
     };
     let filter = EnvFilter::builder().parse(directives).map_err(|error| invalid(error.to_string()))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(console::colors_enabled_stderr())
+        .with_writer(io::stderr);
     log.try_init().map_err(|error| invalid(error.to_string()))
 }
 
@@ -233,5 +317,14 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         negative_numbers(Arguments::command()).debug_assert();
+    }
+
+    #[test]
+    fn colour_is_known_before_the_command_line_is_read() {
+        let choice = |line: &str| colour(line.split(' ').map(OsString::from));
+        assert_eq!(choice("albedo plugins --color never --nonsense"), ColorChoice::Never);
+        assert_eq!(choice("albedo --color=always duel"), ColorChoice::Always);
+        assert_eq!(choice("albedo --color purple"), ColorChoice::Auto);
+        assert_eq!(choice("albedo generate m --prompt x -- --color=never"), ColorChoice::Auto);
     }
 }

@@ -8,6 +8,7 @@
 //! | `key` | [`journal_key`]: which journals are this user's |
 //! | `admission` | [`AdmissionConfig`]: what a submission is screened with, and beside whom |
 //! | `hubs` | where the models are: in folders, at servers, in hubs |
+//! | `reference` | [`reference()`]: every key with its type, default and meaning, from the types |
 //! | `wire` | [`DuelConfig::builder`]: the only place where plugins are put together |
 //!
 //! ```
@@ -42,6 +43,7 @@ mod duel;
 mod file;
 mod hubs;
 mod key;
+mod reference;
 mod wire;
 
 pub use albedo_core::PluginConfig;
@@ -52,3 +54,4 @@ pub(crate) use duel::{BOTH_SIDES, label};
 pub use duel::{DuelConfig, ModelConfig, SavedDuel};
 pub use file::{parse, read};
 pub use key::journal_key;
+pub use reference::{Choice, Key, Need, keys, reference};

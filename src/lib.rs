@@ -2,13 +2,49 @@
 //!
 //! A reigning *king* and a *challenger* answer the same pinned trajectories, a
 //! panel of judges compares their replies in both orders, and a decision rule
-//! crowns the challenger only by a clear margin. [`Duel`] is the way in; the
-//! [`prelude`] has the types that most programs need; everything of
-//! [`albedo_core`] is re-exported here.
+//! crowns the challenger only by a clear margin.
+//!
+//! ```no_run
+//! # #[cfg(all(feature = "cpu", feature = "judges", feature = "tasks"))]
+//! # mod first {
+//! use albedo::prelude::*;
+//! use serde_json::json;
+//!
+//! # pub
+//! async fn duel() -> albedo::Result<()> {
+//!     let (cx, registry) = (CallContext::new(), Registry::linked()?);
+//!     let backend = registry.build::<dyn ModelBackend>("burn", json!({}), &cx).await?;
+//!     let king = Contestant::load(Side::King, &backend, &ModelSource::new("models/king"), &cx).await?;
+//!     let source = ModelSource::new("models/challenger").with_text_from("models/king");
+//!     let challenger = Contestant::load(Side::Challenger, &backend, &source, &cx).await?;
+//!     let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" }), &cx).await?;
+//!     let judge = registry.build::<dyn Judge>("reference-action", json!({}), &cx).await?;
+//!
+//!     let store = FileStore::create("duels/first")?;
+//!     let duel = Duel::builder(king, challenger).tasks(tasks).judge(judge);
+//!     let report = duel.plan(&store, &cx).await?.run(&store, &cx).await?;
+//!     println!("{}: {:+.1} points", report.verdict.outcome, report.verdict.margin);
+//!     Ok(())
+//! }
+//! # }
+//! # fn main() {}
+//! ```
+//!
+//! [`Duel`] is the way in; the [`prelude`] has the types that most programs need;
+//! everything of [`albedo_core`] is re-exported here. Guides, in the repository:
+//!
+//! | you want to | read |
+//! | --- | --- |
+//! | build on this crate | `docs/own-crate.md`, `docs/embed-a-duel.md` |
+//! | write a judge, a screen, a backend | `docs/write-a-judge.md`, `docs/write-a-screen.md`, `docs/write-a-backend.md` |
+//! | know every key of a configuration | `docs/configuration-reference.md`, or [`config::reference()`] |
+//! | read a verdict | `docs/read-a-verdict.md` |
+//! | follow what happens | [`events`], `docs/events.md` |
 //!
 //! | feature | default | brings |
 //! | --- | --- | --- |
-//! | `cli` | yes | the `albedo` program as [`cli::main`], [`config`], `bench`, `report`, `tasks` |
+//! | `cli` | yes | the `albedo` program as [`cli::main`], `bench`, `config`, `report`, `tasks` |
+//! | `config` | with `cli` | [`config`]: configuration files |
 //! | `bench` | with `cli` | [`mod@bench`]: how fast a model reads and writes |
 //! | `report` | with `cli` | [`report`]: terminal progress and tables |
 //! | `tasks` | with `cli` | tasks `parquet` |
@@ -27,12 +63,14 @@
 //! and a model's files in a local folder come with any of `cpu`, `openai` and
 //! `tasks`.
 //!
-//! Linking a crate registers its plugins: [`Registry::linked`] has them all.
+//! Linking a crate registers its plugins: [`Registry::linked`] has them all. A crate of
+//! yours that only has plugins must be named once, `use my_judges as _;`, or the linker
+//! drops it.
 #![forbid(unsafe_code)]
 
 pub use albedo_core::*;
 
-#[cfg(any(feature = "cpu", feature = "openai", feature = "tasks"))]
+#[cfg(any(feature = "config", feature = "cpu", feature = "openai", feature = "tasks"))]
 pub use albedo_backends as backends;
 #[cfg(feature = "chain")]
 pub use albedo_chain as chains;
@@ -43,7 +81,7 @@ pub use albedo_judges as judges;
 pub mod bench;
 #[cfg(feature = "cli")]
 pub mod cli;
-#[cfg(feature = "cli")]
+#[cfg(feature = "config")]
 pub mod config;
 pub mod demo;
 mod plugins;
@@ -56,6 +94,18 @@ pub fn build() -> Build {
     Build { version: env!("CARGO_PKG_VERSION").into(), source: env!("ALBEDO_SOURCE").parse().ok() }
 }
 
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+/// The guides whose blocks of Rust are compiled, and run unless they say otherwise.
+#[cfg(all(doctest, feature = "cli", feature = "cpu", feature = "judges"))]
+mod guides {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../docs/events.md")]
+    struct Events;
+
+    #[doc = include_str!("../docs/own-crate.md")]
+    struct OwnCrate;
+
+    #[doc = include_str!("../docs/reign.md")]
+    struct Reign;
+}

@@ -1,7 +1,7 @@
 //! What people see: progress while something runs, tables of how it ended.
 //!
 //! [`Progress`] shows a running duel on a terminal; [`contestants`] and
-//! [`verdict`] are the tables before and after it, as plain text.
+//! [`verdict`] are the tables before and after it, laid out as a [`Look`] says.
 
 use crate::Record;
 use crate::record::RecordedReply;
@@ -9,6 +9,8 @@ use crate::record::RecordedReply;
 #[cfg(feature = "bench")]
 mod bench;
 mod event_file;
+mod explain;
+mod look;
 mod progress;
 mod screening;
 mod table;
@@ -17,8 +19,10 @@ mod throughput;
 #[cfg(feature = "bench")]
 pub use bench::bench;
 pub use event_file::EventFile;
+pub use look::Look;
 pub use progress::{Progress, ProgressLines, say};
 pub use screening::{Bytes, screened};
+pub(crate) use table::times;
 pub use table::{contestants, verdict};
 pub use throughput::Throughput;
 

@@ -1,5 +1,30 @@
 //! Decision rules: pure functions of the clusters consumed so far, in plan
 //! order.
+//!
+//! A *cluster* is what the panel made of one sample: a difference, challenger minus
+//! king, in [−1, 1], and the cells that it is made of. A [`Rule`] consumes clusters one
+//! by one until it has a *ruling*: who has the crown. The *evidence* is the numbers
+//! behind it. In a configuration file a rule is a table with its constants:
+//!
+//! ```toml
+//! [duel]
+//! rule = { name = "sequential", win_margin = 2.0, null_margin = 0.0 }
+//! ```
+//!
+//! ```
+//! use albedo_core::decision::{Rule, RuleContext, SequentialTest};
+//!
+//! // The rule `sequential` at work on differences alone: a challenger that is clearly
+//! // better is crowned long before the cap of 64 samples.
+//! let context = RuleContext::new(&Rule::default(), 64, 0.05);
+//! let mut test = SequentialTest::new(2.0, 0.0, &context);
+//! for sample in 0..64 {
+//!     if test.consume(if sample % 4 == 0 { 0.1 } else { 0.5 }).is_some() {
+//!         break;
+//!     }
+//! }
+//! assert!(test.crowned_at().is_some_and(|samples| samples < 64));
+//! ```
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -115,6 +140,7 @@ pub enum Rule {
         win_margin: f64,
         /// Quantile of the bootstrap means that must be above zero.
         #[serde(default = "default_lcb_alpha")]
+        #[schemars(extend("x-unit" = "probability"))]
         alpha: f64,
         /// Bootstrap resamples.
         #[serde(default = "default_resamples")]

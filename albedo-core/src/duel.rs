@@ -1,5 +1,15 @@
 //! The duel engine: draws, generates, judges and decides, as pairs complete,
 //! in plan order.
+//!
+//! 1. [`Contestant::load`] loads a side's model through a backend.
+//! 2. [`Duel::builder`] takes contestants, tasks, judges and settings;
+//!    [`DuelBuilder::plan`] checks them and freezes a [`DuelPlan`], whose digest names the
+//!    duel before any work is done.
+//! 3. [`Duel::run`] draws samples, asks both models, puts each pair of replies before
+//!    every judge in both orders, and hands one difference per sample to the rule until
+//!    it decides. Everything is journalled in a [`RecordStore`] before it is used, so
+//!    that a duel that was interrupted goes on.
+//! 4. The [`DuelReport`] has the [`Verdict`] and the digest of the record.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;

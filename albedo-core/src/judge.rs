@@ -21,6 +21,31 @@ use crate::marks::Marks;
 ///
 /// Judges are plugins. The guide `docs/write-a-judge.md` writes one, and
 /// `conformance::check_judge` is the suite that it must pass.
+///
+/// ```
+/// use albedo_core::{Assessment, CallContext, Comparison, Identity, Judge, JudgeProfile, Metric, Result, Score};
+///
+/// /// Prefers the reply with fewer characters.
+/// #[derive(Debug)]
+/// struct Shorter(Identity);
+///
+/// #[async_trait::async_trait]
+/// impl Judge for Shorter {
+///     fn identity(&self) -> &Identity {
+///         &self.0
+///     }
+///
+///     fn profile(&self) -> JudgeProfile {
+///         JudgeProfile::new([Metric::Efficiency])
+///     }
+///
+///     async fn compare(&self, request: &Comparison, _: &CallContext) -> Result<Assessment> {
+///         let quality = |text: &str| 1.0 / (1.0 + text.chars().count() as f64);
+///         let [first, second] = [&request.first, &request.second].map(|reply| quality(&reply.text));
+///         Ok(Assessment::scored([(Metric::Efficiency, Score::from_difference(first, second)?)]))
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait Judge: Debug + Send + Sync + 'static {
     /// What this judge is; goes into the plan and the record.

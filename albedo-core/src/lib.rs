@@ -135,5 +135,8 @@ pub use signer::{PublicKey, Scheme, Signature, Signer};
 pub use tasks::{TaskRow, TaskSetInfo, TaskSource};
 pub use verdict::{Outcome, Verdict};
 
+/// What [`register!`] expands to.
 #[doc(hidden)]
-pub use inventory;
+pub mod __register {
+    pub use inventory::submit;
+}

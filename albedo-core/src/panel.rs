@@ -19,6 +19,7 @@ pub struct PanelSettings {
     pub reducer: Reducer,
     /// The duel is void if, where it would end, more than this share of the
     /// cells consumed is missing for other reasons than what the replies say.
+    #[schemars(extend("x-unit" = "share"))]
     pub max_missing: f64,
 }
 

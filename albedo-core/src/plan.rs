@@ -29,7 +29,8 @@ mod judge;
 
 pub use judge::JudgePlan;
 
-/// What the user chooses of a duel.
+/// What the user chooses of a duel: the table `[duel]` of a configuration file, in which
+/// every key may be left out (`docs/configuration-reference.md` has the defaults).
 ///
 /// ```
 /// use albedo_core::{DuelSettings, Rule, Seed};
@@ -174,12 +175,23 @@ impl DuelSettings {
 
 /// The error that a duel may spend: the chance of crowning a challenger that is
 /// not better.
+///
+/// ```
+/// use albedo_core::plan::Terms;
+///
+/// // In a configuration: `terms = { reign = { attempt = 3, share = 0.0002 } }`.
+/// let terms: Terms = serde_json::from_str(r#"{ "reign": { "attempt": 3, "share": 0.0002 } }"#)?;
+/// assert_eq!(terms.alpha(), 0.0002);
+/// assert_eq!(Terms::default().alpha(), 0.05, "a duel by itself");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Terms {
     /// A duel by itself.
     Standalone {
         /// Its chance of a false crown.
+        #[schemars(example = 0.05, extend("x-unit" = "probability"))]
         alpha: f64,
     },
     /// One of the duels of a king, which share one error budget
@@ -188,6 +200,7 @@ pub enum Terms {
         /// The duel's number within the reign, from 1.
         attempt: u64,
         /// Its share of the budget.
+        #[schemars(example = 0.0002, extend("x-unit" = "probability"))]
         share: f64,
     },
 }

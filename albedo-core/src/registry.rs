@@ -249,12 +249,54 @@ pub struct PluginInfo {
     pub schema: Value,
 }
 
-/// Registers a [`Plugin`] with everything that links the crate it is in:
-/// `albedo_core::register!(dyn Judge => ProtocolJudge);`
+/// Puts a [`Plugin`] into [`Registry::linked`] of every program that links the crate it
+/// is in.
+///
+/// A crate that is a dependency and that nothing names is not linked: its plugins are
+/// not there, and a configuration that asks for one is refused. A program names it
+/// with `use my_judges as _;`.
+///
+/// ```
+/// # use albedo_core::registry::{BuildContext, CheckContext, Plugin};
+/// # use albedo_core::*;
+/// # use std::sync::Arc;
+/// # #[derive(Debug)]
+/// # struct Coin(Identity);
+/// # #[async_trait::async_trait]
+/// # impl Judge for Coin {
+/// #     fn identity(&self) -> &Identity { &self.0 }
+/// #     fn profile(&self) -> JudgeProfile { JudgeProfile::new([Metric::Efficiency]) }
+/// #     async fn compare(&self, _: &Comparison, _: &CallContext) -> Result<Assessment> {
+/// #         Ok(Assessment::Abstained { reason: "an example".into() })
+/// #     }
+/// # }
+/// # #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+/// # struct Settings {}
+/// # impl Plugin<dyn Judge> for Coin {
+/// #     const NAME: &'static str = "coin";
+/// #     const SUMMARY: &'static str = "an example";
+/// #     type Config = Settings;
+/// #     type Checked = Self;
+/// #     fn check(config: Settings, _: &CheckContext<'_>) -> Result<Self> {
+/// #         Ok(Self(Identity::new(Self::NAME, "1", &config)?))
+/// #     }
+/// #     async fn build(judge: Self, _: &BuildContext<'_>) -> Result<Arc<dyn Judge>> {
+/// #         Ok(Arc::new(judge))
+/// #     }
+/// # }
+/// // `Coin` implements `Judge` and `Plugin<dyn Judge>` with the name `coin`.
+/// register!(dyn Judge => Coin);
+///
+/// # fn main() -> Result<()> {
+/// let names: Vec<_> = Registry::linked()?.list().iter().map(|plugin| plugin.name).collect();
+/// assert!(names.contains(&"coin"));
+/// # Ok(())
+/// # }
+/// ```
 #[macro_export]
 macro_rules! register {
     ($role:ty => $plugin:ty) => {
-        $crate::inventory::submit! {
+        $crate::__register::submit! {
             $crate::Factory::<$role>::of::<$plugin>(module_path!())
         }
     };

@@ -2,6 +2,7 @@
 //! and the clusters.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,20 @@ pub enum Outcome {
     Forfeit(Forfeit),
     /// No decision; neither side loses.
     Void(VoidReason),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dethroned => "the challenger is crowned",
+            Self::KingHolds(Holds::NotShown) => "the king holds, a clear win was not shown",
+            Self::KingHolds(Holds::Futile) => "the king holds, a clear win is out of reach",
+            Self::Forfeit(Forfeit::Screened) => "the challenger forfeits, a screen rejected it",
+            Self::Forfeit(Forfeit::Overflow) => "the challenger forfeits, its own arithmetic overflowed",
+            Self::Void(VoidReason::TooManyMissing) => "the duel is void, too many answers are missing",
+            Self::Void(VoidReason::Disputed) => "the duel is void, who wins hangs on missing answers",
+        })
+    }
 }
 
 /// Why a challenger forfeits.

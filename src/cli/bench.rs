@@ -121,7 +121,6 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     }
     if arguments.json {
         print_json(&json!({
-            "schema": 1,
             "albedo": env!("CARGO_PKG_VERSION"),
             "backend": backend.identity(),
             "settings": settings,

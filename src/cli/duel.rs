@@ -12,14 +12,41 @@ use super::source::{SourceArguments, absolute};
 use crate::config::{BOTH_SIDES, DuelConfig, ModelConfig, PluginConfig, journal_key};
 use crate::plan::DuelPlan;
 use crate::record::{self, JournalEvent, JournalKey, RecordStore, VerifyOptions};
-use crate::report::{self, Bytes, EventFile, Progress};
+use crate::report::{self, Bytes, Look, Progress};
 use crate::verdict::JudgeScore;
 use crate::{
     Admission, AdmissionOutcome, BuildContext, CallContext, Digest, Duel, DuelReport, Error, ErrorKind,
     Fault, FileStore, Judge, Outcome, Record, Registry, Result, Rule, Seed, Verdict,
 };
 
+/// What `albedo duel --help` ends with.
+const EXAMPLES: &str = "\
+Two models of a server are named in a configuration, here duel.toml:
+
+  [king]
+  name = \"qwen3:4b\"
+  [challenger]
+  name = \"qwen3:8b\"
+  [backend]
+  name = \"openai\"
+  base_url = \"http://localhost:11434/v1\"
+  [tasks]
+  name = \"parquet\"
+  path = \"tasks\"
+  [[judges]]
+  name = \"protocol\"
+
+  albedo config check duel.toml
+  albedo duel --config duel.toml
+
+A key is named by `key_env`, the variable that holds it. A model in a folder has `path` in the
+place of `name`, and each side may have a `backend` of its own. More judges: `albedo judge --help`.
+Every key: `albedo config reference`.
+
+Why it was decided so: `--explain`, or later `albedo record show DIR --explain`.";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     source: SourceArguments,
@@ -63,9 +90,9 @@ pub(crate) struct Arguments {
     /// --resume instead of what it was begun with.
     #[arg(long, value_name = "USD")]
     budget_usd: Option<f64>,
-    /// Write every event to a new file, one JSON object per line.
-    #[arg(long, value_name = "FILE")]
-    events: Option<PathBuf>,
+    /// Explain the words and numbers of the verdict.
+    #[arg(long, conflicts_with = "json")]
+    explain: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -132,17 +159,6 @@ impl Arguments {
     }
 }
 
-pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
-    let Some(path) = &arguments.events else { return run_seen(arguments, cx).await };
-    let events = Arc::new(EventFile::create(path)?);
-    let exit = run_seen(arguments, &cx.with_events(events.clone())).await;
-    // What the duel came to counts more than a file that could not be written.
-    match (exit, events.finish()) {
-        (Ok(_), Err(error)) => Err(error),
-        (exit, _) => exit,
-    }
-}
-
 /// The judge of `panel` with the label `name`, else the one of that plugin, else that
 /// plugin with its default settings.
 fn named_judge(panel: &[PluginConfig<dyn Judge>], name: &str) -> Result<PluginConfig<dyn Judge>> {
@@ -159,14 +175,18 @@ fn named_judge(panel: &[PluginConfig<dyn Judge>], name: &str) -> Result<PluginCo
 }
 
 /// Runs the duel with its progress on standard error.
-async fn run_seen(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
+pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let progress = Arc::new(Progress::default());
     let cx = &cx.with_events(progress.clone());
-    let (duel, store) = match begin(arguments, cx).await? {
-        Begun::Planned(duel, store) => (duel, store),
-        Begun::Refused(refused, store) => return refuse(&refused, &store, arguments.json),
+    let begun = begin(arguments, cx).await.inspect_err(|_| progress.finish())?;
+    let Planned { duel, store, names } = match begun {
+        Begun::Planned(planned) => planned,
+        Begun::Refused(refused, store) => {
+            progress.finish();
+            return refuse(&refused, &store, arguments.json);
+        }
     };
-    let plan = duel.plan();
+    let (plan, look) = (duel.plan(), Look::of_stdout());
     if plan.king.model.parameters == plan.challenger.model.parameters {
         warn(BOTH_SIDES);
     }
@@ -175,7 +195,7 @@ async fn run_seen(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
         note("this duel was decided before: nothing was asked, and this is what its record says");
     }
     if !arguments.json {
-        print(&heading(plan, &duel.digest().short()))?;
+        print(&heading(plan, &duel.digest().short(), names.each_ref(), look))?;
     }
     let ended = duel.run(&store, cx).await;
     progress.finish();
@@ -187,17 +207,15 @@ async fn run_seen(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
             Some(_) => report::tokens(&Record::open(store.folder())?),
             None => progress.tokens(),
         };
-        let cost = progress.spent_usd().map(|usd| format!("{:<12}${usd:.4} for the judges\n", "cost"));
-        let time = format!("{:<12}{:.1} s\n", "time", progress.elapsed_secs());
-        print(&format!(
-            "\n{}{}{}{:<12}{} in {}\n",
-            report::verdict(plan, &report.verdict, tokens),
-            if finished { "" } else { &time },
-            cost.unwrap_or_default(),
-            "record",
-            report.record.map_or_else(|| "none, only a journal".into(), |digest| digest.to_string()),
-            store.folder().display(),
-        ))?;
+        let mut text = report::verdict(plan, &report.verdict, tokens, look, arguments.explain);
+        if !finished {
+            text += &look.entry("time", &format!("{:.1} s", progress.elapsed_secs()));
+        }
+        if let Some(usd) = progress.spent_usd() {
+            text += &look.entry("cost", &format!("${usd:.4} for the judges"));
+        }
+        text += &look.entry("record", &kept(report.record, store.folder()));
+        print(&format!("\n{text}"))?;
     }
     for doubt in doubts(&report.verdict) {
         warn(&doubt);
@@ -246,9 +264,16 @@ fn doubts(verdict: &Verdict) -> Vec<String> {
 
 /// What became of the plan.
 enum Begun {
-    Planned(Box<Duel>, FileStore),
+    Planned(Planned),
     /// The challenger is not admitted.
     Refused(Box<Refused>, FileStore),
+}
+
+struct Planned {
+    duel: Box<Duel>,
+    store: FileStore,
+    /// What the configuration names the two models by.
+    names: [String; 2],
 }
 
 struct Refused {
@@ -328,10 +353,11 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
         admission.keep(&store, cx).await?;
     }
     let duel = builder.plan(&store, cx).await.map_err(|error| unfinished(error, store.folder()))?;
-    if let Some(config) = taken_over {
+    if let Some(config) = &taken_over {
         config.save(store.folder(), &journal_key()?)?;
     }
-    Ok(Begun::Planned(Box::new(duel), store))
+    let names = [config.king.model()?.to_string(), config.challenger.model()?.to_string()];
+    Ok(Begun::Planned(Planned { duel: Box::new(duel), store, names }))
 }
 
 /// The challenger's admission, if the configuration has screens.
@@ -363,11 +389,17 @@ fn refuse(refused: &Refused, store: &FileStore, json: bool) -> Result<Exit> {
     if json {
         print_json(&json!({ "admission": admission, "record": record, "folder": store.folder() }))?;
     } else {
-        print(&report::screened(admission))?;
-        let record = record.map_or_else(|| "none, only a journal".into(), |digest| digest.to_string());
-        print(&format!("{:<12}{record} in {}\n", "record", store.folder().display()))?;
+        let look = Look::of_stdout();
+        let record = look.entry("record", &kept(*record, store.folder()));
+        print(&format!("{}{record}", report::screened(admission, look)))?;
     }
     Ok(Exit::of_admission(admission.outcome))
+}
+
+/// Where the duel is kept.
+fn kept(record: Option<Digest>, folder: &Path) -> String {
+    let record = record.map_or_else(|| "none, only a journal".into(), |digest| digest.to_string());
+    format!("{record} in {}", folder.display())
 }
 
 /// A folder to go on with.
@@ -445,7 +477,7 @@ fn unfinished(error: Error, folder: &Path) -> Error {
     error.with_hint(hint)
 }
 
-fn heading(plan: &DuelPlan, digest: &str) -> String {
+fn heading(plan: &DuelPlan, digest: &str, names: [&String; 2], look: Look) -> String {
     let judges: Vec<_> = plan.judges.iter().map(|judge| judge.identity.name.as_str()).collect();
     let preflight = plan.canaries.iter().flat_map(|canaries| &canaries.preflight.judges);
     let without: Vec<_> =
@@ -454,17 +486,12 @@ fn heading(plan: &DuelPlan, digest: &str) -> String {
         [] => String::new(),
         without => format!("; not on the panel after their canaries: {}", without.join(", ")),
     };
-    format!(
-        "{}{:<12}{} of {} tasks, seed {}\n{:<12}{}{without}\n{:<12}{digest}\n\n",
-        report::contestants(plan),
-        "samples",
-        plan.samples,
-        plan.tasks.rows,
-        plan.seed,
-        "judges",
-        judges.join(", "),
-        "plan",
-    )
+    let samples = format!("{} of {} tasks, seed {}", plan.samples, plan.tasks.rows, plan.seed);
+    let mut text = report::contestants(plan, names.map(|name| Some(name.as_str())), look);
+    text += &look.entry("samples", &samples);
+    text += &look.entry("judges", &format!("{}{without}", judges.join(", ")));
+    text += &look.entry("plan", digest);
+    text + "\n"
 }
 
 fn print_result(report: &DuelReport, folder: &Path) -> Result<()> {

@@ -143,11 +143,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readme_has_the_exit_codes() {
-        let readme = include_str!("../../README.md");
-        for exit in Exit::ALL {
-            let line = format!("| {} | {} |", exit.code(), exit.meaning());
-            assert!(readme.contains(&line), "{line}");
+    fn the_readme_and_the_guide_have_the_exit_codes() {
+        for page in [include_str!("../../README.md"), include_str!("../../docs/exit-codes.md")] {
+            for exit in Exit::ALL {
+                let line = format!("| {} | {} |", exit.code(), exit.meaning());
+                assert!(page.contains(&line), "{line}");
+            }
         }
     }
 

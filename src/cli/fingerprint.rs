@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::exit::Exit;
-use super::output::{print, print_json};
+use super::output::{print, print_foreign_json};
 use crate::backends::files::FolderFiles;
 use crate::judges::screens::fingerprint::Fingerprint;
 use crate::judges::screens::store::Store;
@@ -72,7 +72,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         line = format!("{line}  entry {} ({})", entry.id, entry.label);
     }
     if arguments.json {
-        print_json(&Fingerprint { hotkey, ..measured.fingerprint })?;
+        print_foreign_json(&Fingerprint { hotkey, ..measured.fingerprint })?;
     } else {
         print(&format!("{line}\n"))?;
     }

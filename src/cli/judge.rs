@@ -18,6 +18,24 @@ use crate::{
     Registry, Result,
 };
 
+/// What `albedo judge --help` ends with.
+pub(crate) const ADDING: &str = "\
+A judge is added by a [[judges]] table of the configuration, in the panel's order:
+
+  [[judges]]
+  name = \"reference-action\"            one that this program has
+
+  [[judges]]
+  name = \"chat\"                        a model that judges
+  label = \"strict\"
+  model = \"deepseek-ai/DeepSeek-V3.2\"
+  backend = { name = \"openai\", preset = \"chutes\" }
+
+  albedo plugins --role judge            the judges there are, with their settings
+  albedo judge try --config FILE …       asks one about a pair of replies
+  albedo new judge NAME                  writes a crate with a judge of your own, and a
+                                         program that has it in every command";
+
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Put one pair of replies to a judge, and show what it was asked and what
@@ -250,9 +268,7 @@ fn describe(assessment: &Assessment) -> String {
         Assessment::Unreadable { reason, .. } => {
             let _ = writeln!(text, "unreadable: {}", shown(reason));
         }
-        other => {
-            let _ = writeln!(text, "{}", shown(&format!("{other:?}")));
-        }
+        _ => text += "an answer that this build does not know\n",
     }
     text
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::exit::Exit;
-use super::output::{print, print_json, shown};
+use super::output::{print, print_foreign_json, print_json, shown};
 use crate::log::{
     Announced, End, Ended, Entry, Finding, FolderLog, Forfeited, Head, History, InclusionProof, Log,
     LogFiles, LogWriter, Revealed, Submission, verifier_key,
@@ -244,7 +244,7 @@ async fn prove(arguments: &Prove, cx: &CallContext) -> Result<Exit> {
     let log = Log::open(files(place, cx)?, None, cx).await?;
     if let Some(path) = since {
         let held = read_head(path)?;
-        print_json(&log.prove_consistency(held.size, cx).await?)?;
+        print_foreign_json(&log.prove_consistency(held.size, cx).await?)?;
         return Ok(Exit::Done);
     }
     let index = match (entry, record) {
@@ -370,7 +370,7 @@ fn found(finding: &Finding) -> String {
         Finding::NotAsAnnounced { record, entry } => {
             format!("not as announced: record {record}, which entry {entry} names\n")
         }
-        other => format!("{other:?}\n"),
+        _ => "a finding that this build does not know\n".into(),
     }
 }
 
@@ -380,7 +380,7 @@ fn describe(entry: &Entry) -> String {
             format!("the plan {} without its seed, challenger {}", plan.short(), challenger.short())
         }
         Entry::Ended(Ended { announced, end: End::Recorded { record, outcome, .. } }) => {
-            format!("the end of entry {announced}: {outcome:?}, record {record}")
+            format!("the end of entry {announced}: {outcome}, record {record}")
         }
         Entry::Ended(Ended { announced, end: End::Abandoned { reason } }) => {
             format!("the end of entry {announced}: abandoned, {}", shown(reason))
@@ -388,7 +388,7 @@ fn describe(entry: &Entry) -> String {
         Entry::Forfeited(Forfeited { record, .. }) => {
             format!("a submission that was not admitted, record {record}")
         }
-        other => format!("{other:?}"),
+        _ => "an entry that this build does not know".into(),
     }
 }
 

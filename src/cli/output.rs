@@ -3,7 +3,16 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::{Error, ErrorKind, Result, report};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::report::{self, Look};
+use crate::{Error, ErrorKind, Result};
+
+/// Number of the shapes of `--json`, which `docs/machine-output.md` documents. A change
+/// that could break a reader of a command's output raises that command's number; new
+/// keys do not.
+const SCHEMA: u32 = 1;
 
 /// Standard output cannot be written.
 #[derive(Debug)]
@@ -35,28 +44,45 @@ fn printed(written: io::Result<()>) -> Result<()> {
     }
 }
 
-/// Writes `value` as indented JSON to standard output.
-pub(super) fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    let json = serde_json::to_string_pretty(value)
-        .map_err(|error| Error::bug("write JSON", error.to_string()).with_source(error))?;
-    print(&format!("{json}\n"))
+/// Writes what `--json` of a command prints: `value` with the number of its shape in
+/// `schema`. A list stands under `items`.
+pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
+    let fields = match serde_json::to_value(value).map_err(no_json)? {
+        Value::Object(fields) => fields,
+        Value::Array(items) => Map::from_iter([("items".to_owned(), Value::Array(items))]),
+        value => Map::from_iter([("value".to_owned(), value)]),
+    };
+    let numbered: Map<_, _> = std::iter::once(("schema".to_owned(), json!(SCHEMA))).chain(fields).collect();
+    print_foreign_json(&numbered)
+}
+
+/// Writes `value` as indented JSON whose shape is not albedo's to number: a JSON schema,
+/// or a form that another program reads.
+pub(super) fn print_foreign_json(value: &impl Serialize) -> Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value).map_err(no_json)?))
+}
+
+fn no_json(error: serde_json::Error) -> Error {
+    Error::bug("write JSON", error.to_string()).with_source(error)
 }
 
 /// Writes `error` to standard error, in one line whatever a file or a model put
-/// into it.
+/// into it; on a terminal, in lines that fit.
 pub(super) fn print_error(error: &Error) {
-    let line: String = format!("error: {error}").chars().map(printable).collect();
-    report::say(&line);
+    let look = Look::of_stderr();
+    let message: String = error.to_string().chars().map(printable).collect();
+    report::say(look.hanging(&look.bad("error:"), 7, &message).trim_end());
 }
 
 /// Says on standard error what is probably not meant, and that the command goes on.
 pub(super) fn warn(text: &str) {
-    report::say(&format!("warning: {}", shown(text)));
+    let look = Look::of_stderr();
+    report::say(look.hanging(&look.warning("warning:"), 9, &shown(text)).trim_end());
 }
 
 /// Says on standard error what the reader would not see otherwise.
 pub(super) fn note(text: &str) {
-    report::say(&format!("note: {}", shown(text)));
+    report::say(Look::of_stderr().hanging("note:", 6, &shown(text)).trim_end());
 }
 
 /// Says on standard error what to do next: commands of this program, each with what
@@ -87,6 +113,14 @@ pub(super) fn program() -> String {
     let path = std::env::args_os().next().unwrap_or_default();
     let name = Path::new(&path).file_stem().and_then(|name| name.to_str());
     name.filter(|name| !name.is_empty()).unwrap_or("albedo").to_owned()
+}
+
+/// The name that data has for a variant, in words.
+pub(super) fn words(variant: &impl Serialize) -> String {
+    match serde_json::to_value(variant) {
+        Ok(Value::String(name)) => name.replace('_', " "),
+        _ => "unknown".into(),
+    }
 }
 
 /// Returns a model's text as a terminal may show it: control characters, except

@@ -1,37 +1,36 @@
 //! `albedo record`.
 
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::exit::Exit;
-use super::output::{next, print, print_json, program, shown, word};
+use super::output::{print, print_json, program, word};
 use super::source::absolute;
-use crate::admission::{Admission, ScreenedModel};
 use crate::config::{DuelConfig, ModelConfig};
 use crate::confirmation::Confirmation;
 use crate::demo::Demo;
-use crate::missing::{Probes, SideProbes};
-use crate::order::Order;
 use crate::plan::{ContestantPlan, Terms};
 use crate::record::{
-    self, AnyRecord, Claim, Difference, ForfeitRecord, PromptCounter, RecordLine, RecordedAnswer,
-    RecordedReply, Regenerated, Verification, VerifyOptions,
+    self, AnyRecord, Claim, Difference, ForfeitRecord, PromptCounter, Regenerated, Verification,
+    VerifyOptions,
 };
-use crate::report;
+use crate::report::{self, Look};
 use crate::{
-    Alteration, Assessment, Build, BuildContext, CallContext, Digest, Error, ErrorKind, Evidence, Fault,
-    Finding, Identity, PublicKey, Record, Registry, Result, TaskSource,
+    Build, BuildContext, CallContext, Digest, Error, ErrorKind, Finding, Identity, PublicKey, Record,
+    Registry, Result, TaskSource,
 };
 
 mod audit;
+mod show;
 mod sign;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Check a record's digest and print its verdict, or one of its samples.
-    Show(Show),
+    /// Show why a duel was decided as it was: the verdict, what its words mean
+    /// (`--explain`), or one sample with its replies and the judges' answers
+    /// (`--sample N`).
+    Show(show::Arguments),
     /// Work a record's verdict out again from its facts, and compare. Several
     /// records, oldest first, must be the chain of one reign.
     Verify(Verify),
@@ -42,18 +41,6 @@ pub(crate) enum Command {
     Sign(sign::Arguments),
     /// Verify a duel and its confirmation on fresh tasks, and decide on both.
     Confirm(Confirm),
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Show {
-    /// The record's folder.
-    folder: PathBuf,
-    /// Print this sample: conversation, replies and answers.
-    #[arg(long, value_name = "N")]
-    sample: Option<u32>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 // A comment, since clap would take a docstring for the command's own help.
@@ -120,7 +107,7 @@ pub(crate) struct Confirm {
 
 pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
     match command {
-        Command::Show(arguments) => show(arguments),
+        Command::Show(arguments) => show::run(arguments),
         Command::Verify(arguments) => verify(arguments, cx).await,
         Command::Audit(arguments) => audit::run(arguments, cx).await,
         Command::Sign(arguments) => sign::run(arguments),
@@ -146,12 +133,19 @@ fn describe_confirmation(confirmation: &Confirmation) -> String {
     let Confirmation { stages, alpha, log_e_value, crowned } = confirmation;
     let stages = stages.each_ref().map(|stage| {
         format!(
-            "verified {}\n    {} samples, mean {:+.2} points of at least {:.2}, evidence e^{:.2}\n",
-            stage.record, stage.samples, stage.mean, stage.least_mean, stage.log_e_value
+            "verified {}\n    {} samples, mean {:+.2} points of at least {:.2}, evidence {}\n",
+            stage.record,
+            stage.samples,
+            stage.mean,
+            stage.least_mean,
+            report::times(stage.log_e_value)
         )
     });
-    let outcome = if *crowned { "The challenger is crowned" } else { "The king holds" };
-    format!("{}{outcome}: evidence e^{log_e_value:.2} of e^{:.2}\n", stages.concat(), -alpha.ln())
+    let look = Look::of_stdout();
+    let outcome =
+        if *crowned { look.good("The challenger is crowned") } else { look.strong("The king holds") };
+    let (found, needed) = (report::times(*log_e_value), report::times(-alpha.ln()));
+    format!("{}{outcome}: evidence of both together {found} of {needed}\n", stages.concat())
 }
 
 async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
@@ -265,6 +259,7 @@ fn prompt_counter(folder: &Path) -> Result<Box<dyn PromptCounter>> {
 
 #[cfg(not(feature = "cpu"))]
 fn prompt_counter(_: &Path) -> Result<Box<dyn PromptCounter>> {
+    use crate::{Error, ErrorKind, Fault};
     Err(Error::new(ErrorKind::Unsupported, "read a tokenizer", "this build has no tokenizer")
         .with_fault(Fault::Operator)
         .with_hint("build it with the feature `cpu`"))
@@ -319,10 +314,12 @@ async fn regenerate(
 fn describe_verification(verification: &Verification) -> String {
     let Verification { digest, outcome, draws, samples, answers, tasks, plan, .. } = verification;
     let compared = if *tasks { ", compared with the tasks" } else { "" };
-    let mut text = format!(
-        "verified {digest}\n    {draws} row draws replayed{compared}; {samples} samples and {answers} answers \
-         decided again: {outcome:?}\n"
+    let look = Look::of_stdout();
+    let mut text = format!("{} {digest}\n", look.good("verified"));
+    let again = format!(
+        "{draws} row draws replayed{compared}; {samples} samples and {answers} answers decided again: {outcome}"
     );
+    text += &look.hanging("   ", 4, &again);
     let constants = serde_json::to_string(&plan.rule).unwrap_or_default();
     let terms = match plan.terms {
         Terms::Standalone { alpha } => format!("alpha {alpha}, a duel by itself"),
@@ -347,11 +344,10 @@ fn describe_verification(verification: &Verification) -> String {
         ("challenger", model(&plan.challenger)),
         ("build", format!("{build}{behaves}")),
     ] {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "    {name:<12}{value}");
+        text += &look.hanging(&format!("    {name}"), 16, &value);
     }
     for Claim { part, known, by } in &verification.claims {
-        let _ = writeln!(text, "    {:<13}{part}: {by}", known.as_str());
+        text += &look.hanging(&format!("    {}", known.as_str()), 17, &format!("{part}: {by}"));
     }
     text
 }
@@ -395,37 +391,6 @@ fn describe_forfeit(record: &ForfeitRecord) -> String {
     )
 }
 
-/// The record of a submission that was not admitted.
-fn show_forfeit(record: &ForfeitRecord, show: &Show) -> Result<Exit> {
-    if show.sample.is_some() {
-        return Err(Error::new(ErrorKind::NotFound, "show a sample", "the submission was not admitted")
-            .with_fault(Fault::Operator)
-            .with_hint("leave `--sample` out: the record has findings, and no samples"));
-    }
-    if show.json {
-        print_json(&json!({ "digest": record.digest, "admission": record.admission }))?;
-    } else {
-        let model = |model: &ScreenedModel| match (model.parameters, &model.reference) {
-            (Some(parameters), Some(reference)) => format!("{parameters} ({reference})"),
-            (Some(parameters), None) => parameters.to_string(),
-            (None, Some(reference)) => reference.to_string(),
-            (None, None) => format!("files with the listing {}", model.listing),
-        };
-        let Admission { king, submission, .. } = &record.admission;
-        print(&format!(
-            "{:<12}{}\n{:<12}{}\n{:<12}{}\n\n{}",
-            "king",
-            model(king),
-            "submission",
-            model(submission),
-            "record",
-            record.digest,
-            report::screened(&record.admission)
-        ))?;
-    }
-    Ok(Exit::Done)
-}
-
 /// Reads the record in `folder`; says so where a duel has none yet.
 fn open(folder: &Path) -> Result<AnyRecord> {
     AnyRecord::open(folder).map_err(|error| {
@@ -440,163 +405,4 @@ fn open(folder: &Path) -> Result<AnyRecord> {
         .with("folder", folder.display())
         .with_hint(format!("`{} duel --resume {}` goes on with it", program(), word(folder)))
     })
-}
-
-fn show(show: &Show) -> Result<Exit> {
-    let record = match open(&show.folder)? {
-        AnyRecord::Duel(record) => record,
-        AnyRecord::Forfeit(record) => return show_forfeit(&record, show),
-    };
-    match (show.sample, show.json) {
-        (None, false) => {
-            print(&summary(&record))?;
-            let folder = word(&show.folder);
-            next(&[
-                (format!("record show {folder} --sample 0"), "a sample whole: replies and judges' answers"),
-                (format!("record verify {folder}"), "works the verdict out again from what is recorded"),
-            ]);
-        }
-        (None, true) => {
-            print_json(&json!({
-                "digest": record.digest,
-                "plan": record.plan(),
-                "verdict": record.verdict(),
-            }))?;
-        }
-        (Some(sample), false) => print(&one_sample(&record, sample)?)?,
-        (Some(sample), true) => print_json(&lines_of(&record, sample)?)?,
-    }
-    Ok(Exit::Done)
-}
-
-fn summary(record: &Record) -> String {
-    let (plan, verdict) = (record.plan(), record.verdict());
-    format!(
-        "{}{:<12}{}\n\n{}",
-        report::contestants(plan),
-        "record",
-        record.digest,
-        report::verdict(plan, verdict, report::tokens(record))
-    )
-}
-
-fn lines_of(record: &Record, wanted: u32) -> Result<Vec<&RecordLine>> {
-    let lines: Vec<_> = record
-        .lines
-        .iter()
-        .filter(|line| match line {
-            RecordLine::Sample { sample, .. }
-            | RecordLine::Reply { sample, .. }
-            | RecordLine::Preparation { sample, .. }
-            | RecordLine::Assessment { sample, .. } => *sample == wanted,
-            RecordLine::Cluster(cluster) => cluster.sample == wanted,
-            _ => false,
-        })
-        .collect();
-    if lines.is_empty() {
-        return Err(Error::new(
-            ErrorKind::NotFound,
-            "show a sample",
-            format!("the record has no sample {wanted}"),
-        )
-        .with_hint(format!("give a number below {}", record.verdict().samples)));
-    }
-    Ok(lines)
-}
-
-fn one_sample(record: &Record, wanted: u32) -> Result<String> {
-    let judges = &record.plan().judges;
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let mut section = |title: String, body: &str| {
-        let _ = writeln!(text, "── {title}\n{}\n", shown(body));
-    };
-    for line in lines_of(record, wanted)? {
-        match line {
-            RecordLine::Sample { sample, repo, messages, reference } => {
-                section(format!("sample {sample} of {repo}"), "");
-                for message in record.messages(messages)? {
-                    section(message.role.as_str().to_owned(), &message.content);
-                }
-                section("recorded reply".into(), record.text(reference)?);
-            }
-            RecordLine::Reply { side, reply, .. } => match reply {
-                RecordedReply::Completed { text, finish, completion_tokens, .. } => {
-                    let tokens = completion_tokens.map_or("?".into(), |tokens| tokens.to_string());
-                    let title = format!("{side}: {tokens} tokens, ended by {finish:?}");
-                    section(title, record.text(text)?);
-                }
-                RecordedReply::Overflowed(overflow) => {
-                    section(
-                        format!("{side}: its own arithmetic overflowed ({overflow}): the sample is lost"),
-                        "",
-                    );
-                }
-                RecordedReply::Missing { kind } => section(format!("{side}: missing, {kind:?}"), ""),
-                other => section(format!("{side}: {other:?}"), ""),
-            },
-            RecordLine::Preparation { judge, text, .. } => {
-                let name = judges.get(*judge as usize).map_or("?", |judge| judge.identity.name.as_str());
-                section(format!("{name}, before it saw the replies"), text);
-            }
-            RecordLine::Assessment { judge, order, answer, .. } => {
-                let name = judges.get(*judge as usize).map_or("?", |judge| judge.identity.name.as_str());
-                let order = match order {
-                    Order::KingFirst => "king first",
-                    Order::ChallengerFirst => "challenger first",
-                };
-                section(format!("{name}, {order}"), &describe(answer));
-            }
-            RecordLine::Probes { judge, probes, .. } => {
-                let name = judges.get(*judge as usize).map_or("?", |judge| judge.identity.name.as_str());
-                section(format!("{name}, asked about neutral text"), &describe_probes(*probes));
-            }
-            RecordLine::Cluster(cluster) => {
-                section(format!("challenger minus king: {:+.2} points", 100.0 * cluster.difference), "");
-            }
-            _ => {}
-        }
-    }
-    Ok(text)
-}
-
-fn describe(answer: &RecordedAnswer) -> String {
-    match answer {
-        RecordedAnswer::Answered(assessment @ Assessment::Scored { scores, rationale, .. }) => {
-            let mut text = assessment.evidence().map(alterations).unwrap_or_default();
-            for (metric, score) in scores {
-                let _ = writeln!(text, "{metric:<12}{:.3} for the first", score.value());
-            }
-            text + rationale.as_deref().unwrap_or_default()
-        }
-        RecordedAnswer::Answered(Assessment::Abstained { reason }) => format!("abstained: {reason}"),
-        RecordedAnswer::Answered(Assessment::Unreadable { reason, evidence, .. }) => {
-            format!("unreadable: {reason}\n{}{}", alterations(evidence), evidence.answer)
-        }
-        RecordedAnswer::Answered(other) => format!("{other:?}"),
-        RecordedAnswer::Void => "void: it had failed a canary before".into(),
-        RecordedAnswer::Identical => "not asked: both replies are the same, a tie".into(),
-        RecordedAnswer::Missing { kind: Some(kind) } => format!("missing: {kind:?}"),
-        RecordedAnswer::Missing { kind: None } => "missing: there was no pair to judge".into(),
-    }
-}
-
-fn describe_probes(probes: Probes) -> String {
-    let mut text = format!("alone: {:?}\n", probes.neutral);
-    if let Some(SideProbes { king, challenger }) = probes.sides {
-        let _ = writeln!(text, "beside the king's reply: {king:?}");
-        let _ = writeln!(text, "beside the challenger's reply: {challenger:?}");
-    }
-    text
-}
-
-/// What was changed in the replies before the judge saw them.
-fn alterations(evidence: &Evidence) -> String {
-    let mut text = String::new();
-    for (place, altered) in [("first", &evidence.first), ("second", &evidence.second)] {
-        for Alteration { what, count } in altered {
-            let _ = writeln!(text, "altered in the {place}: {what}, {count} times");
-        }
-    }
-    text
 }

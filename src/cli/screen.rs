@@ -10,7 +10,7 @@ use super::output::{next, print, print_json, word};
 use super::source::absolute;
 use crate::config::{AdmissionConfig, DuelConfig, PluginConfig};
 use crate::registry::nearest;
-use crate::report::{self, Bytes};
+use crate::report::{self, Bytes, Look};
 use crate::{
     Admission, AdmissionOutcome, BuildContext, CallContext, Error, ErrorKind, FileStore, ModelRef, Registry,
     Result, Screen,
@@ -81,7 +81,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     if arguments.json {
         print_json(&admission)?;
     } else {
-        print(&report::screened(&admission))?;
+        print(&report::screened(&admission, Look::of_stdout()))?;
         if let (Some(record), Some(store)) = (record, &store) {
             print(&format!("{:<12}{record} in {}\n", "record", store.folder().display()))?;
         }

@@ -60,6 +60,19 @@ pub struct DuelConfig {
 
 /// A side's model, named by exactly one of `path`, `name` and `ref`; what its
 /// parameters are pinned to, and what runs it.
+///
+/// ```
+/// use albedo::config::ModelConfig;
+/// use albedo::ModelRef;
+///
+/// // A model behind a server; `path` would be a folder, `ref` a model in a hub.
+/// let served: ModelConfig = serde_json::from_value(serde_json::json!({
+///     "name": "Qwen/Qwen3-8B",
+///     "backend": { "name": "openai", "base_url": "http://localhost:8000/v1" },
+/// }))?;
+/// assert!(matches!(served.model()?, ModelRef::Served(name) if name == "Qwen/Qwen3-8B"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {

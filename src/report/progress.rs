@@ -3,19 +3,30 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::Tokens;
+use super::table::{counted, times};
+use super::{Look, Tokens};
+use crate::decision::{RuleContext, SequentialTest};
 use crate::overflow::Overflow;
+use crate::plan::DuelPlan;
 use crate::record::JournalEvent;
-use crate::{Event, EventKind, EventSink, Side};
+use crate::{Event, EventKind, EventSink, Rule, Side};
 
 /// Failed calls that are shown one by one; the rest are only counted.
 const FAILURES_SHOWN: u32 = 5;
 
 /// Plain lines for a duel of any size.
 const LINES: u32 = 8;
+
+/// Between two drawings of the bars while nothing happens, so that the elapsed time
+/// moves on.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Steps of the bar of the evidence.
+const EVIDENCE_STEPS: u64 = 1000;
 
 /// Turns the events of one duel into lines of progress, and counts what the duel
 /// took. Its times are the events', so a recorded stream gives the same lines again.
@@ -27,9 +38,43 @@ pub struct ProgressLines {
     judges: u32,
     decided: u32,
     difference: f64,
+    /// What the duel's rule goes by, if that is evidence.
+    evidence: Option<Running>,
     failures: u32,
     tokens: [Tokens; 2],
     spent_usd: Option<f64>,
+}
+
+/// The evidence of `sequential` so far, and what it has to reach; both natural
+/// logarithms.
+#[derive(Debug, Clone)]
+struct Running {
+    start: SequentialTest,
+    test: SequentialTest,
+    needed: f64,
+}
+
+impl Running {
+    fn of(plan: &DuelPlan) -> Option<Self> {
+        let Rule::Sequential { win_margin, null_margin } = plan.rule else { return None };
+        let alpha = plan.terms.alpha();
+        let context = RuleContext {
+            version: plan.rule_version,
+            looks: plan.looks.clone(),
+            ..RuleContext::new(&plan.rule, plan.samples, alpha)
+        };
+        let start = SequentialTest::new(win_margin, null_margin, &context);
+        Some(Self { test: start.clone(), start, needed: -alpha.ln() })
+    }
+
+    /// How far the evidence is on its way, from 0 to 1.
+    fn share(&self) -> f64 {
+        (self.test.log_e_value() / self.needed).clamp(0.0, 1.0)
+    }
+
+    fn describe(&self) -> String {
+        format!("{} of {}", times(self.test.log_e_value()), times(self.needed))
+    }
 }
 
 impl ProgressLines {
@@ -39,7 +84,11 @@ impl ProgressLines {
         self.latest_ms = event.time_ms;
         match &event.kind {
             EventKind::Restored { replies, assessments } => {
-                vec![format!("going on with {replies} replies and {assessments} judges' answers")]
+                vec![format!(
+                    "going on with {} and {} of the judges",
+                    counted(*replies as u32, "reply", "replies"),
+                    counted(*assessments as u32, "answer", "answers")
+                )]
             }
             EventKind::Spent { usd } => {
                 self.spent_usd = Some(*usd);
@@ -48,6 +97,9 @@ impl ProgressLines {
             EventKind::Decided { difference, .. } => {
                 self.decided += 1;
                 self.difference += difference;
+                if let Some(evidence) = &mut self.evidence {
+                    evidence.test.consume(*difference);
+                }
                 let step = self.samples.div_ceil(LINES).max(1);
                 if self.decided.is_multiple_of(step) || self.decided == self.samples {
                     vec![self.decided_line()]
@@ -61,12 +113,16 @@ impl ProgressLines {
             }
             EventKind::Journal(JournalEvent::AskedAgain { samples }) => {
                 (self.decided, self.difference) = (0, 0.0);
+                if let Some(evidence) = &mut self.evidence {
+                    evidence.test = evidence.start.clone();
+                }
                 vec![format!(
                     "missing answers to the first {samples} samples would decide: they are asked for again"
                 )]
             }
             EventKind::Journal(JournalEvent::Opened { plan, .. }) => {
                 (self.samples, self.judges) = (plan.samples, plan.judges.len() as u32);
+                self.evidence = Running::of(plan);
                 vec![]
             }
             EventKind::Journal(JournalEvent::Replied { side, usage, .. }) => {
@@ -114,13 +170,15 @@ impl ProgressLines {
     }
 
     fn decided_line(&self) -> String {
+        let evidence = self.evidence.as_ref().map(|evidence| format!(", evidence {}", evidence.describe()));
         format!(
-            "{:5.1} s  {}/{} samples decided by {} judges, {}",
+            "{:5.1} s  {}/{} samples decided by {}, {}{}",
             self.elapsed_secs(),
             self.decided,
             self.samples,
-            self.judges,
-            self.margin()
+            counted(self.judges, "judge", "judges"),
+            self.margin(),
+            evidence.unwrap_or_default()
         )
     }
 
@@ -150,6 +208,8 @@ pub struct Progress {
 #[derive(Debug, Default)]
 struct State {
     lines: ProgressLines,
+    /// While models are loaded, on a terminal.
+    loading: Option<ProgressBar>,
     /// Once the plan is frozen, on a terminal.
     bars: Option<Bars>,
 }
@@ -160,6 +220,8 @@ struct Bars {
     replies: ProgressBar,
     answers: ProgressBar,
     decided: ProgressBar,
+    /// Of a rule that goes by evidence.
+    evidence: Option<ProgressBar>,
 }
 
 /// The bars on this process's terminal, so that a line of anybody's stands above them
@@ -189,10 +251,12 @@ impl Default for Progress {
 impl Progress {
     /// Takes the bars off the screen.
     pub fn finish(&self) {
-        if let Some(bars) = &self.state().bars {
-            for bar in [&bars.replies, &bars.answers, &bars.decided] {
-                bar.finish_and_clear();
-            }
+        let state = self.state();
+        let bars = state.bars.iter().flat_map(Bars::each);
+        for bar in state.loading.iter().chain(bars) {
+            bar.finish_and_clear();
+        }
+        if state.bars.is_some() {
             show(None);
         }
     }
@@ -219,24 +283,40 @@ impl Progress {
 }
 
 impl Bars {
-    fn new(samples: u32, judges: u32) -> Self {
+    /// Those of the duel whose plan `lines` has seen.
+    fn new(lines: &ProgressLines) -> Self {
         let all = MultiProgress::new();
-        let style = ProgressStyle::with_template("{prefix:>9} {bar:30} {pos}/{len} {msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = |name: &'static str, length: u32| {
-            all.add(ProgressBar::new(u64::from(length))).with_style(style.clone()).with_prefix(name)
+        let elapsed = Duration::from_secs_f64(lines.elapsed_secs());
+        let bar = |name: &'static str, template: &str, length: u64| {
+            let bar = ProgressBar::new(length).with_style(style(template)).with_prefix(name);
+            all.add(bar.with_elapsed(elapsed))
         };
+        let counting = "{prefix:>9} {bar:BAR} {pos}/{len} {wide_msg}";
         let bars = Self {
-            replies: bar("replies", 2 * samples),
-            answers: bar("judged", 2 * samples * judges),
-            decided: bar("decided", samples),
+            replies: bar("replies", counting, 2 * u64::from(lines.samples)),
+            answers: bar("judged", counting, 2 * u64::from(lines.samples) * u64::from(lines.judges)),
+            decided: bar(
+                "decided",
+                "{prefix:>9} {bar:BAR} {pos}/{len} in {elapsed} {wide_msg}",
+                u64::from(lines.samples),
+            ),
+            evidence: lines
+                .evidence
+                .as_ref()
+                .map(|_| bar("evidence", "{prefix:>9} {bar:BAR} {wide_msg}", EVIDENCE_STEPS)),
             all,
         };
-        for bar in [&bars.replies, &bars.answers, &bars.decided] {
+        for bar in bars.each() {
             bar.tick();
         }
         show(Some(bars.all.clone()));
+        // One is enough: all are drawn together.
+        bars.decided.enable_steady_tick(TICK);
         bars
+    }
+
+    fn each(&self) -> impl Iterator<Item = &ProgressBar> {
+        [&self.replies, &self.answers, &self.decided].into_iter().chain(&self.evidence)
     }
 
     /// Moves the bars on; whether a line of `event` is to be shown above them.
@@ -249,6 +329,10 @@ impl Bars {
             EventKind::Decided { .. } => {
                 self.decided.set_position(u64::from(lines.decided));
                 self.decided.set_message(lines.margin());
+                if let (Some(bar), Some(evidence)) = (&self.evidence, &lines.evidence) {
+                    bar.set_position((evidence.share() * EVIDENCE_STEPS as f64) as u64);
+                    bar.set_message(evidence.describe());
+                }
                 return false;
             }
             EventKind::Journal(JournalEvent::Replied { .. }) => {
@@ -265,17 +349,22 @@ impl Bars {
     }
 }
 
+/// The style of a bar; `BAR` in its template is the width of the bar, which follows the
+/// terminal's.
+fn style(template: &str) -> ProgressStyle {
+    let columns = if Look::of_stderr().width() < 80 { "16" } else { "30" };
+    ProgressStyle::with_template(&template.replace("BAR", columns))
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
 impl EventSink for Progress {
     fn on(&self, event: &Event) {
         let mut state = self.state();
         let said = state.lines.on(event);
-        if self.terminal
-            && state.bars.is_none()
-            && let EventKind::Journal(JournalEvent::Opened { plan, .. }) = &event.kind
-        {
-            state.bars = Some(Bars::new(plan.samples, plan.judges.len() as u32));
+        if self.terminal {
+            state.show(event);
         }
-        let State { lines, bars } = &*state;
+        let State { lines, bars, .. } = &*state;
         let shown = bars.as_ref().is_none_or(|bars| bars.on(event, lines));
         for line in said.into_iter().filter(|_| shown) {
             // A terminal that goes away must not end the duel.
@@ -283,6 +372,29 @@ impl EventSink for Progress {
                 Some(bars) => drop(bars.all.println(line)),
                 None => drop(writeln!(io::stderr(), "{line}")),
             }
+        }
+    }
+}
+
+impl State {
+    /// Puts on the terminal what `event` begins, and takes off what it ends.
+    fn show(&mut self, event: &Event) {
+        match &event.kind {
+            EventKind::Loading { side } => {
+                let spinner = self.loading.get_or_insert_with(|| {
+                    let spinner = ProgressBar::new_spinner().with_style(style("{msg} {elapsed}"));
+                    spinner.enable_steady_tick(TICK);
+                    spinner
+                });
+                spinner.set_message(format!("loading the {side}"));
+            }
+            EventKind::Journal(JournalEvent::Opened { .. }) if self.bars.is_none() => {
+                if let Some(loading) = self.loading.take() {
+                    loading.finish_and_clear();
+                }
+                self.bars = Some(Bars::new(&self.lines));
+            }
+            _ => {}
         }
     }
 }

@@ -7,42 +7,37 @@ use std::sync::{Arc, OnceLock};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
+use super::Look;
 use crate::{Admission, AdmissionOutcome, CallContext, Event, EventKind, Finding, Screened};
 
 /// Models below this many bytes are read before a bar could be seen.
 const LARGE: u64 = 256 << 20;
 
 /// The findings, each with what a reader looks for first.
-pub fn screened(admission: &Admission) -> String {
+pub fn screened(admission: &Admission, look: Look) -> String {
     let mut text = String::new();
     for Screened { screen, finding, .. } in &admission.findings {
-        let word = match finding {
-            Finding::Clear(_) => "clear",
-            Finding::Flagged(_) => "FLAGGED",
-            Finding::Rejected(_) => "REJECTED",
-            Finding::Unverified(_) => "unverified",
+        let (word, width) = match finding {
+            Finding::Clear(_) => (look.good("clear"), 5),
+            Finding::Flagged(_) => (look.warning("FLAGGED"), 7),
+            Finding::Rejected(_) => (look.bad("REJECTED"), 8),
+            Finding::Unverified(_) => (look.warning("unverified"), 10),
         };
         let mut lines = reasons(finding.evidence());
         if lines.is_empty() {
             lines.push(facts(finding.evidence()));
         }
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{:<16}{word:<12}{}", screen.name, lines[0]);
-        for line in &lines[1..] {
-            let _ = writeln!(text, "{:<28}{line}", "");
-        }
+        let name = format!("{:<16}{word}{:gap$}", screen.name, "", gap = 11 - width);
+        text += &look.hanging(&name, 28, &lines.join("\n"));
     }
-    let _ = writeln!(
-        text,
-        "\n{}",
-        match admission.outcome {
-            AdmissionOutcome::Forfeit => "Rejected: the submission forfeits on the evidence above.",
-            AdmissionOutcome::Void =>
-                "Not decided: some screens could not find out, which is not the submission's fault.",
-            AdmissionOutcome::Admitted => "Nothing that forfeits.",
+    let outcome = match admission.outcome {
+        AdmissionOutcome::Forfeit => look.bad("Rejected: the submission forfeits on the evidence above."),
+        AdmissionOutcome::Void => {
+            look.warning("Not decided: some screens could not find out, which is not the submission's fault.")
         }
-    );
-    text
+        AdmissionOutcome::Admitted => look.good("Nothing that forfeits."),
+    };
+    text + "\n" + &look.paragraph(&outcome)
 }
 
 /// The lines that say why, if the evidence has any.

@@ -1,89 +1,170 @@
-//! The final table of a duel.
+//! The heading and the final table of a duel.
 
-use std::fmt::Write;
-
-use super::Tokens;
-use crate::decision::Evidence;
+use super::explain::explain;
+use super::{Look, Tokens};
+use crate::decision::{Evidence, SequentialEvidence};
 use crate::missing::Cause;
 use crate::plan::{ContestantPlan, DuelPlan};
 use crate::verdict::{Forfeit, Holds, MAX_OVERFLOWED, Overflows, VoidReason, share};
 use crate::{Outcome, Verdict};
 
-/// One line per contestant: architecture, size, element type, digest, backend.
-pub fn contestants(plan: &DuelPlan) -> String {
-    let line = |side: &str, contestant: &ContestantPlan| {
+/// Columns of the numbers in the table of scores.
+const NUMBERS: usize = 46;
+
+/// Columns of the names in it, where there is room.
+const NAMES: usize = 26;
+
+/// An e-value from which the second betting process of `sequential` takes a win for
+/// one of some size.
+const SIZE_EVIDENCE: f64 = 100.0;
+
+/// One entry per contestant: where its model is, if `names` says so, architecture,
+/// size, element type, digest and backend.
+pub fn contestants(plan: &DuelPlan, names: [Option<&str>; 2], look: Look) -> String {
+    let entry = |side: &str, contestant: &ContestantPlan, name: Option<&str>| {
         let model = &contestant.model;
-        format!(
-            "{side:<12}{} of {} parameters in {}, sha256 {}, on {}\n",
+        let name = name.map(|name| format!("{}: ", look.strong(name))).unwrap_or_default();
+        let described = format!(
+            "{name}{} of {} parameters in {}, sha256 {}, on {}",
             model.architecture,
             count(model.parameter_count),
             model.dtype,
             model.parameters.short(),
             contestant.backend.name,
-        )
+        );
+        look.entry(side, &described)
     };
-    line("king", &plan.king) + &line("challenger", &plan.challenger)
+    let [king, challenger] = names;
+    entry("king", &plan.king, king) + &entry("challenger", &plan.challenger, challenger)
 }
 
-/// The verdict, the scores by judge and metric, and how far to trust them.
-pub fn verdict(plan: &DuelPlan, verdict: &Verdict, tokens: [Tokens; 2]) -> String {
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let mut line = |line: String| {
-        let _ = writeln!(text, "{}", line.trim_end());
+/// The verdict in a sentence, the scores by judge and metric, and how far to trust
+/// them; with `explained`, also what the words mean.
+pub fn verdict(
+    plan: &DuelPlan,
+    verdict: &Verdict,
+    tokens: [Tokens; 2],
+    look: Look,
+    explained: bool,
+) -> String {
+    let mut text = look.paragraph(&sentence(verdict, plan, look));
+    text.push('\n');
+    text += &scores(verdict, look);
+    text.push('\n');
+    text += &trust(plan, verdict, look);
+    let [king, challenger] = tokens.map(|tokens| format!("{} read, {} written", tokens.prompt, tokens.reply));
+    text += &look.entry("tokens", &format!("king {king}; challenger {challenger}"));
+    if explained {
+        text.push('\n');
+        text += &explain(verdict, look);
+    }
+    text
+}
+
+/// What the duel came to, for a reader who knows nothing of it.
+fn sentence(verdict: &Verdict, plan: &DuelPlan, look: Look) -> String {
+    let outcome = match verdict.outcome {
+        Outcome::Dethroned => look.good("The challenger is crowned"),
+        Outcome::KingHolds(_) => look.strong("The king holds"),
+        Outcome::Forfeit(_) => look.bad("The challenger forfeits"),
+        _ => look.warning("The duel is void"),
     };
-    let interval = verdict.interval().map(|interval| {
+    let samples = counted(verdict.samples, "sample", "samples");
+    let margin = verdict.margin;
+    let lead = match margin {
+        0.0 => format!("over {samples} the judges prefer neither side's replies"),
+        _ => format!(
+            "over {samples} the judges prefer the {}'s replies by {:.2} of 100 points",
+            if margin > 0.0 { "challenger" } else { "king" },
+            margin.abs()
+        ),
+    };
+    let because = match verdict.outcome {
+        Outcome::KingHolds(Holds::NotShown) if margin > 0.0 => not_shown(&verdict.decision.evidence).into(),
+        Outcome::KingHolds(Holds::Futile) => ", and a clear win of the challenger is out of reach".into(),
+        Outcome::Forfeit(Forfeit::Overflow) => format!(
+            ", and the challenger's own arithmetic overflowed on more than {:.0} % of the samples",
+            100.0 * MAX_OVERFLOWED
+        ),
+        Outcome::Void(VoidReason::TooManyMissing) => {
+            format!(", but more than {:.0} % of the answers are missing", 100.0 * plan.panel.max_missing)
+        }
+        Outcome::Void(VoidReason::Disputed) => {
+            ", but who wins hangs on answers that an outage keeps missing".into()
+        }
+        _ => String::new(),
+    };
+    format!("{outcome}: {lead}{because}.")
+}
+
+/// Why a lead of the challenger is no win.
+fn not_shown(evidence: &Evidence) -> &'static str {
+    let chance = ", which is too little evidence to rule out chance";
+    match evidence {
+        Evidence::Sequential(evidence) if evidence.rejected_at.is_none() => chance,
+        Evidence::Fixed(evidence) if evidence.log_e_value < -evidence.alpha.ln() => chance,
+        Evidence::MarginLcb(evidence) if evidence.margin_met => chance,
+        _ => ", which is a smaller lead than the rule asks for",
+    }
+}
+
+/// The table of scores by judge and metric.
+fn scores(verdict: &Verdict, look: Look) -> String {
+    let names = look.width().saturating_sub(NUMBERS).min(NAMES);
+    let row = |name: &str, numbers: String| {
+        // A name that does not fit has a line of its own.
+        let own_line = if name.chars().count() > names { format!("{name}\n") } else { String::new() };
+        let name = if own_line.is_empty() { name } else { "" };
+        format!("{own_line}{name:<names$}{numbers}\n")
+    };
+    let score = |margin: f64| format!("{:>8.2}{:>12.2}{margin:>+9.2}", share(-margin), share(margin));
+    let head = |rest: &str| format!("{:>8}{:>12}{:>9}{rest}", "king", "challenger", "margin");
+
+    let mut text = row("score of 100", head(&format!("{:>8}{:>9}", "flips", "missing")));
+    for judge in &verdict.judges {
+        text += &row(&judge.judge, format!("{}{:>8}{:>9}", score(judge.margin), judge.flips, judge.missing));
+        if judge.metrics.len() > 1 {
+            for (metric, margin) in &judge.metrics {
+                text += &row(&format!("  {metric}"), score(*margin));
+            }
+        }
+    }
+    text += &row("panel", score(verdict.margin));
+    text += "\n";
+    text += &row("by metric", head(""));
+    for (metric, margin) in &verdict.metrics {
+        text += &row(&format!("  {metric}"), score(*margin));
+    }
+    text
+}
+
+/// How far to trust the verdict, one entry per reason.
+fn trust(plan: &DuelPlan, verdict: &Verdict, look: Look) -> String {
+    let mut text = String::new();
+    let mut entry = |name: &str, value: &str| text += &look.entry(name, value);
+
+    let interval = verdict.interval().map_or_else(String::new, |interval| {
         let kind = match verdict.decision.evidence {
             Evidence::Sequential(_) | Evidence::Fixed(_) => "95 % confidence sequence",
             _ => "approximate 95 % interval",
         };
         format!(", {kind} {:+.2} to {:+.2}", interval.low, interval.high)
     });
-    line(format!(
-        "{}: {:+.2} points{}",
-        outcome(verdict.outcome, plan),
-        verdict.margin,
-        interval.unwrap_or_default()
-    ));
-    line(format!("rule {}: {}", plan.rule.name(), evidence(&verdict.decision.evidence)));
-    line(String::new());
+    entry("margin", &format!("{:+.2} points{interval}", verdict.margin));
+    entry("rule", &format!("{}: {}", plan.rule.name(), evidence(&verdict.decision.evidence)));
 
-    line(format!(
-        "{:<26}{:>8}{:>12}{:>9}{:>8}{:>9}",
-        "score of 100", "king", "challenger", "margin", "flips", "missing"
-    ));
-    let scores = |name: &str, margin: f64| {
-        format!("{name:<26}{:>8.2}{:>12.2}{margin:>+9.2}", share(-margin), share(margin))
-    };
-    for judge in &verdict.judges {
-        line(format!("{}{:>8}{:>9}", scores(&judge.judge, judge.margin), judge.flips, judge.missing));
-        if judge.metrics.len() > 1 {
-            for (metric, margin) in &judge.metrics {
-                line(scores(&format!("  {metric}"), *margin));
-            }
-        }
-    }
-    line(scores("panel", verdict.margin));
-    line(String::new());
-    line(format!("{:<26}{:>8}{:>12}{:>9}", "by metric", "king", "challenger", "margin"));
-    for (metric, margin) in &verdict.metrics {
-        line(scores(&format!("  {metric}"), *margin));
-    }
-    line(String::new());
-
-    line(format!(
-        "{:<12}{} of {} planned, {} missing of {} cells ({:.1} %, void above {:.0} %)",
-        "samples",
-        verdict.samples,
-        plan.samples,
+    let missing = format!(
+        "{} missing of {} ({:.1} %, void above {:.0} %)",
         verdict.missing,
-        verdict.cells,
+        counted(verdict.cells, "cell", "cells"),
         100.0 * f64::from(verdict.missing) / f64::from(verdict.cells.max(1)),
         100.0 * plan.panel.max_missing,
-    ));
+    );
+    let missing = if verdict.missing > 0 { look.warning(&missing) } else { missing };
+    entry("samples", &format!("{} of {} planned, {missing}", verdict.samples, plan.samples));
     if verdict.missing > 0 {
         let held = if verdict.dethroned_if_missing_for_king { "crowned" } else { "not crowned" };
-        line(format!("{:<12}with missing cells as wins of the king, the challenger is {held}", ""));
+        entry("", &format!("with missing cells as wins of the king, the challenger is {held}"));
         let causes = verdict.causes.iter().map(|(cause, count)| {
             let cause = match cause {
                 Cause::Outage => "by an outage",
@@ -95,88 +176,52 @@ pub fn verdict(plan: &DuelPlan, verdict: &Verdict, tokens: [Tokens; 2]) -> Strin
         });
         let causes = causes.collect::<Vec<_>>().join(", ");
         if !causes.is_empty() {
-            line(format!("{:<12}{causes}", ""));
+            entry("", &causes);
         }
     }
     let Overflows { king, challenger } = verdict.overflows;
     if king + challenger > 0 {
-        line(format!(
-            "{:<12}king {king} and challenger {challenger} samples, lost because the model's own arithmetic \
-             gave a number that is not finite",
-            "overflows"
-        ));
+        let lost = format!(
+            "king {king} and challenger {challenger} samples, lost because the model's own arithmetic gave a \
+             number that is not finite"
+        );
+        entry("overflows", &look.warning(&lost));
     }
-    line(format!(
-        "{:<12}{:.1} % of the scored cells prefer another side when the order is exchanged",
-        "order flips",
+    let flips = format!(
+        "{:.1} % of the scored cells prefer another side when the order is exchanged",
         100.0 * verdict.flip_rate()
-    ));
+    );
+    entry("order flips", &flips);
     if let Some(drift) = &verdict.drift {
-        line(format!(
-            "{:<12}{:+.2} points in the first half, {:+.2} in the second: {:+.1} standard errors",
+        entry(
             "drift",
-            drift.early,
-            drift.late,
-            drift.score()
-        ));
+            &format!(
+                "{:+.2} points in the first half, {:+.2} in the second: {:+.1} standard errors",
+                drift.early,
+                drift.late,
+                drift.score()
+            ),
+        );
     }
     if let Some(strata) = &verdict.strata {
-        line(format!(
-            "{:<12}a sample's repository predicts its difference with a correlation of {:+.2}",
-            "strata", strata.rho
-        ));
+        let rho = strata.rho;
+        entry(
+            "strata",
+            &format!("a sample's repository predicts its difference with a correlation of {rho:+.2}"),
+        );
     }
-    let [king, challenger] = tokens.map(|tokens| format!("{} read, {} written", tokens.prompt, tokens.reply));
-    line(format!("{:<12}king {king}; challenger {challenger}", "tokens"));
     text
-}
-
-fn outcome(outcome: Outcome, plan: &DuelPlan) -> String {
-    match outcome {
-        Outcome::Dethroned => "The challenger is crowned".into(),
-        Outcome::KingHolds(Holds::Futile) => "The king holds, a clear win is out of reach".into(),
-        Outcome::KingHolds(Holds::NotShown) => "The king holds, a clear win was not shown".into(),
-        Outcome::KingHolds(_) => "The king holds".into(),
-        Outcome::Forfeit(Forfeit::Overflow) => format!(
-            "The challenger forfeits, its own arithmetic overflowed on more than {:.0} % of the samples",
-            100.0 * MAX_OVERFLOWED
-        ),
-        Outcome::Forfeit(_) => "The challenger forfeits".into(),
-        Outcome::Void(VoidReason::TooManyMissing) => format!(
-            "The duel is void, more than {:.0} % of the answers are missing",
-            100.0 * plan.panel.max_missing
-        ),
-        Outcome::Void(VoidReason::Disputed) => {
-            "The duel is void, the challenger has won unless what an outage keeps missing counts for the king"
-                .into()
-        }
-        Outcome::Void(_) => "The duel is void".into(),
-        other => format!("{other:?}"),
-    }
 }
 
 fn evidence(evidence: &Evidence) -> String {
     let met = |met: bool| if met { "met" } else { "not met" };
     match evidence {
-        Evidence::Sequential(sequential) => format!(
-            "evidence e^{:.2} of e^{:.2} at {} of at most {} samples{}{}",
-            sequential.log_e_value,
-            -sequential.alpha.ln(),
-            sequential.samples,
-            sequential.cap,
-            sequential.size.as_ref().map_or_else(String::new, |size| format!(
-                "; that the win is above {:.2} points e^{:.2} of e^4.61",
-                size.null, size.log_e_value
-            )),
-            sequential
-                .shrunken
-                .map_or_else(String::new, |points| format!("; shrunken estimate {points:+.2}")),
-        ),
+        Evidence::Sequential(sequential) => sequential_evidence(sequential),
         Evidence::Fixed(fixed) => format!(
-            "evidence e^{:.2} of e^{:.2} after {} samples, win margin {}",
-            fixed.log_e_value,
-            -fixed.alpha.ln(),
-            fixed.samples,
+            "evidence {} of {} after {}, win margin {}",
+            times(fixed.log_e_value),
+            times(-fixed.alpha.ln()),
+            counted(fixed.samples, "sample", "samples"),
             met(fixed.margin_met)
         ),
         Evidence::Margin(margin) => {
@@ -190,8 +235,42 @@ fn evidence(evidence: &Evidence) -> String {
             200.0 * lcb.lcb,
             if lcb.lcb > 0.0 { "above zero" } else { "not above zero" }
         ),
-        other => format!("{other:?}"),
+        _ => "numbers that this build does not know".into(),
     }
+}
+
+fn sequential_evidence(sequential: &SequentialEvidence) -> String {
+    let mut text = format!(
+        "evidence of a lead {} of {}, after {} of at most {} samples",
+        times(sequential.log_e_value),
+        times(-sequential.alpha.ln()),
+        sequential.samples,
+        sequential.cap,
+    );
+    if let Some(size) = &sequential.size {
+        text += &format!(
+            "; evidence of a lead above {:.2} points {} of {}",
+            size.null,
+            times(size.log_e_value),
+            times(SIZE_EVIDENCE.ln())
+        );
+    }
+    if let Some(points) = sequential.shrunken {
+        text += &format!("; shrunken estimate {points:+.2} points");
+    }
+    text
+}
+
+/// An e-value whose natural logarithm is `log`, as a factor.
+pub(crate) fn times(log: f64) -> String {
+    // Where six digits no longer tell, powers of ten do.
+    let ten = log / std::f64::consts::LN_10;
+    if ten.abs() < 6.0 { format!("×{:.1}", log.exp()) } else { format!("×10^{ten:.1}") }
+}
+
+/// `number` with the word for one or for many.
+pub(super) fn counted(number: u32, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// A count in the largest unit that leaves a digit before the point.

@@ -52,6 +52,18 @@ fn check(folder: &Path, config: &str) -> std::process::Output {
         .expect("runs")
 }
 
+/// Plugins that other features bring would have sections of their own.
+#[cfg(all(feature = "hubs", feature = "publish"))]
+#[test]
+fn the_reference_is_what_the_program_prints() {
+    let printed = stdout(&crate::run::albedo(["config", "reference"]));
+    let written = include_str!("../../docs/configuration-reference.md");
+    assert!(
+        printed == written,
+        "run `albedo config reference >docs/configuration-reference.md`; it would be:\n{printed}"
+    );
+}
+
 #[test]
 fn a_mistake_is_refused_with_its_whole_path() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -100,7 +100,7 @@ const HEAVY: [(&str, &[&str]); 8] = [
 fn a_feature_brings_only_the_heavy_crates_it_is_for() {
     const INFERENCE: &[&str] = &["inference", "threads"];
     const GPU: &[&str] = &["inference", "threads", "gpu"];
-    let cases: [(&str, &str, &[&str]); 32] = [
+    let cases: [(&str, &str, &[&str]); 33] = [
         ("albedo-core", "", &[]),
         ("albedo-core", "conformance", &[]),
         ("albedo-core", "signatures", &[]),
@@ -122,6 +122,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo", "", &[]),
         ("albedo", "bench", &[]),
         ("albedo", "cli", &["tables", "terminal"]),
+        ("albedo", "config", &[]),
         ("albedo", "conformance", &[]),
         ("albedo", "tasks", &["tables"]),
         ("albedo", "cpu", INFERENCE),

@@ -18,6 +18,7 @@ mod judges;
 mod kill;
 mod loads;
 mod log;
+mod machine;
 mod mistakes;
 mod mistakes_table;
 mod new;
@@ -30,5 +31,6 @@ mod run;
 #[cfg(unix)]
 mod screens;
 mod served;
+mod terminal;
 mod verify_py;
 mod ways_to_fail;
