@@ -32,6 +32,8 @@ mod miner;
 mod new;
 mod output;
 mod plugins;
+#[cfg(feature = "publish")]
+mod publish;
 mod record;
 #[cfg(feature = "screens")]
 mod screen;
@@ -98,6 +100,10 @@ enum Command {
     /// Append duels to a log that only grows, prove what is in it, and check one.
     #[command(subcommand)]
     Log(log::Command),
+    /// Publish records into a folder or a bucket, with a page that shows them.
+    #[cfg(feature = "publish")]
+    #[command(subcommand)]
+    Publish(publish::Command),
     /// Check a configuration file; print every key, or the JSON schema.
     #[command(subcommand)]
     Config(config::Command),
@@ -249,6 +255,8 @@ fn dispatch(command: Command, runtime: &tokio::runtime::Runtime, cx: &CallContex
         Command::Log(command) => runtime.block_on(log::run(&command, cx)),
         Command::Init(arguments) => init::run(&arguments),
         Command::Tasks(command) => tasks::run(&command),
+        #[cfg(feature = "publish")]
+        Command::Publish(command) => runtime.block_on(publish::run(&command, cx)),
         Command::Config(command) => config::run(&command),
         Command::Judge(command) => runtime.block_on(judge::run(&command, cx)),
         #[cfg(feature = "chain")]

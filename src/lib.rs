@@ -55,6 +55,7 @@
 //! | `judges` | yes | judges `chat`, `protocol`, `reference-action`, `reference-likelihood`, `replay` |
 //! | `screens` | yes | `judges`, all screens, and the commands `albedo screen` and `albedo fingerprint` |
 //! | `signatures` | with `cli` | signing keys in files, verifying signatures ([`signer`]), and the log of duels ([`mod@log`]) |
+//! | `publish` | yes | [`publish`]: records, log and public data into a folder or a bucket, and a page that shows them |
 //! | `conformance` | no | modules `conformance` and `testing`, for the tests of plugins |
 //! | `chain` | no | chains `local` and `subtensor`, wallets, and the commands `albedo chain`, `wallet` and `miner` |
 //!
@@ -70,7 +71,14 @@
 
 pub use albedo_core::*;
 
-#[cfg(any(feature = "config", feature = "cpu", feature = "openai", feature = "tasks"))]
+#[cfg(any(
+    feature = "config",
+    feature = "cpu",
+    feature = "hubs",
+    feature = "openai",
+    feature = "publish",
+    feature = "tasks"
+))]
 pub use albedo_backends as backends;
 #[cfg(feature = "chain")]
 pub use albedo_chain as chains;
@@ -86,6 +94,8 @@ pub mod config;
 pub mod demo;
 mod plugins;
 pub mod prelude;
+#[cfg(feature = "publish")]
+pub mod publish;
 #[cfg(feature = "report")]
 pub mod report;
 

@@ -29,7 +29,7 @@ pub use head::Head;
 pub use monitor::{Finding, History, Revealed};
 pub use proof::{ConsistencyProof, InclusionProof};
 pub use reader::Log;
-pub use tiles::MAX_ENTRY_BYTES;
+pub use tiles::{MAX_ENTRY_BYTES, files_since};
 pub use writer::LogWriter;
 
 use crate::signer::PublicKey;

@@ -197,19 +197,8 @@ impl Logged<'_> {
     /// What the log lacks.
     fn entries(&self, known: &Known, history: &History) -> Result<Vec<Entry>> {
         let submission = self.submission.clone();
-        let next = history.entries().len() as u64;
         Ok(match known {
-            Known::Record(record) if history.place(record.digest()).is_some() => Vec::new(),
-            Known::Record(AnyRecord::Forfeit(record)) => {
-                vec![Entry::Forfeited(Forfeited { record: record.digest, submission })]
-            }
-            Known::Record(AnyRecord::Duel(record)) => match history.announcement(record.plan())? {
-                Some(announced) => vec![Entry::Ended(Ended::recorded(announced, record)?)],
-                None => vec![
-                    Entry::Announced(Announced::new(record.plan(), submission)?),
-                    Entry::Ended(Ended::recorded(next, record)?),
-                ],
-            },
+            Known::Record(record) => history.lacks(record, submission)?,
             Known::Plan(plan) => match (history.announcement(plan)?, self.abandon) {
                 (None, None) => vec![Entry::Announced(Announced::new(plan, submission)?)],
                 (Some(_), None) => Vec::new(),

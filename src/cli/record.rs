@@ -22,6 +22,8 @@ use crate::{
 };
 
 mod audit;
+#[cfg(feature = "publish")]
+mod fetch;
 mod show;
 mod sign;
 
@@ -41,6 +43,9 @@ pub(crate) enum Command {
     Sign(sign::Arguments),
     /// Verify a duel and its confirmation on fresh tasks, and decide on both.
     Confirm(Confirm),
+    /// Fetch a published record, every byte compared with its digest.
+    #[cfg(feature = "publish")]
+    Fetch(fetch::Arguments),
 }
 
 // A comment, since clap would take a docstring for the command's own help.
@@ -112,6 +117,8 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
         Command::Audit(arguments) => audit::run(arguments, cx).await,
         Command::Sign(arguments) => sign::run(arguments),
         Command::Confirm(arguments) => confirm(arguments, cx).await,
+        #[cfg(feature = "publish")]
+        Command::Fetch(arguments) => fetch::run(arguments, cx).await,
     }
 }
 

@@ -100,7 +100,7 @@ const HEAVY: [(&str, &[&str]); 8] = [
 fn a_feature_brings_only_the_heavy_crates_it_is_for() {
     const INFERENCE: &[&str] = &["inference", "threads"];
     const GPU: &[&str] = &["inference", "threads", "gpu"];
-    let cases: [(&str, &str, &[&str]); 33] = [
+    let cases: [(&str, &str, &[&str]); 34] = [
         ("albedo-core", "", &[]),
         ("albedo-core", "conformance", &[]),
         ("albedo-core", "signatures", &[]),
@@ -129,6 +129,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo", "cuda", GPU),
         ("albedo", "demo", &[]),
         ("albedo", "openai", &["network"]),
+        ("albedo", "publish", &["network", "database"]),
         ("albedo", "judges", &[]),
         ("albedo", "report", &["terminal"]),
         ("albedo", "screens", &["threads", "database"]),

@@ -26,6 +26,8 @@ mod newcomer;
 mod numbers;
 mod panel;
 mod plugins;
+#[cfg(feature = "publish")]
+mod published;
 mod real_judge;
 mod run;
 #[cfg(unix)]

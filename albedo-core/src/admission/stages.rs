@@ -101,8 +101,8 @@ fn settle(found: Result<Finding>, cx: &CallContext) -> Result<Finding> {
     })
 }
 
-/// Runs each screen on a thread that may block: it may parse megabytes, and a screen of
-/// another crate may read files of its own.
+/// Each screen on a thread that may block: it may parse megabytes, and whoever
+/// wrote it may read files of his own.
 async fn files(screens: &[&Arc<dyn Screen>], admit: &Admit, cx: &CallContext) -> Result<Vec<Finding>> {
     let mut findings = Vec::with_capacity(screens.len());
     for &screen in screens {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::merkle::leaf_hash;
 use super::reader::{parse, root};
-use super::{Announced, End, Ended, Entry, Head, Submission};
+use super::{Announced, End, Ended, Entry, Forfeited, Head, Submission};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::record::AnyRecord;
@@ -173,6 +173,30 @@ impl History {
     pub fn place(&self, record: Digest) -> Option<u64> {
         let names = |entry: &Entry| entry.record() == Some(record);
         self.entries.iter().position(names).map(|place| place as u64)
+    }
+
+    /// The entries that the log lacks of `record`, which was verified: its end, and its
+    /// announcement if nobody announced it. `submission` says whose it is.
+    ///
+    /// # Errors
+    /// A bug: its plan has no JSON form.
+    pub fn lacks(&self, record: &AnyRecord, submission: Option<Submission>) -> Result<Vec<Entry>> {
+        if self.place(record.digest()).is_some() {
+            return Ok(Vec::new());
+        }
+        let next = self.entries.len() as u64;
+        Ok(match record {
+            AnyRecord::Forfeit(record) => {
+                vec![Entry::Forfeited(Forfeited { record: record.digest, submission })]
+            }
+            AnyRecord::Duel(record) => match self.announcement(record.plan())? {
+                Some(announced) => vec![Entry::Ended(Ended::recorded(announced, record)?)],
+                None => vec![
+                    Entry::Announced(Announced::new(record.plan(), submission)?),
+                    Entry::Ended(Ended::recorded(next, record)?),
+                ],
+            },
+        })
     }
 
     /// Plans without an end, and ends without a plan.

@@ -36,7 +36,8 @@ impl InclusionProof {
         self.check(Some(key))
     }
 
-    /// As [`InclusionProof::verify`]. Without a key, it is not known who signed the head.
+    /// As [`InclusionProof::verify`]; without a key, whoever signed the head is not
+    /// known.
     ///
     /// # Errors
     /// As [`InclusionProof::verify`].

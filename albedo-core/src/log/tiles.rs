@@ -89,6 +89,30 @@ impl Tile {
     }
 }
 
+/// The files that a log of `new` entries has beside its checkpoint and one of `old`
+/// entries has not: what is to be copied, before the checkpoint, to where the older
+/// state of the log is.
+///
+/// ```
+/// assert_eq!(albedo_core::log::files_since(0, 2), ["tile/entries/000.p/2", "tile/0/000.p/2"]);
+/// assert!(albedo_core::log::files_since(2, 2).is_empty());
+/// ```
+pub fn files_since(old: u64, new: u64) -> Vec<String> {
+    let kinds = std::iter::once(Kind::Entries).chain((0..u64::BITS / HEIGHT).map(Kind::Hashes));
+    let mut files = Vec::new();
+    for kind in kinds {
+        let level = if let Kind::Hashes(level) = kind { level } else { 0 };
+        for index in old.checked_shr(level * HEIGHT).unwrap_or(0) / WIDTH.. {
+            match Tile::of(kind, index, new) {
+                Some(tile) if Tile::of(kind, index, old) != Some(tile) => files.push(tile.path()),
+                Some(_) => {}
+                None => break,
+            }
+        }
+    }
+    files
+}
+
 /// The tile that has what is needed for a node, and the hashes in it under the
 /// node.
 pub(super) fn tile_of(node: Node, size: u64) -> Option<(Tile, std::ops::Range<usize>)> {
@@ -163,6 +187,17 @@ mod tests {
         assert_eq!(tile_of(Node { level: 16, index: 1 }, 70_000), None);
         let (tile, range) = tile_of(Node { level: 0, index: 69_999 }, 70_000).expect("is there");
         assert_eq!((tile.path().as_str(), range), ("tile/0/273.p/112", 111..112));
+    }
+
+    #[test]
+    fn what_a_log_has_gained_is_what_the_other_lacks() {
+        let all = |size| files_since(0, size);
+        for (old, new) in [(0, 1), (1, 2), (255, 256), (256, 257), (300, 70_000), (65_535, 65_537), (7, 7)] {
+            let before = all(old);
+            let gained: Vec<_> = all(new).into_iter().filter(|file| !before.contains(file)).collect();
+            assert_eq!(files_since(old, new), gained, "{old} to {new}");
+        }
+        assert_eq!(all(257).len(), 5, "two bundles, two tiles of hashes, one above: {:?}", all(257));
     }
 
     #[test]

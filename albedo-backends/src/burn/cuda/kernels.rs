@@ -9,7 +9,6 @@
 )]
 
 pub(super) mod attention;
-pub(super) mod codes;
 mod math;
 mod mma;
 pub(super) mod product_few;

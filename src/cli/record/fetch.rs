@@ -1,0 +1,52 @@
+//! `albedo record fetch`.
+
+use std::path::PathBuf;
+
+use crate::cli::exit::Exit;
+use crate::cli::output::{print, print_json};
+use crate::publish::fetch;
+use crate::{BuildContext, CallContext, Digest, Registry, Result};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Address of the record's folder or of its manifest: `…/records/DIGEST`.
+    url: String,
+    /// The folder to put it into, which must not exist [default: the first digits of its
+    /// digest].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The digest that the record must have, if the address does not name it.
+    #[arg(long, value_name = "DIGEST")]
+    expect: Option<Digest>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
+    let Arguments { url, out, expect, json } = arguments;
+    let registry = Registry::linked()?;
+    let transport = crate::backends::http::transport(&BuildContext::new(&registry, cx));
+    let folder = out.clone().unwrap_or_else(|| {
+        let base = url.trim_end_matches('/').trim_end_matches("/manifest.json");
+        let named = base.rsplit('/').next().and_then(|part| part.parse::<Digest>().ok());
+        PathBuf::from((*expect).or(named).map_or("record".into(), |digest| digest.short()))
+    });
+    let fetched = fetch(url, &folder, *expect, &*transport, cx).await?;
+    if *json {
+        print_json(&fetched)?;
+        return Ok(Exit::Done);
+    }
+    let signed = match &fetched.signers[..] {
+        [] => "nobody has signed it".to_owned(),
+        keys => format!("signed by {}", keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    };
+    print(&format!(
+        "fetched {}\n    {} bytes into {}; {signed}\n    `albedo record verify {}` works its verdict out again\n",
+        fetched.record,
+        fetched.bytes,
+        fetched.folder.display(),
+        fetched.folder.display()
+    ))?;
+    Ok(Exit::Done)
+}

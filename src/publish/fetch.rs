@@ -1,0 +1,186 @@
+//! Fetching a published record, every byte compared with its digest.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::manifest::{MAX_MANIFEST, ManifestFile, RecordManifest};
+use crate::digest::Hasher;
+use crate::http::{HttpRequest, HttpResponse, Redirects, StatusCode};
+use crate::record::{self, AnyRecord};
+use crate::{CallContext, Digest, Error, ErrorKind, Fault, HttpTransport, PublicKey, Result};
+
+const OPERATION: &str = "fetch the record";
+
+/// Most bytes of each file, as a reader of records has them.
+const MOST: [(&str, u64); 4] = [
+    ("record.jsonl", 512 << 20),
+    ("record.blobs", 1 << 30),
+    ("record.digest", 1 << 10),
+    ("record.signatures", 1 << 20),
+];
+
+/// A record that was fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fetched {
+    /// Its digest.
+    pub record: Digest,
+    /// Where it is now.
+    pub folder: PathBuf,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Who has signed it; every signature was verified.
+    pub signers: Vec<PublicKey>,
+}
+
+/// Fetches the record at `url` into `folder`, which must not exist. `url` is the address
+/// of the record's folder (`…/records/DIGEST`) or of its manifest. What is fetched has the
+/// digest in the address, and `expect` if that is given: bytes prove themselves, whoever
+/// serves them. Whether what the record says is true is [`record::verify`]'s question.
+///
+/// Nothing stands under `folder` before all of it is there and has its digest.
+///
+/// # Errors
+/// [`ErrorKind::DigestMismatch`] for other bytes, after no more than the manifest's size of
+/// them; [`ErrorKind::DataInvalid`] for a manifest that is malformed or names files larger
+/// than a record may have; [`ErrorKind::NotFound`] if nothing is there; the transport's.
+pub async fn fetch(
+    url: &str,
+    folder: &Path,
+    expect: Option<Digest>,
+    transport: &dyn HttpTransport,
+    cx: &CallContext,
+) -> Result<Fetched> {
+    let base = url.trim_end_matches('/').trim_end_matches("/manifest.json");
+    let named: Option<Digest> = base.rsplit('/').next().and_then(|part| part.parse().ok());
+    let operator = |kind, message: &str| Error::new(kind, OPERATION, message).with_fault(Fault::Operator);
+    let Some(wanted) = expect.or(named) else {
+        return Err(operator(ErrorKind::ConfigInvalid, "the address does not name the record's digest")
+            .with_hint("give the address of its folder, `…/records/DIGEST`, or `--expect DIGEST`"));
+    };
+    if folder.exists() {
+        return Err(operator(ErrorKind::Conflict, "the folder exists already")
+            .with("path", folder.display())
+            .with_hint("name another folder with `--out`"));
+    }
+    let mut answer = get(transport, format!("{base}/manifest.json"), cx).await?;
+    let manifest = RecordManifest::parse(&answer.read(MAX_MANIFEST as usize).await?)?;
+    if manifest.record != wanted {
+        return Err(Error::new(ErrorKind::DigestMismatch, OPERATION, "the manifest is another record's")
+            .with("wanted", wanted)
+            .with("is", manifest.record));
+    }
+    let mut beside = folder.as_os_str().to_owned();
+    beside.push(".partial");
+    let beside = PathBuf::from(beside);
+    let io = |error| Error::io(OPERATION, &beside, error);
+    // What an earlier try has left is not known to be whole.
+    match fs::remove_dir_all(&beside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+        _ => fs::create_dir_all(&beside).map_err(io)?,
+    }
+    let done = async {
+        for file in &manifest.files {
+            download(base, file, &beside, transport, cx).await?;
+        }
+        let path = beside.clone();
+        let read = tokio::task::spawn_blocking(move || -> Result<(Digest, Vec<PublicKey>)> {
+            let record = AnyRecord::open(&path)?;
+            Ok((record.digest(), record::signers(&path, &record)?))
+        });
+        read.await.map_err(|error| Error::bug(OPERATION, error.to_string()))?
+    }
+    .await;
+    let moved = done.and_then(|(digest, signers)| {
+        if digest != wanted {
+            return Err(Error::new(ErrorKind::DigestMismatch, OPERATION, "the files are another record's")
+                .with("wanted", wanted)
+                .with("is", digest));
+        }
+        fs::rename(&beside, folder).map_err(|error| Error::io(OPERATION, folder, error))?;
+        Ok(signers)
+    });
+    match moved {
+        Ok(signers) => Ok(Fetched {
+            record: wanted,
+            folder: folder.to_owned(),
+            bytes: manifest.files.iter().map(|file| file.size).sum(),
+            signers,
+        }),
+        Err(error) => {
+            // What is left over is of no use to anybody.
+            let _ = fs::remove_dir_all(&beside);
+            Err(error)
+        }
+    }
+}
+
+async fn get(transport: &dyn HttpTransport, url: String, cx: &CallContext) -> Result<HttpResponse> {
+    let request = HttpRequest::get(OPERATION, url).with_redirects(Redirects::SameOrigin);
+    let address = request.address().to_owned();
+    let answer = transport.send(request, cx).await?;
+    match answer.status() {
+        StatusCode::OK => Ok(answer),
+        StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => {
+            Err(Error::new(ErrorKind::NotFound, OPERATION, "there is no such record at the address")
+                .with_fault(Fault::Operator)
+                .with("address", address)
+                .with("status", answer.status().as_u16())
+                .with_hint("check the address: it ends with `/records/DIGEST`"))
+        }
+        status => Err(Error::new(ErrorKind::Unavailable, OPERATION, format!("the server answers {status}"))
+            .with_fault(Fault::Infrastructure)
+            .with("address", address)),
+    }
+}
+
+/// Fetches one file, and no byte more than it should have.
+async fn download(
+    base: &str,
+    file: &ManifestFile,
+    folder: &Path,
+    transport: &dyn HttpTransport,
+    cx: &CallContext,
+) -> Result<()> {
+    let ManifestFile { name, at, size, sha256 } = file;
+    let most = MOST.iter().find(|(known, _)| known == name).map_or(0, |(_, most)| *most);
+    if *size > most {
+        return Err(Error::new(
+            ErrorKind::DataInvalid,
+            OPERATION,
+            "the manifest names a file that is too large",
+        )
+        .with("file", name)
+        .with("bytes", size)
+        .with("most", most));
+    }
+    let mut answer = get(transport, format!("{base}/{at}"), cx).await?;
+    let path = folder.join(name);
+    let io = |error| Error::io(OPERATION, &path, error);
+    let mut to = File::create(&path).map_err(io)?;
+    let (mut hasher, mut bytes) = (Hasher::default(), 0);
+    let mismatch = |message: &str| {
+        Error::new(ErrorKind::DigestMismatch, OPERATION, message)
+            .with_fault(Fault::Infrastructure)
+            .with("file", name)
+            .with_hint("fetch it again, or from another place")
+    };
+    while let Some(piece) = cx.run(OPERATION, answer.chunk()).await?? {
+        bytes += piece.len() as u64;
+        if bytes > *size {
+            return Err(mismatch("the server sends more bytes than the file has"));
+        }
+        hasher.update(&piece);
+        to.write_all(&piece).map_err(io)?;
+    }
+    to.sync_all().map_err(io)?;
+    if bytes < *size {
+        return Err(mismatch("the server sends fewer bytes than the file has"));
+    }
+    if hasher.finish() != *sha256 {
+        return Err(mismatch("the bytes do not have their digest"));
+    }
+    Ok(())
+}

@@ -1,0 +1,304 @@
+//! The index of all published records: read, verified, and moved on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::bucket::{Bucket, Conditions, Content, Mode, Object, PART, Version, Written};
+use super::manifest::{MAX_MANIFEST, RecordManifest, check_format, json, unresolved};
+use super::public::{FORMAT, Index, IndexEntry, IndexPage, PageRef};
+use crate::digest::Hasher;
+use crate::{CallContext, Digest, Error, ErrorKind, Result};
+
+pub(super) const INDEX: &str = "index.json";
+
+/// Records of a full page: about 200 KB.
+pub(super) const PAGE: usize = 256;
+
+/// Most bytes of `index.json` and of a page: a million records have 4,000 pages.
+const MAX_INDEX: u64 = 4 << 20;
+
+/// How often the index is read and written again before the publisher gives up: another
+/// one was faster each time.
+const MOVES: u32 = 50;
+
+const READ: &str = "read the index";
+const WRITE: &str = "write the index";
+
+/// Reads what is published: as any stranger would, nothing is believed.
+#[derive(Debug)]
+pub struct Reader {
+    bucket: Arc<dyn Bucket>,
+    /// Pages never change.
+    pages: Mutex<BTreeMap<Digest, Arc<IndexPage>>>,
+}
+
+impl Reader {
+    /// A reader of what is in `bucket`.
+    pub fn new(bucket: Arc<dyn Bucket>) -> Self {
+        Self { bucket, pages: Mutex::default() }
+    }
+
+    /// The index; `None` if nothing is published yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DataInvalid`] if it is malformed; the bucket's.
+    pub async fn index(&self, cx: &CallContext) -> Result<Option<Index>> {
+        Ok(self.versioned(cx).await?.map(|(index, _)| index))
+    }
+
+    /// Every record in the index, the oldest first.
+    ///
+    /// # Errors
+    /// As [`Reader::index`]; a page is missing or has another digest.
+    pub async fn entries(&self, cx: &CallContext) -> Result<Vec<IndexEntry>> {
+        let Some(index) = self.index(cx).await? else { return Ok(Vec::new()) };
+        self.entries_of(&index, cx).await
+    }
+
+    async fn entries_of(&self, index: &Index, cx: &CallContext) -> Result<Vec<IndexEntry>> {
+        let mut entries = Vec::new();
+        for page in &index.pages {
+            entries.extend(self.page(*page, cx).await?.entries.iter().cloned());
+        }
+        entries.extend(index.entries.iter().cloned());
+        if entries.len() as u64 != index.records {
+            return Err(Error::new(
+                ErrorKind::DataInvalid,
+                READ,
+                "it has another number of records than it states",
+            ));
+        }
+        Ok(entries)
+    }
+
+    /// Checks that everything `entry` points at is there and what its digests say.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] or [`ErrorKind::DigestMismatch`], naming the object; the
+    /// bucket's.
+    pub async fn verify(&self, entry: &IndexEntry, cx: &CallContext) -> Result<RecordManifest> {
+        const OPERATION: &str = "verify a published record";
+        let manifest = self.manifest(entry.record, cx).await?.ok_or_else(|| {
+            unresolved(OPERATION, "the manifest of a record in the index is missing", entry.record)
+        })?;
+        let mut lines = String::new();
+        for file in &manifest.files {
+            let name = format!("records/{}/{}", entry.record, file.at);
+            if digest_of(&*self.bucket, &name, file.size, cx).await? != Some(file.sha256) {
+                let error =
+                    unresolved(OPERATION, "a file of the record is missing or another one", entry.record);
+                return Err(error.with("object", name));
+            }
+            if file.name == "record.digest" {
+                let object = self.bucket.read(&name, 1 << 10, cx).await?;
+                let bytes = object.map(|object| object.bytes).unwrap_or_default();
+                lines = String::from_utf8_lossy(&bytes).into_owned();
+            }
+        }
+        // The digest is that of the lines after the first, which name the digests of both
+        // files.
+        let covered = lines.split_once('\n').map_or("", |(_, covered)| covered);
+        let named = manifest
+            .files
+            .iter()
+            .take(2)
+            .all(|file| covered.contains(&format!("{}  {}\n", file.sha256, file.name)));
+        if Digest::of(covered) == entry.record && named {
+            return Ok(manifest);
+        }
+        Err(unresolved(OPERATION, "the files are those of another record", entry.record))
+    }
+
+    /// The manifest of `record`; `None` if there is none.
+    pub(super) async fn manifest(&self, record: Digest, cx: &CallContext) -> Result<Option<RecordManifest>> {
+        let Some(object) = self.bucket.read(&RecordManifest::at(record), MAX_MANIFEST, cx).await? else {
+            return Ok(None);
+        };
+        let manifest = RecordManifest::parse(&object.bytes).map_err(|error| error.with("record", record))?;
+        if manifest.record == record {
+            return Ok(Some(manifest));
+        }
+        Err(unresolved("read a record's manifest", "it is another record's", record))
+    }
+
+    async fn versioned(&self, cx: &CallContext) -> Result<Option<(Index, Version)>> {
+        let Some(Object { bytes, version }) = self.bucket.read(INDEX, MAX_INDEX, cx).await? else {
+            return Ok(None);
+        };
+        check_format(&bytes, READ)?;
+        let index = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::new(ErrorKind::DataInvalid, READ, error.to_string()).with("object", INDEX)
+        })?;
+        Ok(Some((index, version)))
+    }
+
+    async fn page(&self, PageRef { page, records }: PageRef, cx: &CallContext) -> Result<Arc<IndexPage>> {
+        let kept = || self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(page) = kept().get(&page) {
+            return Ok(Arc::clone(page));
+        }
+        let name = page_name(page);
+        let invalid = |message: &str| Error::new(ErrorKind::DataInvalid, READ, message).with("object", &name);
+        let object = self.bucket.read(&name, MAX_INDEX, cx).await?;
+        let bytes = object.ok_or_else(|| invalid("a page of it is missing"))?.bytes;
+        if Digest::of(&bytes) != page {
+            return Err(invalid("a page of it has another digest"));
+        }
+        let read: IndexPage = serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))?;
+        if read.entries.len() != records as usize {
+            return Err(invalid("a page of it has another number of records"));
+        }
+        let read = Arc::new(read);
+        kept().insert(page, Arc::clone(&read));
+        Ok(read)
+    }
+}
+
+fn page_name(page: Digest) -> String {
+    format!("index/{page}.json")
+}
+
+/// The SHA-256 of the object `name`, read in parts; `None` if it is not there or does not
+/// have `size` bytes.
+pub(super) async fn digest_of(
+    bucket: &dyn Bucket,
+    name: &str,
+    size: u64,
+    cx: &CallContext,
+) -> Result<Option<Digest>> {
+    if bucket.size(name, cx).await? != Some(size) {
+        return Ok(None);
+    }
+    let (mut hasher, mut start) = (Hasher::default(), 0);
+    while start < size {
+        let end = (start + PART).min(size);
+        hasher.update(bucket.read_range(name, start, end, cx).await?);
+        start = end;
+    }
+    Ok(Some(hasher.finish()))
+}
+
+/// Moves the index on.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) reader: Reader,
+    conditions: Conditions,
+}
+
+/// Whether a record was new to the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Indexed {
+    New,
+    Already,
+}
+
+impl Writer {
+    pub(super) fn new(bucket: Arc<dyn Bucket>, conditions: Conditions) -> Self {
+        Self { reader: Reader::new(bucket), conditions }
+    }
+
+    /// Adds `entry`, unless its record is in the index already. `now` is the time of the
+    /// change.
+    ///
+    /// # Errors
+    /// The bucket's; [`ErrorKind::Conflict`] if another publisher was faster too often.
+    pub(super) async fn add(&self, entry: &IndexEntry, now: u64, cx: &CallContext) -> Result<Indexed> {
+        if self.conditions == Conditions::Ignored {
+            return self.add_and_repair(entry, now, cx).await;
+        }
+        for turn in 0..MOVES {
+            let read = self.reader.versioned(cx).await?;
+            let (index, mode) = match read {
+                Some((index, version)) => (index, Mode::IfUnchanged(version)),
+                None => (empty(), Mode::IfAbsent),
+            };
+            if self.reader.entries_of(&index, cx).await?.iter().any(|known| known.record == entry.record) {
+                return Ok(Indexed::Already);
+            }
+            let index = self.extended(index, [entry.clone()], now, cx).await?;
+            let content = Content::Bytes(json(&index)?.into());
+            if self.reader.bucket.write(INDEX, content, mode, cx).await? == Written::Yes {
+                return Ok(Indexed::New);
+            }
+            // Another publisher was faster. Each pauses for another time.
+            let pause = u64::from(turn) * (5 + u64::from(std::process::id() % 23));
+            cx.run(WRITE, tokio::time::sleep(std::time::Duration::from_millis(pause))).await?;
+        }
+        Err(Error::new(ErrorKind::Conflict, WRITE, "other publishers were faster every time")
+            .with_fault(crate::Fault::Infrastructure)
+            .with_reach(crate::Reach::Call)
+            .with_retry(crate::Retry::Backoff)
+            .with("tries", MOVES))
+    }
+
+    /// Adds `entry` where the bucket ignores conditions. After every write of the index
+    /// it is read back and compared with the manifests that are there: whoever writes
+    /// last finds what another write has undone, and repairs it. For no record's manifest
+    /// comes after the index was written for it.
+    async fn add_and_repair(&self, entry: &IndexEntry, now: u64, cx: &CallContext) -> Result<Indexed> {
+        let mut indexed = Indexed::Already;
+        for _ in 0..MOVES {
+            let index = self.reader.versioned(cx).await?.map_or_else(empty, |(index, _)| index);
+            let known: BTreeSet<_> =
+                self.reader.entries_of(&index, cx).await?.iter().map(|entry| entry.record).collect();
+            let mut missing = Vec::new();
+            for name in self.reader.bucket.list("records/", cx).await? {
+                let Some(record) = record_of(&name).filter(|record| !known.contains(record)) else {
+                    continue;
+                };
+                if record == entry.record {
+                    indexed = Indexed::New;
+                }
+                missing.extend(self.reader.manifest(record, cx).await?.map(|manifest| manifest.entry));
+            }
+            if missing.is_empty() {
+                return Ok(indexed);
+            }
+            missing.sort_by_key(|entry| (entry.decided_at, entry.record.to_string()));
+            let index = self.extended(index, missing, now, cx).await?;
+            let content = Content::Bytes(json(&index)?.into());
+            self.reader.bucket.write(INDEX, content, Mode::Always, cx).await?;
+        }
+        Err(Error::new(ErrorKind::Conflict, WRITE, "other publishers undo every change")
+            .with_fault(crate::Fault::Infrastructure)
+            .with_reach(crate::Reach::Call)
+            .with_retry(crate::Retry::Backoff)
+            .with_hint("publish to a server that keeps If-Match, or from one process alone"))
+    }
+
+    /// `index` with `entries` after its own; what is a full page goes into a page first.
+    async fn extended(
+        &self,
+        mut index: Index,
+        entries: impl IntoIterator<Item = IndexEntry>,
+        now: u64,
+        cx: &CallContext,
+    ) -> Result<Index> {
+        for entry in entries {
+            if index.entries.len() >= PAGE {
+                let rest = index.entries.split_off(PAGE);
+                let page = IndexPage { format: FORMAT, entries: std::mem::replace(&mut index.entries, rest) };
+                let bytes = Bytes::from(json(&page)?);
+                let digest = Digest::of(&bytes);
+                // Its name is its content: whoever wrote it, wrote the same.
+                self.reader.bucket.write(&page_name(digest), Content::Bytes(bytes), Mode::Always, cx).await?;
+                index.pages.push(PageRef { page: digest, records: PAGE as u32 });
+            }
+            index.entries.push(entry);
+            index.records += 1;
+        }
+        index.updated_at = index.updated_at.max(now);
+        Ok(index)
+    }
+}
+
+fn empty() -> Index {
+    Index { format: FORMAT, updated_at: 0, records: 0, pages: Vec::new(), entries: Vec::new() }
+}
+
+/// The record whose manifest the object `name` is.
+fn record_of(name: &str) -> Option<Digest> {
+    name.strip_prefix("records/")?.strip_suffix("/manifest.json")?.parse().ok()
+}

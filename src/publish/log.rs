@@ -1,0 +1,151 @@
+//! The log of duels beside the records: appended to where a record lacks, and copied to
+//! the bucket, its head last.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::bucket::{Bucket, Content, Mode, Object, Written};
+use super::public::PublicLog;
+use crate::log::{Entry, FolderLog, Head, History, Log, LogFiles, LogWriter, Submission, files_since};
+use crate::record::AnyRecord;
+use crate::{CallContext, Error, ErrorKind, Fault, Result, Signer};
+
+const OPERATION: &str = "publish the log";
+
+/// The log's newest head, under the log's own folder.
+const CHECKPOINT: &str = "checkpoint";
+
+/// Most bytes of a head and of a tile.
+const MAX_HEAD: u64 = 64 << 10;
+const MAX_TILE: u64 = 32 << 20;
+
+/// A log of duels in a folder, and what signs it.
+///
+/// Several publishers may share a bucket, but a log has one key and one writer: each log
+/// needs a bucket or prefix of its own.
+#[derive(Debug, Clone)]
+pub struct LogSource {
+    folder: PathBuf,
+    signer: Arc<dyn Signer>,
+    origin: Option<String>,
+}
+
+impl LogSource {
+    /// The log in `folder`, signed by `signer`. If there is none yet, it is begun under
+    /// the name `origin`: the address that it will be served at, without its scheme.
+    pub fn new(folder: impl Into<PathBuf>, signer: Arc<dyn Signer>, origin: Option<String>) -> Self {
+        Self { folder: folder.into(), signer, origin }
+    }
+
+    /// Appends what the log lacks of `record`, which was verified; gives the place of
+    /// the entry that names it.
+    ///
+    /// # Errors
+    /// As [`LogWriter::open`].
+    pub(super) async fn append(
+        &self,
+        record: &AnyRecord,
+        submission: Option<&Submission>,
+        cx: &CallContext,
+    ) -> Result<Option<u64>> {
+        if self.folder.join(CHECKPOINT).exists() {
+            let history = self.history(cx).await?.1;
+            if let Some(place) = history.place(record.digest()) {
+                return Ok(Some(place));
+            }
+        }
+        // Whoever holds the writer appends alone: what is missing is asked for again.
+        let (folder, origin, signer) = (self.folder.clone(), self.origin.clone(), Arc::clone(&self.signer));
+        let mut writer = blocking(move || LogWriter::open(&folder, origin.as_deref(), signer)).await?;
+        let history = self.history(cx).await?.1;
+        let entries = history.lacks(record, submission.cloned())?;
+        let place = history.entries().len() as u64 + entries.len() as u64;
+        let named = entries.last().and_then(Entry::record).is_some();
+        blocking(move || writer.append(&entries).map(|_head| ())).await?;
+        Ok(named.then(|| place - 1))
+    }
+
+    /// How the public data names the log that has `head`.
+    pub(super) fn public(&self, head: &Head) -> PublicLog {
+        PublicLog { origin: head.origin.clone(), key: self.signer.key().to_string(), size: head.size }
+    }
+
+    async fn history(&self, cx: &CallContext) -> Result<(Head, History)> {
+        let log = Log::open(Arc::new(FolderLog::new(&self.folder)), Some(&self.signer.key()), cx).await?;
+        let history = History::new(log.head(), &log.entries(cx).await?)?;
+        Ok((log.head().clone(), history))
+    }
+
+    /// Copies what `bucket` lacks of the log into `log/`, the head last; gives the head
+    /// that is there then. A log that contradicts the published head, or is shorter, is
+    /// never published.
+    ///
+    /// # Errors
+    /// The operator's: the published head is another log's, of another key, or of
+    /// another history; the bucket's.
+    pub(super) async fn copy(&self, bucket: &Arc<dyn Bucket>, cx: &CallContext) -> Result<Head> {
+        let (head, history) = self.history(cx).await?;
+        let published = bucket.read(&at(CHECKPOINT), MAX_HEAD, cx).await?;
+        let (size, mode) = match published {
+            None => (0, Mode::IfAbsent),
+            Some(Object { bytes, version }) => {
+                let held = String::from_utf8_lossy(&bytes).into_owned();
+                let held = Head::parse(&held)?;
+                held.verify(&self.signer.key()).map_err(|_| {
+                    contradicts("the published head of the log is not signed by this key")
+                        .with("key", self.signer.key())
+                })?;
+                if let Some(finding) = history.check_head(&held)? {
+                    let message = format!("the published log has another history ({})", word(&finding));
+                    return Err(contradicts(message).with("published entries", held.size));
+                }
+                (held.size, Mode::IfUnchanged(version))
+            }
+        };
+        for file in files_since(size, head.size) {
+            let bytes = FolderLog::new(&self.folder).read(&file, MAX_TILE, cx).await?.ok_or_else(|| {
+                Error::new(ErrorKind::DataInvalid, OPERATION, "a file of the log is missing")
+                    .with("file", &file)
+            })?;
+            bucket.write(&at(&file), Content::Bytes(bytes.into()), Mode::Always, cx).await?;
+        }
+        if size < head.size || mode == Mode::IfAbsent {
+            let content = Content::Bytes(Bytes::from(head.to_string()));
+            if bucket.write(&at(CHECKPOINT), content, mode, cx).await? == Written::Refused {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    OPERATION,
+                    "the published head changed meanwhile",
+                )
+                .with_fault(Fault::Infrastructure)
+                .with_reach(crate::Reach::Call)
+                .with_retry(crate::Retry::Backoff));
+            }
+        }
+        Ok(head)
+    }
+}
+
+fn at(file: &str) -> String {
+    format!("log/{file}")
+}
+
+fn word(finding: &crate::log::Finding) -> &'static str {
+    match finding {
+        crate::log::Finding::Truncated { .. } => "it is longer",
+        _ => "the same entries have another hash",
+    }
+}
+
+fn contradicts(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Conflict, OPERATION, message)
+        .with_fault(Fault::Operator)
+        .with_hint("restore the log that was published, or publish this one elsewhere: a log has one history")
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::bug(OPERATION, error.to_string()))?
+}

@@ -1,0 +1,350 @@
+//! Publishes what waits in an outbox.
+
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::bucket::{Bucket, Conditions, Content, Mode, Written, check_name, conflict, probe};
+use super::index::{Indexed, Writer, digest_of};
+use super::manifest::{ManifestFile, Ready, RecordManifest, json};
+use super::outbox::{Failure, FolderOutbox, Item, Next, Outbox, Work};
+use super::public::{IndexEntry, Status, StatusSource, duel_files};
+use super::{LogSource, Reader};
+use crate::{CallContext, Clock, Digest, Error, ErrorKind, Fault, Reach, Result, Retry, SystemClock};
+
+const OPERATION: &str = "publish";
+
+const STATUS: &str = "data/status.json";
+
+/// Most bytes of a status that the publisher itself may replace.
+const MAX_STATUS: u64 = 4 << 20;
+
+/// How a publisher works.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The log that records are appended to and that is copied into the bucket.
+    pub log: Option<LogSource>,
+    /// When to try again what failed.
+    pub backoff: Backoff,
+    /// How long [`Publisher::drain`] goes on while something waits to be tried again.
+    pub patience: Duration,
+    /// Measures time, and waits.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            log: None,
+            backoff: Backoff::default(),
+            patience: Duration::from_mins(5),
+            clock: Arc::new(SystemClock::default()),
+        }
+    }
+}
+
+/// Pauses between tries. Ours: an outage of minutes costs minutes, one of a day costs a
+/// request every five minutes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// The pause after the first failure; doubled after each.
+    pub first: Duration,
+    /// The longest pause that a server did not ask for.
+    pub most: Duration,
+    /// The pause after a failure that an operator has to mend, such as a key that is
+    /// refused.
+    pub operator: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(1), most: Duration::from_mins(5), operator: Duration::from_mins(5) }
+    }
+}
+
+impl Backoff {
+    /// The pause after `error`, which follows `tries` earlier failures; `None` if the
+    /// same would come of every try.
+    pub fn pause(&self, error: &Error, tries: u32) -> Option<Duration> {
+        match (error.fault(), error.retry()) {
+            (_, Retry::After(pause)) => Some(pause),
+            // The record's own bytes, or ours: nobody but a person mends that.
+            (Fault::Bug | Fault::Contestant(_), _) => None,
+            _ if is_of_the_record(error) => None,
+            (Fault::Operator, _) => Some(self.operator),
+            _ => Some(self.first.saturating_mul(2_u32.saturating_pow(tries.min(20))).min(self.most)),
+        }
+    }
+}
+
+/// Whether `error` is about the bytes of what is to be published, or of what is there
+/// in its place, and would be met every time.
+fn is_of_the_record(error: &Error) -> bool {
+    let about = |fact: &str| error.context().iter().any(|(key, _)| *key == fact);
+    match error.kind() {
+        ErrorKind::DataInvalid | ErrorKind::DigestMismatch | ErrorKind::Unsupported | ErrorKind::NotFound => {
+            about("record")
+        }
+        ErrorKind::Conflict => about("object"),
+        _ => false,
+    }
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Published {
+    /// It is published now.
+    New(Digest),
+    /// It was published before.
+    Already(Digest),
+}
+
+/// What [`Publisher::drain`] did.
+#[derive(Debug, Clone, Default)]
+pub struct Drained {
+    /// Records and documents that are published now.
+    pub published: u64,
+    /// Records that were published before.
+    pub already: u64,
+    /// Tries that failed.
+    pub failures: u64,
+    /// Items that wait: to be tried again, or for somebody to act.
+    pub waiting: u64,
+    /// Items among them that somebody has to act for.
+    pub stopped: u64,
+    /// The last failure.
+    pub error: Option<Error>,
+}
+
+/// Publishes records and documents into a bucket.
+///
+/// # Behavior
+/// - Everything may be repeated, in whole or in part: what is there already is compared,
+///   and nothing is listed twice.
+/// - Dropped or killed at any moment it leaves the index as it was or as it was to be.
+/// - What fails affects nothing but its own publication.
+#[derive(Debug)]
+pub struct Publisher {
+    bucket: Arc<dyn Bucket>,
+    conditions: Conditions,
+    settings: Settings,
+    index: Writer,
+    /// The Unix time at which the clock stood at 0.
+    origin: Duration,
+}
+
+impl Publisher {
+    /// A publisher into `bucket`, which is asked whether it keeps the conditions of
+    /// writes.
+    ///
+    /// # Errors
+    /// The bucket's.
+    pub async fn open(bucket: Arc<dyn Bucket>, settings: Settings, cx: &CallContext) -> Result<Self> {
+        let conditions = probe(&*bucket, cx).await?;
+        let now = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let origin = now.saturating_sub(settings.clock.now());
+        Ok(Self { index: Writer::new(Arc::clone(&bucket), conditions), bucket, conditions, settings, origin })
+    }
+
+    /// Whether the bucket keeps the conditions of writes.
+    pub fn conditions(&self) -> Conditions {
+        self.conditions
+    }
+
+    /// A reader of what is published.
+    pub fn reader(&self) -> &Reader {
+        &self.index.reader
+    }
+
+    #[cfg(test)]
+    pub(super) fn bucket(&self) -> &Arc<dyn Bucket> {
+        &self.bucket
+    }
+
+    #[cfg(test)]
+    pub(super) fn index(&self) -> &Writer {
+        &self.index
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub fn now_ms(&self) -> u64 {
+        (self.origin + self.settings.clock.now()).as_millis() as u64
+    }
+
+    /// Publishes what `outbox` holds, until nothing is left, or nothing that is due
+    /// within the settings' patience. What cannot be published waits on, and is counted.
+    ///
+    /// # Errors
+    /// The outbox's; [`ErrorKind::Cancelled`].
+    pub async fn drain(&self, outbox: &dyn Outbox, cx: &CallContext) -> Result<Drained> {
+        let mut drained = Drained::default();
+        let until_ms = self.now_ms() + self.settings.patience.as_millis() as u64;
+        loop {
+            cx.check(OPERATION)?;
+            let item = match outbox.next(self.now_ms()).await? {
+                Next::Due(item) => item,
+                Next::Later(at_ms) if at_ms <= until_ms => {
+                    let pause = Duration::from_millis(at_ms.saturating_sub(self.now_ms()));
+                    let at = self.settings.clock.now() + pause;
+                    cx.run(OPERATION, self.settings.clock.sleep_until(at)).await?;
+                    continue;
+                }
+                Next::Later(_) | Next::Nothing => break,
+            };
+            match self.publish(&item, cx).await {
+                Ok(Some(Published::Already(_))) => {
+                    drained.already += 1;
+                    outbox.done(item.id, self.now_ms()).await?;
+                }
+                Ok(_) => {
+                    drained.published += 1;
+                    outbox.done(item.id, self.now_ms()).await?;
+                }
+                Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+                Err(error) => {
+                    drained.failures += 1;
+                    let pause = self.settings.backoff.pause(&error, item.tries);
+                    let now_ms = self.now_ms();
+                    let again_ms = pause.map(|pause| now_ms + pause.as_millis() as u64);
+                    drained.error = Some(error.clone());
+                    let failure = Failure { message: error.to_string(), fault: error.fault(), again_ms };
+                    outbox.failed(item.id, &failure, now_ms).await?;
+                    // A key or a bucket that an operator has to mend is every item's.
+                    let of_one = error.context().iter().any(|(key, _)| *key == "record");
+                    if error.fault() == Fault::Operator && error.reach() > Reach::Call && !of_one {
+                        break;
+                    }
+                }
+            }
+        }
+        let lag = outbox.lag(self.now_ms()).await?;
+        (drained.waiting, drained.stopped) = (lag.waiting, lag.stopped);
+        self.refresh_status(cx).await?;
+        Ok(drained)
+    }
+
+    /// The same for a folder of records, which no other process publishes from meanwhile.
+    ///
+    /// # Errors
+    /// As [`Publisher::drain`]; [`ErrorKind::Conflict`], the operator's, if another
+    /// process does.
+    pub async fn drain_folder(&self, outbox: &FolderOutbox, cx: &CallContext) -> Result<Drained> {
+        let _lock = outbox.lock()?;
+        self.drain(outbox, cx).await
+    }
+
+    /// Publishes one item; what became of it, if it is a record.
+    ///
+    /// # Errors
+    /// What keeps it from being published.
+    pub async fn publish(&self, item: &Item, cx: &CallContext) -> Result<Option<Published>> {
+        match &item.work {
+            Work::Record { folder, submission, decided_at } => {
+                let ready = Ready::read(folder, submission.as_ref(), *decided_at, cx).await?;
+                self.record(ready, cx).await.map(Some)
+            }
+            Work::Document { name, bytes } => self.document(name, bytes.clone(), cx).await.map(|()| None),
+        }
+    }
+
+    /// Writes a document of the public data, whatever was there.
+    ///
+    /// # Errors
+    /// The bucket's; a bug if the name is none of the public data's.
+    pub async fn document(&self, name: &str, bytes: Bytes, cx: &CallContext) -> Result<()> {
+        check_name(name)?;
+        if !name.starts_with("data/") {
+            return Err(
+                Error::bug("publish a document", "its name does not begin with `data/`").with("name", name)
+            );
+        }
+        self.bucket.write(name, Content::Bytes(bytes), Mode::Always, cx).await.map(drop)
+    }
+
+    async fn record(&self, mut ready: Ready, cx: &CallContext) -> Result<Published> {
+        let record = ready.manifest.record;
+        if let Some(log) = &self.settings.log {
+            let submission =
+                ready.manifest.entry.submission.clone().map(|submission| crate::log::Submission {
+                    hotkey: submission.hotkey,
+                    repository: submission.repository,
+                    pin: submission.pin,
+                });
+            ready.manifest.entry.log_entry = log.append(&ready.record, submission.as_ref(), cx).await?;
+        }
+        let entry = match self.index.reader.manifest(record, cx).await? {
+            // It was written after the files that it names.
+            Some(manifest) => manifest.entry,
+            None => self.files(&ready, cx).await?,
+        };
+        if let Some(log) = &self.settings.log {
+            log.copy(&self.bucket, cx).await?;
+        }
+        let now = self.now_ms() / 1000;
+        Ok(match self.index.add(&entry, now, cx).await? {
+            Indexed::New => Published::New(record),
+            Indexed::Already => Published::Already(record),
+        })
+    }
+
+    /// Writes the files of a record, what a page shows of it, and its manifest last.
+    async fn files(&self, ready: &Ready, cx: &CallContext) -> Result<IndexEntry> {
+        let Ready { record, manifest, folder } = ready;
+        for file in &manifest.files {
+            let ManifestFile { name, at, size, sha256 } = file;
+            let object = format!("records/{}/{at}", manifest.record);
+            let content = Content::File { path: folder.join(name), size: *size };
+            let written = self.bucket.write(&object, content, Mode::IfAbsent, cx).await?;
+            // What was there already, or may have been written over by another publisher:
+            // it is the same, or somebody else's.
+            let again = written == Written::Refused || self.conditions == Conditions::Ignored;
+            if again && digest_of(&*self.bucket, &object, *size, cx).await? != Some(*sha256) {
+                return Err(conflict(&object, &self.bucket.place()));
+            }
+        }
+        let files = duel_files(record, &manifest.entry)?;
+        for (number, page) in files.pages.iter().enumerate() {
+            let name = format!("data/duels/{}/samples/{number:03}.json", manifest.record);
+            self.bucket.write(&name, Content::Bytes(json(page)?.into()), Mode::Always, cx).await?;
+        }
+        let name = format!("data/duels/{}.json", manifest.record);
+        self.bucket.write(&name, Content::Bytes(json(&files.data)?.into()), Mode::Always, cx).await?;
+        let name = RecordManifest::at(manifest.record);
+        let content = Content::Bytes(manifest.to_bytes()?.into());
+        if self.bucket.write(&name, content, Mode::IfAbsent, cx).await? == Written::Yes {
+            return Ok(manifest.entry.clone());
+        }
+        // Another publisher has the same record: its manifest counts.
+        let manifest = self.index.reader.manifest(manifest.record, cx).await?;
+        manifest.map(|manifest| manifest.entry).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unavailable,
+                OPERATION,
+                "the manifest is being written by another publisher",
+            )
+            .with_fault(Fault::Infrastructure)
+            .with_retry(Retry::Backoff)
+        })
+    }
+
+    /// Writes the state of the competition as the records tell it, unless a validator
+    /// writes it.
+    async fn refresh_status(&self, cx: &CallContext) -> Result<()> {
+        if let Some(object) = self.bucket.read(STATUS, MAX_STATUS, cx).await?
+            && let Ok(status) = serde_json::from_slice::<Status>(&object.bytes)
+            && status.source == StatusSource::Validator
+        {
+            return Ok(());
+        }
+        let entries = self.index.reader.entries(cx).await?;
+        let Some(mut status) = Status::from_records(&entries, self.now_ms() / 1000) else { return Ok(()) };
+        if let Some(log) = &self.settings.log {
+            let head = log.copy(&self.bucket, cx).await?;
+            status.log = Some(log.public(&head));
+        }
+        self.document(STATUS, json(&status)?.into(), cx).await
+    }
+}

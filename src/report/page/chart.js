@@ -1,0 +1,164 @@
+// Drawings of evidence and margins. They take what EvidenceTrace and IndexEntry hold.
+
+import { responsive, svg } from './dom.js';
+import { count, fixed, points } from './format.js';
+
+const TEN = Math.log(10);
+
+// A line through points, as a path.
+function path(places) {
+  return places.map(([x, y], index) => `${index ? 'L' : 'M'}${x.toFixed(1)} ${y.toFixed(1)}`).join('');
+}
+
+// Steps of 1, 2 or 5 times a power of ten, at most `most` of them in [low, high].
+function ticks(low, high, most) {
+  const raw = (high - low) / Math.max(most, 1);
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= raw);
+  const first = Math.ceil(low / step);
+  const last = Math.floor(high / step + 1e-9);
+  return Array.from({ length: Math.max(last - first + 1, 0) }, (_, index) => (first + index) * step);
+}
+
+function frame({ width, height, left, right, top, bottom }, x, y, label) {
+  const inner = { left, right: width - right, top, bottom: height - bottom };
+  const scale = ([low, high], from, to) => (value) => from + ((value - low) / (high - low || 1)) * (to - from);
+  const at = { x: scale(x.domain, inner.left, inner.right), y: scale(y.domain, inner.bottom, inner.top) };
+  const root = svg('svg', { width, height, viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': label, class: 'chart' });
+  for (const { value, text } of y.ticks) {
+    root.append(
+      svg('line', { class: 'grid', x1: inner.left, x2: inner.right, y1: at.y(value), y2: at.y(value) }),
+      svg('text', { class: 'tick', x: inner.left - 8, y: at.y(value) + 4, 'text-anchor': 'end' }, text),
+    );
+  }
+  for (const { value, text } of x.ticks) {
+    root.append(svg('text', { class: 'tick', x: at.x(value), y: inner.bottom + 18, 'text-anchor': 'middle' }, text));
+  }
+  return { root, at, inner };
+}
+
+// A factor such as 10 or 5,000.
+function factor(log) {
+  const value = Math.exp(log);
+  if (value >= 1e6) return `\u00d710${superscript(Math.round(log / TEN))}`;
+  return `\u00d7${count(value >= 10 ? Math.round(value) : Number(value.toPrecision(2)))}`;
+}
+
+function superscript(number) {
+  return String(number).replace(/\d/g, (digit) => '\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079'[digit]).replace('-', '\u207b');
+}
+
+// The evidence that the challenger is better, against the boundary of a crown.
+export function evidenceChart(trace) {
+  const values = trace.points.map((point) => point.log_e_value);
+  const lowest = Math.max(Math.min(0, ...values), -6 * TEN);
+  const highest = Math.max(trace.boundary, ...values);
+  const last = trace.points.at(-1);
+  const said = last
+    ? `Evidence ${factor(last.log_e_value)} after ${last.samples} of at most ${trace.cap} samples; a crown needs ${factor(trace.boundary)}.`
+    : 'No samples yet.';
+  return responsive((width) => {
+    const narrow = width < 480;
+    const exponents = ticks(lowest / TEN, highest / TEN, 4).filter((exponent) => Number.isInteger(exponent));
+    const { root, at, inner } = frame(
+      { width, height: narrow ? 200 : 240, left: 56, right: 12, top: 26, bottom: 30 },
+      { domain: [0, trace.cap], ticks: ticks(0, trace.cap, narrow ? 4 : 8).map((value) => ({ value, text: count(value) })) },
+      { domain: [lowest - 0.4, highest * 1.06], ticks: exponents.map((exponent) => ({ value: exponent * TEN, text: factor(exponent * TEN) })) },
+      said,
+    );
+    const boundary = at.y(trace.boundary);
+    root.append(
+      svg('line', { class: 'boundary', x1: inner.left, x2: inner.right, y1: boundary, y2: boundary }),
+      svg('text', { class: 'note', x: inner.right, y: boundary - 7, 'text-anchor': 'end' }, `a crown needs ${factor(trace.boundary)}`),
+    );
+    for (const look of trace.looks) {
+      if (look < trace.cap) root.append(svg('line', { class: 'look', x1: at.x(look), x2: at.x(look), y1: inner.bottom, y2: inner.bottom - 6 }));
+    }
+    const places = [[at.x(0), at.y(0)], ...trace.points.map((point) => [at.x(point.samples), at.y(Math.max(point.log_e_value, lowest))])];
+    root.append(svg('path', { class: 'evidence', d: path(places) }));
+    const [x, y] = places.at(-1);
+    root.append(svg('circle', { class: 'now', cx: x, cy: y, r: 4 }));
+    return root;
+  });
+}
+
+// The mean so far with its confidence sequence, against the least win.
+export function meanChart(trace) {
+  const shown = trace.points.filter((point) => point.interval);
+  const spread = shown.filter((point) => point.samples >= trace.points.length / 8);
+  const reach = Math.max(
+    trace.win_margin * 2, 4,
+    ...spread.flatMap((point) => [Math.abs(point.interval.low), Math.abs(point.interval.high)]),
+    ...trace.points.slice(Math.floor(trace.points.length / 8)).map((point) => Math.abs(point.mean)),
+  );
+  const limit = Math.min(reach * 1.08, 100);
+  const clamp = (value) => Math.max(-limit, Math.min(limit, value));
+  const last = trace.points.at(-1);
+  const said = last ? `Mean ${points(last.mean)} points after ${last.samples} samples.` : 'No samples yet.';
+  return responsive((width) => {
+    const narrow = width < 480;
+    const { root, at, inner } = frame(
+      { width, height: narrow ? 180 : 200, left: 56, right: 12, top: 14, bottom: 30 },
+      { domain: [0, trace.cap], ticks: ticks(0, trace.cap, narrow ? 4 : 8).map((value) => ({ value, text: count(value) })) },
+      { domain: [-limit, limit], ticks: ticks(-limit, limit, 5).map((value) => ({ value, text: value === 0 ? '0' : points(value).replace(/\.00$/, '') })) },
+      said,
+    );
+    if (shown.length > 1) {
+      const high = shown.map((point) => [at.x(point.samples), at.y(clamp(point.interval.high))]);
+      const low = shown.map((point) => [at.x(point.samples), at.y(clamp(point.interval.low))]).reverse();
+      root.append(svg('path', { class: 'band', d: `${path([...high, ...low])}Z` }));
+    }
+    root.append(
+      svg('line', { class: 'zero', x1: inner.left, x2: inner.right, y1: at.y(0), y2: at.y(0) }),
+      svg('line', { class: 'boundary', x1: inner.left, x2: inner.right, y1: at.y(clamp(trace.win_margin)), y2: at.y(clamp(trace.win_margin)) }),
+      svg('path', { class: 'mean', d: path(trace.points.map((point) => [at.x(point.samples), at.y(clamp(point.mean))])) }),
+    );
+    if (last) root.append(svg('circle', { class: 'now', cx: at.x(last.samples), cy: at.y(clamp(last.mean)), r: 4 }));
+    return root;
+  });
+}
+
+// A margin with its interval in a row of a table; `reach` is the largest of all rows.
+export function marginMark(numbers, reach) {
+  const [width, height] = [148, 20];
+  const x = (value) => width / 2 + (Math.max(-reach, Math.min(reach, value)) / reach) * (width / 2 - 5);
+  const root = svg('svg', { width, height, viewBox: `0 0 ${width} ${height}`, class: 'margin', 'aria-hidden': 'true' });
+  root.append(svg('line', { class: 'zero', x1: x(0), x2: x(0), y1: 2, y2: height - 2 }));
+  if (numbers.interval) {
+    root.append(svg('line', { class: 'whisker', x1: x(numbers.interval.low), x2: x(numbers.interval.high), y1: height / 2, y2: height / 2 }));
+  }
+  root.append(svg('circle', { class: numbers.margin < 0 ? 'dot king' : 'dot challenger', cx: x(numbers.margin), cy: height / 2, r: 4 }));
+  return root;
+}
+
+// Every sample's difference, in plan order: up is the challenger's.
+export function sampleStrip(samples, chosen) {
+  return responsive((width) => {
+    const height = 96;
+    const step = Math.max(width / samples.length, 1);
+    const bar = Math.max(Math.min(step - 1, 14), 0.75);
+    const y = (difference) => height / 2 - (difference / 100) * (height / 2 - 6);
+    const root = svg('svg', { width, height, viewBox: `0 0 ${width} ${height}`, role: 'img', class: 'strip', 'aria-label': `Differences of ${samples.length} samples, from ${fixed(Math.min(...samples.map((sample) => sample.difference)), 2)} to ${fixed(Math.max(...samples.map((sample) => sample.difference)), 2)} points.` });
+    samples.forEach((sample, index) => {
+      const [from, to] = [y(Math.max(sample.difference, 0)), y(Math.min(sample.difference, 0))];
+      const missing = sample.cells.some((cell) => cell.missing);
+      const side = sample.difference > 0 ? 'challenger' : sample.difference < 0 ? 'king' : 'tie';
+      root.append(svg('rect', {
+        class: `bar ${side}${missing ? ' missing' : ''}`, x: (index * step).toFixed(2), y: Math.min(from, to - 1).toFixed(2),
+        width: bar.toFixed(2), height: Math.max(to - from, 2).toFixed(2), onclick: () => chosen(sample.sample),
+      }, svg('title', {}, `sample ${sample.sample}: ${points(sample.difference)} points`)));
+    });
+    root.append(svg('line', { class: 'zero', x1: 0, x2: width, y1: height / 2, y2: height / 2 }));
+    return root;
+  });
+}
+
+// What is left of a budget.
+export function budgetBar(left, whole) {
+  return responsive((width) => {
+    const share = Math.max(0, Math.min(1, left / whole));
+    return svg('svg', { width, height: 8, viewBox: `0 0 ${width} 8`, role: 'img', class: 'budget', 'aria-label': `${Math.round(100 * share)} % of the error budget is left` },
+      svg('rect', { class: 'whole', x: 0, y: 0, width, height: 8, rx: 4 }),
+      svg('rect', { class: 'left', x: 0, y: 0, width: Math.max(share * width, 8).toFixed(1), height: 8, rx: 4 }));
+  });
+}
