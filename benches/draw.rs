@@ -79,7 +79,7 @@ fn runtime() -> Runtime {
 
 fn demo() -> ParquetTasksConfig {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/demo/tasks");
-    ParquetTasksConfig { path, manifest: None, allow_unhashed: false }
+    ParquetTasksConfig::folder(path)
 }
 
 fn manifest() -> String {

@@ -128,7 +128,14 @@ impl LogitsReader for Reader {
     fn read(&self, token: usize, logits: &[f32]) {
         let unit = self.stream.unit_at(token as u64);
         let most = CLIPS.iter().copied().fold(0.0, f64::max);
-        let off = DELTAS.map(|delta| token_score(logits, self.ids[token], &self.sampling, unit, delta, most));
+        let mut off = [0.0; DELTAS.len()];
+        for (off, delta) in off.iter_mut().zip(DELTAS) {
+            *off = token_score(logits, self.ids[token], &self.sampling, unit, delta, most);
+            // A larger δ never raises a score.
+            if *off == 0.0 {
+                break;
+            }
+        }
         self.off.lock().unwrap_or_else(PoisonError::into_inner).insert(token, off);
     }
 }

@@ -38,7 +38,7 @@ async fn main() -> albedo::Result<()> {
             EventKind::Journal(JournalEvent::Ended { verdict, .. }) => {
                 if let Some(plan) = &plan {
                     let look = Look::of_stdout();
-                    println!("\n{}", report::verdict(plan, &verdict, lines.tokens(), look, false));
+                    println!("\n{}", report::verdict(plan, &verdict, lines.tokens(), look));
                 }
                 continue;
             }

@@ -995,11 +995,14 @@ def verdict_of(plan, version, clusters, overflows, ruling, decision):
         for cell in cluster["cells"]:
             if cause(cell):
                 causes[cause(cell)] = causes.get(cause(cell), 0) + 1
-    second, alone = Decider(plan, version), None
-    for cluster in clusters:
-        alone = second.consume(missing_for_king(plan, cluster))
-        if alone:
-            break
+    for_king = ruling[0]
+    if version == 1:
+        second, alone = Decider(plan, version), None
+        for cluster in clusters:
+            alone = second.consume(missing_for_king(plan, cluster))
+            if alone:
+                break
+        for_king = alone[0][0] if alone else None
     outcome, reason = ruling
     if float(overflows["challenger"]) > 0.1 * count:
         outcome, reason = "forfeit", "overflow"
@@ -1008,7 +1011,7 @@ def verdict_of(plan, version, clusters, overflows, ruling, decision):
     verdict = {
         "line": "verdict", "outcome": outcome, "samples": count, "margin": points(differences), "judges": judges,
         "metrics": metrics, "missing": missing, "cells": cells,
-        "dethroned_if_missing_for_king": alone is not None and alone[0][0] == "dethroned",
+        "dethroned_if_missing_for_king": for_king == "dethroned",
         "decision": {**decision, "outcome": ruling[0]},
     }
     if reason:

@@ -15,6 +15,7 @@ use crate::{CallContext, Error, ErrorKind, Fault, Result};
 
 mod backend;
 mod bench;
+mod cache;
 mod calibrate;
 #[cfg(feature = "chain")]
 mod chain;
@@ -24,6 +25,7 @@ mod exit;
 #[cfg(feature = "screens")]
 mod fingerprint;
 mod generate;
+mod hub;
 mod init;
 mod judge;
 mod log;
@@ -107,12 +109,18 @@ enum Command {
     /// Check a configuration file; print every key, or the JSON schema.
     #[command(subcommand)]
     Config(config::Command),
-    /// Make task sets of one's own.
+    /// Make, pin, verify and fetch task sets.
     #[command(subcommand)]
     Tasks(tasks::Command),
     /// Try a judge on one pair of replies, and see how to add one.
     #[command(subcommand, after_help = judge::ADDING)]
     Judge(judge::Command),
+    /// List, pull, push and verify models of hubs.
+    #[command(subcommand)]
+    Hub(hub::Command),
+    /// Look after the models of hubs on this machine.
+    #[command(subcommand)]
+    Cache(cache::Command),
     /// Look at a subnet's chain.
     #[cfg(feature = "chain")]
     #[command(subcommand)]
@@ -254,11 +262,13 @@ fn dispatch(command: Command, runtime: &tokio::runtime::Runtime, cx: &CallContex
         Command::Record(command) => runtime.block_on(record::run(&command, cx)),
         Command::Log(command) => runtime.block_on(log::run(&command, cx)),
         Command::Init(arguments) => init::run(&arguments),
-        Command::Tasks(command) => tasks::run(&command),
+        Command::Tasks(command) => runtime.block_on(tasks::run(&command, cx)),
         #[cfg(feature = "publish")]
         Command::Publish(command) => runtime.block_on(publish::run(&command, cx)),
         Command::Config(command) => config::run(&command),
         Command::Judge(command) => runtime.block_on(judge::run(&command, cx)),
+        Command::Hub(command) => runtime.block_on(hub::run(&command, cx)),
+        Command::Cache(command) => runtime.block_on(cache::run(&command, cx)),
         #[cfg(feature = "chain")]
         Command::Chain(command) => runtime.block_on(chain::run(&command, cx)),
         #[cfg(feature = "chain")]

@@ -54,4 +54,6 @@ pub(crate) use duel::{BOTH_SIDES, label};
 pub use duel::{DuelConfig, ModelConfig, SavedDuel};
 pub use file::{parse, read};
 pub use key::journal_key;
+#[cfg(feature = "cli")]
+pub(crate) use reference::plain;
 pub use reference::{Choice, Key, Need, keys, reference};

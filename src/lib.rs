@@ -52,6 +52,7 @@
 //! | `cuda` | no | `cpu`, and backend `burn` on NVIDIA GPUs (needs LLVM to build) |
 //! | `openai` | yes | backend `openai`: chat models behind a server |
 //! | `demo` | yes | the [`demo`] pack as part of the program: two small models and tasks |
+//! | `hubs` | yes | hubs `oci` and `hf`, and the command `albedo hub push` |
 //! | `judges` | yes | judges `chat`, `protocol`, `reference-action`, `reference-likelihood`, `replay` |
 //! | `screens` | yes | `judges`, all screens, and the commands `albedo screen` and `albedo fingerprint` |
 //! | `signatures` | with `cli` | signing keys in files, verifying signatures ([`signer`]), and the log of duels ([`mod@log`]) |
@@ -60,9 +61,9 @@
 //! | `chain` | no | chains `local` and `subtensor`, wallets, and the commands `albedo chain`, `wallet` and `miner` |
 //!
 //! Without any feature the crate is [`albedo_core`]: the roles, the duel engine,
-//! the decision rules, the record, and the backend `routes`. The backend `replay`
-//! and a model's files in a local folder come with any of `cpu`, `openai` and
-//! `tasks`.
+//! the decision rules, the record, and the backend `routes`. The backend `replay`,
+//! a model's files in a local folder, the hub `folder` and the cache of models come
+//! with any of `cpu`, `hubs`, `openai` and `tasks`.
 //!
 //! Linking a crate registers its plugins: [`Registry::linked`] has them all. A crate of
 //! yours that only has plugins must be named once, `use my_judges as _;`, or the linker

@@ -1,7 +1,13 @@
 //! The one list of plugin crates. A crate that is only a dependency and never
 //! named is dropped by the linker, and its plugins with it.
 
-#[cfg(any(feature = "config", feature = "cpu", feature = "openai", feature = "tasks"))]
+#[cfg(any(
+    feature = "config",
+    feature = "cpu",
+    feature = "hubs",
+    feature = "openai",
+    feature = "tasks"
+))]
 use albedo_backends as _;
 #[cfg(feature = "chain")]
 use albedo_chain as _;

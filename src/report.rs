@@ -19,6 +19,7 @@ mod throughput;
 #[cfg(feature = "bench")]
 pub use bench::bench;
 pub use event_file::EventFile;
+pub use explain::explain;
 pub use look::Look;
 pub use progress::{Progress, ProgressLines, say};
 pub use screening::{Bytes, screened};

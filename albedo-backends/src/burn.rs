@@ -32,6 +32,7 @@ mod engine;
 mod kernels;
 mod model;
 mod ops;
+mod replicas;
 mod requests;
 mod sample;
 mod turns;
@@ -76,6 +77,7 @@ const MAX_GPU_BATCH: u32 = 256;
 pub struct BurnBackend {
     identity: Identity,
     placement: Placement,
+    devices: Vec<Device>,
 }
 
 /// Settings of [`BurnBackend`].
@@ -85,7 +87,10 @@ pub struct BurnConfig {
     /// Where models are computed: `cpu`, `cuda` (the first NVIDIA GPU) or
     /// `cuda:N`.
     pub device: Device,
-    /// Most sequences that are decoded together, 1 to 4096 on the CPU and 1 to
+    /// Several GPUs of one kind, by their numbers: each has the whole model, and all take
+    /// their requests from one queue. `device` is then `cuda`. No reply depends on it.
+    pub devices: Vec<u32>,
+    /// Most sequences that are decoded together on one device, 1 to 4096 on the CPU and 1 to
     /// 256 on a GPU. Each holds the keys and values of its tokens in memory. No
     /// reply depends on it.
     pub max_batch: u32,
@@ -95,6 +100,10 @@ pub struct BurnConfig {
     /// Most tokens of prompts that go through a GPU together, 128 to 32768. No
     /// reply depends on it.
     pub prefill_rows: u32,
+    /// What a GPU stores keys and values as: `bf16`, or `int8` with a factor for each
+    /// token and key-value head, so that nearly twice as many tokens fit and decoding
+    /// reads half as much. Replies depend on it.
+    pub kv_dtype: KvDtype,
     /// Whether the models of this device compute one after the other, for two
     /// that do not fit side by side: one has the device until another is asked
     /// and its own requests under way are answered. Its weights stay on a GPU
@@ -110,9 +119,11 @@ impl Default for BurnConfig {
     fn default() -> Self {
         Self {
             device: Device::Cpu,
+            devices: Vec::new(),
             max_batch: 32,
             memory_share: 0.48,
             prefill_rows: 8192,
+            kv_dtype: KvDtype::Bf16,
             in_turn: false,
             date: None,
         }
@@ -128,6 +139,15 @@ impl BurnConfig {
         let Self { device, max_batch, memory_share, prefill_rows, .. } = *self;
         if let Err(error) = self.date() {
             return invalid("date", format!("`date` cannot be read: {error}"));
+        }
+        if !self.devices.is_empty() && device != Device::Cuda(0) {
+            return invalid("devices", "`devices` are the numbers of GPUs".into())
+                .map_err(|error: Error| error.with_hint("set `device = \"cuda\"`, or leave `devices` out"));
+        }
+        if let Some(again) =
+            (1..self.devices.len()).find(|&at| self.devices[..at].contains(&self.devices[at]))
+        {
+            return invalid("devices", format!("`devices` names GPU {} twice", self.devices[again]));
         }
         let most = device.max_batch();
         if !(1..=most).contains(&max_batch) {
@@ -145,6 +165,10 @@ impl BurnConfig {
                 format!("`prefill_rows` is {prefill_rows}, it must be 128 to 32768"),
             );
         }
+        if self.kv_dtype != KvDtype::Bf16 && device == Device::Cpu {
+            return invalid("kv_dtype", "a CPU stores keys and values as f32".into())
+                .map_err(|error: Error| error.with_hint("leave `kv_dtype` out, or set `device = \"cuda\"`"));
+        }
         if cfg!(not(feature = "cuda")) && device != Device::Cpu {
             return invalid("device", "this build has no GPU support".into()).map_err(|error: Error| {
                 error.with_hint("build with `--features cuda`, or use `device = \"cpu\"`")
@@ -158,6 +182,18 @@ impl BurnConfig {
     fn date(&self) -> std::result::Result<Option<Date>, &'static str> {
         self.date.as_deref().map(str::parse).transpose()
     }
+}
+
+/// What a GPU stores keys and values as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KvDtype {
+    /// bf16, as they are computed.
+    #[default]
+    Bf16,
+    /// Whole numbers from -127 to 127 and an f32 factor for each token and
+    /// key-value head.
+    Int8,
 }
 
 /// Where models are computed.
@@ -223,24 +259,36 @@ impl BurnBackend {
             /// What the bits of a GPU's replies depend on, beside its model.
             #[serde(skip_serializing_if = "Option::is_none")]
             kernels: Option<Digest>,
+            /// Unless it is bf16.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            kv_dtype: Option<KvDtype>,
             #[serde(skip_serializing_if = "Option::is_none")]
             date: Option<&'a str>,
         }
         let date = config.date.as_deref();
+        let kv_dtype = Some(config.kv_dtype).filter(|&kv_dtype| kv_dtype != KvDtype::Bf16);
         let behavior = match config.device {
-            Device::Cpu => Behavior { device: "cpu", kernels: None, date },
+            Device::Cpu => Behavior { device: "cpu", kernels: None, kv_dtype, date },
             #[cfg(feature = "cuda")]
-            Device::Cuda(_) => Behavior { device: "cuda", kernels: Some(cuda::settings::digest()), date },
+            Device::Cuda(_) => {
+                Behavior { device: "cuda", kernels: Some(cuda::settings::digest()), kv_dtype, date }
+            }
             #[cfg(not(feature = "cuda"))]
-            Device::Cuda(_) => Behavior { device: "cuda", kernels: None, date },
+            Device::Cuda(_) => Behavior { device: "cuda", kernels: None, kv_dtype, date },
+        };
+        let devices = match &config.devices[..] {
+            [] => vec![config.device],
+            several => several.iter().copied().map(Device::Cuda).collect(),
         };
         Ok(Self {
             identity: Identity::new("burn", env!("CARGO_PKG_VERSION"), &behavior)?,
+            devices,
             placement: Placement {
                 device: config.device,
                 max_batch: config.max_batch as usize,
                 memory_share: config.memory_share,
                 prefill_rows: config.prefill_rows as usize,
+                kv_dtype: config.kv_dtype,
                 in_turn: config.in_turn,
                 date: config.date().ok().flatten(),
             },
@@ -273,13 +321,14 @@ impl ModelBackend for BurnBackend {
     }
 
     fn max_batch(&self) -> Option<u32> {
-        Some(self.placement.max_batch as u32)
+        Some((self.placement.max_batch * self.devices.len()) as u32)
     }
 
     async fn load(&self, model: &ModelSource, cx: &CallContext) -> Result<Arc<dyn ModelSession>> {
         let (source, placement, call) = (model.clone(), self.placement, cx.clone());
+        let devices = self.devices.clone();
         // A load that is cancelled ends by itself before its next tensor.
-        let loading = tokio::task::spawn_blocking(move || Session::load(&source, placement, &call));
+        let loading = tokio::task::spawn_blocking(move || Session::load(&source, placement, &devices, &call));
         let session = cx.run(LOAD, loading).await?.map_err(|error| {
             Error::bug(LOAD, "loading panicked").with("model", &model.model).with_source(error)
         })??;
@@ -295,11 +344,12 @@ struct Placement {
     max_batch: usize,
     memory_share: f64,
     prefill_rows: usize,
+    kv_dtype: KvDtype,
     in_turn: bool,
     date: Option<Date>,
 }
 
-/// A loaded model and its device thread.
+/// A loaded model and its device threads.
 #[derive(Debug)]
 struct Session {
     info: ModelInfo,
@@ -308,7 +358,8 @@ struct Session {
     calls: Option<mpsc::Sender<Call>>,
     /// Cancelled when the session is dropped.
     alive: CallContext,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
+    /// Of all devices together.
     memory: Option<DeviceMemory>,
 }
 
@@ -318,17 +369,26 @@ impl Drop for Session {
         self.calls = None;
         // The next model that is loaded on a GPU needs the memory of this
         // one. It takes a step of the device at most.
-        if let (Some(thread), true) = (self.thread.take(), self.memory.is_some()) {
-            let _ = thread.join();
+        if self.memory.is_some() {
+            for thread in self.threads.drain(..) {
+                let _ = thread.join();
+            }
         }
     }
 }
 
 impl Session {
-    fn load(source: &ModelSource, placement: Placement, cx: &CallContext) -> Result<Self> {
+    fn load(
+        source: &ModelSource,
+        placement: Placement,
+        devices: &[Device],
+        cx: &CallContext,
+    ) -> Result<Self> {
         cx.check(LOAD)?;
         let folder = source.model.require_folder(LOAD)?;
         let config = Qwen3Config::load(folder)?;
+        #[cfg(feature = "cuda")]
+        cuda::require_alike(devices)?;
         let text = Arc::new(ChatText::load(source.text().require_folder(LOAD)?, placement.date)?);
         check_vocabulary(&config, &text, source)?;
         let files = Arc::new(WeightFiles::open(folder)?);
@@ -341,21 +401,36 @@ impl Session {
             session: alive.clone(),
         };
         let (calls, receiver) = mpsc::channel(WAITING_CALLS);
-        let turn = placement
-            .in_turn
-            .then(|| Turn::new(placement.device, calls.downgrade(), 2 * config.parameter_count()));
         let digesting = digest(&files, cx)?;
-        let loading = Loading { placement, config: config.clone(), files: Some(files), desk };
-        let (thread, memory) = start(loading, Inbox::new(receiver, turn), cx)?;
-        // From here on, a failure drops the session and ends its device thread.
+        let inboxes = match devices.len() {
+            1 => vec![(calls.downgrade(), receiver)],
+            // Some wait at each device, so that they are tokens once there is room.
+            count => replicas::share(receiver, count, placement.max_batch + placement.max_batch / 4 + 1)?,
+        };
+        let weights = 2 * config.parameter_count();
+        let start = |(&device, (wake, calls)): (&Device, replicas::Calls)| {
+            let placement = Placement { device, ..placement };
+            let turn = placement.in_turn.then(|| Turn::new(device, wake, weights));
+            let (config, files, desk) = (config.clone(), Some(Arc::clone(&files)), desk.clone());
+            start(Loading { placement, config, files, desk }, Inbox::new(calls, turn), cx)
+        };
+        let starting: Vec<Starting> = devices.iter().zip(inboxes).map(start).collect::<Result<_>>()?;
+        drop(files);
+        let (threads, loaded): (Vec<_>, Vec<_>) =
+            starting.into_iter().map(|Starting { thread, loaded }| (thread, loaded)).unzip();
+        // From here on, a failure drops the session and ends its device threads.
         let mut session = Self {
             info: info(&config, &text, placement.device)?,
             text,
             calls: Some(calls),
             alive,
-            thread: Some(thread),
-            memory,
+            threads,
+            memory: None,
         };
+        for loaded in loaded {
+            let lost = |_| Error::new(ErrorKind::DeviceLost, LOAD, "the device thread failed");
+            session.memory = together(session.memory, loaded.recv().map_err(lost)??);
+        }
         let parameters = digesting.join().map_err(|_| Error::bug(LOAD, "digesting panicked"))??;
         if let Some(pinned) = source.parameters.filter(|pinned| *pinned != parameters) {
             return Err(Error::new(
@@ -376,7 +451,7 @@ impl Session {
     fn submit(&self, requests: Vec<Request>, cx: &CallContext) -> Answers {
         let (answers, receiver) = mpsc::channel(requests.len().max(1));
         let open = vec![true; requests.len()];
-        let call = Call { requests, cx: cx.clone(), answers };
+        let call = Call::new(requests, cx.clone(), answers);
         let unsent = self.calls.as_ref().map(|calls| (call, calls.downgrade()));
         Answers { unsent, receiver, open, cx: cx.clone() }
     }
@@ -568,19 +643,35 @@ fn tell(first: &mut Option<(std::sync::mpsc::Sender<Loaded>, CallContext)>, plac
     }
 }
 
-/// Starts a device thread, on which the model is also loaded; how it divides the
-/// memory.
-fn start(loading: Loading, inbox: Inbox, cx: &CallContext) -> Result<(JoinHandle<()>, Option<DeviceMemory>)> {
-    let (loaded, outcome) = std::sync::mpsc::channel();
+/// A device thread that loads its model.
+struct Starting {
+    thread: JoinHandle<()>,
+    loaded: std::sync::mpsc::Receiver<Loaded>,
+}
+
+/// Starts a device thread, on which the model is also loaded.
+fn start(loading: Loading, inbox: Inbox, cx: &CallContext) -> Result<Starting> {
+    let (first, loaded) = std::sync::mpsc::channel();
     let turn = inbox.turn().cloned();
-    let thread = DeviceThread { loading, inbox, turn, first: Some((loaded, cx.clone())) };
+    let thread = DeviceThread { loading, inbox, turn, first: Some((first, cx.clone())) };
     let thread = std::thread::Builder::new()
         .name("albedo-device".to_owned())
         .spawn(|| thread.run())
         .map_err(|error| Error::io("start the device thread", Path::new("albedo-device"), error))?;
-    let lost = |_| Error::new(ErrorKind::DeviceLost, LOAD, "the device thread failed");
-    let memory = outcome.recv().map_err(lost)??;
-    Ok((thread, memory))
+    Ok(Starting { thread, loaded })
+}
+
+/// What the devices of a session take.
+fn together(before: Option<DeviceMemory>, next: Option<DeviceMemory>) -> Option<DeviceMemory> {
+    let (Some(before), Some(next)) = (before, next) else { return before.or(next) };
+    Some(DeviceMemory {
+        budget: before.budget + next.budget,
+        weights: before.weights + next.weights,
+        workspace: before.workspace + next.workspace,
+        kv_cache: before.kv_cache + next.kv_cache,
+        kv_cache_tokens: before.kv_cache_tokens + next.kv_cache_tokens,
+        others: before.others + next.others,
+    })
 }
 
 /// Starts digesting `files`, while they are also loaded.

@@ -11,10 +11,6 @@ use albedo_core::{
 };
 use async_trait::async_trait;
 
-mod fetch;
-
-pub use fetch::fetch;
-
 /// The files below a folder. Files are read by position, and nothing outside
 /// the folder is, whatever the links in it say; but a snapshot in the cache of the
 /// Hugging Face hub (`snapshots/REVISION`) is links into the `blobs` beside it, which

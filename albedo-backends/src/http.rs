@@ -7,6 +7,8 @@
 //!   installed, else ring. They are loaded for the first `https` address: plain
 //!   HTTP to a server beside albedo needs none.
 //! - **Proxies** are those of the environment ([`Proxies`]).
+//! - **HTTP/1.1** is what it speaks, also to servers that offer HTTP/2: one slow body
+//!   holds up no other, since each has its connection.
 //! - **Redirects** are a request's choice; by default none is followed.
 //! - **Credentials** stay at their origin, and off plain HTTP to other machines.
 //! - **Errors** name the server, never a secret or a quotation of a prompt
@@ -261,6 +263,8 @@ fn build(tls: rustls::ClientConfig, proxies: &Proxies) -> Result<reqwest::Client
         .user_agent(concat!("albedo/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .redirect(redirect::Policy::none())
+        // Another crate turns reqwest's feature `http2` on.
+        .http1_only()
         .no_proxy()
         // What cannot be gone through was refused before.
         .proxy(reqwest::Proxy::custom(move |url| proxies.through(url).ok().flatten().cloned()))

@@ -4,8 +4,9 @@
 //! | --- | --- | --- |
 //! | [`burn`] | `burn` | Qwen3 models in-process, on the CPU |
 //! | [`http`] | `http` | the one HTTP client |
+//! | [`cache`] | | models of hubs on this machine, under a quota |
 //! | [`files`] | | a model's files in a local folder |
-//! | [`hubs`] | | hubs of models: a local mirror |
+//! | [`hubs`] | | hubs of models: a local mirror; with the feature `hubs`, container registries and Hugging Face |
 //! | [`openai`] | `openai` | chat models behind an OpenAI-compatible server |
 //! | [`replay`] | | the replies of a record |
 //! | [`prompts`] | `burn` | counting a prompt's tokens without a model |
@@ -14,6 +15,7 @@
 
 #[cfg(feature = "burn")]
 pub mod burn;
+pub mod cache;
 pub mod files;
 #[cfg(feature = "http")]
 pub mod http;

@@ -14,6 +14,11 @@
 //! Shards have the columns `instance_id` and `repo`, strings, and `messages`, a
 //! list of structures with the strings `role` and `content`; nothing is null.
 //!
+//! With [`ParquetTasksConfig::from`] (feature `hubs`) a shard that is in neither place is
+//! fetched when a draw needs it, compared with the manifest's SHA-256, and kept in the
+//! [cache](crate::cache) under its quota. [`build_manifest`] makes the manifest of such a
+//! data set, whose shards stay where they are.
+//!
 //! Each shard is hashed once, when a row of it is first read. `.verified/`
 //! beside the manifest remembers size, times, inode and digest, so that the
 //! next process need not hash it again: this notices what happens to files, not
@@ -36,11 +41,17 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::cache::Held;
+
+mod build;
 mod manifest;
+#[cfg(feature = "hubs")]
+mod origin;
 mod shard;
 mod verify;
 mod write;
 
+pub use build::build_manifest;
 pub use manifest::{Manifest, ShardEntry};
 use shard::Shard;
 use verify::Stamp;
@@ -67,6 +78,30 @@ pub struct ParquetTasksConfig {
     /// Accept shards that the manifest gives no digest of; the plan says so.
     #[serde(default)]
     pub allow_unhashed: bool,
+    /// The data set that missing shards are fetched from when a draw needs them:
+    /// `hf:datasets/owner/name@` and the 40 digits of a commit.
+    #[cfg(feature = "hubs")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The settings of the hub of `from`.
+    #[cfg(feature = "hubs")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<crate::hubs::hf::HfHubConfig>,
+}
+
+impl ParquetTasksConfig {
+    /// The tasks in the folder `path`, unpinned, all of whose shards are there.
+    pub fn folder(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            manifest: None,
+            allow_unhashed: false,
+            #[cfg(feature = "hubs")]
+            from: None,
+            #[cfg(feature = "hubs")]
+            hub: None,
+        }
+    }
 }
 
 /// Tasks in parquet files; see the [module](self).
@@ -78,8 +113,10 @@ struct Set {
     manifest: Manifest,
     /// What each shard's file was when it was verified; locked while it is.
     verified: Vec<Mutex<Option<Stamp>>>,
-    /// The latest used last.
-    open: Mutex<VecDeque<(usize, Arc<Shard>)>>,
+    /// The latest used last, each with what holds it in the cache.
+    open: Mutex<VecDeque<(usize, Arc<Shard>, Option<Arc<Held>>)>>,
+    #[cfg(feature = "hubs")]
+    origin: Option<origin::Origin>,
 }
 
 impl ParquetTasks {
@@ -90,6 +127,42 @@ impl ParquetTasks {
     /// pinned, shards without digests that were not allowed.
     pub async fn open(config: ParquetTasksConfig, cx: &CallContext) -> Result<Self> {
         blocking(OPEN, cx, move || Set::open(&config)).await.map(|set| Self(Arc::new(set)))
+    }
+
+    /// What the manifest pins, shard by shard.
+    pub fn manifest(&self) -> &Manifest {
+        &self.0.manifest
+    }
+
+    /// Checks size, digest and footer of the shard at this place in the manifest, which
+    /// is fetched first if it is missing and `fetch` is set.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for a shard that is missing;
+    /// [`ErrorKind::DigestMismatch`] or [`ErrorKind::DataInvalid`] for one that is not
+    /// what the manifest pins; what fetching it meets.
+    pub async fn check_shard(&self, index: usize, fetch: bool, cx: &CallContext) -> Result<()> {
+        let held = if fetch { self.0.fetched(index, cx).await? } else { None };
+        let (set, inner) = (Arc::clone(&self.0), cx.clone());
+        blocking(READ, cx, move || set.open_shard(index, held.as_deref(), &inner).map(|_| ())).await
+    }
+}
+
+impl ParquetTasks {
+    /// As [`ParquetTasks::open`], also of tasks whose shards are fetched.
+    ///
+    /// # Errors
+    /// As [`ParquetTasks::open`]; the hub's settings.
+    pub async fn build_with(config: ParquetTasksConfig, cx: &BuildContext<'_>) -> Result<Self> {
+        let config = ParquetTasksConfig { path: cx.path(&config.path), ..config };
+        #[cfg(feature = "hubs")]
+        if let Some(from) = &config.from {
+            let hub = config.hub.clone().unwrap_or_default();
+            let origin = origin::Origin::new(from, &hub, cx)?;
+            let set = blocking(OPEN, cx.call(), move || Set::open(&config)).await?;
+            return Ok(Self(Arc::new(Set { origin: Some(origin), ..set })));
+        }
+        Self::open(config, cx.call()).await
     }
 }
 
@@ -109,8 +182,12 @@ impl TaskSource for ParquetTasks {
     }
 
     async fn row(&self, row: u64, cx: &CallContext) -> Result<TaskRow> {
+        let held = match self.0.manifest.locate(row) {
+            Some((shard, _)) => self.0.fetched(shard, cx).await?,
+            None => None,
+        };
         let (set, inner) = (Arc::clone(&self.0), cx.clone());
-        blocking(READ, cx, move || set.row(row, &inner)).await.map_err(|error| error.with("row", row))
+        blocking(READ, cx, move || set.row(row, held, &inner)).await.map_err(|error| error.with("row", row))
     }
 }
 
@@ -127,12 +204,24 @@ impl Plugin<dyn TaskSource> for ParquetTasks {
                 Error::new(ErrorKind::ConfigInvalid, operation, "`path` is empty").with("key", "path")
             );
         }
+        #[cfg(feature = "hubs")]
+        match &config.from {
+            Some(from) => {
+                from.parse::<crate::hubs::hf::DataSetRef>().map_err(|error| error.with("key", "from"))?;
+            }
+            None if config.hub.is_some() => {
+                let operation = format!("check the settings of tasks `{}`", Self::NAME);
+                return Err(Error::new(ErrorKind::ConfigInvalid, operation, "nothing is fetched from a hub")
+                    .with("key", "hub")
+                    .with_hint("set `from`, or leave `hub` out"));
+            }
+            None => {}
+        }
         Ok(config)
     }
 
     async fn build(config: ParquetTasksConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn TaskSource>> {
-        let config = ParquetTasksConfig { path: cx.path(&config.path), ..config };
-        Ok(Arc::new(Self::open(config, cx.call()).await?))
+        Ok(Arc::new(Self::build_with(config, cx).await?))
     }
 }
 
@@ -168,40 +257,70 @@ impl Set {
             verified: manifest.shards().iter().map(|_| Mutex::default()).collect(),
             manifest,
             open: Mutex::default(),
+            #[cfg(feature = "hubs")]
+            origin: None,
         })
     }
 
-    fn row(&self, row: u64, cx: &CallContext) -> Result<TaskRow> {
+    /// Brings the shard into the cache, if it is not in the folder and there is a hub to
+    /// fetch it from.
+    #[cfg(feature = "hubs")]
+    async fn fetched(&self, index: usize, cx: &CallContext) -> Result<Option<Arc<Held>>> {
+        let Some(origin) = &self.origin else { return Ok(None) };
+        {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((_, _, held)) = open.iter().find(|(other, ..)| *other == index) {
+                return Ok(held.clone());
+            }
+        }
+        let entry = &self.manifest.shards()[index];
+        match self.find(entry, None) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Ok(Some(Arc::new(origin.shard(entry, cx).await?)))
+            }
+            found => found.map(|_| None),
+        }
+    }
+
+    #[cfg(not(feature = "hubs"))]
+    #[expect(clippy::unused_async, reason = "with hubs it fetches")]
+    async fn fetched(&self, _: usize, _: &CallContext) -> Result<Option<Arc<Held>>> {
+        Ok(None)
+    }
+
+    fn row(&self, row: u64, held: Option<Arc<Held>>, cx: &CallContext) -> Result<TaskRow> {
         let (shard, place) = self.manifest.locate(row).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, READ, "there is no such row")
                 .with("rows", self.manifest.info().rows)
         })?;
-        self.shard(shard, cx)?.row(place)
+        self.shard(shard, held, cx)?.row(place)
     }
 
-    fn shard(&self, index: usize, cx: &CallContext) -> Result<Arc<Shard>> {
+    fn shard(&self, index: usize, held: Option<Arc<Held>>, cx: &CallContext) -> Result<Arc<Shard>> {
         let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = {
             let mut open = open();
-            let place = open.iter().position(|(other, _)| *other == index);
+            let place = open.iter().position(|(other, ..)| *other == index);
             place.and_then(|place| open.remove(place))
         };
         let shard = match kept {
-            Some((_, shard)) if shard.is_unchanged()? => shard,
-            _ => Arc::new(self.open_shard(index, cx)?),
+            Some((_, shard, _)) if shard.is_unchanged()? => shard,
+            _ => Arc::new(self.open_shard(index, held.as_deref(), cx)?),
         };
         let mut open = open();
-        open.retain(|(other, _)| *other != index);
-        open.push_back((index, Arc::clone(&shard)));
+        open.retain(|(other, ..)| *other != index);
+        open.push_back((index, Arc::clone(&shard), held));
         if open.len() > OPEN_SHARDS {
             open.pop_front();
         }
         Ok(shard)
     }
 
-    fn open_shard(&self, index: usize, cx: &CallContext) -> Result<Shard> {
-        let entry = &self.manifest.shards()[index];
-        let (file, path) = self.find(entry)?;
+    fn open_shard(&self, index: usize, held: Option<&Held>, cx: &CallContext) -> Result<Shard> {
+        let shards = self.manifest.shards();
+        let missing = || Error::new(ErrorKind::NotFound, READ, "there is no such shard");
+        let entry = shards.get(index).ok_or_else(|| missing().with("shards", shards.len()))?;
+        let (file, path) = self.find(entry, held)?;
         let stamp = Stamp::of(&file, &path)?;
         let mut verified = self.verified[index].lock().unwrap_or_else(PoisonError::into_inner);
         if *verified != Some(stamp) {
@@ -212,8 +331,13 @@ impl Set {
         Shard::open(entry, file, path, stamp)
     }
 
-    /// The shard's file at its name, else at the last part of its name.
-    fn find(&self, entry: &ShardEntry) -> Result<(File, PathBuf)> {
+    /// The shard's file where it is held, else at its name, else at the last part of
+    /// its name.
+    fn find(&self, entry: &ShardEntry, held: Option<&Held>) -> Result<(File, PathBuf)> {
+        if let Some(held) = held {
+            let path = held.folder().join(&entry.name);
+            return Ok((open_file(READ, &path)?, path));
+        }
         let path = self.folder.join(&entry.name);
         let base = Path::new(&entry.name).file_name().map(|base| self.folder.join(base));
         let failed = |error: Error| {

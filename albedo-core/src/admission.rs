@@ -282,7 +282,9 @@ impl Admit {
     /// ([`crate::EventKind::Progress`]).
     ///
     /// # Errors
-    /// A listing that cannot be read; cancellation, and a deadline that passes.
+    /// A listing that cannot be read; the challenger's, for files that are not what its
+    /// own listing declares ([`ModelFiles::hold`]); cancellation, and a deadline that
+    /// passes.
     /// What goes wrong in a screen is a finding.
     pub async fn run(&self, cx: &CallContext) -> Result<Admission> {
         self.run_observed(&mut |_| (), cx).await

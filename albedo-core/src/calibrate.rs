@@ -24,7 +24,7 @@ const ABOVE: f64 = 0.05;
 /// The normal quantile of 95 %.
 const Z95: f64 = 1.644_853_626_951_472_2;
 
-/// The most duels of a calibration; ours.
+/// The most duels of a calibration. Source: albedo.
 const MAX_DUELS: u32 = 10_000;
 
 const OPERATION: &str = "calibrate";
@@ -80,7 +80,7 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Estimates from the differences of self-duels, one a cluster, in [−1, 1].
+    /// Estimates from the differences of self-duels, one per cluster, in [−1, 1].
     ///
     /// The upper bound is the Q-profile's (Viechtbauer, 2007), in closed form
     /// because duels of one size share one sampling variance: that τ² at which

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fault, Result};
 
 /// A SHA-256 digest; 64 lower-case hexadecimal digits as text.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -163,10 +163,22 @@ impl schemars::JsonSchema for Digest {
 /// `f64`): the same value always has the same bytes.
 ///
 /// # Errors
-/// A value that has no JSON form: a map with keys that are not strings.
+/// A value that has no JSON form: a path that is not UTF-8, which is the operator's; a map
+/// with keys that are not strings, which is a bug.
 pub fn canonical_json(value: &impl Serialize) -> Result<Vec<u8>> {
-    let value = serde_json::to_value(value)
-        .map_err(|error| Error::bug("write canonical JSON", error.to_string()).with_source(error))?;
+    const OPERATION: &str = "write canonical JSON";
+    let value = serde_json::to_value(value).map_err(|error| {
+        let message = error.to_string();
+        // These are serde's words: it has no kind of error for such a path.
+        let refused = if message.starts_with("path contains invalid UTF-8") {
+            Error::new(ErrorKind::ConfigInvalid, OPERATION, "the name of a folder or file is not UTF-8")
+                .with_fault(Fault::Operator)
+                .with_hint("rename it: configurations and records hold text only")
+        } else {
+            Error::bug(OPERATION, message)
+        };
+        refused.with_source(error)
+    })?;
     let mut out = Vec::new();
     write_canonical(&value, &mut out);
     Ok(out)
@@ -233,6 +245,16 @@ mod tests {
         ] {
             assert_eq!(hmac(key, message.as_bytes()).to_string(), expected);
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_that_is_no_text_is_the_operators() {
+        use std::os::unix::ffi::OsStrExt;
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(b"models/\xff"));
+        let error = canonical_json(&path).expect_err("is no text");
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::ConfigInvalid, Fault::Operator), "{error}");
+        assert!(error.to_string().contains("not UTF-8"), "{error}");
     }
 
     #[test]

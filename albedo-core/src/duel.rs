@@ -25,7 +25,7 @@ use crate::context::CallContext;
 use crate::decision::Decider;
 use crate::digest::Digest;
 use crate::draw::Drawer;
-use crate::error::{Error, ErrorKind, Fault, Result, Side};
+use crate::error::{Error, ErrorKind, Result, Side};
 use crate::events::{EventKind, Journal};
 use crate::judge::Judge;
 use crate::marks::DuelSecret;
@@ -52,7 +52,7 @@ use budget::Budget;
 pub use builder::DuelBuilder;
 pub use contestant::Contestant;
 use sample::{SampleRun, StoredCanaryAnswers};
-use stored::{Stored, another_duel};
+use stored::{Decided, Stored, another_duel, another_end};
 
 /// Bytes of the record that are gathered before the store is given them.
 const PART: usize = 64 << 10;
@@ -175,8 +175,8 @@ impl Duel {
         let events = store.stored().await?;
         let budget = Budget::new(self.limits.budget_usd, &events);
         let mut stored = self.open(events, journal).await?;
-        let ended = stored.report.take();
-        if let Some(report) = &ended
+        let decided = stored.take_end();
+        if let Some(Decided { report, .. }) = &decided
             && let Some(report) = self.published(report, store).await?
         {
             let DuelReport { verdict, record, .. } = report.clone();
@@ -184,7 +184,7 @@ impl Duel {
             return Ok(report);
         }
         loop {
-            if let Some(report) = self.run_from_start(stored, &budget, ended.as_ref(), journal).await? {
+            if let Some(report) = self.run_from_start(stored, &budget, decided.as_ref(), journal).await? {
                 return Ok(report);
             }
             stored = Stored::read(store.stored().await?, &self.plan, self.digest)?;
@@ -192,13 +192,13 @@ impl Duel {
     }
 
     /// Runs the duel from its first sample on what is `stored`; none if answers that
-    /// a disputed win hangs on have to be asked for again. `ended` is how it ended
+    /// a disputed win hangs on have to be asked for again. `decided` is how it ended
     /// before, if its record has to be made again.
     async fn run_from_start(
         &self,
         mut stored: Stored,
         budget: &Budget,
-        ended: Option<&DuelReport>,
+        decided: Option<&Decided>,
         journal: Journal<'_>,
     ) -> Result<Option<DuelReport>> {
         let Journal { store, cx } = journal;
@@ -233,9 +233,12 @@ impl Duel {
             secret: DuelSecret::new(&self.plan.seed),
             key: self.digest,
             series: Series::Planned,
+            failed: decided.map(|decided| &decided.failed),
         };
         let run = SampleRun { duel: self, asking, void: &flags };
-        let runs = drawn.map(|drawn| {
+        // Samples that were under way behind the decision are not gone on with.
+        let most = decided.map_or(self.plan.samples, |decided| decided.report.verdict.samples);
+        let runs = drawn.take(most as usize).map(|drawn| {
             let drawn = drawn.map(|(sample, draws)| {
                 let canary = self.canary_before(sample.index, &mut stored);
                 (stored.take(sample.index), canary, sample, draws)
@@ -279,7 +282,7 @@ impl Duel {
                     cells.filter_map(Cell::cause).collect::<BTreeSet<_>>()
                 };
                 let unasked = clusters.get(asked_again as usize..).unwrap_or_default();
-                if causes(unasked).into_iter().any(Cause::is_asked_again) {
+                if decided.is_none() && causes(unasked).into_iter().any(Cause::is_asked_again) {
                     drop(finished);
                     journal.write(JournalEvent::AskedAgain { samples: index + 1 }, vec![]).await?;
                     return Ok(None);
@@ -287,16 +290,19 @@ impl Duel {
                 if causes(clusters).contains(&Cause::Outage) {
                     drop(finished);
                     let verdict = Verdict::disputed(&self.plan, clusters, overflows, decider.so_far());
-                    return self.finish(verdict, record, ended, journal).await.map(Some);
+                    return self.finish(verdict, record, decided, journal).await.map(Some);
                 }
             }
             if let Some(decision) = decision {
                 drop(finished);
                 let verdict = Verdict::new(&self.plan, decider.clusters(), overflows, decision);
-                return self.finish(verdict, record, ended, journal).await.map(Some);
+                return self.finish(verdict, record, decided, journal).await.map(Some);
             }
         }
-        Err(Error::bug("run the duel", "the samples ended and the rule had not decided"))
+        match decided {
+            Some(decided) => Err(another_end(decided.report.record, None)),
+            None => Err(Error::bug("run the duel", "the samples ended and the rule had not decided")),
+        }
     }
 
     /// The canary before sample `sample`, if the plan has one there.
@@ -347,35 +353,34 @@ impl Duel {
         Ok(Some(DuelReport { plan: self.digest, verdict, record: report.record }))
     }
 
-    /// Publishes the record and notes the end, unless the journal has it: `ended`,
-    /// whose record is made again and has to be the same.
+    /// Publishes the record and notes the end, unless the journal has it: then `decided`
+    /// has the digest that the record, made again, has to have.
     async fn finish(
         &self,
         verdict: Verdict,
         mut record: RecordBuilder,
-        ended: Option<&DuelReport>,
+        decided: Option<&Decided>,
         journal: Journal<'_>,
     ) -> Result<DuelReport> {
-        let mut digest = None;
-        if !matches!(verdict.outcome, Outcome::Void(_)) {
-            record.line(&RecordLine::Verdict(Box::new(verdict.clone())))?;
-            let (part, digests) = record.finish();
-            digest = Some(digests.root());
-            if let Some(DuelReport { record: noted, .. }) = ended
-                && *noted != digest
-            {
-                let message = "the journal does not give the record that it ended with";
-                return Err(Error::new(ErrorKind::DataInvalid, "make the record again", message)
-                    .with_fault(Fault::Operator)
-                    .with("noted", noted.map_or_else(|| "none".into(), |noted| noted.to_string()))
-                    .with("made again", digests.root())
-                    .with_hint("the journal was altered, or another build wrote it: restore the record"));
+        let finished = match verdict.outcome {
+            Outcome::Void(_) => None,
+            _ => {
+                record.line(&RecordLine::Verdict(Box::new(verdict.clone())))?;
+                Some(record.finish())
             }
+        };
+        let digest = finished.as_ref().map(|(_, digests)| digests.root());
+        if let Some(Decided { report, .. }) = decided
+            && report.record != digest
+        {
+            return Err(another_end(report.record, digest));
+        }
+        if let Some((part, digests)) = finished {
             journal.store.extend(part).await?;
             journal.store.publish(&digests).await?;
         }
         let event = JournalEvent::Ended { verdict: Box::new(verdict.clone()), record: digest };
-        match ended {
+        match decided {
             Some(_) => journal.cx.emit(event),
             None => journal.write(event, vec![]).await?,
         }

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 
@@ -31,6 +31,49 @@ pub trait ModelFiles: Debug + Send + Sync + 'static {
     /// # Errors
     /// No such file; the range reaches past its end.
     async fn read(&self, name: &str, range: Range<u64>, cx: &CallContext) -> Result<Vec<u8>>;
+
+    /// The parts of file `name` that the listing vouches for one by one. In their
+    /// order they are the file. Empty where only the whole file has a digest.
+    ///
+    /// # Behavior
+    /// Reading the range of exactly one part gives bytes that have the part's
+    /// digest, or an error.
+    ///
+    /// # Errors
+    /// No such file.
+    async fn parts(&self, _name: &str, _cx: &CallContext) -> Result<Vec<FilePart>> {
+        Ok(Vec::new())
+    }
+
+    /// Compares all ranges read so far with bytes that have the digests of the
+    /// listing. Admission calls it before it rejects a submission: a hub may answer
+    /// a read of a range with anything, and what it answered convicts nobody.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DigestMismatch`], infrastructure's: the bytes were others. What
+    /// reading them meets.
+    async fn prove(&self, _cx: &CallContext) -> Result<()> {
+        Ok(())
+    }
+
+    /// Brings all files to this machine, compares every byte with the digests of
+    /// the listing and the ranges read before with the bytes that came, and reads
+    /// from there from now on. Admission calls it before screens read whole weights.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::prove`]; what the disk meets.
+    async fn hold(&self, _cx: &CallContext) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// One part of a file that a listing vouches for ([`ModelFiles::parts`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilePart {
+    /// Size in bytes.
+    pub size: u64,
+    /// SHA-256 of its bytes.
+    pub sha256: Digest,
 }
 
 /// What the names and sizes of a listing stand for, and so whose fault a file
@@ -111,6 +154,27 @@ pub fn open_file(operation: &str, path: &Path) -> Result<File> {
     // It may have been replaced meanwhile.
     regular(&file.metadata().map_err(io)?)?;
     Ok(file)
+}
+
+/// All bytes of the regular file at `path`, which has at most `most`.
+///
+/// # Errors
+/// As [`open_file`]; [`ErrorKind::DataInvalid`] if the file is larger.
+pub(crate) fn read_bounded(operation: &str, path: &Path, most: u64) -> Result<Vec<u8>> {
+    let io = |error| Error::io(operation, path, error);
+    let too_large = || {
+        Error::new(ErrorKind::DataInvalid, operation, "the file is larger than albedo reads")
+            .with("path", path.display())
+            .with("most bytes", most)
+    };
+    let file = open_file(operation, path)?;
+    if file.metadata().map_err(io)?.len() > most {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    // It may grow meanwhile.
+    file.take(most + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > most { Err(too_large()) } else { Ok(bytes) }
 }
 
 /// Who leaves a file of that name in folders, if it is none of a model's: operating
@@ -229,6 +293,32 @@ mod tests {
         assert!(open_file("read", folder.path()).expect_err("a folder").to_string().contains("directory"));
         fs::write(folder.path().join("file"), "x").expect("written");
         open_file("read", &folder.path().join("file")).expect("a file");
+    }
+
+    #[test]
+    fn only_regular_files_of_a_bounded_size_are_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        fs::write(&path, [7; 10]).expect("writes");
+        assert_eq!(read_bounded("read", &path, 10).expect("fits"), [7; 10]);
+        let error = read_bounded("read", &path, 9).expect_err("too large").to_string();
+        assert!(error.contains("larger than albedo reads"), "{error}");
+        let error = read_bounded("read", folder.path(), 9).expect_err("a folder").to_string();
+        assert!(error.contains("directory"), "{error}");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_device_and_a_pipe_are_refused_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [device, pipe] = ["device", "pipe"].map(|name| folder.path().join(name));
+        std::os::unix::fs::symlink("/dev/zero", &device).expect("links");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("runs");
+        assert!(made.success());
+        for path in [device, pipe] {
+            let error = read_bounded("read", &path, 9).expect_err("not a file").to_string();
+            assert!(error.contains("no regular file"), "{error}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Fault, Result};
 
 const READ: &str = "read a model's reference";
 
-/// The longest served name, in bytes. Ours: providers' names have tens.
+/// The longest served name, in bytes. Source: albedo; providers' names have tens.
 const MAX_NAME: usize = 512;
 
 /// What names a model.

@@ -22,8 +22,8 @@ impl Default for Build {
     }
 }
 
-/// How a record came about: stands beside the plan, changes no verdict, and is
-/// asserted by whoever ran the duel. Since record format 3.
+/// How a record came about. It stands beside the plan and changes no verdict; nothing
+/// but the word of those who ran the duel backs it. Since record format 3.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Origin {
     /// The builds that ran the duel, in the order in which they joined it.

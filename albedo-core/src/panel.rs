@@ -234,7 +234,7 @@ mod tests {
     fn both_orders_make_one_difference() {
         for (king_first, challenger_first, difference, flipped) in [
             (0.0, 1.0, 1.0, false),  // the challenger wins both
-            (1.0, 1.0, 0.0, true),   // whoever is first wins
+            (1.0, 1.0, 0.0, true),   // the first reply wins
             (0.5, 1.0, 0.5, false),  // win and tie
             (1.0, 0.0, -1.0, false), // the king wins both
         ] {

@@ -15,10 +15,10 @@ use crate::plan::{DuelSettings, Terms};
 use crate::record::{Record, RecordLine};
 use crate::verdict::Outcome;
 
-/// Attempts that share [`FLAT_PART`] equally; ours.
+/// Attempts that share [`FLAT_PART`] equally. Source: albedo.
 const FLAT_ATTEMPTS: u64 = 200;
 
-/// Part of alpha that they share; ours.
+/// Part of alpha that they share. Source: albedo.
 const FLAT_PART: f64 = 0.8;
 
 /// How a reign's alpha is split over its attempts: four fifths equally over the
@@ -144,7 +144,8 @@ impl ELond {
     }
 }
 
-/// Earlier duels without which nothing is said about how true effects spread; ours.
+/// Earlier duels without which nothing is said about how true effects spread. Source:
+/// albedo.
 const MIN_EARLIER: usize = 10;
 
 /// How the true effects of a reign's challengers spread around 0.

@@ -24,7 +24,7 @@ pub struct RetrySettings {
     pub give_up_secs: f64,
 }
 
-// Ours, for providers that answer in seconds and fail for minutes.
+// Source: albedo, for providers that answer in seconds and fail for minutes.
 impl Default for RetrySettings {
     fn default() -> Self {
         Self { attempts: 5, base_secs: 1.0, max_secs: 20.0, give_up_secs: 600.0 }

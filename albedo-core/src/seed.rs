@@ -58,7 +58,7 @@ impl FromStr for Seed {
         }
         text.parse::<Digest>().map(Self::from).map_err(|_| {
             Error::new(ErrorKind::ConfigInvalid, "read the seed", format!("`{text}` is no seed"))
-                .with_hint("give a whole number or 64 hexadecimal digits")
+                .with_hint("give a whole number from 0 up, or 64 hexadecimal digits")
         })
     }
 }

@@ -163,7 +163,8 @@ pub struct Verdict {
     #[serde(default, skip_serializing_if = "Overflows::are_none")]
     pub overflows: Overflows,
     /// Whether the challenger would be crowned with missing cells counted as wins of
-    /// the king ([`Cluster::missing_for_king`]).
+    /// the king ([`Cluster::missing_for_king`]). From the rules' second version on the
+    /// rule itself asks for that ([`crate::decision::TwoSeries`]).
     pub dethroned_if_missing_for_king: bool,
     /// What the rule said.
     pub decision: Decision,
@@ -217,7 +218,7 @@ pub struct Strata {
 }
 
 /// Samples with an earlier one of their stratum below which no correlation is
-/// reported: its standard error would be above 0.3. Ours.
+/// reported: its standard error would be above 0.3. Source: albedo.
 const MIN_PREDICTED: usize = 10;
 
 impl Strata {
@@ -311,16 +312,21 @@ impl Verdict {
         for cause in clusters.iter().flat_map(|cluster| &cluster.cells).filter_map(Cell::cause) {
             *causes.entry(cause).or_default() += 1;
         }
-        let own = plan.metrics();
-        let for_king = clusters.iter().map(|cluster| cluster.missing_for_king(&own, plan.panel.reducer));
-        let for_king = decide(&plan.rule, plan.rule_context(), for_king);
+        let first = plan.rule_version.is_first();
+        let dethroned_if_missing_for_king = if first {
+            let own = plan.metrics();
+            let for_king = clusters.iter().map(|cluster| cluster.missing_for_king(&own, plan.panel.reducer));
+            let for_king = decide(&plan.rule, plan.rule_context(), for_king);
+            for_king.is_some_and(|decision| decision.ruling == Ruling::Dethroned)
+        } else {
+            decision.ruling == Ruling::Dethroned
+        };
         let samples = clusters.len() as u32;
         let outcome = match decision.ruling {
             Ruling::Dethroned => Outcome::Dethroned,
             Ruling::KingHolds(holds) => Outcome::KingHolds(holds),
         };
         let differences: Vec<_> = clusters.iter().map(|cluster| cluster.difference).collect();
-        let first = plan.rule_version.is_first();
         let fixed = !matches!(decision.evidence, Evidence::Sequential(_));
         Self {
             outcome,
@@ -336,8 +342,7 @@ impl Verdict {
             causes,
             cells,
             overflows,
-            dethroned_if_missing_for_king: for_king
-                .is_some_and(|decision| decision.ruling == Ruling::Dethroned),
+            dethroned_if_missing_for_king,
             decision,
         }
     }

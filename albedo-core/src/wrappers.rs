@@ -116,7 +116,7 @@ pub struct BreakerSettings {
     pub max_cooldown_secs: f64,
 }
 
-// Ours, for providers that answer in seconds and fail for minutes.
+// Source: albedo, for providers that answer in seconds and fail for minutes.
 impl Default for DeadlineSettings {
     fn default() -> Self {
         Self { first_token_secs: Some(60.0), stall_secs: Some(60.0), total_secs: Some(300.0) }

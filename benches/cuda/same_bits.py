@@ -1,10 +1,10 @@
 """Checks that replies and scores do not depend on what runs beside them.
 
-    python same_bits.py ALBEDO MODEL
+    python same_bits.py ALBEDO MODEL [SETTING=VALUE ...]
 
 Runs the same requests with other batch sizes, chunk sizes and orders of
 arrival, and twice in one way, each in a process of its own; everything that
-comes back must be equal.
+comes back must be equal. All have the SETTINGs, such as `kv_dtype=int8`.
 """
 
 import json
@@ -15,7 +15,7 @@ import sys
 
 def run(albedo, model, requests, *settings):
     command = [albedo, "generate", model, "--input", "-", "--device", "cuda", "--set", "memory_share=0.9"]
-    for setting in settings:
+    for setting in [*sys.argv[3:], *settings]:
         command += ["--set", setting]
     lines = "".join(json.dumps(request) + "\n" for request in requests)
     done = subprocess.run(command, input=lines, capture_output=True, text=True)
@@ -58,7 +58,7 @@ def main():
     for settings, some in ways:
         found = run(albedo, model, some, *settings)
         differ += sum(found[request["id"]] != expected[request["id"]] for request in some)
-    print(f"{model}: {differ} of the answers differ")
+    print(f"{' '.join([model, *sys.argv[3:]])}: {differ} of the answers differ")
     sys.exit(differ > 0)
 
 

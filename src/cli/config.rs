@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::output::{next, print, print_foreign_json, print_json, warn, word};
-use crate::config::{DuelConfig, PluginConfig, reference};
+use crate::config::{DuelConfig, PluginConfig, label, reference};
 use crate::{Judge, Registry, Result};
 
 #[derive(Debug, clap::Subcommand)]
@@ -35,12 +35,13 @@ pub(crate) fn run(command: &Command) -> Result<Exit> {
         Command::Check { file, json } => {
             let config = DuelConfig::read(file)?;
             config.check(&registry).map_err(|error| error.with("path", file.display()))?;
-            for doubt in config.doubts() {
-                warn(&doubt);
+            let doubts = config.doubts();
+            for doubt in &doubts {
+                warn(doubt);
             }
             let judges: Vec<_> = config.judges.iter().map(judge).collect();
             if *json {
-                print_json(&json!({ "file": file, "judges": judges }))?;
+                print_json(&json!({ "file": file, "judges": judges, "doubts": doubts }))?;
             } else {
                 print(&format!("{} is well-formed; judges: {}\n", file.display(), judges.join(", ")))?;
                 next(&[(format!("duel --config {}", word(file)), "runs it")]);
@@ -52,8 +53,8 @@ pub(crate) fn run(command: &Command) -> Result<Exit> {
 
 /// What the panel calls a judge, and its plugin if that is another name.
 fn judge(judge: &PluginConfig<dyn Judge>) -> String {
-    match judge.settings().get("label").and_then(|label| label.as_str()) {
-        Some(label) if label != judge.name() => format!("{label} ({})", judge.name()),
-        _ => judge.name().to_owned(),
+    match label(judge) {
+        label if label != judge.name() => format!("{label} ({})", judge.name()),
+        label => label.to_owned(),
     }
 }

@@ -207,7 +207,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
             Some(_) => report::tokens(&Record::open(store.folder())?),
             None => progress.tokens(),
         };
-        let mut text = report::verdict(plan, &report.verdict, tokens, look, arguments.explain);
+        let mut text = report::verdict(plan, &report.verdict, tokens, look);
         if !finished {
             text += &look.entry("time", &format!("{:.1} s", progress.elapsed_secs()));
         }
@@ -215,7 +215,10 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
             text += &look.entry("cost", &format!("${usd:.4} for the judges"));
         }
         text += &look.entry("record", &kept(report.record, store.folder()));
-        print(&format!("\n{text}"))?;
+        if arguments.explain {
+            text += &report::explain(&report.verdict, look);
+        }
+        print(&text)?;
     }
     for doubt in doubts(&report.verdict) {
         warn(&doubt);

@@ -91,9 +91,16 @@ pub(super) fn next(commands: &[(String, &str)]) {
     let program = program();
     let lines: Vec<_> = commands.iter().map(|(command, _)| format!("{program} {command}")).collect();
     let width = lines.iter().map(|line| line.chars().count()).max().unwrap_or_default();
+    let longest = commands.iter().map(|(_, does)| does.chars().count()).max().unwrap_or_default();
+    let look = Look::of_stderr();
     for (place, (line, (_, does))) in lines.iter().zip(commands).enumerate() {
         let before = if place == 0 { "next:" } else { "" };
-        report::say(shown(&format!("{before:<6}{line:<width$}   {does}")).trim_end());
+        if width + longest + 9 <= look.width() {
+            report::say(shown(&format!("{before:<6}{line:<width$}   {does}")).trim_end());
+        } else {
+            report::say(shown(&format!("{before:<6}{line}")).trim_end());
+            report::say(look.hanging("", 8, does).trim_end());
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::exit::Exit;
 use super::output::{print, print_json};
-use crate::config::{Choice, DuelConfig, Need, keys};
+use crate::config::{Choice, DuelConfig, Need, keys, plain};
 use crate::report::Look;
 use crate::{Error, ErrorKind, Fault, PluginInfo, Registry, Result};
 
@@ -109,8 +109,7 @@ fn choices(schema: &Value) -> Vec<Part> {
                 },
                 (None, None, None) => continue,
             };
-            let summary = variant["description"].as_str().unwrap_or_default();
-            let summary = summary.split_whitespace().collect::<Vec<_>>().join(" ");
+            let summary = plain(variant["description"].as_str().unwrap_or_default());
             let (role, name, schema) = (role.into(), name.into(), settings.clone());
             parts.push(Part { role, name, summary, module: None, schema });
         }

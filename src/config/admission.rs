@@ -12,7 +12,7 @@ use crate::backends::files::FolderFiles;
 use crate::registry::CheckContext;
 use crate::{
     Admit, BuildContext, Error, ErrorKind, ModelBackend, ModelHub, ModelRef, ModelSource, Models,
-    PluginConfig, Probes, Registry, Result, Screen,
+    PluginConfig, Probes, Registry, Result, Screen, Side,
 };
 
 /// The screens of a configuration that names none.
@@ -105,9 +105,10 @@ impl AdmissionConfig {
             ModelRef::Folder(folder) if self.complete => {
                 Arc::new(FolderFiles::new(cx.path(folder)).published())
             }
-            model => hubs.files(model, cx).await?,
+            model => hubs.files(model, cx).await.map_err(|error| error.charged_to(|_| Side::Challenger))?,
         };
-        let mut models = Models::new(hubs.files(&self.king, cx).await?, submission);
+        let king = hubs.files(&self.king, cx).await.map_err(|error| error.charged_to(|_| Side::King))?;
+        let mut models = Models::new(king, submission);
         if let Some(anchor) = self.anchor.as_ref().filter(|anchor| **anchor != self.king) {
             models.anchor = Some(hubs.files(anchor, cx).await?);
         }
@@ -126,7 +127,9 @@ impl AdmissionConfig {
             .with_own(self.own.iter())
             .with_references(reference(&self.king), reference(&self.submission));
         if let Some((seed, backend)) = backend {
-            let [model, king] = [hubs.local(&self.submission, cx).await?, hubs.local(&self.king, cx).await?];
+            let model = hubs.local(&self.submission, cx).await;
+            let model = model.map_err(|error| error.charged_to(|_| Side::Challenger))?;
+            let king = hubs.local(&self.king, cx).await.map_err(|error| error.charged_to(|_| Side::King))?;
             let model = ModelSource::new(model).with_text_from(king);
             admit = admit.with_probes(Probes { backend: backend.build(cx).await?, model, seed });
         }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::backends::files::{FolderFiles, fetch};
+use tokio::sync::Mutex;
+
+use crate::backends::cache::{Cache, CachedFiles};
+use crate::backends::files::FolderFiles;
 use crate::registry::{CheckContext, Checked};
-use crate::{
-    BuildContext, Digest, Error, ErrorKind, HubRef, ModelFiles, ModelHub, ModelRef, PluginConfig, Result,
-};
+use crate::{BuildContext, Error, ErrorKind, HubRef, ModelFiles, ModelHub, ModelRef, PluginConfig, Result};
 
 /// The hubs that the models of a configuration are in, checked.
 #[derive(Debug)]
@@ -15,7 +16,11 @@ pub(super) struct CheckedHubs(BTreeMap<String, Checked<dyn ModelHub>>);
 
 /// The hubs that the models of a configuration are in.
 #[derive(Debug)]
-pub(super) struct Hubs(BTreeMap<String, Arc<dyn ModelHub>>);
+pub(super) struct Hubs {
+    hubs: BTreeMap<String, Arc<dyn ModelHub>>,
+    /// What was resolved, so that what screens read is compared with what is loaded.
+    resolved: Mutex<BTreeMap<HubRef, Arc<CachedFiles>>>,
+}
 
 impl CheckedHubs {
     /// Checks the hubs that the settings list, and those that only a reference
@@ -56,41 +61,57 @@ impl CheckedHubs {
         for (name, hub) in self.0 {
             hubs.insert(name, hub.build(cx).await?);
         }
-        Ok(Hubs(hubs))
+        Ok(Hubs { hubs, resolved: Mutex::default() })
     }
 }
 
 impl Hubs {
-    /// The files of `model`, where they are.
+    /// The files of `model`: in its folder; in the cache, if it is there; else at its
+    /// hub, until they are held.
     ///
     /// # Errors
     /// The hub's; the operator's for a model that is only served.
     pub(super) async fn files(&self, model: &ModelRef, cx: &BuildContext<'_>) -> Result<Arc<dyn ModelFiles>> {
-        match model {
-            ModelRef::Hub(reference) => self.resolve(reference, cx).await,
-            model => Ok(Arc::new(FolderFiles::new(cx.model(model).require_folder("read a model's files")?))),
+        let ModelRef::Hub(reference) = model else {
+            return Ok(Arc::new(FolderFiles::new(cx.model(model).require_folder("read a model's files")?)));
+        };
+        if let Some(held) = Cache::of(cx)?.held(&reference.to_string(), cx.call()).await? {
+            return Ok(Arc::new(FolderFiles::new(held.for_process()).published()));
         }
+        Ok(self.resolve(reference, cx).await?)
     }
 
-    /// `model` as a backend on this machine loads it: one in a hub is fetched into
-    /// the cache, every byte compared with its digest.
+    /// `model` as a backend on this machine loads it: one in a hub is brought into the
+    /// cache, every byte compared with its digest, and stays there until this process
+    /// ends. What is there is used without asking the hub.
     ///
     /// # Errors
-    /// The hub's; as [`fetch`].
+    /// The hub's; as [`Cache::hold`].
     pub(super) async fn local(&self, model: &ModelRef, cx: &BuildContext<'_>) -> Result<ModelRef> {
         let ModelRef::Hub(reference) = model else { return Ok(cx.model(model)) };
+        let (cache, name) = (Cache::of(cx)?, reference.to_string());
+        if let Some(held) = cache.held(&name, cx.call()).await? {
+            return Ok(ModelRef::from(held.for_process()));
+        }
         let files = self.resolve(reference, cx).await?;
-        let name = reference.to_string();
-        let folder = cx.cache_dir()?.join("models").join(Digest::of(&name).to_string());
-        let fetched = fetch(&*files, &folder, &name, cx.call()).await;
-        fetched.map_err(|error| error.with("model", name))?;
-        Ok(ModelRef::from(folder))
+        // Its lease ends with the hubs; the backend may load the model again later.
+        files.bring(cx.call()).await?;
+        let held = cache.held(&name, cx.call()).await?;
+        let held = held.ok_or_else(|| Error::bug("find a model in the cache", format!("{name} is gone")))?;
+        Ok(ModelRef::from(held.for_process()))
     }
 
-    async fn resolve(&self, reference: &HubRef, cx: &BuildContext<'_>) -> Result<Arc<dyn ModelFiles>> {
-        let hub = self.0.get(reference.hub());
+    async fn resolve(&self, reference: &HubRef, cx: &BuildContext<'_>) -> Result<Arc<CachedFiles>> {
+        let mut resolved = self.resolved.lock().await;
+        if let Some(files) = resolved.get(reference) {
+            return Ok(Arc::clone(files));
+        }
+        let hub = self.hubs.get(reference.hub());
         let hub =
             hub.ok_or_else(|| Error::bug("find a model's hub", format!("{reference} was not checked")))?;
-        hub.resolve(reference, cx.call()).await
+        let files = hub.resolve(reference, cx.call()).await?;
+        let files = Arc::new(CachedFiles::new(files, Cache::of(cx)?, reference.to_string()));
+        resolved.insert(reference.clone(), Arc::clone(&files));
+        Ok(files)
     }
 }

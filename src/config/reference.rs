@@ -13,6 +13,8 @@ use crate::{PluginInfo, Registry};
 mod keys;
 mod toml;
 
+#[cfg(feature = "cli")]
+pub(crate) use keys::plain;
 pub use keys::{Choice, Key, Need, keys};
 
 /// The chapters after those of the file itself: a role, its title, and where a
@@ -93,6 +95,7 @@ fn chapter(title: &str, summary: &str, header: &str, keys: &[Key]) -> String {
 
 fn default(key: &Key) -> String {
     match &key.need {
+        Need::Required if key.is_elsewhere() => "**required** there".into(),
         Need::Required => "**required**".into(),
         Need::Optional => "none".into(),
         // The default of a table is that of its keys.
@@ -156,10 +159,10 @@ mod tests {
         let schema = DuelConfig::schema(&registry);
         let of_plugins = registry.list();
         let of_plugins = of_plugins.iter().flat_map(|plugin| {
-            keys(&plugin.schema, &plugin.schema).into_iter().map(move |key| (plugin.name.clone(), key))
+            keys(&plugin.schema, &plugin.schema).into_iter().map(move |key| (plugin.name, key))
         });
         let of_the_duel = keys(&schema["$defs"]["DuelSettings"], &schema);
-        let of_the_duel = of_the_duel.into_iter().map(|key| ("duel".to_owned(), key));
+        let of_the_duel = of_the_duel.into_iter().map(|key| ("duel", key));
         for (of, key) in of_plugins.chain(of_the_duel) {
             assert!(!key.meaning.is_empty(), "{of}: {} has no meaning", key.path);
             assert!(!key.kind.is_empty(), "{of}: {} has no type", key.path);

@@ -152,7 +152,8 @@ impl DuelConfig {
             }
             Backends::Each([king, challenger]) => [king.build(cx).await?, challenger.build(cx).await?],
         };
-        let text = hubs.local(&self.king.model()?, cx).await?;
+        let text = hubs.local(&self.king.model()?, cx).await;
+        let text = text.map_err(|error| error.charged_to(|_| Side::King))?;
         let source = |model: ModelRef, parameters| {
             // A server keeps its tokenizer to itself: a model that runs here has its own.
             let shared = !matches!(text, ModelRef::Served(_)) || matches!(model, ModelRef::Served(_));
@@ -164,7 +165,8 @@ impl DuelConfig {
         if self.challenger == self.king {
             return Ok([king.clone(), king]);
         }
-        let challenger = hubs.local(&self.challenger.model()?, cx).await?;
+        let challenger = hubs.local(&self.challenger.model()?, cx).await;
+        let challenger = challenger.map_err(|error| error.charged_to(|_| Side::Challenger))?;
         let challenger = source(challenger, self.challenger.parameters);
         Ok([king, load(Side::Challenger, &challengers, &challenger, cx).await?])
     }

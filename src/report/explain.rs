@@ -11,9 +11,9 @@ use crate::decision::Evidence;
 const WORDS: [&str; 8] =
     ["score", "margin", "interval", "evidence", "shrunken estimate", "order flips", "missing", "drift"];
 
-/// One entry per word that `verdict` is told with.
-pub(super) fn explain(verdict: &Verdict, look: Look) -> String {
-    let mut text = look.paragraph(&look.strong("What the words mean"));
+/// What the words of a verdict mean, with the numbers of this one: one entry per word.
+pub fn explain(verdict: &Verdict, look: Look) -> String {
+    let mut text = String::from("\n") + &look.paragraph(&look.strong("What the words mean"));
     for (word, meaning) in meanings(verdict) {
         text += &look.hanging(word, 20, &meaning);
     }

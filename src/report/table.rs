@@ -1,6 +1,5 @@
 //! The heading and the final table of a duel.
 
-use super::explain::explain;
 use super::{Look, Tokens};
 use crate::decision::{Evidence, SequentialEvidence};
 use crate::missing::Cause;
@@ -39,26 +38,15 @@ pub fn contestants(plan: &DuelPlan, names: [Option<&str>; 2], look: Look) -> Str
 }
 
 /// The verdict in a sentence, the scores by judge and metric, and how far to trust
-/// them; with `explained`, also what the words mean.
-pub fn verdict(
-    plan: &DuelPlan,
-    verdict: &Verdict,
-    tokens: [Tokens; 2],
-    look: Look,
-    explained: bool,
-) -> String {
+/// them.
+pub fn verdict(plan: &DuelPlan, verdict: &Verdict, tokens: [Tokens; 2], look: Look) -> String {
     let mut text = look.paragraph(&sentence(verdict, plan, look));
     text.push('\n');
     text += &scores(verdict, look);
     text.push('\n');
     text += &trust(plan, verdict, look);
     let [king, challenger] = tokens.map(|tokens| format!("{} read, {} written", tokens.prompt, tokens.reply));
-    text += &look.entry("tokens", &format!("king {king}; challenger {challenger}"));
-    if explained {
-        text.push('\n');
-        text += &explain(verdict, look);
-    }
-    text
+    text + &look.entry("tokens", &format!("king {king}; challenger {challenger}"))
 }
 
 /// What the duel came to, for a reader who knows nothing of it.
@@ -254,6 +242,9 @@ fn sequential_evidence(sequential: &SequentialEvidence) -> String {
             times(size.log_e_value),
             times(SIZE_EVIDENCE.ln())
         );
+        if sequential.crowned_at.is_some() && size.rejected_at.is_none() {
+            text += ", not needed: the mean itself is a clear win";
+        }
     }
     if let Some(points) = sequential.shrunken {
         text += &format!("; shrunken estimate {points:+.2} points");

@@ -100,7 +100,7 @@ const HEAVY: [(&str, &[&str]); 8] = [
 fn a_feature_brings_only_the_heavy_crates_it_is_for() {
     const INFERENCE: &[&str] = &["inference", "threads"];
     const GPU: &[&str] = &["inference", "threads", "gpu"];
-    let cases: [(&str, &str, &[&str]); 34] = [
+    let cases: [(&str, &str, &[&str]); 36] = [
         ("albedo-core", "", &[]),
         ("albedo-core", "conformance", &[]),
         ("albedo-core", "signatures", &[]),
@@ -109,6 +109,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo-backends", "cuda", GPU),
         ("albedo-backends", "http", &["network"]),
         ("albedo-backends", "http-conformance", &["network"]),
+        ("albedo-backends", "hubs", &["network"]),
         ("albedo-backends", "openai", &["network"]),
         ("albedo-backends", "scripted-server", &["network"]),
         ("albedo-backends", "tasks", &["tables"]),
@@ -128,6 +129,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo", "cpu", INFERENCE),
         ("albedo", "cuda", GPU),
         ("albedo", "demo", &[]),
+        ("albedo", "hubs", &["network"]),
         ("albedo", "openai", &["network"]),
         ("albedo", "publish", &["network", "database"]),
         ("albedo", "judges", &[]),

@@ -5,14 +5,13 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::run::{albedo, stdout};
-
-const GUIDE: &str = include_str!("../../docs/machine-output.md");
+use crate::run::{albedo, root, stdout};
 
 /// The keys that the guide documents for a command.
 fn documented(command: &str) -> BTreeSet<String> {
     let heading = format!("## {command}\n");
-    let section = GUIDE.split(&heading).nth(1).unwrap_or_else(|| panic!("no section {command}"));
+    let guide = std::fs::read_to_string(root().join("docs/machine-output.md")).expect("the guide");
+    let section = guide.split(&heading).nth(1).expect("a section of this command");
     let section = section.split("\n## ").next().unwrap_or_default();
     let rows = section.lines().filter(|line| line.starts_with("| `"));
     let cells = rows.filter_map(|row| row.split(" | ").next());
@@ -23,8 +22,8 @@ fn documented(command: &str) -> BTreeSet<String> {
 fn check(section: &str, arguments: &[&str]) -> Value {
     let output = albedo(arguments.iter().copied().chain(["--json"]));
     let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
-    let json: Value =
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{section}: {error}\n{text}"));
+    assert!(text.starts_with('{'), "{section}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    let json: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(json["schema"], 1, "{section}");
     let keys: BTreeSet<_> = json.as_object().expect("an object").keys().cloned().collect();
     assert_eq!(keys, documented(section), "{section}");

@@ -103,7 +103,7 @@ fn mistakes_in_a_file_are_told_by_config_check_alone() {
             &[("\"protocol\"", "\"protocl\"")],
             &["key: judges[0]", "did you mean `protocol`?"],
         ),
-        ("an unknown backend", &[("\"burn\"", "\"brun\"")], &["key: backend)", "did you mean `burn`?"]),
+        ("an unknown backend", &[("\"burn\"", "\"brun\"")], &["key: backend,", "did you mean `burn`?"]),
         (
             "an unknown rule",
             &[(seed, "rule = { name = \"margni\" }")],
@@ -319,7 +319,12 @@ fn mistakes_of_a_command_line_are_refused_before_anything_is_begun() {
             &["twice", "remove one"],
         ),
         ("an unknown rule", &["duel", "--demo", "--rule", "margni"], 78, &["did you mean `margin`?"]),
-        ("a negative seed", &["duel", "--demo", "--seed", "-3"], 2, &["a seed is not negative"]),
+        (
+            "a negative seed",
+            &["duel", "--demo", "--seed", "-3"],
+            2,
+            &["`-3` is no seed", "a whole number from 0 up"],
+        ),
         (
             "a negative budget",
             &["duel", "--demo", "--budget-usd", "-3"],

@@ -259,7 +259,7 @@ async fn two_served_models_duel_before_a_served_panel() {
         }
         newcomer.write("duel.toml", &edited);
         let checked = newcomer.does("config check duel.toml");
-        assert!(checked.contains("judges: glm, deepseek, minimax"), "{checked}");
+        assert!(checked.contains("judges: glm (chat), deepseek (chat), minimax (chat)"), "{checked}");
 
         newcomer.interrupt("duel --config duel.toml --out run", "run");
         held.store(false, Ordering::SeqCst);

@@ -31,6 +31,8 @@ fn every_plugin_is_linked() {
             "store file",
             "store memory",
             "hub folder",
+            "hub hf",
+            "hub oci",
         ]
     );
     assert!(plugins.iter().all(|plugin| !plugin.summary.is_empty()));

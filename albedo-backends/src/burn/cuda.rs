@@ -1,17 +1,17 @@
 //! Qwen3 on an NVIDIA GPU.
 #![expect(unsafe_code, reason = "launches and replays take raw sizes; each says why they hold")]
 
-use albedo_core::Result;
+use albedo_core::{Error, ErrorKind, Result};
 
 use self::device::Gpu;
 use self::engine::Engine;
 use self::memory::{MemoryPlan, StepSizes};
 use self::ops::CubeOps;
-use super::Placement;
 use super::config::Qwen3Config;
 use super::model::Qwen3;
 use super::requests::{Desk, Inbox};
 use super::weights::Weights;
+use super::{Device, Placement};
 
 mod device;
 mod engine;
@@ -45,6 +45,32 @@ pub(super) fn is_present() -> bool {
     false
 }
 
+/// Checks that `devices`, which share requests, are of one kind: bits are the same on one
+/// kind of GPU only.
+///
+/// # Errors
+/// GPUs of two kinds, or one that is not there.
+pub(super) fn require_alike(devices: &[Device]) -> Result<()> {
+    if devices.len() < 2 {
+        return Ok(());
+    }
+    let mut names = Vec::new();
+    for device in devices {
+        if let Device::Cuda(index) = device {
+            names.push((index, Gpu::open(*index)?.name()));
+        }
+    }
+    match names.iter().find(|(_, name)| *name != names[0].1) {
+        None => Ok(()),
+        Some((index, name)) => Err(Error::new(
+            ErrorKind::Unsupported,
+            "share requests among GPUs",
+            format!("GPU {} is of another kind than GPU {index}: {} and {name}", names[0].0, names[0].1),
+        )
+        .with_hint("replies have the same bits on GPUs of one kind only: name such in `devices`")),
+    }
+}
+
 /// A GPU, and what a session takes of it.
 pub(super) struct Place {
     gpu: Gpu,
@@ -66,7 +92,11 @@ impl Place {
         others: Option<&[u64]>,
     ) -> Result<Self> {
         let gpu = Gpu::open(index)?;
-        let sizes = StepSizes { rows: placement.prefill_rows, batch: placement.max_batch };
+        let sizes = StepSizes {
+            rows: placement.prefill_rows,
+            batch: placement.max_batch,
+            kv_dtype: placement.kv_dtype,
+        };
         let plan = MemoryPlan::new(config, sizes, gpu.memory(), placement.memory_share, others)?;
         Ok(Self { gpu, sizes, plan })
     }
@@ -104,7 +134,7 @@ impl Loaded {
     pub(super) fn new(place: &Place, config: &Qwen3Config, weights: Weights<'_>) -> Result<Self> {
         let Place { gpu, sizes, plan } = place;
         let emptied = Emptied(gpu.clone());
-        let working = Gpu::working();
+        let working = gpu.working();
         let ops = gpu.keep(|| CubeOps::new(gpu.clone(), config, *sizes))?;
         let model = gpu.keep(|| Qwen3::load(ops, config, weights))?;
         model.ops().end_loading()?;
@@ -129,10 +159,10 @@ impl Loaded {
     }
 
     fn open(&mut self, desk: &Desk) -> Result<Engine<'_>> {
-        let _working = Gpu::working();
         let gpu = self.model.ops().gpu().clone();
+        let _working = gpu.working();
         gpu.keep(|| self.model.ops_mut().enter(&self.config, &self.plan))?;
-        let engine = gpu.keep(|| Engine::new(&self.model, desk.clone(), self.plan.pages));
+        let mut engine = gpu.keep(|| Engine::new(&self.model, desk.clone(), self.plan.pages));
         engine.compile()?;
         Ok(engine)
     }

@@ -25,8 +25,8 @@ struct Layer<O: Ops> {
     input_norm: O::Vector,
     /// From hidden to q | k | v.
     qkv: O::Matrix,
-    q_norm: O::Vector,
-    k_norm: O::Vector,
+    /// Of the heads of q and of k.
+    head_norms: [O::Vector; 2],
     /// From the heads' results to hidden.
     output: O::Matrix,
     mlp_norm: O::Vector,
@@ -91,8 +91,7 @@ impl<O: Ops> Qwen3<O> {
                 Ok(Layer {
                     input_norm: ops.vector(&weights, &input_norm)?,
                     qkv: ops.matrix(&weights, &qkv)?,
-                    q_norm: ops.vector(&weights, &q_norm)?,
-                    k_norm: ops.vector(&weights, &k_norm)?,
+                    head_norms: ops.head_gains(&weights, [&q_norm, &k_norm])?,
                     output: ops.matrix(&weights, &[output])?,
                     mlp_norm: ops.vector(&weights, &mlp_norm)?,
                     gate_up: ops.matrix(&weights, &gate_up)?,
@@ -132,7 +131,8 @@ impl<O: Ops> Qwen3<O> {
         let mut normed = ops.rms_norm(&residual, self.gain_before(0), step)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let qkv = ops.linear(normed, &layer.qkv, step)?;
-            let mut queries = ops.qk_norm_rope_write_kv(&qkv, [&layer.q_norm, &layer.k_norm], index, step)?;
+            let gains = layer.head_norms.each_ref();
+            let mut queries = ops.qk_norm_rope_write_kv(&qkv, gains, index, step)?;
             if index + 1 == self.layers.len() {
                 // Of the last layer only keys, values and the wanted rows are needed.
                 match ops.wanted(queries, residual, step)? {

@@ -39,6 +39,11 @@ pub(super) trait Ops: Debug + Send + Sync + 'static {
     ) -> Result<(Self::Table, Self::Matrix)>;
     /// Puts a gain on the device.
     fn vector(&self, weights: &Values<'_>, tensor: &Tensor<'_>) -> Result<Self::Vector>;
+    /// Puts the gains of query and key heads on the device. A device may move factors from
+    /// one to the other, as long as their products stay.
+    fn head_gains(&self, weights: &Values<'_>, gains: [&Tensor<'_>; 2]) -> Result<[Self::Vector; 2]> {
+        Ok([self.vector(weights, gains[0])?, self.vector(weights, gains[1])?])
+    }
 
     /// The embeddings of the step's tokens.
     fn embed(&self, table: &Self::Table, step: &Self::Step<'_>) -> Result<Self::Rows>;

@@ -10,6 +10,7 @@ use albedo_core::{
 };
 use tokio::sync::mpsc;
 
+use super::replicas::Ticket;
 use super::turns::Turn;
 use crate::text::ChatText;
 
@@ -49,14 +50,27 @@ pub(in crate::burn) struct Write {
 #[derive(Debug)]
 pub(in crate::burn) struct Call {
     pub(in crate::burn) requests: Vec<Request>,
+    /// The number of the first request among those of its caller.
+    pub(in crate::burn) first: usize,
     pub(in crate::burn) cx: CallContext,
     pub(in crate::burn) answers: mpsc::Sender<(usize, Result<Completion>)>,
+    /// Of the one request of a call to one of several devices, its place there.
+    pub(in crate::burn) place: Option<Ticket>,
 }
 
 impl Call {
+    /// A call of `requests`.
+    pub(super) fn new(
+        requests: Vec<Request>,
+        cx: CallContext,
+        answers: mpsc::Sender<(usize, Result<Completion>)>,
+    ) -> Self {
+        Self { requests, first: 0, cx, answers, place: None }
+    }
+
     /// A call that only wakes.
     pub(super) fn nothing() -> Self {
-        Self { requests: Vec::new(), cx: CallContext::new(), answers: mpsc::channel(1).0 }
+        Self::new(Vec::new(), CallContext::new(), mpsc::channel(1).0)
     }
 }
 
@@ -122,7 +136,7 @@ impl Inbox {
         if let Some(call) = self.first.take() {
             for index in 0..call.requests.len() {
                 // Fails only if the caller has gone.
-                let _ = call.answers.try_send((index, Err(error.clone())));
+                let _ = call.answers.try_send((call.first + index, Err(error.clone())));
             }
         }
     }
@@ -143,6 +157,8 @@ pub(super) struct Origin {
     index: usize,
     cx: CallContext,
     answers: mpsc::Sender<(usize, Result<Completion>)>,
+    /// Held until the request is done with.
+    _place: Option<Ticket>,
 }
 
 impl Origin {
@@ -160,9 +176,10 @@ impl Origin {
 }
 
 /// Puts the requests of a call behind those that wait.
-fn enqueue(call: Call, waiting: &mut VecDeque<Waiting>) {
+fn enqueue(mut call: Call, waiting: &mut VecDeque<Waiting>) {
     for (index, request) in call.requests.into_iter().enumerate() {
-        let origin = Origin { index, cx: call.cx.clone(), answers: call.answers.clone() };
+        let (index, _place) = (call.first + index, call.place.take());
+        let origin = Origin { index, cx: call.cx.clone(), answers: call.answers.clone(), _place };
         waiting.push_back(Waiting { origin, request });
     }
 }

@@ -71,6 +71,40 @@ async fn a_reply_does_not_depend_on_the_batch() {
     }
 }
 
+#[tokio::test]
+async fn replicas_answer_as_one_does() {
+    let config = BurnConfig { max_batch: 3, ..BurnConfig::default() };
+    let one = BurnBackend::new(&config).unwrap();
+    let replicas = BurnBackend { devices: vec![Device::Cpu; 3], ..BurnBackend::new(&config).unwrap() };
+    assert_eq!((one.max_batch(), replicas.max_batch()), (Some(3), Some(9)));
+    let (king, cx) = (ModelSource::new(demo("king")), CallContext::new());
+    let expected = answers(&*one.load(&king, &cx).await.unwrap(), requests()).await;
+    let session = replicas.load(&king, &cx).await.unwrap();
+    // Two calls at once, and one that is dropped while its requests wait for places.
+    drop(session.generate(requests(), &cx).next().await);
+    let both = tokio::join!(answers(&*session, requests()), answers(&*session, requests()));
+    assert_eq!((&both.0, &both.1), (&expected, &expected));
+    let broken = ModelSource::new(demo("nobody"));
+    assert_eq!(
+        replicas.load(&broken, &cx).await.unwrap_err().kind(),
+        one.load(&broken, &cx).await.unwrap_err().kind()
+    );
+}
+
+#[test]
+fn several_devices_are_gpus_each_named_once() {
+    let config = |device: &str, devices: &[u32]| {
+        serde_json::from_value::<BurnConfig>(json!({"device": device, "devices": devices})).unwrap().check()
+    };
+    for (device, devices) in [("cpu", &[0, 1][..]), ("cuda:1", &[0, 1]), ("cuda", &[0, 1, 0])] {
+        let error = config(device, devices).unwrap_err();
+        assert!(error.message().contains("`devices`"), "{error}");
+    }
+    if cfg!(feature = "cuda") {
+        config("cuda", &[1, 0]).unwrap();
+    }
+}
+
 /// King and challenger of the demo, and what they answer; both have been asked at
 /// once, and have answered as two that are loaded as `side_by_side` says.
 pub(super) struct InTurn {
@@ -112,6 +146,17 @@ async fn models_that_take_turns_answer_as_side_by_side() {
     drop(third.generate(requests(), &cx).next().await);
     drop(third);
     assert_eq!(answers(&*challenger, requests()).await, expected[1]);
+}
+
+#[test]
+fn a_cpu_stores_keys_as_they_are() {
+    let error =
+        BurnBackend::new(&BurnConfig { kv_dtype: KvDtype::Int8, ..BurnConfig::default() }).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConfigInvalid);
+    assert!(error.message().contains("kv_dtype") || format!("{error:?}").contains("kv_dtype"), "{error}");
+    let config: BurnConfig = serde_json::from_value(json!({"device": "cuda:1", "kv_dtype": "int8"})).unwrap();
+    assert_eq!((config.device, config.kv_dtype), (Device::Cuda(1), KvDtype::Int8));
+    assert!(serde_json::from_value::<BurnConfig>(json!({"kv_dtype": "fp8"})).is_err());
 }
 
 #[tokio::test]

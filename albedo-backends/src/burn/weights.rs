@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Seek};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::SystemTime;
 
 use albedo_core::checkpoint::is_weight_file;
@@ -27,6 +28,9 @@ const MAX_INDEX_BYTES: u64 = 64 << 20;
 /// Values that one thread reads at a time.
 #[cfg(feature = "cuda")]
 const READ_BLOCK: usize = 1 << 20;
+
+/// Bytes that are read while as many are hashed.
+const DIGEST_BLOCK: u64 = 1 << 20;
 
 /// Rows of the result that are transposed together: one cache line of `f32`.
 const TRANSPOSE_BLOCK: usize = 16;
@@ -196,18 +200,42 @@ fn other_weights(folder: &Path) -> Option<String> {
 }
 
 impl WeightFile {
+    /// One thread reads the next block while this one hashes.
     fn digest(&self, cx: &CallContext) -> Result<Digest> {
-        let mut hasher = Hasher::default();
-        let mut block = vec![0; 1 << 20];
-        let mut offset = 0;
-        while offset < self.bytes {
-            cx.check(OPERATION)?;
-            let size = (self.bytes - offset).min(block.len() as u64) as usize;
-            self.read_at(&mut block[..size], offset)?;
-            hasher.update(&block[..size]);
-            offset += size as u64;
-        }
-        Ok(hasher.finish())
+        let (filled, blocks) = mpsc::sync_channel::<Result<Vec<u8>>>(1);
+        let (spare, empty) = mpsc::channel::<Vec<u8>>();
+        let read = move || {
+            let mut offset = 0;
+            // Ends, too, when nobody hashes any more.
+            while offset < self.bytes
+                && let Ok(mut block) = empty.recv()
+            {
+                let size = (self.bytes - offset).min(DIGEST_BLOCK);
+                block.resize(size as usize, 0);
+                let read = cx.check(OPERATION).and_then(|()| self.read_at(&mut block, offset));
+                let failed = read.is_err();
+                if filled.send(read.map(|()| block)).is_err() || failed {
+                    return;
+                }
+                offset += size;
+            }
+        };
+        std::thread::scope(|scope| {
+            let io = |error| Error::io("start a thread that reads", &self.path, error);
+            let reader = std::thread::Builder::new().name("albedo-read".to_owned());
+            reader.spawn_scoped(scope, read).map_err(io)?;
+            let mut hasher = Hasher::default();
+            for block in [Vec::new(), Vec::new()] {
+                // Fails only once all is read, as below.
+                let _ = spare.send(block);
+            }
+            for block in blocks {
+                let block = block?;
+                hasher.update(&block);
+                let _ = spare.send(block);
+            }
+            Ok(hasher.finish())
+        })
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {

@@ -161,7 +161,7 @@ fn change_manifest(folder: &Path, change: impl FnOnce(&mut serde_json::Map<Strin
 }
 
 fn config(folder: &Path) -> ParquetTasksConfig {
-    ParquetTasksConfig { path: folder.into(), manifest: None, allow_unhashed: false }
+    ParquetTasksConfig::folder(folder)
 }
 
 async fn open(folder: &Path) -> ParquetTasks {
@@ -202,7 +202,7 @@ fn demo() -> TempDir {
 #[tokio::test]
 async fn the_demos_tasks_conform() {
     let folder = demo();
-    let config = ParquetTasksConfig { path: folder.path().into(), manifest: None, allow_unhashed: false };
+    let config = ParquetTasksConfig::folder(folder.path());
     let tasks = ParquetTasks::open(config, &CallContext::new()).await.expect("opens");
     check_tasks(&tasks, PATIENCE).await.expect("conforms");
 }
@@ -474,7 +474,7 @@ async fn columns_that_are_missing_or_of_another_type_are_refused() {
         let folder = folder(&[(bytes, 0), (parquet(&tasks(1), Shape::default()), 1)]);
         let tasks = open(folder.path()).await;
         assert_eq!(rows(&tasks).await.expect("reads"), super::tests::tasks(1));
-        let error = tasks.0.shard(0, &CallContext::new()).expect_err(reason);
+        let error = tasks.0.shard(0, None, &CallContext::new()).expect_err(reason);
         assert_eq!(error.kind(), ErrorKind::DataInvalid);
         assert!(error.to_string().contains(reason), "{error}");
     }
@@ -489,7 +489,7 @@ async fn a_row_past_the_end_and_a_cancelled_call_say_so() {
     assert!(error.to_string().contains("there is no such row (rows: 3, row: 3)"), "{error}");
     cx.cancel();
     assert_eq!(tasks.row(0, &cx).await.expect_err("cancelled").kind(), ErrorKind::Cancelled);
-    let shard = tasks.0.shard(0, &cx).expect_err("hashing is cancelled too");
+    let shard = tasks.0.shard(0, None, &cx).expect_err("hashing is cancelled too");
     assert_eq!(shard.kind(), ErrorKind::Cancelled);
 }
 

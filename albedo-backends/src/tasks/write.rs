@@ -171,11 +171,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let info = write_tasks(folder.path(), (0..rows).map(|index| Ok(row(index)))).expect("writes");
         assert_eq!((info.rows, info.unhashed), (rows as u64, false));
-        let config = ParquetTasksConfig {
-            path: folder.path().to_owned(),
-            manifest: Some(info.manifest),
-            allow_unhashed: false,
-        };
+        let folder_alone = ParquetTasksConfig::folder(folder.path());
+        let config = ParquetTasksConfig { manifest: Some(info.manifest), ..folder_alone };
         let cx = CallContext::new();
         let tasks = ParquetTasks::open(config, &cx).await.expect("opens");
         for index in [0, 1, ROW_GROUP - 1, ROW_GROUP, SHARD - 1, SHARD, rows - 1] {

@@ -9,7 +9,7 @@ use super::{Admission, AdmissionOutcome, Admit, Models, Probes, Screened, Screen
 use crate::checkpoint::{Checkpoint, Seat, WeightsOf};
 use crate::context::CallContext;
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::events::EventKind;
 use crate::files::ModelFiles;
 use crate::model_ref::HubRef;
@@ -101,8 +101,9 @@ fn settle(found: Result<Finding>, cx: &CallContext) -> Result<Finding> {
     })
 }
 
-/// Each screen on a thread that may block: it may parse megabytes, and whoever
-/// wrote it may read files of his own.
+/// Runs each screen on a thread that may block: it may parse megabytes, and a screen of
+/// another crate may read files of its own. A rejection stands only once the bytes that
+/// were read are proven to be the submission's.
 async fn files(screens: &[&Arc<dyn Screen>], admit: &Admit, cx: &CallContext) -> Result<Vec<Finding>> {
     let mut findings = Vec::with_capacity(screens.len());
     for &screen in screens {
@@ -114,7 +115,11 @@ async fn files(screens: &[&Arc<dyn Screen>], admit: &Admit, cx: &CallContext) ->
             runtime.block_on(part.inspect(&*submission, &*king, &inner))
         });
         let found = cx.run(OPERATION, work).await?;
-        findings.push(settle(found.unwrap_or_else(|panic| Err(panicked(&panic))), cx)?);
+        let found = match found.unwrap_or_else(|panic| Err(panicked(&panic))) {
+            Ok(rejected @ Finding::Rejected(_)) => admit.models.submission.prove(cx).await.map(|()| rejected),
+            other => other,
+        };
+        findings.push(settle(found, cx)?);
     }
     Ok(findings)
 }
@@ -137,6 +142,8 @@ async fn weights(
             admission.submission.parameters = submission;
             find(seats, cx).await?
         }
+        // Proven bytes of the submission are not what its author declared.
+        Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => return Err(error),
         // Nobody has seen all the weights.
         Err(error) => {
             let unverified = settle(Err(error), cx)?;
@@ -174,7 +181,11 @@ async fn passes(mut seats: Seats, models: &Models, cx: &CallContext) -> Result<(
         (WeightsOf::Submission, Some(&models.submission)),
     ] {
         checkpoints.push(match files {
-            Some(files) => Some((of, Checkpoint::open(Arc::clone(files), cx).await?)),
+            Some(files) => {
+                let owner = if of == WeightsOf::Submission { Side::Challenger } else { Side::King };
+                files.hold(cx).await.map_err(|error| error.charged_to(|_| owner))?;
+                Some((of, Checkpoint::open(Arc::clone(files), cx).await?))
+            }
             None => None,
         });
     }

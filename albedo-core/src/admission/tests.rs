@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -11,8 +12,9 @@ use super::*;
 use crate::backend::ModelSession;
 use crate::checkpoint::{Outline, Segment, TensorSlice, WeightVisitor, WeightsOf};
 use crate::duel::scripted::Scripted;
-use crate::error::Fault;
+use crate::error::{Artefact, Fault, Side};
 use crate::events::{Event, EventKind};
+use crate::files::FileEntry;
 use crate::files::memory::MemoryFiles;
 use crate::model_ref::ModelRef;
 use crate::screen::{BehaviourScreen, FilesScreen, ScreenPart, WeightsInspection, WeightsScreen};
@@ -370,4 +372,51 @@ proptest! {
         prop_assert_eq!(AdmissionOutcome::of(&findings), expected);
         prop_assert_eq!(AdmissionOutcome::of(findings.iter().rev()), expected);
     }
+}
+
+/// Files of a hub whose proof or holding fails with `error`.
+#[derive(Debug)]
+struct Unproven {
+    files: Arc<MemoryFiles>,
+    error: fn() -> Error,
+}
+
+#[async_trait]
+impl ModelFiles for Unproven {
+    async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
+        self.files.list(cx).await
+    }
+
+    async fn read(&self, name: &str, range: Range<u64>, cx: &CallContext) -> Result<Vec<u8>> {
+        self.files.read(name, range, cx).await
+    }
+
+    async fn prove(&self, _: &CallContext) -> Result<()> {
+        Err((self.error)())
+    }
+
+    async fn hold(&self, _: &CallContext) -> Result<()> {
+        Err((self.error)())
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_proven_convict_nobody() {
+    let others = || {
+        Error::new(ErrorKind::DigestMismatch, "prove", "other bytes before").with_fault(Fault::Infrastructure)
+    };
+    let swapped = || Error::new(ErrorKind::DataInvalid, "hold", "swapped").about(Artefact::Model);
+    let run = async |stage, finding: fn() -> Result<Finding>, error| {
+        let (king, files, _) = models();
+        let models = Models::new(king, Arc::new(Unproven { files, error }));
+        Admit::new(vec![fake("one", stage, finding)], models).run(&CallContext::new()).await
+    };
+    let rejected = || Ok(Finding::Rejected(json!("a foul")));
+    let outcome = |admission: Result<Admission>| admission.expect("runs").outcome;
+    assert_eq!(outcome(run(ScreenStage::Files, rejected, others).await), AdmissionOutcome::Void);
+    assert_eq!(outcome(run(ScreenStage::Files, clear, others).await), AdmissionOutcome::Admitted);
+    assert_eq!(outcome(run(ScreenStage::Parameters, rejected, others).await), AdmissionOutcome::Void);
+    // What matches a digest of the listing is the submission's.
+    let error = run(ScreenStage::Parameters, clear, swapped).await.expect_err("its own");
+    assert_eq!(error.fault(), Fault::Contestant(Side::Challenger));
 }

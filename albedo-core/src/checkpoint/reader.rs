@@ -37,7 +37,7 @@ impl ShardReader {
         let length = self.keep(0..LENGTH_BYTES.min(self.size), cx).await?;
         let Ok(length) = <[u8; LENGTH_BYTES as usize]>::try_from(&*length) else { return Ok(length) };
         let most = MAX_HEADER_BYTES.min(self.size - LENGTH_BYTES);
-        // A length beyond that is refused by whoever parses the header.
+        // The header's parser refuses a length beyond that.
         let end = LENGTH_BYTES + u64::from_le_bytes(length).min(most);
         self.keep(0..end, cx).await
     }

@@ -8,13 +8,13 @@
 
 use crate::stats::Interval;
 
-/// Largest share of the wealth that one value can cost; ours: close to the best
+/// Largest share of the wealth that one value can cost. Source: albedo; close to the best
 /// bet for graded scores, and a single lost cluster still leaves a tenth.
 /// Measured in `docs/error-rates.md`.
 const MAX_BET: f64 = 0.9;
 
 /// The variance estimate before any value, and its weight in values: the
-/// spread of scores that are ties half of the time. Ours, measured in
+/// spread of scores that are ties half of the time. Source: albedo, measured in
 /// `docs/error-rates.md`.
 const PRIOR_VARIANCE: f64 = 0.25;
 

@@ -16,16 +16,16 @@ const FUTILITY_ALPHA: f64 = 0.05;
 const FUTILITY_FROM: u32 = 64;
 
 /// Level of the second betting process, against "the mean is at most the size's
-/// null". Ours: at 2 % clear winners are crowned hardly earlier, and challengers
+/// null". Source: albedo; at 2 % clear winners are crowned hardly earlier, and challengers
 /// of +1 point a third more often (simulated, see `docs/error-rates.md`).
 const SIZE_ALPHA: f64 = 0.01;
 
 /// The second betting process is sized for a third of the cap: a win twice as
-/// large as the win margin is shown by then. Ours.
+/// large as the win margin is shown by then. Source: albedo.
 const SIZE_HORIZON: f64 = 1.0 / 3.0;
 
 /// Samples before the second betting process may crown, or a quarter of the cap
-/// if that is less. Ours.
+/// if that is less. Source: albedo.
 const SIZE_FROM: u32 = 48;
 
 /// Level of the reported confidence sequence.

@@ -8,7 +8,7 @@ use tracing::Instrument;
 
 use super::answer::JudgedAnswer;
 use super::budget::Budget;
-use super::stored::{StoredAnswer, StoredCanary};
+use super::stored::{FailedCalls, StoredAnswer, StoredCanary};
 use crate::backend::{FinishReason, Message};
 use crate::canary::{CanaryDraw, Series};
 use crate::clock::SystemClock;
@@ -37,6 +37,8 @@ pub(super) struct Asking<'a> {
     pub(super) key: Digest,
     /// Which canaries are asked.
     pub(super) series: Series,
+    /// Calls that are not made again, because they had failed when the duel was decided.
+    pub(super) failed: Option<&'a FailedCalls>,
 }
 
 /// A judge, and its place on the panel (in a preflight: in the settings).
@@ -214,7 +216,8 @@ impl Asking<'_> {
     }
 
     /// Calls until there is an answer, with the number of the try that gave it, or
-    /// until another try makes no sense.
+    /// until another try makes no sense. A call that had failed when the duel was decided
+    /// fails at once.
     ///
     /// # Errors
     /// One that reaches the duel, and cancellation.
@@ -224,6 +227,11 @@ impl Asking<'_> {
         call: Call,
         attempt: impl Fn() -> F,
     ) -> Result<Tried<(u32, T)>> {
+        let failed = self.failed.zip(sample).and_then(|(failed, sample)| failed.get(&(sample, call)));
+        if let Some(&kind) = failed {
+            let message = "the call had failed when the duel was decided";
+            return Ok(Err(Error::new(kind, "make the record again", message)));
+        }
         let settings = RetrySettings { attempts: self.call_tries, ..RetrySettings::default() };
         let clock = SystemClock::default();
         let mut passes = Passes::new(&settings, &clock);

@@ -12,6 +12,7 @@ use crate::panel::Cell;
 use crate::plan::DuelSettings;
 use crate::record::{MemoryStore, Record, RecordedAnswer, VerifyOptions, verify_record};
 use crate::seed::Seed;
+use crate::testing::ScriptedJudge;
 
 /// A watched judge that knows recorded replies, until it has been asked about
 /// canaries more than `sober` times.
@@ -56,28 +57,9 @@ impl Judge for Watched {
 }
 
 /// A watched judge that answers what a function says.
-#[derive(Debug)]
-struct Watchful(Arc<Asked>);
-
-impl Watchful {
-    fn shared(name: &str, answer: Answer) -> Arc<dyn Judge> {
-        Arc::new(Self(Asked::new(name, answer)))
-    }
-}
-
-#[async_trait]
-impl Judge for Watchful {
-    fn identity(&self) -> &Identity {
-        self.0.identity()
-    }
-
-    fn profile(&self) -> JudgeProfile {
-        self.0.profile().with_canaries()
-    }
-
-    async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {
-        self.0.compare(request, cx).await
-    }
+fn watchful(name: &str, answer: Answer) -> Arc<dyn Judge> {
+    let profile = JudgeProfile::new([Metric::Correctness]).with_canaries();
+    Arc::new(ScriptedJudge::new(name, answer).with_profile(profile))
 }
 
 fn watched_settings() -> DuelSettings {
@@ -95,7 +77,7 @@ fn contestants() -> [Contestant; 2] {
 
 fn builder(judges: Vec<Arc<dyn Judge>>) -> DuelBuilder {
     let [king, challenger] = contestants();
-    Duel::builder(king, challenger).tasks(Rows::shared()).judges(judges).settings(watched_settings())
+    Duel::builder(king, challenger).tasks(rows()).judges(judges).settings(watched_settings())
 }
 
 /// The duel of `judges`, its preflight from `store` as far as that holds it.
@@ -124,8 +106,7 @@ async fn a_judge_that_fails_a_canary_is_void_for_the_clusters_after_it() {
     assert_eq!(duel.plan().judges.iter().filter(|judge| judge.watched).count(), 2);
     let (report, store) = run(&duel).await;
     let record = read(&store);
-    let options =
-        VerifyOptions { tasks: Some(&*Rows::shared()), expect: report.record, ..VerifyOptions::default() };
+    let options = VerifyOptions { tasks: Some(&*rows()), expect: report.record, ..VerifyOptions::default() };
     verify_record(&record, &options, &CallContext::new()).await.expect("verifies");
     let cells: Vec<_> = (record.lines.iter())
         .filter_map(|line| match line {
@@ -266,7 +247,7 @@ async fn a_preflight_that_missed_the_quorum_asks_only_for_what_is_missing() {
     let late = |judge| -> Vec<Arc<dyn Judge>> {
         vec![Arc::<Watched>::clone(&steady), Arc::<Watched>::clone(&drunk), judge]
     };
-    let error = watched_in(&store, late(Watchful::shared("late", down))).await.expect_err("no quorum");
+    let error = watched_in(&store, late(watchful("late", down))).await.expect_err("no quorum");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
     for words in
         ["drunk failed: constant, injected, swapped", "late gave no readable answer to", "it is down"]
@@ -283,7 +264,7 @@ async fn a_preflight_that_missed_the_quorum_asks_only_for_what_is_missing() {
             .value(),
         )
     };
-    let duel = watched_in(&store, late(Watchful::shared("late", informed))).await.expect("plans");
+    let duel = watched_in(&store, late(watchful("late", informed))).await.expect("plans");
     let names: Vec<_> = duel.plan().judges.iter().map(|judge| judge.identity.name.as_str()).collect();
     assert_eq!(names, ["steady", "late"]);
     assert_eq!([&steady, &drunk].map(|judge| judge.calls.load(Ordering::Relaxed)), before);

@@ -7,6 +7,7 @@ use crate::decision::{Rule, RuleVersion};
 use crate::error::Retry;
 use crate::judge::{Assessment, Comparison};
 use crate::missing::{NEUTRAL, Probed};
+use crate::panel::PanelSettings;
 use crate::plan::DuelSettings;
 use crate::record::{MemoryStore, Record, RecordedAnswer, VerifyOptions, verify_record};
 use crate::verdict::{Holds, VoidReason};
@@ -220,7 +221,7 @@ async fn a_journal_that_names_no_version_of_the_rules_goes_on_by_the_first() {
         JournalEvent::Opened { format: 2, digest: old.digest, plan: Box::new(old.plan.clone()), build: None };
     store.append(opened, vec![]).await.expect("appends");
     let [king, challenger] = contestants();
-    let builder = Duel::builder(king, challenger).tasks(Rows::shared()).judges(judges).settings(settings());
+    let builder = Duel::builder(king, challenger).tasks(rows()).judges(judges).settings(settings());
     let resumed = builder.plan(&store, &cx).await.expect("plans");
     assert_eq!((resumed.plan.rule_version, resumed.digest), (RuleVersion::First, old.digest));
     let report = resumed.run(&store, &cx).await.expect("runs");
@@ -228,4 +229,102 @@ async fn a_journal_that_names_no_version_of_the_rules_goes_on_by_the_first() {
     assert!(report.verdict.causes.is_empty());
     let fresh = builder.plan(&MemoryStore::default(), &cx).await.expect("plans");
     assert_eq!(fresh.plan.rule_version, RuleVersion::Second);
+}
+
+/// What `store` holds without its record.
+async fn without_record(store: &MemoryStore) -> MemoryStore {
+    let copy = MemoryStore::default();
+    for event in store.journal() {
+        let texts = match &event {
+            JournalEvent::Replied { text, .. } => vec![store.text(text).await.expect("kept")],
+            _ => vec![],
+        };
+        copy.append(event, texts).await.expect("appends");
+    }
+    copy
+}
+
+#[tokio::test]
+async fn a_record_made_again_has_what_was_missing_when_the_duel_was_decided() {
+    static UP: AtomicU32 = AtomicU32::new(0);
+    /// Down for the first sample, and well later.
+    fn moody(request: &Comparison) -> Result<Assessment> {
+        let up = UP.load(Ordering::Relaxed) == 1;
+        if is_first_sample(request) && !up { Err(down()) } else { slight(request) }
+    }
+    let moody_judge = Asked::new("moody", moody);
+    let judges: Vec<Arc<dyn Judge>> = vec![Asked::new("slight", slight), Arc::<Asked>::clone(&moody_judge)];
+    let [king, challenger] = ["better", "plain"].map(Scripted::new);
+    let replies = [Arc::clone(&king.calls), Arc::clone(&challenger.calls)];
+    // The king loses its second reply.
+    let lost = seeds([1]).into_iter().map(|seed| (seed, vec![down(); 9]));
+    *king.failures.lock().expect("unpoisoned") = lost.collect();
+    let settings =
+        DuelSettings { panel: PanelSettings { max_missing: 0.5, ..Default::default() }, ..margin() };
+    let duel = planned(&settings, king.contestant(), challenger.contestant(), judges).expect("plans");
+    let (report, store) = run(&duel).await;
+    assert_eq!(report.verdict.causes, [(Cause::Outage, 3)].into());
+
+    UP.store(1, Ordering::Relaxed);
+    let calls = || {
+        let replies = replies.each_ref().map(|calls| calls.load(Ordering::Relaxed));
+        (replies, moody_judge.calls.load(Ordering::Relaxed))
+    };
+    let (before, bare) = (calls(), without_record(&store).await);
+    assert_eq!(duel.run(&bare, &CallContext::new()).await.expect("is made again"), report);
+    assert_eq!((calls(), bare.record()), (before, store.record()));
+    assert_eq!(bare.journal(), store.journal(), "nothing is journalled behind the end");
+}
+
+#[tokio::test]
+async fn a_record_is_made_again_without_the_samples_that_were_under_way() {
+    let decisive: Answer = |request| scored(f64::from(u8::from(request.first.text.starts_with("better"))));
+    let settings = DuelSettings {
+        samples: 10,
+        rule: Rule::by_name("sequential").expect("a rule"),
+        limits: Limits { samples_in_flight: 10, ..Limits::default() },
+        ..settings()
+    };
+    let judge = Asked::new("decisive", decisive);
+    let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
+    let duel = planned(&settings, king, challenger, vec![Arc::<Asked>::clone(&judge)]).expect("plans");
+    let (report, store) = run(&duel).await;
+    assert_eq!(report.verdict.samples, 5);
+    // Killed before any answer to the last sample was journalled.
+    let (cut, bare) = (without_record(&store).await, MemoryStore::default());
+    for event in cut.journal() {
+        let texts = match &event {
+            JournalEvent::Replied { sample: 9, .. } | JournalEvent::Assessed { sample: 9, .. } => continue,
+            JournalEvent::Replied { text, .. } => vec![store.text(text).await.expect("kept")],
+            _ => vec![],
+        };
+        bare.append(event, texts).await.expect("appends");
+    }
+    let (asked, before) = (judge.calls.load(Ordering::Relaxed), bare.journal());
+    assert_eq!(duel.run(&bare, &CallContext::new()).await.expect("is made again"), report);
+    assert_eq!((judge.calls.load(Ordering::Relaxed), bare.journal()), (asked, before));
+}
+
+/// Of 256 samples the challenger wins each by 20 points, and of the first 30 one judge's
+/// word is missing: with that as the king's, a win seems out of reach at first.
+#[test]
+fn a_crown_is_one_with_missing_cells_as_the_kings_too() {
+    let settings = DuelSettings { samples: 256, rule: Rule::default(), ..settings() };
+    let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
+    let judges: Vec<Arc<dyn Judge>> = vec![Asked::new("a", fair), Asked::new("b", fair)];
+    let builder = Duel::builder(king, challenger).settings(settings);
+    let builder = builder.tasks(Arc::new(crate::testing::Rows::numbered(300)));
+    let plan = builder.frozen(judges, None, RuleVersion::NEWEST).expect("plans").plan;
+    let won = |difference| Cell::unjudged(&[crate::judge::Metric::Correctness], difference);
+    let mut decider = Decider::new(plan.rule.clone(), plan.rule_context());
+    let decision = (0..256).find_map(|sample| {
+        let cells = match sample {
+            0..30 => vec![won(0.4), Cell::MissingFor(Cause::Replies)],
+            _ => vec![won(0.2), won(0.2)],
+        };
+        decider.consume(Cluster::new(sample, cells, plan.panel.reducer))
+    });
+    let verdict = Verdict::new(&plan, decider.clusters(), Overflows::default(), decision.expect("decides"));
+    assert_eq!(verdict.outcome, Outcome::Dethroned);
+    assert!(verdict.dethroned_if_missing_for_king, "the rule asks for both");
 }

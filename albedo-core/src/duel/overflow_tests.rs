@@ -3,21 +3,19 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use async_trait::async_trait;
-
 use super::scripted::*;
 use super::*;
-use crate::backend::{ModelBackend, ModelSession, ModelSource};
+use crate::backend::{ModelBackend, ModelSource};
 use crate::error::Fault;
 use crate::error::{Artefact, Reach};
 use crate::events::{Collected, Event};
-use crate::identity::Identity;
 use crate::model_ref::ModelRef;
 use crate::panel::Cell;
 use crate::record::{MemoryStore, Record, RecordedReply, VerifyOptions, verify_record};
+use crate::testing::ScriptedBackend;
 use crate::verdict::{Forfeit, Overflows};
 
-async fn duel_of(king: &Arc<Loads>, challenger: &Arc<Loads>, judge: &Arc<Asked>) -> Duel {
+async fn duel_of(king: &Loads, challenger: &Loads, judge: &Arc<Asked>) -> Duel {
     let (king, challenger) =
         (king.contestant(Side::King).await, challenger.contestant(Side::Challenger).await);
     planned(&settings(), king, challenger, vec![Arc::<Asked>::clone(judge)]).expect("plans")
@@ -46,8 +44,8 @@ async fn a_challenger_that_overflows_on_every_third_prompt_forfeits() {
     // A quarter for each of five samples, minus one for each of three.
     assert_eq!(report.verdict.margin, 100.0 * (5.0 * 0.25 - 3.0) / 8.0);
     assert_eq!(judge.calls.load(Ordering::Relaxed), 10, "nobody judges a lost sample");
-    assert_eq!(challenger.times.load(Ordering::Relaxed), 4, "each is confirmed by a fresh load");
-    assert_eq!(king.times.load(Ordering::Relaxed), 1);
+    assert_eq!(challenger.times(), 4, "each is confirmed by a fresh load");
+    assert_eq!(king.times(), 1);
     let alert = |event: Event| match event.kind {
         EventKind::Journal(JournalEvent::Overflowed { sample, side, repeated, .. }) => {
             Some((sample, side, repeated))
@@ -184,31 +182,23 @@ async fn an_overflow_is_in_the_journal_and_is_not_asked_for_again() {
     let again = duel_of(&Loads::new("plain", vec![seeds(0..8)]), &silent, &judge).await;
     let again = again.run(&resumed, &CallContext::new()).await.expect("goes on");
     assert_eq!(again, report);
-    assert_eq!(silent.times.load(Ordering::Relaxed), 1, "nothing was confirmed again");
-}
-
-/// Answers as the model of another file once it is loaded again.
-#[derive(Debug)]
-struct Exchanged(Arc<Loads>, AtomicU32);
-
-#[async_trait]
-impl ModelBackend for Exchanged {
-    fn identity(&self) -> &Identity {
-        self.0.identity()
-    }
-
-    async fn load(&self, source: &ModelSource, cx: &CallContext) -> Result<Arc<dyn ModelSession>> {
-        match self.1.fetch_add(1, Ordering::Relaxed) {
-            0 => self.0.load(source, cx).await,
-            _ => Ok(Scripted::new("other").session()),
-        }
-    }
+    assert_eq!(silent.times(), 1, "nothing was confirmed again");
 }
 
 #[tokio::test]
 async fn a_model_whose_files_were_exchanged_ends_the_duel_and_charges_nobody() {
-    let loads = Loads::new("better", vec![seeds([0])]);
-    let backend: Arc<dyn ModelBackend> = Arc::new(Exchanged(loads, AtomicU32::new(0)));
+    // Once it is loaded again, another file's model answers.
+    let loads = AtomicU32::new(0);
+    let backend = ScriptedBackend::new("scripted", move |_| {
+        let first = loads.fetch_add(1, Ordering::Relaxed) == 0;
+        let model = Scripted::new(if first { "better" } else { "other" });
+        if first {
+            let error = |seed| (seed, vec![Error::overflowed("generate a reply", overflow(seed))]);
+            *model.failures.lock().expect("unpoisoned") = seeds([0]).into_iter().map(error).collect();
+        }
+        Ok(model.session())
+    });
+    let backend: Arc<dyn ModelBackend> = Arc::new(backend);
     let (source, cx) = (ModelSource::served("better"), CallContext::new());
     let challenger = Contestant::load(Side::Challenger, &backend, &source, &cx).await.expect("loads");
     let king = Scripted::new("plain").contestant();
@@ -241,21 +231,6 @@ async fn a_lost_gpu_ends_the_process_and_charges_nobody() {
     assert_eq!(report.record, run(&undisturbed).await.0.record);
 }
 
-/// Fails to load with an error that is made anew.
-#[derive(Debug)]
-struct Fails(Identity, fn() -> Error);
-
-#[async_trait]
-impl ModelBackend for Fails {
-    fn identity(&self) -> &Identity {
-        &self.0
-    }
-
-    async fn load(&self, _: &ModelSource, _: &CallContext) -> Result<Arc<dyn ModelSession>> {
-        Err((self.1)())
-    }
-}
-
 #[tokio::test]
 async fn a_load_charges_the_owner_of_the_file_and_nobody_else() {
     fn refused() -> Error {
@@ -283,8 +258,7 @@ async fn a_load_charges_the_owner_of_the_file_and_nobody_else() {
         (text, kings(), Side::Challenger, Fault::Contestant(Side::King)),
         (text, own(), Side::Challenger, Fault::Contestant(Side::Challenger)),
     ] {
-        let identity = Identity { name: "fails".into(), version: "1".into(), config: Digest::of("") };
-        let backend: Arc<dyn ModelBackend> = Arc::new(Fails(identity, error));
+        let backend: Arc<dyn ModelBackend> = Arc::new(ScriptedBackend::new("fails", move |_| Err(error())));
         let error = Contestant::load(side, &backend, &source, &CallContext::new()).await.expect_err("fails");
         assert_eq!(error.fault(), fault, "{error}");
         if let Fault::Contestant(charged) = fault {

@@ -74,6 +74,7 @@ pub(super) async fn preflight(
         secret: DuelSecret::new(&settings.seed),
         key,
         series: Series::Preflight,
+        failed: None,
     };
     let watched: Vec<_> = judges.iter().filter(|judge| judge.profile().canaries).cloned().collect();
     let plans = plan_judges(&watched, true)?;

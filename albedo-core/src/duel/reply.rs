@@ -42,7 +42,8 @@ impl Reply {
 enum Asked {
     Completed {
         completion: Completion,
-        /// An overflow that the model did not repeat once it was loaded afresh: ours.
+        /// An overflow that the model did not repeat once it was loaded afresh: a failure
+        /// of the machine, not of the model.
         not_repeated: Option<Overflow>,
     },
     /// The model overflowed again: its own.
@@ -140,12 +141,12 @@ impl SampleRun<'_> {
     }
 }
 
-/// Asks `contestant`; where its arithmetic overflows once more, alone and loaded
-/// afresh. What overflows twice is the model's own doing, what does not is ours.
+/// Asks `contestant`. Where its arithmetic overflows, loads the model afresh and asks it
+/// once more, alone: an overflow that repeats is the model's, any other the machine's.
 ///
 /// # Errors
-/// What kept it from an answer, also the overflow of a model that cannot be loaded
-/// afresh: whose it is cannot be found out then.
+/// What kept it from an answer. An overflow of a model that cannot be loaded afresh is
+/// one too: then nothing tells whether the model or the machine caused it.
 async fn ask(contestant: &Contestant, request: GenerateRequest, cx: &CallContext) -> Result<Asked> {
     let error = match contestant.generate(request.clone(), cx).await {
         Ok(completion) => return Ok(Asked::Completed { completion, not_repeated: None }),

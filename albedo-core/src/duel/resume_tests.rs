@@ -154,7 +154,7 @@ async fn a_journal_of_an_older_format_goes_on_under_its_own_plan() {
     let store = begun(older).await;
     let sides = ["plain", "better"].map(|name| Scripted::new(name).contestant());
     let [king, challenger] = sides;
-    let duel = Duel::builder(king, challenger).tasks(Rows::shared()).judge(Asked::new("fair", fair));
+    let duel = Duel::builder(king, challenger).tasks(rows()).judge(Asked::new("fair", fair));
     let duel = duel.settings(settings()).plan(&store, &CallContext::new()).await.expect("is this duel");
     assert_eq!(duel.plan().version.as_deref(), Some("0.1.0"));
     duel.run(&Unchained(store), &CallContext::new()).await.expect("goes on");

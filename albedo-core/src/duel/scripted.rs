@@ -20,6 +20,7 @@ use crate::plan::DuelSettings;
 use crate::record::MemoryStore;
 use crate::seed::Seed;
 use crate::tasks::{TaskRow, TaskSetInfo};
+use crate::testing::{Rows, ScriptedBackend};
 
 /// Replies `{name} {request seed}` after yielding as often as the request's
 /// seed says, so that replies arrive out of order.
@@ -91,30 +92,18 @@ impl ModelSession for Scripted {
 }
 
 /// Thirty rows of ten instances, one row without an assistant turn.
-#[derive(Debug)]
-pub(crate) struct Rows(TaskSetInfo);
-
-impl Rows {
-    pub(crate) fn shared() -> Arc<dyn TaskSource> {
-        Arc::new(Self(TaskSetInfo { manifest: Digest::of("rows"), rows: 30, unhashed: false }))
-    }
-}
-
-#[async_trait]
-impl TaskSource for Rows {
-    fn info(&self) -> &TaskSetInfo {
-        &self.0
-    }
-
-    async fn row(&self, row: u64, _: &CallContext) -> Result<TaskRow> {
+pub(crate) fn rows() -> Arc<dyn TaskSource> {
+    let row = |row: u64| {
         let mut messages = vec![Message::new(Role::System, "s"), Message::new(Role::User, "u")];
         if row != 7 {
             messages.push(Message::new(Role::Assistant, format!("recorded {row}")));
             messages.push(Message::new(Role::User, "v".repeat(row as usize * 50)));
             messages.push(Message::new(Role::Assistant, "done"));
         }
-        Ok(TaskRow { instance_id: format!("instance {}", row % 10), repo: "repo".into(), messages })
-    }
+        TaskRow { instance_id: format!("instance {}", row % 10), repo: "repo".into(), messages }
+    };
+    let info = TaskSetInfo { manifest: Digest::of("rows"), rows: 30, unhashed: false };
+    Arc::new(Rows::new(30, row).with_info(info))
 }
 
 pub(crate) type Answer = fn(&Comparison) -> Result<Assessment>;
@@ -174,7 +163,7 @@ pub(crate) fn settings() -> DuelSettings {
     }
 }
 
-/// A duel on [`Rows`] whose settings have no canaries.
+/// A duel on [`rows`] whose settings have no canaries.
 pub(crate) fn planned(
     settings: &DuelSettings,
     king: Contestant,
@@ -192,7 +181,7 @@ pub(crate) fn planned_by(
     challenger: Contestant,
     judges: Vec<Arc<dyn Judge>>,
 ) -> Result<Duel> {
-    let builder = Duel::builder(king, challenger).tasks(Rows::shared()).settings(settings.clone());
+    let builder = Duel::builder(king, challenger).tasks(rows()).settings(settings.clone());
     builder.frozen(judges, None, version)
 }
 
@@ -214,41 +203,38 @@ pub(crate) fn overflow(seed: u64) -> Overflow {
 /// Loads a scripted model whose arithmetic overflows on some requests.
 #[derive(Debug)]
 pub(crate) struct Loads {
-    identity: Identity,
     name: &'static str,
-    /// Seeds of requests that overflow, by load; of the last for all later ones.
-    overflowing: Vec<BTreeSet<u64>>,
-    pub(crate) times: AtomicU32,
+    pub(crate) backend: Arc<dyn ModelBackend>,
+    times: Arc<AtomicU32>,
 }
 
 impl Loads {
-    pub(crate) fn new(name: &'static str, overflowing: Vec<BTreeSet<u64>>) -> Arc<Self> {
-        let identity = Identity { name: "scripted".into(), version: "1".into(), config: Digest::of("") };
-        Arc::new(Self { identity, name, overflowing, times: AtomicU32::new(0) })
+    /// The model `name`. Each load has the seeds of the requests that overflow; all that
+    /// come later have those of the last.
+    pub(crate) fn new(name: &'static str, overflowing: Vec<BTreeSet<u64>>) -> Self {
+        let times = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&times);
+        let backend = ScriptedBackend::new("scripted", move |_| {
+            let load = counted.fetch_add(1, Ordering::Relaxed) as usize;
+            let model = Scripted::new(name);
+            if let Some(seeds) = overflowing.get(load).or(overflowing.last()) {
+                let error =
+                    |&seed: &u64| (seed, vec![Error::overflowed("generate a reply", overflow(seed)); 9]);
+                *model.failures.lock().expect("unpoisoned") = seeds.iter().map(error).collect();
+            }
+            Ok(model.session())
+        });
+        Self { name, backend: Arc::new(backend), times }
     }
 
-    pub(crate) async fn contestant(self: &Arc<Self>, side: Side) -> Contestant {
-        let backend: Arc<dyn ModelBackend> = Arc::<Self>::clone(self);
-        Contestant::load(side, &backend, &ModelSource::served(self.name), &CallContext::new())
-            .await
-            .expect("loads")
-    }
-}
-
-#[async_trait]
-impl ModelBackend for Loads {
-    fn identity(&self) -> &Identity {
-        &self.identity
+    /// How often the model was loaded.
+    pub(crate) fn times(&self) -> u32 {
+        self.times.load(Ordering::Relaxed)
     }
 
-    async fn load(&self, _: &ModelSource, _: &CallContext) -> Result<Arc<dyn ModelSession>> {
-        let load = self.times.fetch_add(1, Ordering::Relaxed) as usize;
-        let model = Scripted::new(self.name);
-        if let Some(seeds) = self.overflowing.get(load).or(self.overflowing.last()) {
-            let error = |&seed: &u64| (seed, vec![Error::overflowed("generate a reply", overflow(seed)); 9]);
-            *model.failures.lock().expect("unpoisoned") = seeds.iter().map(error).collect();
-        }
-        Ok(model.session())
+    pub(crate) async fn contestant(&self, side: Side) -> Contestant {
+        let source = ModelSource::served(self.name);
+        Contestant::load(side, &self.backend, &source, &CallContext::new()).await.expect("loads")
     }
 }
 

@@ -14,7 +14,7 @@ use crate::order::Order;
 use crate::origin::Origin;
 use crate::overflow::Overflow;
 use crate::plan::DuelPlan;
-use crate::record::{JournalEvent, TextRef};
+use crate::record::{Call, JournalEvent, TextRef};
 use crate::verdict::Outcome;
 
 /// The answers of a journal, by sample. Nothing in it is asked for again.
@@ -24,6 +24,8 @@ pub(super) struct Stored {
     canaries: StoredCanaries,
     /// Of how many samples the missing answers were asked for again.
     pub(super) asked_again: u32,
+    /// What kept calls from an answer, the last time each failed.
+    failed: FailedCalls,
     /// Who ran the duel so far.
     pub(super) origin: Origin,
     /// Whether the journal has its first line.
@@ -31,6 +33,17 @@ pub(super) struct Stored {
     /// How the duel ended, if it was decided.
     pub(super) report: Option<DuelReport>,
 }
+
+/// The end of a duel that was decided.
+#[derive(Debug)]
+pub(super) struct Decided {
+    pub(super) report: DuelReport,
+    /// Calls without an answer, and why: they are not made again.
+    pub(super) failed: FailedCalls,
+}
+
+/// The kind of the last error of each call that failed, by sample.
+pub(super) type FailedCalls = BTreeMap<(u32, Call), ErrorKind>;
 
 /// The answers to one sample.
 #[derive(Debug, Default)]
@@ -234,7 +247,10 @@ impl Stored {
                 JournalEvent::CanaryPrepared { series: Series::Preflight, .. }
                 | JournalEvent::CanaryAssessed { series: Series::Preflight, .. }
                 | JournalEvent::Screened { .. }
-                | JournalEvent::Failed { .. } => {}
+                | JournalEvent::Failed { sample: None, .. } => {}
+                JournalEvent::Failed { sample: Some(sample), call, kind, .. } => {
+                    stored.failed.insert((sample, call), kind);
+                }
                 _ if !stored.opened => {
                     return Err(Error::new(
                         ErrorKind::DataInvalid,
@@ -301,6 +317,13 @@ impl Stored {
         self.canaries.take(canary, judge)
     }
 
+    /// Takes out how the duel was decided, if it was, and the calls that had failed
+    /// then: with the answers they give its record again.
+    pub(super) fn take_end(&mut self) -> Option<Decided> {
+        let failed = std::mem::take(&mut self.failed);
+        self.report.take().map(|report| Decided { report, failed })
+    }
+
     /// Takes out the answers to `sample`.
     pub(super) fn take(&mut self, sample: u32) -> StoredSample {
         self.samples.remove(&sample).unwrap_or_default()
@@ -340,4 +363,15 @@ pub(super) fn another_duel(
         .with("this plan", ours)
         .with("they differ in", our_plan.differences(their_plan).join(", "))
         .with_hint("resume it with the settings, models and tasks that it was begun with")
+}
+
+/// The journal of a decided duel gives the record `made` where it noted `noted`.
+pub(super) fn another_end(noted: Option<Digest>, made: Option<Digest>) -> Error {
+    let shown = |digest: Option<Digest>| digest.map_or_else(|| "none".into(), |digest| digest.to_string());
+    let message = "the journal does not give the record that it ended with";
+    Error::new(ErrorKind::DataInvalid, "make the record again", message)
+        .with_fault(Fault::Operator)
+        .with("noted", shown(noted))
+        .with("made again", shown(made))
+        .with_hint("the journal was altered, or another build wrote it: restore the record")
 }

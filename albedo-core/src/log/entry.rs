@@ -157,7 +157,7 @@ impl Announced {
         })
     }
 
-    /// Whether it announced `plan`: it is the same but for its seed, and judges are
+    /// Whether it announced `plan`: it is the same except for its seed, and judges are
     /// missing only if they failed the preflight.
     pub fn announces(&self, plan: &DuelPlan) -> Result<bool> {
         let judges = judges(plan)?;

@@ -1,8 +1,6 @@
 //! Where a log's files are read from.
 
 use std::fmt::Debug;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +8,7 @@ use async_trait::async_trait;
 
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Fault, Result};
+use crate::files::read_bounded;
 use crate::http::{HttpRequest, HttpTransport, StatusCode};
 
 const OPERATION: &str = "read the log";
@@ -49,23 +48,10 @@ impl LogFiles for FolderLog {
 
 /// The bytes of a regular file; `None` if there is none.
 pub(super) fn read_file(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
-    let failed = |error| Error::io(OPERATION, path, error);
-    let wrong = |message: &str| {
-        Err(Error::new(ErrorKind::DataInvalid, OPERATION, message).with("path", path.display()))
-    };
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-        // Opening a pipe would wait for its writer.
-        Ok(metadata) if !metadata.is_file() => return wrong("it is no regular file"),
-        Ok(_) => {}
+    match read_bounded(OPERATION, path, most) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        bytes => bytes.map(Some),
     }
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes)).map_err(failed)?;
-    if bytes.len() as u64 > most {
-        return wrong("the file is longer than it may be");
-    }
-    Ok(Some(bytes))
 }
 
 /// A log that a web server has.

@@ -9,6 +9,10 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::signer::{PublicKey, Signer};
 
+/// The most entries of a log. Source: albedo; the arithmetic of trees stays far inside 64
+/// bits, whatever a head says.
+const MAX_SIZE: u64 = 1 << 48;
+
 /// What a log's key says of the log at one time: its name, how many entries it
 /// has, and the hash of its tree. Its text is a signed note.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +49,8 @@ impl Head {
             return Err(invalid("it has fewer than three lines"));
         };
         check_name(origin).map_err(|_| invalid("its first line is not the name of a log"))?;
-        let number = size.parse::<u64>().ok().filter(|number| number.to_string() == size);
+        let number =
+            size.parse::<u64>().ok().filter(|number| number.to_string() == size && *number <= MAX_SIZE);
         let size = number.ok_or_else(|| invalid("its second line is not a size"))?;
         let root = decode(root).ok_or_else(|| invalid("its third line is not a hash"))?;
         if lines.any(str::is_empty) {
@@ -99,9 +104,8 @@ mod tests {
         assert!(head.verify(&KeyFile::from_seed(&[2; 32]).key()).is_err());
         let altered = Head::parse(&text.replace("\n7\n", "\n8\n")).expect("reads");
         assert!(altered.verify(&key.key()).is_err());
-        for wrong in
-            [text.replace("\n7\n", "\n07\n"), text.replace("\n7\n", "\n-1\n"), text.replace("\n7\n", "\n")]
-        {
+        for other in ["\n07\n", "\n-1\n", "\n", "\n18446744073709551615\n", "\n9223372036854775809\n"] {
+            let wrong = text.replace("\n7\n", other);
             assert!(Head::parse(&wrong).is_err(), "{wrong}");
         }
         assert!(Head::sign("a log", 0, Digest::of(""), &key).is_err());

@@ -36,8 +36,7 @@ impl InclusionProof {
         self.check(Some(key))
     }
 
-    /// As [`InclusionProof::verify`]; without a key, whoever signed the head is not
-    /// known.
+    /// As [`InclusionProof::verify`]. Without a key, it is not known who signed the head.
     ///
     /// # Errors
     /// As [`InclusionProof::verify`].

@@ -24,8 +24,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Reads the newest head of the log in `files`, which `key` has to have signed;
-    /// without a key, whoever signed it is not known.
+    /// Reads the newest head of the log in `files`, which `key` has to have signed.
+    /// Without a key, it is not known who signed it.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if there is no log; [`ErrorKind::DataInvalid`] if its

@@ -1,7 +1,6 @@
 //! Writing a log.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use super::tiles::{
     CHECKPOINT, Kind, Tile, WIDTH, invalid, read_entries, read_hashes, tile_of, write_entries, write_hashes,
 };
 use crate::digest::Digest;
+use crate::durable::{self, replace, sync_folder};
 use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::signer::Signer;
 
@@ -250,13 +250,10 @@ impl Step {
                 let parent = path.parent().unwrap_or(folder);
                 fs::create_dir_all(parent).map_err(|error| failed(parent, error))?;
                 let beside = path.with_extension("new");
-                let written = File::create(&beside).and_then(|mut file| {
-                    file.write_all(bytes)?;
-                    file.sync_all()?;
-                    fs::rename(&beside, &path)?;
-                    // The folders too, which may be new.
-                    let mut folders = path.ancestors().skip(1).take_while(|at| at.starts_with(folder));
-                    folders.try_for_each(|at| File::open(at)?.sync_all())
+                let written = replace(&path, &beside, bytes).and_then(|()| {
+                    // The folders above may be new.
+                    let mut folders = parent.ancestors().skip(1).take_while(|at| at.starts_with(folder));
+                    folders.try_for_each(sync_folder)
                 });
                 written.map_err(|error| failed(&path, error))
             }
@@ -274,16 +271,8 @@ fn lock(folder: &Path) -> Result<File> {
     let path = folder.join(LOCK);
     let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = opened.map_err(|error| Error::io(OPERATION, &path, error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::new(ErrorKind::Conflict, OPERATION, "another process appends to the log")
-                .with_fault(Fault::Operator)
-                .with("path", path.display())
-                .with_hint("wait until it ends"))
-        }
-        Err(TryLockError::Error(error)) => Err(Error::io(OPERATION, &path, error)),
-    }
+    durable::lock(OPERATION, &file, &path)?;
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::store::missing;
 use super::{Digests, JournalEntry, JournalEvent, Record, RecordPart, RecordStore, TextRef};
 use crate::clock::unix_ms;
 use crate::digest::Digest;
+use crate::durable::{is_refusal, lock, sync_folder, synced};
 use crate::error::{Error, ErrorKind, Fault, Reach, Result};
 use crate::files::open_file;
 
@@ -97,7 +98,7 @@ impl FileStore {
             }
             _ => refused(operation, &path, error),
         })?;
-        let started = lock(&journal, &path).and_then(|()| Self::start(folder, journal, chain, true));
+        let started = lock(LOCK, &journal, &path).and_then(|()| Self::start(folder, journal, chain, true));
         if started.is_err() {
             // Nothing was written: the folder can be used once the cause is mended.
             let _ = fs::remove_file(&path);
@@ -137,7 +138,7 @@ impl FileStore {
             }
             _ => refused("resume the duel", &path, error),
         })?;
-        lock(&journal, &path)?;
+        lock(LOCK, &journal, &path)?;
         cut(&journal, whole_lines(&journal, &path, chain.as_mut())?, &path)?;
         let chained = chain.as_ref().is_some_and(Chain::holds);
         Self::start(folder, journal, chain, chained)
@@ -282,6 +283,8 @@ impl RecordStore for FileStore {
 
 pub(super) const JOURNAL: &str = "journal.jsonl";
 const JOURNAL_BLOBS: &str = "journal.blobs";
+
+const LOCK: &str = "lock the journal";
 
 type Reply<T> = oneshot::Sender<Result<T>>;
 
@@ -449,26 +452,6 @@ fn open() -> OpenOptions {
     options
 }
 
-fn lock(journal: &File, path: &Path) -> Result<()> {
-    journal.try_lock().map_err(|error| match error {
-        fs::TryLockError::WouldBlock => {
-            Error::new(ErrorKind::Conflict, "lock the journal", "another process has it open")
-                .with_fault(Fault::Infrastructure)
-                .with("path", path.display())
-                .with_hint("wait until it ends, or end it")
-        }
-        fs::TryLockError::Error(error) if is_refusal(&error) => {
-            Error::new(ErrorKind::Unsupported, "lock the journal", "the file system does not lock files")
-                .with_fault(Fault::Operator)
-                .with_reach(Reach::Duel)
-                .with("path", path.display())
-                .with_hint("keep duels on a local disk, or mount this file system with locks")
-                .with_source(error)
-        }
-        fs::TryLockError::Error(error) => Error::io("lock the journal", path, error),
-    })
-}
-
 /// Refuses a journal that is a pipe or a device: opening it may wait for ever.
 fn require_file(operation: &'static str, path: &Path) -> Result<()> {
     match fs::metadata(path) {
@@ -494,26 +477,6 @@ fn refused(operation: &'static str, path: &Path, error: io::Error) -> Error {
     .with_source(error)
 }
 
-/// Whether the file system says that it does not do such a thing at all: some of
-/// those over a network or in user space do not sync folders, lock or append.
-fn is_refusal(error: &io::Error) -> bool {
-    /// `EBADF` of a folder that is open for reading, and `ENOLCK`, on Linux and the
-    /// BSDs; they have no kind of their own.
-    const CODES: [i32; 3] = [9, 37, 77];
-    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
-        || error.raw_os_error().is_some_and(|code| CODES.contains(&code))
-}
-
-/// What came of a sync. Where the file system does not offer it, what was written
-/// is as safe as it is going to be: a crash of the machine may lose the end of the
-/// journal, which is asked for again.
-fn synced(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if is_refusal(&error) => Ok(()),
-        result => result,
-    }
-}
-
 /// Cuts off what is torn behind the first `length` bytes.
 fn cut(file: &File, length: u64, path: &Path) -> Result<()> {
     let cut = || {
@@ -536,19 +499,6 @@ fn write_synced(file: &mut File, bytes: &[u8]) -> io::Result<()> {
 
 fn partial(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.partial"))
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder) {
-        Ok(folder) => synced(folder.sync_all()),
-        // Not every system opens folders; files in it were created all the same.
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory) =>
-        {
-            Ok(())
-        }
-        Err(error) => synced(Err(error)),
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! `journal.jsonl` as it is written and read back.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::Path;
 
@@ -14,6 +13,7 @@ use super::chain::Chain;
 use super::file_store::JOURNAL;
 use crate::backend::Usage;
 use crate::error::{Error, ErrorKind, Result};
+use crate::files::open_file;
 use crate::plan::DuelPlan;
 
 /// A line of `journal.jsonl`.
@@ -31,7 +31,7 @@ pub struct JournalEntry {
 /// There is no journal, or its lines are malformed.
 pub fn planned(folder: &Path) -> Result<Option<DuelPlan>> {
     let path = folder.join(JOURNAL);
-    let file = File::open(&path).map_err(|error| Error::io("read the journal", &path, error))?;
+    let file = open_file("read the journal", &path)?;
     for (number, line) in Lines::new(file).enumerate() {
         let line = line.map_err(|error| Error::io("read the journal", &path, error))?;
         let entry: JournalEntry =

@@ -6,12 +6,13 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::blobs::read_blobs;
-use super::bounds::{MAX_BLOBS, MAX_DIGEST, MAX_LINE, MAX_LINES, read_bounded};
+use super::bounds::{MAX_BLOBS, MAX_DIGEST, MAX_LINE, MAX_LINES};
 use super::canonical::{Digests, check_format};
 use super::{RecordLine, RecordedAnswer, RecordedReply, TextRef};
 use crate::backend::Message;
 use crate::digest::{Digest, canonical_json};
 use crate::error::{Error, ErrorKind, Fault, Result};
+use crate::files::read_bounded;
 use crate::missing::Probes;
 use crate::plan::DuelPlan;
 use crate::verdict::Verdict;

@@ -1,14 +1,14 @@
 //! Signatures of a record, in a file beside it.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::AnyRecord;
 use crate::digest::{Digest, canonical_json};
+use crate::durable::replace;
 use crate::error::{Error, ErrorKind, Result};
+use crate::files::read_bounded;
 use crate::signer::{PublicKey, Signature, Signer};
 
 /// The file of a record's signatures.
@@ -66,13 +66,7 @@ pub fn sign(folder: &Path, signer: &dyn Signer) -> Result<RecordSignature> {
         lines.push(b'\n');
     }
     let (path, beside) = (folder.join(SIGNATURES), folder.join(format!("{SIGNATURES}.partial")));
-    let written = File::create(&beside).and_then(|mut file| {
-        file.write_all(&lines)?;
-        file.sync_all()?;
-        fs::rename(&beside, &path)?;
-        File::open(folder)?.sync_all()
-    });
-    written.map_err(|error| Error::io("sign the record", &path, error))?;
+    replace(&path, &beside, &lines).map_err(|error| Error::io("sign the record", &path, error))?;
     Ok(signature)
 }
 
@@ -106,24 +100,14 @@ fn check(folder: &Path, signatures: &[RecordSignature], record: &AnyRecord) -> R
 }
 
 fn read(folder: &Path) -> Result<Vec<RecordSignature>> {
+    const OPERATION: &str = "read the record's signatures";
     let path = folder.join(SIGNATURES);
-    let failed = |error| Error::io("read the record's signatures", &path, error);
-    let invalid = |message: String| {
-        Error::new(ErrorKind::DataInvalid, "read the record's signatures", message)
-            .with("path", path.display())
+    let invalid =
+        |message: String| Error::new(ErrorKind::DataInvalid, OPERATION, message).with("path", path.display());
+    let bytes = match read_bounded(OPERATION, &path, MAX_BYTES) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        bytes => bytes?,
     };
-    match fs::metadata(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-        // Opening a pipe would wait for its writer.
-        Ok(metadata) if !metadata.is_file() => return Err(invalid("it is no regular file".into())),
-        Ok(_) => {}
-    }
-    let mut bytes = Vec::new();
-    File::open(&path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(invalid(format!("it has more than {MAX_BYTES} bytes")));
-    }
     let lines = bytes.strip_suffix(b"\n").ok_or_else(|| invalid("its last line has no end".into()))?;
     let read = |(number, line): (usize, &[u8])| {
         let line_invalid = |message: String| invalid(message).with("line", number + 1);
@@ -139,6 +123,8 @@ fn read(folder: &Path) -> Result<Vec<RecordSignature>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::context::CallContext;
     use crate::record::{FileStore, Record};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{ConcurrencySettings, secs};
 
 /// Pause after a refusal that does not say how long to wait, in seconds, and
-/// what it is multiplied by until a call succeeds, up to the longest: ours.
+/// what it is multiplied by until a call succeeds, up to the longest. Source: albedo.
 /// Everybody waits, so that a storm costs a few refusals rather than one of
 /// every request that is waiting.
 const PAUSE: f64 = 0.5;

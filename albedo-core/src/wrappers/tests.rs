@@ -340,7 +340,7 @@ fn the_providers_wishes_are_kept() {
     assert!(world.ask(&guarded, 4).iter().all(Result::is_ok));
     assert_eq!(world.seconds(), 30.0, "one every ten seconds");
 
-    // An hour is not waited for, by whoever it was told or anybody behind it.
+    // Neither the call that was told an hour nor any behind it waits for it.
     let world = World::new();
     let hour = Retry::After(Duration::from_hours(1));
     let session = Scripted::new(move |_, _| Err(error(ErrorKind::RateLimited).with_retry(hour)));

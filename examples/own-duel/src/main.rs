@@ -41,7 +41,7 @@ async fn main() -> ExitCode {
 /// Runs the duel of the configuration in a new folder.
 async fn duel(config: &Path, folder: &Path) -> albedo::Result<DuelReport> {
     let cx = CallContext::new().with_events(Arc::new(progress));
-    tokio::spawn({
+    let interrupts = tokio::spawn({
         let cx = cx.clone();
         async move {
             if tokio::signal::ctrl_c().await.is_ok() {
@@ -56,7 +56,9 @@ async fn duel(config: &Path, folder: &Path) -> albedo::Result<DuelReport> {
     // Before any work: a folder that holds a duel is refused.
     let store = FileStore::create(folder)?;
     let builder = config.builder(&BuildContext::new(&registry, &cx)).await?;
-    builder.plan(&store, &cx).await?.run(&store, &cx).await
+    let report = builder.plan(&store, &cx).await?.run(&store, &cx).await;
+    interrupts.abort();
+    report
 }
 
 /// Shows one line per sample.

@@ -59,11 +59,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit> {
 
 fn summary(record: &Record, explained: bool) -> String {
     let (plan, verdict, look) = (record.plan(), record.verdict(), Look::of_stdout());
+    let explained = if explained { report::explain(verdict, look) } else { String::new() };
     format!(
-        "{}{}\n{}",
+        "{}{}\n{}{explained}",
         report::contestants(plan, [None, None], look),
         look.entry("record", &record.digest.to_string()),
-        report::verdict(plan, verdict, report::tokens(record), look, explained)
+        report::verdict(plan, verdict, report::tokens(record), look)
     )
 }
 

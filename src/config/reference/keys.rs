@@ -87,10 +87,12 @@ pub(super) fn own_keys(schema: &Value) -> Vec<Key> {
     keys
 }
 
-/// A docstring in one paragraph, without links into the code.
-pub(super) fn plain(docstring: &str) -> String {
+/// A docstring in one paragraph, without links into the code and without its examples.
+pub(crate) fn plain(docstring: &str) -> String {
+    // Every other part between fences is an example.
+    let prose: String = docstring.split("```").step_by(2).collect();
     let mut text = String::new();
-    let mut rest = docstring;
+    let mut rest = prose.as_str();
     while let Some((before, after)) = rest.split_once('[') {
         text += before;
         let Some((label, tail)) = after.split_once(']') else {
@@ -116,10 +118,16 @@ pub(super) fn plain(docstring: &str) -> String {
         };
     }
     text += rest;
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace("`crate::", "`albedo::")
 }
 
 impl Key {
+    /// Whether it is there only within a value of its table: in one form of a choice, or in
+    /// an item of a list.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.line == Line::Elsewhere
+    }
+
     /// The type with its unit.
     pub fn described_kind(&self) -> String {
         match &self.unit {

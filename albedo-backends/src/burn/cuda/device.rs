@@ -17,14 +17,18 @@ use cubecl::prelude::BufferArg;
 use cubecl::server::{Handle, IoError, LaunchError, ServerError};
 use cubecl::{CubeElement, Device};
 use cubek::std::config::{CubekConfig, MatmulConfig};
+use cudarc::driver::sys::{CUstreamCaptureMode, cuThreadExchangeStreamCaptureMode};
 
 /// Values that are zeroed at a time.
 const ZEROS: usize = 32 << 20;
 
-/// Held to write while a session captures a graph, and to read while one works. There is
-/// one for all GPUs of the process, because `CubeCL` captures in the driver's global mode,
-/// in which memory that another thread takes, on any GPU, ends the capture.
-static CAPTURING: RwLock<()> = RwLock::new(());
+/// Held to write while a session captures a graph on a GPU, and to read while one works
+/// there: memory that is taken meanwhile ends the capture. One for each GPU.
+static CAPTURING: [RwLock<()>; 64] = [const { RwLock::new(()) }; 64];
+
+/// Held to write while anything is captured, and to read while kernels are compiled, which
+/// many threads do, for any GPU.
+static COMPILING: RwLock<()> = RwLock::new(());
 
 /// A value that a buffer holds.
 pub(super) trait Value: CubeElement + Debug + Copy {}
@@ -61,6 +65,13 @@ impl<T: Value> Buffer<T> {
     pub(super) fn arg(&self, vector: usize) -> BufferArg {
         // SAFETY: the buffer was allocated with room for `len` values.
         unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.len / vector) }
+    }
+
+    /// The buffer's bytes as a kernel's argument, in vectors of `vector` values of `U`.
+    pub(super) fn arg_of<U>(&self, vector: usize) -> BufferArg {
+        let len = self.len * size_of::<T>() / size_of::<U>() / vector;
+        // SAFETY: so many fit into the bytes that were allocated.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), len) }
     }
 
     /// The first `len` values.
@@ -102,6 +113,7 @@ fn values_after(of: usize, from: usize, len: usize) -> usize {
 #[derive(Clone)]
 pub(super) struct Gpu {
     client: Client,
+    index: u32,
 }
 
 impl Debug for Gpu {
@@ -149,13 +161,33 @@ impl Gpu {
             )
             .with_hint("Hopper (H100, H200) or newer is needed; `device = \"cpu\"` runs without"));
         }
-        Ok(Self { client })
+        let gpu = Self { client, index };
+        gpu.capture_alone()?;
+        Ok(gpu)
+    }
+
+    /// Keeps this thread, and the GPU's, out of what others capture: `CubeCL` captures in the
+    /// driver's global mode, in which any thread ends a capture by taking memory or waiting
+    /// for an event, unless it says that it has nothing to do with it.
+    fn capture_alone(&self) -> Result<()> {
+        let exchange = || {
+            let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+            // SAFETY: the driver is loaded, and the pointer is to a mode.
+            unsafe { cuThreadExchangeStreamCaptureMode(&raw mut mode) }.result()
+        };
+        let exchanged = exchange().and(self.client.exclusive(exchange).map_err(lost)?);
+        exchanged.map_err(|error| Error::new(ErrorKind::Unavailable, "open the GPU", error.to_string()))
     }
 
     /// Bytes of memory that the GPU has.
     pub(super) fn memory(&self) -> u64 {
         let memory = &self.client.properties().memory;
         memory.max_memory().unwrap_or(4 * memory.max_page_size)
+    }
+
+    /// What the driver calls this kind of GPU.
+    pub(super) fn name(&self) -> String {
+        self.client.properties().identity.name.to_string()
     }
 
     /// Multiprocessors that the GPU has.
@@ -215,11 +247,13 @@ impl Gpu {
         back.recv().map_err(|_| Error::bug("send to the GPU", "an upload was kept"))
     }
 
-    /// Compiles what `work` launches, on all cores, without launching it.
+    /// Compiles what `work` launches, on all cores, without launching it. The caller holds
+    /// a guard of [`Gpu::working`].
     ///
     /// # Errors
     /// Whatever `work` answers; a lost device.
     pub(super) fn compile(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let _compiling = COMPILING.read().unwrap_or_else(PoisonError::into_inner);
         let queueing = StreamModeOverride::new(StreamMode::Discard, &self.client);
         work()?;
         drop(queueing);
@@ -263,7 +297,7 @@ impl Gpu {
 
     /// Gives memory that nobody holds any more back to the driver.
     pub(super) fn give_back(&self) {
-        let _working = Self::working();
+        let _working = self.working();
         // A device that is lost has nothing to give.
         let _ = self.client.memory_cleanup();
     }
@@ -285,10 +319,14 @@ impl Gpu {
         }
     }
 
-    /// Keeps other sessions from capturing while the guard lives: a capture fails if
-    /// another session takes memory meanwhile.
-    pub(super) fn working() -> RwLockReadGuard<'static, ()> {
-        CAPTURING.read().unwrap_or_else(PoisonError::into_inner)
+    /// Keeps other sessions from capturing on this GPU while the guard lives: a capture
+    /// fails if another session takes memory meanwhile.
+    pub(super) fn working(&self) -> RwLockReadGuard<'static, ()> {
+        self.capturing().read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn capturing(&self) -> &'static RwLock<()> {
+        &CAPTURING[self.index as usize % CAPTURING.len()]
     }
 
     /// Captures what `work` launches, to be launched again as one. The caller holds no
@@ -297,10 +335,11 @@ impl Gpu {
     /// # Errors
     /// Whatever `work` answers; a driver that cannot capture.
     pub(super) fn capture(&self, work: impl Fn() -> Result<()>) -> Result<CudaGraph> {
-        let _alone = CAPTURING.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.capturing().write().unwrap_or_else(PoisonError::into_inner);
         self.client.graph_prepare().map_err(lost)?;
         work()?;
         self.sync()?;
+        let _nothing_compiles = COMPILING.write().unwrap_or_else(PoisonError::into_inner);
         self.client.start_capture().map_err(lost)?;
         let worked = work();
         let graph = self.client.stop_capture().map_err(lost);

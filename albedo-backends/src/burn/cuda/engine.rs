@@ -12,15 +12,16 @@ use albedo_core::overflow::{self, Overflow, Place};
 use albedo_core::{Error, Result};
 
 use self::admission::Arrival;
-use self::decode::{BATCHES, Pending};
+use self::decode::{Pending, batches};
 use self::sequence::Sequence;
-use super::device::{Buffer, CudaGraph, Gpu};
+use super::device::{Buffer, CudaGraph};
 use super::kernels::attention::PAGE;
 use super::kernels::attention::prefill::TILE_WORDS;
 use super::kernels::rows::NONE;
 use super::kv_cache::KvCache;
 use super::launch::{Places, SlotSettings, splits};
-use super::ops::{CubeOps, Kind};
+use super::ops::{CubeOps, Kind, WidePages};
+use super::settings::TOKENS;
 use crate::burn::model::Qwen3;
 use crate::burn::requests::{Desk, Inbox, Waiting};
 
@@ -43,6 +44,8 @@ pub(super) struct Engine<'m> {
     reading: VecDeque<usize>,
     /// Sequences admitted so far.
     admitted: u64,
+    /// The largest batch whose kernels are compiled.
+    compiled: usize,
 }
 
 /// Everything on the device that has a place for each slot. The slot after the
@@ -92,16 +95,19 @@ impl<'m> Engine<'m> {
             sequences: (0..sizes.batch).map(|_| None).collect(),
             reading: VecDeque::new(),
             admitted: 0,
+            compiled: 0,
             model,
             desk,
         }
     }
 
-    /// Compiles the kernels of every step, so that none waits for them later.
+    /// Compiles the kernels of prompts, and of batches of few, so that no step waits for
+    /// them one by one. Those of larger batches are compiled when the first of them comes:
+    /// most of the time of a start would be theirs.
     ///
     /// # Errors
     /// A lost device.
-    pub(super) fn compile(&self) -> Result<()> {
+    pub(super) fn compile(&mut self) -> Result<()> {
         let ops = self.model.ops();
         let (gpu, sizes) = (ops.gpu(), ops.sizes());
         let targets = gpu.zeroed::<u32>(1);
@@ -115,14 +121,18 @@ impl<'m> Engine<'m> {
         };
         let ids = gpu.zeroed(sizes.rows);
         let tiles = gpu.zeroed(TILE_WORDS);
+        let page = gpu.zeroed::<u32>(1);
+        let wide = ops.wide_pages().map(|_| WidePages { from: page.clone(), table: page, stride: 1 });
+        let few = sizes.batch.min(TOKENS[0]);
         gpu.compile(|| {
-            for size in BATCHES.into_iter().filter(|&size| size < sizes.batch).chain([sizes.batch]) {
+            for size in batches(few) {
                 self.launch(size, 1)?;
             }
             // Two splits to a cube.
             self.launch(1, splits(self.slots.stride * PAGE - 1))?;
             for rows in ops.chunk_sizes() {
-                let kind = Kind::Prefill { tiles: tiles.clone(), wanted: Some((targets.clone(), 1)) };
+                let (tiles, wide) = (tiles.clone(), wide.clone());
+                let kind = Kind::Prefill { tiles, wide, wanted: Some((targets.clone(), 1)) };
                 let mut step = ops.step(rows, ids.clone(), places.clone(), kind)?;
                 if let Some(logits) = self.model.forward(&mut step)? {
                     gpu.log_prob(&logits, &targets, &scores, ops.vocabulary())?;
@@ -137,7 +147,23 @@ impl<'m> Engine<'m> {
                 }
             }
             Ok(())
-        })
+        })?;
+        self.compiled = few;
+        Ok(())
+    }
+
+    /// Compiles what steps of `rows` decoded rows, or wanted logits, still need: if
+    /// anything, then what those of all sizes need. The caller holds a guard of
+    /// `Gpu::working`.
+    fn compile_for(&mut self, rows: usize) -> Result<()> {
+        if rows <= self.compiled {
+            return Ok(());
+        }
+        let sizes = self.model.ops().sizes();
+        let mut larger = batches(sizes.batch).filter(|&size| size > self.compiled);
+        self.model.ops().gpu().compile(|| larger.try_for_each(|size| self.launch(size, 1)))?;
+        self.compiled = sizes.batch;
+        Ok(())
     }
 
     /// Serves calls until the device is to be left. Unanswered requests of a
@@ -165,7 +191,7 @@ impl<'m> Engine<'m> {
 
     /// One step of the device.
     fn advance(&mut self, arrivals: &mut VecDeque<Arrival>, pending: &mut Option<Pending>) -> Result<()> {
-        let working = Gpu::working();
+        let working = self.model.ops().gpu().working();
         self.admit(arrivals, pending.is_some());
         if !self.reading.is_empty() {
             if let Some(pending) = pending.take() {

@@ -9,6 +9,7 @@
 )]
 
 pub(super) mod attention;
+pub(super) mod codes;
 mod math;
 mod mma;
 pub(super) mod product_few;

@@ -3,7 +3,7 @@
 //! checked here.
 
 use albedo_core::{Error, ErrorKind, Result};
-use cubecl::ir::{ElemType, FloatKind};
+use cubecl::ir::{ElemType, FloatKind, UIntKind};
 use cubecl::prelude::{CubeCount, CubeDim};
 use half::bf16;
 
@@ -11,6 +11,7 @@ use super::device::{Buffer, Gpu, Value};
 use super::kernels::attention::PAGE;
 use super::kernels::attention::decode::{self, SPLIT, attend_split, merge_splits};
 use super::kernels::attention::prefill::{self, TILE_WORDS, attend_tiles};
+use super::kernels::codes::{page_words, widen_pages};
 use super::kernels::rows::{
     HEADS, TOGETHER, add_norm, clear, decode_inputs, embed, qk_norm_rope_write_kv, take, take_rows,
 };
@@ -20,6 +21,7 @@ use super::products::Product;
 pub(super) const OPERATION: &str = "launch a kernel";
 
 pub(super) const BF16: ElemType = ElemType::Float(FloatKind::BF16);
+pub(super) const BYTE: ElemType = ElemType::UInt(UIntKind::U8);
 
 /// Sizes of the attention of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,11 +68,51 @@ pub(super) struct Places {
     pub(super) stride: usize,
 }
 
-/// Keys and values of one layer, `pages · kv · 64 · dim` each.
+/// What pages of keys and values hold: bf16, or words of int8 codes and their factors.
+pub(super) trait Stored: Value {
+    /// Whether these are codes.
+    const CODES: bool;
+
+    /// Values of a page of one head.
+    fn page(dim: usize) -> usize;
+
+    /// Words that hold eight keys or values.
+    fn words() -> usize {
+        if Self::CODES { 2 } else { 4 }
+    }
+}
+
+impl Stored for bf16 {
+    const CODES: bool = false;
+
+    fn page(dim: usize) -> usize {
+        PAGE * dim
+    }
+}
+
+impl Stored for u32 {
+    const CODES: bool = true;
+
+    fn page(dim: usize) -> usize {
+        page_words(dim)
+    }
+}
+
+/// Keys and values of one layer, `[page, kv, Stored::page]` each.
 #[derive(Debug, Clone)]
-pub(super) struct Pool {
-    pub(super) keys: Buffer<bf16>,
-    pub(super) values: Buffer<bf16>,
+pub(super) struct Pool<T> {
+    pub(super) keys: Buffer<T>,
+    pub(super) values: Buffer<T>,
+}
+
+impl<T: Stored> Pool<T> {
+    /// Memory for `pages` pages, of which the values are numbers.
+    pub(super) fn new(gpu: &Gpu, pages: usize, heads: Heads) -> Result<Self> {
+        let len = pages * heads.kv * T::page(heads.dim);
+        let pool = Self { keys: gpu.empty(len), values: gpu.empty(len) };
+        gpu.clear(&pool.values)?;
+        Ok(pool)
+    }
 }
 
 /// Checks that `buffer` has room for `len` values.
@@ -199,14 +241,14 @@ impl Gpu {
 
     /// Norms and rotates the heads of `qkv`, and writes keys and values.
     #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
-    pub(super) fn qk_norm_rope_write_kv(
+    pub(super) fn qk_norm_rope_write_kv<T: Stored>(
         &self,
         qkv: &Product,
         gains: [&Buffer<f32>; 2],
         angles: [&Buffer<f32>; 2],
         places: &Places,
         queries: &Buffer<bf16>,
-        pool: &Pool,
+        pool: &Pool<T>,
         faults: &Buffer<u32>,
         rows: usize,
         eps: f32,
@@ -239,9 +281,10 @@ impl Gpu {
                 places.slots.arg(1),
                 places.pages.arg(1),
                 queries.arg(2),
-                pool.keys.arg(2),
-                pool.values.arg(1),
-                pool.values.arg(8),
+                pool.keys.arg_of::<u32>(1),
+                if T::CODES { pool.values.arg_of::<u8>(1) } else { pool.values.arg(1) },
+                pool.values.arg_of::<u32>(T::words()),
+                pool.values.arg_of::<u32>(1),
                 faults.arg(1),
                 eps,
                 places.stride as u32,
@@ -252,7 +295,10 @@ impl Gpu {
                 heads.dim as u32,
                 PAGE as u32,
                 qkv.count(),
+                T::CODES,
                 qkv.element(),
+                if T::CODES { BYTE } else { BF16 },
+                T::words(),
             );
         }
         Ok(())
@@ -261,10 +307,10 @@ impl Gpu {
     /// Attention of single rows, each over all its keys; `splits` is enough for
     /// the longest row.
     #[expect(clippy::too_many_arguments, reason = "a kernel's buffers, one by one")]
-    pub(super) fn attend_rows(
+    pub(super) fn attend_rows<T: Stored>(
         &self,
         queries: &Buffer<bf16>,
-        pool: &Pool,
+        pool: &Pool<T>,
         places: &Places,
         partial: &Buffer<f32>,
         stats: &Buffer<f32>,
@@ -292,8 +338,8 @@ impl Gpu {
                 CubeCount::Static((splits as u32).div_ceil(halves), heads.kv as u32, rows as u32),
                 CubeDim::new_1d(decode::UNITS),
                 queries.arg(8),
-                pool.keys.arg(8),
-                pool.values.arg(8),
+                pool.keys.arg_of::<u32>(T::words()),
+                pool.values.arg_of::<u32>(T::words()),
                 places.positions.arg(1),
                 places.slots.arg(1),
                 places.pages.arg(1),
@@ -306,6 +352,8 @@ impl Gpu {
                 heads.kv,
                 heads.dim,
                 halves,
+                T::CODES,
+                T::words(),
             );
             merge_splits::launch_unchecked(
                 self.client(),
@@ -330,7 +378,7 @@ impl Gpu {
     pub(super) fn attend_tiles(
         &self,
         queries: &Buffer<bf16>,
-        pool: &Pool,
+        pool: &Pool<bf16>,
         places: &Places,
         tiles: &Buffer<u32>,
         out: &Buffer<bf16>,
@@ -365,16 +413,48 @@ impl Gpu {
         Ok(())
     }
 
+    /// Writes pages `from` of codes as the first pages of `wide`.
+    pub(super) fn widen_pages(
+        &self,
+        pool: &Pool<u32>,
+        from: &Buffer<u32>,
+        wide: &Pool<bf16>,
+        heads: Heads,
+    ) -> Result<()> {
+        heads.check()?;
+        let len = from.len() * heads.kv * <bf16 as Stored>::page(heads.dim);
+        require("keys as bf16", &wide.keys, len)?;
+        require("values as bf16", &wide.values, len)?;
+        // SAFETY: `from` holds pages of the pool; the kernel writes as many as it has.
+        unsafe {
+            widen_pages::launch_unchecked(
+                self.client(),
+                CubeCount::Static(from.len() as u32, heads.kv as u32, 1),
+                CubeDim::new_1d(256),
+                from.arg(1),
+                pool.keys.arg(2),
+                pool.keys.arg(1),
+                pool.values.arg(2),
+                pool.values.arg(1),
+                wide.keys.arg(8),
+                wide.values.arg(8),
+                heads.kv,
+                heads.dim,
+            );
+        }
+        Ok(())
+    }
+
     /// Zeroes all of `buffer`.
-    pub(super) fn clear(&self, buffer: &Buffer<bf16>) -> Result<()> {
-        multiple("the length of a buffer", buffer.len(), 8)?;
+    pub(super) fn clear<T: Value>(&self, buffer: &Buffer<T>) -> Result<()> {
+        multiple("the bytes of a buffer", buffer.len() * size_of::<T>(), 16)?;
         // SAFETY: the kernel stays within the buffer.
         unsafe {
             clear::launch_unchecked(
                 self.client(),
                 cubes(8 * self.multiprocessors()),
                 CubeDim::new_1d(256),
-                buffer.arg(8),
+                buffer.arg_of::<u32>(4),
             );
         }
         Ok(())

@@ -6,7 +6,7 @@ use half::bf16;
 use super::device::{Buffer, Gpu};
 use super::kernel_tests::{gpu, halves};
 use super::kernels::attention::prefill::TILE;
-use super::launch::{Heads, Places, Pool, splits};
+use super::launch::{Heads, Places, Pool, Stored, splits};
 use super::products::{FewRows, ProductSize};
 use super::settings::{TOKENS, columns, few_rows, head};
 
@@ -128,71 +128,92 @@ fn times(gpu: &Gpu, cuts: &[FewRows], size: ProductSize, is_head: bool) -> Vec<f
     cuts.iter().map(time).collect()
 }
 
-/// Prints the time of attention over pages in turns.
+/// Prints the time of attention of decoded rows over pages of bf16 and of codes.
 #[test]
 #[ignore = "a measurement: run it alone, on the GPU that the table is for"]
-fn measure_attention() {
+fn measure_attention_of_rows() {
     let Some(gpu) = gpu() else { return };
-    let heads = Heads { queries: 32, kv: 8, dim: 128 };
-    let block = halves(16 << 20, 9, 1.0);
-    let filled = |len: usize| {
-        let buffer: Buffer<bf16> = gpu.empty(len);
-        for from in (0..len).step_by(block.len()) {
-            let count = block.len().min(len - from);
-            gpu.write(&buffer.range(from, count), &block[..count]);
-        }
-        buffer
-    };
+    let halves = halves(16 << 20, 9, 1.0);
+    // Codes of any kind, and factors that are numbers.
+    let words: Vec<u32> = (0_u32..16 << 20).map(|at| at.wrapping_mul(0x9E37_79B9) & 0x3fff_ffff).collect();
     for (rows, context) in [(1, 2048), (32, 2048), (32, 8192), (64, 4096), (128, 2560)] {
-        let pages = rows * context / 64;
-        let len = pages * 64 * heads.kv * heads.dim;
-        let pool = Pool { keys: filled(len), values: filled(len) };
-        let width = heads.queries * heads.dim;
-        let split = splits(context - 1);
-        let queries = gpu.upload(&halves(rows * width, 1, 1.0));
-        let out: Buffer<bf16> = gpu.empty(rows * width);
-        let (partial, stats) = (gpu.empty(rows * width * split), gpu.empty(rows * heads.queries * split * 2));
-        for (name, step) in [("in order", 1), ("scattered", 7919)] {
-            let table: Vec<u32> = (0..pages).map(|at| (at * step % pages) as u32).collect();
-            let places = Places {
-                positions: gpu.upload(&vec![context as u32 - 1; rows]),
-                slots: gpu.upload(&(0..rows as u32).collect::<Vec<_>>()),
-                pages: gpu.upload(&table),
-                stride: context / 64,
-            };
-            let times = 20;
-            let graph = gpu
-                .capture(|| {
-                    (0..times).try_for_each(|_| {
-                        gpu.attend_rows(&queries, &pool, &places, &partial, &stats, &out, rows, split, heads)
-                    })
-                })
-                .unwrap();
-            graph.replay().unwrap();
-            gpu.sync().unwrap();
-            let mut us: Vec<f64> = (0..5)
-                .map(|_| {
-                    let start = std::time::Instant::now();
-                    graph.replay().unwrap();
-                    gpu.sync().unwrap();
-                    start.elapsed().as_secs_f64() / f64::from(times) * 1e6
-                })
-                .collect();
-            us.sort_by(f64::total_cmp);
-            let bytes = (4 * rows * context * heads.kv * heads.dim) as f64;
-            println!(
-                "{rows} rows of {context}, pages {name}: {:.1} µs ({:.1} – {:.1}), {:.0} GB/s",
-                us[2],
-                us[0],
-                us[4],
-                bytes / us[2] / 1e3
-            );
-        }
+        attention_of_rows(&gpu, &halves, rows, context);
+        attention_of_rows(&gpu, &words, rows, context);
     }
+}
+
+const HEADS: Heads = Heads { queries: 32, kv: 8, dim: 128 };
+
+/// `len` values, which are those of `block` again and again.
+fn filled<T: Stored>(gpu: &Gpu, block: &[T], len: usize) -> Buffer<T> {
+    let buffer = gpu.empty(len);
+    for from in (0..len).step_by(block.len()) {
+        let count = block.len().min(len - from);
+        gpu.write(&buffer.range(from, count), &block[..count]);
+    }
+    buffer
+}
+
+fn attention_of_rows<T: Stored>(gpu: &Gpu, block: &[T], rows: usize, context: usize) {
+    let heads = HEADS;
+    let pages = rows * context / 64;
+    let len = pages * heads.kv * T::page(heads.dim);
+    let pool = Pool { keys: filled(gpu, block, len), values: filled(gpu, block, len) };
+    let width = heads.queries * heads.dim;
+    let split = splits(context - 1);
+    let queries = gpu.upload(&halves(rows * width, 1, 1.0));
+    let out: Buffer<bf16> = gpu.empty(rows * width);
+    let (partial, stats) = (gpu.empty(rows * width * split), gpu.empty(rows * heads.queries * split * 2));
+    for (name, step) in [("in order", 1), ("scattered", 7919)] {
+        let table: Vec<u32> = (0..pages).map(|at| (at * step % pages) as u32).collect();
+        let places = Places {
+            positions: gpu.upload(&vec![context as u32 - 1; rows]),
+            slots: gpu.upload(&(0..rows as u32).collect::<Vec<_>>()),
+            pages: gpu.upload(&table),
+            stride: context / 64,
+        };
+        let times = 20;
+        let graph = gpu
+            .capture(|| {
+                (0..times).try_for_each(|_| {
+                    gpu.attend_rows(&queries, &pool, &places, &partial, &stats, &out, rows, split, heads)
+                })
+            })
+            .unwrap();
+        graph.replay().unwrap();
+        gpu.sync().unwrap();
+        let mut us: Vec<f64> = (0..5)
+            .map(|_| {
+                let start = std::time::Instant::now();
+                graph.replay().unwrap();
+                gpu.sync().unwrap();
+                start.elapsed().as_secs_f64() / f64::from(times) * 1e6
+            })
+            .collect();
+        us.sort_by(f64::total_cmp);
+        let bytes = (2 * len * size_of::<T>()) as f64;
+        println!(
+            "{rows} rows of {context}, codes: {}, pages {name}: {:.1} µs ({:.1} – {:.1}), {:.0} GB/s",
+            T::CODES,
+            us[2],
+            us[0],
+            us[4],
+            bytes / us[2] / 1e3
+        );
+    }
+}
+
+/// Prints the time of attention of prompts.
+#[test]
+#[ignore = "a measurement: run it alone, on the GPU that the table is for"]
+fn measure_attention_of_prompts() {
+    let Some(gpu) = gpu() else { return };
+    let heads = HEADS;
+    let block = halves(16 << 20, 9, 1.0);
     for (sequences, length) in [(1, 8192), (2, 4096), (8, 2048)] {
         let rows = sequences * length;
         let len = (rows + 64) * heads.kv * heads.dim;
-        let pool = Pool { keys: filled(len), values: filled(len) };
+        let pool = Pool { keys: filled(&gpu, &block, len), values: filled(&gpu, &block, len) };
         let places = Places {
             positions: gpu.upload(&(0..rows).map(|row| (row % length) as u32).collect::<Vec<_>>()),
             slots: gpu.upload(&(0..rows).map(|row| (row / length) as u32).collect::<Vec<_>>()),

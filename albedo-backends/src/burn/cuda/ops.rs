@@ -10,10 +10,11 @@ use half::bf16;
 
 use super::device::{Buffer, Gpu};
 use super::kernels::product_many::TILE_ROWS;
-use super::launch::{Heads, Places, Pool};
+use super::launch::{Heads, Places, Pool, Stored};
 use super::memory::{MemoryPlan, StepSizes};
 use super::products::{Product, ProductSize};
 use super::settings::{columns, few_rows, head};
+use crate::burn::KvDtype;
 use crate::burn::config::Qwen3Config;
 use crate::burn::cpu::{angles_at, frequencies};
 use crate::burn::ops::Ops;
@@ -42,8 +43,24 @@ pub(super) struct CubeOps {
 
 /// Keys and values of every layer, and the workspace.
 struct Room {
-    pools: Vec<Pool>,
+    pools: Pools,
     work: Workspace,
+}
+
+/// Keys and values of every layer.
+enum Pools {
+    Bf16(Vec<Pool<bf16>>),
+    Int8 {
+        pools: Vec<Pool<u32>>,
+        /// What a chunk of prompts sees of a layer.
+        wide: Pool<bf16>,
+    },
+}
+
+/// One layer's keys and values.
+enum LayerPool<'a> {
+    Bf16(&'a Pool<bf16>),
+    Int8(&'a Pool<u32>, &'a Pool<bf16>),
 }
 
 impl Debug for CubeOps {
@@ -136,9 +153,21 @@ pub(super) enum Kind {
     /// Chunks of prompts, in tiles of consecutive rows.
     Prefill {
         tiles: Buffer<u32>,
+        /// Where tiles find their pages, if these are stored as int8.
+        wide: Option<WidePages>,
         /// The rows whose logits are wanted, and the splits that they need.
         wanted: Option<(Buffer<u32>, usize)>,
     },
+}
+
+/// Pages of int8 that a chunk of prompts has as bf16.
+#[derive(Debug, Clone)]
+pub(super) struct WidePages {
+    /// The pages, in the order in which they are written.
+    pub(super) from: Buffer<u32>,
+    /// Which of those are whose, `[sequence, stride]`.
+    pub(super) table: Buffer<u32>,
+    pub(super) stride: usize,
 }
 
 /// The rows of a step.
@@ -188,14 +217,16 @@ impl CubeOps {
     /// A lost device.
     pub(super) fn enter(&mut self, config: &Qwen3Config, plan: &MemoryPlan) -> Result<()> {
         let (gpu, sizes) = (&self.gpu, self.sizes);
-        let values = (plan.pages + 1) * super::kernels::attention::PAGE * config.kv_width();
-        let pools: Vec<Pool> = (0..config.num_hidden_layers)
-            .map(|_| Pool { keys: gpu.empty(values), values: gpu.empty(values) })
-            .collect();
-        for pool in &pools {
-            // What is read of pages must be numbers.
-            gpu.clear(&pool.values)?;
-        }
+        let (heads, pages, layers) = (self.heads, plan.pages + 1, 0..config.num_hidden_layers);
+        let pools = match sizes.kv_dtype {
+            KvDtype::Bf16 => {
+                Pools::Bf16(layers.map(|_| Pool::new(gpu, pages, heads)).collect::<Result<_>>()?)
+            }
+            KvDtype::Int8 => Pools::Int8 {
+                pools: layers.map(|_| Pool::new(gpu, pages, heads)).collect::<Result<_>>()?,
+                wide: Pool::new(gpu, sizes.wide_pages(config), heads)?,
+            },
+        };
         let (hidden, inter, q) = (self.hidden, self.inter, config.query_width());
         let (rows, batch) = (sizes.rows.max(sizes.batch), sizes.batch);
         let splits = super::memory::most_splits(config);
@@ -235,8 +266,22 @@ impl CubeOps {
         Ok(&self.room()?.work)
     }
 
-    fn pool(&self, layer: usize) -> Result<&Pool> {
-        self.room()?.pools.get(layer).ok_or_else(|| Error::bug(OPERATION, "no such layer"))
+    fn pool(&self, layer: usize) -> Result<LayerPool<'_>> {
+        let pool = match &self.room()?.pools {
+            Pools::Bf16(pools) => pools.get(layer).map(LayerPool::Bf16),
+            Pools::Int8 { pools, wide } => pools.get(layer).map(|pool| LayerPool::Int8(pool, wide)),
+        };
+        pool.ok_or_else(|| Error::bug(OPERATION, "no such layer"))
+    }
+
+    /// How many pages of int8 a chunk of prompts can have as bf16; `None` if pages are bf16.
+    pub(super) fn wide_pages(&self) -> Option<usize> {
+        match &self.room.as_ref()?.pools {
+            Pools::Bf16(_) => None,
+            Pools::Int8 { wide, .. } => {
+                Some(wide.keys.len() / (self.heads.kv * <bf16 as Stored>::page(self.heads.dim)))
+            }
+        }
     }
 
     /// Sends the last weight, and waits until all are on the device.
@@ -327,6 +372,58 @@ impl CubeOps {
         Ok(())
     }
 
+    fn write_kv<T: Stored>(
+        &self,
+        pool: &Pool<T>,
+        qkv: &Product,
+        gains: [&Buffer<f32>; 2],
+        layer: usize,
+        step: &Step,
+    ) -> Result<Rows> {
+        let queries = &self.work()?.queries;
+        let angles = [&self.cosines, &self.sines];
+        self.gpu.qk_norm_rope_write_kv(
+            qkv,
+            gains,
+            angles,
+            &step.places,
+            queries,
+            pool,
+            &step.faults,
+            step.rows,
+            self.eps,
+            layer as u32,
+            self.heads,
+        )?;
+        Ok(Rows::Half(queries.clone()))
+    }
+
+    fn attend_rows<T: Stored>(
+        &self,
+        queries: &Buffer<bf16>,
+        pool: &Pool<T>,
+        places: &Places,
+        rows: usize,
+        splits: usize,
+    ) -> Result<Rows> {
+        let Workspace { partial, stats, mixed, .. } = self.work()?;
+        self.gpu.attend_rows(queries, pool, places, partial, stats, mixed, rows, splits, self.heads)?;
+        Ok(Rows::Half(mixed.clone()))
+    }
+
+    fn attend_tiles(
+        &self,
+        queries: &Buffer<bf16>,
+        pool: &Pool<bf16>,
+        places: &Places,
+        tiles: &Buffer<u32>,
+        rows: usize,
+    ) -> Result<Rows> {
+        let mixed = &self.work()?.mixed;
+        self.gpu.attend_tiles(queries, pool, places, tiles, mixed, rows, self.heads)?;
+        Ok(Rows::Half(mixed.clone()))
+    }
+
     fn load(&self, weights: &Values<'_>, tensors: &[Tensor<'_>]) -> Result<Matrix> {
         let inputs = tensors.first().map_or(1, Tensor::columns);
         let size: usize = tensors.iter().map(Tensor::len).sum();
@@ -341,6 +438,22 @@ impl CubeOps {
             }
         }
         Ok(Matrix { values, outputs: size / inputs, inputs })
+    }
+}
+
+/// Moves the sizes of the gains of keys to those of queries, so that no value of a key
+/// stands out by its gain where all share a factor: their products stay as they are. Both
+/// values of a pair that is rotated have one size, for a rotation mixes them.
+fn balance(queries: &mut [f32], keys: &mut [f32]) {
+    let half = keys.len() / 2;
+    for at in 0..half {
+        let size = keys[at].abs().max(keys[half + at].abs());
+        if size > 0.0 {
+            for at in [at, half + at] {
+                queries[at] *= size;
+                keys[at] /= size;
+            }
+        }
     }
 }
 
@@ -370,6 +483,14 @@ impl Ops for CubeOps {
 
     fn vector(&self, weights: &Values<'_>, tensor: &Tensor<'_>) -> Result<Buffer<f32>> {
         Ok(self.gpu.upload(&weights.read(tensor)?))
+    }
+
+    fn head_gains(&self, weights: &Values<'_>, gains: [&Tensor<'_>; 2]) -> Result<[Buffer<f32>; 2]> {
+        let (mut queries, mut keys) = (weights.read(gains[0])?, weights.read(gains[1])?);
+        if self.sizes.kv_dtype == KvDtype::Int8 {
+            balance(&mut queries, &mut keys);
+        }
+        Ok([self.gpu.upload(&queries), self.gpu.upload(&keys)])
     }
 
     fn embed(&self, table: &Buffer<bf16>, step: &Step) -> Result<Rows> {
@@ -421,50 +542,32 @@ impl Ops for CubeOps {
         layer: usize,
         step: &mut Step,
     ) -> Result<Rows> {
-        let queries = &self.work()?.queries;
-        let angles = [&self.cosines, &self.sines];
-        let pool = self.pool(layer)?;
-        let (rows, heads) = (step.rows, self.heads);
-        self.gpu.qk_norm_rope_write_kv(
-            qkv.product()?,
-            gains,
-            angles,
-            &step.places,
-            queries,
-            pool,
-            &step.faults,
-            rows,
-            self.eps,
-            layer as u32,
-            heads,
-        )?;
-        Ok(Rows::Half(queries.clone()))
+        match self.pool(layer)? {
+            LayerPool::Bf16(pool) => self.write_kv(pool, qkv.product()?, gains, layer, step),
+            LayerPool::Int8(pool, _) => self.write_kv(pool, qkv.product()?, gains, layer, step),
+        }
     }
 
     fn attend(&self, queries: &Rows, layer: usize, step: &Step) -> Result<Rows> {
-        let (out, queries) = (&self.work()?.mixed, queries.half()?);
-        let pool = self.pool(layer)?;
-        match &step.kind {
-            Kind::Decode { splits } => {
-                let Workspace { partial, stats, .. } = self.work()?;
-                let rows = step.rows;
-                self.gpu.attend_rows(
-                    queries,
-                    pool,
-                    &step.places,
-                    partial,
-                    stats,
-                    out,
-                    rows,
-                    *splits,
-                    self.heads,
-                )?;
+        let queries = queries.half()?;
+        match (self.pool(layer)?, &step.kind) {
+            (LayerPool::Bf16(pool), Kind::Decode { splits }) => {
+                self.attend_rows(queries, pool, &step.places, step.rows, *splits)
             }
-            Kind::Prefill { tiles, .. } => {
-                self.gpu.attend_tiles(queries, pool, &step.places, tiles, out, step.rows, self.heads)?;
+            (LayerPool::Int8(pool, _), Kind::Decode { splits }) => {
+                self.attend_rows(queries, pool, &step.places, step.rows, *splits)
+            }
+            (LayerPool::Bf16(pool), Kind::Prefill { tiles, .. }) => {
+                self.attend_tiles(queries, pool, &step.places, tiles, step.rows)
+            }
+            (LayerPool::Int8(pool, wide), Kind::Prefill { tiles, wide: pages, .. }) => {
+                let missing = || Error::bug(OPERATION, "a chunk without its pages");
+                let WidePages { from, table, stride } = pages.as_ref().ok_or_else(missing)?;
+                self.gpu.widen_pages(pool, from, wide, self.heads)?;
+                let places = Places { pages: table.clone(), stride: *stride, ..step.places.clone() };
+                self.attend_tiles(queries, wide, &places, tiles, step.rows)
             }
         }
-        Ok(Rows::Half(out.clone()))
     }
 
     fn gated(&self, x: Rows, weight: &Matrix, step: &Step) -> Result<Rows> {
@@ -509,5 +612,22 @@ impl Ops for CubeOps {
         let size = ProductSize { rows: step.rows, k: *inputs, width: *outputs, gated: false };
         self.gpu.product_of_few(values, x.half()?, out, size, head(step.rows))?;
         Ok(out.first(step.rows * outputs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::balance;
+
+    #[test]
+    fn the_gain_of_a_rotated_pair_is_moved_to_the_queries_as_one() {
+        let (mut queries, mut keys) =
+            (vec![1.0, 2.0, 3.0, -4.0, 5.0, 6.0], vec![0.5, -8.0, 0.0, 2.0, 4.0, 0.0]);
+        let before: Vec<f32> = queries.iter().zip(&keys).map(|(query, key)| query * key).collect();
+        balance(&mut queries, &mut keys);
+        assert_eq!(keys, [0.25, -1.0, 0.0, 1.0, 0.5, 0.0]);
+        assert_eq!(queries, [2.0, 16.0, 3.0, -8.0, 40.0, 6.0]);
+        let after: Vec<f32> = queries.iter().zip(&keys).map(|(query, key)| query * key).collect();
+        assert_eq!(after, before);
     }
 }

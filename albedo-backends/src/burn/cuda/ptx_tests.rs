@@ -20,10 +20,11 @@ use half::bf16;
 
 use super::kernels::attention::decode::{self, attend_split, merge_splits};
 use super::kernels::attention::prefill::{self, attend_tiles};
+use super::kernels::codes::widen_pages;
 use super::kernels::product_few::{STAGE, product_few};
 use super::kernels::rows::{add_norm, clear, decode_inputs, embed, qk_norm_rope_write_kv, take, take_rows};
 use super::kernels::{product_many as many, sample as sampling};
-use super::launch::BF16;
+use super::launch::{BF16, BYTE};
 use super::products::ProductSize;
 use super::settings::{TOKENS, few_rows, head};
 
@@ -217,7 +218,7 @@ fn attention_compiles() {
         let text = ptx(&format!("attend_tiles_{dim}"), kernel);
         assert!(text.contains("ex2.approx.ftz.f32") && text.contains("bar.arrive 3, 256"));
         let (heads, kv) = (heads as usize, kv as usize);
-        for halves in [1, 2] {
+        for (halves, codes) in [(1, false), (2, false), (1, true), (2, true)] {
             let kernel = attend_split::AttendSplit::new(
                 of(decode::UNITS),
                 h100(),
@@ -237,8 +238,10 @@ fn attention_compiles() {
                 kv,
                 dim,
                 halves,
+                codes,
+                if codes { 2 } else { 4 },
             );
-            ptx(&format!("attend_split_{dim}_{halves}"), kernel);
+            ptx(&format!("attend_split_{dim}_{halves}_{codes}"), kernel);
             let kernel = merge_splits::MergeSplits::new(
                 of(dim as u32),
                 h100(),
@@ -254,6 +257,21 @@ fn attention_compiles() {
             );
             ptx(&format!("merge_splits_{dim}_{halves}"), kernel);
         }
+        let kernel = widen_pages::WidenPages::new(
+            of(256),
+            h100(),
+            target(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            buffer(),
+            kv,
+            dim,
+        );
+        ptx(&format!("widen_pages_{dim}"), kernel);
     }
 }
 
@@ -296,13 +314,19 @@ fn kernels_of_rows_compile() {
             ),
         );
     }
-    for (name, shares, element) in [("rounded", 1, BF16), ("shares", 4, f32s)] {
+    for (name, shares, element, codes) in [
+        ("rounded", 1, BF16, false),
+        ("shares", 4, f32s, false),
+        ("rounded_codes", 1, BF16, true),
+        ("shares_codes", 4, f32s, true),
+    ] {
         ptx(
             &format!("qk_norm_rope_write_kv_{name}"),
             qk_norm_rope_write_kv::QkNormRopeWriteKv::new(
                 of(256),
                 h100(),
                 target(),
+                buffer(),
                 buffer(),
                 buffer(),
                 buffer(),
@@ -325,7 +349,10 @@ fn kernels_of_rows_compile() {
                 128,
                 64,
                 shares,
+                codes,
                 element,
+                if codes { BYTE } else { BF16 },
+                if codes { 2 } else { 4 },
             ),
         );
     }

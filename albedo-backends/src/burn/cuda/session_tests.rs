@@ -21,15 +21,17 @@ use crate::burn::config::Qwen3Config;
 use crate::burn::requests::Desk;
 use crate::burn::tests::{InTurn, answers, demo, fixture, requests};
 use crate::burn::weights::WeightFiles;
-use crate::burn::{BurnBackend, BurnConfig, Device};
+use crate::burn::{BurnBackend, BurnConfig, Device, KvDtype};
 use crate::text::ChatText;
 
 /// A small part of the card, so that the tests can run side by side.
 const SMALL: BurnConfig = BurnConfig {
     device: Device::Cuda(0),
+    devices: Vec::new(),
     max_batch: 4,
     memory_share: 0.05,
     prefill_rows: 256,
+    kv_dtype: KvDtype::Bf16,
     in_turn: false,
     date: None,
 };
@@ -41,10 +43,22 @@ async fn load(config: BurnConfig, model: PathBuf) -> Arc<dyn ModelSession> {
 
 #[tokio::test]
 async fn the_backend_conforms() {
-    if is_present() {
-        let backend = BurnBackend::new(&BurnConfig { max_batch: 3, ..SMALL }).unwrap();
+    if !is_present() {
+        return;
+    }
+    for kv_dtype in [KvDtype::Bf16, KvDtype::Int8] {
+        let backend = BurnBackend::new(&BurnConfig { max_batch: 3, kv_dtype, ..SMALL }).unwrap();
         check_backend(&backend, &fixture()).await.unwrap();
     }
+}
+
+/// Replies depend on it, and on the sizes of batches they do not.
+#[test]
+fn what_keys_are_stored_as_is_part_of_the_identity() {
+    let identity = |config: BurnConfig| BurnBackend::new(&config).unwrap().identity.clone();
+    let half = identity(SMALL);
+    assert_eq!(identity(BurnConfig { max_batch: 9, ..SMALL }), half);
+    assert_ne!(identity(BurnConfig { kv_dtype: KvDtype::Int8, ..SMALL }), half);
 }
 
 /// Batches, chunks, orders of arrival, and pages that are known already.
@@ -53,24 +67,72 @@ async fn a_reply_depends_on_its_request_alone() {
     if !is_present() {
         return;
     }
-    let alone = load(BurnConfig { max_batch: 1, ..SMALL }, demo("king")).await;
+    for kv_dtype in [KvDtype::Bf16, KvDtype::Int8] {
+        same_replies(kv_dtype).await;
+    }
+}
+
+async fn same_replies(kv_dtype: KvDtype) {
+    let small = BurnConfig { kv_dtype, ..SMALL };
+    let alone = load(BurnConfig { max_batch: 1, ..small.clone() }, demo("king")).await;
     let expected = answers(&*alone, requests()).await;
-    assert_eq!(answers(&*alone, requests()).await, expected, "from known pages");
+    assert_eq!(answers(&*alone, requests()).await, expected, "{kv_dtype:?}, from known pages");
     for (max_batch, prefill_rows) in [(2, 128), (5, 300), (7, 2048), (16, 131), (256, 8192)] {
-        let session = load(BurnConfig { max_batch, prefill_rows, ..SMALL }, demo("king")).await;
-        assert_eq!(answers(&*session, requests()).await, expected, "{max_batch}, {prefill_rows}");
+        let session = load(BurnConfig { max_batch, prefill_rows, ..small.clone() }, demo("king")).await;
+        assert_eq!(
+            answers(&*session, requests()).await,
+            expected,
+            "{kv_dtype:?}, {max_batch}, {prefill_rows}"
+        );
         let mut reversed = answers(&*session, requests().into_iter().rev().collect()).await;
         reversed.reverse();
-        assert_eq!(reversed, expected, "{max_batch}, {prefill_rows}, in reverse");
+        assert_eq!(reversed, expected, "{kv_dtype:?}, {max_batch}, {prefill_rows}, in reverse");
     }
     // Most have to wait for pages.
     let config = Qwen3Config::load(&demo("king")).unwrap();
-    let (sizes, total) = (StepSizes { rows: 256, batch: 16 }, Gpu::open(0).unwrap().memory());
+    let (sizes, total) = (StepSizes { rows: 256, batch: 16, kv_dtype }, Gpu::open(0).unwrap().memory());
     let plan = |share: &f64| MemoryPlan::new(&config, sizes, total, *share, None);
     let memory_share = (1..9999).map(|at| f64::from(at) * 1e-5).find(|share| plan(share).is_ok()).unwrap();
     assert!(plan(&memory_share).unwrap().pages < 32);
-    let session = load(BurnConfig { max_batch: 16, memory_share, ..SMALL }, demo("king")).await;
-    assert_eq!(answers(&*session, requests()).await, expected, "with few pages");
+    let session = load(BurnConfig { max_batch: 16, memory_share, ..small }, demo("king")).await;
+    assert_eq!(answers(&*session, requests()).await, expected, "{kv_dtype:?}, with few pages");
+}
+
+/// All GPUs of the machine, which may be one.
+#[tokio::test]
+async fn replicas_have_the_bits_of_one() {
+    if !is_present() {
+        return;
+    }
+    let devices: Vec<u32> = (0..).take_while(|&index| Gpu::open(index).is_ok()).collect();
+    println!("{} GPUs", devices.len());
+    for kv_dtype in [KvDtype::Bf16, KvDtype::Int8] {
+        let small = BurnConfig { kv_dtype, ..SMALL };
+        let one = answers(&*load(small.clone(), demo("king")).await, requests()).await;
+        let all = load(BurnConfig { devices: devices.clone(), ..small }, demo("king")).await;
+        for _ in 0..2 {
+            assert_eq!(answers(&*all, requests()).await, one);
+        }
+    }
+}
+
+/// King and challenger on GPUs of their own, at once: what one captures, the other does
+/// not disturb.
+#[tokio::test]
+async fn two_models_on_two_gpus_answer_as_on_one() {
+    if !is_present() || Gpu::open(1).is_err() {
+        println!("skipped: there is one GPU");
+        return;
+    }
+    let second = BurnConfig { device: Device::Cuda(1), ..SMALL };
+    let expected = answers(&*load(SMALL, demo("challenger")).await, requests()).await;
+    let expected = [answers(&*load(SMALL, demo("king")).await, requests()).await, expected];
+    for _ in 0..3 {
+        let (king, challenger) =
+            tokio::join!(load(SMALL, demo("king")), load(second.clone(), demo("challenger")));
+        let both = tokio::join!(answers(&*king, requests()), answers(&*challenger, requests()));
+        assert_eq!([both.0, both.1], expected);
+    }
 }
 
 /// Two models that take turns, each with most of the card, answer as side by side.
@@ -99,8 +161,14 @@ async fn a_gpu_agrees_with_the_cpu() {
     if !is_present() {
         return;
     }
-    for side in ["king", "challenger"] {
-        let (cpu, gpu) = (load(BurnConfig::default(), demo(side)).await, load(SMALL, demo(side)).await);
+    for (side, kv_dtype) in [
+        ("king", KvDtype::Bf16),
+        ("challenger", KvDtype::Bf16),
+        ("king", KvDtype::Int8),
+        ("challenger", KvDtype::Int8),
+    ] {
+        let on_gpu = BurnConfig { kv_dtype, ..SMALL };
+        let (cpu, gpu) = (load(BurnConfig::default(), demo(side)).await, load(on_gpu, demo(side)).await);
         let greedy: Vec<GenerateRequest> = requests().into_iter().step_by(2).collect();
         let (cpu, gpu) = (answers(&*cpu, greedy.clone()).await, answers(&*gpu, greedy).await);
         let mut off = Vec::new();
@@ -110,6 +178,7 @@ async fn a_gpu_agrees_with_the_cpu() {
         }
         let worst = off.iter().copied().fold(0.0, f64::max);
         let mean = (off.iter().map(|off| off * off).sum::<f64>() / off.len() as f64).sqrt();
+        println!("{side}, {kv_dtype:?}: {worst} at most, root mean square {mean}");
         assert!(worst < 0.6 && mean < 0.09, "{side}: {worst} at most, root mean square {mean}");
         // After a near tie that falls the other way, two replies have nothing in common.
         let [mut same, mut all] = [0, 0];

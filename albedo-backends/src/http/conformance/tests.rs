@@ -175,3 +175,17 @@ async fn every_flaw_is_found() {
         assert_eq!(found.promise(), promise, "{flaw:?}: {found}");
     }
 }
+
+#[tokio::test]
+async fn our_client_speaks_http_1_to_servers_that_offer_http_2() {
+    let authority = Authority::new().expect("an authority");
+    let mut config = (*authority.certificate("localhost").expect("a certificate")).clone();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Were HTTP/2 chosen, its frames would be no request that this server reads.
+    let server = Server::tls(Arc::new(config), |_| Reply::ok("one")).await.expect("listens");
+    let client = Client::new(Proxies::none(), Roots::Only(Arc::from(authority.pem().into_bytes())));
+    let request = HttpRequest::get("read", server.url("https"));
+    let mut answer = client.send(request, &CallContext::new()).await.expect("an answer");
+    assert_eq!(answer.read(10).await.expect("a body"), b"one");
+    assert!(server.seen().iter().all(|seen| seen.method == "GET"), "{:?}", server.seen());
+}

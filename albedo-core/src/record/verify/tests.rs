@@ -51,7 +51,7 @@ fn invented(
 #[tokio::test]
 async fn a_record_verifies_by_itself_and_against_its_tasks() {
     let (_, record) = recorded().await;
-    let tasks = Rows::shared();
+    let tasks = rows();
     let options =
         VerifyOptions { expect: Some(record.digest), tasks: Some(&*tasks), ..VerifyOptions::default() };
     let verification = verify_record(&record, &options, &CallContext::new()).await.expect("verifies");
@@ -280,7 +280,7 @@ async fn invented_facts_of_the_draw_fail_against_the_tasks() {
         }
     });
     verified(&invented).await.expect("agrees with itself");
-    let tasks = Rows::shared();
+    let tasks = rows();
     let options = VerifyOptions { expect: None, tasks: Some(&*tasks), ..VerifyOptions::default() };
     let error = verify_record(&invented, &options, &CallContext::new()).await.expect_err("invented");
     assert!(error.to_string().contains("the repository is not what the tasks have"), "{error}");

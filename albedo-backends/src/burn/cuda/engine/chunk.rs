@@ -8,7 +8,7 @@ use crate::burn::cuda::kernels::attention::PAGE;
 use crate::burn::cuda::kernels::attention::prefill::TILE;
 use crate::burn::cuda::kernels::rows::NONE;
 use crate::burn::cuda::launch::{Places, splits};
-use crate::burn::cuda::ops::{Kind, Step};
+use crate::burn::cuda::ops::{Kind, Step, WidePages};
 
 /// A chunk of prompts.
 #[derive(Default)]
@@ -17,9 +17,28 @@ struct Chunk {
     positions: Vec<u32>,
     slots: Vec<u32>,
     tiles: Vec<u32>,
+    /// The pages that its sequences see, where they are widened for it.
+    pages: Vec<Vec<u32>>,
     wanted: Vec<Wanted>,
     /// Slots and how far their sequences are read after this chunk.
     read: Vec<(usize, usize)>,
+}
+
+impl Chunk {
+    /// The pages that are widened, which of those are whose, `[sequence, stride]`, and the
+    /// stride.
+    fn wide_pages(&self) -> (Vec<u32>, Vec<u32>, usize) {
+        let stride = self.pages.iter().map(Vec::len).max().unwrap_or(0);
+        let mut table = vec![0; stride * self.pages.len()];
+        let mut copies = 0..;
+        for (sequence, pages) in self.pages.iter().enumerate() {
+            for (place, copy) in table[sequence * stride..].iter_mut().zip(copies.by_ref().take(pages.len()))
+            {
+                *place = copy;
+            }
+        }
+        (self.pages.concat(), table, stride)
+    }
 }
 
 /// A row whose logits are wanted.
@@ -37,6 +56,7 @@ impl Engine<'_> {
     /// Reads a chunk of the prompts that wait.
     pub(super) fn read_prompts(&mut self) -> Result<()> {
         let chunk = self.next_chunk();
+        self.compile_for(chunk.wanted.len())?;
         let ops = self.model.ops();
         let gpu = ops.gpu();
         let places = Places {
@@ -48,7 +68,11 @@ impl Engine<'_> {
         let index: Vec<u32> = chunk.wanted.iter().map(|wanted| wanted.row).collect();
         let longest = chunk.wanted.iter().map(|wanted| splits(wanted.position)).max();
         let wanted = longest.map(|splits| (gpu.upload(&index), splits));
-        let kind = Kind::Prefill { tiles: gpu.upload(&chunk.tiles), wanted };
+        let wide = ops.wide_pages().map(|_| {
+            let (from, table, stride) = chunk.wide_pages();
+            WidePages { from: gpu.upload(&from), table: gpu.upload(&table), stride }
+        });
+        let kind = Kind::Prefill { tiles: gpu.upload(&chunk.tiles), wide, wanted };
         let mut step = ops.step(chunk.ids.len(), gpu.upload(&chunk.ids), places, kind)?;
         let logits = self.model.forward(&mut step)?;
         for &(slot, read) in &chunk.read {
@@ -70,11 +94,17 @@ impl Engine<'_> {
         let sizes = self.model.ops().sizes();
         let mut chunk = Chunk::default();
         let mut tiles = Vec::new();
+        let mut wide_pages = self.model.ops().wide_pages();
         for &slot in &self.reading {
             let Some(sequence) = &self.sequences[slot] else { continue };
             let mut at = sequence.read;
             let first = chunk.ids.len();
-            while at < sequence.to_read() && chunk.ids.len() < sizes.rows {
+            // All that its rows see has to fit, too. The first sequence always does.
+            let most = wide_pages.map_or(usize::MAX, |pages| pages * PAGE).min(sequence.to_read());
+            if most <= at && at < sequence.to_read() {
+                break;
+            }
+            while at < most && chunk.ids.len() < sizes.rows {
                 let last_of_prompt = at + 1 == sequence.prompt.ids.len();
                 let target = sequence.target(at);
                 if last_of_prompt || target.is_some() {
@@ -95,9 +125,17 @@ impl Engine<'_> {
                 at += 1;
             }
             let rows = chunk.ids.len() - first;
+            // Where tiles find the number of a page: by slot, or by sequence of the chunk.
+            let mut table = slot;
+            if let Some(left) = &mut wide_pages {
+                let seen = at.div_ceil(PAGE);
+                *left -= seen;
+                table = chunk.pages.len();
+                chunk.pages.push(sequence.pages[..seen].to_vec());
+            }
             for from in (0..rows).step_by(TILE) {
                 let count = TILE.min(rows - from);
-                tiles.push([first + from, count, sequence.read + from, slot]);
+                tiles.push([first + from, count, sequence.read + from, table]);
             }
             chunk.read.push((slot, at));
             if at < sequence.to_read() {
@@ -186,6 +224,22 @@ impl Engine<'_> {
             self.free(slot);
         } else {
             self.finish_or_keep(slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Chunk;
+
+    #[test]
+    fn every_sequence_finds_its_pages_among_those_that_are_widened() {
+        let chunk = Chunk { pages: vec![vec![7, 3], vec![], vec![9], vec![3, 8]], ..Chunk::default() };
+        let (from, table, stride) = chunk.wide_pages();
+        assert_eq!((&from[..], stride), (&[7, 3, 9, 3, 8][..], 2));
+        for (sequence, pages) in chunk.pages.iter().enumerate() {
+            let found = table[sequence * stride..][..pages.len()].iter().map(|&copy| from[copy as usize]);
+            assert_eq!(found.collect::<Vec<_>>(), *pages);
         }
     }
 }

@@ -3,7 +3,7 @@
 use albedo_core::{Error, Result, overflow};
 
 use super::{Engine, OPERATION, Slots};
-use crate::burn::cuda::device::{Gpu, Reading};
+use crate::burn::cuda::device::Reading;
 use crate::burn::cuda::kernels::attention::PAGE;
 use crate::burn::cuda::kernels::rows::NONE;
 use crate::burn::cuda::launch::{Places, splits};
@@ -11,7 +11,12 @@ use crate::burn::cuda::ops::Kind;
 
 /// Sizes of batch that have a graph, up to the largest that a session allows, which
 /// has one too; a smaller batch is padded.
-pub(super) const BATCHES: [usize; 13] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256];
+const BATCHES: [usize; 13] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256];
+
+/// Those that are smaller than `most`, and `most`.
+pub(super) fn batches(most: usize) -> impl Iterator<Item = usize> {
+    BATCHES.into_iter().filter(move |&size| size < most).chain([most])
+}
 
 /// A decode step under way: the slots and numbers of its sequences, and the
 /// tokens that it chooses.
@@ -41,17 +46,19 @@ impl Engine<'_> {
             .max()
             .unwrap_or(1);
         let splits = rounded(longest).min(splits(self.slots.stride * PAGE - 1));
+        let working = self.model.ops().gpu().working();
+        self.compile_for(size)?;
         if self.slots.decoded != slots {
-            let _working = Gpu::working();
             let mut rows = slots.clone();
             rows.resize(size, self.sequences.len() as u32);
             self.model.ops().gpu().write(&self.slots.rows, &rows);
             self.slots.decoded.clone_from(&slots);
         }
+        drop(working);
         if !self.graphs.contains_key(&(size, splits)) {
             self.capture(size, splits)?;
         }
-        let _working = Gpu::working();
+        let _working = self.model.ops().gpu().working();
         let graph = self.graphs.get(&(size, splits));
         graph.ok_or_else(|| Error::bug(OPERATION, "a graph was lost"))?.replay()?;
         let chosen = self.model.ops().gpu().read_later(&self.slots.chosen.first(2 * slots.len()));
@@ -68,6 +75,9 @@ impl Engine<'_> {
         steps: usize,
     ) -> Result<f64> {
         let gpu = self.model.ops().gpu();
+        let working = gpu.working();
+        self.compile_for(size)?;
+        drop(working);
         let (positions, pages) = (vec![position as u32; size], (position + steps) / PAGE + 1);
         for slot in 0..size {
             let pages: Vec<u32> = (0..pages).map(|page| (slot * pages + page) as u32).collect();
@@ -96,12 +106,12 @@ impl Engine<'_> {
         let ops = self.model.ops();
         let gpu = ops.gpu();
         let Slots { settings, .. } = &self.slots;
-        let working = Gpu::working();
+        let working = gpu.working();
         let before =
             (gpu.read(&settings.tokens)?, gpu.read(&settings.positions)?, gpu.read(&settings.lengths)?);
         drop(working);
         let graph = gpu.capture(|| self.launch(size, splits));
-        let _working = Gpu::working();
+        let _working = gpu.working();
         gpu.write(&settings.tokens, &before.0);
         gpu.write(&settings.positions, &before.1);
         gpu.write(&settings.lengths, &before.2);

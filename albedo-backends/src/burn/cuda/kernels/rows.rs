@@ -10,6 +10,7 @@ use cubecl::prelude::*;
 use half::bf16;
 
 use super::attention::{key_at, value_at};
+use super::codes::{page_words, write_key, write_values};
 use super::product_few::result;
 
 /// The index that says "no row", "no layer", "no target".
@@ -137,7 +138,7 @@ pub(in crate::burn::cuda) fn add_norm<P: Float>(
 }
 
 /// Two values that follow each other.
-type Two<T> = Vector<T, Const<2>>;
+pub(super) type Two<T> = Vector<T, Const<2>>;
 
 /// Heads of q and k that a plane takes.
 pub(in crate::burn::cuda) const HEADS: u32 = 4;
@@ -148,13 +149,15 @@ pub(in crate::burn::cuda) const TOGETHER: u32 = 8;
 /// Splits joined `[q | k | v]` rows, a product in `shares` shares, normalises the
 /// heads of q and k, rotates both to the row's position, writes k and v into the
 /// row's page and q to `queries`. A value that is not a number is written as 0, for
-/// pages hold numbers, and the row gets `layer` as its fault, unless it has one.
+/// pages hold numbers, and the row gets `layer` as its fault, unless it has one. Keys and
+/// values are bf16, of which `value_chunks` takes eight in four words, or, if `codes`, int8
+/// with factors (see the module of that name), of which it takes eight in two.
 ///
 /// A plane takes a row and [`HEADS`] heads of q or k, or [`TOGETHER`] rows and a head of v.
-/// `values` and `value_chunks` are the same memory. Rows of one slot are neighbours and
-/// their positions follow each other.
+/// `values`, `value_chunks` and `value_words` are the same memory. Rows of one slot are
+/// neighbours and their positions follow each other.
 #[cube(launch_unchecked)]
-pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float>(
+pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size>(
     qkv: &[Two<P>],
     q_gain: &[Two<f32>],
     k_gain: &[Two<f32>],
@@ -164,9 +167,10 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float>(
     slots: &[u32],
     pages: &[u32],
     queries: &mut [Two<bf16>],
-    keys: &mut [Two<bf16>],
-    values: &mut [bf16],
-    value_chunks: &mut [Vector<bf16, Const<8>>],
+    keys: &mut [u32],
+    values: &mut [V],
+    value_chunks: &mut [Vector<u32, N>],
+    value_words: &mut [u32],
     faults: &mut [u32],
     eps: f32,
     page_stride: u32,
@@ -177,7 +181,10 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float>(
     #[comptime] dim: u32,
     #[comptime] page: u32,
     #[comptime] shares: usize,
+    #[comptime] codes: bool,
     #[define(P)] _element: ElemType,
+    #[define(V)] _stored: ElemType,
+    #[define(N)] _words: usize,
 ) {
     let all = comptime!(heads + 2 * kv_heads);
     let normed = comptime!(heads + kv_heads);
@@ -216,24 +223,50 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float>(
             let squares = a[i as usize] * a[i as usize] + b[i as usize] * b[i as usize];
             let sum = plane_sum(squares.extract(0usize) + squares.extract(1usize));
             let scale = Two::new((sum / dim as f32 + eps).inverse_sqrt());
-            if lane < half && head < normed {
+            if head < normed {
+                let mut a = a[i as usize] * scale;
+                let mut b = b[i as usize] * scale;
+                if lane < half {
+                    if head < heads {
+                        a = a * q_gain[lane];
+                        b = b * q_gain[half + lane];
+                    } else {
+                        a = a * k_gain[lane];
+                        b = b * k_gain[half + lane];
+                    }
+                }
+                let low = a * cosine - b * sine;
+                let high = b * cosine + a * sine;
                 if head < heads {
-                    let a = a[i as usize] * scale * q_gain[lane];
-                    let b = b[i as usize] * scale * q_gain[half + lane];
-                    let to = (row * heads as usize + head as usize) * width + lane;
-                    queries[to] = Vector::cast_from(a * cosine - b * sine);
-                    queries[to + half] = Vector::cast_from(b * cosine + a * sine);
+                    if lane < half {
+                        let to = (row * heads as usize + head as usize) * width + lane;
+                        queries[to] = Vector::cast_from(low);
+                        queries[to + half] = Vector::cast_from(high);
+                    }
                 } else {
-                    let a = a[i as usize] * scale * k_gain[lane];
-                    let b = b[i as usize] * scale * k_gain[half + lane];
                     let number = pages[(slots[row] * page_stride + position / page) as usize];
-                    let place = number * kv_heads + head - heads;
-                    let base = place as usize * comptime!((page * dim) as usize);
+                    let place = (number * kv_heads + head - heads) as usize;
                     let offset = (position % page) as usize;
-                    let to = base + key_at(offset, 2 * lane, comptime!(dim as usize));
-                    keys[to / 2] = Vector::cast_from(a * cosine - b * sine);
-                    let to = base + key_at(offset, 2 * (half + lane), comptime!(dim as usize));
-                    keys[to / 2] = Vector::cast_from(b * cosine + a * sine);
+                    if comptime!(codes) {
+                        let start = place * comptime!(page_words(dim as usize));
+                        write_key(
+                            low,
+                            high,
+                            keys,
+                            start,
+                            offset,
+                            faults,
+                            row,
+                            layer,
+                            comptime!(dim as usize),
+                        );
+                    } else if lane < half {
+                        let base = place * comptime!((page * dim) as usize);
+                        let to = base + key_at(offset, 2 * lane, comptime!(dim as usize));
+                        keys[to / 2] = u32::reinterpret(Two::<bf16>::cast_from(low));
+                        let to = base + key_at(offset, 2 * (half + lane), comptime!(dim as usize));
+                        keys[to / 2] = u32::reinterpret(Two::<bf16>::cast_from(high));
+                    }
                 }
             }
         }
@@ -249,61 +282,92 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float>(
                 follow = positions[last as usize] == position + TOGETHER - 1
                     && slots[last as usize] == slots[first as usize];
             }
-            let mut at = lane;
-            while at < width {
-                let mut chunks = Sequence::<Array<bf16>>::new();
-                chunks.push(Array::new(comptime!(TOGETHER as usize)));
-                chunks.push(Array::new(comptime!(TOGETHER as usize)));
-                #[unroll]
-                for i in 0..TOGETHER {
-                    let row = first + i;
-                    if row < rows {
-                        let from = (row * all + normed + head) as usize * width + at;
-                        let both = result(qkv, from, shares);
-                        #[unroll]
-                        for side in 0..2usize {
-                            let mut value = both.extract(side);
-                            if value - value != 0.0f32 {
-                                value = 0.0f32;
-                                if faults[row as usize] == NONE {
-                                    faults[row as usize] = layer;
-                                }
-                            }
-                            chunks.index_mut(side)[i as usize] = bf16::cast_from(value);
-                        }
-                        if !follow {
-                            let position = positions[row as usize];
-                            let number =
-                                pages[(slots[row as usize] * page_stride + position / page) as usize];
-                            let base = (number * kv_heads + head) as usize * comptime!((page * dim) as usize);
+            if comptime!(codes) {
+                write_values::<P, V, N>(
+                    qkv,
+                    positions,
+                    slots,
+                    pages,
+                    values,
+                    value_chunks,
+                    value_words,
+                    faults,
+                    page_stride,
+                    rows,
+                    layer,
+                    first,
+                    head,
+                    follow,
+                    heads,
+                    kv_heads,
+                    comptime!(dim as usize),
+                    shares,
+                );
+            } else {
+                let mut at = lane;
+                while at < width {
+                    let mut chunks = Sequence::<Array<bf16>>::new();
+                    chunks.push(Array::new(comptime!(TOGETHER as usize)));
+                    chunks.push(Array::new(comptime!(TOGETHER as usize)));
+                    #[unroll]
+                    for i in 0..TOGETHER {
+                        let row = first + i;
+                        if row < rows {
+                            let from = (row * all + normed + head) as usize * width + at;
+                            let both = result(qkv, from, shares);
                             #[unroll]
                             for side in 0..2usize {
-                                let to = value_at(
+                                let mut value = both.extract(side);
+                                if value - value != 0.0f32 {
+                                    value = 0.0f32;
+                                    if faults[row as usize] == NONE {
+                                        faults[row as usize] = layer;
+                                    }
+                                }
+                                chunks.index_mut(side)[i as usize] = bf16::cast_from(value);
+                            }
+                            if !follow {
+                                let position = positions[row as usize];
+                                let number =
+                                    pages[(slots[row as usize] * page_stride + position / page) as usize];
+                                let base =
+                                    (number * kv_heads + head) as usize * comptime!((page * dim) as usize);
+                                #[unroll]
+                                for side in 0..2usize {
+                                    let to = value_at(
+                                        (position % page) as usize,
+                                        2 * at + side,
+                                        comptime!(dim as usize),
+                                    );
+                                    values[base + to] = V::cast_from(chunks.index(side)[i as usize]);
+                                }
+                            }
+                        }
+                    }
+                    if follow {
+                        let number = pages[(slots[first as usize] * page_stride + position / page) as usize];
+                        let base = (number * kv_heads + head) as usize * comptime!((page * dim) as usize);
+                        #[unroll]
+                        for side in 0..2usize {
+                            let to = base
+                                + value_at(
                                     (position % page) as usize,
                                     2 * at + side,
                                     comptime!(dim as usize),
                                 );
-                                values[base + to] = chunks.index(side)[i as usize];
+                            let mut chunk = Vector::<u32, N>::zeroed();
+                            #[unroll]
+                            for i in 0..comptime!(TOGETHER as usize / 2) {
+                                let mut both = Two::<bf16>::empty();
+                                both.insert(0usize, chunks.index(side)[comptime!(2 * i)]);
+                                both.insert(1usize, chunks.index(side)[comptime!(2 * i + 1)]);
+                                chunk.insert(i, u32::reinterpret(both));
                             }
+                            value_chunks[to / 8] = chunk;
                         }
                     }
+                    at += 32;
                 }
-                if follow {
-                    let number = pages[(slots[first as usize] * page_stride + position / page) as usize];
-                    let base = (number * kv_heads + head) as usize * comptime!((page * dim) as usize);
-                    #[unroll]
-                    for side in 0..2usize {
-                        let to = base
-                            + value_at((position % page) as usize, 2 * at + side, comptime!(dim as usize));
-                        let mut chunk = Vector::<bf16, Const<8>>::empty();
-                        #[unroll]
-                        for i in 0..comptime!(TOGETHER as usize) {
-                            chunk.insert(i, chunks.index(side)[i]);
-                        }
-                        value_chunks[to / 8] = chunk;
-                    }
-                }
-                at += 32;
             }
         }
     }
@@ -311,7 +375,7 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float>(
 
 /// Zeroes all of `out`.
 #[cube(launch_unchecked)]
-pub(in crate::burn::cuda) fn clear(out: &mut [Vector<bf16, Const<8>>]) {
+pub(in crate::burn::cuda) fn clear(out: &mut [Vector<u32, Const<4>>]) {
     let mut at = ABSOLUTE_POS;
     while at < out.len() {
         out[at] = Vector::zeroed();

@@ -8,6 +8,7 @@ use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 use half::bf16;
 
+use super::super::codes::{EightCodes, LOWERED, RAISED, page_words, tiny};
 use super::super::mma::{Eight, Pair, left, multiply, right, zeroed_sums};
 use super::super::ptx::{fast_exp2, meet};
 use super::{LOWEST, PAGE};
@@ -47,12 +48,13 @@ pub(in crate::burn::cuda) const UNITS: u32 = 160;
 /// Cubes: x the split or pair, y the key-value head, z the row; [`UNITS`]. Writes the
 /// unnormalised result to `partial`, `[row, head, split, dim]`, and the largest
 /// score and the sum of weights to `stats`, `[row, head, split, 2]`; of a pair where its
-/// first split is. `scale` is `log2(e) / sqrt(dim)`.
+/// first split is. `scale` is `log2(e) / sqrt(dim)`. Keys and values are read eight at a
+/// time, four words of bf16 or, if `codes`, two of int8.
 #[cube(launch_unchecked)]
-pub(in crate::burn::cuda) fn attend_split(
+pub(in crate::burn::cuda) fn attend_split<N: Size>(
     queries: &[Eight],
-    keys: &[Eight],
-    values: &[Eight],
+    keys: &[Vector<u32, N>],
+    values: &[Vector<u32, N>],
     positions: &[u32],
     slots: &[u32],
     pages: &[u32],
@@ -65,11 +67,15 @@ pub(in crate::burn::cuda) fn attend_split(
     #[comptime] kv_heads: usize,
     #[comptime] dim: usize,
     #[comptime] halves: u32,
+    #[comptime] codes: bool,
+    #[define(N)] _words: usize,
 ) {
     let group = comptime!(heads / kv_heads);
     let parts = comptime!(dim / 32);
     let vectors = comptime!(dim / 8);
-    let page_vectors = comptime!(PAGE * dim / 8);
+    let page_vectors = comptime!(page_vectors(dim, codes));
+    // Where the factors of codes are.
+    let factors = comptime!(PAGE * dim / 8);
     let rounds = comptime!((group * dim).div_ceil(128));
     let split = CUBE_POS_X * halves;
     let kv_head = CUBE_POS_Y as usize;
@@ -82,8 +88,10 @@ pub(in crate::burn::cuda) fn attend_split(
 
     if split * (SPLIT as u32) < seen {
         // Two pages are there at a time, and the next two come as soon as they were read.
-        let mut key_box = Shared::<[Eight]>::new_aligned_slice(comptime!(2 * page_vectors), 128usize);
-        let mut value_box = Shared::<[Eight]>::new_aligned_slice(comptime!(2 * page_vectors), 128usize);
+        let mut key_box =
+            Shared::<[Vector<u32, N>]>::new_aligned_slice(comptime!(2 * page_vectors), 128usize);
+        let mut value_box =
+            Shared::<[Vector<u32, N>]>::new_aligned_slice(comptime!(2 * page_vectors), 128usize);
         let mut shared_top = Shared::<[f32]>::new_slice(32usize);
         let mut shared_total = Shared::<[f32]>::new_slice(32usize);
         let mut shared = Shared::<[f32]>::new_slice(comptime!(4 * dim * group));
@@ -138,6 +146,7 @@ pub(in crate::burn::cuda) fn attend_split(
                                         slot,
                                         whole,
                                         dim,
+                                        codes,
                                     );
                                 } else {
                                     if comptime!(turn > 0) {
@@ -151,6 +160,7 @@ pub(in crate::burn::cuda) fn attend_split(
                                         slot,
                                         whole,
                                         dim,
+                                        codes,
                                     );
                                 }
                             }
@@ -166,6 +176,13 @@ pub(in crate::burn::cuda) fn attend_split(
                 if g < group {
                     value = queries[(row * heads + kv_head * group + g) * vectors + comptime!(part * 4) + t];
                 }
+                if comptime!(codes) {
+                    #[unroll]
+                    for i in 0..4usize {
+                        let raised = Pair::reinterpret(value.extract(i)) * Pair::new(bf16::cast_from(RAISED));
+                        value.insert(i, u32::reinterpret(raised));
+                    }
+                }
                 query[part] = value;
             }
             let second = plane / 2 == 1;
@@ -173,8 +190,15 @@ pub(in crate::burn::cuda) fn attend_split(
             let block = (plane % 2) as usize;
             // Tile T has positions 8 (g / 2) + 4 (T / 2) + 2 (T % 2) + g % 2 of the block: a lane
             // then has the scores of eight that follow each other.
-            let key = place + (block * 32 + g / 2 * 8 + g % 2) * 4;
-            let value = place + block * comptime!(32 * vectors) + g * 4 + (t ^ (g / 2));
+            let mut key = place + (block * 32 + g / 2 * 8 + g % 2) * 4;
+            let mut value = place + block * comptime!(32 * vectors) + g * 4;
+            let factor = place + factors + block * 16 + t * 4;
+            if comptime!(codes) {
+                key = place + (block * 32 + g) * 4 + t;
+                value += t;
+            } else {
+                value += t ^ (g / 2);
+            }
 
             let mut held = Array::<f32>::new(rounds);
             let mut held_top = Array::<f32>::new(rounds);
@@ -197,11 +221,17 @@ pub(in crate::burn::cuda) fn attend_split(
                             let mut scores = zeroed_sums(4usize);
                             #[unroll]
                             for tile in 0..4usize {
-                                let row = key + comptime!((tile / 2 * 4 + tile % 2 * 2) * 4) + (t ^ tile);
+                                let mut row = key;
+                                if comptime!(codes) {
+                                    row += comptime!(tile * 32);
+                                } else {
+                                    row += comptime!((tile / 2 * 4 + tile % 2 * 2) * 4) + (t ^ tile);
+                                }
                                 let mut columns = Array::<Eight>::new(parts);
                                 #[unroll]
                                 for part in 0..parts {
-                                    columns[part] = key_box[row + comptime!(part * PAGE * 4)];
+                                    columns[part] =
+                                        eight::<N>(key_box[row + comptime!(part * PAGE * 4)], codes);
                                 }
                                 #[unroll]
                                 for part in 0..parts {
@@ -212,6 +242,10 @@ pub(in crate::burn::cuda) fn attend_split(
                                         multiply(&a, &right(column, half), scores.index_mut(tile));
                                     }
                                 }
+                            }
+                            let mut by = Array::<f32>::new(8usize);
+                            if comptime!(codes) {
+                                read_factors::<N>(&key_box, factor, &mut by);
                             }
                             sync_plane();
                             if lane == 0 {
@@ -232,6 +266,9 @@ pub(in crate::burn::cuda) fn attend_split(
                                         + 8 * t as u32
                                         + comptime!((4 * (tile / 2) + 2 * (tile % 2) + i) as u32);
                                     let mut score = scores.index(tile)[0].extract(i) * scale;
+                                    if comptime!(codes) {
+                                        score = score * (by[comptime!(2 * tile + i)] * LOWERED);
+                                    }
                                     if position >= seen {
                                         score = f32::new(LOWEST);
                                     }
@@ -259,10 +296,17 @@ pub(in crate::burn::cuda) fn attend_split(
                             } else {
                                 value_landed.index(0usize).wait_parity(turn);
                             }
+                            if comptime!(codes) {
+                                read_factors::<N>(&value_box, factor, &mut by);
+                                #[unroll]
+                                for i in 0..8usize {
+                                    here[i] = here[i] * by[i] * RAISED;
+                                }
+                            }
                             #[unroll]
                             for tile in 0..comptime!(dim / 16) {
-                                let top = value_box[value + comptime!(tile * 64)];
-                                let bottom = value_box[value + comptime!(tile * 64 + 32)];
+                                let top = eight::<N>(value_box[value + comptime!(tile * 64)], codes);
+                                let bottom = eight::<N>(value_box[value + comptime!(tile * 64 + 32)], codes);
                                 let sums = mixed.index_mut(tile);
                                 #[unroll]
                                 for i in 0..2usize {
@@ -309,8 +353,14 @@ pub(in crate::burn::cuda) fn attend_split(
                         #[unroll]
                         for i in 0..2usize {
                             if 2 * t + i < group {
-                                shared[at + 2 * t + i] = sums[0].extract(i);
-                                shared[at + comptime!(8 * group) + 2 * t + i] = sums[1].extract(i);
+                                let mut top = sums[0].extract(i);
+                                let mut bottom = sums[1].extract(i);
+                                if comptime!(codes) {
+                                    top = top * LOWERED;
+                                    bottom = bottom * LOWERED;
+                                }
+                                shared[at + 2 * t + i] = top;
+                                shared[at + comptime!(8 * group) + 2 * t + i] = bottom;
                             }
                         }
                     }
@@ -374,24 +424,61 @@ fn joined(first: f32, factor: f32, second: f32, other: f32) -> f32 {
     fma(first, factor, second * other)
 }
 
+/// Vectors of eight values of a page of one head; of codes, their factors too.
+const fn page_vectors(dim: usize, codes: bool) -> usize {
+    if codes { page_words(dim) / 2 } else { PAGE * dim / 8 }
+}
+
+/// Eight values as products take them; of codes, lowered.
+#[cube]
+fn eight<N: Size>(value: Vector<u32, N>, #[comptime] codes: bool) -> Eight {
+    let mut values = Eight::zeroed();
+    if comptime!(codes) {
+        let mut two = EightCodes::zeroed();
+        #[unroll]
+        for i in 0..2usize {
+            two.insert(i, value.extract(i));
+        }
+        values = tiny(two);
+    } else {
+        #[unroll]
+        for i in 0..4usize {
+            values.insert(i, value.extract(i));
+        }
+    }
+    values
+}
+
+/// Reads the factors of eight positions.
+#[cube]
+fn read_factors<N: Size>(page: &Shared<[Vector<u32, N>]>, at: usize, by: &mut Array<f32>) {
+    #[unroll]
+    for i in 0..4usize {
+        let two = page[at + i];
+        by[comptime!(2 * i)] = f32::reinterpret(two.extract(0usize));
+        by[comptime!(2 * i + 1)] = f32::reinterpret(two.extract(1usize));
+    }
+}
+
 /// Has the copy engine bring the keys of a page, or of its first 32 positions, to place `slot`.
 #[cube]
-fn bring_keys(
-    keys: &[Eight],
-    to: &mut Shared<[Eight]>,
+fn bring_keys<N: Size>(
+    keys: &[Vector<u32, N>],
+    to: &mut Shared<[Vector<u32, N>]>,
     landed: &Barrier,
     from: usize,
     #[comptime] slot: usize,
     whole: bool,
     #[comptime] dim: usize,
+    #[comptime] codes: bool,
 ) {
-    let page = comptime!(PAGE * dim / 8);
+    let page = comptime!(page_vectors(dim, codes));
     let at = comptime!(slot * page);
     if whole {
-        landed.arrive_and_expect_tx(1u32, comptime!((16 * page) as u32));
+        landed.arrive_and_expect_tx(1u32, comptime!(bytes(page, codes)));
         landed.memcpy_async_tx(&keys[from..from + page], &mut to[at..comptime!(at + page)]);
     } else {
-        landed.arrive_and_expect_tx(1u32, comptime!((8 * page) as u32));
+        landed.arrive_and_expect_tx(1u32, comptime!(bytes(page / 2, codes)));
         #[unroll]
         for panel in 0..comptime!(dim / 32) {
             let first = comptime!(panel * PAGE * 4);
@@ -400,32 +487,59 @@ fn bring_keys(
                 &mut to[comptime!(at + first)..comptime!(at + first + 128)],
             );
         }
+        if comptime!(codes) {
+            bring_factors(keys, to, landed, from, at, dim);
+        }
     }
 }
 
 /// The same of values, whose first 32 positions are the first half of the page.
 #[cube]
-fn bring_values(
-    values: &[Eight],
-    to: &mut Shared<[Eight]>,
+fn bring_values<N: Size>(
+    values: &[Vector<u32, N>],
+    to: &mut Shared<[Vector<u32, N>]>,
     landed: &Barrier,
     from: usize,
     #[comptime] slot: usize,
     whole: bool,
     #[comptime] dim: usize,
+    #[comptime] codes: bool,
 ) {
-    let page = comptime!(PAGE * dim / 8);
+    let page = comptime!(page_vectors(dim, codes));
     let at = comptime!(slot * page);
     if whole {
-        landed.arrive_and_expect_tx(1u32, comptime!((16 * page) as u32));
+        landed.arrive_and_expect_tx(1u32, comptime!(bytes(page, codes)));
         landed.memcpy_async_tx(&values[from..from + page], &mut to[at..comptime!(at + page)]);
     } else {
-        landed.arrive_and_expect_tx(1u32, comptime!((8 * page) as u32));
-        landed.memcpy_async_tx(
-            &values[from..from + comptime!(page / 2)],
-            &mut to[at..comptime!(at + page / 2)],
-        );
+        landed.arrive_and_expect_tx(1u32, comptime!(bytes(page / 2, codes)));
+        let half = comptime!(PAGE * dim / 16);
+        landed.memcpy_async_tx(&values[from..from + half], &mut to[at..comptime!(at + half)]);
+        if comptime!(codes) {
+            bring_factors(values, to, landed, from, at, dim);
+        }
     }
+}
+
+/// Has the copy engine bring the factors of a page's first 32 positions.
+#[cube]
+fn bring_factors<N: Size>(
+    page: &[Vector<u32, N>],
+    to: &mut Shared<[Vector<u32, N>]>,
+    landed: &Barrier,
+    from: usize,
+    #[comptime] at: usize,
+    #[comptime] dim: usize,
+) {
+    let factors = comptime!(PAGE * dim / 8);
+    landed.memcpy_async_tx(
+        &page[from + factors..from + comptime!(factors + 16)],
+        &mut to[comptime!(at + factors)..comptime!(at + factors + 16)],
+    );
+}
+
+/// Bytes of `vectors` vectors of eight values.
+const fn bytes(vectors: usize, codes: bool) -> u32 {
+    vectors as u32 * if codes { 8 } else { 16 }
 }
 
 /// Pairs that [`merge_splits`] reads before it adds them.

@@ -1,0 +1,203 @@
+//! The files of a resolved model, read at the hub by ranges.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use albedo_core::{
+    CallContext, Digest, Error, ErrorKind, Fault, FileEntry, FilePart, ModelFiles, Provenance, Result,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::remote::{Remote, transient};
+
+pub(super) const READ: &str = "read a model's file at its hub";
+
+/// The beginning of a file is read in one request, since what needs a header reads
+/// its length first.
+const HEAD: u64 = 1 << 20;
+
+/// Heads that are kept in memory.
+const MOST_HEADS: usize = 64;
+
+/// What a hub stores under a key: a digest, or a path.
+#[async_trait]
+pub(super) trait Objects: Debug + Send + Sync + 'static {
+    /// Bytes `range` of the object `key`, which has `size` bytes, from one request.
+    async fn get(&self, key: &str, range: Range<u64>, size: u64, cx: &CallContext) -> Result<Vec<u8>>;
+
+    fn remote(&self) -> &Remote;
+}
+
+/// Where the bytes of a file are.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// One object.
+    Whole { key: String },
+    /// Ranges of objects, in order, each with a digest of its own.
+    Chunked(Arc<[Chunk]>),
+    /// Here.
+    Here(Bytes),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Chunk {
+    pub(super) sha256: Digest,
+    /// Place in the file.
+    pub(super) start: u64,
+    pub(super) size: u64,
+    pub(super) key: String,
+    /// Place in the object, and the object's size.
+    pub(super) offset: u64,
+    pub(super) object: u64,
+}
+
+/// Files by name, each with its digest.
+#[derive(Debug)]
+pub(super) struct RemoteFiles {
+    objects: Arc<dyn Objects>,
+    files: BTreeMap<String, (FileEntry, Source)>,
+    heads: Mutex<BTreeMap<String, Bytes>>,
+}
+
+impl RemoteFiles {
+    pub(super) fn new(objects: Arc<dyn Objects>, files: Vec<(FileEntry, Source)>) -> Self {
+        let files = files.into_iter().map(|file| (file.0.name.clone(), file)).collect();
+        Self { objects, files, heads: Mutex::default() }
+    }
+
+    fn file(&self, name: &str) -> Result<&(FileEntry, Source)> {
+        self.files.get(name).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, READ, "the name is not one of the listing").with("file", name)
+        })
+    }
+
+    /// The range, tried again where that may help; one that has a digest is compared.
+    async fn get(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        size: u64,
+        digest: Option<Digest>,
+        cx: &CallContext,
+    ) -> Result<Vec<u8>> {
+        let mut tries = self.objects.remote().tries(READ, cx);
+        loop {
+            let error = match self.objects.get(key, range.clone(), size, cx).await {
+                Ok(bytes) => match digest.filter(|&stated| stated != Digest::of(&bytes)) {
+                    None => return Ok(bytes),
+                    Some(stated) => {
+                        let message = "the bytes are not those that have the listed digest";
+                        transient(ErrorKind::DigestMismatch, READ, message)
+                            .with("listed", stated)
+                            .with("found", Digest::of(&bytes))
+                    }
+                },
+                Err(error) => lost(error),
+            };
+            tries.again(error).await?;
+        }
+    }
+
+    async fn bytes(
+        &self,
+        entry: &FileEntry,
+        source: &Source,
+        range: Range<u64>,
+        cx: &CallContext,
+    ) -> Result<Vec<u8>> {
+        match source {
+            Source::Here(bytes) => Ok(bytes[range.start as usize..range.end as usize].to_vec()),
+            Source::Whole { key } => {
+                let digest = entry.sha256.filter(|_| range.start == 0 && range.end == entry.size);
+                self.get(key, range, entry.size, digest, cx).await
+            }
+            Source::Chunked(chunks) => {
+                let first = chunks.partition_point(|chunk| chunk.start + chunk.size <= range.start);
+                let mut bytes = Vec::new();
+                for chunk in chunks[first..].iter().take_while(|chunk| chunk.start < range.end) {
+                    let place = chunk.offset..chunk.offset + chunk.size;
+                    let whole = self.get(&chunk.key, place, chunk.object, Some(chunk.sha256), cx).await?;
+                    if range == (chunk.start..chunk.start + chunk.size) {
+                        return Ok(whole);
+                    }
+                    let from = range.start.saturating_sub(chunk.start);
+                    let to = (range.end - chunk.start).min(chunk.size);
+                    bytes.extend_from_slice(&whole[from as usize..to as usize]);
+                }
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+/// What a listing names was there: a hub that does not find it may find it later.
+pub(super) fn lost(error: Error) -> Error {
+    if error.kind() != ErrorKind::NotFound {
+        return error;
+    }
+    transient(ErrorKind::Unavailable, READ, error.message().to_owned())
+        .with_hint("try again; the hub has lost a file of the model, or shows it to nobody")
+}
+
+#[async_trait]
+impl ModelFiles for RemoteFiles {
+    fn provenance(&self) -> Provenance {
+        Provenance::Published
+    }
+
+    async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
+        cx.check("list a model's files at its hub")?;
+        Ok(self.files.values().map(|(entry, _)| entry.clone()).collect())
+    }
+
+    async fn read(&self, name: &str, range: Range<u64>, cx: &CallContext) -> Result<Vec<u8>> {
+        let (entry, source) = self.file(name)?;
+        if range.start > range.end || range.end > entry.size {
+            return Err(Error::new(
+                ErrorKind::DataInvalid,
+                READ,
+                "the range reaches past the end of the file",
+            )
+            .with_fault(Fault::Infrastructure)
+            .with("file", name)
+            .with("range", format!("{}..{}", range.start, range.end))
+            .with("size", entry.size));
+        }
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let head = entry.size.min(HEAD);
+        let whole = range == (0..entry.size);
+        let read = async {
+            if range.end > head || whole || matches!(source, Source::Here(_)) {
+                return self.bytes(entry, source, range.clone(), cx).await;
+            }
+            let kept = self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+            let bytes = match kept {
+                Some(bytes) => bytes,
+                None => {
+                    let bytes = Bytes::from(self.bytes(entry, source, 0..head, cx).await?);
+                    let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+                    if heads.len() < MOST_HEADS {
+                        heads.insert(name.to_owned(), bytes.clone());
+                    }
+                    bytes
+                }
+            };
+            Ok(bytes[range.start as usize..range.end as usize].to_vec())
+        };
+        read.await.map_err(|error| error.with("file", name))
+    }
+
+    async fn parts(&self, name: &str, _: &CallContext) -> Result<Vec<FilePart>> {
+        Ok(match &self.file(name)?.1 {
+            Source::Chunked(chunks) => {
+                chunks.iter().map(|chunk| FilePart { size: chunk.size, sha256: chunk.sha256 }).collect()
+            }
+            Source::Whole { .. } | Source::Here(_) => Vec::new(),
+        })
+    }
+}

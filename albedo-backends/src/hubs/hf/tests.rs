@@ -1,0 +1,168 @@
+//! The hub before a stand-in for Hugging Face.
+
+use std::time::Duration;
+
+use albedo_core::SystemClock;
+use albedo_core::conformance::{HubFixture, check_hub};
+
+use super::*;
+use crate::http::Client;
+use crate::hubs::remote::Patience;
+use crate::hubs::scripted::{HuggingFace, Reply, Request, Server};
+
+const COMMIT: &str = "1cfa9a7208912126459214e8b04321603b3df60c";
+
+fn stand_in() -> HuggingFace {
+    HuggingFace::new("models", "owner/model", COMMIT)
+        .with("config.json", "{}", false)
+        .with("sub folder/a+b.json", "{\"a\": 1}", false)
+        .with("model.safetensors", vec![7; 3 << 20], true)
+        .with("empty", "", false)
+        .paged(2)
+}
+
+fn hub(server: &Server) -> HfHub {
+    let remote = Remote::new(Arc::new(Client::from_env()), Arc::new(SystemClock::default()));
+    let remote = remote.with_patience(Patience {
+        tries: 3,
+        pause: Duration::from_millis(1),
+        stall: Duration::from_secs(10),
+        least: 1,
+    });
+    let config = HfHubConfig { endpoint: server.url(), ..HfHubConfig::default() };
+    HfHub::new(&config, None, remote).expect("a hub")
+}
+
+fn reference() -> HubRef {
+    format!("hf:owner/model@{COMMIT}").parse().expect("a reference")
+}
+
+async fn serve(change: impl Fn(&Request, Reply) -> Reply + Send + Sync + 'static) -> Server {
+    let stand_in = stand_in();
+    Server::start(0, move |request| change(request, stand_in.answer(request))).await.expect("listens")
+}
+
+#[test]
+fn blob_ids_are_gits() {
+    // `printf hello | git hash-object --stdin`, and of nothing.
+    assert_eq!(blob_id(b"hello"), "b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0");
+    assert_eq!(blob_id(b""), "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391");
+}
+
+#[tokio::test]
+async fn the_hub_conforms() {
+    let server = serve(|_, reply| reply).await;
+    check_hub(&hub(&server), &HubFixture::new(reference())).await.expect("conforms");
+    let files = hub(&server).resolve(&reference(), &CallContext::new()).await.expect("resolves");
+    let names: Vec<_> =
+        files.list(&CallContext::new()).await.expect("lists").into_iter().map(|file| file.name).collect();
+    assert_eq!(names, ["config.json", "empty", "model.safetensors", "sub folder/a+b.json"], "of all pages");
+}
+
+#[tokio::test]
+async fn nothing_that_the_hub_says_is_a_contestants_fault() {
+    type Change = fn(&Request, Reply) -> Reply;
+    let cases: [(&str, Change, ErrorKind); 7] = [
+        (
+            "a small file of other bytes",
+            |request, reply| {
+                if request.path.ends_with("config.json") { reply.with_body("[]") } else { reply }
+            },
+            ErrorKind::DigestMismatch,
+        ),
+        (
+            "a branch that looks like a commit",
+            |request, reply| {
+                if request.path.contains("/revision/") {
+                    Reply::json(200, &serde_json::json!({ "sha": "0".repeat(40) }))
+                } else {
+                    reply
+                }
+            },
+            ErrorKind::NotFound,
+        ),
+        (
+            "a name that leaves the folder",
+            |request, reply| {
+                if request.path.contains("/tree/") {
+                    let entry =
+                        serde_json::json!([{ "type": "file", "oid": "0", "size": 1, "path": "../x" }]);
+                    Reply::json(200, &entry)
+                } else {
+                    reply
+                }
+            },
+            ErrorKind::DataInvalid,
+        ),
+        (
+            "a next page elsewhere",
+            |request, reply| {
+                if request.path.contains("/tree/") {
+                    Reply::json(200, &serde_json::json!([]))
+                        .with("link", "<http://localhost:1/x>; rel=\"next\"")
+                } else {
+                    reply
+                }
+            },
+            ErrorKind::Protocol,
+        ),
+        (
+            "pages without an end",
+            |request, reply| {
+                if request.path.contains("/tree/") {
+                    let next =
+                        format!("<http://{}{}?cursor=1>; rel=\"next\"", request.header("host"), request.path);
+                    Reply::json(200, &serde_json::json!([])).with("link", &next)
+                } else {
+                    reply
+                }
+            },
+            ErrorKind::DataInvalid,
+        ),
+        ("no JSON", |_, _| Reply::new(200, "<html>"), ErrorKind::Protocol),
+        ("an outage", |_, _| Reply::new(503, ""), ErrorKind::Unavailable),
+    ];
+    for (name, change, kind) in cases {
+        let server = serve(change).await;
+        let error = hub(&server).resolve(&reference(), &CallContext::new()).await.expect_err(name);
+        assert_eq!(error.kind(), kind, "{name}: {error}");
+        assert!(error.artefact().is_none() && error.fault() != Fault::Bug, "{name}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_goes_to_the_hub_and_not_to_its_storage() {
+    let other = {
+        let stand_in = stand_in();
+        Server::start(0, move |request| stand_in.answer(request)).await.expect("listens")
+    };
+    let to = other.url();
+    let server = serve(move |request, reply| match reply.status() {
+        307 => Reply::redirect(&format!("{to}/cdn/{}", Digest::of(vec![7; 3 << 20]))),
+        _ if request.header("authorization") != "Bearer hush" => Reply::new(401, ""),
+        _ => reply,
+    })
+    .await;
+    let cx = CallContext::new();
+    // Without a token the model is not there.
+    let error = hub(&server).resolve(&reference(), &cx).await.expect_err("gated");
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    let token = Credential::bearer("HF_TOKEN", "hush").expect("a token");
+    let remote = Remote::new(Arc::new(Client::from_env()), Arc::new(SystemClock::default()));
+    let config = HfHubConfig { endpoint: server.url(), ..HfHubConfig::default() };
+    let hub = HfHub::new(&config, Some(token), remote).expect("a hub");
+    let files = hub.resolve(&reference(), &cx).await.expect("resolves");
+    files.read("model.safetensors", 0..1 << 21, &cx).await.expect("reads");
+    let seen = other.seen();
+    assert!(!seen.is_empty() && seen.iter().all(|request| !request.headers.contains_key("authorization")));
+}
+
+#[tokio::test]
+async fn a_data_set_is_read_by_its_own_routes() {
+    let stand_in = HuggingFace::new("datasets", "owner/tasks", COMMIT).with("data/a.parquet", "PAR1", true);
+    let server = Server::start(0, move |request| stand_in.answer(request)).await.expect("listens");
+    let reference: DataSetRef = format!("hf:datasets/owner/tasks@{COMMIT}").parse().expect("a reference");
+    let cx = CallContext::new();
+    let files = hub(&server).data_set(&reference, &cx).await.expect("resolves");
+    assert_eq!(files.read("data/a.parquet", 0..4, &cx).await.expect("reads"), b"PAR1");
+}

@@ -1,0 +1,98 @@
+//! Pointers of the layout chunked-v2: which ranges of packs a file is made of. The
+//! same range may be used many times, so sizes are bounded by what is declared, never
+//! by what the packs hold.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use albedo_core::{Digest, FileEntry, Result};
+use serde::Deserialize;
+
+use super::manifest::{Declared, File, malformed, sha256};
+use crate::hubs::files::{Chunk, Source};
+
+/// Largest pointer. Ours: 100,000 chunks, which is a file of 400 GB.
+pub(super) const MOST_BYTES: u64 = 32 << 20;
+
+/// Largest chunk. hippius-hub 0.7.2 cuts at 16 MiB; twice that is what a download
+/// has room for.
+const LARGEST_CHUNK: u64 = 32 << 20;
+
+#[derive(Deserialize)]
+struct Pointer {
+    version: String,
+    file: PointerFile,
+    chunks: Vec<PointerChunk>,
+}
+
+#[derive(Deserialize)]
+struct PointerFile {
+    size: u64,
+    digest: String,
+}
+
+#[derive(Deserialize)]
+struct PointerChunk {
+    digest: String,
+    size: u64,
+    pack: String,
+    offset: u64,
+}
+
+/// Reads the pointer of `file`, whose bytes have the digest that the manifest gives.
+///
+/// # Errors
+/// [`malformed`].
+pub(super) fn parse(
+    bytes: &[u8],
+    file: &File,
+    declared: &Declared,
+    packs: &BTreeMap<Digest, u64>,
+) -> Result<(FileEntry, Source)> {
+    let pointer: Pointer =
+        serde_json::from_slice(bytes).map_err(|error| malformed(format!("the pointer is none: {error}")))?;
+    if pointer.version != "chunked-v2" {
+        return Err(malformed("the pointer is of an unknown version")
+            .with("version", pointer.version.escape_default()));
+    }
+    let (size, digest) = (pointer.file.size, sha256(&pointer.file.digest)?);
+    let count = pointer.chunks.len() as u64;
+    let contradicts = declared.size.is_some_and(|stated| stated != size)
+        || declared.digest.is_some_and(|stated| stated != digest)
+        || declared.chunks.is_some_and(|stated| stated != count);
+    if contradicts {
+        return Err(malformed("the pointer contradicts its layer's annotations"));
+    }
+    let (mut chunks, mut start) = (Vec::with_capacity(pointer.chunks.len()), 0_u64);
+    for (index, chunk) in pointer.chunks.into_iter().enumerate() {
+        let wrong = |message: &str| malformed(message).with("chunk", index);
+        let (sha256, pack) = (sha256(&chunk.digest)?, sha256(&chunk.pack)?);
+        if chunk.size == 0 || chunk.size > LARGEST_CHUNK {
+            return Err(wrong("a chunk's size is not in its bounds")
+                .with("bytes", chunk.size)
+                .with("most", LARGEST_CHUNK));
+        }
+        let Some(&object) = packs.get(&pack) else {
+            return Err(wrong("a chunk lies in a pack that the manifest does not list"));
+        };
+        if chunk.offset.checked_add(chunk.size).is_none_or(|end| end > object) {
+            return Err(wrong("a chunk reaches past the end of its pack"));
+        }
+        chunks.push(Chunk {
+            sha256,
+            start,
+            size: chunk.size,
+            key: pack.to_string(),
+            offset: chunk.offset,
+            object,
+        });
+        start = start.saturating_add(chunk.size);
+    }
+    if start != size {
+        return Err(malformed("the sizes of the chunks do not add up to the file's")
+            .with("sum", start)
+            .with("declared", size));
+    }
+    let entry = FileEntry::new(&file.name, size).with_sha256(digest);
+    Ok((entry, Source::Chunked(Arc::from(chunks))))
+}

@@ -1,0 +1,300 @@
+//! The registry's protocol: manifests, ranges of blobs, and tokens that run out in
+//! the middle of a download.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use albedo_core::http::{
+    Credential, HeaderValue, HttpRequest, HttpResponse, Method, Redirects, StatusCode, header,
+};
+use albedo_core::{CallContext, Digest, Error, ErrorKind, Fault, Result, Retry};
+use reqwest::Url;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use super::auth::{Challenge, challenge};
+use super::manifest::{DOCKER_MANIFEST, MANIFEST, MOST_BYTES};
+use super::{RESOLVE, transient};
+use crate::hubs::files::READ;
+use crate::hubs::remote::{Remote, check_range};
+
+/// Most bytes of a token's answer.
+const MOST_TOKEN: usize = 256 << 10;
+
+/// What a token is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Access {
+    Pull,
+    Push,
+}
+
+impl Access {
+    fn actions(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "pull,push",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Registry {
+    home: Url,
+    tokens_at: Url,
+    credential: Option<Credential>,
+    remote: Remote,
+    /// By repository and access, each with how many came before it.
+    tokens: Mutex<BTreeMap<(String, Access), (u64, Credential)>>,
+}
+
+impl Registry {
+    pub(super) fn new(home: Url, tokens_at: Url, credential: Option<Credential>, remote: Remote) -> Self {
+        Self { home, tokens_at, credential, remote, tokens: Mutex::default() }
+    }
+
+    pub(super) fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    pub(super) fn credential(&self) -> Option<&Credential> {
+        self.credential.as_ref()
+    }
+
+    /// Scheme, host and port, as errors name the registry.
+    pub(super) fn server(&self) -> String {
+        self.home.origin().ascii_serialization()
+    }
+
+    /// `name` without the registry's host, if it begins with one.
+    ///
+    /// # Errors
+    /// The operator's: it names another registry than the configuration.
+    pub(super) fn repository<'a>(&self, name: &'a str) -> Result<&'a str> {
+        let Some((first, rest)) = name.split_once('/') else { return Ok(name) };
+        // As container tools tell a host from a namespace.
+        if !first.contains(['.', ':']) && first != "localhost" {
+            return Ok(name);
+        }
+        let host = self.home.host_str().unwrap_or_default();
+        let known = match self.home.port() {
+            Some(port) => first == format!("{host}:{port}"),
+            None => {
+                first == host
+                    || self.home.port_or_known_default().is_some_and(|port| first == format!("{host}:{port}"))
+            }
+        };
+        if known {
+            return Ok(rest);
+        }
+        Err(Error::new(
+            ErrorKind::ConfigInvalid,
+            RESOLVE,
+            "the reference names another registry than the settings",
+        )
+        .with_fault(Fault::Operator)
+        .with("registry", self.server())
+        .with("reference", name)
+        .with_hint("set `registry` of the hub `oci`, or leave the host out of the reference"))
+    }
+
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("{}/v2/{path}", self.server())
+    }
+
+    /// The manifest's bytes, which have the digest `pinned`.
+    pub(super) async fn manifest(
+        &self,
+        repository: &str,
+        pinned: Digest,
+        cx: &CallContext,
+    ) -> Result<Vec<u8>> {
+        let url = self.url(&format!("{repository}/manifests/sha256:{pinned}"));
+        let request = [MANIFEST, DOCKER_MANIFEST]
+            .into_iter()
+            .fold(HttpRequest::get(RESOLVE, url).with_redirects(Redirects::AnyOrigin), |request, kind| {
+                request.with_header(header::ACCEPT, HeaderValue::from_static(kind))
+            });
+        let mut tries = self.remote.tries(RESOLVE, cx);
+        loop {
+            let read = async {
+                let mut answer = self.success(repository, Access::Pull, &request, cx).await?;
+                // One that is too large, but pinned, is its author's mistake.
+                self.remote.body(RESOLVE, &mut answer, 4 * MOST_BYTES, cx).await
+            };
+            let error = match read.await {
+                Ok(bytes) if Digest::of(&bytes) == pinned => return Ok(bytes),
+                Ok(bytes) => {
+                    transient(ErrorKind::DigestMismatch, RESOLVE, "the manifest is not the pinned one")
+                        .with("server", self.server())
+                        .with("found", Digest::of(bytes))
+                        .with_hint("try again; if it happens again, the registry or the way to it is broken")
+                }
+                Err(error) => error,
+            };
+            tries.again(error).await?;
+        }
+    }
+
+    /// Bytes `range` of a blob of `size` bytes; its digest is for the caller to compare.
+    pub(super) async fn blob(
+        &self,
+        repository: &str,
+        digest: &str,
+        range: Range<u64>,
+        size: u64,
+        cx: &CallContext,
+    ) -> Result<Vec<u8>> {
+        let url = self.url(&format!("{repository}/blobs/sha256:{digest}"));
+        let bytes = format!("bytes={}-{}", range.start, range.end - 1);
+        let bytes = HeaderValue::from_str(&bytes).map_err(|error| Error::bug(READ, error.to_string()))?;
+        let whole = range.start == 0 && range.end == size;
+        let request = HttpRequest::get(READ, url).with_redirects(Redirects::AnyOrigin);
+        let request = if whole { request } else { request.with_header(header::RANGE, bytes) };
+        let mut answer = self.success(repository, Access::Pull, &request, cx).await?;
+        check_range(READ, &answer, &range, size).map_err(|error| error.with("server", self.server()))?;
+        let length = range.end - range.start;
+        let bytes = self.remote.body(READ, &mut answer, length as usize, cx).await?;
+        if bytes.len() as u64 == length {
+            return Ok(bytes);
+        }
+        Err(transient(ErrorKind::Protocol, READ, "the answer ends too early")
+            .with("server", self.server())
+            .with("asked bytes", length)
+            .with("bytes", bytes.len()))
+    }
+
+    /// The answer to `request`, if it is a success.
+    pub(super) async fn success(
+        &self,
+        repository: &str,
+        access: Access,
+        request: &HttpRequest,
+        cx: &CallContext,
+    ) -> Result<HttpResponse> {
+        let answer = self.authorised(repository, access, request, cx).await?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let (operation, credential) = (request.operation(), self.credential.as_ref());
+        Err(self.remote.refusal(operation, &self.server(), answer, credential, cx).await)
+    }
+
+    /// Sends `request`, with a new token once the registry asks for one.
+    pub(super) async fn authorised(
+        &self,
+        repository: &str,
+        access: Access,
+        request: &HttpRequest,
+        cx: &CallContext,
+    ) -> Result<HttpResponse> {
+        let key = (repository.to_owned(), access);
+        let known = self.tokens.lock().await.get(&key).cloned();
+        let first = match &known {
+            Some((_, token)) => request.clone().with_credential(token.clone()),
+            None => request.clone(),
+        };
+        let answer = self.remote.send(first, cx).await?;
+        if answer.status() != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        let asked = answer.headers().get_all(header::WWW_AUTHENTICATE).iter();
+        let asked = asked.filter_map(|value| challenge(value.to_str().ok()?)).next();
+        let Some(asked) = asked else { return Ok(answer) };
+        let known = known.map(|(generation, _)| generation);
+        match self.renewed(&key, known, asked, request.operation(), cx).await? {
+            Some(token) => self.remote.send(request.clone().with_credential(token), cx).await,
+            None => Ok(answer),
+        }
+    }
+
+    /// A token that is newer than the one of `generation`: of many requests that met
+    /// its end at once, the first asks for the next.
+    async fn renewed(
+        &self,
+        key: &(String, Access),
+        generation: Option<u64>,
+        asked: Challenge,
+        operation: &str,
+        cx: &CallContext,
+    ) -> Result<Option<Credential>> {
+        let mut tokens = self.tokens.lock().await;
+        let next = match tokens.get(key) {
+            Some((newer, token)) if generation.is_none_or(|generation| generation < *newer) => {
+                return Ok(Some(token.clone()));
+            }
+            Some((older, _)) => older + 1,
+            None => 0,
+        };
+        let token = match asked {
+            Challenge::Basic => match &self.credential {
+                Some(credential) if next == 0 => credential.clone(),
+                _ => return Ok(None),
+            },
+            Challenge::Bearer { realm, service } => {
+                self.token(key, &realm, service.as_deref(), operation, cx).await?
+            }
+        };
+        tokens.insert(key.clone(), (next, token.clone()));
+        Ok(Some(token))
+    }
+
+    /// Asks the token service at `realm`, which has to be the configured one.
+    async fn token(
+        &self,
+        (repository, access): &(String, Access),
+        realm: &str,
+        service: Option<&str>,
+        operation: &str,
+        cx: &CallContext,
+    ) -> Result<Credential> {
+        let url = Url::parse(realm).ok().filter(|url| url.origin() == self.tokens_at.origin());
+        let Some(mut url) = url else {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                operation,
+                "the registry sends for a token to another server",
+            )
+            .with_fault(Fault::Operator)
+            .with_retry(Retry::Never)
+            .with("server", self.server())
+            .with("token service", origin_of(realm))
+            .with_hint("if that is right, set `token_service` of the hub `oci` to its address"));
+        };
+        {
+            let mut query = url.query_pairs_mut();
+            if let Some(service) = service {
+                query.append_pair("service", service);
+            }
+            query.append_pair("scope", &format!("repository:{repository}:{}", access.actions()));
+        }
+        let request = HttpRequest::new(Method::GET, operation, url.as_str());
+        let request = match &self.credential {
+            Some(credential) => request.with_credential(credential.clone()),
+            None => request,
+        };
+        let mut answer = self.remote.send(request, cx).await?;
+        let server = url.origin().ascii_serialization();
+        if !answer.status().is_success() {
+            return Err(self.remote.refusal(operation, &server, answer, self.credential.as_ref(), cx).await);
+        }
+        let bytes = self.remote.body(operation, &mut answer, MOST_TOKEN, cx).await?;
+        let token = serde_json::from_slice::<Token>(&bytes).ok();
+        let token = token.and_then(|token| token.token.or(token.access_token));
+        let token = token.ok_or_else(|| {
+            transient(ErrorKind::Protocol, operation, "the answer of the token service holds no token")
+                .with("server", &server)
+        })?;
+        Credential::bearer("the registry's token", &token)
+    }
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+/// An address as errors name it.
+fn origin_of(text: &str) -> String {
+    Url::parse(text).map_or_else(|_| "no address".into(), |url| url.origin().ascii_serialization())
+}

@@ -1,0 +1,277 @@
+//! Requests to a hub: bounded, retried, and given up where no progress is made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use albedo_core::http::{Credential, HttpRequest, HttpResponse, HttpTransport, StatusCode};
+use albedo_core::{BuildContext, CallContext, Clock, Error, ErrorKind, Fault, Result, Retry};
+use futures::future::{Either, select};
+use reqwest::Url;
+use serde_json::Value;
+
+use crate::http::{self, Refusal};
+
+/// How patient a hub's client is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// How often one request is made.
+    pub(crate) tries: u32,
+    /// The pause before the second try; it doubles with each.
+    pub(crate) pause: Duration,
+    /// An answer that brings fewer than `least` bytes in this time has stalled.
+    pub(crate) stall: Duration,
+    pub(crate) least: u64,
+}
+
+impl Default for Patience {
+    /// Ours: six tries over half a minute, and 4 KiB/s at the least.
+    fn default() -> Self {
+        Self { tries: 6, pause: Duration::from_secs(1), stall: Duration::from_secs(30), least: 128 << 10 }
+    }
+}
+
+/// Most bytes of a refusal that are read.
+const MOST_WORDS: usize = 16 << 10;
+
+/// The longest pause that a server is granted before the next try. Ours.
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
+/// What sends a hub's requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Remote {
+    http: Arc<dyn HttpTransport>,
+    clock: Arc<dyn Clock>,
+    patience: Patience,
+}
+
+impl Remote {
+    pub(crate) fn new(http: Arc<dyn HttpTransport>, clock: Arc<dyn Clock>) -> Self {
+        Self { http, clock, patience: Patience::default() }
+    }
+
+    pub(crate) fn of(cx: &BuildContext<'_>) -> Self {
+        Self::new(http::transport(cx), Arc::clone(cx.clock()))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Sends `request` once. The head must come before the answer has stalled.
+    pub(crate) async fn send(&self, request: HttpRequest, cx: &CallContext) -> Result<HttpResponse> {
+        let operation = request.operation().to_owned();
+        self.within(&operation, self.http.send(request, cx), cx).await?
+    }
+
+    /// `work`, unless it takes longer than a stall.
+    async fn within<T>(&self, operation: &str, work: impl Future<Output = T>, cx: &CallContext) -> Result<T> {
+        let until = self.clock.sleep_until(self.clock.now() + self.patience.stall);
+        let first = async move {
+            let work = std::pin::pin!(work);
+            match select(work, until).await {
+                Either::Left((done, _)) => Some(done),
+                Either::Right(_) => None,
+            }
+        };
+        cx.run(operation, first).await?.ok_or_else(|| self.stalled(operation))
+    }
+
+    fn stalled(&self, operation: &str) -> Error {
+        Error::new(ErrorKind::Timeout, operation, "the server makes no progress")
+            .with_fault(Fault::Infrastructure)
+            .with_retry(Retry::Backoff)
+            .with("seconds", self.patience.stall.as_secs_f64())
+            .with("least bytes", self.patience.least)
+    }
+
+    /// The body of `answer`, at most `most` bytes of it, as long as it makes progress.
+    pub(crate) async fn body(
+        &self,
+        operation: &str,
+        answer: &mut HttpResponse,
+        most: usize,
+        cx: &CallContext,
+    ) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut since = (self.clock.now(), 0_u64);
+        loop {
+            let left = (since.0 + self.patience.stall).saturating_sub(self.clock.now());
+            let until = self.clock.sleep_until(self.clock.now() + left);
+            let next = async {
+                let chunk = std::pin::pin!(answer.chunk());
+                match select(chunk, until).await {
+                    Either::Left((chunk, _)) => Some(chunk),
+                    Either::Right(_) => None,
+                }
+            };
+            match cx.run(operation, next).await? {
+                Some(chunk) => {
+                    let Some(chunk) = chunk? else { return Ok(bytes) };
+                    if bytes.len() + chunk.len() > most {
+                        let message = format!("the server's answer has more than {most} bytes");
+                        return Err(transient(ErrorKind::Protocol, operation, message));
+                    }
+                    since.1 += chunk.len() as u64;
+                    bytes.extend_from_slice(&chunk);
+                }
+                None if since.1 < self.patience.least => return Err(self.stalled(operation)),
+                None => since = (self.clock.now(), 0),
+            }
+        }
+    }
+
+    /// The tries of one request.
+    pub(crate) fn tries<'a>(&'a self, operation: &'a str, cx: &'a CallContext) -> Tries<'a> {
+        Tries { remote: self, operation, cx, tried: 0, pause: self.patience.pause }
+    }
+
+    /// The error that an answer stands for which is no success.
+    pub(crate) async fn refusal(
+        &self,
+        operation: &str,
+        server: &str,
+        mut answer: HttpResponse,
+        credential: Option<&Credential>,
+        cx: &CallContext,
+    ) -> Error {
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let body = self.body(operation, &mut answer, MOST_WORDS, cx).await.unwrap_or_default();
+        let text = String::from_utf8_lossy(&body).into_owned();
+        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        let error = |kind, message: String| Error::new(kind, operation, message).with("server", server);
+        match status.as_u16() {
+            404 => error(ErrorKind::NotFound, "the hub has no such repository, revision or file".into())
+                .with_hint("check the reference"),
+            401 | 403 if credential.is_none() => {
+                error(ErrorKind::NotFound, format!("the hub shows it to nobody without a key ({status})"))
+                    .with_hint("check the reference, or configure a key that may read it")
+            }
+            403 => error(ErrorKind::Unavailable, format!("the hub refuses the key ({status})"))
+                .with_fault(Fault::Operator)
+                .with_retry(Retry::Never)
+                .with_hint("use a key that may do this"),
+            416 => {
+                transient(ErrorKind::Protocol, operation, "the server has not the range that was asked for")
+                    .with("server", server)
+            }
+            // What a hub cannot say about a model, it may be able to say later.
+            200..=299 => {
+                transient(ErrorKind::Protocol, operation, format!("the server answers with {status}"))
+                    .with("server", server)
+            }
+            _ => Refusal {
+                operation,
+                server,
+                status,
+                headers: &headers,
+                body: &body,
+                credential,
+                private: &[],
+                address_hint: "check the hub's address",
+            }
+            .into_error(),
+        }
+    }
+}
+
+/// The tries of one request, and the pauses between them.
+#[derive(Debug)]
+pub(crate) struct Tries<'a> {
+    remote: &'a Remote,
+    operation: &'a str,
+    cx: &'a CallContext,
+    tried: u32,
+    pause: Duration,
+}
+
+impl Tries<'_> {
+    /// Waits before the next try after `error`.
+    ///
+    /// # Errors
+    /// `error` itself, if it is final or the tries are spent; the context's.
+    pub(crate) async fn again(&mut self, error: Error) -> Result<()> {
+        let Remote { clock, patience, .. } = self.remote;
+        self.tried += 1;
+        let wait = match error.retry() {
+            _ if self.tried >= patience.tries => return Err(error.with("tries", self.tried)),
+            Retry::Backoff => self.pause,
+            Retry::After(asked) => asked.min(LONGEST_PAUSE).max(self.pause),
+            _ => return Err(error),
+        };
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.cx.run(self.operation, clock.sleep_until(clock.now() + wait)).await
+    }
+}
+
+/// An error of a hub that may pass.
+pub(crate) fn transient(kind: ErrorKind, operation: &str, message: impl Into<String>) -> Error {
+    Error::new(kind, operation, message).with_fault(Fault::Infrastructure).with_retry(Retry::Backoff)
+}
+
+/// The origin that a setting gives: `https`, or plain HTTP to this machine.
+///
+/// # Errors
+/// [`ErrorKind::ConfigInvalid`] with the key.
+pub(crate) fn origin(key: &str, text: &str) -> Result<Url> {
+    let invalid = |message: &str, hint: &str| {
+        Err(Error::new(ErrorKind::ConfigInvalid, "check the settings of a hub", message)
+            .with_hint(hint)
+            .with("key", key))
+    };
+    let form = "write https:// and a host, and a port if it is not 443";
+    let Ok(url) = Url::parse(text) else { return invalid("the address is no URL", form) };
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return invalid("the address does not begin with https:// and a host", form);
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return invalid("the address holds a user or a password", "name the secret with the setting for it");
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return invalid("the address has a path, a query or a fragment", form);
+    }
+    if !http::is_private(&url) {
+        return invalid("plain HTTP would go to another machine", "write https://");
+    }
+    Ok(url)
+}
+
+/// `answer` holds exactly the bytes `range` of `size`.
+///
+/// # Errors
+/// Infrastructure's, which may pass: it does not.
+pub(crate) fn check_range(
+    operation: &str,
+    answer: &HttpResponse,
+    range: &std::ops::Range<u64>,
+    size: u64,
+) -> Result<()> {
+    let whole = range.start == 0 && range.end == size;
+    match answer.status() {
+        StatusCode::OK if whole => Ok(()),
+        StatusCode::OK => {
+            Err(transient(ErrorKind::Protocol, operation, "the server ignores that a range was asked for"))
+        }
+        StatusCode::PARTIAL_CONTENT => {
+            let stated = answer.headers().get(albedo_core::http::header::CONTENT_RANGE);
+            let stated = stated.and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let wanted = format!("bytes {}-{}/", range.start, range.end - 1);
+            match stated.strip_prefix(&wanted) {
+                Some(total) if total == "*" || total.parse() == Ok(size) => Ok(()),
+                Some(_) => Err(transient(
+                    ErrorKind::Protocol,
+                    operation,
+                    "the server has the file in another size than is listed",
+                )
+                .with("listed", size)
+                .with("answered", stated)),
+                None => {
+                    Err(transient(ErrorKind::Protocol, operation, "the server answers with another range")
+                        .with("asked", wanted)
+                        .with("answered", stated))
+                }
+            }
+        }
+        status => Err(Error::bug(operation, format!("{status} was taken for a success"))),
+    }
+}
