@@ -7,6 +7,8 @@
 //! ```no_run
 //! # #[cfg(all(feature = "cpu", feature = "judges", feature = "tasks"))]
 //! # mod first {
+//! use std::path::Path;
+//!
 //! use albedo::prelude::*;
 //! use serde_json::json;
 //!
@@ -14,8 +16,9 @@
 //! async fn duel() -> albedo::Result<()> {
 //!     let (cx, registry) = (CallContext::new(), Registry::linked()?);
 //!     let backend = registry.build::<dyn ModelBackend>("burn", json!({}), &cx).await?;
-//!     let king = Contestant::load(Side::King, &backend, &ModelSource::new("models/king"), &cx).await?;
-//!     let source = ModelSource::new("models/challenger").with_text_from("models/king");
+//!     let king = Path::new("models/king");
+//!     let source = ModelSource::new(Path::new("models/challenger")).with_text_from(king);
+//!     let king = Contestant::load(Side::King, &backend, &ModelSource::new(king), &cx).await?;
 //!     let challenger = Contestant::load(Side::Challenger, &backend, &source, &cx).await?;
 //!     let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" }), &cx).await?;
 //!     let judge = registry.build::<dyn Judge>("reference-action", json!({}), &cx).await?;

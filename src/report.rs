@@ -23,6 +23,7 @@ pub use explain::explain;
 pub use look::Look;
 pub use progress::{Progress, ProgressLines, say};
 pub use screening::{Bytes, screened};
+#[cfg(feature = "cli")]
 pub(crate) use table::times;
 pub use table::{contestants, verdict};
 pub use throughput::Throughput;

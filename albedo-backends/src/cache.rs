@@ -36,6 +36,7 @@ mod download;
 mod files;
 mod store;
 
+#[cfg(feature = "hubs")]
 pub(crate) use check::name as file_name;
 pub use files::CachedFiles;
 use store::{Begun, Claim, Store};

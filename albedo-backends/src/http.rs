@@ -57,10 +57,10 @@ pub fn transport(cx: &BuildContext<'_>) -> Arc<dyn HttpTransport> {
     cx.http().map_or_else(|| Arc::new(Client::from_env()) as Arc<dyn HttpTransport>, Arc::clone)
 }
 
-/// For connecting only: what comes after is for the caller to bound. Ours.
+/// For connecting only: the caller bounds what comes after. Source: albedo.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Most redirects that are followed. Ours: hubs need two.
+/// Most redirects that are followed. Source: albedo; hubs need two.
 const MAX_REDIRECTS: usize = 5;
 
 /// Headers of the caller that follow a redirect to another origin: they choose

@@ -108,13 +108,17 @@ impl ParquetTasksConfig {
 #[derive(Clone)]
 pub struct ParquetTasks(Arc<Set>);
 
+/// A shard that is open: its place in the manifest, its rows, and what holds it in the
+/// cache if it is there.
+type Open = (usize, Arc<Shard>, Option<Arc<Held>>);
+
 struct Set {
     folder: PathBuf,
     manifest: Manifest,
     /// What each shard's file was when it was verified; locked while it is.
     verified: Vec<Mutex<Option<Stamp>>>,
-    /// The latest used last, each with what holds it in the cache.
-    open: Mutex<VecDeque<(usize, Arc<Shard>, Option<Arc<Held>>)>>,
+    /// The latest used last.
+    open: Mutex<VecDeque<Open>>,
     #[cfg(feature = "hubs")]
     origin: Option<origin::Origin>,
 }

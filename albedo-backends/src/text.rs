@@ -25,8 +25,8 @@ const RENDER: &str = "render the chat template";
 /// The largest file that is read; Qwen3's `tokenizer.json` has 11 MB.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// How many times longer a tokenizer may make a text before it reads it: ours.
-/// Those of published models make it three times as long.
+/// How many times longer a tokenizer may make a text before it reads it. Source:
+/// albedo; the tokenizers of published models make it three times as long.
 const MAX_GROWTH: usize = 64;
 
 /// What a model folder says about text: `tokenizer.json`, the chat template

@@ -97,7 +97,7 @@ const TABLES: &str = "
 /// journal.clear(vector(65_535)).await?;
 /// journal.clear(vector(65_535)).await?;
 /// assert!(journal.clear(vector(1)).await.is_err());
-/// # albedo_core::Result::Ok(())
+/// # Ok::<(), albedo_core::Error>(())
 /// # }).unwrap();
 /// ```
 #[derive(Debug, Clone)]

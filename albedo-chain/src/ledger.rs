@@ -83,7 +83,7 @@ const TABLES: &str = "
 /// assert_eq!((new.len(), new[0].place, new[0].seen), (1, place, Seen::Witnessed));
 /// // That text has no full revision: it is kept, and no submission.
 /// assert!(matches!(new[0].submission(), Some(Err(_))));
-/// # albedo_core::Result::Ok(())
+/// # Ok::<(), albedo_core::Error>(())
 /// # }).unwrap();
 /// ```
 #[derive(Debug, Clone)]

@@ -83,7 +83,7 @@ const TABLES: &str = "
 /// assert!(at(&head).await?.is_empty());
 /// assert!(matches!(at(&early).await?[0].content, Content::Hidden { .. }));
 /// assert_eq!(at(&late).await?[0].content, Content::Text("v7|someone/model|0f0f".into()));
-/// # albedo_core::Result::Ok(())
+/// # Ok::<(), albedo_core::Error>(())
 /// # }).unwrap();
 /// ```
 #[derive(Debug)]

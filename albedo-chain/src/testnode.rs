@@ -180,7 +180,7 @@ pub struct Faults {
 /// };
 /// let head = Subtensor::new(&config)?.head(&CallContext::new()).await?;
 /// assert_eq!(head.number, 10);
-/// # albedo_core::Result::Ok(())
+/// # Ok::<(), albedo_core::Error>(())
 /// # }).unwrap();
 /// ```
 #[derive(Debug, Clone)]

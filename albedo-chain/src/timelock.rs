@@ -53,7 +53,7 @@ impl Beacon {
     /// assert_eq!(round, 34_354_611);
     /// let sealed = beacon.encrypt(b"v7|someone/model|0f0f", round)?;
     /// assert_eq!(sealed.len(), 21 + OVERHEAD);
-    /// # albedo_core::Result::Ok(())
+    /// # Ok::<(), albedo_core::Error>(())
     /// ```
     pub fn quicknet() -> Self {
         const KEY: &str = "83cf0f2896adee7eb8b5f01fcad3912212c437e0073e911fb90022d3e760183c\

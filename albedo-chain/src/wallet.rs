@@ -38,7 +38,7 @@ pub use keyfile::{Password, PublicKeyfile, is_encrypted, parse, read, read_publi
 /// assert_eq!(read.address(), pair.address());
 /// // A key is never overwritten.
 /// assert!(wallet.create_hotkey("default", &pair, None).is_err());
-/// # albedo_core::Result::Ok(())
+/// # Ok::<(), albedo_core::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wallet {

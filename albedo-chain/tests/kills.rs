@@ -57,7 +57,8 @@ fn subnet() -> TestSubnet {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_client_never_signs_twice() {
     let metadata = metadata::newest();
-    let kills = std::env::var("ALBEDO_CHAIN_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(20);
+    let kills: u64 =
+        std::env::var("ALBEDO_CHAIN_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(20);
     let folder = tempfile::tempdir().expect("a folder");
     let journal = folder.path().join("chain.sqlite");
     let node = TestNode::start(&metadata, 1, subnet()).await;
@@ -95,7 +96,7 @@ async fn a_killed_client_never_signs_twice() {
                 node.until(|node| node.asked() > asked + after).await;
             }
         };
-        arrives(arrive, &mut client, kill).await;
+        arrives(&node, arrive, &mut client, kill).await;
         end(&mut client, kill);
         node.fault(|faults| faults.silent_after = None);
         // Meanwhile the chain goes on.
@@ -109,11 +110,14 @@ async fn a_killed_client_never_signs_twice() {
             _ => {}
         }
         node.produce(random.below(12));
+        if (kill + 1).is_multiple_of(100) {
+            println!("{} kills, block {}", kill + 1, node.height());
+        }
     }
     // The last one is left alone until its epochs come and go.
     let mut client = start(&node, &journal);
     let end_of_test = node.height() + 3 * u64::from(TEMPO);
-    arrives(node.until(|node| node.height() >= end_of_test), &mut client, kills).await;
+    arrives(&node, node.until(|node| node.height() >= end_of_test), &mut client, kills).await;
     end(&mut client, kills);
 
     let landed = node.landed();
@@ -155,11 +159,18 @@ fn trigger(node: &TestNode, blocks: u64) {
     node.change(|subnet| subnet.pending = Some(next));
 }
 
-/// Waits for `moment`, which a client that lives comes to.
-async fn arrives(moment: impl Future<Output = ()>, client: &mut Child, kill: u64) {
-    if tokio::time::timeout(Duration::from_secs(60), moment).await.is_err() {
-        end(client, kill);
-        panic!("client {kill} has stopped asking");
+/// Waits for `moment`, which a client that goes on asking comes to.
+async fn arrives(node: &TestNode, moment: impl Future<Output = ()>, client: &mut Child, kill: u64) {
+    let mut moment = std::pin::pin!(moment);
+    loop {
+        let asked = node.asked();
+        if tokio::time::timeout(Duration::from_mins(1), &mut moment).await.is_ok() {
+            return;
+        }
+        if node.asked() == asked {
+            end(client, kill);
+            panic!("client {kill} has stopped asking");
+        }
     }
 }
 

@@ -50,7 +50,7 @@ async fn memory_does_not_grow_with_the_chain() {
         .spawn()
         .expect("starts");
     let mut measured = Vec::new();
-    for height in (1..=blocks).filter(|height| height % 100 == 0 || *height == blocks) {
+    for height in (1..=blocks).filter(|height| height.is_multiple_of(100) || *height == blocks) {
         let there = node.until(|node| node.height() >= height);
         tokio::time::timeout(Duration::from_secs(120), there).await.expect("the client goes on");
         measured.push((height, resident(client.id())));

@@ -362,12 +362,11 @@ impl Duel {
         decided: Option<&Decided>,
         journal: Journal<'_>,
     ) -> Result<DuelReport> {
-        let finished = match verdict.outcome {
-            Outcome::Void(_) => None,
-            _ => {
-                record.line(&RecordLine::Verdict(Box::new(verdict.clone())))?;
-                Some(record.finish())
-            }
+        let finished = if matches!(verdict.outcome, Outcome::Void(_)) {
+            None
+        } else {
+            record.line(&RecordLine::Verdict(Box::new(verdict.clone())))?;
+            Some(record.finish())
         };
         let digest = finished.as_ref().map(|(_, digests)| digests.root());
         if let Some(Decided { report, .. }) = decided

@@ -10,8 +10,10 @@ use crate::error::{Error, ErrorKind, Fault, Reach, Result};
 
 /// Replaces the file at `path` by one of `bytes` in one step. They are written and synced
 /// at `beside` first, which is in the same folder.
-#[cfg(any(test, feature = "signatures"))]
-pub(crate) fn replace(path: &Path, beside: &Path, bytes: &[u8]) -> io::Result<()> {
+///
+/// # Errors
+/// A write or the rename fails. A sync that the file system refuses is no error.
+pub fn replace(path: &Path, beside: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(beside)?;
     io::Write::write_all(&mut file, bytes)?;
     synced(file.sync_all())?;
@@ -35,7 +37,10 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
 
 /// What came of a sync. Where the file system does not offer it, a crash of the machine
 /// may lose the last writes; nothing else can be done about that.
-pub(crate) fn synced(result: io::Result<()>) -> io::Result<()> {
+///
+/// # Errors
+/// The sync failed for another reason.
+pub fn synced(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if is_refusal(&error) => Ok(()),
         result => result,

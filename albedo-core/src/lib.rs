@@ -76,7 +76,7 @@ pub mod clock;
 mod compat;
 pub mod context;
 pub mod digest;
-mod durable;
+pub mod durable;
 pub mod error;
 pub mod events;
 pub mod http;

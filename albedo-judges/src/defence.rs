@@ -34,7 +34,7 @@ use crate::reply::Reply;
 
 /// The largest texts that a judge is shown, in Unicode characters: the only
 /// measure that all judges of a panel share. English and code have about four
-/// characters a token.
+/// characters per token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {

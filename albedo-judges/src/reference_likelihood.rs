@@ -2,7 +2,7 @@
 //! log-probability.
 //!
 //! With `d` the difference of the two mean log-probabilities of the recorded
-//! reply's tokens, the closing stop token included, in nats a token, the score
+//! reply's tokens, the closing stop token included, in nats per token, the score
 //! is the logistic function of `d / scale`. It is made of the size of `d` and
 //! reflected by its sign, so that the two orders add up to exactly 1.
 //!
@@ -29,7 +29,7 @@ use crate::quality::graded;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReferenceLikelihoodConfig {
-    /// The difference, in nats a token, at which the odds of the better side
+    /// The difference, in nats per token, at which the odds of the better side
     /// are e : 1 (a score of 0.73); above 0. Related models of one size differ
     /// by hundredths to tenths of a nat: the default 0.25 keeps those apart
     /// without letting single samples with larger differences decide.
@@ -53,7 +53,7 @@ impl ReferenceLikelihoodConfig {
             format!("scale is {}", self.scale),
         )
         .with("key", "scale")
-        .with_hint("give a finite number above 0, in nats a token"))
+        .with_hint("give a finite number above 0, in nats per token"))
     }
 }
 
@@ -75,7 +75,7 @@ impl ReferenceLikelihoodJudge {
         Ok(Self { identity, config })
     }
 
-    /// The first side's lead in nats a token, or why there is none.
+    /// The first side's lead in nats per token, or why there is none.
     fn lead(request: &Comparison) -> Result<f64, &'static str> {
         let (Some(first), Some(second)) = (&request.first.reference_scores, &request.second.reference_scores)
         else {
@@ -123,7 +123,7 @@ impl Judge for ReferenceLikelihoodJudge {
 impl Plugin<dyn Judge> for ReferenceLikelihoodJudge {
     const NAME: &'static str = "reference-likelihood";
     const OFFLINE: bool = true;
-    const SUMMARY: &'static str = "which model gives the recorded reply the higher log-probability a token";
+    const SUMMARY: &'static str = "which model gives the recorded reply the higher log-probability per token";
     type Config = ReferenceLikelihoodConfig;
     type Checked = Self;
 

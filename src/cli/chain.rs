@@ -220,14 +220,7 @@ async fn reveals(arguments: &Reveals, cx: &CallContext) -> Result<()> {
     // Writing to a string cannot fail, here and below.
     for sighting in sightings {
         let dated = if sighting.place.dated_by == DatedBy::Reveal { " (its reveal's)" } else { "" };
-        let content = match &sighting.content {
-            Content::Text(text) => super::output::shown(text),
-            Content::Hidden { reveal_round, .. } => format!("hidden until round {reveal_round}"),
-            Content::RevealFailed { reveal_round } => {
-                format!("could not be revealed at round {reveal_round}")
-            }
-            Content::Unreadable { reason } => reason.clone(),
-        };
+        let content = in_words(&sighting.content);
         let refusal = match sighting.submission() {
             Some(Err(refusal)) => format!("  [{refusal}]"),
             _ => String::new(),
@@ -235,6 +228,16 @@ async fn reveals(arguments: &Reveals, cx: &CallContext) -> Result<()> {
         let _ = writeln!(text, "{}{dated}  {}  {content}{refusal}", sighting.place.block, sighting.hotkey);
     }
     print(&text)
+}
+
+/// What a commitment holds, for a terminal.
+pub(crate) fn in_words(content: &Content) -> String {
+    match content {
+        Content::Text(text) => super::output::shown(text),
+        Content::Hidden { reveal_round, .. } => format!("hidden until round {reveal_round}"),
+        Content::RevealFailed { reveal_round } => format!("could not be revealed at round {reveal_round}"),
+        Content::Unreadable { reason } => reason.clone(),
+    }
 }
 
 /// A sighting, with the submission that it is or why it is none.

@@ -136,13 +136,12 @@ fn cache(cx: &CallContext) -> Result<Cache> {
 impl Pull {
     async fn run(&self, bar: &Bytes, cx: &CallContext) -> Result<Exit> {
         let (cache, name) = (cache(cx)?, self.one.reference.to_string());
-        let held = match cache.held(&name, cx).await? {
-            Some(held) => held,
-            None => {
-                let files = self.one.resolve(cx).await?;
-                let held = cache.hold(&name, &*files, &bar.watch(cx)).await;
-                held.map_err(|error| error.with("model", &name))?
-            }
+        let held = if let Some(held) = cache.held(&name, cx).await? {
+            held
+        } else {
+            let files = self.one.resolve(cx).await?;
+            let held = cache.hold(&name, &*files, &bar.watch(cx)).await;
+            held.map_err(|error| error.with("model", &name))?
         };
         bar.finish();
         if let Some(into) = &self.into {

@@ -112,15 +112,13 @@ async fn waited<T>(answer: impl Future<Output = T>) -> T {
     let mut answer = std::pin::pin!(answer);
     let mut seconds = 0;
     loop {
-        match tokio::time::timeout(SIGN_OF_LIFE, &mut answer).await {
-            Ok(answer) => return answer,
-            Err(_) => {
-                seconds += SIGN_OF_LIFE.as_secs();
-                note(&format!(
-                    "no answer for {seconds} s; `--set max_answer_tokens=N` bounds how long a chat judge writes"
-                ));
-            }
+        if let Ok(answer) = tokio::time::timeout(SIGN_OF_LIFE, &mut answer).await {
+            return answer;
         }
+        seconds += SIGN_OF_LIFE.as_secs();
+        note(&format!(
+            "no answer for {seconds} s; `--set max_answer_tokens=N` bounds how long a chat judge writes"
+        ));
     }
 }
 

@@ -12,7 +12,7 @@ use crate::chains::timelock::Beacon;
 use crate::{CallContext, Error, ErrorKind, Fault, Result};
 use serde_json::{Value, json};
 
-use super::chain::ChainArguments;
+use super::chain::{ChainArguments, in_words};
 use super::exit::Exit;
 use super::output::{print, print_json};
 use super::wallet::{PasswordArguments, WalletArguments, agreed};
@@ -144,7 +144,8 @@ async fn commits(Commits { common }: &Commits, cx: &CallContext) -> Result<Exit>
     let head = chain.head(cx).await?;
     let mut reveals = chain.reveals(NetUid(common.netuid), &head, cx).await?;
     reveals.retain(|reveal| reveal.hotkey.0 == address);
-    let lines = reveals.iter().map(|reveal| format!("{}  {:?}\n", reveal.place.block, reveal.content));
+    let lines =
+        reveals.iter().map(|reveal| format!("{}  {}\n", reveal.place.block, in_words(&reveal.content)));
     let text = lines.collect::<Vec<_>>().concat();
     common.done(&json!({"block": head, "reveals": reveals}), &text)
 }

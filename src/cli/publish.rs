@@ -64,8 +64,8 @@ pub(crate) struct To {
     /// A folder, or `s3://BUCKET/PREFIX`. A bucket's key is taken from
     /// `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or from the files that
     /// `AWS_ACCESS_KEY_ID_FILE` and `AWS_SECRET_ACCESS_KEY_FILE` name.
-    #[arg(long, value_name = "PLACE", env = "ALBEDO_PUBLISH_TO")]
-    to: String,
+    #[arg(long = "to", value_name = "PLACE", env = "ALBEDO_PUBLISH_TO")]
+    place: String,
     /// Address of the bucket's server, if it is not Amazon's.
     #[arg(long, value_name = "URL", env = "AWS_ENDPOINT_URL")]
     endpoint: Option<String>,
@@ -109,7 +109,7 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
 
 impl To {
     fn open(&self, cx: &CallContext) -> Result<Arc<dyn Bucket>> {
-        let place: Place = self.to.parse()?;
+        let place: Place = self.place.parse()?;
         let registry = Registry::linked()?;
         let transport = crate::backends::http::transport(&BuildContext::new(&registry, cx));
         place.open(self.endpoint.as_deref(), &self.region, &SystemSecrets::from_env(), transport)

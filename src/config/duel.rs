@@ -1,6 +1,6 @@
 //! The configuration of a duel.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::file::{self, READ};
+use crate::durable::replace;
 use crate::files::open_file;
 use crate::record::JournalKey;
 use crate::{
@@ -197,15 +198,7 @@ impl DuelConfig {
         let json = serde_json::to_vec_pretty(&Saved { mac: Some(mac), ..saved })
             .map_err(|error| Error::bug(SAVE, error.to_string()).with_source(error))?;
         let partial = duel.join(format!("{SAVED}.partial"));
-        let write = || {
-            let mut file = std::fs::File::create(&partial)?;
-            file.write_all(&json)?;
-            file.sync_all()?;
-            std::fs::rename(&partial, &path)
-        };
-        write().map_err(io)?;
-        // Makes the rename last, where the file system can.
-        let _ = std::fs::File::open(duel).and_then(|folder| folder.sync_all());
+        replace(&path, &partial, &json).map_err(io)?;
         Ok(mac)
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy;
 
+use crate::durable::synced;
 use crate::record::JournalKey;
 use crate::{Digest, Error, ErrorKind, Fault, Result};
 
@@ -78,7 +79,7 @@ fn create(folder: &Path, path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(&temporary)?;
-    let written = writeln!(file, "{}", Digest::from(bytes)).and_then(|()| file.sync_all());
+    let written = writeln!(file, "{}", Digest::from(bytes)).and_then(|()| synced(file.sync_all()));
     // A link never replaces a key that is there.
     let linked = written.and_then(|()| match fs::hard_link(&temporary, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

@@ -65,11 +65,15 @@ pub fn reference(registry: &Registry) -> String {
     text.trim_end().to_owned() + "\n"
 }
 
+/// What the check of the guides reads before a block.
+const NOT_RUN: &str =
+    "<!-- not run: every key of a table at once is no configuration; a test reads the block as TOML -->";
+
 /// A table of `keys`, and a block of TOML with all of them below `header`.
 fn chapter(title: &str, summary: &str, header: &str, keys: &[Key]) -> String {
     let mut text = format!("{title}\n\n");
     if !summary.is_empty() {
-        text += &format!("{summary}\n\n");
+        let _ = writeln!(text, "{summary}\n");
     }
     if !keys.is_empty() {
         text += "| key | type | default | meaning |\n|---|---|---|---|\n";
@@ -87,8 +91,8 @@ fn chapter(title: &str, summary: &str, header: &str, keys: &[Key]) -> String {
         text.push('\n');
     }
     if !header.is_empty() {
-        let lines: String = keys.iter().flat_map(Key::toml).map(|line| format!("{line}\n")).collect();
-        let _ = writeln!(text, "```toml\n{header}\n{lines}```\n");
+        let lines: Vec<_> = keys.iter().flat_map(Key::toml).collect();
+        let _ = writeln!(text, "{NOT_RUN}\n```toml\n{header}\n{}\n```\n", lines.join("\n"));
     }
     text
 }

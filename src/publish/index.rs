@@ -113,14 +113,15 @@ impl Reader {
 
     /// The manifest of `record`; `None` if there is none.
     pub(super) async fn manifest(&self, record: Digest, cx: &CallContext) -> Result<Option<RecordManifest>> {
-        let Some(object) = self.bucket.read(&RecordManifest::at(record), MAX_MANIFEST, cx).await? else {
-            return Ok(None);
-        };
-        let manifest = RecordManifest::parse(&object.bytes).map_err(|error| error.with("record", record))?;
+        let name = RecordManifest::at(record);
+        let Some(object) = self.bucket.read(&name, MAX_MANIFEST, cx).await? else { return Ok(None) };
+        let manifest = RecordManifest::parse(&object.bytes);
+        let manifest = manifest.map_err(|error| error.with("object", &name))?;
         if manifest.record == record {
             return Ok(Some(manifest));
         }
-        Err(unresolved("read a record's manifest", "it is another record's", record))
+        Err(Error::new(ErrorKind::DataInvalid, "read a record's manifest", "it is another record's")
+            .with("object", name))
     }
 
     async fn versioned(&self, cx: &CallContext) -> Result<Option<(Index, Version)>> {
@@ -251,7 +252,11 @@ impl Writer {
                 if record == entry.record {
                     indexed = Indexed::New;
                 }
-                missing.extend(self.reader.manifest(record, cx).await?.map(|manifest| manifest.entry));
+                match self.reader.manifest(record, cx).await {
+                    // It is being written: its publisher comes here after it.
+                    Err(error) if error.kind() == ErrorKind::DataInvalid && record != entry.record => {}
+                    manifest => missing.extend(manifest?.map(|manifest| manifest.entry)),
+                }
             }
             if missing.is_empty() {
                 return Ok(indexed);

@@ -67,9 +67,23 @@ impl LogSource {
         Ok(named.then(|| place - 1))
     }
 
-    /// How the public data names the log that has `head`.
-    pub(super) fn public(&self, head: &Head) -> PublicLog {
-        PublicLog { origin: head.origin.clone(), key: self.signer.key().to_string(), size: head.size }
+    /// The log that `bucket` has, as the public data names it.
+    ///
+    /// # Errors
+    /// The bucket's; its head is malformed.
+    pub(super) async fn published(
+        &self,
+        bucket: &Arc<dyn Bucket>,
+        cx: &CallContext,
+    ) -> Result<Option<PublicLog>> {
+        let Some(object) = bucket.read(&at(CHECKPOINT), MAX_HEAD, cx).await? else { return Ok(None) };
+        let head = Head::parse(&String::from_utf8_lossy(&object.bytes))?;
+        let key = self.signer.key().to_string();
+        Ok(head.verify(&self.signer.key()).is_ok().then_some(PublicLog {
+            origin: head.origin,
+            key,
+            size: head.size,
+        }))
     }
 
     async fn history(&self, cx: &CallContext) -> Result<(Head, History)> {
@@ -78,14 +92,13 @@ impl LogSource {
         Ok((log.head().clone(), history))
     }
 
-    /// Copies what `bucket` lacks of the log into `log/`, the head last; gives the head
-    /// that is there then. A log that contradicts the published head, or is shorter, is
-    /// never published.
+    /// Copies what `bucket` lacks of the log into `log/`, the head last. A log that
+    /// contradicts the published head, or is shorter, is never published.
     ///
     /// # Errors
     /// The operator's: the published head is another log's, of another key, or of
     /// another history; the bucket's.
-    pub(super) async fn copy(&self, bucket: &Arc<dyn Bucket>, cx: &CallContext) -> Result<Head> {
+    pub(super) async fn copy(&self, bucket: &Arc<dyn Bucket>, cx: &CallContext) -> Result<()> {
         let (head, history) = self.history(cx).await?;
         let published = bucket.read(&at(CHECKPOINT), MAX_HEAD, cx).await?;
         let (size, mode) = match published {
@@ -124,7 +137,7 @@ impl LogSource {
                 .with_retry(crate::Retry::Backoff));
             }
         }
-        Ok(head)
+        Ok(())
     }
 }
 

@@ -1,13 +1,13 @@
 //! Events as JSON lines in a file.
 
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::{Error, Event, EventSink, Result};
+use crate::{Error, ErrorKind, Event, EventSink, Fault, Result};
 
 const WRITE: &str = "write the events";
 
@@ -27,13 +27,25 @@ impl EventFile {
     /// # Errors
     /// The operator's: the file exists, or its folder cannot be written to.
     pub fn create(path: &Path) -> Result<Self> {
-        let io = |error| Error::io(WRITE, path, error);
-        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(io)?;
+        let io_error = |error| Error::io(WRITE, path, error);
+        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                return io_error(error);
+            }
+            Error::new(
+                ErrorKind::ConfigInvalid,
+                WRITE,
+                "the file exists, and events are never written over others",
+            )
+            .with("path", path.display())
+            .with_fault(Fault::Operator)
+            .with_hint("name a file that does not exist yet")
+        })?;
         let (events, waiting) = mpsc::channel();
         let writer = std::thread::Builder::new()
             .name("albedo-events".into())
             .spawn(move || write(BufWriter::new(file), &waiting))
-            .map_err(io)?;
+            .map_err(io_error)?;
         Ok(Self { path: path.to_owned(), events: Mutex::new(Some(events)), writer: Mutex::new(Some(writer)) })
     }
 

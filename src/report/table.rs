@@ -1,5 +1,7 @@
 //! The heading and the final table of a duel.
 
+use std::fmt::Write;
+
 use super::{Look, Tokens};
 use crate::decision::{Evidence, SequentialEvidence};
 use crate::missing::Cause;
@@ -236,7 +238,9 @@ fn sequential_evidence(sequential: &SequentialEvidence) -> String {
         sequential.cap,
     );
     if let Some(size) = &sequential.size {
-        text += &format!(
+        // Writing to a string cannot fail, here and below.
+        let _ = write!(
+            text,
             "; evidence of a lead above {:.2} points {} of {}",
             size.null,
             times(size.log_e_value),
@@ -247,7 +251,7 @@ fn sequential_evidence(sequential: &SequentialEvidence) -> String {
         }
     }
     if let Some(points) = sequential.shrunken {
-        text += &format!("; shrunken estimate {points:+.2} points");
+        let _ = write!(text, "; shrunken estimate {points:+.2} points");
     }
     text
 }

@@ -62,7 +62,8 @@ fn unfinished(cache: &Path) -> Vec<String> {
         for entry in std::fs::read_dir(path).into_iter().flatten() {
             let path = entry.expect("an entry").path();
             let name = path.display().to_string();
-            let temporary = name.contains("/partial/") || name.ends_with(".part") || name.ends_with(".new");
+            let temporary = name.contains("/partial/")
+                || path.extension().is_some_and(|end| end == "part" || end == "new");
             if temporary || name.contains("/new-") {
                 found.push(name);
             }

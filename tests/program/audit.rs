@@ -32,7 +32,9 @@ fn audit(folder: &Path, arguments: &[&str]) -> Output {
 }
 
 fn report(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", error(output)))
+    let report = serde_json::from_slice(&output.stdout);
+    assert!(report.is_ok(), "{}", error(output));
+    report.expect("JSON")
 }
 
 #[test]

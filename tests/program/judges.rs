@@ -96,5 +96,5 @@ fn one_pair_is_put_to_a_judge_and_shown() {
     assert!(shown.contains("protocol    1.000 for the first"), "{shown}");
     let output = ask("7", &[]);
     assert_eq!(output.status.code(), Some(78));
-    assert!(error(&output).contains("no such judge"), "{}", error(&output));
+    assert!(error(&output).contains("there is no judge named `7`"), "{}", error(&output));
 }

@@ -20,7 +20,8 @@ const KEYS: [&str; 2] = [
 ];
 const PUBLIC: &str = "ed25519:9924a7ed1ea32f0a45ac50081e90d01f2061191894e26fb97cb565e55557283a";
 
-fn key(folder: &Path, number: usize) -> String {
+/// The file of key `number`, in `folder`.
+pub(crate) fn key(folder: &Path, number: usize) -> String {
     let path = folder.join(format!("key-{number}.pem"));
     fs::write(&path, KEYS[number]).expect("writes");
     #[cfg(unix)]

@@ -10,6 +10,8 @@ mod config;
 mod defence;
 mod dependencies;
 mod dialects;
+#[cfg(target_os = "linux")]
+mod disks;
 mod duel;
 mod faults;
 mod folders;
@@ -25,6 +27,7 @@ mod new;
 mod newcomer;
 mod numbers;
 mod panel;
+mod peers;
 mod plugins;
 #[cfg(feature = "publish")]
 mod published;

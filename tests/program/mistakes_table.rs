@@ -9,6 +9,9 @@ use tempfile::TempDir;
 
 use crate::run::{command, demo, error};
 
+/// A mistake, the edits that make it, and what its message has to say.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
 /// A folder with the demo's configuration, whose models and tasks are the repository's.
 struct Folder(TempDir);
 
@@ -22,7 +25,7 @@ impl Folder {
     }
 
     /// The demo's configuration with `edits`.
-    fn config(&self, edits: &[(&str, &str)]) -> String {
+    fn config(edits: &[(&str, &str)]) -> String {
         let root = demo();
         let root = root.to_str().expect("UTF-8");
         let mut text = fs::read_to_string(demo().join("duel.toml")).expect("reads");
@@ -72,7 +75,7 @@ fn mistakes_in_a_file_are_told_by_config_check_alone() {
     let all_judges = "[[judges]]\nname = \"protocol\"\n\n[[judges]]\nname = \"reference-action\"\n\n[[judges]]\n\
                       name = \"reference-likelihood\"\n";
     let seed = "seed = 0";
-    let cases: &[(&str, &[(&str, &str)], &[&str])] = &[
+    let cases: &[Case<'_>] = &[
         (
             "a typo in [duel]",
             &[("samples = 64", "sampels = 64")],
@@ -232,7 +235,7 @@ fn mistakes_in_a_file_are_told_by_config_check_alone() {
         let root = root.to_str().expect("UTF-8");
         let edits: Vec<_> = edits.iter().map(|(from, to)| (from.replace("DEMO", root), *to)).collect();
         let edits: Vec<_> = edits.iter().map(|(from, to)| (from.as_str(), *to)).collect();
-        folder.write("duel.toml", &folder.config(&edits));
+        folder.write("duel.toml", &Folder::config(&edits));
         let output = folder.albedo(&["config", "check", "duel.toml"]);
         answered(what, &output, 78, words);
         assert!(error(&output).contains("path: duel.toml"), "{what}: {}", error(&output));
@@ -260,7 +263,7 @@ fn what_is_well_formed_and_probably_not_meant_is_a_warning() {
             "both sides are the same model",
         ),
     ] {
-        folder.write("duel.toml", &folder.config(&edits));
+        folder.write("duel.toml", &Folder::config(&edits));
         let output = folder.albedo(&["config", "check", "duel.toml"]);
         assert_eq!(output.status.code(), Some(0), "{what}");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -271,7 +274,7 @@ fn what_is_well_formed_and_probably_not_meant_is_a_warning() {
 #[test]
 fn mistakes_of_a_command_line_are_refused_before_anything_is_begun() {
     let folder = Folder::new();
-    folder.write("duel.toml", &folder.config(&[]));
+    folder.write("duel.toml", &Folder::config(&[]));
     folder.write("broken.json", "[{\"role\": \"usr\", \"content\": \"x\"}]");
     folder.write("a", "A");
     let labelled = |label: &str| {
@@ -279,7 +282,7 @@ fn mistakes_of_a_command_line_are_refused_before_anything_is_begun() {
             "[[judges]]\nname = \"chat\"\nlabel = \"{label}\"\nmodel = \"m\"\nbackend = {{ name = \"openai\", preset = \"chutes\" }}\n"
         )
     };
-    let chat = folder.config(&[("[[judges]]\nname = \"protocol\"", &(labelled("glm") + &labelled("kimi")))]);
+    let chat = Folder::config(&[("[[judges]]\nname = \"protocol\"", &(labelled("glm") + &labelled("kimi")))]);
     folder.write("chat.toml", &chat);
     let root = demo();
     let root = root.to_str().expect("UTF-8");

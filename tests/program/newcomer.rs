@@ -182,10 +182,7 @@ fn a_task_set_of_ones_own_is_made_and_drawn_from() {
     newcomer.write("chats.jsonl", &(0..12).map(chat).collect::<String>());
     let made = newcomer.albedo("tasks make chats.jsonl");
     let shown = stdout(&made);
-    assert!(
-        shown.starts_with("tasks has 12 conversations of 12 instances with 12 assistant's turns"),
-        "{shown}"
-    );
+    assert!(shown.starts_with("tasks: conversations 12, instances 12, assistant's turns 12\n"), "{shown}");
     let said = String::from_utf8_lossy(&made.stderr).into_owned();
     assert!(said.contains("`samples` can be at most 12"), "{said}");
     says_what_is_next(&said, &["albedo duel --demo --tasks tasks"]);
@@ -237,7 +234,7 @@ async fn two_served_models_duel_before_a_served_panel() {
         Answer::reply(&question.answer(question.informed(&recorded)))
     });
     let server = server.await.expect("starts");
-    let url = server.base_url().to_owned();
+    let url = server.base_url().clone();
     let steps = move || {
         let newcomer = Newcomer::new();
         newcomer.does("init . --panel");

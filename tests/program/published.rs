@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use albedo::plan::DuelSettings;
+use albedo::plan::{DuelSettings, GenerationSettings};
 use albedo::testing::{Rows, ScriptedJudge, ScriptedSession, small_duel};
 use albedo::{CallContext, Duel, DuelBuilder, FileStore, Rule, Seed};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::run::{albedo, command, error, root, stdout};
 
 /// Runs `duel` and keeps its record in `folder`.
-fn record(duel: DuelBuilder, folder: &Path) {
+fn record(duel: &DuelBuilder, folder: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let (store, cx) = (FileStore::create(folder).expect("a store"), CallContext::new());
@@ -23,7 +23,8 @@ fn record(duel: DuelBuilder, folder: &Path) {
 
 fn settings(seed: u64) -> DuelSettings {
     let rule = Rule::Margin { win_margin: 2.0 };
-    DuelSettings { samples: 8, rule, seed: Seed::from(seed), ..DuelSettings::default() }
+    let generation = GenerationSettings { max_new_tokens: 1024, ..GenerationSettings::default() };
+    DuelSettings { samples: 8, rule, generation, seed: Seed::from(seed), ..DuelSettings::default() }
 }
 
 fn text(path: &Path) -> &str {
@@ -40,7 +41,7 @@ fn records_are_pushed_and_the_queue_tells_what_waits() {
     let folder = tempfile::tempdir().expect("a folder");
     let (duels, site) = (folder.path().join("duels"), folder.path().join("site"));
     for seed in 0..2 {
-        record(small_duel().settings(settings(seed)), &duels.join(seed.to_string()));
+        record(&small_duel().settings(settings(seed)), &duels.join(seed.to_string()));
     }
     let push = ["publish", "push", text(&duels), "--to", text(&site)];
     assert!(stdout(&albedo(push)).contains("published 2 records"));
@@ -50,7 +51,7 @@ fn records_are_pushed_and_the_queue_tells_what_waits() {
     assert_eq!((&status["published"], &status["lag_seconds"]), (&Value::from(2), &Value::from(0)));
 
     // One that is damaged is named, waits for somebody, and keeps nothing else.
-    record(small_duel().settings(settings(2)), &duels.join("2"));
+    record(&small_duel().settings(settings(2)), &duels.join("2"));
     let blobs = duels.join("2/record.blobs");
     let whole = fs::read(&blobs).expect("reads");
     fs::write(&blobs, &whole[1..]).expect("writes");
@@ -108,7 +109,7 @@ fn a_browser_shows_the_numbers_of_the_record_and_runs_nothing() {
         .judge(Arc::new(ScriptedJudge::preferring("length", length)))
         .judge(Arc::new(ScriptedJudge::preferring("<b>brevity</b>", move |reply| 1.0 - length(reply))))
         .settings(settings(3));
-    record(duel, &duels.join("hostile"));
+    record(&duel, &duels.join("hostile"));
     stdout(&albedo(["publish", "push", text(&duels), "--to", text(&site)]));
     stdout(&albedo(["publish", "page", "--to", text(&site)]));
     let (record, digest) = (duels.join("hostile"), digest(&duels.join("hostile")));
@@ -141,7 +142,7 @@ fn buckets_of_real_servers_survive_kills() {
     let count = std::env::var("ALBEDO_BUCKET_RECORDS").map_or(50, |text| text.parse().expect("a number"));
     let folder = tempfile::tempdir().expect("a folder");
     for seed in 0..count {
-        record(small_duel().settings(settings(seed)), &folder.path().join(format!("all/{seed}")));
+        record(&small_duel().settings(settings(seed)), &folder.path().join(format!("all/{seed}")));
     }
     for server in ["moto", "s3rver", "s3s"] {
         // Each has most of them, a tenth is both's.

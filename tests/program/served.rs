@@ -154,7 +154,10 @@ fn a_contestant_is_named_once_and_in_a_way_that_its_backend_loads() {
     }
     let king = format!("king.ref = \"owner/model@sha256:{DIGITS}\"");
     let path = config(folder.path(), &format!("{king}\n{other}"), burn);
+    stdout(&albedo(["config", "check", &path]));
+    let king = format!("king.ref = \"other:owner/model@sha256:{DIGITS}\"");
+    let path = config(folder.path(), &format!("{king}\n{other}"), burn);
     let output = albedo(["config", "check", &path]);
     assert_eq!(output.status.code(), Some(78), "{}", error(&output));
-    assert!(error(&output).contains("no hub named `oci` (key: king.ref"), "{}", error(&output));
+    assert!(error(&output).contains("no hub named `other` (key: king.ref"), "{}", error(&output));
 }

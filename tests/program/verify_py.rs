@@ -88,21 +88,31 @@ fn judge(name: &'static str, number: u64, metrics: &'static [Metric], watched: b
         let chance = |what: &str| below(&format!("{what} {about} {nonce}"), 20) == 0;
         let recorded =
             watched && (request.first.text == request.reference || request.second.text == request.reference);
-        if !recorded && number % 4 == 1 && chance("abstain") {
+        if (!recorded && number % 4 == 1 || number % 24 == 11) && chance("abstain") {
             return Ok(Assessment::Abstained { reason: "no".into() });
         }
-        if !recorded && number % 4 == 2 && chance("fail") {
+        if (!recorded && number % 4 == 2 || number % 24 == 23) && chance("fail") {
             return Err(Error::new(ErrorKind::Timeout, "judge", "late").with_retry(Retry::Never));
         }
-        let evidence = number.is_multiple_of(3).then(|| {
+        // A filter that dislikes some texts, whatever stands beside them.
+        let disliked = |reply: &str| below(&format!("{number} dislikes {reply}"), 6) == 0;
+        if number % 8 == 6 && (disliked(&request.first.text) || disliked(&request.second.text)) {
+            return Err(Error::new(ErrorKind::Refused, "judge", "filtered").with_retry(Retry::Never));
+        }
+        let evidence = (number.is_multiple_of(3) || number % 12 == 5).then(|| {
             Box::new(Evidence {
                 answer: format!("{{\"nonce\":\"{nonce}\"}}"),
                 nonce: Some(nonce.clone()),
                 first: vec![Alteration { what: "template-token".into(), count: 2 }],
+                second: match number % 4 {
+                    1 => vec![Alteration { what: "nonce".into(), count: 1 }],
+                    _ => vec![],
+                },
                 ..Evidence::default()
             })
         });
-        if let (Some(evidence), true) = (&evidence, !recorded && chance("unreadable")) {
+        if let (Some(evidence), true) = (&evidence, (!recorded || number % 24 == 17) && chance("unreadable"))
+        {
             let reason = "no number".into();
             return Ok(Assessment::Unreadable { reason, usage: None, evidence: evidence.clone() });
         }
@@ -132,10 +142,10 @@ fn judge(name: &'static str, number: u64, metrics: &'static [Metric], watched: b
 }
 
 /// What screens found of submission number `number`, whose parameters are those of the
-/// scripted challenger. Every fifth forfeits.
+/// scripted challenger.
 fn admission(number: u64) -> Admission {
     let model = |name: &str, reference: &str| ScreenedModel {
-        reference: (number % 3 > 0).then(|| reference.parse().expect("a reference")),
+        reference: (!number.is_multiple_of(3)).then(|| reference.parse().expect("a reference")),
         files: 3 + number,
         bytes: 1000,
         listing: Digest::of(format!("{name} {number}")),
@@ -217,6 +227,8 @@ async fn record(number: u64, registry: &Registry) -> Option<CanonicalRecord> {
     let mut judges = vec![judge("first", number, &all[..1], watched)];
     judges.extend(number.is_multiple_of(2).then(|| judge("second", number, all, false)));
     judges.extend((number % 4 == 3).then(|| judge("third", number, &all[1..], false)));
+    // One that answers every canary stays on the panel.
+    judges.extend(watched.then(|| judge("fourth", 0, &all[..2], false)));
     if number % 3 == 1 {
         let likelihood = registry.build::<dyn Judge>("reference-likelihood", json!({}), &cx).await;
         judges.push(likelihood.expect("builds"));

@@ -178,8 +178,8 @@ impl Origin {
 /// Puts the requests of a call behind those that wait.
 fn enqueue(mut call: Call, waiting: &mut VecDeque<Waiting>) {
     for (index, request) in call.requests.into_iter().enumerate() {
-        let (index, _place) = (call.first + index, call.place.take());
-        let origin = Origin { index, cx: call.cx.clone(), answers: call.answers.clone(), _place };
+        let (index, place) = (call.first + index, call.place.take());
+        let origin = Origin { index, cx: call.cx.clone(), answers: call.answers.clone(), _place: place };
         waiting.push_back(Waiting { origin, request });
     }
 }

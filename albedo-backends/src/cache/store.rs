@@ -218,6 +218,8 @@ impl Store {
         let (blob, link) = (self.blob(digest), place.part().join(digest.to_string()));
         match fs::metadata(&blob) {
             Ok(about) if about.len() == entry.size => {
+                // Whoever finished the same model first has removed it.
+                fs::create_dir_all(place.part()).map_err(io(HOLD, &blob))?;
                 linked(&blob, &link)?;
                 return Ok(Claim::Present);
             }
@@ -333,7 +335,7 @@ impl Store {
                 continue;
             };
             let used = found.entry(id).or_insert(SystemTime::UNIX_EPOCH);
-            if name.ends_with(".lease") {
+            if path.extension().is_some_and(|end| end == "lease") {
                 *used = fs::metadata(&path).and_then(|about| about.modified()).unwrap_or(*used);
             }
         }
@@ -409,7 +411,9 @@ impl Store {
         };
         finished().map_err(io(HOLD, &partial))?;
         let _lock = self.lock()?;
-        linked(&partial, &self.place(name).part().join(digest.to_string()))?;
+        let part = self.place(name).part();
+        fs::create_dir_all(&part).map_err(io(HOLD, &part))?;
+        linked(&partial, &part.join(digest.to_string()))?;
         fs::rename(&partial, &blob).map_err(io(HOLD, &blob))
     }
 

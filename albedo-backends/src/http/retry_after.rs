@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
-/// The longest pause that a header is believed, ours: a server that asks for
+/// The longest pause that a header is believed. Source: albedo; a server that asks for
 /// more is as good as gone.
 const MAX_PAUSE: Duration = Duration::from_hours(24);
 

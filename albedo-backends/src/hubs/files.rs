@@ -176,16 +176,15 @@ impl ModelFiles for RemoteFiles {
                 return self.bytes(entry, source, range.clone(), cx).await;
             }
             let kept = self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-            let bytes = match kept {
-                Some(bytes) => bytes,
-                None => {
-                    let bytes = Bytes::from(self.bytes(entry, source, 0..head, cx).await?);
-                    let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-                    if heads.len() < MOST_HEADS {
-                        heads.insert(name.to_owned(), bytes.clone());
-                    }
-                    bytes
+            let bytes = if let Some(bytes) = kept {
+                bytes
+            } else {
+                let bytes = Bytes::from(self.bytes(entry, source, 0..head, cx).await?);
+                let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+                if heads.len() < MOST_HEADS {
+                    heads.insert(name.to_owned(), bytes.clone());
                 }
+                bytes
             };
             Ok(bytes[range.start as usize..range.end as usize].to_vec())
         };

@@ -18,7 +18,7 @@
 //! may have a name of 40 digits); `/api/models/{repository}/tree/{commit}`, page by page;
 //! `/{repository}/resolve/{commit}/{file}`.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -416,8 +416,11 @@ pub(super) fn blob_id(bytes: &[u8]) -> String {
     let mut hasher = Sha1::new();
     hasher.update(format!("blob {}\0", bytes.len()));
     hasher.update(bytes);
-    let id = hasher.finalize();
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
+    hasher.finalize().iter().fold(String::new(), |mut id, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(id, "{byte:02x}");
+        id
+    })
 }
 
 #[async_trait]

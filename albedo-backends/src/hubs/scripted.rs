@@ -3,7 +3,7 @@
 //! serve and can be made to misbehave.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -233,10 +233,10 @@ impl Shared {
     ) -> io::Result<()> {
         let mut head = format!("HTTP/1.1 {} Scripted\r\n", reply.status);
         if !reply.headers.iter().any(|(name, _)| name == "content-length") {
-            head.push_str(&format!("content-length: {}\r\n", reply.body.len()));
+            let _ = write!(head, "content-length: {}\r\n", reply.body.len());
         }
         for (name, value) in &reply.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(head, "{name}: {value}\r\n");
         }
         head.push_str("\r\n");
         stream.write_all(head.as_bytes()).await?;
@@ -296,16 +296,8 @@ pub(crate) fn unescaped(text: &str) -> String {
         let escaped = (first == b'%').then(|| tail.get(..2)).flatten();
         let escaped =
             escaped.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
-        match escaped {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
+        bytes.push(escaped.unwrap_or(first));
+        rest = if escaped.is_some() { &tail[2..] } else { tail };
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{lenient, limits};
 use crate::http::{Refusal, is_private};
 
-/// Most bytes of an answer that are read: ours, above any reply of a judge.
+/// Most bytes of an answer that are read. Source: albedo; above any reply of a judge.
 pub(super) const MAX_BODY: usize = 16 << 20;
 
 /// Most bytes of an error's body that are read.

@@ -9,7 +9,7 @@
 
 use serde::de::IgnoredAny;
 
-/// Longest event that is kept, in bytes: ours, far above any chunk of a reply.
+/// Longest event that is kept, in bytes. Source: albedo; far above any chunk of a reply.
 const MAX_EVENT: usize = 1 << 20;
 
 /// Splits a byte stream, however it arrives, into events.

@@ -60,7 +60,7 @@ fn tasks(rows: usize) -> Vec<TaskRow> {
     (0..rows).map(task).collect()
 }
 
-/// The cells of one string a row, or of one a message.
+/// The cells of one string per row, or of one per message.
 fn cells(rows: &[TaskRow], column: usize) -> Cells {
     let bytes = |text: &str| ByteArray::from(text.as_bytes().to_vec());
     let (mut levels, mut repetitions, mut values) = (vec![], vec![], vec![]);
@@ -447,6 +447,36 @@ async fn shards_that_are_not_what_they_should_be_are_refused_with_the_reason() {
         assert_eq!((error.kind(), error.fault()), (ErrorKind::DataInvalid, Fault::Operator), "{error}");
         assert!(error.to_string().contains(reason), "{error}");
     }
+}
+
+/// A shard of one task that pyarrow wrote (`corpus/parquet.py`).
+fn pyarrow(name: &str) -> TempDir {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/parquet").join(format!("{name}.parquet"));
+    folder(&[(fs::read(path).expect("a corpus"), 1)])
+}
+
+#[tokio::test]
+async fn what_pyarrow_compresses_is_read_or_called_unsupported_before_the_duel() {
+    let messages = [message(MessageRole::User, "Repair it."), message(MessageRole::Assistant, "Done.")];
+    for name in ["snappy", "gzip", "zstd", "nested-role"] {
+        let folder = pyarrow(name);
+        let read = rows(&open(folder.path()).await).await.expect(name);
+        assert_eq!((read[0].repo.as_str(), &read[0].messages[..]), ("repository", &messages[..]), "{name}");
+    }
+    for (name, words) in [("lz4", "compressed with LZ4"), ("brotli", "compressed with BROTLI")] {
+        let folder = pyarrow(name);
+        // When the tasks are opened, or with the first row: both come before a duel is planned.
+        let opened = ParquetTasks::open(config(folder.path()), &CallContext::new()).await;
+        let error = match opened {
+            Ok(tasks) => tasks.row(0, &CallContext::new()).await.expect_err(name),
+            Err(error) => error,
+        };
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::Unsupported, Fault::Operator), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(words) && text.contains("write the shard with Zstandard"), "{text}");
+    }
+    let error = refused_row(pyarrow("null-content").path()).await;
+    assert!(error.to_string().contains("null value (column: messages.content"), "{error}");
 }
 
 #[tokio::test]

@@ -154,7 +154,7 @@ mod tests {
 
     fn row(index: usize) -> TaskRow {
         let turn = |place: usize| {
-            let role = if place % 2 == 0 { MessageRole::User } else { MessageRole::Assistant };
+            let role = if place.is_multiple_of(2) { MessageRole::User } else { MessageRole::Assistant };
             Message::new(role, format!("text {index}.{place} – é\n"))
         };
         TaskRow {

@@ -27,28 +27,33 @@ mod format;
 mod json;
 mod methods;
 mod ops;
+mod predicates;
 mod value;
 
 pub(crate) use date::Date;
 
-/// The longest template, in bytes: ours. The longest published ones have 20 KiB.
+/// The longest template, in bytes. Source: albedo; the longest published ones have 20
+/// KiB.
 const MAX_TEMPLATE: usize = 64 << 10;
 
-/// The longest prompt, in bytes: ours; two million tokens.
+/// The longest prompt, in bytes. Source: albedo; two million tokens.
 const MAX_OUTPUT: usize = 8 << 20;
 
 /// Bytes of all texts that one rendering may make on its way.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// Steps of one rendering: Qwen3's template takes about 60 per message, so that this
-/// is enough for a hundred thousand of them.
+/// Steps of one rendering: Qwen3's template takes about 60 per message, and one more per
+/// 16 bytes whenever it looks for something in a text.
 const MAX_STEPS: u64 = 10_000_000;
 
-/// How deep blocks and brackets lie in each other: ours. The deepest published
-/// templates have 12.
+/// Bytes of a text that are looked at in a step.
+const LOOKED: u64 = 16;
+
+/// How deep blocks, brackets and values lie in each other. Source: albedo; the deepest
+/// published templates have 12.
 const MAX_DEPTH: usize = 80;
 
-/// Operators and names of one expression: ours.
+/// Operators and names of one expression. Source: albedo.
 const MAX_TOKENS: usize = 2000;
 
 /// Why a template is not rendered.
@@ -89,9 +94,23 @@ impl Limits {
 
     /// Takes a step.
     fn step(&self) -> Res<()> {
-        self.steps
-            .set(self.steps.get().checked_sub(1).ok_or_else(|| Failed::new("it takes too many steps"))?);
+        self.take(1)
+    }
+
+    fn take(&self, steps: u64) -> Res<()> {
+        let left = self.steps.get().checked_sub(steps);
+        self.steps.set(left.ok_or_else(|| Failed::new("it takes too many steps"))?);
         Ok(())
+    }
+
+    /// Goes through `value` if it is a text, whatever comes of it.
+    fn look(&self, value: &Val<'_>) -> Res<()> {
+        self.take(value.text().map_or(0, str::len) as u64 / LOOKED)
+    }
+
+    /// Compares two texts.
+    fn compare(&self, one: &str, other: &str) -> Res<()> {
+        self.take(1 + one.len().min(other.len()) as u64 / LOOKED)
     }
 
     /// Makes a text of `bytes`.
@@ -108,9 +127,7 @@ impl Limits {
     /// Makes a list of `items`.
     fn spend_items(&self, items: usize) -> Res<()> {
         self.spend(items.saturating_mul(32))?;
-        let left = self.steps.get().checked_sub(items as u64);
-        self.steps.set(left.ok_or_else(|| Failed::new("it takes too many steps"))?);
-        Ok(())
+        self.take(items as u64)
     }
 }
 

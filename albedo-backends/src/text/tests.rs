@@ -158,7 +158,7 @@ fn text_files_that_do_not_fit_are_refused() {
         ),
         (
             json!({"chat_template": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"}),
-            "its texts have more than",
+            "it takes too many steps",
         ),
         (json!({"eos_token": null}), "there is no `eos_token`"),
         (json!({"eos_token": {"content": "<|done|>"}}), "does not have the `eos_token`, `<|done|>`"),

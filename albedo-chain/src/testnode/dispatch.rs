@@ -381,9 +381,10 @@ fn set_weights(
     if uids.len() < usize::from(subnet.min_weights) {
         return refused("WeightVecLengthIsLow");
     }
+    // The largest becomes 65,535; the others are rounded (runtime 293).
     let largest = weights.iter().copied().max().unwrap_or(1).max(1);
     let pairs = uids.iter().zip(weights).map(|(uid, weight)| {
-        Value::unnamed_composite([Value::u128(*uid), Value::u128(weight * 65_535 / largest)])
+        Value::unnamed_composite([Value::u128(*uid), Value::u128((weight * 65_535 + largest / 2) / largest)])
     });
     let value = Value::unnamed_composite(pairs);
     let key = weights_key(runtime, block, uid);

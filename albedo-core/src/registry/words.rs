@@ -272,7 +272,6 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields, default)]
-    #[expect(dead_code, reason = "is only read")]
     struct Settings {
         count: u32,
         ratio: f64,
@@ -299,7 +298,10 @@ mod tests {
     #[derive(Debug, Deserialize)]
     #[serde(rename_all = "snake_case")]
     enum Terms {
-        Reign { share: f64 },
+        Reign {
+            #[expect(dead_code, reason = "is only read")]
+            share: f64,
+        },
     }
 
     impl Default for Settings {

@@ -69,7 +69,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     }
     if arguments.json {
         print_json(&json!({
-            "schema": 1,
             "folder": out,
             "rows": info.rows,
             "instances": instances.len(),
@@ -79,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     print(&format!(
-        "{} has {} conversations of {} instances with {turns} assistant's turns\n\n\
+        "{}: conversations {}, instances {}, assistant's turns {turns}\n\n\
          [tasks]\nname = \"parquet\"\npath = {}\nmanifest = \"{}\"\n",
         out.display(),
         info.rows,
@@ -88,8 +87,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         json!(out),
         info.manifest,
     ))?;
+    let fewer = if instances.len() < USUAL_SAMPLES {
+        format!(" --samples {}", instances.len())
+    } else {
+        String::new()
+    };
     next(&[
-        (format!("duel --demo --tasks {}", word(out)), "the demo's models on these tasks"),
+        (format!("duel --demo --tasks {}{fewer}", word(out)), "the demo's models on these tasks"),
         ("duel --config FILE".to_owned(), "with the lines above in place of the file's [tasks]"),
     ]);
     Ok(Exit::Done)

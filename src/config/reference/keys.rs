@@ -1,5 +1,7 @@
 //! The keys of a schema, in the words of a reader.
 
+use std::fmt::Write;
+
 use serde_json::{Map, Value, json};
 
 use super::toml::inline;
@@ -240,7 +242,7 @@ impl Walk<'_> {
             // Where the variant is a key itself, the path tells.
             if !names.is_empty() {
                 let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-                key.meaning += &format!(" Of {}.", names.join(", "));
+                let _ = write!(key.meaning, " Of {}.", names.join(", "));
             }
             keys.push(key);
         }

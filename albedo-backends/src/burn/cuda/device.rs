@@ -187,7 +187,7 @@ impl Gpu {
 
     /// What the driver calls this kind of GPU.
     pub(super) fn name(&self) -> String {
-        self.client.properties().identity.name.to_string()
+        self.client.properties().identity.name.clone()
     }
 
     /// Multiprocessors that the GPU has.

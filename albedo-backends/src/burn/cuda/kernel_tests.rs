@@ -306,8 +306,8 @@ impl Codes {
 
     fn set(&mut self, place: usize, at: usize, code: i8) {
         let (word, shift) = self.byte(place, at);
-        let byte = code.unsigned_abs() | u8::from(code < 0) << 7;
-        *word = *word & !(255 << shift) | u32::from(byte) << shift;
+        let byte = code.unsigned_abs() | (u8::from(code < 0) << 7);
+        *word = (*word & !(255 << shift)) | (u32::from(byte) << shift);
     }
 
     fn get(&mut self, place: usize, at: usize) -> i8 {

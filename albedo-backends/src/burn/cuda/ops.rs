@@ -147,6 +147,7 @@ impl Rows {
 
 /// How the rows of a step attend, and how their products are computed.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one per step, and it is never moved in a loop")]
 pub(super) enum Kind {
     /// Each row alone; `splits` are enough for the longest.
     Decode { splits: usize },

@@ -31,29 +31,26 @@ fn parameters(mut text: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     while let Some((name, rest)) = text.split_once('=') {
         let name = name.trim_matches([' ', ',']).to_ascii_lowercase();
-        let (value, rest) = match rest.strip_prefix('"') {
-            Some(quoted) => {
-                let (mut value, mut escaped, mut end) = (String::new(), false, quoted.len());
-                for (at, c) in quoted.char_indices() {
-                    match c {
-                        _ if escaped => {
-                            value.push(c);
-                            escaped = false;
-                        }
-                        '\\' => escaped = true,
-                        '"' => {
-                            end = at + 1;
-                            break;
-                        }
-                        c => value.push(c),
+        let (value, rest) = if let Some(quoted) = rest.strip_prefix('"') {
+            let (mut value, mut escaped, mut end) = (String::new(), false, quoted.len());
+            for (at, c) in quoted.char_indices() {
+                match c {
+                    _ if escaped => {
+                        value.push(c);
+                        escaped = false;
                     }
+                    '\\' => escaped = true,
+                    '"' => {
+                        end = at + 1;
+                        break;
+                    }
+                    c => value.push(c),
                 }
-                (value, &quoted[end..])
             }
-            None => {
-                let (value, rest) = rest.split_once(',').unwrap_or((rest, ""));
-                (value.trim().to_owned(), rest)
-            }
+            (value, &quoted[end..])
+        } else {
+            let (value, rest) = rest.split_once(',').unwrap_or((rest, ""));
+            (value.trim().to_owned(), rest)
         };
         found.entry(name).or_insert(value);
         text = rest;

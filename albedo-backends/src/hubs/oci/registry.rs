@@ -197,8 +197,8 @@ impl Registry {
         if answer.status() != StatusCode::UNAUTHORIZED {
             return Ok(answer);
         }
-        let asked = answer.headers().get_all(header::WWW_AUTHENTICATE).iter();
-        let asked = asked.filter_map(|value| challenge(value.to_str().ok()?)).next();
+        let mut asked = answer.headers().get_all(header::WWW_AUTHENTICATE).iter();
+        let asked = asked.find_map(|value| challenge(value.to_str().ok()?));
         let Some(asked) = asked else { return Ok(answer) };
         let known = known.map(|(generation, _)| generation);
         match self.renewed(&key, known, asked, request.operation(), cx).await? {

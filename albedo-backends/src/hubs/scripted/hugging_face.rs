@@ -130,7 +130,9 @@ impl HuggingFace {
             }
         };
         if *large {
-            return head(Reply::redirect(&format!("http://{}/cdn/{digest}", request.header("host"))));
+            // At another origin, as the hub's storage is: its client follows no other redirect.
+            let storage = request.header("host").replace("127.0.0.1", "localhost");
+            return head(Reply::redirect(&format!("http://{storage}/cdn/{digest}")));
         }
         head(Reply::ranged(request, bytes))
     }

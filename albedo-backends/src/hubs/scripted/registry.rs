@@ -73,7 +73,7 @@ impl Registry {
                 "annotations": { "org.opencontainers.image.title": name },
             })
         });
-        self.manifest(repository, manifest(layers.collect(), &json!({})).to_string())
+        self.manifest(repository, manifest(&layers.collect::<Vec<_>>(), &json!({})).to_string())
     }
 
     /// Stores a model of one file, `name`, which is made of `pieces` of one pack.
@@ -127,7 +127,7 @@ impl Registry {
             })
         }));
         let annotations = json!({ "com.hippius.layout": "chunked-v2" });
-        self.manifest(repository, manifest(layers, &annotations).to_string())
+        self.manifest(repository, manifest(&layers, &annotations).to_string())
     }
 
     /// The answer to `request`.
@@ -212,7 +212,7 @@ impl Registry {
     }
 }
 
-fn manifest(layers: Vec<Value>, annotations: &Value) -> Value {
+fn manifest(layers: &[Value], annotations: &Value) -> Value {
     json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",

@@ -3,11 +3,18 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use minijinja::machinery::ast::{self, BinOpKind, CallArg, CompareOpKind, Expr, Stmt, UnaryOpKind};
+use minijinja::machinery::ast::{self, BinOpKind, CompareOpKind, Expr, Stmt, UnaryOpKind};
 use minijinja::value::ValueKind;
 
-use super::value::Val;
-use super::{Date, Failed, Limits, MAX_OUTPUT, Res, methods, ops};
+use super::value::{Members, Val};
+use super::{Date, Failed, Limits, MAX_DEPTH, MAX_OUTPUT, Res, methods, ops};
+
+mod calls;
+mod scope;
+
+pub(super) use calls::Args;
+use scope::Scope;
+pub(super) use scope::{Loop, Macro};
 
 /// Evaluations that lie in each other: what a thread's stack holds.
 const MAX_NESTED: u32 = 250;
@@ -20,6 +27,8 @@ pub(super) struct Render<'t> {
     nested: Cell<u32>,
     /// Scopes that hold macros, which hold them: to be taken apart in the end.
     holding: RefCell<Vec<Rc<Scope<'t>>>>,
+    /// Namespaces, which can hold themselves: likewise.
+    namespaces: RefCell<Vec<Rc<RefCell<Members<'t>>>>>,
 }
 
 impl Drop for Render<'_> {
@@ -27,33 +36,10 @@ impl Drop for Render<'_> {
         for scope in self.holding.take() {
             scope.variables.take();
         }
+        for namespace in self.namespaces.take() {
+            namespace.take();
+        }
     }
-}
-
-/// Variables of a block, and those around it.
-pub(super) struct Scope<'t> {
-    variables: RefCell<Vec<(&'t str, Val<'t>)>>,
-    outer: Option<Rc<Self>>,
-}
-
-/// A macro with what it can see.
-pub(super) struct Macro<'t> {
-    declared: &'t ast::Macro<'t>,
-    scope: Rc<Scope<'t>>,
-}
-
-/// The variable `loop`.
-pub(super) struct Loop<'t> {
-    items: Vec<Val<'t>>,
-    at: Cell<usize>,
-    changed: RefCell<Option<Vec<Val<'t>>>>,
-}
-
-/// Arguments of a call.
-#[derive(Default)]
-pub(super) struct Args<'t> {
-    pub(super) positional: Vec<Val<'t>>,
-    pub(super) named: Vec<(&'t str, Val<'t>)>,
 }
 
 /// How a block ended.
@@ -63,60 +49,16 @@ enum Flow {
     Continue,
 }
 
-impl Loop<'_> {
-    pub(super) fn length(&self) -> usize {
-        self.items.len()
-    }
-}
-
-impl<'t> Scope<'t> {
-    fn within(outer: &Rc<Self>) -> Rc<Self> {
-        Rc::new(Self { variables: RefCell::default(), outer: Some(Rc::clone(outer)) })
-    }
-
-    fn get(&self, name: &str) -> Option<Val<'t>> {
-        let own =
-            self.variables.borrow().iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
-        own.or_else(|| self.outer.as_ref()?.get(name))
-    }
-
-    fn set(&self, name: &'t str, value: Val<'t>) {
-        let mut variables = self.variables.borrow_mut();
-        match variables.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, known)) => *known = value,
-            None => variables.push((name, value)),
-        }
-    }
-}
-
-impl<'t> Args<'t> {
-    /// Takes the argument `name`, which is also the positional one at `place`.
-    pub(super) fn take(&mut self, place: usize, name: &str) -> Option<Val<'t>> {
-        if let Some(value) = self.positional.get(place) {
-            return Some(value.clone());
-        }
-        let named = self.named.iter().position(|(known, _)| *known == name)?;
-        Some(self.named.swap_remove(named).1)
-    }
-
-    /// Checks that there are at most `most` positional arguments, and no named one
-    /// that was not taken.
-    pub(super) fn require_all_taken(&self, what: &str, most: usize) -> Res<()> {
-        if self.positional.len() > most {
-            return Err(Failed::new(format!("`{what}` takes no more than {most} arguments")));
-        }
-        match self.named.first() {
-            Some((name, _)) => {
-                Err(Failed::new(format!("`{what}` with the argument `{name}` is not supported")))
-            }
-            None => Ok(()),
-        }
-    }
-}
-
 impl<'t> Render<'t> {
     pub(super) fn new(source: &'t str, date: Option<Date>) -> Self {
-        Self { limits: Limits::new(), source, date, nested: Cell::new(0), holding: RefCell::default() }
+        Self {
+            limits: Limits::new(),
+            source,
+            date,
+            nested: Cell::new(0),
+            holding: RefCell::default(),
+            namespaces: RefCell::default(),
+        }
     }
 
     /// The text of a whole template.
@@ -247,7 +189,7 @@ impl<'t> Render<'t> {
         if looping.recursive {
             return Err(Failed::new("a recursive loop is not supported"));
         }
-        let mut items = self.expr(&looping.iter, scope)?.items()?;
+        let mut items = self.expr(&looping.iter, scope)?.items(&self.limits)?;
         self.limits.spend_items(items.len())?;
         if let Some(condition) = &looping.filter_expr {
             let mut kept = Vec::new();
@@ -277,10 +219,12 @@ impl<'t> Render<'t> {
     }
 
     fn assign(&self, target: &'t Expr<'t>, value: Val<'t>, scope: &Rc<Scope<'t>>) -> Res<()> {
+        // What is kept can be put into something else in the next round of a loop.
+        value.check_depth(MAX_DEPTH, &self.limits)?;
         match target {
             Expr::Var(name) => scope.set(name.id, value),
             Expr::List(targets) => {
-                let values = value.items()?;
+                let values = value.items(&self.limits)?;
                 if values.len() != targets.items.len() {
                     let (found, wanted) = (values.len(), targets.items.len());
                     return Err(Failed::new(format!("{found} values do not go into {wanted} names")));
@@ -319,8 +263,9 @@ impl<'t> Render<'t> {
                 let mut items: Vec<(Val<'t>, Val<'t>)> = Vec::new();
                 for (key, value) in map.keys.iter().zip(&map.values) {
                     let (key, value) = (hashable(self.expr(key, scope)?)?, self.expr(value, scope)?);
-                    match items.iter_mut().find(|(known, _)| known.equals(&key)) {
-                        Some((_, known)) => *known = value,
+                    let keys: Vec<_> = items.iter().map(|(known, _)| known.clone()).collect();
+                    match Val::place(&keys, &key, &self.limits)? {
+                        Some(place) => items[place].1 = value,
                         None => items.push((key, value)),
                     }
                 }
@@ -378,11 +323,11 @@ impl<'t> Render<'t> {
                 let bounds = [bound(&slice.start)?, bound(&slice.stop)?, bound(&slice.step)?];
                 ops::slice(&value, bounds, &self.limits)
             }
-            Expr::GetAttr(attr) => Self::attribute(&self.expr(&attr.expr, scope)?, attr.name),
+            Expr::GetAttr(attr) => self.attribute(&self.expr(&attr.expr, scope)?, attr.name),
             Expr::GetItem(item) => {
                 let value = self.expr(&item.expr, scope)?;
                 let key = self.expr(&item.subscript_expr, scope)?;
-                Self::item(&value, &key)
+                self.item(&value, &key)
             }
             Expr::Call(call) => self.call(call, scope, None),
             Expr::Filter(filter) => {
@@ -429,13 +374,13 @@ impl<'t> Render<'t> {
     }
 
     /// `value.name`: an attribute, else an item.
-    pub(super) fn attribute(value: &Val<'t>, name: &str) -> Res<Val<'t>> {
+    pub(super) fn attribute(&self, value: &Val<'t>, name: &str) -> Res<Val<'t>> {
         if let Some(own) = Self::own_attribute(value, name)? {
             return Ok(own);
         }
         match value {
             Val::Dict(items) => {
-                Ok(Val::entry(items, &Val::str(name)).unwrap_or_else(|| Val::undefined(name)))
+                Ok(Val::entry(items, &Val::str(name), &self.limits)?.unwrap_or_else(|| Val::undefined(name)))
             }
             Val::Undefined(of) => Err(Failed::new(format!("`{of}` is undefined, and so has no `{name}`"))),
             Val::Macro(_) | Val::Function(_) | Val::Method(_) | Val::Once(_) => {
@@ -489,13 +434,13 @@ impl<'t> Render<'t> {
     }
 
     /// `value[key]`: an item, else an attribute.
-    pub(super) fn item(value: &Val<'t>, key: &Val<'t>) -> Res<Val<'t>> {
+    pub(super) fn item(&self, value: &Val<'t>, key: &Val<'t>) -> Res<Val<'t>> {
         if let Val::Undefined(of) = value {
             return Err(Failed::new(format!("`{of}` is undefined, and so has no items")));
         }
         let found = match (value, key.int()) {
-            (Val::Dict(items), _) => Val::entry(items, key),
-            (_, Some(index)) => ops::at(value, index),
+            (Val::Dict(items), _) => Val::entry(items, key, &self.limits)?,
+            (_, Some(index)) => ops::at(value, index, &self.limits)?,
             _ => None,
         };
         if let Some(found) = found {
@@ -508,159 +453,6 @@ impl<'t> Render<'t> {
         }
         Ok(Val::undefined("an item that is not there"))
     }
-
-    fn args(&self, given: &'t [CallArg<'t>], scope: &Rc<Scope<'t>>) -> Res<Args<'t>> {
-        let mut args = Args::default();
-        for arg in given {
-            match arg {
-                CallArg::Pos(value) => args.positional.push(self.expr(value, scope)?),
-                CallArg::Kwarg(name, value) => args.named.push((name, self.expr(value, scope)?)),
-                CallArg::PosSplat(values) => args.positional.extend(self.expr(values, scope)?.items()?),
-                CallArg::KwargSplat(_) => return Err(Failed::new("`**` in a call is not supported")),
-            }
-        }
-        Ok(args)
-    }
-
-    fn call(&self, call: &'t ast::Call<'t>, scope: &Rc<Scope<'t>>, caller: Option<Val<'t>>) -> Res<Val<'t>> {
-        let function = self.expr(&call.expr, scope)?;
-        let args = self.args(&call.args, scope)?;
-        match function {
-            Val::Macro(called) => self.call_macro(&called, args, caller),
-            _ if caller.is_some() => Err(Failed::new("only a macro is called with a block")),
-            Val::Function(name) => self.call_function(name, args),
-            Val::Method(method) => match &method.0 {
-                Val::Loop(state) => call_loop(state, method.1, args),
-                of => methods::call(of, method.1, args, &self.limits),
-            },
-            Val::Undefined(name) => {
-                Err(Failed::new(format!("`{name}` is undefined, and so cannot be called")))
-            }
-            other => Err(Failed::new(format!("a {} cannot be called", other.kind()))),
-        }
-    }
-
-    fn call_macro(
-        &self,
-        called: &Rc<Macro<'t>>,
-        mut args: Args<'t>,
-        caller: Option<Val<'t>>,
-    ) -> Res<Val<'t>> {
-        let declared = called.declared;
-        let inner = Scope::within(&called.scope);
-        let required = declared.args.len() - declared.defaults.len();
-        for (place, target) in declared.args.iter().enumerate() {
-            let Expr::Var(name) = target else {
-                return Err(Failed::new("an argument of a macro has no name"));
-            };
-            let value = match (args.take(place, name.id), place.checked_sub(required)) {
-                (Some(value), _) => value,
-                (None, Some(default)) => self.expr(&declared.defaults[default], &inner)?,
-                (None, None) => Val::undefined(name.id),
-            };
-            inner.set(name.id, value);
-        }
-        if let Some(caller) = caller.or_else(|| args.take(usize::MAX, "caller")) {
-            inner.set("caller", caller);
-        }
-        args.require_all_taken(declared.name, declared.args.len())?;
-        let mut text = String::new();
-        self.block(&declared.body, &inner, &mut text)?;
-        Ok(Val::str(text))
-    }
-
-    fn call_function(&self, name: &'static str, mut args: Args<'t>) -> Res<Val<'t>> {
-        match name {
-            "range" => {
-                let bounds: Option<Vec<_>> = args.positional.iter().map(Val::int).collect();
-                let (start, stop, step) = match bounds.as_deref() {
-                    Some([stop]) => (0, *stop, 1),
-                    Some([start, stop]) => (*start, *stop, 1),
-                    Some([start, stop, step]) if *step != 0 => (*start, *stop, *step),
-                    _ => return Err(Failed::new("`range` takes one to three whole numbers")),
-                };
-                // Jinja2's sandbox allows as many.
-                const MOST: i128 = 100_000;
-                let distance = if step > 0 { stop.saturating_sub(start) } else { start.saturating_sub(stop) };
-                let length =
-                    distance.max(0).div_euclid(step.abs()) + i128::from(distance.max(0) % step.abs() != 0);
-                if length > MOST {
-                    return Err(Failed::new(format!("a range has more than {MOST} items")));
-                }
-                self.limits.spend_items(length as usize)?;
-                args.positional.clear();
-                args.require_all_taken(name, 3)?;
-                let items = (0..length).map(|index| Val::Int(start + index * step)).collect();
-                Ok(Val::View("range", Rc::new(items)))
-            }
-            "namespace" | "dict" => {
-                let mut members: Vec<(Rc<str>, Val<'t>)> = Vec::new();
-                match &args.positional[..] {
-                    [] => {}
-                    [Val::Dict(items)] => {
-                        for (key, value) in items.iter() {
-                            let Val::Str(key) = key else {
-                                return Err(Failed::new(format!(
-                                    "`{name}` of keys that are no text is not supported"
-                                )));
-                            };
-                            set_member(&mut members, key, value.clone());
-                        }
-                    }
-                    _ => {
-                        return Err(Failed::new(format!(
-                            "`{name}` of a {} is not supported",
-                            args.positional[0].kind()
-                        )));
-                    }
-                }
-                for (key, value) in args.named {
-                    if name == "namespace" && key.starts_with('_') {
-                        return Err(Failed::new("a namespace has no names that begin with `_`"));
-                    }
-                    set_member(&mut members, key, value);
-                }
-                Ok(if name == "namespace" {
-                    Val::Namespace(Rc::new(RefCell::new(members)))
-                } else {
-                    Val::Dict(Rc::new(
-                        members.into_iter().map(|(key, value)| (Val::Str(key), value)).collect(),
-                    ))
-                })
-            }
-            "raise_exception" => {
-                let message = args.take(0, "message").unwrap_or_else(|| Val::str(""));
-                Err(Failed::new(message.print(&self.limits)?.to_string()))
-            }
-            _ => {
-                let format = args.take(0, "format");
-                let Some(Val::Str(format)) = format else {
-                    return Err(Failed::new("`strftime_now` takes a format"));
-                };
-                let Some(date) = self.date else {
-                    let message = "the template asks for today's date (`strftime_now`), and none was given";
-                    return Err(Failed { wants_date: true, ..Failed::new(message) });
-                };
-                date.strftime(&format).map(Val::str)
-            }
-        }
-    }
-}
-
-fn call_loop<'t>(state: &Rc<Loop<'t>>, method: &str, args: Args<'t>) -> Res<Val<'t>> {
-    args.require_all_taken(method, usize::MAX)?;
-    if method == "cycle" {
-        let items = &args.positional;
-        let item = state.at.get().checked_rem(items.len()).and_then(|at| items.get(at).cloned());
-        return item.ok_or_else(|| Failed::new("there is nothing to cycle through"));
-    }
-    let mut before = state.changed.borrow_mut();
-    let same = before.as_ref().is_some_and(|before| {
-        before.len() == args.positional.len()
-            && before.iter().zip(&args.positional).all(|(one, other)| one.equals(other))
-    });
-    *before = Some(args.positional);
-    Ok(Val::Bool(!same))
 }
 
 fn set_member<'t>(members: &mut Vec<(Rc<str>, Val<'t>)>, name: &str, value: Val<'t>) {
@@ -704,4 +496,28 @@ fn literal<'t>(value: &minijinja::Value) -> Res<Val<'t>> {
         }
         other => return Err(Failed::new(format!("a literal {other} is not supported"))),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_that_holds_itself_goes_with_the_rendering() {
+        let source =
+            "{% set n = namespace() %}{% set n.own = n %}{% for x in [n] %}{% set n.l = loop %}{% endfor %}";
+        let ast = minijinja::machinery::parse(
+            source,
+            "test",
+            minijinja::syntax::SyntaxConfig,
+            minijinja::machinery::WhitespaceConfig::default(),
+        )
+        .expect("a template");
+        let Stmt::Template(template) = &ast else { panic!("no template") };
+        let render = Render::new(source, None);
+        render.template(&template.children, Vec::new()).expect("renders");
+        let namespace = Rc::downgrade(&render.namespaces.borrow()[0]);
+        drop(render);
+        assert!(namespace.upgrade().is_none());
+    }
 }

@@ -1,6 +1,5 @@
-//! Filters and tests.
+//! Filters: `value | name`.
 
-use std::cmp::Ordering;
 use std::rc::Rc;
 
 use super::eval::{Args, Render};
@@ -10,7 +9,9 @@ use super::ops;
 use super::value::Val;
 use super::{Failed, Res};
 
-/// Every filter and test of Jinja2 that is here.
+mod lists;
+
+/// Every filter of Jinja2 that is here.
 const FILTERS: [&str; 46] = [
     "abs",
     "attr",
@@ -68,6 +69,7 @@ impl<'t> Render<'t> {
         }
         let limits = &self.limits;
         limits.step()?;
+        limits.look(&value)?;
         let text = |value: &Val<'t>| value.print(limits);
         // Those that take any number, or whose arguments are those of others.
         match name {
@@ -121,27 +123,27 @@ impl<'t> Render<'t> {
                 let falsy = args.take(1, "boolean").is_some_and(|falsy| falsy.truth());
                 if matches!(value, Val::Undefined(_)) || (falsy && !value.truth()) { default } else { value }
             }
-            "list" => Val::list(value.items()?),
+            "list" => Val::list(value.items(limits)?),
             "first" => match &value {
                 Val::Once(items) => items.borrow_mut().pop_front(),
-                other => other.items()?.into_iter().next(),
+                other => other.items(limits)?.into_iter().next(),
             }
             .unwrap_or_else(|| Val::undefined("the first of nothing")),
             "last" => match &value {
                 Val::Once(_) | Val::View("range", _) => {
                     return Err(Failed::new(format!("the last of a {} is not supported", value.kind())));
                 }
-                other => other.items()?.pop().unwrap_or_else(|| Val::undefined("the last of nothing")),
+                other => other.items(limits)?.pop().unwrap_or_else(|| Val::undefined("the last of nothing")),
             },
             "join" => {
                 let separator = match args.take(0, "d") {
                     None => Rc::from(""),
                     Some(separator) => text(&separator)?,
                 };
-                let mut items = value.items()?;
+                let mut items = value.items(limits)?;
                 if let Some(attribute) = args.take(1, "attribute") {
                     items =
-                        items.iter().map(|item| Self::attribute_of(item, &attribute)).collect::<Res<_>>()?;
+                        items.iter().map(|item| self.attribute_of(item, &attribute)).collect::<Res<_>>()?;
                 }
                 let parts: Vec<_> = items.iter().map(text).collect::<Res<_>>()?;
                 limits.spend(parts.iter().map(|part| part.len() + separator.len()).sum())?;
@@ -163,7 +165,7 @@ impl<'t> Render<'t> {
             "reverse" => match &value {
                 Val::Str(reversed) => Val::str(reversed.chars().rev().collect::<String>()),
                 Val::Dict(_) | Val::List(_) | Val::Tuple(_) | Val::View(..) | Val::Once(_) => {
-                    let mut items = value.items()?;
+                    let mut items = value.items(limits)?;
                     items.reverse();
                     Val::once(items)
                 }
@@ -183,7 +185,7 @@ impl<'t> Render<'t> {
                 let Some(Val::Str(name)) = args.take(0, "name") else {
                     return Err(Failed::new("`attr` takes a name"));
                 };
-                match Self::attribute(&value, &name)? {
+                match self.attribute(&value, &name)? {
                     // Only attributes, no items.
                     _ if matches!(value, Val::Dict(_)) && super::methods::named(&value, &name).is_none() => {
                         Val::undefined(&name)
@@ -229,22 +231,26 @@ impl<'t> Render<'t> {
             }
             "abs" => match &value {
                 Val::Float(number) => Val::Float(number.abs()),
-                other => Val::Int(other.int().ok_or_else(|| Failed::new("`abs` takes a number"))?.abs()),
+                other => match other.int().map(i128::checked_abs) {
+                    Some(Some(number)) => Val::Int(number),
+                    Some(None) => return Err(Failed::new("a number is too large")),
+                    None => return Err(Failed::new("`abs` takes a number")),
+                },
             },
             "round" => self.round(&value, &mut args)?,
             "sum" => {
                 let attribute = args.take(0, "attribute");
                 let mut sum = args.take(1, "start").unwrap_or(Val::Int(0));
-                for item in value.items()? {
+                for item in value.items(limits)? {
                     let item = match &attribute {
-                        Some(attribute) => Self::attribute_of(&item, attribute)?,
+                        Some(attribute) => self.attribute_of(&item, attribute)?,
                         None => item,
                     };
                     sum = ops::binary(minijinja::machinery::ast::BinOpKind::Add, &sum, &item, limits)?;
                 }
                 sum
             }
-            "min" | "max" => Self::extreme(name, &value, &mut args)?,
+            "min" | "max" => self.extreme(name, &value, &mut args)?,
             "sort" => self.sort(&value, &mut args)?,
             "dictsort" => self.dictsort(&value, &mut args)?,
             "unique" => self.unique(&value, &mut args)?,
@@ -264,7 +270,7 @@ impl<'t> Render<'t> {
                     },
                     separators: match args.take(2, "separators") {
                         None | Some(Val::None) => None,
-                        Some(pair) => match &pair.items()?[..] {
+                        Some(pair) => match &pair.items(limits)?[..] {
                             [Val::Str(item), Val::Str(key)] => Some((item.to_string(), key.to_string())),
                             _ => return Err(Failed::new("`tojson` takes two separators")),
                         },
@@ -298,16 +304,16 @@ impl<'t> Render<'t> {
     }
 
     /// `item` by a path such as `function.name`; whole numbers are indices.
-    fn attribute_of(item: &Val<'t>, path: &Val<'t>) -> Res<Val<'t>> {
-        let Val::Str(path) = path else { return Self::item(item, path) };
+    fn attribute_of(&self, item: &Val<'t>, path: &Val<'t>) -> Res<Val<'t>> {
+        let Val::Str(path) = path else { return self.item(item, path) };
         path.split('.').try_fold(item.clone(), |item, part| match part.parse::<i128>() {
-            Ok(index) => Self::item(&item, &Val::Int(index)),
-            Err(_) => Self::item(&item, &Val::str(part)),
+            Ok(index) => self.item(&item, &Val::Int(index)),
+            Err(_) => self.item(&item, &Val::str(part)),
         })
     }
 
     fn map(&self, value: &Val<'t>, mut args: Args<'t>) -> Res<Val<'t>> {
-        let items = value.items()?;
+        let items = value.items(&self.limits)?;
         self.limits.spend_items(items.len())?;
         if args.positional.is_empty() {
             let attribute = args
@@ -316,7 +322,7 @@ impl<'t> Render<'t> {
             let default = args.take(1, "default");
             args.require_all_taken("map", 0)?;
             let found = items.iter().map(|item| {
-                let found = Self::attribute_of(item, &attribute)?;
+                let found = self.attribute_of(item, &attribute)?;
                 Ok(match (&found, &default) {
                     (Val::Undefined(_), Some(default)) => default.clone(),
                     _ => found,
@@ -334,7 +340,7 @@ impl<'t> Render<'t> {
     }
 
     fn select(&self, name: &str, value: &Val<'t>, mut args: Args<'t>) -> Res<Val<'t>> {
-        let items = value.items()?;
+        let items = value.items(&self.limits)?;
         self.limits.spend_items(items.len())?;
         let by_attribute = name.ends_with("attr");
         let attribute = if by_attribute {
@@ -355,7 +361,7 @@ impl<'t> Render<'t> {
         let mut kept = Vec::new();
         for item in items {
             let looked_at = match &attribute {
-                Some(attribute) => Self::attribute_of(&item, attribute)?,
+                Some(attribute) => self.attribute_of(&item, attribute)?,
                 None => item.clone(),
             };
             let holds = match &test {
@@ -367,160 +373,6 @@ impl<'t> Render<'t> {
             }
         }
         Ok(Val::once(kept))
-    }
-
-    /// What filters compare by: an attribute, without case unless they are told.
-    fn keys(items: &[Val<'t>], attribute: Option<&Val<'t>>, cased: bool) -> Res<Vec<Val<'t>>> {
-        let fold = |value: Val<'t>| match value {
-            Val::Str(text) if !cased => Val::str(text.to_lowercase()),
-            other => other,
-        };
-        items
-            .iter()
-            .map(|item| {
-                Ok(fold(match attribute {
-                    Some(attribute) => Self::attribute_of(item, attribute)?,
-                    None => item.clone(),
-                }))
-            })
-            .collect()
-    }
-
-    fn sort(&self, value: &Val<'t>, args: &mut Args<'t>) -> Res<Val<'t>> {
-        let reverse = args.take(0, "reverse").is_some_and(|reverse| reverse.truth());
-        let cased = args.take(1, "case_sensitive").is_some_and(|cased| cased.truth());
-        let attribute = args.take(2, "attribute");
-        if attribute.as_ref().and_then(Val::text).is_some_and(|attribute| attribute.contains(',')) {
-            return Err(Failed::new("`sort` by several attributes is not supported"));
-        }
-        let items = value.items()?;
-        let keys = Self::keys(&items, attribute.as_ref(), cased)?;
-        let mut pairs: Vec<_> = keys.into_iter().zip(items).collect();
-        self.limits.spend_items(pairs.len().saturating_mul(8))?;
-        self.stable(&mut pairs, reverse)?;
-        Ok(Val::list(pairs.into_iter().map(|(_, item)| item).collect()))
-    }
-
-    /// Python's stable sort; equal keys keep their order also when reversed.
-    fn stable<T>(&self, pairs: &mut [(Val<'t>, T)], reverse: bool) -> Res<()> {
-        let mut failed = None;
-        pairs.sort_by(|(one, _), (other, _)| match one.order(other) {
-            Ok(order) if reverse => order.reverse(),
-            Ok(order) => order,
-            Err(error) => {
-                failed.get_or_insert(error);
-                Ordering::Equal
-            }
-        });
-        self.limits.step()?;
-        failed.map_or(Ok(()), Err)
-    }
-
-    fn dictsort(&self, value: &Val<'t>, args: &mut Args<'t>) -> Res<Val<'t>> {
-        let Val::Dict(items) = value else { return Err(Failed::new("`dictsort` takes a dict")) };
-        let cased = args.take(0, "case_sensitive").is_some_and(|cased| cased.truth());
-        let by_value = match args.take(1, "by").as_ref().map(Val::text) {
-            None | Some(Some("key")) => false,
-            Some(Some("value")) => true,
-            _ => return Err(Failed::new("`dictsort` sorts by key or by value")),
-        };
-        let reverse = args.take(2, "reverse").is_some_and(|reverse| reverse.truth());
-        let by: Vec<_> =
-            items.iter().map(|(key, value)| if by_value { value.clone() } else { key.clone() }).collect();
-        let mut pairs: Vec<_> =
-            Self::keys(&by, None, cased)?.into_iter().zip(items.iter().cloned()).collect();
-        self.stable(&mut pairs, reverse)?;
-        let pair = |(key, value)| Val::Tuple(Rc::new(vec![key, value]));
-        Ok(Val::list(pairs.into_iter().map(|(_, item)| pair(item)).collect()))
-    }
-
-    fn unique(&self, value: &Val<'t>, args: &mut Args<'t>) -> Res<Val<'t>> {
-        let cased = args.take(0, "case_sensitive").is_some_and(|cased| cased.truth());
-        let attribute = args.take(1, "attribute");
-        let items = value.items()?;
-        let keys = Self::keys(&items, attribute.as_ref(), cased)?;
-        let (mut seen, mut kept) = (Vec::<Val<'t>>::new(), Vec::new());
-        for (key, item) in keys.into_iter().zip(items) {
-            self.limits.spend_items(seen.len())?;
-            if !seen.iter().any(|known| known.equals(&key)) {
-                seen.push(key);
-                kept.push(item);
-            }
-        }
-        Ok(Val::once(kept))
-    }
-
-    fn groupby(&self, value: &Val<'t>, args: &mut Args<'t>) -> Res<Val<'t>> {
-        let attribute =
-            args.take(0, "attribute").ok_or_else(|| Failed::new("`groupby` takes an attribute"))?;
-        let items = value.items()?;
-        let keys = Self::keys(&items, Some(&attribute), false)?;
-        let mut pairs: Vec<_> = keys.into_iter().zip(items).collect();
-        self.stable(&mut pairs, false)?;
-        let mut groups: Vec<(Val<'t>, Vec<Val<'t>>)> = Vec::new();
-        for (key, item) in pairs {
-            match groups.last_mut() {
-                Some((last, members)) if last.equals(&key) => members.push(item),
-                _ => groups.push((key, vec![item])),
-            }
-        }
-        let group = |(_, members): (Val<'t>, Vec<Val<'t>>)| {
-            // The name of a group is spelt as its first member spells it.
-            let name = Self::attribute_of(&members[0], &attribute)?;
-            Ok(Val::Tuple(Rc::new(vec![name, Val::list(members)])))
-        };
-        Ok(Val::list(groups.into_iter().map(group).collect::<Res<_>>()?))
-    }
-
-    fn batch(&self, name: &str, value: &Val<'t>, args: &mut Args<'t>) -> Res<Val<'t>> {
-        let items = value.items()?;
-        let size =
-            args.take(0, if name == "batch" { "linecount" } else { "slices" }).and_then(|size| size.int());
-        let size = size.and_then(|size| usize::try_from(size).ok()).filter(|&size| size > 0);
-        let size = size.ok_or_else(|| Failed::new(format!("`{name}` takes a number above 0")))?;
-        let fill = args.take(1, "fill_with").filter(|fill| !matches!(fill, Val::None));
-        let mut rows: Vec<Vec<Val<'t>>> = Vec::new();
-        if name == "batch" {
-            rows.extend(items.chunks(size).map(<[Val<'t>]>::to_vec));
-            if let (Some(fill), Some(last)) = (fill, rows.last_mut()) {
-                self.limits.spend_items(size)?;
-                last.resize(size, fill);
-            }
-        } else {
-            self.limits.spend_items(size)?;
-            let (each, more) = (items.len() / size, items.len() % size);
-            let mut start = 0;
-            for row in 0..size {
-                let end = start + each + usize::from(row < more);
-                let mut part = items[start..end].to_vec();
-                if let Some(fill) = &fill
-                    && row >= more
-                {
-                    part.push(fill.clone());
-                }
-                rows.push(part);
-                start = end;
-            }
-        }
-        Ok(Val::once(rows.into_iter().map(Val::list).collect()))
-    }
-
-    fn extreme(name: &str, value: &Val<'t>, args: &mut Args<'t>) -> Res<Val<'t>> {
-        let cased = args.take(0, "case_sensitive").is_some_and(|cased| cased.truth());
-        let attribute = args.take(1, "attribute");
-        let items = value.items()?;
-        let keys = Self::keys(&items, attribute.as_ref(), cased)?;
-        let mut best: Option<usize> = None;
-        let wanted = if name == "min" { Ordering::Less } else { Ordering::Greater };
-        for (index, key) in keys.iter().enumerate() {
-            if match best {
-                Some(best) => key.order(&keys[best])? == wanted,
-                None => true,
-            } {
-                best = Some(index);
-            }
-        }
-        Ok(best.map_or_else(|| Val::undefined("the extreme of nothing"), |best| items[best].clone()))
     }
 
     fn round(&self, value: &Val<'t>, args: &mut Args<'t>) -> Res<Val<'t>> {
@@ -591,117 +443,12 @@ impl<'t> Render<'t> {
         if length < of_end {
             return Err(Failed::new("`truncate` takes a length that holds its end"));
         }
-        if chars.len() <= length + leeway {
+        if chars.len() <= length.saturating_add(leeway) {
             return Ok(Val::str(text));
         }
         let kept: String = chars[..length - of_end].iter().collect();
         let kept = if kill_words { &*kept } else { kept.rsplit_once(' ').map_or(&*kept, |(kept, _)| kept) };
         Ok(Val::str(format!("{kept}{end}")))
-    }
-
-    /// Whether `value is name(…)`.
-    pub(super) fn test(&self, name: &str, value: &Val<'t>, args: &[Val<'t>]) -> Res<bool> {
-        use minijinja::machinery::ast::BinOpKind::{Eq, Gt, Gte, In, Lt, Lte, Ne};
-        self.limits.step()?;
-        let cased = |is: fn(char) -> bool, not: fn(char) -> bool| -> Res<bool> {
-            let text = value.print(&self.limits)?;
-            Ok(text.chars().any(is) && !text.chars().any(not))
-        };
-        let compared = |op| match args {
-            [other] => Ok(ops::binary(op, value, other, &self.limits)?.truth()),
-            _ => Err(Failed::new(format!("the test `{name}` takes one value"))),
-        };
-        let whole =
-            || value.int().ok_or_else(|| Failed::new(format!("the test `{name}` takes a whole number")));
-        let takes_none = !matches!(
-            name,
-            "divisibleby"
-                | "sameas"
-                | "eq"
-                | "equalto"
-                | "=="
-                | "ne"
-                | "!="
-                | "lt"
-                | "lessthan"
-                | "<"
-                | "le"
-                | "<="
-                | "gt"
-                | "greaterthan"
-                | ">"
-                | "ge"
-                | ">="
-                | "in"
-                | "filter"
-                | "test"
-        );
-        if takes_none && !args.is_empty() {
-            return Err(Failed::new(format!("the test `{name}` takes no value")));
-        }
-        Ok(match name {
-            "defined" => !matches!(value, Val::Undefined(_)),
-            "undefined" => matches!(value, Val::Undefined(_)),
-            "none" => matches!(value, Val::None),
-            "boolean" => matches!(value, Val::Bool(_)),
-            "true" => matches!(value, Val::Bool(true)),
-            "false" => matches!(value, Val::Bool(false)),
-            "integer" => matches!(value, Val::Int(_)),
-            "float" => matches!(value, Val::Float(_)),
-            // True is a number to Python.
-            "number" => matches!(value, Val::Int(_) | Val::Float(_) | Val::Bool(_)),
-            "string" => value.text().is_some(),
-            "mapping" => matches!(value, Val::Dict(_)),
-            "sequence" => {
-                matches!(
-                    value,
-                    Val::Str(_)
-                        | Val::Markup(_)
-                        | Val::List(_)
-                        | Val::Tuple(_)
-                        | Val::Dict(_)
-                        | Val::View("range", _)
-                ) || matches!(value, Val::Undefined(_))
-            }
-            "iterable" => matches!(
-                value,
-                Val::Undefined(_)
-                    | Val::Str(_)
-                    | Val::Markup(_)
-                    | Val::List(_)
-                    | Val::Tuple(_)
-                    | Val::Dict(_)
-                    | Val::View(..)
-                    | Val::Once(_)
-                    | Val::Loop(_)
-            ),
-            "callable" => {
-                matches!(value, Val::Macro(_) | Val::Function(_) | Val::Method(_) | Val::Undefined(_))
-            }
-            "escaped" => matches!(value, Val::Markup(_)),
-            "lower" => cased(char::is_lowercase, char::is_uppercase)?,
-            "upper" => cased(char::is_uppercase, char::is_lowercase)?,
-            "odd" => whole()?.rem_euclid(2) == 1,
-            "even" => whole()?.rem_euclid(2) == 0,
-            "divisibleby" => match args.first().and_then(Val::int) {
-                Some(by) if by != 0 => whole()? % by == 0,
-                _ => return Err(Failed::new("the test `divisibleby` takes a number other than 0")),
-            },
-            "sameas" => match (value, args) {
-                (Val::None, [Val::None]) => true,
-                (Val::Bool(one), [Val::Bool(other)]) => one == other,
-                (Val::None | Val::Bool(_), [_]) | (_, [Val::None | Val::Bool(_)]) => false,
-                _ => return Err(Failed::new("the test `sameas` of such values is not supported")),
-            },
-            "eq" | "equalto" | "==" => compared(Eq)?,
-            "ne" | "!=" => compared(Ne)?,
-            "lt" | "lessthan" | "<" => compared(Lt)?,
-            "le" | "<=" => compared(Lte)?,
-            "gt" | "greaterthan" | ">" => compared(Gt)?,
-            "ge" | ">=" => compared(Gte)?,
-            "in" => compared(In)?,
-            other => return Err(Failed::new(format!("the test `{other}` is not supported"))),
-        })
     }
 }
 

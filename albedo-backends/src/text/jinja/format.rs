@@ -43,7 +43,7 @@ pub(super) fn printf<'t>(format: &str, values: &Val<'t>, limits: &Limits) -> Res
         if rest.next_if_eq(&'(').is_some() {
             let name: String = rest.by_ref().take_while(|&c| c != ')').collect();
             let Val::Dict(items) = values else { return Err(Failed::new("`%(name)s` wants a dict")) };
-            let value = Val::entry(items, &Val::str(name.as_str()));
+            let value = Val::entry(items, &Val::str(name.as_str()), limits)?;
             named = Some(value.ok_or_else(|| Failed::new(format!("`%({name})s` has no value")))?);
             by_name = true;
         }

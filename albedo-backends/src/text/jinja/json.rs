@@ -59,9 +59,11 @@ impl Writer<'_> {
                 if self.options.sorted {
                     for pair in items.windows(2) {
                         // Keys of several types have no order.
-                        pair[0].1.order(pair[1].1)?;
+                        pair[0].1.order(pair[1].1, self.limits)?;
                     }
-                    items.sort_by(|one, other| one.1.order(other.1).unwrap_or(std::cmp::Ordering::Equal));
+                    items.sort_by(|one, other| {
+                        one.1.order(other.1, self.limits).unwrap_or(std::cmp::Ordering::Equal)
+                    });
                 }
                 self.out.push('{');
                 for (index, (text, _, item)) in items.iter().enumerate() {

@@ -93,13 +93,14 @@ pub(super) fn call<'t>(
     mut args: Args<'t>,
     limits: &Limits,
 ) -> Res<Val<'t>> {
+    limits.look(value)?;
     let result = match value {
         Val::Str(text) | Val::Markup(text) if method == "format" => {
             return format::format(text, &args.positional, &args.named, limits);
         }
         Val::Str(text) => of_text(text, method, &mut args, limits)?,
-        Val::Dict(items) => of_dictionary(items, method, &mut args)?,
-        Val::List(items) | Val::Tuple(items) => of_list(items, method, &mut args)?,
+        Val::Dict(items) => of_dictionary(items, method, &mut args, limits)?,
+        Val::List(items) | Val::Tuple(items) => of_list(items, method, &mut args, limits)?,
         other => return Err(Failed::new(format!("`{method}` of a {} is not supported", other.kind()))),
     };
     args.require_all_taken(method, 3)?;
@@ -204,7 +205,8 @@ fn of_text<'t>(text: &Rc<str>, method: &'static str, args: &mut Args<'t>, limits
             Val::Int(found as i128)
         }
         "join" => {
-            let items = args.take(0, "iterable").ok_or_else(|| wrong("texts"))?.items()?;
+            let items = args.take(0, "iterable").ok_or_else(|| wrong("texts"))?;
+            let items = items.items(limits)?;
             let parts: Option<Vec<&str>> = items.iter().map(Val::text).collect();
             let parts = parts.ok_or_else(|| wrong("texts"))?;
             limits.spend(parts.iter().map(|part| part.len() + text.len()).sum())?;
@@ -247,12 +249,17 @@ fn of_text<'t>(text: &Rc<str>, method: &'static str, args: &mut Args<'t>, limits
     })
 }
 
-fn of_dictionary<'t>(items: &Rc<Vec<(Val<'t>, Val<'t>)>>, method: &str, args: &mut Args<'t>) -> Res<Val<'t>> {
+fn of_dictionary<'t>(
+    items: &Rc<Vec<(Val<'t>, Val<'t>)>>,
+    method: &str,
+    args: &mut Args<'t>,
+    limits: &Limits,
+) -> Res<Val<'t>> {
     Ok(match method {
         "get" => {
             let key = args.take(0, "key").ok_or_else(|| Failed::new("`get` takes a key"))?;
             let default = args.take(1, "default").unwrap_or(Val::None);
-            Val::entry(items, &key).unwrap_or(default)
+            Val::entry(items, &key, limits)?.unwrap_or(default)
         }
         "keys" => Val::View("dict_keys", Rc::new(items.iter().map(|(key, _)| key.clone()).collect())),
         "values" => Val::View("dict_values", Rc::new(items.iter().map(|(_, value)| value.clone()).collect())),
@@ -266,16 +273,20 @@ fn of_dictionary<'t>(items: &Rc<Vec<(Val<'t>, Val<'t>)>>, method: &str, args: &m
     })
 }
 
-fn of_list<'t>(items: &Rc<Vec<Val<'t>>>, method: &str, args: &mut Args<'t>) -> Res<Val<'t>> {
+fn of_list<'t>(items: &Rc<Vec<Val<'t>>>, method: &str, args: &mut Args<'t>, limits: &Limits) -> Res<Val<'t>> {
     let item = |args: &mut Args<'t>| args.take(0, "value").ok_or_else(|| Failed::new("it takes an item"));
     Ok(match method {
         "count" => {
             let item = item(args)?;
-            Val::Int(items.iter().filter(|known| known.equals(&item)).count() as i128)
+            let mut count = 0;
+            for known in items.iter() {
+                count += i128::from(known.equals(&item, limits)?);
+            }
+            Val::Int(count)
         }
         "index" => {
             let item = item(args)?;
-            let place = items.iter().position(|known| known.equals(&item));
+            let place = Val::place(items, &item, limits)?;
             Val::Int(place.ok_or_else(|| Failed::new("the list has no such item"))? as i128)
         }
         "copy" => Val::List(Rc::clone(items)),
@@ -295,7 +306,7 @@ pub(super) fn stripped<'a>(text: &'a str, what: Option<&str>, left: bool, right:
 }
 
 fn split<'a>(text: &'a str, separator: Option<&str>, most: Option<usize>, from_right: bool) -> Vec<&'a str> {
-    let most = most.unwrap_or(usize::MAX - 1) + 1;
+    let most = most.unwrap_or(usize::MAX).saturating_add(1);
     let Some(separator) = separator else { return words(text, most, from_right) };
     if from_right {
         let mut parts: Vec<_> = text.rsplitn(most, separator).collect();

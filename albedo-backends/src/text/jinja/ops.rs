@@ -19,13 +19,13 @@ pub(super) fn binary<'t>(op: BinOpKind, left: &Val<'t>, right: &Val<'t>, limits:
         }
     }
     Ok(match op {
-        BinOpKind::Eq => Val::Bool(left.equals(right)),
-        BinOpKind::Ne => Val::Bool(!left.equals(right)),
-        BinOpKind::Lt => Val::Bool(left.order(right)? == Less),
-        BinOpKind::Lte => Val::Bool(left.order(right)? != Greater),
-        BinOpKind::Gt => Val::Bool(left.order(right)? == Greater),
-        BinOpKind::Gte => Val::Bool(left.order(right)? != Less),
-        BinOpKind::In => Val::Bool(right.holds(left)?),
+        BinOpKind::Eq => Val::Bool(left.equals(right, limits)?),
+        BinOpKind::Ne => Val::Bool(!left.equals(right, limits)?),
+        BinOpKind::Lt => Val::Bool(left.order(right, limits)? == Less),
+        BinOpKind::Lte => Val::Bool(left.order(right, limits)? != Greater),
+        BinOpKind::Gt => Val::Bool(left.order(right, limits)? == Greater),
+        BinOpKind::Gte => Val::Bool(left.order(right, limits)? != Less),
+        BinOpKind::In => Val::Bool(right.holds(left, limits)?),
         BinOpKind::Concat => {
             let (left, right) = (left.print(limits)?, right.print(limits)?);
             joined(&left, &right, limits)?
@@ -178,6 +178,7 @@ pub(super) fn slice<'t>(
         Val::Str(_) | Val::Markup(_) | Val::List(_) | Val::Tuple(_) => value.length()? as i128,
         other => return Err(Failed::new(format!("a {} has no slices", other.kind()))),
     };
+    limits.look(value)?;
     let step = step.unwrap_or(1);
     if step == 0 {
         return Err(Failed::new("the step of a slice is 0"));
@@ -214,12 +215,15 @@ pub(super) fn slice<'t>(
 }
 
 /// The item at `index`, from the end if it is negative.
-pub(super) fn at<'t>(value: &Val<'t>, index: i128) -> Option<Val<'t>> {
-    let length = value.length().ok()? as i128;
-    let index = usize::try_from(if index < 0 { index + length } else { index }).ok()?;
-    match value {
+pub(super) fn at<'t>(value: &Val<'t>, index: i128, limits: &Limits) -> Res<Option<Val<'t>>> {
+    limits.look(value)?;
+    let Ok(length) = value.length() else { return Ok(None) };
+    let Ok(index) = usize::try_from(if index < 0 { index + length as i128 } else { index }) else {
+        return Ok(None);
+    };
+    Ok(match value {
         Val::List(items) | Val::Tuple(items) | Val::View("range", items) => items.get(index).cloned(),
         Val::Str(text) | Val::Markup(text) => text.chars().nth(index).map(|c| Val::str(c.to_string())),
         _ => None,
-    }
+    })
 }

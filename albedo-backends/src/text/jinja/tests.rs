@@ -137,9 +137,105 @@ fn hostile_templates_are_refused() {
     }
 }
 
+/// What makes little and goes through much: each took hours before it was bounded.
+#[test]
+fn work_that_leaves_nothing_is_bounded() {
+    let texts = "{% set s = 'x' * 1000000 %}{% set t = 'x' * 1000000 %}";
+    for work in [
+        "s | first",
+        "s[-1]",
+        "s[1:2]",
+        "'y' in s",
+        "s == t",
+        "s < t",
+        "s is lower",
+        "s.find('y')",
+        "s | trim('x')",
+        "[s] == [t]",
+        "s | truncate(3)",
+        "[[s] * 1000, [t] * 1000] | unique | list | length",
+    ] {
+        let template = format!("{texts}{{% for i in range(99999) %}}{{% set x = {work} %}}{{% endfor %}}");
+        let failed = hello(&template).expect_err(work);
+        assert!(
+            failed.message.contains("too many steps") || failed.message.contains("bytes"),
+            "{work}: {failed:?}"
+        );
+    }
+    // Lists of lists, each of which is one list a thousand times.
+    let lists =
+        "{% set a = [1] * 1000 %}{% set a = [a] * 1000 %}{% set b = [1] * 1000 %}{% set b = [b] * 1000 %}";
+    for work in ["a == b", "a in [b]", "[b].count(a)", "[a, b] | unique | list"] {
+        let template = format!("{lists}{{% for i in range(99999) %}}{{% set x = {work} %}}{{% endfor %}}");
+        assert!(hello(&template).is_err(), "{work}");
+    }
+}
+
+#[test]
+fn values_that_hold_themselves_or_each_other_without_end_are_refused_or_let_go() {
+    for template in [
+        "{% set n = namespace(x=[]) %}{% for i in range(99999) %}{% set n.x = [n.x] %}{% endfor %}",
+        "{% set n = namespace(x=[]) %}{% for i in range(99999) %}{% set n.x = {1: n.x} %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(99999) %}{% set n.x = n.x | batch(1) %}{% endfor %}",
+        "{% set n = namespace(x=[]) %}{% for i in range(99999) %}{% set n.x = dict(y=n.x) %}{% endfor %}",
+    ] {
+        let failed = hello(template).expect_err(template);
+        assert!(failed.message.contains("nested too deeply"), "{template}: {failed:?}");
+    }
+    let own = "{% set n = namespace(x=1) %}{% set n.own = n %}{% set n.list = [n] %}{{ n.own.own.x }}";
+    assert_eq!(hello(own).expect("renders"), "1");
+}
+
+#[test]
+fn what_has_no_order_is_refused_and_equal_keys_keep_theirs() {
+    for template in [
+        "{{ ([1, 'a', 2.5, 'b', none] * 50) | sort }}",
+        "{{ ([1, 'nan' | float, 2] * 50) | sort }}",
+        "{{ {1: 1, 'a': 2} | dictsort }}",
+    ] {
+        assert!(hello(template).is_err(), "{template}");
+    }
+    let pairs = "[[2, 'a'], [1, 'b'], [2, 'c'], [1, 'd'], [2, 'e']]";
+    for (reverse, expected) in [("false", "bdace"), ("true", "acebd")] {
+        let template = format!(
+            "{{% for p in {pairs} | sort(reverse={reverse}, attribute=0) %}}{{{{ p[1] }}}}{{% endfor %}}"
+        );
+        assert_eq!(hello(&template).expect("renders"), expected);
+    }
+}
+
+#[test]
+fn the_largest_numbers_are_computed_or_refused() {
+    let (most, least) = (i128::MAX, format!("(-{} - 1)", i128::MAX));
+    for template in [
+        format!("{{{{ {least} | abs }}}}"),
+        format!("{{{{ -{least} }}}}"),
+        format!("{{{{ {least} // -1 }}}}"),
+        format!("{{{{ {least} % -1 }}}}"),
+        format!("{{{{ {least} is divisibleby(-1) }}}}"),
+        format!("{{{{ {most} + 1 }}}}"),
+        format!("{{{{ range(0, 1, {least}) | list }}}}"),
+        format!("{{{{ range({least}, {most}) | list }}}}"),
+        format!("{{{{ range({most}, {least}, -{most}) | list }}}}"),
+        format!("{{{{ 'abc' | truncate({}) }}}}", u64::MAX),
+        format!("{{{{ 'abc' | truncate({most}, leeway={}) }}}}", u64::MAX),
+        format!("{{{{ 'abc'.split('b', {}) }}}}", u64::MAX),
+        format!("{{{{ 'abc'.rsplit(none, {}) }}}}", u64::MAX),
+        format!("{{{{ 'abc'[{least}:{most}:{most}] }}}}{{{{ 'abc'[{least}] }}}}"),
+        format!("{{{{ 'abc'.zfill({least}) }}}}{{{{ [1] * {least} }}}}"),
+        format!("{{{{ '%d' % 1e300 }}}}{{{{ 1e300 | int }}}}{{{{ 1.5 | round({least}) }}}}"),
+    ] {
+        // Neither panics nor takes long.
+        drop(hello(&template));
+    }
+}
+
 #[test]
 fn long_conversations_render() {
     let template = "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- endfor %}";
     let messages = vec![Message::new(MessageRole::User, "x".repeat(1000)); 2000];
     assert_eq!(rendered(template, &messages).expect("renders").len(), 2000 * (1000 + 12 + 5 + 11));
+    // A template that gathers messages before it writes them.
+    let gathers = "{% set n = namespace(all=[]) %}{% for m in messages %}{% set n.all = n.all + [m] %}{% endfor %}{{ n.all | length }}";
+    assert_eq!(rendered(gathers, &messages).expect("renders"), "2000");
 }

@@ -117,15 +117,22 @@ impl Val<'_> {
         }
     }
 
-    /// Its items, as a loop sees them.
-    pub(super) fn items(&self) -> Res<Vec<Self>> {
+    /// Its items, as a loop sees them. Each character of a text is one.
+    pub(super) fn items(&self, limits: &Limits) -> Res<Vec<Self>> {
         match self {
             Self::Undefined(_) => Ok(Vec::new()),
             Self::Str(text) | Self::Markup(text) => {
+                limits.spend_items(text.len())?;
                 Ok(text.chars().map(|c| Self::str(c.to_string())).collect())
             }
-            Self::List(items) | Self::Tuple(items) | Self::View(_, items) => Ok(items.to_vec()),
-            Self::Dict(items) => Ok(items.iter().map(|(key, _)| key.clone()).collect()),
+            Self::List(items) | Self::Tuple(items) | Self::View(_, items) => {
+                limits.take(items.len() as u64)?;
+                Ok(items.to_vec())
+            }
+            Self::Dict(items) => {
+                limits.take(items.len() as u64)?;
+                Ok(items.iter().map(|(key, _)| key.clone()).collect())
+            }
             Self::Once(items) => Ok(items.take().into()),
             other => Err(Failed::new(format!("a {} cannot be gone through", other.kind()))),
         }
@@ -142,58 +149,125 @@ impl Val<'_> {
         }
     }
 
+    /// Checks that no more than `most` lists and dictionaries lie in each other: whatever
+    /// goes down into a value, and be it to drop it, takes a piece of the stack for each.
+    pub(super) fn check_depth(&self, most: usize, limits: &Limits) -> Res<()> {
+        if !matches!(self, Self::List(_) | Self::Tuple(_) | Self::View(..) | Self::Dict(_) | Self::Once(_)) {
+            return Ok(());
+        }
+        limits.step()?;
+        let inside = |item: &Self| match most.checked_sub(1) {
+            Some(most) => item.check_depth(most, limits),
+            None => Err(Failed::new("a value is nested too deeply")),
+        };
+        match self {
+            Self::List(items) | Self::Tuple(items) | Self::View(_, items) => {
+                items.iter().try_for_each(inside)
+            }
+            Self::Dict(items) => {
+                items.iter().try_for_each(|(key, value)| inside(key).and_then(|()| inside(value)))
+            }
+            Self::Once(items) => items.borrow().iter().try_for_each(inside),
+            _ => Ok(()),
+        }
+    }
+
     /// The value of a dictionary under `key`.
-    pub(super) fn entry(items: &[(Self, Self)], key: &Self) -> Option<Self> {
-        items.iter().find(|(known, _)| known.equals(key)).map(|(_, value)| value.clone())
+    pub(super) fn entry(items: &[(Self, Self)], key: &Self, limits: &Limits) -> Res<Option<Self>> {
+        for (known, value) in items {
+            if known.equals(key, limits)? {
+                return Ok(Some(value.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether `item` is one of `items`, and where.
+    pub(super) fn place(items: &[Self], item: &Self, limits: &Limits) -> Res<Option<usize>> {
+        for (place, known) in items.iter().enumerate() {
+            if known.equals(item, limits)? {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
     }
 
     /// Python's `==`.
-    pub(super) fn equals(&self, other: &Self) -> bool {
-        let all = |one: &[Self], other: &[Self]| {
-            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.equals(other))
-        };
+    pub(super) fn equals(&self, other: &Self, limits: &Limits) -> Res<bool> {
+        limits.step()?;
         match (self, other) {
-            (Self::Undefined(_), Self::Undefined(_)) | (Self::None, Self::None) => true,
-            (Self::List(one), Self::List(other)) | (Self::Tuple(one), Self::Tuple(other)) => all(one, other),
-            (Self::View(one, items), Self::View(other, others)) => one == other && all(items, others),
-            (Self::Dict(one), Self::Dict(other)) => {
-                one.len() == other.len()
-                    && one
-                        .iter()
-                        .all(|(key, value)| Self::entry(other, key).is_some_and(|other| other.equals(value)))
+            (Self::Undefined(_), Self::Undefined(_)) | (Self::None, Self::None) => Ok(true),
+            (Self::List(one), Self::List(other)) | (Self::Tuple(one), Self::Tuple(other)) => {
+                Self::all_equal(one, other, limits)
             }
-            (Self::Namespace(one), Self::Namespace(other)) => Rc::ptr_eq(one, other),
-            (Self::Macro(one), Self::Macro(other)) => Rc::ptr_eq(one, other),
-            (Self::Once(one), Self::Once(other)) => Rc::ptr_eq(one, other),
-            (Self::Function(one), Self::Function(other)) => one == other,
+            (Self::View(one, items), Self::View(other, others)) => {
+                Ok(one == other && Self::all_equal(items, others, limits)?)
+            }
+            (Self::Dict(one), Self::Dict(other)) => {
+                if one.len() != other.len() {
+                    return Ok(false);
+                }
+                for (key, value) in one.iter() {
+                    match Self::entry(other, key, limits)? {
+                        Some(other) if other.equals(value, limits)? => {}
+                        _ => return Ok(false),
+                    }
+                }
+                Ok(true)
+            }
+            (Self::Namespace(one), Self::Namespace(other)) => Ok(Rc::ptr_eq(one, other)),
+            (Self::Macro(one), Self::Macro(other)) => Ok(Rc::ptr_eq(one, other)),
+            (Self::Once(one), Self::Once(other)) => Ok(Rc::ptr_eq(one, other)),
+            (Self::Function(one), Self::Function(other)) => Ok(one == other),
             _ => match (self.text(), other.text()) {
-                (Some(one), Some(other)) => one == other,
-                _ => match (self.int(), other.int()) {
+                (Some(one), Some(other)) => {
+                    if one.len() == other.len() {
+                        limits.compare(one, other)?;
+                    }
+                    Ok(one == other)
+                }
+                _ => Ok(match (self.int(), other.int()) {
                     (Some(one), Some(other)) => one == other,
                     _ => self.float().zip(other.float()).is_some_and(|(one, other)| one == other),
-                },
+                }),
             },
         }
+    }
+
+    pub(super) fn all_equal(one: &[Self], other: &[Self], limits: &Limits) -> Res<bool> {
+        if one.len() != other.len() {
+            return Ok(false);
+        }
+        for (one, other) in one.iter().zip(other) {
+            if !one.equals(other, limits)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Python's order.
     ///
     /// # Errors
     /// Values that have none.
-    pub(super) fn order(&self, other: &Self) -> Res<std::cmp::Ordering> {
+    pub(super) fn order(&self, other: &Self, limits: &Limits) -> Res<std::cmp::Ordering> {
+        limits.step()?;
         let unordered =
             || Failed::new(format!("a {} and a {} cannot be put in order", self.kind(), other.kind()));
         match (self, other) {
             (Self::List(one), Self::List(other)) | (Self::Tuple(one), Self::Tuple(other)) => {
                 for (one, other) in one.iter().zip(other.iter()) {
-                    if !one.equals(other) {
-                        return one.order(other);
+                    if !one.equals(other, limits)? {
+                        return one.order(other, limits);
                     }
                 }
                 Ok(one.len().cmp(&other.len()))
             }
             _ => match (self.text(), other.text()) {
-                (Some(one), Some(other)) => Ok(one.cmp(other)),
+                (Some(one), Some(other)) => {
+                    limits.compare(one, other)?;
+                    Ok(one.cmp(other))
+                }
                 _ => match (self.int(), other.int()) {
                     (Some(one), Some(other)) => Ok(one.cmp(&other)),
                     _ => self
@@ -207,14 +281,18 @@ impl Val<'_> {
     }
 
     /// Whether it holds `item`: Python's `in`.
-    pub(super) fn holds(&self, item: &Self) -> Res<bool> {
+    pub(super) fn holds(&self, item: &Self, limits: &Limits) -> Res<bool> {
+        limits.look(self)?;
         match self {
             Self::Str(text) | Self::Markup(text) => match item.text() {
                 Some(part) => Ok(text.contains(part)),
                 None => Err(Failed::new(format!("a str cannot hold a {}", item.kind()))),
             },
-            Self::Dict(items) => Ok(Self::entry(items, item).is_some()),
-            other => Ok(other.items()?.iter().any(|known| known.equals(item))),
+            Self::Dict(items) => Ok(Self::entry(items, item, limits)?.is_some()),
+            Self::List(items) | Self::Tuple(items) | Self::View(_, items) => {
+                Ok(Self::place(items, item, limits)?.is_some())
+            }
+            other => Ok(Self::place(&other.items(limits)?, item, limits)?.is_some()),
         }
     }
 

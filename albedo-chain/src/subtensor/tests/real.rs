@@ -7,6 +7,7 @@ use subxt::rpcs::client::RpcParams;
 use subxt::rpcs::{RpcClient, rpc_params};
 
 use super::*;
+use crate::ledger::Sighting;
 
 /// The subnet of the runtime's own genesis.
 const SUBNET: NetUid = NetUid(1);
@@ -68,7 +69,8 @@ async fn real_runtime() {
     };
     let plain = client(Beacon::quicknet());
 
-    // Registrations at a low price, no rate limits, short epochs.
+    // Registrations at a low price, hardly a rate limit, short epochs. (Chopsticks
+    // takes a 0 for a deletion.)
     node.set(json!({
         "System": {"Account": [[[hotkey.address()], {"providers": 1, "data": {"free": "1000000000000"}}]]},
         "SubtensorModule": {
@@ -76,7 +78,7 @@ async fn real_runtime() {
             "SubtokenEnabled": [[[SUBNET.0], true]],
             "Burn": [[[SUBNET.0], 1_000_000]],
             "Tempo": [[[SUBNET.0], REAL_TEMPO]],
-            "WeightsSetRateLimit": [[[SUBNET.0], 0]],
+            "WeightsSetRateLimit": [[[SUBNET.0], 1]],
             "CommitRevealWeightsEnabled": [[[SUBNET.0], false]],
             "RevealPeriodEpochs": [[[SUBNET.0], 1]],
         },
@@ -89,7 +91,7 @@ async fn real_runtime() {
     let metagraph = plain.metagraph(SUBNET, &head, &cx).await.expect("read");
     let neuron = metagraph.of(&hotkey.hotkey()).expect("registered");
     assert_eq!(neuron.coldkey.0, coldkey.address());
-    println!("registered as {neuron:?} in block {block} for {cost} rao; {} neurons", metagraph.neurons.len());
+    println!("registered in block {block}, as uid {} for {cost} rao", neuron.uid.0);
 
     // A commitment in plain text, and one that the runtime reveals.
     let block = plain.commit(SUBNET, "v7|a/b|plain", None, &cx).await.expect("committed");
@@ -97,7 +99,7 @@ async fn real_runtime() {
     let reveals = plain.reveals(SUBNET, &head, &cx).await.expect("read");
     assert_eq!(reveals[0].content, Content::Text("v7|a/b|plain".into()));
     let index = plain.commitment_index(SUBNET, &hotkey.hotkey(), block, &cx).await.expect("read");
-    println!("plain commitment in block {block}, extrinsic {index:?}: {reveals:?}");
+    println!("committed in block {block}, extrinsic {index:?}: {:?}", reveals[0].content);
 
     // A beacon that counts the chain's present as the round of the fixture.
     let state = plain.reader.at(&head, &cx).await.expect("known");
@@ -122,7 +124,8 @@ async fn real_runtime() {
     let sealed = found.iter().find(|found| found.content == Content::Text("v7|a/b|sealed".into()));
     let sealed = sealed.unwrap_or_else(|| panic!("not revealed: {found:?}"));
     assert_eq!((sealed.place.block, sealed.place.dated_by), (block, DatedBy::Commitment));
-    println!("sealed commitment of block {block}, revealed: {sealed:?}");
+    let Sighting { place, readable_at, content, .. } = sealed;
+    println!("committed in block {block}, timelocked; revealed: {content:?}, {place:?}, {readable_at:?}");
 
     // Plain weights, early in an epoch.
     let early = async || {
@@ -160,12 +163,13 @@ async fn real_runtime() {
         plain.weights(SUBNET, &head, &cx).await.expect("read").rows
     };
     let epoch = early().await;
-    let (_, receipt) = weigh(&plain, epoch, [21_845, 43_690]).await;
+    let (vector, receipt) = weigh(&plain, epoch, [21_845, 43_690]).await;
     assert_eq!((receipt.epoch, receipt.effect), (epoch, WeightEffect::Set));
     let rows = view().await;
     let row = rows.iter().find(|row| row.validator == neuron.uid).expect("set");
-    println!("plain weights, {receipt:?}: {row:?}");
-    assert_eq!(row.weights, [(Uid(0), 32_767), (Uid(1), 65_535)]);
+    println!("weights set: {receipt:?}; in the state: {:?}", row.weights);
+    // The runtime scales the largest to 65,535, and rounds the others.
+    assert!(are_in_force(&vector.shares, &row.weights), "{row:?}");
 
     // Committed weights (CRv3), which the runtime opens in a later epoch.
     node.set(json!({"SubtensorModule": {"CommitRevealWeightsEnabled": [[[SUBNET.0], true]]}})).await;
@@ -174,13 +178,15 @@ async fn real_runtime() {
     assert_eq!(receipt.effect, WeightEffect::Committed { reveal_round: ROUND });
     let head = sealing.head(&cx).await.expect("a head");
     let waiting = sealing.revealed(&vector, &receipt, &head, &cx).await.expect("read");
-    println!("committed weights, {receipt:?}: {waiting:?}");
+    println!("weights committed (CRv3): {receipt:?}; {waiting:?}");
     assert!(matches!(waiting, Revealed::Waiting { .. }), "{waiting:?}");
     node.set(drand).await;
     node.blocks(2 * REAL_TEMPO + 4).await;
     let head = sealing.head(&cx).await.expect("a head");
     let revealed = sealing.revealed(&vector, &receipt, &head, &cx).await.expect("read");
-    println!("revealed: {revealed:?}, {:?}", view().await);
+    let rows = view().await;
+    let row = rows.iter().find(|row| row.validator == neuron.uid).expect("revealed");
+    println!("weights revealed: {revealed:?} at block {}; in the state: {:?}", head.number, row.weights);
     assert_eq!(revealed, Revealed::InForce);
 
     // Beside the revealed commitment one stands: both are read again.

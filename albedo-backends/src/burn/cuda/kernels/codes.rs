@@ -7,11 +7,6 @@
 //! read together are two words; the even bytes of a word are its first two values, the odd
 //! ones the others, so that shifts and masks alone make two bf16 of two of them.
 
-#![expect(
-    clippy::used_underscore_binding,
-    reason = "the kernel macro reads the type of a product by its name"
-)]
-
 use cubecl::prelude::*;
 use half::bf16;
 
@@ -104,7 +99,7 @@ fn widen(codes: EightCodes) -> Eight {
 fn code(value: f32, inverse: f32) -> u32 {
     // Adding 2^23 rounds to a whole number, held in the low mantissa bits.
     let size = max(value, -value) * inverse + 8_388_608.0f32;
-    (u32::reinterpret(size) & 127u32) | (u32::reinterpret(value) >> 24u32 & 128u32)
+    (u32::reinterpret(size) & 127u32) | ((u32::reinterpret(value) >> 24u32) & 128u32)
 }
 
 /// What values are multiplied by to be codes, the largest of which has the size
@@ -180,15 +175,15 @@ pub(super) fn write_key(
     }
     let largest = largest_of_plane(max(size(low), size(high)));
     let inverse = inverse(largest);
-    let low = code(low.extract(0usize), inverse) | code(low.extract(1usize), inverse) << 16u32;
-    let high = code(high.extract(0usize), inverse) | code(high.extract(1usize), inverse) << 16u32;
+    let low = code(low.extract(0usize), inverse) | (code(low.extract(1usize), inverse) << 16u32);
+    let high = code(high.extract(0usize), inverse) | (code(high.extract(1usize), inverse) << 16u32);
     // Two neighbours have a word of either half; the first writes one, the second the other.
     let other_low = plane_shuffle_xor(low, 1u32);
     let other_high = plane_shuffle_xor(high, 1u32);
-    let mut word = low | other_low << 8u32;
+    let mut word = low | (other_low << 8u32);
     let mut at = 2 * lane;
     if lane % 2 == 1 {
-        word = other_high | high << 8u32;
+        word = other_high | (high << 8u32);
         at = comptime!(dim / 2) + 2 * lane - 2;
     }
     if lane < comptime!(dim / 4) {
@@ -284,7 +279,7 @@ pub(super) fn write_values<P: Float, V: Numeric, N: Size>(
                     }
                     let word = comptime!(i as usize / 4);
                     let shift = comptime!([0u32, 16, 8, 24][i as usize % 4]);
-                    codes.insert(word, codes.extract(word) | code << shift);
+                    codes.insert(word, codes.extract(word) | (code << shift));
                 }
                 if follow {
                     let offset = (positions[first as usize] % PAGE as u32) as usize;

@@ -4,6 +4,11 @@
 //! whether one cube takes both, which leaves half as much to be merged later, or two
 //! cubes one each, which keeps more of the GPU busy: that changes no bit.
 
+#![expect(
+    clippy::used_underscore_binding,
+    reason = "the kernel macro reads the size of a vector by its name"
+)]
+
 use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 use half::bf16;

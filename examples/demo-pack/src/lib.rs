@@ -120,7 +120,7 @@ fn halves(bytes: &[u8]) -> Vec<u8> {
 /// What [`halves`] took apart.
 fn joined(halves: &[u8]) -> Vec<u8> {
     let (even, odd) = halves.split_at(halves.len().div_ceil(2));
-    let place = |place: usize| if place % 2 == 0 { even[place / 2] } else { odd[place / 2] };
+    let place = |place: usize| if place.is_multiple_of(2) { even[place / 2] } else { odd[place / 2] };
     (0..halves.len()).map(place).collect()
 }
 
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     fn sha256(bytes: &[u8]) -> String {
-        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+        Sha256::digest(bytes).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
     }
 
     fn collect(root: &Path, folder: &Path, files: &mut Vec<(String, Vec<u8>)>) {
@@ -158,7 +158,7 @@ mod tests {
 
     /// The repository's demo pack; a published package has none beside it.
     fn files() -> Option<Vec<(String, Vec<u8>)>> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/demo");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo");
         let config = fs::read(root.join("duel.toml")).ok()?;
         let mut files = vec![("duel.toml".to_owned(), config)];
         for folder in ["models", "tasks"] {
