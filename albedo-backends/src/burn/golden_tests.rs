@@ -7,7 +7,11 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::*;
-use crate::burn::cpu::Segment;
+use crate::burn::config::Qwen3Config;
+use crate::burn::cpu::{BurnOps, Segment};
+use crate::burn::model::Qwen3;
+use crate::burn::weights::WeightFiles;
+use crate::text::ChatText;
 
 /// As near as logits have to be.
 const LOGIT: f32 = 1e-3;

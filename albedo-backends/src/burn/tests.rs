@@ -1,17 +1,22 @@
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use albedo_core::audit::token_score;
 use albedo_core::conformance::{BackendFixture, SessionFixture, check_backend};
 use albedo_core::overflow::{Overflow, Place, Step};
 use albedo_core::rng::{Stream, Use};
 use albedo_core::safetensors::{Dtype, read_header};
-use albedo_core::{Fault, LogitsReader, MessageRole, Reach, Sampling};
+use albedo_core::{
+    Artefact, Completion, Fault, GenerateRequest, LogitsReader, LogitsRequest, Message, MessageRole, Reach,
+    Sampling, ScoreRequest,
+};
+use futures::StreamExt;
 use half::{bf16, f16};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::text::ChatText;
 
 pub(super) fn demo(side: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/demo/models").join(side)
