@@ -97,7 +97,7 @@ pub struct BurnConfig {
     /// that has room for both, and else are loaded again at its next turn. No
     /// reply depends on it.
     pub in_turn: bool,
-    /// The day that a chat template is told if it asks for today's date
+    /// The date that a chat template gets when it asks for today's date
     /// (`strftime_now`), for example `2026-11-28`: never the clock's.
     pub date: Option<String>,
 }

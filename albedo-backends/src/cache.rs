@@ -82,7 +82,7 @@ pub struct CacheLimits {
 }
 
 impl Default for CacheLimits {
-    /// No quota; 2 GiB stay free. Ours.
+    /// No quota; 2 GiB stay free. Source: chosen by albedo.
     fn default() -> Self {
         Self { quota: None, keep_free: 2 << 30 }
     }

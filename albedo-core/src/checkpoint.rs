@@ -231,7 +231,7 @@ impl Checkpoint {
     /// Reads everything once, in order, and shows it to the visitors. Gives the
     /// digest of the parameters, as [`crate::ModelInfo::parameters`], and the
     /// visitors; `None` and no bytes read if none of them looks at this model.
-    /// `progress` is told the bytes of each block when the visitors are done
+    /// `progress` gets the bytes of each block when the visitors are done
     /// with it.
     ///
     /// # Errors

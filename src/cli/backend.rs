@@ -20,7 +20,7 @@ pub(crate) struct BackendArguments {
     /// setting `device`.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// The day that a chat template is told if it asks for today's date, for
+    /// The date that a chat template gets when it asks for today's date, for
     /// example `2026-11-28`; the backend's setting `date`.
     #[arg(long, value_name = "DATE")]
     date: Option<String>,

@@ -81,8 +81,8 @@ pub(crate) struct Verify {
     /// Check the proof in this file instead of a log.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["place", "heads", "reveals", "records"])]
     proof: Option<PathBuf>,
-    /// The log's key: `ed25519:…` or `sr25519:…`. Without it, whoever signed the
-    /// log is not known.
+    /// The log's key: `ed25519:…` or `sr25519:…`. Without it, who signed
+    /// the log is unknown.
     #[arg(long, value_name = "KEY")]
     key: Option<PublicKey>,
     /// A head of the log that somebody holds: its `checkpoint` of another day or from

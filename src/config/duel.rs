@@ -212,7 +212,7 @@ impl DuelConfig {
         Saved { folder, config: self.clone(), mac: None }.tag(key)
     }
 
-    /// The configuration that a duel's folder keeps. Whoever made the folder wrote it:
+    /// The configuration that a duel's folder keeps. The maker of the folder wrote it:
     /// see [`SavedDuel`].
     ///
     /// # Errors
@@ -298,7 +298,7 @@ impl SavedDuel {
         Ok(own.then(|| (saved.into_config(), mac)))
     }
 
-    /// The configuration, whoever wrote it: to be looked at, not to be run.
+    /// The configuration, not authenticated: to be looked at, not to be run.
     pub fn unverified(self) -> DuelConfig {
         self.0.into_config()
     }

@@ -176,7 +176,7 @@ pub async fn probe(bucket: &dyn Bucket, cx: &CallContext) -> Result<Conditions> 
     Ok(Conditions::Ignored)
 }
 
-/// What a browser is told of the object `name`: its type, and how long it may keep it.
+/// Content type and cache lifetime of the object `name`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Headers {
     pub(super) content_type: &'static str,

@@ -37,7 +37,7 @@ pub struct Fetched {
 
 /// Fetches the record at `url` into `folder`, which must not exist. `url` is the address
 /// of the record's folder (`…/records/DIGEST`) or of its manifest. What is fetched has the
-/// digest in the address, and `expect` if that is given: bytes prove themselves, whoever
+/// digest in the address, and `expect` if that is given: bytes prove themselves, no matter who
 /// serves them. Whether what the record says is true is [`record::verify`]'s question.
 ///
 /// Nothing stands under `folder` before all of it is there and has its digest.

@@ -235,8 +235,8 @@ impl Writer {
     }
 
     /// Adds `entry` where the bucket ignores conditions. After every write of the index
-    /// it is read back and compared with the manifests that are there: whoever writes
-    /// last finds what another write has undone, and repairs it. For no record's manifest
+    /// it is read back and compared with the manifests that are there: the last writer
+    /// finds what another write has undone, and repairs it. For no record's manifest
     /// comes after the index was written for it.
     async fn add_and_repair(&self, entry: &IndexEntry, now: u64, cx: &CallContext) -> Result<Indexed> {
         let mut indexed = Indexed::Already;
@@ -287,7 +287,7 @@ impl Writer {
                 let page = IndexPage { format: FORMAT, entries: std::mem::replace(&mut index.entries, rest) };
                 let bytes = Bytes::from(json(&page)?);
                 let digest = Digest::of(&bytes);
-                // Its name is its content: whoever wrote it, wrote the same.
+                // Its name is the digest of its content: every writer wrote the same.
                 self.reader.bucket.write(&page_name(digest), Content::Bytes(bytes), Mode::Always, cx).await?;
                 index.pages.push(PageRef { page: digest, records: PAGE as u32 });
             }

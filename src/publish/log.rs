@@ -56,7 +56,7 @@ impl LogSource {
                 return Ok(Some(place));
             }
         }
-        // Whoever holds the writer appends alone: what is missing is asked for again.
+        // Only the holder of the writer appends: what is missing is determined again.
         let (folder, origin, signer) = (self.folder.clone(), self.origin.clone(), Arc::clone(&self.signer));
         let mut writer = blocking(move || LogWriter::open(&folder, origin.as_deref(), signer)).await?;
         let history = self.history(cx).await?.1;

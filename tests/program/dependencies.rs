@@ -83,7 +83,7 @@ fn each_heavy_crate_has_its_home() {
     }
 }
 
-/// Crates that cost whoever builds them minutes, a C compiler or a system
+/// Crates that cost a builder minutes, a C compiler or a system
 /// library, by what they are for and how their names begin.
 const HEAVY: [(&str, &[&str]); 8] = [
     ("inference", &["burn", "cube", "tokenizers", "minijinja"]),

@@ -17,7 +17,7 @@ use crate::run::demo;
 const WARM_UP: u32 = 4;
 
 /// The most that memory may grow from then on, in MB: two of the demo's models
-/// in f32, however many are loaded. Ours.
+/// in f32, however many are loaded. Source: chosen by albedo.
 const GROWTH: f64 = 27.0;
 
 /// Resident memory of this process in MB.

@@ -78,7 +78,7 @@ pub(super) fn share(mut calls: mpsc::Receiver<Call>, count: usize, most: usize) 
             for (first, request) in requests.into_iter().enumerate() {
                 let (cx, answers) = (cx.clone(), answers.clone());
                 let mut call = Call { requests: vec![request], first, cx, answers, place: None };
-                // Without any device, requests are not answered, which their caller is told.
+                // Without any device left, the callers get an error for their requests.
                 while let Some(place) = Ticket::wait(&loads, most.max(1)) {
                     let device = place.device;
                     call.place = Some(place);
@@ -131,7 +131,7 @@ mod tests {
             }
         }
         assert!(devices.iter_mut().all(|(_, calls)| calls.try_recv().is_err()));
-        // Whoever has answered gets the next.
+        // The device that has answered gets the next request.
         drop(held.remove(4));
         assert_eq!(devices[1].1.blocking_recv().unwrap().first, 6);
         // That call is dropped at once, so that its device gets the next, too.

@@ -26,7 +26,7 @@ const RANGES_AT_ONCE: usize = 4;
 const TRIES: u32 = 3;
 
 /// Completes the locked `partial` file with what is missing of `entry`, and compares
-/// its digest. `progress` is told how many bytes came, or went.
+/// its digest. `progress` gets the number of bytes received, negative if some were discarded.
 pub(super) async fn complete(
     files: &dyn ModelFiles,
     entry: &FileEntry,

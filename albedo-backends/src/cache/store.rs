@@ -218,7 +218,7 @@ impl Store {
         let (blob, link) = (self.blob(digest), place.part().join(digest.to_string()));
         match fs::metadata(&blob) {
             Ok(about) if about.len() == entry.size => {
-                // Whoever finished the same model first has removed it.
+                // The process that finished the same model first has removed it.
                 fs::create_dir_all(place.part()).map_err(io(HOLD, &blob))?;
                 linked(&blob, &link)?;
                 return Ok(Claim::Present);

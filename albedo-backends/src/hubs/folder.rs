@@ -27,7 +27,7 @@ use crate::files::{FolderFiles, read_small};
 const RESOLVE: &str = "resolve a model of the mirror";
 const SUMS: &str = "SHA256SUMS";
 
-/// Most bytes of `SHA256SUMS`: some ten thousand files. Ours.
+/// Most bytes of `SHA256SUMS`: some ten thousand files. Source: chosen by albedo.
 const MAX_SUMS: u64 = 1 << 20;
 
 /// Settings of [`FolderHub`].

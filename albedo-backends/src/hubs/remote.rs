@@ -33,7 +33,7 @@ impl Default for Patience {
 /// Most bytes of a refusal that are read.
 const MOST_WORDS: usize = 16 << 10;
 
-/// The longest pause that a server is granted before the next try. Ours.
+/// The longest pause that a server is granted before the next try. Source: chosen by albedo.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 /// What sends a hub's requests.

@@ -14,7 +14,7 @@ const MAKE: &str = "make a manifest of tasks";
 /// The end of a shard is read in one piece, which mostly holds its whole footer.
 const TAIL: u64 = 256 << 10;
 
-/// Largest footer that is read. Ours.
+/// Largest footer that is read. Source: chosen by albedo.
 const LARGEST_FOOTER: u64 = 64 << 20;
 
 /// Bytes that are hashed at once.

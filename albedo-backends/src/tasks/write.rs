@@ -20,7 +20,7 @@ const WRITE: &str = "write the tasks";
 /// Rows of a shard. Source: chosen by albedo, a few megabytes of trajectories.
 const SHARD: usize = 1000;
 
-/// Rows of a row group: whoever reads one row reads no more than these.
+/// Rows per row group. Reading one row reads its whole group.
 const ROW_GROUP: usize = 64;
 
 /// The columns that [`ParquetTasks`](super::ParquetTasks) reads.

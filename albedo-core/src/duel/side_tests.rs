@@ -12,7 +12,7 @@ use crate::seed::Seed;
 use crate::testing::{Rows, ScriptedJudge, ScriptedSession};
 
 /// Takes the first reply for the worse one in the first question about a
-/// conversation, and for the better one in the second: whoever always asks with the
+/// conversation, and for the better one in the second: a caller that always asks with the
 /// king's reply first has every challenger win everything.
 fn counting() -> ScriptedJudge {
     let asked: Mutex<BTreeMap<String, u32>> = Mutex::default();

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind};
 const LONGEST: usize = 60;
 
 /// What serde's `message` says of the setting at `path`, as an error of `operation`:
-/// what stands there, what has to, and where it can be told how to write it.
+/// what stands there, what has to, and where possible how to write it.
 #[doc(hidden)]
 pub fn mistake(operation: &str, path: &str, message: &str) -> Error {
     let Words { message, hint } = Words::of(path, message);

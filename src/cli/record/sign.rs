@@ -47,7 +47,7 @@ pub(super) fn signers(folder: &Path, record: &AnyRecord, required: &[PublicKey])
             Err(Error::new(ErrorKind::DataInvalid, "verify the record", message)
                 .with("key", key)
                 .with("record", folder.display())
-                .with_hint("fetch `record.signatures` from whoever published the record"))
+                .with_hint("fetch `record.signatures` from the publisher of the record"))
         }
     }
 }

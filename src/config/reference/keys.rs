@@ -176,7 +176,7 @@ impl Walk<'_> {
     fn fields(&self, schema: &Value, path: &str, line: Line, keys: &mut Vec<Key>) {
         let required = schema["required"].as_array().cloned().unwrap_or_default();
         for (name, field) in schema["properties"].as_object().into_iter().flatten() {
-            // What tells variants and plugins apart is told with them.
+            // The key that names a variant or plugin is described with the variants.
             if field.get("const").is_none() {
                 let is_required = required.iter().any(|required| required == name);
                 self.field(field, &join(path, name), is_required, line, keys);
