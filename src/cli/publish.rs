@@ -148,7 +148,7 @@ async fn push(arguments: &Push, all: bool, cx: &CallContext) -> Result<Exit> {
             "lag_seconds": lag.as_secs(), "error": drained.error.as_ref().map(ToString::to_string),
         }))?;
     } else {
-        let mut text = format!("published {} records to {}", drained.published, bucket.place());
+        let mut text = format!("published {} to {}", counted(drained.published), bucket.place());
         // Writing to a string cannot fail.
         if drained.already > 0 {
             let _ = write!(text, ", {} were there already", drained.already);
@@ -168,6 +168,10 @@ async fn push(arguments: &Push, all: bool, cx: &CallContext) -> Result<Exit> {
     }
 }
 
+fn counted(records: u64) -> String {
+    format!("{records} {}", if records == 1 { "record" } else { "records" })
+}
+
 async fn status(arguments: &Status) -> Result<Exit> {
     let outbox = FolderOutbox::open(&arguments.folder)?;
     outbox.scan()?;
@@ -182,7 +186,7 @@ async fn status(arguments: &Status) -> Result<Exit> {
         }))?;
         return Ok(Exit::Done);
     }
-    let mut text = format!("{published} of {records} records are published");
+    let mut text = format!("published: {published} of {}", counted(records));
     // Writing to a string cannot fail.
     if lag.waiting > 0 {
         let _ = write!(text, "; {} wait since {}", lag.waiting, duration(lag.at(now_ms)));

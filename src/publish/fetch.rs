@@ -132,7 +132,8 @@ async fn get(transport: &dyn HttpTransport, url: String, cx: &CallContext) -> Re
         }
         status => Err(Error::new(ErrorKind::Unavailable, OPERATION, format!("the server answers {status}"))
             .with_fault(Fault::Infrastructure)
-            .with("address", address)),
+            .with("address", address)
+            .with_hint("try again when the server answers, or fetch the record from another one")),
     }
 }
 

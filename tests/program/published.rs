@@ -62,7 +62,7 @@ fn records_are_pushed_and_the_queue_tells_what_waits() {
     assert!(waits.contains("2 of 3 records") && waits.contains("albedo publish retry"), "{waits}");
     fs::write(&blobs, whole).expect("writes");
     let again = stdout(&albedo(["publish", "retry", text(&duels), "--to", text(&site)]));
-    assert!(again.contains("published 1 records"), "{again}");
+    assert!(again.contains("published 1 record to"), "{again}");
 
     // Mistakes: one line, with what to do.
     for (arguments, code, words) in [

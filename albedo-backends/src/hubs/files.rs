@@ -139,7 +139,7 @@ pub(super) fn lost(error: Error) -> Error {
         return error;
     }
     transient(ErrorKind::Unavailable, READ, error.message().to_owned())
-        .with_hint("try again; the hub has lost a file of the model, or shows it to nobody")
+        .with_hint("try again; the hub has lost a file of the model, or does not show it")
 }
 
 #[async_trait]

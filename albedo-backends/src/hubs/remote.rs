@@ -144,7 +144,7 @@ impl Remote {
             404 => error(ErrorKind::NotFound, "the hub has no such repository, revision or file".into())
                 .with_hint("check the reference"),
             401 | 403 if credential.is_none() => {
-                error(ErrorKind::NotFound, format!("the hub shows it to nobody without a key ({status})"))
+                error(ErrorKind::NotFound, format!("the hub does not show it without a key ({status})"))
                     .with_hint("check the reference, or configure a key that may read it")
             }
             403 => error(ErrorKind::Unavailable, format!("the hub refuses the key ({status})"))
@@ -160,17 +160,20 @@ impl Remote {
                 transient(ErrorKind::Protocol, operation, format!("the server answers with {status}"))
                     .with("server", server)
             }
-            _ => Refusal {
-                operation,
-                server,
-                status,
-                headers: &headers,
-                body: &body,
-                credential,
-                private: &[],
-                address_hint: "check the hub's address",
+            _ => {
+                let refusal = Refusal {
+                    operation,
+                    server,
+                    status,
+                    headers: &headers,
+                    body: &body,
+                    credential,
+                    private: &[],
+                    address_hint: "check the hub's address",
+                };
+                let error = refusal.into_error();
+                if error.hint().is_some() { error } else { error.with_hint("try again when the hub answers") }
             }
-            .into_error(),
         }
     }
 }

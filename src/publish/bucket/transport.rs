@@ -154,9 +154,9 @@ fn refusal(status: StatusCode, code: Option<&str>, headers: &HeaderMap) -> Error
             "make room, or publish elsewhere",
         ),
         (501, _) => Error::new(ErrorKind::Unsupported, OPERATION, "the server cannot do that"),
-        (408 | 425 | 500.., _) => {
-            Error::new(ErrorKind::Unavailable, OPERATION, "the server failed").with_retry(pause())
-        }
+        (408 | 425 | 500.., _) => Error::new(ErrorKind::Unavailable, OPERATION, "the server failed")
+            .with_retry(pause())
+            .with_hint("publish again when it answers: what is published stays as it is"),
         _ => Error::new(ErrorKind::Refused, OPERATION, "the server refuses the request"),
     };
     let error = error.with("status", status.as_u16());
