@@ -43,6 +43,12 @@ pub trait ModelBackend: Debug + Send + Sync + 'static {
         None
     }
 
+    /// Whether it takes references into hubs as they are, since what it asks has the
+    /// models; other backends load the folder that a reference was brought into.
+    fn takes_references(&self) -> bool {
+        false
+    }
+
     /// Loads `model` and checks it.
     ///
     /// # Errors
@@ -108,6 +114,10 @@ pub trait ModelSession: Debug + Send + Sync + 'static {
     /// - The same request gives the same text (as far as [`ModelInfo`] says).
     /// - Dropping the stream, or cancelling `cx`, stops the unfinished requests.
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated>;
+
+    /// The answer to `request` is stored where the caller needs it, and is not asked for
+    /// again: a session that keeps answers elsewhere may let it go.
+    fn kept(&self, _request: &GenerateRequest) {}
 
     /// Teacher-forced log-probabilities, one [`TokenScores`] per request, in order.
     ///

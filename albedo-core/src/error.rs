@@ -212,6 +212,12 @@ impl Error {
         self.0.fault.unwrap_or_else(|| self.0.kind.fault())
     }
 
+    /// Who has to act, where it was said and does not follow from the kind alone: for
+    /// whoever hands an error on to another process.
+    pub fn said_fault(&self) -> Option<Fault> {
+        self.0.fault
+    }
+
     /// How far it reaches.
     pub fn reach(&self) -> Reach {
         self.0.reach

@@ -60,7 +60,7 @@ pub struct Event {
 
 impl Event {
     /// `kind`, now, in `duel`.
-    pub(crate) fn new(duel: Option<Digest>, kind: EventKind) -> Self {
+    pub fn new(duel: Option<Digest>, kind: EventKind) -> Self {
         Self { version: VERSION, time_ms: unix_ms(), duel, kind }
     }
 
@@ -138,6 +138,13 @@ pub enum EventKind {
     },
     /// A try of a call to a provider is over.
     Call(CallEvent),
+    /// A job of a server changed its state.
+    Job(JobEvent),
+    /// Something that an operator has to look at; the work goes on.
+    Alert {
+        /// What happened, in one line.
+        message: String,
+    },
     /// The journal holds it: it is durable before any sink sees it.
     #[serde(untagged)]
     Journal(JournalEvent),
@@ -158,6 +165,43 @@ impl EventKind {
 impl From<JournalEvent> for EventKind {
     fn from(event: JournalEvent) -> Self {
         Self::Journal(event)
+    }
+}
+
+/// A job of a server that changed its state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobEvent {
+    /// The job: the digest of its request.
+    pub job: Digest,
+    /// What it does, for example `generate`.
+    pub kind: String,
+    /// Its state now.
+    pub state: JobState,
+    /// Why it failed, in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// How far a job of a server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// It waits for its turn.
+    Queued,
+    /// It is under way.
+    Running,
+    /// Its result is stored.
+    Done,
+    /// It ended without a result; asked for again, it is tried again.
+    Failed,
+    /// Its result was acknowledged and is gone.
+    Acknowledged,
+}
+
+impl JobState {
+    /// Whether nothing happens any more unless the job is asked for again.
+    pub fn is_over(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
     }
 }
 
@@ -314,6 +358,13 @@ pub(crate) fn log(event: &Event) {
         EventKind::Journal(JournalEvent::Assessed { sample, judge, order, .. }) => {
             tracing::debug!(sample, judge, ?order, "a judge answered");
         }
+        EventKind::Job(JobEvent { job, kind, state, error: Some(error) }) => {
+            tracing::warn!(job = %job.short(), kind, ?state, "{error}");
+        }
+        EventKind::Job(JobEvent { job, kind, state, error: None }) => {
+            tracing::debug!(job = %job.short(), kind, ?state, "a job goes on");
+        }
+        EventKind::Alert { message } => tracing::warn!("{message}"),
         EventKind::Progress { task, name, done, total } => {
             tracing::trace!(task, name, done, total, "progress");
         }
@@ -349,6 +400,13 @@ mod tests {
             call(CallOutcome::Answered { usage: None }),
             call(failed),
             call(CallOutcome::Abandoned),
+            EventKind::Job(JobEvent {
+                job: Digest::of("a request"),
+                kind: "generate".into(),
+                state: JobState::Failed,
+                error: Some("no such model".into()),
+            }),
+            EventKind::Alert { message: "two results of one job differ".into() },
             JournalEvent::Resumed { build: None, unchained: false }.into(),
             JournalEvent::Drawn { sample: 1, draws: vec![] }.into(),
         ] {

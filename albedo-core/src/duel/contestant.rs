@@ -135,6 +135,16 @@ impl Contestant {
         one_answer(&**self.loaded(cx).await?, request, cx).await
     }
 
+    /// The answer to `request` is in the journal.
+    pub(super) fn kept(&self, request: &GenerateRequest) {
+        // A session that is being replaced keeps nothing.
+        if let Ok(session) = self.0.session.try_read()
+            && let Some(session) = &*session
+        {
+            session.kept(request);
+        }
+    }
+
     /// The answer to `request`, asked alone of the model loaded afresh; none if
     /// nobody knows how to load it.
     ///

@@ -84,7 +84,9 @@ impl SampleRun<'_> {
                 if let Some(overflow) = not_repeated {
                     self.overflowed(sample.index, side, overflow, false).await?;
                 }
-                self.completed(sample.index, side, call_try, completion).await
+                let reply = self.completed(sample.index, side, call_try, completion).await?;
+                contestant.kept(&request);
+                Ok(reply)
             }
             Ok((_, Asked::Overflowed(overflow))) => {
                 self.overflowed(sample.index, side, overflow, true).await?;

@@ -130,6 +130,10 @@ impl ModelSession for Guarded<dyn ModelSession> {
         answers.collect::<FuturesUnordered<_>>().boxed()
     }
 
+    fn kept(&self, request: &GenerateRequest) {
+        self.first.kept(request);
+    }
+
     async fn score(&self, requests: Vec<ScoreRequest>, cx: &CallContext) -> Result<Vec<TokenScores>> {
         let key = || derive_seed("albedo score", &[]);
         let ask = move |session: Arc<dyn ModelSession>, cx| -> BoxFuture<'static, Result<Vec<TokenScores>>> {

@@ -127,6 +127,10 @@ impl ModelBackend for RoutesBackend {
         &self.identity
     }
 
+    fn takes_references(&self) -> bool {
+        self.backends.iter().all(|(_, backend)| backend.takes_references())
+    }
+
     async fn load(&self, model: &ModelSource, cx: &CallContext) -> Result<Arc<dyn ModelSession>> {
         cx.check("load the model over the routes")?;
         let route = |(name, backend): &(String, Arc<dyn ModelBackend>)| {
