@@ -39,6 +39,8 @@ mod publish;
 mod record;
 #[cfg(feature = "screens")]
 mod screen;
+#[cfg(feature = "server")]
+mod serve;
 mod shell;
 mod source;
 mod tasks;
@@ -66,6 +68,9 @@ struct Arguments {
     /// `debug` or `trace`, or directives such as `albedo_core=debug,hyper=off`.
     #[arg(long, global = true, value_name = "LEVEL", env = "ALBEDO_LOG")]
     log: Option<String>,
+    /// How each line of the log is written.
+    #[arg(long, global = true, value_name = "FORMAT", env = "ALBEDO_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
     /// Write every event to a new file, one JSON object per line: progress for programs
     /// (docs/events.md).
     #[arg(long, global = true, value_name = "FILE")]
@@ -76,6 +81,15 @@ struct Arguments {
     color: ColorChoice,
     #[command(subcommand)]
     command: Command,
+}
+
+/// How a line of the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object, for programs that collect logs.
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -90,6 +104,9 @@ enum Command {
     Generate(generate::Arguments),
     /// Measure the prefill, decode and load time of a model.
     Bench(bench::Arguments),
+    /// Serve models over HTTP: OpenAI's routes for people and tools, jobs for validators.
+    #[cfg(feature = "server")]
+    Serve(serve::Arguments),
     /// Check whether a model may duel: its files, whether it is a copy, its behaviour.
     #[cfg(feature = "screens")]
     Screen(screen::Arguments),
@@ -143,6 +160,17 @@ enum Command {
     Completions(shell::Completions),
     /// Write manual pages, one per command.
     Man(shell::Man),
+}
+
+impl Command {
+    /// The level of a log that nobody asked for. A server runs unattended.
+    fn log(&self) -> Option<&'static str> {
+        match self {
+            #[cfg(feature = "server")]
+            Self::Serve(_) => Some("info"),
+            _ => None,
+        }
+    }
 }
 
 /// Runs the command that the process was started with, and returns its exit
@@ -228,8 +256,8 @@ First questions:
   every key of a configuration     albedo config reference";
 
 fn run(arguments: Arguments) -> Result<Exit> {
-    if let Some(directives) = &arguments.log {
-        write_log(directives)?;
+    if let Some(directives) = arguments.log.as_deref().or(arguments.command.log()) {
+        write_log(directives, arguments.log_format)?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -255,6 +283,8 @@ fn dispatch(command: Command, runtime: &tokio::runtime::Runtime, cx: &CallContex
         Command::Calibrate(arguments) => runtime.block_on(calibrate::run(&arguments, cx)),
         Command::Generate(arguments) => runtime.block_on(generate::run(&arguments, cx)),
         Command::Bench(arguments) => runtime.block_on(bench::run(&arguments, cx)),
+        #[cfg(feature = "server")]
+        Command::Serve(arguments) => runtime.block_on(serve::run(&arguments, cx)),
         #[cfg(feature = "screens")]
         Command::Screen(arguments) => runtime.block_on(screen::run(&arguments, cx)),
         #[cfg(feature = "screens")]
@@ -286,7 +316,7 @@ fn dispatch(command: Command, runtime: &tokio::runtime::Runtime, cx: &CallContex
 ///
 /// # Errors
 /// The operator's: they cannot be read.
-fn write_log(directives: &str) -> Result<()> {
+fn write_log(directives: &str, format: LogFormat) -> Result<()> {
     let invalid = |message: String| {
         Error::new(ErrorKind::ConfigInvalid, "set up the log", message)
             .with_fault(Fault::Operator)
@@ -297,7 +327,11 @@ fn write_log(directives: &str) -> Result<()> {
         .with_env_filter(filter)
         .with_ansi(console::colors_enabled_stderr())
         .with_writer(io::stderr);
-    log.try_init().map_err(|error| invalid(error.to_string()))
+    let started = match format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| invalid(error.to_string()))
 }
 
 /// The first interrupt asks the work to stop where nothing is half done; the

@@ -52,8 +52,14 @@ pub use admission::{AdmissionConfig, default_screens};
 #[cfg(feature = "cli")]
 pub(crate) use duel::{BOTH_SIDES, label};
 pub use duel::{DuelConfig, ModelConfig, SavedDuel};
+#[cfg(feature = "server")]
+pub(crate) use file::folder;
 pub use file::{parse, read};
+#[cfg(feature = "server")]
+pub(crate) use hubs::{CheckedHubs, Hubs};
 pub use key::journal_key;
 #[cfg(feature = "cli")]
 pub(crate) use reference::plain;
 pub use reference::{Choice, Key, Need, keys, reference};
+#[cfg(feature = "server")]
+pub(crate) use wire::DEFAULT_BACKEND;

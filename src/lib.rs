@@ -60,6 +60,7 @@
 //! | `screens` | yes | `judges`, all screens, and the commands `albedo screen` and `albedo fingerprint` |
 //! | `signatures` | with `cli` | signing keys in files, verifying signatures ([`signer`]), and the log of duels ([`mod@log`]) |
 //! | `publish` | yes | [`publish`]: records, log and public data into a folder or a bucket, and a page that shows them |
+//! | `server` | yes | [`server`]: `albedo serve`, models for all who speak HTTP |
 //! | `conformance` | no | modules `conformance` and `testing`, for the tests of plugins |
 //! | `chain` | no | chains `local` and `subtensor`, wallets, and the commands `albedo chain`, `wallet` and `miner` |
 //!
@@ -102,6 +103,8 @@ pub mod prelude;
 pub mod publish;
 #[cfg(feature = "report")]
 pub mod report;
+#[cfg(feature = "server")]
+pub mod server;
 
 /// This build, as records name it: its version and the digest of its sources.
 pub fn build() -> Build {

@@ -17,6 +17,7 @@ mod config;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod device_name;
 mod engine;
 mod kernels;
 mod model;
@@ -309,6 +310,10 @@ impl ModelBackend for BurnBackend {
 
     fn max_batch(&self) -> Option<u32> {
         Some((self.placement.max_batch * self.devices.len()) as u32)
+    }
+
+    fn device(&self) -> Option<String> {
+        device_name::of(self.placement.device)
     }
 
     async fn load(&self, model: &ModelSource, cx: &CallContext) -> Result<Arc<dyn ModelSession>> {

@@ -49,6 +49,13 @@ pub trait ModelBackend: Debug + Send + Sync + 'static {
         false
     }
 
+    /// The model name of the device that this backend computes on, for example `NVIDIA
+    /// H100 80GB HBM3`: bits may differ between two of another name. `None` where it
+    /// does not know.
+    fn device(&self) -> Option<String> {
+        None
+    }
+
     /// Loads `model` and checks it.
     ///
     /// # Errors

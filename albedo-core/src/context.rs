@@ -100,6 +100,13 @@ impl CallContext {
         Self { cancellation: self.cancellation.child_token(), ..self.clone() }
     }
 
+    /// The same context with a cancellation of its own: what cancels this one does not
+    /// cancel it, and the reverse.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self { cancellation: CancellationToken::new(), ..self.clone() }
+    }
+
     /// The same context whose signals `listener` receives, before the listeners
     /// that were there already. A signal does not say which of a call's requests
     /// it is about: to know, make one call per request.

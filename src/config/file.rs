@@ -71,7 +71,7 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
 }
 
 /// The folder of the file at `path`, from which its relative paths are taken.
-pub(super) fn folder(path: &Path) -> &Path {
+pub(crate) fn folder(path: &Path) -> &Path {
     // The parent of a bare file name is empty, which is no path.
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -5,6 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
+#[cfg(feature = "server")]
+use crate::CallContext;
+#[cfg(feature = "server")]
+use crate::backends::cache::Held;
 use crate::backends::cache::{Cache, CachedFiles};
 use crate::backends::files::FolderFiles;
 use crate::registry::{CheckContext, Checked};
@@ -12,11 +16,11 @@ use crate::{BuildContext, Error, ErrorKind, HubRef, ModelFiles, ModelHub, ModelR
 
 /// The hubs that the models of a configuration are in, checked.
 #[derive(Debug)]
-pub(super) struct CheckedHubs(BTreeMap<String, Checked<dyn ModelHub>>);
+pub(crate) struct CheckedHubs(BTreeMap<String, Checked<dyn ModelHub>>);
 
 /// The hubs that the models of a configuration are in.
 #[derive(Debug)]
-pub(super) struct Hubs {
+pub(crate) struct Hubs {
     hubs: BTreeMap<String, Arc<dyn ModelHub>>,
     /// What was resolved, so that what screens read is compared with what is loaded.
     resolved: Mutex<BTreeMap<HubRef, Arc<CachedFiles>>>,
@@ -28,7 +32,7 @@ impl CheckedHubs {
     ///
     /// # Errors
     /// As [`CheckContext::plugin`]; a hub that is listed twice.
-    pub(super) fn check<'a>(
+    pub(crate) fn check<'a>(
         listed: &[PluginConfig<dyn ModelHub>],
         models: impl IntoIterator<Item = (&'a str, &'a ModelRef)>,
         cx: &CheckContext<'_>,
@@ -56,7 +60,7 @@ impl CheckedHubs {
         Ok(Self(hubs))
     }
 
-    pub(super) async fn build(self, cx: &BuildContext<'_>) -> Result<Hubs> {
+    pub(crate) async fn build(self, cx: &BuildContext<'_>) -> Result<Hubs> {
         let mut hubs = BTreeMap::new();
         for (name, hub) in self.0 {
             hubs.insert(name, hub.build(cx).await?);
@@ -99,6 +103,29 @@ impl Hubs {
         let held = cache.held(&name, cx.call()).await?;
         let held = held.ok_or_else(|| Error::bug("find a model in the cache", format!("{name} is gone")))?;
         Ok(ModelRef::from(held.for_process()))
+    }
+
+    /// Brings the model `reference` into `cache`, every byte compared with its digest,
+    /// where it stays while the value lives. What is there is used without asking the
+    /// hub.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], the operator's, for a hub that is not one of these; the
+    /// hub's; as [`Cache::hold`].
+    #[cfg(feature = "server")]
+    pub(crate) async fn hold(&self, reference: &HubRef, cache: &Cache, cx: &CallContext) -> Result<Held> {
+        let hub = self.hubs.get(reference.hub()).ok_or_else(|| {
+            let known: Vec<_> = self.hubs.keys().map(String::as_str).collect();
+            Error::new(ErrorKind::NotFound, "find a model's hub", "no hub of that name is configured here")
+                .with("model", reference)
+                .with_hint(format!("known: {}", known.join(", ")))
+        })?;
+        let name = reference.to_string();
+        if let Some(held) = cache.held(&name, cx).await? {
+            return Ok(held);
+        }
+        let files = hub.resolve(reference, cx).await?;
+        cache.hold(&name, &*files, cx).await
     }
 
     async fn resolve(&self, reference: &HubRef, cx: &BuildContext<'_>) -> Result<Arc<CachedFiles>> {

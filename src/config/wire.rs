@@ -1,4 +1,4 @@
-//! How the parts that a configuration names are put together. Nothing else does it.
+//! How the parts that a duel's configuration names are put together. Nothing else does it.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What runs both sides where the file does not say.
-pub(super) const DEFAULT_BACKEND: &str = "burn";
+pub(crate) const DEFAULT_BACKEND: &str = "burn";
 
 /// The plugins of a duel's configuration, checked.
 #[derive(Debug)]
