@@ -7,14 +7,15 @@ use albedo_core::registry::Secrets;
 use albedo_core::{
     BuildContext, CallContext, CallSignal, CheckContext, Completion, Digest, Error, ErrorKind, Fault,
     GenerateRequest, Generated, Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource,
-    Plugin, Reach, Result, ScoreRequest, TokenScores,
+    Plugin, Reach, Result, ScoreRequest, StreamPart, StreamRequest, TokenScores,
 };
 use async_trait::async_trait;
-use futures::stream::{BoxStream, FuturesUnordered, StreamExt};
+use futures::FutureExt;
+use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use self::http::{MAX_BODY, Server};
 use self::reply::Reader;
@@ -70,6 +71,8 @@ const MAX_TOKENS_KEYS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 ///   identity or `Debug`. Redirections are not followed, and the key does not go
 ///   over plain HTTP to another machine ([`crate::http`]).
 /// - A response format is asked for; a server that ignores it is not noticed.
+/// - A stream shows a text that comes in pieces piece by piece, and its log-probabilities
+///   at the end. If the server then replaces what it has sent, what was shown stays.
 #[derive(Debug)]
 pub struct OpenAiBackend {
     identity: Identity,
@@ -295,6 +298,25 @@ impl OpenAiBackend {
         Ok(asked)
     }
 
+    /// The names of the models that the server lists, in its order.
+    ///
+    /// # Errors
+    /// The server's; [`ErrorKind::Protocol`] if its answer is no list.
+    pub async fn models(&self, cx: &CallContext) -> Result<Vec<String>> {
+        models::names(&cx.run(LOAD, self.server.get(LOAD, "/models", cx)).await??)
+    }
+
+    /// A backend with the secrets and the transport of `cx`, as a configuration's is built.
+    ///
+    /// # Errors
+    /// As [`OpenAiBackend::new`].
+    pub fn build_with(config: OpenAiConfig, cx: &BuildContext<'_>) -> Result<Self> {
+        let config = config.check()?;
+        let key = config.key_env.as_deref();
+        let key = key.map(|name| Credential::bearer(name, cx.secret(name)?.expose()));
+        Self::with_key(config, key.transpose()?, crate::http::transport(cx))
+    }
+
     /// The longest context of `model` if the server reports it, once it is known
     /// that it serves it.
     async fn look_up(&self, model: &str, cx: &CallContext) -> Result<Option<u32>> {
@@ -356,9 +378,7 @@ impl Plugin<dyn ModelBackend> for OpenAiBackend {
     }
 
     async fn build(config: OpenAiConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
-        let key = config.key_env.as_deref();
-        let key = key.map(|name| Credential::bearer(name, cx.secret(name)?.expose()));
-        Ok(Arc::new(Self::with_key(config, key.transpose()?, crate::http::transport(cx))?))
+        Ok(Arc::new(Self::build_with(config, cx)?))
     }
 }
 
@@ -366,6 +386,9 @@ albedo_core::register!(dyn ModelBackend => OpenAiBackend);
 
 #[derive(Debug)]
 struct Session(Arc<Remote>);
+
+/// Where the parts of a reply go.
+type Parts = mpsc::UnboundedSender<Result<StreamPart>>;
 
 /// A served model.
 #[derive(Debug)]
@@ -378,7 +401,13 @@ struct Remote {
 }
 
 impl Remote {
-    async fn reply(&self, request: &GenerateRequest, cx: &CallContext) -> Result<Completion> {
+    /// The reply to `request`; `show` is called after each piece of it.
+    async fn reply(
+        &self,
+        request: &GenerateRequest,
+        cx: &CallContext,
+        mut show: impl FnMut(&Reader) + Send,
+    ) -> Result<Completion> {
         check(request)?;
         let _slot = self.slots.acquire().await.map_err(|error| Error::bug(GENERATE, error.to_string()))?;
         let body = wire::body(&self.config, &self.model, request).to_string().into_bytes();
@@ -400,9 +429,36 @@ impl Remote {
             }
             if reader.push(&piece, &refused)? {
                 cx.signal(CallSignal::Token);
+                show(&reader);
             }
         }
         reader.end(self.config.price, &refused)
+    }
+
+    /// The parts of the reply to `request`, each sent as soon as it is there.
+    async fn stream(&self, request: &GenerateRequest, cx: &CallContext, parts: Parts) {
+        let mut shown = String::new();
+        let show = |reader: &Reader| {
+            let piece = reader.so_far().get(shown.len()..).unwrap_or_default().to_owned();
+            if !piece.is_empty() {
+                shown.push_str(&piece);
+                // Fails only if the caller has gone.
+                let _ = parts.send(Ok(StreamPart::tokens(Vec::new(), piece, None)));
+            }
+        };
+        let reply = cx.run(GENERATE, self.reply(request, cx, show)).await;
+        let done = reply.and_then(|reply| reply).map(|mut completion| {
+            // A server may replace at the end what it has sent; what was shown stays.
+            if !completion.text.starts_with(&shown) {
+                completion.text.clone_from(&shown);
+            }
+            let (rest, log_probs) = (&completion.text[shown.len()..], completion.log_probs.clone());
+            if !rest.is_empty() || log_probs.is_some() {
+                let _ = parts.send(Ok(StreamPart::tokens(Vec::new(), rest, log_probs)));
+            }
+            StreamPart::Done(completion)
+        });
+        let _ = parts.send(done);
     }
 }
 
@@ -438,11 +494,28 @@ impl ModelSession for Session {
         let answers = requests.into_iter().enumerate().map(|(index, request)| {
             let (remote, cx) = (Arc::clone(&self.0), cx.clone());
             async move {
-                let result = cx.run(GENERATE, remote.reply(&request, &cx)).await;
+                let result = cx.run(GENERATE, remote.reply(&request, &cx, |_| ())).await;
                 Generated { index, result: result.and_then(|result| result) }
             }
         });
         answers.collect::<FuturesUnordered<_>>().boxed()
+    }
+
+    fn stream(&self, request: StreamRequest, cx: &CallContext) -> BoxStream<'static, Result<StreamPart>> {
+        let request = match request.into_generate() {
+            Ok(request) => request,
+            Err(error) => return stream::iter([Err(error)]).boxed(),
+        };
+        let (remote, cx) = (Arc::clone(&self.0), cx.clone());
+        // The answer's bound in size is also theirs.
+        let (sender, mut parts) = mpsc::unbounded_channel();
+        let mut reply = async move { remote.stream(&request, &cx, sender).await }.boxed().fuse();
+        stream::poll_fn(move |task| {
+            // Who reads the parts drives the reply; with its end, the channel closes.
+            let _ = reply.poll_unpin(task);
+            parts.poll_recv(task)
+        })
+        .boxed()
     }
 
     async fn score(&self, _: Vec<ScoreRequest>, _: &CallContext) -> Result<Vec<TokenScores>> {

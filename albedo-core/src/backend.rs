@@ -4,7 +4,6 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::stream::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -16,12 +15,14 @@ use crate::model_ref::ModelRef;
 
 mod generate;
 mod score;
+mod stream;
 
 pub use generate::{
     Completion, FinishReason, GenerateRequest, Generated, ResponseFormat, SampledTokens, Sampling,
-    TokenLogProb, Usage,
+    TokenLogProb, TokenText, Usage,
 };
 pub use score::{LogitsReader, LogitsRequest, ScoreRequest, TokenScores};
+pub use stream::{Prompt, StreamPart, StreamRequest};
 
 /// A stream of any type, as [`ModelSession::generate`] returns it.
 pub use futures::stream::BoxStream;
@@ -122,6 +123,52 @@ pub trait ModelSession: Debug + Send + Sync + 'static {
     /// - Dropping the stream, or cancelling `cx`, stops the unfinished requests.
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated>;
 
+    /// Writes one reply and shows it as it grows.
+    ///
+    /// ```
+    /// # #[cfg(feature = "conformance")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> albedo_core::Result<()> {
+    /// use albedo_core::testing::ScriptedSession;
+    /// use albedo_core::{CallContext, Message, MessageRole, ModelSession, StreamPart, StreamRequest};
+    /// use futures::StreamExt;
+    ///
+    /// let session = ScriptedSession::saying("a model", "ls -l");
+    /// let request = StreamRequest::new([Message::new(MessageRole::User, "Which files are there?")], 64);
+    /// let mut parts = session.stream(request, &CallContext::new());
+    /// let mut shown = String::new();
+    /// while let Some(part) = parts.next().await {
+    ///     match part? {
+    ///         StreamPart::Tokens { text, .. } => shown.push_str(&text),
+    ///         StreamPart::Done(completion) => assert_eq!(completion.text, shown),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "conformance"))]
+    /// # fn main() {}
+    /// ```
+    ///
+    /// # Behavior
+    /// - The parts are [`StreamPart::Prompt`] if that is asked for, any number of
+    ///   [`StreamPart::Tokens`], and [`StreamPart::Done`]; or an error, and nothing after it.
+    /// - Ids, texts and log-probabilities of the parts, put together, are those of the
+    ///   [`Completion`]. The same request gives the same reply as
+    ///   [`generate`](ModelSession::generate) does.
+    /// - Dropping the stream, or cancelling `cx`, frees the request's place before the next
+    ///   step. A stream that is not read holds nobody else up.
+    ///
+    /// A session that does not stream shows its reply in one part, refuses raw prompts
+    /// and has no log-probabilities of prompts ([`ErrorKind::Unsupported`]): that is what
+    /// this method does where it is not implemented.
+    fn stream(&self, request: StreamRequest, cx: &CallContext) -> BoxStream<'static, Result<StreamPart>> {
+        match request.into_generate() {
+            Ok(request) => stream::whole(self.generate(vec![request], cx), cx.clone()),
+            Err(error) => stream::refused(error),
+        }
+    }
+
     /// The answer to `request` is stored where the caller needs it, and is not asked for
     /// again: a session that keeps answers elsewhere may let it go.
     fn kept(&self, _request: &GenerateRequest) {}
@@ -200,15 +247,8 @@ pub trait ModelSessionExt: ModelSession {
         request: GenerateRequest,
         cx: &CallContext,
     ) -> impl Future<Output = Result<Completion>> + Send {
-        const GENERATE: &str = "generate a reply";
         let mut answers = self.generate(vec![request], cx);
-        async move {
-            if let Some(answer) = answers.next().await {
-                return answer.result;
-            }
-            cx.check(GENERATE)?;
-            Err(Error::bug(GENERATE, "the session ended its answers without one"))
-        }
+        async move { stream::first_answer(&mut answers, cx, "generate a reply").await }
     }
 }
 

@@ -94,9 +94,9 @@ pub mod testing;
 pub use admission::{Admission, AdmissionOutcome, Admit, Models, Probes, Screened};
 pub use backend::{
     BoxStream, Completion, DeviceMemory, FinishReason, GenerateRequest, Generated, LogitsReader,
-    LogitsRequest, Message, ModelBackend, ModelInfo, ModelSession, ModelSessionExt, ModelSource,
-    ResponseFormat, Role as MessageRole, SampledTokens, Sampling, ScoreRequest, TokenLogProb, TokenScores,
-    Usage,
+    LogitsRequest, Message, ModelBackend, ModelInfo, ModelSession, ModelSessionExt, ModelSource, Prompt,
+    ResponseFormat, Role as MessageRole, SampledTokens, Sampling, ScoreRequest, StreamPart, StreamRequest,
+    TokenLogProb, TokenScores, TokenText, Usage,
 };
 pub use behaviour::{Behaviour, OfflineJudge};
 pub use chain::ChainClient;

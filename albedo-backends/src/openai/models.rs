@@ -15,11 +15,7 @@ const SKIP: &str = "`check_model = false` does without the list of models";
 /// [`ErrorKind::Protocol`] if it is no list; [`ErrorKind::NotFound`] if the model is
 /// not on it.
 pub(super) fn find(listing: &[u8], model: &str) -> Result<Option<u32>> {
-    let listing = lenient::value(listing).map_err(|error| {
-        let message = format!("the server's list of models is unreadable: {error}");
-        Error::new(ErrorKind::Protocol, LOAD, message)
-            .with_hint(format!("check that `base_url` is that of a chat server, usually up to `/v1`; {SKIP}"))
-    })?;
+    let listing = read(listing)?;
     let entries = entries(&listing);
     if let Some(entry) = entries.iter().find(|entry| name(entry) == Some(model)) {
         return Ok(context(entry));
@@ -30,6 +26,23 @@ pub(super) fn find(listing: &[u8], model: &str) -> Result<Option<u32>> {
         Some(near) => error
             .with_hint(format!("did you mean `{near}`? for a name that it takes and does not list, {SKIP}")),
         None => error.with_hint(format!("it lists no models; {SKIP}")),
+    })
+}
+
+/// The names of the models on `listing`, in its order.
+///
+/// # Errors
+/// [`ErrorKind::Protocol`] if it is no list.
+pub(super) fn names(listing: &[u8]) -> Result<Vec<String>> {
+    let listing = read(listing)?;
+    Ok(entries(&listing).iter().filter_map(name).map(str::to_owned).collect())
+}
+
+fn read(listing: &[u8]) -> Result<Value> {
+    lenient::value(listing).map_err(|error| {
+        let message = format!("the server's list of models is unreadable: {error}");
+        Error::new(ErrorKind::Protocol, LOAD, message)
+            .with_hint(format!("check that `base_url` is that of a chat server, usually up to `/v1`; {SKIP}"))
     })
 }
 

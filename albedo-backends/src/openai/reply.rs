@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use albedo_core::{Completion, Error, ErrorKind, FinishReason, Result, TokenLogProb, Usage};
+use albedo_core::{Completion, Error, ErrorKind, FinishReason, Result, TokenLogProb, TokenText, Usage};
 use serde_json::{Value, json};
 
 use super::finish::{Ending, ending};
@@ -79,6 +79,11 @@ impl Reader {
                 self.events(events, refused)
             }
         }
+    }
+
+    /// The reply's text as far as it has come in pieces.
+    pub(super) fn so_far(&self) -> &str {
+        self.reply.choices.first_key_value().map_or("", |(_, choice)| choice.text.so_far())
     }
 
     /// Whether the server has said that nothing follows.
@@ -362,13 +367,15 @@ impl LogProbs {
 fn token(value: &Value) -> Option<TokenLogProb> {
     let read = |value: &Value| {
         let log_prob = lenient::number(value.get("logprob")?)? as f32;
-        Some((value.get("token")?.as_str()?.to_owned(), log_prob)).filter(|_| log_prob.is_finite())
+        let bytes = value.get("bytes").and_then(|bytes| serde_json::from_value(bytes.clone()).ok());
+        let bytes: Vec<u8> = bytes.unwrap_or(value.get("token")?.as_str()?.as_bytes().to_vec());
+        Some((TokenText::new(None, bytes), log_prob)).filter(|_| log_prob.is_finite())
     };
-    let (text, log_prob) = read(value)?;
+    let (token, log_prob) = read(value)?;
     let likeliest =
         value.get("top_logprobs").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let likeliest = likeliest.iter().map(read).collect::<Option<_>>()?;
-    Some(TokenLogProb { text, log_prob, likeliest })
+    Some(TokenLogProb { token, log_prob, likeliest })
 }
 
 impl Counts {

@@ -166,7 +166,8 @@ async fn a_stream_gives_text_reasoning_log_probabilities_and_usage() {
     assert_eq!((completion.usage.prompt_tokens, completion.usage.completion_tokens), (Some(11), Some(5)));
     assert_eq!(completion.usage.price_usd, Some(0.002));
     let log_probs = completion.log_probs.expect("log-probabilities");
-    assert_eq!(log_probs[0].likeliest, [("B".to_owned(), -0.1), ("A".to_owned(), -2.5)]);
+    let likeliest = log_probs[0].likeliest.iter().map(|(token, log_prob)| (&*token.text, *log_prob));
+    assert_eq!(likeliest.collect::<Vec<_>>(), [("B", -0.1), ("A", -2.5)]);
     // One for each chunk in which the model wrote: no empty one, no keep-alive.
     assert_eq!(*heard.lock().expect("unpoisoned"), [CallSignal::Token; 4]);
 }

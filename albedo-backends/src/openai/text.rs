@@ -58,6 +58,11 @@ impl Text {
         self.joined.is_empty()
     }
 
+    /// What is certain of the text so far: the pieces, if it comes in pieces.
+    pub(super) fn so_far(&self) -> &str {
+        if self.by_pieces { &self.joined } else { "" }
+    }
+
     /// The text.
     pub(super) fn read(self) -> String {
         if self.by_pieces {

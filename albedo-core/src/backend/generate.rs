@@ -287,16 +287,58 @@ pub struct SampledTokens {
     pub logit_gaps: Option<Vec<u16>>,
 }
 
-/// A token written, with what else could have stood there.
+/// A token, and how likely it was at its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogProb {
-    /// The token's text.
-    pub text: String,
+    /// The token.
+    pub token: TokenText,
     /// Its log-probability in nats.
     pub log_prob: f32,
     /// The likeliest tokens at this place and their log-probabilities, the
     /// likeliest first.
-    pub likeliest: Vec<(String, f32)>,
+    pub likeliest: Vec<(TokenText, f32)>,
+}
+
+/// A token of a vocabulary, as text.
+///
+/// ```
+/// use albedo_core::TokenText;
+///
+/// let word = TokenText::new(Some(7), b" sky".to_vec());
+/// assert_eq!((&*word.text, word.as_bytes(), word.bytes.is_none()), (" sky", &b" sky"[..], true));
+/// // A character may have more than one token.
+/// let half = TokenText::new(Some(8), vec![0xE2, 0x82]);
+/// assert_eq!((&*half.text, half.as_bytes()), ("\u{FFFD}", &[0xE2, 0x82][..]));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TokenText {
+    /// Its id; `None` if the provider does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u32>,
+    /// Its text, U+FFFD in place of bytes that are no UTF-8 by themselves.
+    pub text: String,
+    /// Its bytes, where they are not those of `text`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Vec<u8>>,
+}
+
+impl TokenText {
+    /// The token `id` with these bytes.
+    pub fn new(id: Option<u32>, bytes: Vec<u8>) -> Self {
+        match String::from_utf8(bytes) {
+            Ok(text) => Self { id, text, bytes: None },
+            Err(error) => {
+                let bytes = error.into_bytes();
+                Self { id, text: String::from_utf8_lossy(&bytes).into_owned(), bytes: Some(bytes) }
+            }
+        }
+    }
+
+    /// Its bytes. Those of consecutive tokens make the bytes of their text.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.as_deref().unwrap_or(self.text.as_bytes())
+    }
 }
 
 /// Why a reply ended.

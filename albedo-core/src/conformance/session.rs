@@ -13,6 +13,8 @@ use crate::backend::{
 use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
 
+mod streams;
+
 /// What the session suite needs to know.
 #[derive(Debug, Clone)]
 pub struct SessionFixture {
@@ -54,7 +56,8 @@ impl SessionFixture {
 /// that depends on its request alone, greedy or sampled, in any company;
 /// honest counts and finish reasons; bad requests (no token, a negative
 /// temperature, a prompt beyond the context) that fail alone; response formats
-/// that are kept or refused; scores; and that a call can be cancelled, dropped or timed out without harm to others.
+/// that are kept or refused; scores; that a call can be cancelled, dropped or timed out without harm to others; and
+/// streams, whose parts make the reply that a whole answer has.
 ///
 /// # Errors
 /// The first promise found broken.
@@ -69,6 +72,7 @@ pub async fn check_session(session: &dyn ModelSession, fixture: &SessionFixture)
     suite.formats(&known).await?;
     suite.scores(&known).await?;
     suite.interruptions(&known).await?;
+    suite.streams(&known).await?;
     ensure(&model == session.model(), "the model's facts are stable", || format!("{:?}", session.model()))
 }
 

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
 
 use super::*;
-use crate::backend::{ModelInfo, Usage};
+use crate::backend::{ModelInfo, Prompt, StreamPart, StreamRequest, TokenLogProb, TokenText, Usage};
 use crate::conformance::Violation;
 use crate::digest::Digest;
 
@@ -38,6 +38,15 @@ pub(crate) enum Flaw {
     DiesWhenCancelled,
     DiesWhenDropped,
     Hangs,
+    StreamsNoEnd,
+    StreamsOn,
+    StreamsHalf,
+    StreamsAnother,
+    StreamsNoPrompt,
+    StreamsUnlikely,
+    StreamsAnything,
+    StreamsWhenStopped,
+    DiesWhenStreamsAreDropped,
 }
 
 /// Writes words that depend on the request alone; a token is a byte.
@@ -106,8 +115,37 @@ impl Fake {
                 tokens.len() as u32,
             ),
         )
+        .with_log_probs(
+            request.log_probs.map(|count| tokens.iter().map(|&id| self.likely(id, count)).collect()),
+        )
         .with_tokens(tokens)
         .with_reply_scores(scored.map(|reply| self.log_probs(&request.messages, reply, shift))))
+    }
+
+    /// What a stream of `request` writes, and the tokens of its prompt if they are asked for.
+    fn read(&self, request: StreamRequest) -> Result<(GenerateRequest, Option<Vec<u32>>)> {
+        let messages = match &request.prompt {
+            Prompt::Messages(messages) => Arc::clone(messages),
+            Prompt::Text(text) => [Message::new(Role::User, &**text)].into(),
+            Prompt::Tokens(_) => {
+                return Err(Error::new(ErrorKind::Unsupported, "stream", "it has no tokens"));
+            }
+        };
+        let prompt = request.prompt_log_probs.then(|| vec![b'p'.into(); count(&messages) as usize]);
+        let seed = request.seed + u64::from(self.flaw == Flaw::StreamsAnother);
+        let asked = GenerateRequest::new(messages, request.max_new_tokens)
+            .with_sampling(request.sampling)
+            .with_seed(seed)
+            .with_log_probs(request.log_probs);
+        Ok((asked, prompt))
+    }
+
+    /// A token that is always as likely as the others.
+    fn likely(&self, id: u32, count: u8) -> TokenLogProb {
+        let token = TokenText::new(Some(id), vec![id as u8]);
+        let likeliest = vec![(token.clone(), -0.5); count.into()];
+        let log_prob = if self.flaw == Flaw::StreamsUnlikely { 0.5 } else { -0.5 };
+        TokenLogProb { token, log_prob, likeliest }
     }
 
     fn log_probs(&self, messages: &[Message], reply: &str, shift: f32) -> TokenScores {
@@ -125,15 +163,15 @@ fn count(messages: &[Message]) -> u32 {
 }
 
 /// Notes when it is dropped with something left.
-struct Rest {
-    answers: Vec<Generated>,
+struct Rest<T> {
+    left: Vec<T>,
     dead: Option<Arc<AtomicBool>>,
 }
 
-impl Drop for Rest {
+impl<T> Drop for Rest<T> {
     fn drop(&mut self) {
         if let Some(dead) = &self.dead {
-            dead.fetch_or(!self.answers.is_empty(), Ordering::Relaxed);
+            dead.fetch_or(!self.left.is_empty(), Ordering::Relaxed);
         }
     }
 }
@@ -165,14 +203,14 @@ impl ModelSession for Fake {
             _ => {}
         }
         let dead = (self.flaw == Flaw::DiesWhenDropped).then(|| Arc::clone(&self.dead));
-        let (cx, flaw, rest) = (cx.clone(), self.flaw, Rest { answers, dead });
+        let (cx, flaw, rest) = (cx.clone(), self.flaw, Rest { left: answers, dead });
         let session = Arc::clone(&self.dead);
         stream::unfold(rest, move |mut rest| {
             let stopped = cx.check("generate").err();
             let session = Arc::clone(&session);
             async move {
                 tokio::task::yield_now().await;
-                let mut answer = rest.answers.pop()?;
+                let mut answer = rest.left.pop()?;
                 let error = stopped.filter(|error| match error.kind() {
                     ErrorKind::Cancelled => flaw != Flaw::IgnoresCancellation,
                     _ => flaw != Flaw::IgnoresDeadlines,
@@ -186,6 +224,59 @@ impl ModelSession for Fake {
                 }
                 Some((answer, rest))
             }
+        })
+        .boxed()
+    }
+
+    /// A part for each token, like an engine.
+    fn stream(&self, request: StreamRequest, cx: &CallContext) -> BoxStream<'static, Result<StreamPart>> {
+        let (request, prompt) = match self.read(request) {
+            Ok(read) => read,
+            Err(error) => return stream::iter([Err(error)]).boxed(),
+        };
+        let mut parts: Vec<Result<StreamPart>> = Vec::new();
+        if let Some(prompt) = prompt.filter(|_| self.flaw != Flaw::StreamsNoPrompt) {
+            let mut tokens = prompt.into_iter().map(|id| self.likely(id, 0));
+            let first = tokens.next().expect("a token").token;
+            parts.push(Ok(StreamPart::prompt(first, tokens.collect())));
+        }
+        let answer = if request.max_new_tokens == 0 && !parts.is_empty() {
+            Ok(Completion::new("", FinishReason::Length, Usage::counted(count(&request.messages), 0)))
+        } else {
+            self.answer(&request, 1)
+        };
+        match answer {
+            Err(_) if self.flaw == Flaw::StreamsAnything => {
+                parts.push(Ok(StreamPart::Done(Completion::new("", FinishReason::Stop, Usage::default()))));
+            }
+            Err(error) => parts.push(Err(error)),
+            Ok(completion) => {
+                for (at, &id) in completion.tokens.iter().enumerate() {
+                    let text = completion.text.get(at..=at).unwrap_or_default();
+                    let likely = completion.log_probs.as_ref().map(|all| vec![all[at].clone()]);
+                    parts.push(Ok(StreamPart::tokens(vec![id], text, likely)));
+                }
+                if self.flaw == Flaw::StreamsHalf {
+                    parts.pop();
+                }
+                if self.flaw != Flaw::StreamsNoEnd {
+                    parts.push(Ok(StreamPart::Done(completion)));
+                }
+                if self.flaw == Flaw::StreamsOn {
+                    parts.push(Ok(StreamPart::tokens(vec![], "", None)));
+                }
+            }
+        }
+        let stopped = cx.check("stream").err().filter(|_| self.flaw != Flaw::StreamsWhenStopped);
+        if let Some(error) = stopped {
+            parts = vec![Err(error)];
+        }
+        parts.reverse();
+        let dead = (self.flaw == Flaw::DiesWhenStreamsAreDropped).then(|| Arc::clone(&self.dead));
+        stream::unfold(Rest { left: parts, dead }, |mut rest| async move {
+            tokio::task::yield_now().await;
+            let part = rest.left.pop()?;
+            Some((part, rest))
         })
         .boxed()
     }
@@ -245,6 +336,18 @@ async fn every_flaw_is_found() {
         (Flaw::MumblesWhenCancelled, "a stopped call says why"),
         (Flaw::DiesWhenCancelled, ANSWERED),
         (Flaw::DiesWhenDropped, ANSWERED),
+        (Flaw::StreamsNoEnd, "a stream ends with the reply or an error, and with nothing after it"),
+        (Flaw::StreamsOn, "a stream ends with the reply or an error, and with nothing after it"),
+        (Flaw::StreamsHalf, "the parts of a reply make the reply"),
+        (Flaw::StreamsAnother, ALONE),
+        (
+            Flaw::StreamsNoPrompt,
+            "a prompt's log-probabilities come first, one for each token after the first",
+        ),
+        (Flaw::StreamsUnlikely, "log-probabilities are those of the tokens, the likeliest first"),
+        (Flaw::StreamsAnything, FAILS_ALONE),
+        (Flaw::StreamsWhenStopped, "a stopped call says why"),
+        (Flaw::DiesWhenStreamsAreDropped, ANSWERED),
     ] {
         let found = check_session(&Fake::new(flaw), &fixture()).await.err();
         assert_eq!(found.as_ref().map(Violation::promise), Some(promise), "{flaw:?}: {found:?}");
