@@ -114,16 +114,17 @@ fn act(command: &Command, cache: &Cache, cx: &CallContext) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// `200GB`, `1.5TB`, `4096`: powers of ten, as disks are sold.
 fn size(text: &str) -> Result<Size, String> {
-    if text == "none" {
-        return Ok(Size(None));
-    }
+    if text == "none" { Ok(Size(None)) } else { bytes(text).map(|bytes| Size(Some(bytes))) }
+}
+
+/// `200GB`, `1.5TB`, `4096`: powers of ten, as disks are sold.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let units = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0), ("", 1.0)];
     let found = units.into_iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)));
     let bytes = found.and_then(|(number, bytes)| Some(number.trim().parse::<f64>().ok()? * bytes));
     match bytes {
-        Some(bytes) if (0.0..1e18).contains(&bytes) => Ok(Size(Some(bytes as u64))),
+        Some(bytes) if (0.0..1e18).contains(&bytes) => Ok(bytes as u64),
         _ => Err("write a number and B, kB, MB, GB or TB, such as 200GB".into()),
     }
 }

@@ -23,7 +23,7 @@ pub enum Exit {
     Usage = 2,
     /// `albedo record verify --regenerate`, `albedo record audit` or `albedo log
     /// verify`: a reply was not reproduced, or replies or a log are not as honest ones
-    /// are.
+    /// are. `albedo publish status --alert-after`: publishing is late.
     Found = 3,
     /// A model, shard or record is malformed or has another digest.
     BadData = 65,

@@ -69,6 +69,15 @@ pub(crate) struct Push {
     /// Print the reference that the folder would have, and upload nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Store files of at least SIZE (268 MB, as hippius-hub does) in chunks: after an
+    /// edit only what is new is uploaded.
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, value_parser = super::cache::bytes)]
+    #[expect(clippy::option_option, reason = "it may come with or without a value")]
+    chunked: Option<Option<u64>>,
+    /// A model that was pushed to the repository before, in chunks: what it has of these
+    /// files is not uploaded again. The reference depends on it.
+    #[arg(long, value_name = "REF", requires = "chunked")]
+    base: Option<HubRef>,
     #[command(flatten)]
     options: Options,
 }
@@ -218,7 +227,7 @@ async fn verify(one: &One, cx: &CallContext) -> Result<Exit> {
 impl Push {
     async fn run(&self, bar: &Bytes, cx: &CallContext) -> Result<Exit> {
         use crate::backends::files::FolderFiles;
-        use crate::backends::hubs::oci::{OciHub, OciHubConfig};
+        use crate::backends::hubs::oci::{Layout, OciHub, OciHubConfig};
 
         let (settings, _) = self.options.hub(HubRef::OCI)?;
         let registry = Registry::linked()?;
@@ -227,7 +236,13 @@ impl Push {
             .map_err(|error| Error::bug("read a hub's settings", error.to_string()))?;
         let hub = OciHub::build_with(&config, &BuildContext::new(&registry, cx))?;
         let files = FolderFiles::new(&self.folder);
-        let mut pushed = hub.prepare(&self.repository, &files, cx).await?;
+        let layout = match self.chunked {
+            Some(from) => {
+                Layout::Chunked { from: from.unwrap_or(Layout::CHUNKED_FROM), base: self.base.clone() }
+            }
+            None => Layout::Plain,
+        };
+        let mut pushed = hub.prepare(&self.repository, &files, &layout, cx).await?;
         if !self.options.json {
             print(&format!("{}\n", pushed.reference))?;
         }

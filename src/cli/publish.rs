@@ -78,6 +78,10 @@ pub(crate) struct To {
 pub(crate) struct Status {
     /// The folder of the records.
     folder: PathBuf,
+    /// Exit with 3 if a record has waited for longer than this many seconds, or waits
+    /// for somebody to act: for what watches over the machine.
+    #[arg(long, value_name = "SECS")]
+    alert_after: Option<u64>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -140,7 +144,7 @@ async fn push(arguments: &Push, all: bool, cx: &CallContext) -> Result<Exit> {
         ));
     }
     let drained = publisher.drain_folder(&outbox, cx).await?;
-    let lag = outbox.lag(publisher.now_ms()).await?.at(publisher.now_ms());
+    let lag = publisher.lag(&outbox).await?.at(publisher.now_ms());
     if *json {
         print_json(&json!({
             "to": bucket.place(), "found": found, "published": drained.published, "already": drained.already,
@@ -179,12 +183,14 @@ async fn status(arguments: &Status) -> Result<Exit> {
     let lag = outbox.lag(now_ms).await?;
     let (published, records) = outbox.counts()?;
     let rows = outbox.list(ROWS)?;
+    let alert = arguments.alert_after.map(|after| lag.alerts(now_ms, Duration::from_secs(after)));
+    let exit = if alert == Some(true) { Exit::Found } else { Exit::Done };
     if arguments.json {
         print_json(&json!({
             "records": records, "published": published, "waiting": lag.waiting, "stopped": lag.stopped,
-            "lag_seconds": lag.at(now_ms).as_secs(), "queue": rows,
+            "lag_seconds": lag.at(now_ms).as_secs(), "alert": alert, "queue": rows,
         }))?;
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     let mut text = format!("published: {published} of {}", counted(records));
     // Writing to a string cannot fail.
@@ -210,7 +216,7 @@ async fn status(arguments: &Status) -> Result<Exit> {
         }
     }
     print(&text)?;
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// A time in the largest unit that leaves a digit before the point.

@@ -106,4 +106,26 @@ impl Lag {
     pub fn at(&self, now_ms: u64) -> Duration {
         Duration::from_millis(self.oldest_ms.map_or(0, |oldest| now_ms.saturating_sub(oldest)))
     }
+
+    /// Whether somebody should be told: an item has waited for longer than `after`, or
+    /// waits for somebody to act.
+    pub fn alerts(&self, now_ms: u64, after: Duration) -> bool {
+        self.stopped > 0 || self.at(now_ms) > after
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn somebody_is_told_of_what_waits_too_long_or_for_them() {
+        let hour = Duration::from_hours(1);
+        let lag = |waiting, stopped, oldest_ms| Lag { waiting, stopped, oldest_ms };
+        assert!(!lag(0, 0, None).alerts(u64::MAX, hour), "nothing waits");
+        assert!(!lag(1, 0, Some(1_000)).alerts(3_601_000, hour));
+        assert!(lag(1, 0, Some(1_000)).alerts(3_601_001, hour));
+        assert!(lag(1, 1, Some(1_000)).alerts(1_000, hour), "a damaged record");
+        assert_eq!(lag(1, 0, Some(5_000)).at(4_000), Duration::ZERO, "a clock that was put back");
+    }
 }

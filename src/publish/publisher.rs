@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::bucket::{Bucket, Conditions, Content, Mode, Written, check_name, conflict, probe};
 use super::index::{Indexed, Writer, digest_of};
 use super::manifest::{ManifestFile, Ready, RecordManifest, json};
-use super::outbox::{Failure, FolderOutbox, Item, Next, Outbox, Work};
+use super::outbox::{Failure, FolderOutbox, Item, Lag, Next, Outbox, Work};
 use super::public::{IndexEntry, Status, StatusSource, duel_files};
 use super::{LogSource, Reader};
 use crate::{CallContext, Clock, Digest, Error, ErrorKind, Fault, Reach, Result, Retry, SystemClock};
@@ -20,6 +20,11 @@ const STATUS: &str = "data/status.json";
 
 /// Most bytes of a status that the publisher itself may replace.
 const MAX_STATUS: u64 = 4 << 20;
+
+/// The metrics of [`Publisher::lag`].
+const LAG: &str = "albedo_publish_lag_seconds";
+const WAITING: &str = "albedo_publish_waiting";
+const STOPPED: &str = "albedo_publish_stopped";
 
 /// How a publisher works.
 #[derive(Debug, Clone)]
@@ -146,6 +151,13 @@ impl Publisher {
         let conditions = probe(&*bucket, cx).await?;
         let now = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let origin = now.saturating_sub(settings.clock.now());
+        metrics::describe_gauge!(
+            LAG,
+            metrics::Unit::Seconds,
+            "How long the oldest item has waited to be published."
+        );
+        metrics::describe_gauge!(WAITING, "Items that wait to be published.");
+        metrics::describe_gauge!(STOPPED, "Items to be published that wait for somebody to act.");
         Ok(Self { index: Writer::new(Arc::clone(&bucket), conditions), bucket, conditions, settings, origin })
     }
 
@@ -174,6 +186,23 @@ impl Publisher {
         (self.origin + self.settings.clock.now()).as_millis() as u64
     }
 
+    /// How far publication is behind, which also sets the gauges
+    /// `albedo_publish_lag_seconds`, `albedo_publish_waiting` and
+    /// `albedo_publish_stopped` of the program's recorder of [`metrics`]. Draining does
+    /// so after every item; a program that drains from time to time asks between.
+    /// [`Lag::alerts`] tells whether to wake somebody.
+    ///
+    /// # Errors
+    /// The outbox's.
+    pub async fn lag(&self, outbox: &dyn Outbox) -> Result<Lag> {
+        let now_ms = self.now_ms();
+        let lag = outbox.lag(now_ms).await?;
+        metrics::gauge!(LAG).set(lag.at(now_ms).as_secs_f64());
+        metrics::gauge!(WAITING).set(lag.waiting as f64);
+        metrics::gauge!(STOPPED).set(lag.stopped as f64);
+        Ok(lag)
+    }
+
     /// Publishes what `outbox` holds, until nothing is left, or nothing that is due
     /// within the settings' patience. What cannot be published waits on, and is counted.
     ///
@@ -184,6 +213,7 @@ impl Publisher {
         let until_ms = self.now_ms() + self.settings.patience.as_millis() as u64;
         loop {
             cx.check(OPERATION)?;
+            self.lag(outbox).await?;
             let item = match outbox.next(self.now_ms()).await? {
                 Next::Due(item) => item,
                 Next::Later(at_ms) if at_ms <= until_ms => {
@@ -220,7 +250,7 @@ impl Publisher {
                 }
             }
         }
-        let lag = outbox.lag(self.now_ms()).await?;
+        let lag = self.lag(outbox).await?;
         (drained.waiting, drained.stopped) = (lag.waiting, lag.stopped);
         self.refresh_status(cx).await?;
         Ok(drained)

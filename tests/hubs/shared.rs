@@ -79,6 +79,41 @@ async fn a_model_is_pushed_listed_pulled_and_verified() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_pushed_in_chunks_and_pulled() {
+    let registry = Arc::new(Registry::with_tokens(0));
+    let server = Server::start(0, move |request| registry.answer(request)).await.expect("listens");
+    let place = tempfile::tempdir().expect("a folder");
+    let (config, cache) = (config(place.path(), &server.url()), place.path().join("cache"));
+    let model = place.path().join("model");
+    std::fs::create_dir(&model).expect("a folder");
+    std::fs::write(model.join("config.json"), "{}").expect("written");
+    let weights = noise(20_000_000, 9);
+    std::fs::write(model.join("model.safetensors"), &weights).expect("written");
+    let folder = model.display().to_string();
+    let push = ["hub", "push", &folder, "owner/model", "--config", &config, "--json"];
+    let pushed = async |more: &[&str]| -> serde_json::Value {
+        let all = push.iter().chain(more).copied();
+        serde_json::from_str(&stdout(&albedo(&cache, all).await)).expect("JSON")
+    };
+    let plain = pushed(&["--dry-run", "--chunked"]).await;
+    assert_eq!(plain, pushed(&["--dry-run"]).await, "it has no file of 256 MiB");
+    let first = pushed(&["--chunked=1MB"]).await;
+    let reference = first["reference"].as_str().expect("a reference");
+    let into = place.path().join("copy");
+    let pull = ["hub", "pull", reference, "--config", &config, "--into", into.to_str().expect("UTF-8")];
+    stdout(&albedo(&cache, pull).await);
+    assert_eq!(std::fs::read(into.join("model.safetensors")).expect("copied"), weights);
+    // A file that grows at its beginning has new bytes there.
+    let longer = [&b"more"[..], &weights].concat();
+    std::fs::write(model.join("model.safetensors"), longer).expect("written");
+    let second = pushed(&["--chunked=1MB", "--base", reference]).await;
+    let uploaded = second["uploaded"].as_u64().expect("bytes");
+    assert!(uploaded > 4 && uploaded < 20_000_000, "{second}");
+    let base = albedo(&cache, push.into_iter().chain(["--base", reference])).await;
+    assert!(String::from_utf8_lossy(&base.stderr).contains("--chunked"), "{base:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_model_of_hugging_face_is_pulled() {
     const COMMIT: &str = "1cfa9a7208912126459214e8b04321603b3df60c";
     let hub = HuggingFace::new("models", "owner/model", COMMIT).with("config.json", "{}", false).with(

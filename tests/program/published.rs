@@ -49,6 +49,8 @@ fn records_are_pushed_and_the_queue_tells_what_waits() {
     let status: Value =
         serde_json::from_str(&stdout(&albedo(["publish", "status", text(&duels), "--json"]))).expect("JSON");
     assert_eq!((&status["published"], &status["lag_seconds"]), (&Value::from(2), &Value::from(0)));
+    let watched = ["publish", "status", text(&duels), "--alert-after", "3600", "--json"];
+    assert_eq!(albedo(watched).status.code(), Some(0));
 
     // One that is damaged is named, waits for somebody, and keeps nothing else.
     record(&small_duel().settings(settings(2)), &duels.join("2"));
@@ -60,6 +62,9 @@ fn records_are_pushed_and_the_queue_tells_what_waits() {
     assert!(error(&damaged).contains("record.blobs"), "{}", error(&damaged));
     let waits = stdout(&albedo(["publish", "status", text(&duels)]));
     assert!(waits.contains("2 of 3 records") && waits.contains("albedo publish retry"), "{waits}");
+    let alerted = albedo(watched);
+    assert_eq!(alerted.status.code(), Some(3), "somebody has to act");
+    assert!(String::from_utf8_lossy(&alerted.stdout).contains("\"alert\": true"), "{alerted:?}");
     fs::write(&blobs, whole).expect("writes");
     let again = stdout(&albedo(["publish", "retry", text(&duels), "--to", text(&site)]));
     assert!(again.contains("published 1 record to"), "{again}");

@@ -1,7 +1,7 @@
 //! The files of a resolved model, read at the hub by ranges.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,9 +11,7 @@ use albedo_core::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::remote::{Remote, transient};
-
-pub(super) const READ: &str = "read a model's file at its hub";
+use super::remote::{READ, Remote, transient};
 
 /// The beginning of a file is read in one request, since what needs a header reads
 /// its length first.
@@ -25,7 +23,8 @@ const MOST_HEADS: usize = 64;
 /// What a hub stores under a key: a digest, or a path.
 #[async_trait]
 pub(super) trait Objects: Debug + Send + Sync + 'static {
-    /// Bytes `range` of the object `key`, which has `size` bytes, from one request.
+    /// Bytes `range`, of which there is at least one, of the object `key`, which has
+    /// `size` bytes, from one request.
     async fn get(&self, key: &str, range: Range<u64>, size: u64, cx: &CallContext) -> Result<Vec<u8>>;
 
     fn remote(&self) -> &Remote;
@@ -74,33 +73,6 @@ impl RemoteFiles {
         })
     }
 
-    /// The range, tried again where that may help; one that has a digest is compared.
-    async fn get(
-        &self,
-        key: &str,
-        range: Range<u64>,
-        size: u64,
-        digest: Option<Digest>,
-        cx: &CallContext,
-    ) -> Result<Vec<u8>> {
-        let mut tries = self.objects.remote().tries(READ, cx);
-        loop {
-            let error = match self.objects.get(key, range.clone(), size, cx).await {
-                Ok(bytes) => match digest.filter(|&stated| stated != Digest::of(&bytes)) {
-                    None => return Ok(bytes),
-                    Some(stated) => {
-                        let message = "the bytes are not those that have the listed digest";
-                        transient(ErrorKind::DigestMismatch, READ, message)
-                            .with("listed", stated)
-                            .with("found", Digest::of(&bytes))
-                    }
-                },
-                Err(error) => lost(error),
-            };
-            tries.again(error).await?;
-        }
-    }
-
     async fn bytes(
         &self,
         entry: &FileEntry,
@@ -112,14 +84,15 @@ impl RemoteFiles {
             Source::Here(bytes) => Ok(bytes[range.start as usize..range.end as usize].to_vec()),
             Source::Whole { key } => {
                 let digest = entry.sha256.filter(|_| range.start == 0 && range.end == entry.size);
-                self.get(key, range, entry.size, digest, cx).await
+                proven(&*self.objects, key, range, entry.size, has(digest), cx).await
             }
             Source::Chunked(chunks) => {
                 let first = chunks.partition_point(|chunk| chunk.start + chunk.size <= range.start);
                 let mut bytes = Vec::new();
                 for chunk in chunks[first..].iter().take_while(|chunk| chunk.start < range.end) {
                     let place = chunk.offset..chunk.offset + chunk.size;
-                    let whole = self.get(&chunk.key, place, chunk.object, Some(chunk.sha256), cx).await?;
+                    let check = has(Some(chunk.sha256));
+                    let whole = proven(&*self.objects, &chunk.key, place, chunk.object, check, cx).await?;
                     if range == (chunk.start..chunk.start + chunk.size) {
                         return Ok(whole);
                     }
@@ -133,8 +106,48 @@ impl RemoteFiles {
     }
 }
 
+/// Bytes `range` of an object, asked for again where that may help, also if `check`
+/// refuses them.
+pub(super) async fn proven(
+    objects: &dyn Objects,
+    key: &str,
+    range: Range<u64>,
+    size: u64,
+    check: impl Fn(&[u8]) -> Result<()> + Sync,
+    cx: &CallContext,
+) -> Result<Vec<u8>> {
+    let read = || async {
+        let bytes = if range.is_empty() {
+            Vec::new()
+        } else {
+            objects.get(key, range.clone(), size, cx).await.map_err(lost)?
+        };
+        check(&bytes)?;
+        Ok(bytes)
+    };
+    objects.remote().retried(READ, cx, read).await
+}
+
+/// Bytes with the digest `listed`; any, if there is none.
+pub(super) fn has(listed: Option<Digest>) -> impl Fn(&[u8]) -> Result<()> + Sync {
+    move |bytes| match listed {
+        Some(listed) => {
+            let found = Digest::of(bytes);
+            if found == listed { Ok(()) } else { Err(other_bytes(listed, found)) }
+        }
+        None => Ok(()),
+    }
+}
+
+/// The hub's bytes are not those that were listed.
+pub(super) fn other_bytes(listed: impl Display, found: impl Display) -> Error {
+    transient(ErrorKind::DigestMismatch, READ, "the bytes are not those that have the listed digest")
+        .with("listed", listed)
+        .with("found", found)
+}
+
 /// What a listing names was there: a hub that does not find it may find it later.
-pub(super) fn lost(error: Error) -> Error {
+fn lost(error: Error) -> Error {
     if error.kind() != ErrorKind::NotFound {
         return error;
     }

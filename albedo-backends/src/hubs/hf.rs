@@ -23,7 +23,7 @@ use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use albedo_core::http::{Credential, HeaderValue, HttpRequest, HttpResponse, Redirects, header};
+use albedo_core::http::{Credential, HttpRequest, HttpResponse, Redirects, header};
 use albedo_core::{
     BuildContext, CallContext, CheckContext, Digest, Error, ErrorKind, Fault, FileEntry, HubRef, ModelFiles,
     ModelHub, Plugin, Result, Retry, Revision,
@@ -36,8 +36,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha1::{Digest as _, Sha1};
 
-use super::files::{Objects, READ, RemoteFiles, Source, lost};
-use super::remote::{Remote, check_range, origin, transient};
+use super::files::{Objects, RemoteFiles, Source, other_bytes, proven};
+use super::remote::{Remote, ask_range, origin, transient};
 use crate::cache::file_name;
 
 const RESOLVE: &str = "resolve a revision at Hugging Face";
@@ -290,7 +290,8 @@ impl At {
         Ok(url)
     }
 
-    async fn send(&self, operation: &str, request: HttpRequest, cx: &CallContext) -> Result<HttpResponse> {
+    async fn send(&self, request: HttpRequest, cx: &CallContext) -> Result<HttpResponse> {
+        let operation = request.operation().to_owned();
         let request = match &self.site.token {
             Some(token) => request.with_credential(token.clone()),
             None => request,
@@ -300,7 +301,7 @@ impl At {
             return Ok(answer);
         }
         let token = self.site.token.as_ref();
-        Err(self.remote().refusal(operation, &self.server(), answer, token, cx).await)
+        Err(self.remote().refusal(&operation, &self.server(), answer, token, cx).await)
     }
 
     /// The JSON at `url`, and where the next page is.
@@ -309,24 +310,18 @@ impl At {
         url: &Url,
         cx: &CallContext,
     ) -> Result<(T, Option<Url>)> {
-        let mut tries = self.remote().tries(RESOLVE, cx);
-        loop {
-            let read = async {
-                let request = HttpRequest::get(RESOLVE, url.as_str()).with_redirects(Redirects::SameOrigin);
-                let mut answer = self.send(RESOLVE, request, cx).await?;
-                let next = self.next_page(&answer)?;
-                let bytes = self.remote().body(RESOLVE, &mut answer, MOST_JSON, cx).await?;
-                let value = serde_json::from_slice(&bytes).map_err(|error| {
-                    transient(ErrorKind::Protocol, RESOLVE, format!("the hub's answer is malformed: {error}"))
-                        .with("server", self.server())
-                })?;
-                Ok((value, next))
-            };
-            match read.await {
-                Ok(read) => return Ok(read),
-                Err(error) => tries.again(error).await?,
-            }
-        }
+        let read = || async {
+            let request = HttpRequest::get(RESOLVE, url.as_str()).with_redirects(Redirects::SameOrigin);
+            let mut answer = self.send(request, cx).await?;
+            let next = self.next_page(&answer)?;
+            let bytes = self.remote().body(RESOLVE, &mut answer, MOST_JSON, cx).await?;
+            let value = serde_json::from_slice(&bytes).map_err(|error| {
+                transient(ErrorKind::Protocol, RESOLVE, format!("the hub's answer is malformed: {error}"))
+                    .with("server", self.server())
+            })?;
+            Ok((value, next))
+        };
+        self.remote().retried(RESOLVE, cx, read).await
     }
 
     /// The header `link`, whose next page has to be at the hub itself.
@@ -394,18 +389,12 @@ impl At {
         if size > MOST_SMALL {
             return Err(wrong("a large file has no SHA-256 at the hub").with("bytes", size));
         }
-        let mut tries = self.remote().tries(READ, cx);
-        let bytes = loop {
-            let error = match self.get(&path, 0..size, size, cx).await {
-                Ok(bytes) if blob_id(&bytes) == oid => break bytes,
-                Ok(_) => {
-                    let message = "the bytes are not those that have the listed Git blob id";
-                    transient(ErrorKind::DigestMismatch, READ, message).with("listed", &oid)
-                }
-                Err(error) => lost(error),
-            };
-            tries.again(error.with("file", &path)).await?;
+        let check = |bytes: &[u8]| {
+            let found = blob_id(bytes);
+            if found == oid { Ok(()) } else { Err(other_bytes(&oid, found)) }
         };
+        let bytes = proven(self, &path, 0..size, size, check, cx).await;
+        let bytes = bytes.map_err(|error| error.with("file", path.escape_default()))?;
         let entry = FileEntry::new(path, size).with_sha256(Digest::of(&bytes));
         Ok((entry, Source::Here(Bytes::from(bytes))))
     }
@@ -426,30 +415,10 @@ pub(super) fn blob_id(bytes: &[u8]) -> String {
 #[async_trait]
 impl Objects for At {
     async fn get(&self, key: &str, range: Range<u64>, size: u64, cx: &CallContext) -> Result<Vec<u8>> {
-        if size == 0 {
-            return Ok(Vec::new());
-        }
         let kind = (self.kind == "datasets").then_some("datasets");
         let parts = kind.into_iter().chain([self.repository.as_str(), "resolve", &self.commit, key]);
-        let url = self.url(parts)?;
-        let request = HttpRequest::get(READ, url.as_str()).with_redirects(Redirects::AnyOrigin);
-        let request = if range.start == 0 && range.end == size {
-            request
-        } else {
-            let bytes = HeaderValue::from_str(&format!("bytes={}-{}", range.start, range.end - 1));
-            request.with_header(header::RANGE, bytes.map_err(|error| Error::bug(READ, error.to_string()))?)
-        };
-        let mut answer = self.send(READ, request, cx).await?;
-        check_range(READ, &answer, &range, size).map_err(|error| error.with("server", self.server()))?;
-        let length = range.end - range.start;
-        let bytes = self.remote().body(READ, &mut answer, length as usize, cx).await?;
-        if bytes.len() as u64 == length {
-            return Ok(bytes);
-        }
-        Err(transient(ErrorKind::Protocol, READ, "the answer ends too early")
-            .with("server", self.server())
-            .with("asked bytes", length)
-            .with("bytes", bytes.len()))
+        let answer = self.send(ask_range(self.url(parts)?.as_str(), &range, size)?, cx).await?;
+        self.remote().range(&self.server(), answer, &range, size, cx).await
     }
 
     fn remote(&self) -> &Remote {

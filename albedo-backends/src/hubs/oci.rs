@@ -19,8 +19,9 @@
 //!
 //! Two layouts are read (`docs/hubs.md` has their limits): *plain*, one layer per file
 //! with its name in `org.opencontainers.image.title`; *chunked-v2*, where a pointer layer
-//! maps a file to ranges of pack layers. [`OciHub::push`] writes the plain one.
+//! maps a file to ranges of pack layers. [`OciHub::push`] writes both.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -33,18 +34,20 @@ use async_trait::async_trait;
 use base64ct::{Base64, Encoding};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
-use super::files::{Objects, RemoteFiles, lost};
-use super::remote::{Remote, origin, transient};
+use super::files::{Objects, RemoteFiles, has, proven};
+use super::remote::{READ, Remote, origin, transient};
 
 mod auth;
+mod chunks;
 mod manifest;
 mod pointer;
 mod push;
 mod registry;
 
-pub use push::Pushed;
-use registry::Registry;
+pub use push::{Layout, Pushed};
+use registry::{Answer, Registry};
 
 const RESOLVE: &str = "resolve a model in the registry";
 
@@ -106,8 +109,7 @@ impl OciHub {
     async fn files(&self, repository: &str, pinned: Digest, cx: &CallContext) -> Result<Arc<dyn ModelFiles>> {
         let bytes = self.registry.manifest(repository, pinned, cx).await?;
         let layers = manifest::parse(&bytes)?;
-        let objects =
-            Arc::new(Blobs { registry: Arc::clone(&self.registry), repository: repository.to_owned() });
+        let objects = Arc::new(Blobs::new(self, repository));
         let mut files = Vec::with_capacity(layers.files.len());
         for file in &layers.files {
             files.push(match &file.pointer {
@@ -194,9 +196,22 @@ albedo_core::register!(dyn ModelHub => OciHub);
 struct Blobs {
     registry: Arc<Registry>,
     repository: String,
+    most_bytes: u64,
+    /// Sizes of blobs that are not as listed: none where the registry's bytes have
+    /// another digest.
+    weighed: Mutex<BTreeMap<String, Option<u64>>>,
 }
 
 impl Blobs {
+    fn new(hub: &OciHub, repository: &str) -> Self {
+        Self {
+            registry: Arc::clone(&hub.registry),
+            repository: repository.to_owned(),
+            most_bytes: hub.max_model_bytes,
+            weighed: Mutex::default(),
+        }
+    }
+
     /// The pointer of `file`, which has the digest that the manifest gives.
     async fn pointer(&self, file: &manifest::File, cx: &CallContext) -> Result<Vec<u8>> {
         if file.size > pointer::MOST_BYTES {
@@ -206,17 +221,43 @@ impl Blobs {
                 .with("most", pointer::MOST_BYTES));
         }
         let key = file.digest.to_string();
-        let mut tries = self.remote().tries(RESOLVE, cx);
-        loop {
-            let error = match self.get(&key, 0..file.size, file.size, cx).await {
-                Ok(bytes) if Digest::of(&bytes) == file.digest => return Ok(bytes),
-                Ok(_) => {
-                    let message = "the pointer is not the one that the manifest names";
-                    transient(ErrorKind::DigestMismatch, RESOLVE, message).with("listed", file.digest)
+        proven(self, &key, 0..file.size, file.size, has(Some(file.digest)), cx).await
+    }
+
+    /// What it means that the manifest lists `size` bytes for a blob of which the
+    /// registry says that it has `stated`. That proves nothing; but if all bytes that the
+    /// registry has are those with the digest, and are not so many, the manifest is wrong.
+    async fn other_size(&self, digest: &str, size: u64, stated: u64, cx: &CallContext) -> Error {
+        let distrusted = || {
+            let message = "the registry has the blob in another size than is listed";
+            transient(ErrorKind::Protocol, READ, message)
+                .with("server", self.registry.server())
+                .with("digest", digest)
+                .with("listed", size)
+                .with("answered", stated)
+        };
+        if stated > self.most_bytes {
+            return distrusted();
+        }
+        // Of many ranges that are read at once the first one weighs.
+        let mut weighed = self.weighed.lock().await;
+        let real = match weighed.get(digest) {
+            Some(real) => *real,
+            None => match self.registry.weigh(&self.repository, digest, stated, cx).await {
+                Ok((found, real)) => {
+                    let real = (found.to_string() == digest).then_some(real);
+                    weighed.insert(digest.to_owned(), real);
+                    real
                 }
-                Err(error) => lost(error),
-            };
-            tries.again(error).await?;
+                Err(error) => return error,
+            },
+        };
+        match real.filter(|&real| real != size) {
+            Some(real) => manifest::malformed("the manifest lists a blob with another size than it has")
+                .with("digest", digest)
+                .with("listed", size)
+                .with("bytes", real),
+            None => distrusted(),
         }
     }
 }
@@ -224,10 +265,10 @@ impl Blobs {
 #[async_trait]
 impl Objects for Blobs {
     async fn get(&self, key: &str, range: Range<u64>, size: u64, cx: &CallContext) -> Result<Vec<u8>> {
-        if size == 0 {
-            return Ok(Vec::new());
+        match self.registry.blob(&self.repository, key, range, size, cx).await? {
+            Answer::Bytes(bytes) => Ok(bytes),
+            Answer::OtherSize(stated) => Err(self.other_size(key, size, stated, cx).await),
         }
-        self.registry.blob(&self.repository, key, range, size, cx).await
     }
 
     fn remote(&self) -> &Remote {

@@ -1,15 +1,20 @@
 //! Requests to a hub: bounded, retried, and given up where no progress is made.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use albedo_core::http::{Credential, HttpRequest, HttpResponse, HttpTransport, StatusCode};
+use albedo_core::http::{
+    Credential, HeaderValue, HttpRequest, HttpResponse, HttpTransport, Redirects, StatusCode, header,
+};
 use albedo_core::{BuildContext, CallContext, Clock, Error, ErrorKind, Fault, Result, Retry};
 use futures::future::{Either, select};
 use reqwest::Url;
 use serde_json::Value;
 
 use crate::http::{self, Refusal};
+
+pub(crate) const READ: &str = "read a model's file at its hub";
 
 /// How patient a hub's client is.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +63,12 @@ impl Remote {
         Self { patience, ..self }
     }
 
+    /// The same with two tries more: four times as long, which is two minutes.
+    pub(crate) fn more_patient(&self) -> Self {
+        let patience = Patience { tries: self.patience.tries + 2, ..self.patience };
+        Self { patience, ..self.clone() }
+    }
+
     /// Sends `request` once. The head must come before the answer has stalled.
     pub(crate) async fn send(&self, request: HttpRequest, cx: &CallContext) -> Result<HttpResponse> {
         let operation = request.operation().to_owned();
@@ -94,6 +105,26 @@ impl Remote {
         cx: &CallContext,
     ) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
+        let collect = |chunk: &[u8]| {
+            if bytes.len() + chunk.len() > most {
+                let message = format!("the server's answer has more than {most} bytes");
+                return Err(transient(ErrorKind::Protocol, operation, message));
+            }
+            bytes.extend_from_slice(chunk);
+            Ok(())
+        };
+        self.chunks(operation, answer, cx, collect).await?;
+        Ok(bytes)
+    }
+
+    /// Hands the body of `answer` to `each` as it comes, as long as it makes progress.
+    pub(crate) async fn chunks(
+        &self,
+        operation: &str,
+        answer: &mut HttpResponse,
+        cx: &CallContext,
+        mut each: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         let mut since = (self.clock.now(), 0_u64);
         loop {
             let left = (since.0 + self.patience.stall).saturating_sub(self.clock.now());
@@ -107,13 +138,9 @@ impl Remote {
             };
             match cx.run(operation, next).await? {
                 Some(chunk) => {
-                    let Some(chunk) = chunk? else { return Ok(bytes) };
-                    if bytes.len() + chunk.len() > most {
-                        let message = format!("the server's answer has more than {most} bytes");
-                        return Err(transient(ErrorKind::Protocol, operation, message));
-                    }
+                    let Some(chunk) = chunk? else { return Ok(()) };
                     since.1 += chunk.len() as u64;
-                    bytes.extend_from_slice(&chunk);
+                    each(&chunk)?;
                 }
                 None if since.1 < self.patience.least => return Err(self.stalled(operation)),
                 None => since = (self.clock.now(), 0),
@@ -121,9 +148,56 @@ impl Remote {
         }
     }
 
-    /// The tries of one request.
-    pub(crate) fn tries<'a>(&'a self, operation: &'a str, cx: &'a CallContext) -> Tries<'a> {
-        Tries { remote: self, operation, cx, tried: 0, pause: self.patience.pause }
+    /// Bytes `range` of an object of `size` bytes, which are what `answer` brings.
+    ///
+    /// # Errors
+    /// Infrastructure's, which may pass: `answer` brings something else.
+    pub(crate) async fn range(
+        &self,
+        server: &str,
+        mut answer: HttpResponse,
+        range: &Range<u64>,
+        size: u64,
+        cx: &CallContext,
+    ) -> Result<Vec<u8>> {
+        check_range(&answer, range, size).map_err(|error| error.with("server", server))?;
+        let length = range.end - range.start;
+        let bytes = self.body(READ, &mut answer, length as usize, cx).await?;
+        if bytes.len() as u64 == length {
+            return Ok(bytes);
+        }
+        Err(transient(ErrorKind::Protocol, READ, "the answer ends too early")
+            .with("server", server)
+            .with("asked bytes", length)
+            .with("bytes", bytes.len()))
+    }
+
+    /// What `work` gives, tried again after pauses where that may help.
+    ///
+    /// # Errors
+    /// The last one of `work`, if it is final or the tries are spent; the context's.
+    pub(crate) async fn retried<T, F: Future<Output = Result<T>>>(
+        &self,
+        operation: &str,
+        cx: &CallContext,
+        mut work: impl FnMut() -> F,
+    ) -> Result<T> {
+        let (mut tried, mut pause) = (0, self.patience.pause);
+        loop {
+            let error = match work().await {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            tried += 1;
+            let wait = match error.retry() {
+                _ if tried >= self.patience.tries => return Err(error.with("tries", tried)),
+                Retry::Backoff => pause,
+                Retry::After(asked) => asked.min(LONGEST_PAUSE).max(pause),
+                _ => return Err(error),
+            };
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            cx.run(operation, self.clock.sleep_until(self.clock.now() + wait)).await?;
+        }
     }
 
     /// The error that an answer stands for which is no success.
@@ -178,35 +252,6 @@ impl Remote {
     }
 }
 
-/// The tries of one request, and the pauses between them.
-#[derive(Debug)]
-pub(crate) struct Tries<'a> {
-    remote: &'a Remote,
-    operation: &'a str,
-    cx: &'a CallContext,
-    tried: u32,
-    pause: Duration,
-}
-
-impl Tries<'_> {
-    /// Waits before the next try after `error`.
-    ///
-    /// # Errors
-    /// `error` itself, if it is final or the tries are spent; the context's.
-    pub(crate) async fn again(&mut self, error: Error) -> Result<()> {
-        let Remote { clock, patience, .. } = self.remote;
-        self.tried += 1;
-        let wait = match error.retry() {
-            _ if self.tried >= patience.tries => return Err(error.with("tries", self.tried)),
-            Retry::Backoff => self.pause,
-            Retry::After(asked) => asked.min(LONGEST_PAUSE).max(self.pause),
-            _ => return Err(error),
-        };
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        self.cx.run(self.operation, clock.sleep_until(clock.now() + wait)).await
-    }
-}
-
 /// An error of a hub that may pass.
 pub(crate) fn transient(kind: ErrorKind, operation: &str, message: impl Into<String>) -> Error {
     Error::new(kind, operation, message).with_fault(Fault::Infrastructure).with_retry(Retry::Backoff)
@@ -239,42 +284,58 @@ pub(crate) fn origin(key: &str, text: &str) -> Result<Url> {
     Ok(url)
 }
 
+/// Asks for the bytes `range`, which is not empty, of an object of `size` bytes. They
+/// may be at any server.
+pub(crate) fn ask_range(url: &str, range: &Range<u64>, size: u64) -> Result<HttpRequest> {
+    let request = HttpRequest::get(READ, url).with_redirects(Redirects::AnyOrigin);
+    if range.start == 0 && range.end == size {
+        return Ok(request);
+    }
+    let bytes = HeaderValue::from_str(&format!("bytes={}-{}", range.start, range.end - 1));
+    Ok(request.with_header(header::RANGE, bytes.map_err(|error| Error::bug(READ, error.to_string()))?))
+}
+
+/// How many bytes the object has that `answer` is about, as its server says.
+pub(crate) fn stated_size(answer: &HttpResponse) -> Option<u64> {
+    let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+    match answer.status() {
+        StatusCode::OK => text(header::CONTENT_LENGTH)?.parse().ok(),
+        StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+            text(header::CONTENT_RANGE)?.rsplit_once('/')?.1.parse().ok()
+        }
+        _ => None,
+    }
+}
+
 /// `answer` holds exactly the bytes `range` of `size`.
 ///
 /// # Errors
 /// Infrastructure's, which may pass: it does not.
-pub(crate) fn check_range(
-    operation: &str,
-    answer: &HttpResponse,
-    range: &std::ops::Range<u64>,
-    size: u64,
-) -> Result<()> {
+fn check_range(answer: &HttpResponse, range: &Range<u64>, size: u64) -> Result<()> {
     let whole = range.start == 0 && range.end == size;
     match answer.status() {
         StatusCode::OK if whole => Ok(()),
         StatusCode::OK => {
-            Err(transient(ErrorKind::Protocol, operation, "the server ignores that a range was asked for"))
+            Err(transient(ErrorKind::Protocol, READ, "the server ignores that a range was asked for"))
         }
         StatusCode::PARTIAL_CONTENT => {
-            let stated = answer.headers().get(albedo_core::http::header::CONTENT_RANGE);
+            let stated = answer.headers().get(header::CONTENT_RANGE);
             let stated = stated.and_then(|value| value.to_str().ok()).unwrap_or_default();
             let wanted = format!("bytes {}-{}/", range.start, range.end - 1);
             match stated.strip_prefix(&wanted) {
                 Some(total) if total == "*" || total.parse() == Ok(size) => Ok(()),
                 Some(_) => Err(transient(
                     ErrorKind::Protocol,
-                    operation,
+                    READ,
                     "the server has the file in another size than is listed",
                 )
                 .with("listed", size)
                 .with("answered", stated)),
-                None => {
-                    Err(transient(ErrorKind::Protocol, operation, "the server answers with another range")
-                        .with("asked", wanted)
-                        .with("answered", stated))
-                }
+                None => Err(transient(ErrorKind::Protocol, READ, "the server answers with another range")
+                    .with("asked", wanted)
+                    .with("answered", stated)),
             }
         }
-        status => Err(Error::bug(operation, format!("{status} was taken for a success"))),
+        status => Err(Error::bug(READ, format!("{status} was taken for a success"))),
     }
 }

@@ -62,7 +62,7 @@ export function evidenceChart(trace) {
     const exponents = ticks(lowest / TEN, highest / TEN, 4).filter((exponent) => Number.isInteger(exponent));
     const { root, at, inner } = frame(
       { width, height: narrow ? 200 : 240, left: 56, right: 12, top: 26, bottom: 30 },
-      { domain: [0, trace.cap], ticks: ticks(0, trace.cap, narrow ? 4 : 8).map((value) => ({ value, text: count(value) })) },
+      { domain: [0, trace.cap], ticks: ticks(0, trace.cap, narrow ? 5 : 8).map((value) => ({ value, text: count(value) })) },
       { domain: [lowest - 0.4, highest * 1.06], ticks: exponents.map((exponent) => ({ value: exponent * TEN, text: factor(exponent * TEN) })) },
       said,
     );
@@ -99,7 +99,7 @@ export function meanChart(trace) {
     const narrow = width < 480;
     const { root, at, inner } = frame(
       { width, height: narrow ? 180 : 200, left: 56, right: 12, top: 14, bottom: 30 },
-      { domain: [0, trace.cap], ticks: ticks(0, trace.cap, narrow ? 4 : 8).map((value) => ({ value, text: count(value) })) },
+      { domain: [0, trace.cap], ticks: ticks(0, trace.cap, narrow ? 5 : 8).map((value) => ({ value, text: count(value) })) },
       { domain: [-limit, limit], ticks: ticks(-limit, limit, 5).map((value) => ({ value, text: value === 0 ? '0' : points(value).replace(/\.00$/, '') })) },
       said,
     );

@@ -135,8 +135,9 @@ function kingsPart(kings) {
     el('ol', { class: 'kings' }, kings.map((king) => el('li', {},
       el('span', { class: 'ordinal number' }, king.number),
       el('span', {}, who(king.submission, king.model)),
-      el('span', { class: 'quiet' }, king.record ? link(king.record, day(king.crowned_at)) : 'from the beginning'),
-      el('span', { class: 'number quiet weight' }, king.weight !== null && king.weight !== undefined && `${fixed(100 * king.weight, 1)} %`)))),
+      el('span', { class: 'quiet crowned' },
+        el('span', {}, king.record ? link(king.record, day(king.crowned_at)) : 'from the beginning'),
+        el('span', { class: 'number weight' }, king.weight !== null && king.weight !== undefined && `${fixed(100 * king.weight, 1)} %`))))),
     kings.some((king) => king.weight) && el('p', { class: 'quiet small' }, 'When each was crowned, and its share of the weights.'));
 }
 
@@ -167,7 +168,7 @@ async function history() {
       entries.length < all.records && el('button', { type: 'button', class: 'more', onclick: () => { wanted = entries.length + ROWS; draw().catch(failed); } }, `Show older records (${count(all.records - entries.length)} more)`));
   }
   await draw();
-  const choices = [['all', 'All'], ['dethroned', 'Crowned'], ['king_holds', 'Held'], ['forfeit', 'Forfeit']];
+  const choices = [['all', 'All'], ['dethroned', 'Crowned'], ['king_holds', 'Held'], ['forfeit', 'Forfeit'], ['void', 'Void']];
   const filter = el('div', { class: 'filter', role: 'group', 'aria-label': 'Outcome' });
   const buttons = choices.map(([value, name]) => el('button', { type: 'button', 'aria-pressed': value === kind ? 'true' : 'false', onclick: () => {
     kind = value;
@@ -181,13 +182,13 @@ async function history() {
 
 // ---- submissions
 
-const submissionTable = (rows) => el('div', { class: 'table' }, el('table', {},
+const submissionTable = (rows) => el('div', { class: 'table' }, el('table', { class: 'submissions' },
   el('caption', { class: 'hidden' }, 'Submissions, the newest first'),
   el('thead', {}, el('tr', {}, ['Submission', 'State', 'Why, and what its miner can do'].map((name) => el('th', { scope: 'col' }, name)), el('th', { scope: 'col', class: 'wide' }, 'Since'))),
   el('tbody', {}, rows.map((row) => el('tr', {},
-    el('td', {}, who(row.submission, {})),
-    el('td', {}, el('span', { class: `tag ${row.state}` }, row.state.replaceAll('_', ' '))),
-    el('td', {}, el('p', {}, verbatim(row.reason), row.record && [' ', link(row.record, 'record')]), el('p', { class: 'quiet' }, verbatim(row.action))),
+    el('td', { class: 'whom' }, who(row.submission, {})),
+    el('td', { class: 'state' }, el('span', { class: `tag ${row.state}` }, row.state.replaceAll('_', ' '))),
+    el('td', { class: 'why' }, el('p', {}, verbatim(row.reason), row.record && [' ', link(row.record, 'record')]), el('p', { class: 'quiet' }, verbatim(row.action))),
     el('td', { class: 'wide when' }, day(row.since)))))));
 
 async function submissionsView() {
@@ -350,7 +351,7 @@ function provenancePart({ digest, entry, plan }) {
 function verifyPart(digest) {
   return el('section', {}, el('h2', {}, 'Check it yourself'),
     el('p', {}, 'The record holds everything that decided the duel: the frozen plan, every reply, every answer of every judge. These commands fetch it, compare every byte with its digest, and work the verdict out again.'),
-    commands(`albedo record fetch ${here()}records/${digest} --out duel`, 'albedo record verify duel', 'albedo record show duel'));
+    commands(`albedo record fetch ${here()}records/${digest} \\\n    --out duel`, 'albedo record verify duel', 'albedo record show duel'));
 }
 
 // ---- how to verify
@@ -364,7 +365,7 @@ async function verify() {
       el('section', { class: 'prose' },
         el('h2', {}, 'One duel'),
         el('p', {}, 'A record has a digest. Its bytes prove themselves: whoever serves them, other bytes have another digest.'),
-        commands(`albedo record fetch ${here()}records/DIGEST --out duel`, 'albedo record verify duel'),
+        commands(`albedo record fetch ${here()}records/DIGEST \\\n    --out duel`, 'albedo record verify duel'),
         el('p', {}, 'The verdict is worked out again from the recorded answers: the draws, the panel, the rule, and offline judges are run anew. It says of every part whether it was proved, is attested by a signature, or is only asserted.'),
         el('h2', {}, 'Every duel'),
         el('p', {}, 'Records of a reign name the one before them. Verified together, they must be a chain, and their error budgets must add up.'),
@@ -372,7 +373,7 @@ async function verify() {
         log ? [el('h2', {}, 'That none was left out'),
           el('p', {}, 'Every plan is announced in a log that only grows, before its duel begins. A duel that vanished shows as a plan without an end. Keep the log\u2019s head: a second history shows against it.'),
           facts(label('Log', verbatim(log.origin)), label('Key', code(verbatim(log.key))), label('Entries', count(log.size))),
-          commands(`albedo log verify ${here()}log --key ${log.key}`)]
+          commands(`albedo log verify ${here()}log \\\n    --key ${log.key}`)]
           : [el('h2', {}, 'That none was left out'), el('p', {}, 'No log of duels is published here, so a record that was left out cannot be told from one that never was.')],
         el('h2', {}, 'Without albedo'),
         el('p', {}, 'The format of records is documented byte by byte, and a verifier in Python that was written from that page comes with the source.'))],

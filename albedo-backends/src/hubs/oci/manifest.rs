@@ -19,7 +19,7 @@ const MOST_LAYERS: usize = 4096;
 
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(super) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-pub(super) const TITLE: &str = "org.opencontainers.image.title";
+const TITLE: &str = "org.opencontainers.image.title";
 
 // Source: what hippius-hub 0.7.2 pushes.
 const LAYOUT: &str = "com.hippius.layout";
@@ -60,16 +60,55 @@ pub(super) struct Descriptor {
     pub(super) annotations: Option<BTreeMap<String, String>>,
 }
 
+/// What a model of ours says that it is.
+const PLAIN_ARTIFACT: &str = "application/vnd.albedo.model.v1";
+
+/// What hippius-hub 0.7.2 says that a manifest with pointers is.
+const CHUNKED_ARTIFACT: &str = "application/vnd.hippius.chunked.v2";
+
 impl Manifest {
-    pub(super) fn new(artifact: &str, config: Descriptor, layers: Vec<Descriptor>) -> Self {
+    /// A manifest of ours, in which nothing depends on when it is made.
+    pub(super) fn new(config: Descriptor, layers: Vec<Descriptor>) -> Self {
+        let chunked = layers.iter().any(|layer| layer.media_type == POINTER);
         Self {
             schema_version: 2,
             media_type: Some(MANIFEST.into()),
-            artifact_type: Some(artifact.into()),
+            artifact_type: Some(if chunked { CHUNKED_ARTIFACT } else { PLAIN_ARTIFACT }.into()),
             config: Some(config),
             layers,
-            annotations: None,
+            annotations: chunked.then(|| BTreeMap::from([(LAYOUT.into(), CHUNKED.into())])),
         }
+    }
+}
+
+impl Descriptor {
+    pub(super) fn new(kind: &str, digest: Digest, size: u64) -> Self {
+        Self { media_type: kind.into(), digest: format!("sha256:{digest}"), size, annotations: None }
+    }
+
+    /// The layer of the file `name`.
+    pub(super) fn file(name: &str, digest: Digest, size: u64) -> Self {
+        Self::new("application/octet-stream", digest, size).with([(TITLE, name.to_owned())])
+    }
+
+    /// The layer of the pointer of the file `name`, which has `file` as its digest.
+    pub(super) fn pointer(name: &str, pointer: &[u8], file: Digest, size: u64, chunks: usize) -> Self {
+        Self::new(POINTER, Digest::of(pointer), pointer.len() as u64).with([
+            (TITLE, name.to_owned()),
+            (FILE_SIZE, size.to_string()),
+            (FILE_DIGEST, format!("sha256:{file}")),
+            (CHUNK_COUNT, chunks.to_string()),
+        ])
+    }
+
+    /// The layer of a pack.
+    pub(super) fn pack(digest: Digest, size: u64) -> Self {
+        Self::new(PACK, digest, size)
+    }
+
+    fn with<const N: usize>(mut self, annotations: [(&str, String); N]) -> Self {
+        self.annotations = Some(annotations.map(|(key, value)| (key.to_owned(), value)).into());
+        self
     }
 }
 
@@ -154,6 +193,7 @@ impl Descriptor {
     /// Adds the layer to those of its purpose.
     fn sort(self, layers: &mut Layers) -> Result<()> {
         let digest = sha256(&self.digest)?;
+        check_empty(self.size, digest)?;
         let annotation = |key: &str| self.annotations.as_ref().and_then(|all| all.get(key));
         let title = annotation(TITLE);
         match (self.media_type.as_str(), title) {
@@ -199,6 +239,16 @@ pub(super) fn sha256(text: &str) -> Result<Digest> {
     digits.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
         malformed("a digest is not `sha256:` and 64 digits").with("digest", text.escape_default())
     })
+}
+
+/// Nothing has one digest, and no other bytes have it.
+pub(super) fn check_empty(size: u64, digest: Digest) -> Result<()> {
+    if (size == 0) == (digest == Digest::of("")) {
+        return Ok(());
+    }
+    Err(malformed("a size and a digest contradict each other: one of them is that of no bytes")
+        .with("bytes", size)
+        .with("digest", digest))
 }
 
 /// Checks the names, which are sorted.

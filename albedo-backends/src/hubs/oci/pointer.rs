@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use albedo_core::{Digest, FileEntry, Result};
-use serde::Deserialize;
+use albedo_core::{Digest, Error, FileEntry, Result};
+use serde::{Deserialize, Serialize};
 
-use super::manifest::{Declared, File, malformed, sha256};
+use super::manifest::{Declared, File, check_empty, malformed, sha256};
 use crate::hubs::files::{Chunk, Source};
 
 /// Largest pointer. Ours: 100,000 chunks, which is a file of 400 GB.
@@ -18,25 +18,48 @@ pub(super) const MOST_BYTES: u64 = 32 << 20;
 /// has room for.
 const LARGEST_CHUNK: u64 = 32 << 20;
 
-#[derive(Deserialize)]
+const VERSION: &str = "chunked-v2";
+
+/// A pointer. Its fields are in the order of hippius-hub's canonical JSON, so that
+/// equal files have equal pointers.
+#[derive(Serialize, Deserialize)]
 struct Pointer {
-    version: String,
-    file: PointerFile,
     chunks: Vec<PointerChunk>,
+    file: PointerFile,
+    version: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct PointerFile {
-    size: u64,
     digest: String,
+    size: u64,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct PointerChunk {
     digest: String,
-    size: u64,
-    pack: String,
     offset: u64,
+    pack: String,
+    size: u64,
+}
+
+/// The bytes of a file's pointer; `chunks` are in the file's order.
+pub(super) fn write(file: Digest, chunks: &[Chunk]) -> Result<Vec<u8>> {
+    let prefixed = |digest: &dyn std::fmt::Display| format!("sha256:{digest}");
+    let pointer = Pointer {
+        chunks: chunks
+            .iter()
+            .map(|chunk| PointerChunk {
+                digest: prefixed(&chunk.sha256),
+                offset: chunk.offset,
+                pack: prefixed(&chunk.key),
+                size: chunk.size,
+            })
+            .collect(),
+        file: PointerFile { digest: prefixed(&file), size: chunks.iter().map(|chunk| chunk.size).sum() },
+        version: VERSION.into(),
+    };
+    serde_json::to_vec(&pointer).map_err(|error| Error::bug("write a pointer", error.to_string()))
 }
 
 /// Reads the pointer of `file`, whose bytes have the digest that the manifest gives.
@@ -51,11 +74,12 @@ pub(super) fn parse(
 ) -> Result<(FileEntry, Source)> {
     let pointer: Pointer =
         serde_json::from_slice(bytes).map_err(|error| malformed(format!("the pointer is none: {error}")))?;
-    if pointer.version != "chunked-v2" {
+    if pointer.version != VERSION {
         return Err(malformed("the pointer is of an unknown version")
             .with("version", pointer.version.escape_default()));
     }
     let (size, digest) = (pointer.file.size, sha256(&pointer.file.digest)?);
+    check_empty(size, digest)?;
     let count = pointer.chunks.len() as u64;
     let contradicts = declared.size.is_some_and(|stated| stated != size)
         || declared.digest.is_some_and(|stated| stated != digest)

@@ -1,31 +1,53 @@
-//! Uploading a folder. Its manifest has no time in it, so that its digest is known
-//! before any byte leaves, and equal folders have equal references.
+//! What a folder is as a model in a registry. Its manifest has no time in it, so that
+//! its digest is known before any byte leaves, and equal folders have equal references.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
-use albedo_core::http::{HeaderValue, HttpRequest, HttpResponse, Method, StatusCode, header};
+use albedo_core::digest::Hasher;
 use albedo_core::{
-    CallContext, Digest, Error, ErrorKind, EventKind, Fault, FileEntry, HubRef, ModelFiles, Result, Retry,
-    Revision,
+    CallContext, Digest, Error, ErrorKind, Fault, FileEntry, HubRef, ModelFiles, Plugin, Result, Revision,
 };
-use reqwest::Url;
 
-use super::manifest::{Descriptor, File, MANIFEST, MOST_BYTES, Manifest, TITLE};
-use super::registry::Access;
-use super::{OciHub, Registry, transient};
+use super::chunks::{Chunked, FilePacker, PackId, Packer, Place, Placed, Sizes};
+use super::manifest::{Descriptor, MOST_BYTES, Manifest};
+use super::{Blobs, OciHub, pointer};
 use crate::cache::file_name;
+use crate::hubs::files::{Chunk, Source};
 
-const PUSH: &str = "push a model to the registry";
+mod upload;
 
-/// Bytes of one request of an upload.
+const PREPARE: &str = "prepare a model for the registry";
+
+/// Bytes that are read of a file at once, and of one request of an upload.
 const PIECE: u64 = 16 << 20;
-
-/// What a model of ours says that it is.
-const ARTIFACT: &str = "application/vnd.albedo.model.v1";
 
 /// The empty configuration. Source: the OCI image specification 1.1, "empty descriptor".
 const EMPTY: &[u8] = b"{}";
 const EMPTY_KIND: &str = "application/vnd.oci.empty.v1+json";
+
+/// How the files of a model are stored.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Layout {
+    /// Each as it is.
+    #[default]
+    Plain,
+    /// Large ones in chunks that are cut where their content says, in packs of about
+    /// 64 MiB. After an edit only the packs that it lies in are uploaded.
+    Chunked {
+        /// Bytes that a large file has at least.
+        from: u64,
+        /// A model of the same repository whose chunks are used again where they are.
+        /// It makes an upload smaller, and the reference another one.
+        base: Option<HubRef>,
+    },
+}
+
+impl Layout {
+    /// From how many bytes on hippius-hub 0.7.2 stores files in chunks: 256 MiB.
+    pub const CHUNKED_FROM: u64 = 256 << 20;
+}
 
 /// A model and the reference that it has, or will have, in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +61,28 @@ pub struct Pushed {
     pub bytes: u64,
     /// Bytes that were uploaded: what the registry had already was not.
     pub uploaded: u64,
+    /// What the manifest names.
+    blobs: Vec<Blob>,
+}
+
+/// Something to upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Blob {
+    digest: Digest,
+    size: u64,
+    content: Content,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Content {
+    Bytes(Vec<u8>),
+    /// Ranges of a file, one after the other.
+    File {
+        name: String,
+        ranges: Vec<Range<u64>>,
+    },
+    /// It has to be there.
+    Earlier,
 }
 
 impl OciHub {
@@ -46,239 +90,200 @@ impl OciHub {
     /// uploaded. Reads every byte.
     ///
     /// # Errors
-    /// The operator's: no files, a name that a registry cannot keep; what `files` meets.
+    /// The operator's: no files, a name that a registry cannot keep, a base that cannot
+    /// be read or is of another repository; what `files` meets.
     pub async fn prepare(
         &self,
         repository: &str,
         files: &dyn ModelFiles,
+        layout: &Layout,
         cx: &CallContext,
     ) -> Result<Pushed> {
-        let invalid = |message: &str, name: &str| {
-            Error::new(ErrorKind::ConfigInvalid, PUSH, message)
-                .with_fault(Fault::Operator)
-                .with("file", name.escape_default())
+        let (from, earlier) = match layout {
+            Layout::Plain => (u64::MAX, BTreeMap::new()),
+            Layout::Chunked { from, base: None } => (*from, BTreeMap::new()),
+            Layout::Chunked { from, base: Some(base) } => {
+                (*from, self.chunks_of(base, repository, cx).await?)
+            }
         };
-        let (mut layers, mut bytes) = (Vec::new(), 0_u64);
+        let mut packer = Packer::new(Sizes::default(), earlier);
+        let mut cut: Vec<(String, Chunked)> = Vec::new();
+        let (mut layers, mut blobs, mut bytes) = (Vec::new(), Vec::new(), 0_u64);
         for entry in files.list(cx).await? {
-            file_name(&entry.name).map_err(|why| invalid(why, &entry.name))?;
-            let digest = digest(files, &entry, cx).await?;
+            file_name(&entry.name).map_err(|why| invalid(why).with("file", entry.name.escape_default()))?;
             bytes = bytes.saturating_add(entry.size);
-            layers.push(Descriptor {
-                media_type: "application/octet-stream".into(),
-                digest: format!("sha256:{digest}"),
-                size: entry.size,
-                annotations: Some(BTreeMap::from([(TITLE.to_owned(), entry.name)])),
-            });
+            if entry.size > 0 && entry.size >= from {
+                let one;
+                (packer, one) = chunked(files, &entry, packer, cx).await?;
+                cut.push((entry.name, one));
+            } else {
+                let digest = digest(files, &entry, cx).await?;
+                layers.push(Descriptor::file(&entry.name, digest, entry.size));
+                let ranges = std::iter::once(0..entry.size).collect();
+                let content = Content::File { name: entry.name, ranges };
+                blobs.push(Blob { digest, size: entry.size, content });
+            }
         }
-        if layers.is_empty() {
-            return Err(invalid("the folder has no files", ""));
+        if bytes == 0 && layers.is_empty() {
+            return Err(invalid("the folder has no files"));
         }
-        let config = Descriptor {
-            media_type: EMPTY_KIND.into(),
-            digest: format!("sha256:{}", Digest::of(EMPTY)),
+        add_chunked(&cut, &packer, &mut layers, &mut blobs)?;
+        blobs.push(Blob {
+            digest: Digest::of(EMPTY),
             size: EMPTY.len() as u64,
-            annotations: None,
-        };
-        let manifest = serde_json::to_vec(&Manifest::new(ARTIFACT, config, layers))
-            .map_err(|error| Error::bug(PUSH, error.to_string()))?;
+            content: Content::Bytes(EMPTY.to_vec()),
+        });
+        let mut seen = BTreeSet::new();
+        blobs.retain(|blob| seen.insert(blob.digest));
+        let config = Descriptor::new(EMPTY_KIND, Digest::of(EMPTY), EMPTY.len() as u64);
+        let manifest = serde_json::to_vec(&Manifest::new(config, layers))
+            .map_err(|error| Error::bug(PREPARE, error.to_string()))?;
         if manifest.len() > MOST_BYTES {
-            return Err(invalid("the folder has more files than a manifest can list", ""));
+            return Err(invalid("the folder has more files than a manifest can list"));
         }
         super::manifest::parse(&manifest).map_err(|error| error.with_fault(Fault::Operator))?;
         let reference = HubRef::new(HubRef::OCI, repository, Revision::Sha256(Digest::of(&manifest)))?;
-        Ok(Pushed { reference, manifest, bytes, uploaded: 0 })
+        Ok(Pushed { reference, manifest, bytes, uploaded: 0, blobs })
     }
 
-    /// Uploads the files, then the manifest that [`OciHub::prepare`] made of them, also
-    /// under a tag: registries remove manifests that have none. What the registry has
-    /// is not uploaded again, so that an interrupted push goes on.
-    ///
-    /// # Errors
-    /// The registry's, which also compares every file with its digest; the operator's
-    /// for a key that may not push.
-    pub async fn push(&self, mut pushed: Pushed, files: &dyn ModelFiles, cx: &CallContext) -> Result<Pushed> {
-        let Revision::Sha256(pinned) = pushed.reference.revision() else {
-            return Err(Error::bug(PUSH, "a registry's revision is no digest"));
+    /// Where the chunks of the model `base` are.
+    async fn chunks_of(
+        &self,
+        base: &HubRef,
+        repository: &str,
+        cx: &CallContext,
+    ) -> Result<BTreeMap<Digest, Place>> {
+        base.require_hub(Self::NAME, PREPARE)?;
+        let (home, Revision::Sha256(pinned)) =
+            (self.registry.repository(base.repository())?, base.revision())
+        else {
+            return Err(Error::bug(PREPARE, "a registry's revision is no digest"));
         };
-        let name = pushed.reference.to_string();
-        let repository = self.registry.repository(pushed.reference.repository())?.to_owned();
-        let upload = Upload { registry: &self.registry, repository: &repository };
-        let mut there = BTreeSet::new();
-        let mut done = 0;
-        for file in super::manifest::parse(&pushed.manifest)?.files {
-            if there.insert(file.digest) && !upload.has(file.digest, cx).await? {
-                let uploaded = upload.file(files, &file, cx).await;
-                uploaded.map_err(|error| error.with("file", &file.name))?;
-                pushed.uploaded += file.size;
+        if home != self.registry.repository(repository)? {
+            return Err(invalid("the base is in another repository").with("base", base));
+        }
+        let read = async {
+            let objects = Blobs::new(self, home);
+            let layers = super::manifest::parse(&self.registry.manifest(home, pinned, cx).await?)?;
+            let mut chunks = BTreeMap::new();
+            for file in &layers.files {
+                let Some(declared) = &file.pointer else { continue };
+                let bytes = objects.pointer(file, cx).await?;
+                if let (_, Source::Chunked(found)) = pointer::parse(&bytes, file, declared, &layers.packs)? {
+                    for chunk in found.iter() {
+                        let pack = PackId::Earlier { digest: chunk.key.parse()?, size: chunk.object };
+                        chunks.entry(chunk.sha256).or_insert(Place { pack, offset: chunk.offset });
+                    }
+                }
             }
-            done += file.size;
-            cx.emit(EventKind::Progress {
-                task: "upload".into(),
-                name: name.clone(),
-                done,
-                total: Some(pushed.bytes),
-            });
-        }
-        let empty = Digest::of(EMPTY);
-        if !upload.has(empty, cx).await? {
-            upload.small(EMPTY, empty, cx).await?;
-        }
-        for tag in [format!("sha256:{pinned}"), format!("albedo-{}", pinned.short())] {
-            upload.manifest(&tag, pinned, &pushed.manifest, cx).await?;
-        }
-        Ok(pushed)
-    }
-}
-
-struct Upload<'a> {
-    registry: &'a Registry,
-    repository: &'a str,
-}
-
-impl Upload<'_> {
-    async fn has(&self, digest: Digest, cx: &CallContext) -> Result<bool> {
-        let url = self.registry.url(&format!("{}/blobs/sha256:{digest}", self.repository));
-        let request = HttpRequest::new(Method::HEAD, PUSH, url);
-        let answer = self.registry.authorised(self.repository, Access::Push, &request, cx).await?;
-        Ok(answer.status() == StatusCode::OK)
-    }
-
-    async fn small(&self, bytes: &'static [u8], digest: Digest, cx: &CallContext) -> Result<()> {
-        let mut tries = self.registry.remote().tries(PUSH, cx);
-        loop {
-            let sent = async {
-                let session = self.begin(cx).await?;
-                self.end(session, digest, bytes.to_vec(), cx).await
-            };
-            match sent.await {
-                Ok(()) => return Ok(()),
-                Err(error) => tries.again(error).await?,
-            }
-        }
-    }
-
-    /// Uploads one file in pieces; after a failure from its beginning.
-    async fn file(&self, files: &dyn ModelFiles, entry: &File, cx: &CallContext) -> Result<()> {
-        let mut tries = self.registry.remote().tries(PUSH, cx);
-        loop {
-            match self.file_once(files, entry, cx).await {
-                Ok(()) => return Ok(()),
-                Err(error) => tries.again(error).await?,
-            }
-        }
-    }
-
-    async fn file_once(&self, files: &dyn ModelFiles, entry: &File, cx: &CallContext) -> Result<()> {
-        let (mut session, mut at) = (self.begin(cx).await?, 0);
-        while entry.size - at > PIECE {
-            let bytes = files.read(&entry.name, at..at + PIECE, cx).await?;
-            let range = HeaderValue::from_str(&format!("{at}-{}", at + PIECE - 1));
-            let range = range.map_err(|error| Error::bug(PUSH, error.to_string()))?;
-            let request = HttpRequest::new(Method::PATCH, PUSH, session.as_str())
-                .with_header(header::CONTENT_TYPE, octets())
-                .with_header(header::CONTENT_RANGE, range)
-                .with_body(bytes);
-            let answer = self.registry.success(self.repository, Access::Push, &request, cx).await?;
-            session = self.session(&answer)?;
-            at += PIECE;
-        }
-        let last = files.read(&entry.name, at..entry.size, cx).await?;
-        self.end(session, entry.digest, last, cx).await
-    }
-
-    /// Where the next piece goes.
-    async fn begin(&self, cx: &CallContext) -> Result<Url> {
-        let url = self.registry.url(&format!("{}/blobs/uploads/", self.repository));
-        let request = HttpRequest::new(Method::POST, PUSH, url);
-        let answer = self.registry.success(self.repository, Access::Push, &request, cx).await?;
-        self.session(&answer)
-    }
-
-    async fn end(&self, mut session: Url, digest: Digest, last: Vec<u8>, cx: &CallContext) -> Result<()> {
-        session.query_pairs_mut().append_pair("digest", &format!("sha256:{digest}"));
-        let request = HttpRequest::new(Method::PUT, PUSH, session.as_str())
-            .with_header(header::CONTENT_TYPE, octets())
-            .with_body(last);
-        self.registry.success(self.repository, Access::Push, &request, cx).await.map(|_| ())
-    }
-
-    /// The address that an answer names, at the registry itself: bytes and token go to
-    /// no other server.
-    fn session(&self, answer: &HttpResponse) -> Result<Url> {
-        let home = Url::parse(&self.registry.url(""));
-        let home = home.map_err(|error| Error::bug(PUSH, error.to_string()))?;
-        let location = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-        let url = location.and_then(|location| home.join(location).ok());
-        url.filter(|url| url.origin() == home.origin()).ok_or_else(|| {
-            Error::new(ErrorKind::Unavailable, PUSH, "the registry wants the upload at another server")
-                .with_fault(Fault::Operator)
-                .with_retry(Retry::Never)
-                .with("server", self.registry.server())
+            Ok(chunks)
+        };
+        // Whoever pushes has chosen it.
+        read.await.map_err(|error: Error| match error.artefact() {
+            Some(_) => error.with_fault(Fault::Operator).with("base", base),
+            None => error.with("base", base),
         })
     }
+}
 
-    /// Registers the manifest. A registry may know a blob only some time after it was
-    /// uploaded.
-    async fn manifest(&self, tag: &str, pinned: Digest, bytes: &[u8], cx: &CallContext) -> Result<()> {
-        let url = self.registry.url(&format!("{}/manifests/{tag}", self.repository));
-        let request = HttpRequest::new(Method::PUT, PUSH, url)
-            .with_header(header::CONTENT_TYPE, HeaderValue::from_static(MANIFEST))
-            .with_body(bytes.to_vec());
-        let mut tries = self.registry.remote().tries(PUSH, cx);
-        loop {
-            match self.manifest_once(&request, pinned, cx).await {
-                Ok(()) => return Ok(()),
-                Err(error) => tries.again(error).await?,
+fn invalid(message: &str) -> Error {
+    Error::new(ErrorKind::ConfigInvalid, PREPARE, message).with_fault(Fault::Operator)
+}
+
+/// Adds what files that were cut are stored as: the layer of each pointer, then the packs
+/// that it is the first to name.
+fn add_chunked(
+    cut: &[(String, Chunked)],
+    packer: &Packer,
+    layers: &mut Vec<Descriptor>,
+    blobs: &mut Vec<Blob>,
+) -> Result<()> {
+    for pack in packer.packs() {
+        let content = Content::File { name: pack.file.clone(), ranges: pack.ranges.clone() };
+        blobs.push(Blob { digest: pack.digest, size: pack.size, content });
+    }
+    let mut listed = BTreeSet::new();
+    for (name, file) in cut {
+        let mut start = 0;
+        let chunks: Vec<_> = file.chunks.iter().map(|chunk| located(chunk, packer, &mut start)).collect();
+        let bytes = pointer::write(file.sha256, &chunks)?;
+        if bytes.len() as u64 > pointer::MOST_BYTES {
+            return Err(invalid("a file has more chunks than a pointer can list").with("file", name));
+        }
+        layers.push(Descriptor::pointer(name, &bytes, file.sha256, file.size, chunks.len()));
+        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+        blobs.push(Blob { digest, size, content: Content::Bytes(bytes) });
+        for chunk in &file.chunks {
+            let (digest, size) = pack_of(chunk, packer);
+            if listed.insert(digest) {
+                layers.push(Descriptor::pack(digest, size));
+                if matches!(chunk.place.pack, PackId::Earlier { .. }) {
+                    blobs.push(Blob { digest, size, content: Content::Earlier });
+                }
             }
         }
     }
+    Ok(())
+}
 
-    async fn manifest_once(&self, request: &HttpRequest, pinned: Digest, cx: &CallContext) -> Result<()> {
-        let (remote, server) = (self.registry.remote(), self.registry.server());
-        let mut answer = self.registry.authorised(self.repository, Access::Push, request, cx).await?;
-        if matches!(answer.status(), StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND) {
-            let words = remote.body(PUSH, &mut answer, 16 << 10, cx).await?;
-            let words = String::from_utf8_lossy(&words).into_owned();
-            let error = if words.contains("BLOB_UNKNOWN") {
-                transient(ErrorKind::Unavailable, PUSH, "the registry does not know a file yet")
-            } else {
-                Error::new(ErrorKind::Refused, PUSH, "the registry refuses the manifest")
-                    .with_retry(Retry::Never)
-            };
-            let words: String = words.chars().take(200).collect();
-            return Err(error.with("server", server).with("answer", words.escape_default()));
-        }
-        if !answer.status().is_success() {
-            return Err(remote.refusal(PUSH, &server, answer, self.registry.credential(), cx).await);
-        }
-        let named = answer.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
-        match named {
-            Some(other) if other != format!("sha256:{pinned}") => {
-                Err(Error::new(ErrorKind::Protocol, PUSH, "the registry gave the manifest another digest")
-                    .with("found", other.escape_default())
-                    .with("expected", pinned))
-            }
-            _ => Ok(()),
-        }
+/// Digest and size of the pack that a chunk is in.
+fn pack_of(chunk: &Placed, packer: &Packer) -> (Digest, u64) {
+    match chunk.place.pack {
+        PackId::Earlier { digest, size } => (digest, size),
+        PackId::New(index) => (packer.packs()[index].digest, packer.packs()[index].size),
     }
 }
 
-fn octets() -> HeaderValue {
-    HeaderValue::from_static("application/octet-stream")
+/// The chunk as a pointer names it; `start` moves to its end.
+fn located(chunk: &Placed, packer: &Packer, start: &mut u64) -> Chunk {
+    let (digest, object) = pack_of(chunk, packer);
+    let Placed { sha256, size, place } = *chunk;
+    let chunk = Chunk { sha256, start: *start, size, key: digest.to_string(), offset: place.offset, object };
+    *start += size;
+    chunk
 }
 
 async fn digest(files: &dyn ModelFiles, entry: &FileEntry, cx: &CallContext) -> Result<Digest> {
-    let (mut hasher, mut at) = (albedo_core::digest::Hasher::default(), 0);
-    while at < entry.size {
-        let end = (at + PIECE).min(entry.size);
-        let bytes = files.read(&entry.name, at..end, cx).await?;
-        hasher = tokio::task::spawn_blocking(move || {
-            hasher.update(&bytes);
-            hasher
-        })
-        .await
-        .map_err(|error| Error::bug(PUSH, error.to_string()))?;
-        at = end;
-    }
+    let hasher = fold(files, entry, Hasher::default(), |hasher, bytes| hasher.update(bytes), cx).await?;
     Ok(hasher.finish())
+}
+
+async fn chunked(
+    files: &dyn ModelFiles,
+    entry: &FileEntry,
+    packer: Packer,
+    cx: &CallContext,
+) -> Result<(Packer, Chunked)> {
+    let packer = fold(files, entry, packer.file(&entry.name), FilePacker::update, cx).await?;
+    blocking(move || packer.finish()).await
+}
+
+/// Hands a file to `step`, a piece at a time; the next piece is read meanwhile.
+async fn fold<T: Send + 'static>(
+    files: &dyn ModelFiles,
+    entry: &FileEntry,
+    mut state: T,
+    step: fn(&mut T, &[u8]),
+    cx: &CallContext,
+) -> Result<T> {
+    let read = async |at: u64| {
+        if at == entry.size {
+            return Ok(None);
+        }
+        files.read(&entry.name, at..(at + PIECE).min(entry.size), cx).await.map(Some)
+    };
+    let (mut at, mut next) = (0, read(0).await?);
+    while let Some(bytes) = next {
+        at += bytes.len() as u64;
+        let work = blocking(move || {
+            step(&mut state, &bytes);
+            state
+        });
+        (state, next) = futures::try_join!(work, read(at))?;
+    }
+    Ok(state)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::bug(PREPARE, error.to_string()))
 }

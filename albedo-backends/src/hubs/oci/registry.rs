@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use albedo_core::digest::Hasher;
 use albedo_core::http::{
     Credential, HeaderValue, HttpRequest, HttpResponse, Method, Redirects, StatusCode, header,
 };
@@ -15,11 +16,17 @@ use tokio::sync::Mutex;
 use super::auth::{Challenge, challenge};
 use super::manifest::{DOCKER_MANIFEST, MANIFEST, MOST_BYTES};
 use super::{RESOLVE, transient};
-use crate::hubs::files::READ;
-use crate::hubs::remote::{Remote, check_range};
+use crate::hubs::remote::{READ, Remote, ask_range, stated_size};
 
 /// Most bytes of a token's answer.
 const MOST_TOKEN: usize = 256 << 10;
+
+/// What a registry answers where a range of a blob was asked for.
+pub(super) enum Answer {
+    Bytes(Vec<u8>),
+    /// The blob has another size than was listed: so many bytes, says the registry.
+    OtherSize(u64),
+}
 
 /// What a token is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,25 +121,19 @@ impl Registry {
             .fold(HttpRequest::get(RESOLVE, url).with_redirects(Redirects::AnyOrigin), |request, kind| {
                 request.with_header(header::ACCEPT, HeaderValue::from_static(kind))
             });
-        let mut tries = self.remote.tries(RESOLVE, cx);
-        loop {
-            let read = async {
-                let mut answer = self.success(repository, Access::Pull, &request, cx).await?;
-                // One that is too large, but pinned, is its author's mistake.
-                self.remote.body(RESOLVE, &mut answer, 4 * MOST_BYTES, cx).await
-            };
-            let error = match read.await {
-                Ok(bytes) if Digest::of(&bytes) == pinned => return Ok(bytes),
-                Ok(bytes) => {
-                    transient(ErrorKind::DigestMismatch, RESOLVE, "the manifest is not the pinned one")
-                        .with("server", self.server())
-                        .with("found", Digest::of(bytes))
-                        .with_hint("try again; if it happens again, the registry or the way to it is broken")
-                }
-                Err(error) => error,
-            };
-            tries.again(error).await?;
-        }
+        let read = || async {
+            let mut answer = self.success(repository, Access::Pull, &request, cx).await?;
+            // One that is too large, but pinned, is its author's mistake.
+            let bytes = self.remote.body(RESOLVE, &mut answer, 4 * MOST_BYTES, cx).await?;
+            if Digest::of(&bytes) == pinned {
+                return Ok(bytes);
+            }
+            Err(transient(ErrorKind::DigestMismatch, RESOLVE, "the manifest is not the pinned one")
+                .with("server", self.server())
+                .with("found", Digest::of(bytes))
+                .with_hint("try again; if it happens again, the registry or the way to it is broken"))
+        };
+        self.remote.retried(RESOLVE, cx, read).await
     }
 
     /// Bytes `range` of a blob of `size` bytes; its digest is for the caller to compare.
@@ -143,24 +144,45 @@ impl Registry {
         range: Range<u64>,
         size: u64,
         cx: &CallContext,
-    ) -> Result<Vec<u8>> {
-        let url = self.url(&format!("{repository}/blobs/sha256:{digest}"));
-        let bytes = format!("bytes={}-{}", range.start, range.end - 1);
-        let bytes = HeaderValue::from_str(&bytes).map_err(|error| Error::bug(READ, error.to_string()))?;
-        let whole = range.start == 0 && range.end == size;
-        let request = HttpRequest::get(READ, url).with_redirects(Redirects::AnyOrigin);
-        let request = if whole { request } else { request.with_header(header::RANGE, bytes) };
-        let mut answer = self.success(repository, Access::Pull, &request, cx).await?;
-        check_range(READ, &answer, &range, size).map_err(|error| error.with("server", self.server()))?;
-        let length = range.end - range.start;
-        let bytes = self.remote.body(READ, &mut answer, length as usize, cx).await?;
-        if bytes.len() as u64 == length {
-            return Ok(bytes);
+    ) -> Result<Answer> {
+        let request = ask_range(&self.blob_url(repository, digest), &range, size)?;
+        let answer = self.authorised(repository, Access::Pull, &request, cx).await?;
+        if let Some(stated) = stated_size(&answer).filter(|&stated| stated != size) {
+            return Ok(Answer::OtherSize(stated));
         }
-        Err(transient(ErrorKind::Protocol, READ, "the answer ends too early")
-            .with("server", self.server())
-            .with("asked bytes", length)
-            .with("bytes", bytes.len()))
+        let answer = self.succeeded(&request, answer, cx).await?;
+        self.remote.range(&self.server(), answer, &range, size, cx).await.map(Answer::Bytes)
+    }
+
+    /// Digest and size of a blob, of which every byte is read, in one request. The
+    /// registry says that it has `stated` bytes.
+    pub(super) async fn weigh(
+        &self,
+        repository: &str,
+        digest: &str,
+        stated: u64,
+        cx: &CallContext,
+    ) -> Result<(Digest, u64)> {
+        let request = HttpRequest::get(READ, self.blob_url(repository, digest));
+        let request = request.with_redirects(Redirects::AnyOrigin);
+        let mut answer = self.success(repository, Access::Pull, &request, cx).await?;
+        let (mut hasher, mut size) = (Hasher::default(), 0);
+        let weigh = |chunk: &[u8]| {
+            hasher.update(chunk);
+            size += chunk.len() as u64;
+            if size <= stated {
+                return Ok(());
+            }
+            Err(transient(ErrorKind::Protocol, READ, "the registry sends more bytes than it says")
+                .with("server", self.server())
+                .with("said", stated))
+        };
+        self.remote.chunks(READ, &mut answer, cx, weigh).await?;
+        Ok((hasher.finish(), size))
+    }
+
+    fn blob_url(&self, repository: &str, digest: &str) -> String {
+        self.url(&format!("{repository}/blobs/sha256:{digest}"))
     }
 
     /// The answer to `request`, if it is a success.
@@ -172,6 +194,16 @@ impl Registry {
         cx: &CallContext,
     ) -> Result<HttpResponse> {
         let answer = self.authorised(repository, access, request, cx).await?;
+        self.succeeded(request, answer, cx).await
+    }
+
+    /// `answer`, which is to `request`, if it is a success.
+    async fn succeeded(
+        &self,
+        request: &HttpRequest,
+        answer: HttpResponse,
+        cx: &CallContext,
+    ) -> Result<HttpResponse> {
         if answer.status().is_success() {
             return Ok(answer);
         }

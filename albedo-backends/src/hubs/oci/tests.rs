@@ -282,6 +282,10 @@ async fn a_pinned_manifest_that_is_malformed_is_its_authors() {
     broken[place + 1] = 0xff;
     let mut weak = layer("a");
     weak["digest"] = json!("md5:00");
+    let mut empty = layer("a");
+    empty["size"] = json!(0);
+    let mut not_empty = layer("a");
+    not_empty["digest"] = json!(format!("sha256:{}", Digest::of("")));
     for (bytes, words) in [
         (vec![b' '; 5 << 20], "too large"),
         (layers(&many), "too large"),
@@ -295,6 +299,8 @@ async fn a_pinned_manifest_that_is_malformed_is_its_authors() {
         (layers(&many[..1]), "no file's name"),
         (layers(&[negative]), "the manifest is none"),
         (layers(&[weak]), "64 digits"),
+        (layers(&[empty]), "contradict each other"),
+        (layers(&[not_empty]), "contradict each other"),
         (broken, "the manifest is none"),
         (unknown.to_string().into_bytes(), "layout is unknown"),
         (index.to_string().into_bytes(), "another kind"),
@@ -338,7 +344,8 @@ async fn a_pointer_that_is_malformed_is_its_authors() {
         (pointer(10, any, vec![chunk(size - 9, 10)]), "past the end of its pack"),
         (pointer(10, any, vec![chunk(u64::MAX - 1, 10)]), "past the end of its pack"),
         (pointer(11, any, vec![chunk(0, 10)]), "do not add up"),
-        (pointer(0, any, vec![chunk(0, 0)]), "not in its bounds"),
+        (pointer(0, Digest::of(""), vec![chunk(0, 0)]), "not in its bounds"),
+        (pointer(0, any, vec![]), "contradict each other"),
         (pointer(10, any, vec![negative]), "the pointer is none"),
         (pointer(1 << 26, any, vec![chunk(0, 1 << 26)]), "not in its bounds"),
         (terabyte, "past the end of its pack"),
@@ -528,16 +535,184 @@ async fn a_folder_is_pushed_and_pulled_again() {
         std::fs::write(folder.path().join(name), bytes).expect("written");
     }
     let (hub, files, cx) = (hub(&server), FolderFiles::new(folder.path()), CallContext::new());
-    let prepared = hub.prepare(REPOSITORY, &files, &cx).await.expect("prepared");
+    let prepared = hub.prepare(REPOSITORY, &files, &Layout::Plain, &cx).await.expect("prepared");
     assert!(server.seen().is_empty(), "the digest is known before any byte leaves");
     assert_eq!(
-        hub.prepare(REPOSITORY, &files, &cx).await.expect("prepared"),
+        hub.prepare(REPOSITORY, &files, &Layout::Plain, &cx).await.expect("prepared"),
         prepared,
         "and has no time in it"
     );
     let pushed = hub.push(prepared.clone(), &files, &cx).await.expect("pushed");
-    assert_eq!((pushed.reference.clone(), pushed.uploaded), (prepared.reference.clone(), (17 << 20) + 3));
+    // The files, and the empty configuration.
+    assert_eq!((&pushed.reference, pushed.uploaded), (&prepared.reference, (17 << 20) + 1 + 2));
     assert_eq!(pull(&server, &pushed.reference).await.expect("pulled").len(), 2);
     let again = hub.push(prepared, &files, &cx).await.expect("pushed");
     assert_eq!(again.uploaded, 0, "what is there is not uploaded again");
+}
+
+/// A registry that counts what it is sent, and fails where `fails` says so.
+async fn counting(
+    registry: Arc<scripted::Registry>,
+    fails: impl Fn(&Request) -> bool + Send + Sync + 'static,
+) -> (Server, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let server = Server::start(0, move |request| {
+        if fails(request) {
+            return Reply::new(503, "");
+        }
+        counted.fetch_add(request.body.len(), Ordering::Relaxed);
+        registry.answer(request)
+    });
+    (server.await.expect("listens"), count)
+}
+
+#[tokio::test]
+async fn a_folder_is_pushed_in_chunks_and_what_is_there_is_not_sent_again() {
+    let registry = Arc::new(scripted::Registry::with_tokens(0));
+    let (server, sent) = counting(Arc::clone(&registry), |_| false).await;
+    let (folder, cx) = (tempfile::tempdir().expect("a folder"), CallContext::new());
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("written");
+    let mut weights = noise(90 << 20, 8).to_vec();
+    write("config.json", b"{}");
+    write("model-1.safetensors", &weights);
+    // The second has a part of the first twice.
+    let part = &weights[20 << 20..50 << 20];
+    write("model-2.safetensors", &[part, part, b"and more"].concat());
+    let (hub, files) = (hub(&server), FolderFiles::new(folder.path()));
+    let layout = |base| Layout::Chunked { from: 1 << 20, base };
+    let prepared = hub.prepare(REPOSITORY, &files, &layout(None), &cx).await.expect("prepared");
+    assert!(server.seen().is_empty(), "the digest is known before any byte leaves");
+    let pushed = hub.push(prepared.clone(), &files, &cx).await.expect("pushed");
+    assert_eq!(pushed.reference, prepared.reference);
+    // Little of the second file is new: its first cuts, and where its halves meet.
+    let most = (90 + 2 * 2 * 16) << 20;
+    assert!(pushed.uploaded > 90 << 20 && pushed.uploaded < most, "{}", pushed.uploaded);
+    assert!((sent.load(Ordering::Relaxed) as u64) < most, "{sent:?}");
+    let pulled = pull(&server, &pushed.reference).await.expect("pulled");
+    for (name, digest) in &pulled {
+        let bytes = std::fs::read(folder.path().join(name)).expect("is there");
+        assert_eq!(Digest::of(bytes), *digest, "{name}");
+    }
+    assert_eq!(pulled.len(), 3);
+    let again = hub.push(prepared, &files, &cx).await.expect("pushed");
+    assert_eq!(again.uploaded, 0, "what is there is not uploaded again");
+
+    // An edit costs the packs that it lies in; with a base, its chunk.
+    weights[45 << 20] ^= 1;
+    write("model-1.safetensors", &weights);
+    let edited = hub.prepare(REPOSITORY, &files, &layout(None), &cx).await.expect("prepared");
+    let edited = hub.push(edited, &files, &cx).await.expect("pushed");
+    assert!(edited.uploaded < 145 << 20 && edited.reference != pushed.reference, "{}", edited.uploaded);
+    weights[60 << 20] ^= 1;
+    write("model-1.safetensors", &weights);
+    let base = Some(edited.reference.clone());
+    let small = hub.prepare(REPOSITORY, &files, &layout(base.clone()), &cx).await.expect("prepared");
+    let small = hub.push(small, &files, &cx).await.expect("pushed");
+    assert!(small.uploaded < 17 << 20, "{}", small.uploaded);
+    let pulled = pull(&server, &small.reference).await.expect("pulled");
+    assert_eq!(pulled[1].1, Digest::of(&weights));
+
+    // Mistakes with a base are the operator's.
+    let error = hub.prepare("owner/other", &files, &layout(base), &cx).await.expect_err("another repository");
+    assert_eq!((error.kind(), error.fault()), (ErrorKind::ConfigInvalid, Fault::Operator), "{error}");
+    let broken = registry.manifest(REPOSITORY, "{}").expect("stored");
+    let error = hub.prepare(REPOSITORY, &files, &layout(Some(broken)), &cx).await.expect_err("no manifest");
+    assert_eq!(error.fault(), Fault::Operator, "{error}");
+}
+
+#[tokio::test]
+async fn a_push_that_was_interrupted_goes_on() {
+    let registry = Arc::new(scripted::Registry::default());
+    let (folder, cx) = (tempfile::tempdir().expect("a folder"), CallContext::new());
+    std::fs::write(folder.path().join("weights"), noise(130 << 20, 9)).expect("written");
+    let files = FolderFiles::new(folder.path());
+    let layout = Layout::Chunked { from: 1, base: None };
+    // The server is gone after so many requests that carry bytes.
+    let left = AtomicUsize::new(6);
+    let (server, _) = counting(Arc::clone(&registry), move |request| {
+        let carries = request.body.len() > 1 << 20;
+        let gone = |left: usize| left.checked_sub(1);
+        carries && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, gone).is_err()
+    })
+    .await;
+    let prepared = hub(&server).prepare(REPOSITORY, &files, &layout, &cx).await.expect("prepared");
+    let error = hub(&server).push(prepared.clone(), &files, &cx).await.expect_err("interrupted");
+    assert!(error.is_retryable(), "{error}");
+    let (server, sent) = counting(registry, |_| false).await;
+    let pushed = hub(&server).push(prepared, &files, &cx).await.expect("pushed");
+    let sent = sent.load(Ordering::Relaxed);
+    assert!(sent < 110 << 20, "a pack that was there was not sent again: {sent}");
+    let pulled = pull(&server, &pushed.reference).await.expect("pulled");
+    assert_eq!(pulled, [("weights".to_owned(), Digest::of(noise(130 << 20, 9)))]);
+}
+
+#[tokio::test]
+async fn a_size_that_the_blobs_own_bytes_refute_is_the_manifests() {
+    let small = Bytes::from_static(b"{\"a\": 1}");
+    let large = noise((9 << 20) + 5, 1);
+    for (bytes, listed) in
+        [(&small, 3), (&small, 9000), (&large, 8 << 20), (&large, (9 << 20) + 6), (&large, 100)]
+    {
+        let registry = Arc::new(scripted::Registry::default());
+        let mut wrong = layer("weights");
+        wrong["digest"] = json!(format!("sha256:{}", registry.blob(bytes.clone())));
+        wrong["size"] = json!(listed);
+        let reference = registry.manifest(REPOSITORY, layers(&[wrong])).expect("stored");
+        let server = serve(Arc::clone(&registry), |_, reply| reply).await;
+        let error = pull(&server, &reference).await.expect_err("refuted");
+        assert_eq!(
+            (error.artefact(), error.kind()),
+            (Some(Artefact::Model), ErrorKind::DataInvalid),
+            "{error}"
+        );
+        assert!(!error.is_retryable() && error.to_string().contains("another size"), "{error}");
+        // The ranges that were asked for, and every byte once.
+        let most = 4 * (4 << 20) + 2 * bytes.len() as u64;
+        assert!(server.sent() <= most, "after one read: {} bytes", server.sent());
+
+        // A server that has other bytes, too, proves nothing.
+        let server = serve(
+            registry,
+            |request, reply| {
+                if request.path.contains("/blobs/") { flipped(reply) } else { reply }
+            },
+        )
+        .await;
+        let error = pull(&server, &reference).await.expect_err("distrusted");
+        assert_eq!((error.artefact(), error.fault()), (None, Fault::Infrastructure), "{error}");
+    }
+    // The same for a pack and for a pointer.
+    let pack = noise(5 << 20, 2);
+    let chunk = json!({
+        "digest": format!("sha256:{}", Digest::of(&pack)), "offset": 0,
+        "pack": format!("sha256:{}", Digest::of(&pack)), "size": pack.len(),
+    });
+    let file = json!({ "digest": format!("sha256:{}", Digest::of(&pack)), "size": pack.len() });
+    let pointer = json!({ "chunks": [chunk], "file": file, "version": "chunked-v2" });
+    let registry = Arc::new(scripted::Registry::default());
+    let packs = [(registry.blob(pack.clone()), pack.len() + 1)];
+    let reference = registry.pointed(REPOSITORY, "weights", &pointer, &packs).expect("stored");
+    let server = serve(registry, |_, reply| reply).await;
+    let error = pull(&server, &reference).await.expect_err("refuted");
+    assert_eq!(error.artefact(), Some(Artefact::Model), "{error}");
+}
+
+#[tokio::test]
+async fn a_size_that_only_the_registry_says_convicts_nobody() {
+    let registry = Arc::new(scripted::Registry::default());
+    let reference = registry.plain(REPOSITORY, &model()).expect("stored");
+    let server = serve(registry, |request, reply| match request.header("range") {
+        "" => reply,
+        range => reply.with("content-range", &format!("{}/10000000", range.replace('=', " "))),
+    })
+    .await;
+    let error = pull(&server, &reference).await.expect_err("distrusted");
+    assert_eq!((error.artefact(), error.fault()), (None, Fault::Infrastructure), "{error}");
+    assert!(error.is_retryable() && error.to_string().contains("another size"), "{error}");
+    let whole = server
+        .seen()
+        .into_iter()
+        .filter(|request| request.path.contains("/blobs/") && request.header("range").is_empty());
+    assert!(whole.count() <= 2, "the blob is weighed once, besides the small file");
 }
