@@ -71,7 +71,11 @@ fn a_wallet_is_made_shown_and_never_overwritten() {
 fn a_local_chain_is_looked_at() {
     let folder = tempfile::tempdir().expect("a folder");
     let neurons = r#"neurons=[{"uid": 0, "hotkey": "miner"}, {"uid": 1, "hotkey": "validator", "validator_permit": true}]"#;
-    let reveals = r#"reveals=[{"hotkey": "miner", "block": 1, "payload": "v7|a/b|main"}]"#;
+    let submitted = format!("v7|a/b|{}", "0f".repeat(20));
+    let reveals = format!(
+        r#"reveals=[{{"hotkey": "miner", "block": 1, "payload": "v7|a/b|main"}},
+                    {{"hotkey": "validator", "block": 1, "payload": "{submitted}"}}]"#
+    );
     let chain = |command: &str, more: &[&str]| {
         let common = [
             "chain",
@@ -83,7 +87,7 @@ fn a_local_chain_is_looked_at() {
             "--set",
             neurons,
             "--set",
-            reveals,
+            &reveals,
         ];
         albedo(folder.path(), &[&common[..], more].concat(), "")
     };
@@ -92,9 +96,13 @@ fn a_local_chain_is_looked_at() {
     assert_eq!(table["neurons"][1]["hotkey"], "validator");
     assert!(stdout(&chain("hyperparameters", &[])).contains("tempo"));
     assert_eq!(stdout(&chain("weights", &[])), "");
-    let list: Value =
-        serde_json::from_str(&stdout(&chain("reveals", &["--json", "--ledger", "ledger.sqlite"])))
-            .expect("JSON");
+    let list = stdout(&chain("reveals", &["--json", "--ledger", "ledger.sqlite"]));
+    // What `albedo log verify --reveals` reads of it.
+    let revealed = albedo::log::Revealed::read(list.as_bytes()).expect("a list of reveals");
+    let [albedo::log::Revealed { submission, block }] = &*revealed else { panic!("{revealed:?}") };
+    assert_eq!((submission.hotkey.as_str(), *block), ("validator", Some(1)));
+    assert_eq!(format!("v7|{}|{}", submission.repository, submission.pin), submitted);
+    let list: Value = serde_json::from_str(&list).expect("JSON");
     assert_eq!(list["reveals"][0]["content"]["text"], "v7|a/b|main");
     assert!(list["reveals"][0]["refusal"].as_str().is_some_and(|reason| reason.contains("pin")), "{list}");
     let (code, said) = failure(&chain("metagraph", &["--netuid", "5"]));

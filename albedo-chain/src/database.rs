@@ -1,8 +1,12 @@
-//! SQLite files of this crate: opened, recognised and written in one way.
+//! SQLite files: opened, recognised and written in one way.
+//!
+//! A file says which program made it and in which version, only its owner may
+//! read it, and every change is a transaction that leaves nothing behind if it
+//! fails.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use albedo_core::{Error, ErrorKind, Fault, Result};
@@ -11,34 +15,59 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 /// How long a writer of a shared file waits for another.
 const BUSY: Duration = Duration::from_secs(10);
 
-/// What a file is.
+/// What a file holds.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Format {
+pub struct Format {
     /// What messages call it.
-    pub(crate) name: &'static str,
-    /// Marks the file as ours (`PRAGMA application_id`).
-    pub(crate) application: i64,
+    pub name: &'static str,
+    /// Marks the file as albedo's (`PRAGMA application_id`).
+    pub application: i64,
     /// Version of the tables (`PRAGMA user_version`).
-    pub(crate) version: i64,
-    /// The tables of a new file.
-    pub(crate) tables: &'static str,
-    /// One process alone may have it open.
-    pub(crate) exclusive: bool,
+    pub version: i64,
+    /// The statements that make the tables of a new file.
+    pub tables: &'static str,
+    /// Whether one process alone may have it open.
+    pub exclusive: bool,
 }
 
 /// An open file, or a database in memory.
+///
+/// ```
+/// use albedo_chain::database::{Database, Format};
+///
+/// const FORMAT: Format = Format {
+///     name: "guest book",
+///     application: 0x6775_6573,
+///     version: 1,
+///     tables: "CREATE TABLE guests (name TEXT NOT NULL) STRICT;",
+///     exclusive: true,
+/// };
+/// // A path in place of `None` names a file.
+/// let book = Database::open(None, FORMAT)?;
+/// book.write("sign the guest book", |transaction| {
+///     transaction.execute("INSERT INTO guests VALUES ('Ada')", [])?;
+///     Ok(())
+/// })?;
+/// let guests: i64 = book.read("count the guests", |transaction| {
+///     Ok(transaction.query_row("SELECT count(*) FROM guests", [], |row| row.get(0))?)
+/// })?;
+/// assert_eq!(guests, 1);
+/// # Ok::<(), albedo_core::Error>(())
+/// ```
 #[derive(Debug)]
-pub(crate) struct Database {
+pub struct Database {
     format: Format,
     path: PathBuf,
     connection: Mutex<Connection>,
 }
 
-/// What ends a transaction without a trace.
+/// Why a transaction was rolled back; `?` makes one of either error.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub enum Trouble {
+    /// SQLite's error, which [`Database`] turns into an [`Error`].
     Sqlite(rusqlite::Error),
-    Ours(Error),
+    /// The caller's own.
+    Refused(Error),
 }
 
 impl From<rusqlite::Error> for Trouble {
@@ -49,18 +78,19 @@ impl From<rusqlite::Error> for Trouble {
 
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
-        Self::Ours(error)
+        Self::Refused(error)
     }
 }
 
 impl Database {
-    /// Opens the file, which is made, readable for its owner only, if it does
-    /// not exist; `None` is memory.
+    /// Opens the file, and makes it if it does not exist, readable for its
+    /// owner only; `None` is memory. A write waits up to 10 s for another
+    /// process; on an exclusive file it does not wait.
     ///
     /// # Errors
     /// [`ErrorKind::DataInvalid`] for a file that is not of this format;
     /// [`ErrorKind::Conflict`] if it is exclusive and another process has it.
-    pub(crate) fn open(path: Option<&Path>, format: Format) -> Result<Self> {
+    pub fn open(path: Option<&Path>, format: Format) -> Result<Self> {
         let operation = format!("open the {}", format.name);
         let shown = path.map_or_else(|| PathBuf::from(":memory:"), Path::to_owned);
         let failed = |error| sqlite(format, &operation, &shown, error);
@@ -113,9 +143,12 @@ impl Database {
         Ok(Self { format, path: shown, connection: Mutex::new(connection) })
     }
 
-    /// Runs `work` in a transaction that nobody else writes beside; nothing of
-    /// it stays if it fails.
-    pub(crate) fn write<T>(
+    /// Runs `work` in a transaction while nobody else writes; nothing of it
+    /// stays if it fails.
+    ///
+    /// # Errors
+    /// Whatever `work` returns; what SQLite says, with what to do.
+    pub fn write<T>(
         &self,
         operation: &str,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Trouble>,
@@ -135,8 +168,26 @@ impl Database {
         self.said(operation, done)
     }
 
+    /// [`Database::write`] on a thread that may block: SQLite waits for the
+    /// disk within a transaction.
+    ///
+    /// # Errors
+    /// As [`Database::write`].
+    pub async fn write_async<T: Send + 'static>(
+        self: &Arc<Self>,
+        operation: &'static str,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Trouble> + Send + 'static,
+    ) -> Result<T> {
+        let database = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || database.write(operation, work));
+        done.await.map_err(|error| Error::bug(operation, error.to_string()))?
+    }
+
     /// Runs `work`, which sees one state and changes nothing.
-    pub(crate) fn read<T>(
+    ///
+    /// # Errors
+    /// As [`Database::write`].
+    pub fn read<T>(
         &self,
         operation: &str,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Trouble>,
@@ -152,17 +203,14 @@ impl Database {
 
     fn said<T>(&self, operation: &str, done: Result<T, Trouble>) -> Result<T> {
         done.map_err(|trouble| match trouble {
-            Trouble::Ours(error) => error,
+            Trouble::Refused(error) => error,
             Trouble::Sqlite(error) => sqlite(self.format, operation, &self.path, error),
         })
     }
 }
 
-/// A column that does not hold what was written there.
-pub(crate) fn damaged(
-    column: usize,
-    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> rusqlite::Error {
+/// The error of a column that does not hold what was written there.
+pub fn damaged(column: usize, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, error.into())
 }
 

@@ -458,18 +458,12 @@ impl ChainJournal {
         .await
     }
 
-    /// SQLite syncs to disk within a transaction: not on a thread that others
-    /// wait for.
     async fn run<T: Send + 'static>(
         &self,
         operation: &'static str,
         work: impl FnOnce(&Transaction<'_>, &'static str) -> Result<T, Trouble> + Send + 'static,
     ) -> Result<T> {
-        let database = Arc::clone(&self.0);
-        let done = tokio::task::spawn_blocking(move || {
-            database.write(operation, |transaction| work(transaction, operation))
-        });
-        done.await.map_err(|error| Error::bug(operation, error.to_string()))?
+        self.0.write_async(operation, move |transaction| work(transaction, operation)).await
     }
 }
 

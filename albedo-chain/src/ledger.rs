@@ -426,9 +426,7 @@ impl Ledger {
         operation: &'static str,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Trouble> + Send + 'static,
     ) -> Result<T> {
-        let database = Arc::clone(&self.0);
-        let done = tokio::task::spawn_blocking(move || database.write(operation, work));
-        done.await.map_err(|error| Error::bug(operation, error.to_string()))?
+        self.0.write_async(operation, work).await
     }
 }
 

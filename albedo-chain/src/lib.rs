@@ -6,6 +6,7 @@
 //! | [`local`] | | a chain of one's own in a file, for rehearsals and tests |
 //! | [`journal`] | | what was cleared and signed |
 //! | [`reveal`], [`ledger`] | | what miners commit to, and who was first |
+//! | [`database`] | | SQLite files, opened and written in one way |
 //! | [`address`] | | SS58 addresses |
 //! | [`wallet`] | `wallet` | keys and their files |
 //! | [`timelock`] | `wallet` | what nobody can read before a round of the beacon |
@@ -14,7 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
-mod database;
+pub mod database;
 pub mod journal;
 pub mod ledger;
 pub mod local;

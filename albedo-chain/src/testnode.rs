@@ -157,8 +157,8 @@ pub struct Faults {
     pub without_results: bool,
     /// It says that weights were set, and keeps none.
     pub lose_weights: bool,
-    /// After so many requests it still does what it is asked, and answers
-    /// nothing.
+    /// Once it has had this many requests ([`TestNode::asked`]), it still does
+    /// what it is asked, and answers nothing.
     pub silent_after: Option<u64>,
 }
 
@@ -316,14 +316,20 @@ impl TestNode {
     /// # Panics
     /// No such request comes within two minutes.
     pub async fn until(&self, condition: impl Fn(&Self) -> bool) {
+        let reached = tokio::time::timeout(PATIENCE, self.reaches(condition)).await;
+        assert!(reached.is_ok(), "no client asks for what a test waits for");
+    }
+
+    /// [`TestNode::until`] that waits for ever, for a caller who watches the
+    /// client.
+    pub async fn reaches(&self, condition: impl Fn(&Self) -> bool) {
         loop {
             let mut asked = std::pin::pin!(self.asked.notified());
             asked.as_mut().enable();
             if condition(self) {
                 return;
             }
-            let answered = tokio::time::timeout(PATIENCE, asked).await;
-            assert!(answered.is_ok(), "no client asks for what a test waits for");
+            asked.await;
         }
     }
 
@@ -424,11 +430,7 @@ impl TestNode {
         let Some(block) = chain.blocks.last().cloned() else { return };
         let runtime = Arc::clone(&chain.runtimes[block.runtime]);
         let field = Value::unnamed_variant(format!("Raw{}", text.len()), [Value::from_bytes(text)]);
-        let registration = Value::named_composite([
-            ("deposit", number(0_u8)),
-            ("block", number(block.number)),
-            ("info", Value::named_composite([("fields", Value::unnamed_composite([field]))])),
-        ]);
+        let registration = dispatch::registration(block.number, field);
         let stored = runtime.stored("Commitments", "CommitmentOf", &registration);
         let Some(last) = chain.blocks.last_mut() else { return };
         let state = Arc::make_mut(&mut last.state);

@@ -8,8 +8,7 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,14 +21,17 @@ use albedo_core::rng::{Stream, Use};
 use albedo_core::weights::{Share, WeightJournal, WeightKey, WeightVector};
 use albedo_core::{CallContext, ChainClient, ErrorKind, Scheme, Signer};
 
+use client::{Client, settings, trace, variable};
+
+#[path = "support/client.rs"]
+mod client;
+
 const NETUID: u16 = 97;
 
 /// Blocks of an epoch, unless one is triggered.
 const TEMPO: u16 = 60;
 
-/// Tells this program that it is the one to be killed.
-const ENDPOINT: &str = "ALBEDO_CHAIN_TEST_ENDPOINT";
-const GENESIS: &str = "ALBEDO_CHAIN_TEST_GENESIS";
+/// Names the journal to the one that is killed.
 const JOURNAL: &str = "ALBEDO_CHAIN_TEST_JOURNAL";
 
 fn key(seed: u8) -> Keypair {
@@ -86,18 +88,16 @@ async fn a_killed_client_never_signs_twice() {
                     _ => {}
                 }
                 let next = node.asked() + 1 + random.below(20);
-                node.until(|node| there(node) || node.asked() >= next).await;
+                node.reaches(|node| there(node) || node.asked() >= next).await;
             }
             if about_a_submission {
-                // In this order: a request between the two must not be waited
-                // for, since a client without an answer asks nothing more.
-                let asked = node.asked();
-                node.fault(|faults| faults.silent_after = Some(after));
-                node.until(|node| node.asked() > asked + after).await;
+                let last = node.asked() + after;
+                node.fault(|faults| faults.silent_after = Some(last));
+                node.reaches(|node| node.asked() > last).await;
             }
         };
-        arrives(&node, arrive, &mut client, kill).await;
-        end(&mut client, kill);
+        client.comes_to(&node, arrive).await;
+        client.kill();
         node.fault(|faults| faults.silent_after = None);
         // Meanwhile the chain goes on.
         match random.below(5) {
@@ -117,8 +117,8 @@ async fn a_killed_client_never_signs_twice() {
     // The last one is left alone until its epochs come and go.
     let mut client = start(&node, &journal);
     let end_of_test = node.height() + 3 * u64::from(TEMPO);
-    arrives(&node, node.until(|node| node.height() >= end_of_test), &mut client, kills).await;
-    end(&mut client, kills);
+    client.comes_to(&node, node.reaches(|node| node.height() >= end_of_test)).await;
+    client.kill();
 
     let landed = node.landed();
     let mut nonces = BTreeSet::new();
@@ -159,59 +159,18 @@ fn trigger(node: &TestNode, blocks: u64) {
     node.change(|subnet| subnet.pending = Some(next));
 }
 
-/// Waits for `moment`, which a client that goes on asking comes to.
-async fn arrives(node: &TestNode, moment: impl Future<Output = ()>, client: &mut Child, kill: u64) {
-    let mut moment = std::pin::pin!(moment);
-    loop {
-        let asked = node.asked();
-        if tokio::time::timeout(Duration::from_mins(1), &mut moment).await.is_ok() {
-            return;
-        }
-        if node.asked() == asked {
-            end(client, kill);
-            panic!("client {kill} has stopped asking");
-        }
-    }
-}
-
-fn start(node: &TestNode, journal: &std::path::Path) -> Child {
-    Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", "the_one_that_is_killed", "--ignored", "--nocapture"])
-        .env(ENDPOINT, node.endpoint())
-        .env(GENESIS, BlockHash(node.genesis()).to_string())
-        .env(JOURNAL, journal)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts")
-}
-
-/// Kills the client, which must not have ended before.
-fn end(client: &mut Child, kill: u64) {
-    let ended = client.try_wait().expect("asked");
-    client.kill().expect("killed");
-    let _ = client.wait();
-    if let Some(status) = ended {
-        let mut said = String::new();
-        if let Some(errors) = &mut client.stderr {
-            let _ = std::io::Read::read_to_string(errors, &mut said);
-        }
-        panic!("client {kill} ended by itself, {status}: {said}");
-    }
+fn start(node: &TestNode, journal: &Path) -> Client {
+    let journal = journal.to_str().expect("a path of Unicode");
+    Client::start("the_one_that_is_killed", node, &[(JOURNAL, journal)])
 }
 
 /// Sets weights in every epoch, for ever; every process wants others.
 #[tokio::test]
 #[ignore = "started by the other test, with what it needs in the environment"]
 async fn the_one_that_is_killed() {
-    let variable = |name: &str| std::env::var(name).expect("started by the other test");
-    let config = SubtensorConfig {
-        endpoints: vec![variable(ENDPOINT)],
-        genesis: variable(GENESIS),
-        poll_ms: 3,
-        ..SubtensorConfig::default()
-    };
-    let journal = ChainJournal::open(&PathBuf::from(variable(JOURNAL))).expect("opens");
+    let config = SubtensorConfig { poll_ms: 3, ..settings() };
+    trace("opens the journal");
+    let journal = ChainJournal::open(Path::new(&variable(JOURNAL))).expect("opens");
     // The node's beacon is not needed: this subnet sets its weights openly.
     let beacon = albedo_chain::timelock::Beacon::quicknet();
     let client = Subtensor::new(&config)
@@ -222,7 +181,9 @@ async fn the_one_that_is_killed() {
     let weights = WeightJournal::new(journal);
     loop {
         tokio::time::sleep(Duration::from_millis(2)).await;
+        trace("reads the head");
         let Ok(head) = client.head(&cx).await else { continue };
+        trace("reads the subnet");
         let Ok(subnet) = client.subnet(NetUid(NETUID), &head, &cx).await else { continue };
         if done == Some(subnet.epoch) {
             continue;
@@ -230,13 +191,12 @@ async fn the_one_that_is_killed() {
         // Two wishes: the process's own, and that of another one before it.
         for wish in [std::process::id() % 2, (std::process::id() + 1) % 2] {
             let genesis = client.genesis(&cx).await.expect("known");
+            trace("clears weights");
             match weights.clear(vector(genesis, subnet.epoch, wish as u16)).await {
                 Ok(cleared) => {
-                    if client
-                        .set_weights(cleared, &cx)
-                        .await
-                        .is_ok_and(|receipt| receipt.epoch >= subnet.epoch)
-                    {
+                    trace("sets weights");
+                    let set = client.set_weights(cleared, &cx).await;
+                    if set.is_ok_and(|receipt| receipt.epoch >= subnet.epoch) {
                         done = Some(subnet.epoch);
                     }
                     break;

@@ -2,22 +2,20 @@
 //! its memory must not grow with the chain.
 //!
 //! `ALBEDO_CHAIN_BLOCKS=7200` is a day of blocks.
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
-
-use std::process::{Command, Stdio};
-use std::time::Duration;
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use albedo_chain::ledger::Ledger;
-use albedo_chain::subtensor::{Subtensor, SubtensorConfig};
+use albedo_chain::subtensor::Subtensor;
 use albedo_chain::testnode::{Pace, TestNeuron, TestNode, TestSubnet, metadata};
-use albedo_core::chain::{BlockHash, NetUid};
+use albedo_core::chain::NetUid;
 use albedo_core::{CallContext, ChainClient};
 
-const NETUID: u16 = 97;
+use client::{Client, settings, trace};
 
-/// Tells this program that it is the one to be measured.
-const ENDPOINT: &str = "ALBEDO_CHAIN_TEST_ENDPOINT";
-const GENESIS: &str = "ALBEDO_CHAIN_TEST_GENESIS";
+#[path = "support/client.rs"]
+mod client;
+
+const NETUID: u16 = 97;
 
 /// Blocks after which memory has to stay.
 const SETTLED: u64 = 1000;
@@ -42,21 +40,13 @@ async fn memory_does_not_grow_with_the_chain() {
     let node = TestNode::start(&metadata::newest(), 1, subnet).await;
     node.commit_for_all("v7|a/b|x");
     node.set_pace(Pace::Driven);
-    let mut client = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", "the_one_that_follows", "--ignored", "--nocapture"])
-        .env(ENDPOINT, node.endpoint())
-        .env(GENESIS, BlockHash(node.genesis()).to_string())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("starts");
+    let mut client = Client::start("the_one_that_follows", &node, &[]);
     let mut measured = Vec::new();
     for height in (1..=blocks).filter(|height| height.is_multiple_of(100) || *height == blocks) {
-        let there = node.until(|node| node.height() >= height);
-        tokio::time::timeout(Duration::from_secs(120), there).await.expect("the client goes on");
-        measured.push((height, resident(client.id())));
+        client.comes_to(&node, node.reaches(|node| node.height() >= height)).await;
+        measured.push((height, resident(client.process.id())));
     }
-    client.kill().expect("killed");
-    let _ = client.wait();
+    client.kill();
     let settled: Vec<_> = measured.iter().filter(|(height, _)| *height >= SETTLED).collect();
     for (height, memory) in &measured {
         println!("block {height}: {memory:?} KiB");
@@ -80,15 +70,10 @@ fn resident(process: u32) -> Option<u64> {
 #[tokio::test]
 #[ignore = "started by the other test, with what it needs in the environment"]
 async fn the_one_that_follows() {
-    let variable = |name: &str| std::env::var(name).expect("started by the other test");
-    let config = SubtensorConfig {
-        endpoints: vec![variable(ENDPOINT)],
-        genesis: variable(GENESIS),
-        ..SubtensorConfig::default()
-    };
-    let client = Subtensor::new(&config).expect("good settings");
+    let client = Subtensor::new(&settings()).expect("good settings");
     let (cx, ledger) = (CallContext::new(), Ledger::in_memory().expect("opens"));
     loop {
+        trace("follows the chain");
         let head = client.head(&cx).await.expect("a head");
         client.subnet(NetUid(NETUID), &head, &cx).await.expect("read");
         client.weights(NetUid(NETUID), &head, &cx).await.expect("read");

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::chain::BlockHash;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rng::derive_seed;
@@ -16,6 +17,30 @@ use crate::rng::derive_seed;
 pub struct Seed([u8; 32]);
 
 impl Seed {
+    /// The seed of a duel on a chain: SHA-256 over `albedo duel seed 1`, the hash
+    /// of a block, and the digests of both models' parameters, the smaller digest
+    /// first.
+    ///
+    /// The block has to be final only after the models' bytes are held and
+    /// screened. A miner that knew the seed could simulate the duel, and withhold
+    /// what would lose.
+    ///
+    /// ```
+    /// use albedo_core::chain::BlockHash;
+    /// use albedo_core::{Digest, Seed};
+    ///
+    /// let (king, challenger) = (Digest::of("king"), Digest::of("challenger"));
+    /// let block = BlockHash([7; 32]);
+    /// let seed = Seed::on_chain(block, [king, challenger]);
+    /// assert_eq!(seed, Seed::on_chain(block, [challenger, king]));
+    /// ```
+    pub fn on_chain(block: BlockHash, mut models: [Digest; 2]) -> Self {
+        models.sort_unstable();
+        let [first, second] = &models;
+        let parts = [&b"albedo duel seed 1"[..], &block.0, first.as_bytes(), second.as_bytes()];
+        Self::from(Digest::of(parts.concat()))
+    }
+
     /// The raw bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -140,5 +165,20 @@ mod tests {
         assert_eq!(seed.as_bytes(), hash.as_bytes());
         assert!(serde_json::from_str::<Seed>("-1").is_err());
         assert!("soon".parse::<Seed>().is_err());
+    }
+
+    #[test]
+    fn a_seed_on_chain_binds_block_and_models() {
+        let (king, challenger) = (Digest::of("king"), Digest::of("challenger"));
+        let seed = Seed::on_chain(BlockHash([7; 32]), [king, challenger]);
+        // Made with Python's hashlib.
+        let expected = "1a916bb4c709f4edb51f9ca752cf861c7eb0ee68dd041f5f1b76d28459a67ceb";
+        assert_eq!(seed.to_string(), expected);
+        for other in [
+            Seed::on_chain(BlockHash([8; 32]), [king, challenger]),
+            Seed::on_chain(BlockHash([7; 32]), [king, king]),
+        ] {
+            assert_ne!(seed, other);
+        }
     }
 }

@@ -6,16 +6,21 @@
 //! error does.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use albedo_core::chain::{BlockHash, BlockNumber};
 use albedo_core::{CallContext, Error, ErrorKind, Fault, Result, Retry};
+use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use subxt::backend::{Backend, ChainHeadBackend, CombinedBackend, LegacyBackend};
+use subxt::config::RpcConfigFor;
+use subxt::config::substrate::H256;
 use subxt::error::{BackendError, RpcError};
 use subxt::rpcs::RpcClient;
+use subxt::rpcs::methods::legacy::LegacyRpcMethods;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -31,7 +36,8 @@ pub enum BackendKind {
     /// The JSON-RPC methods that every Substrate node has.
     #[default]
     Legacy,
-    /// `chainHead` of the newer JSON-RPC specification.
+    /// `chainHead` of the newer JSON-RPC specification, and `chain_getBlockHash`
+    /// for the hashes of earlier blocks.
     Chainhead,
     /// Whatever the node says that it has.
     Auto,
@@ -52,7 +58,7 @@ pub(super) struct Settings {
 /// A connection to one node.
 pub(super) struct Connection {
     pub(super) endpoint: String,
-    pub(super) backend: Node,
+    pub(super) node: Node,
 }
 
 impl fmt::Debug for Connection {
@@ -61,8 +67,67 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// How a node is asked.
-pub(super) type Node = Arc<dyn Backend<Substrate>>;
+/// A node that can be asked.
+#[derive(Clone)]
+pub(super) struct Node {
+    kind: BackendKind,
+    backend: Arc<dyn Backend<Substrate>>,
+    /// What every node has, beside what the backend uses.
+    methods: LegacyRpcMethods<RpcConfigFor<Substrate>>,
+}
+
+impl Deref for Node {
+    type Target = dyn Backend<Substrate>;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.backend
+    }
+}
+
+impl Node {
+    /// The hash of the finalised block `number`, which `chainHead` cannot tell.
+    pub(super) async fn hash_of(&self, number: BlockNumber) -> Result<Option<H256>, BackendError> {
+        match self.kind {
+            BackendKind::Chainhead => Ok(self.methods.chain_get_block_hash(Some(number.into())).await?),
+            BackendKind::Legacy | BackendKind::Auto => {
+                Ok(self.block_number_to_hash(number).await?.map(|block| block.hash()))
+            }
+        }
+    }
+
+    /// Every storage entry whose key begins with `prefix`: keys and values.
+    ///
+    /// With the legacy methods, subxt's own stream asks for pages until one is
+    /// empty: a request more per map. Here a page that is not full is the last.
+    pub(super) async fn entries(
+        &self,
+        prefix: Vec<u8>,
+        at: H256,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BackendError> {
+        let (methods, mut entries) = (&self.methods, Vec::new());
+        if self.kind != BackendKind::Legacy {
+            let mut stream = self.storage_fetch_descendant_values(prefix, at).await?;
+            while let Some(entry) = stream.try_next().await? {
+                entries.push((entry.key, entry.value));
+            }
+            return Ok(entries);
+        }
+        let mut start: Option<Vec<u8>> = None;
+        loop {
+            let keys = methods.state_get_keys_paged(&prefix, PAGE, start.as_deref(), Some(at)).await?;
+            if !keys.is_empty() {
+                let changes =
+                    methods.state_query_storage_at(keys.iter().map(Vec::as_slice), Some(at)).await?;
+                let found = changes.into_iter().flat_map(|change| change.changes);
+                entries.extend(found.filter_map(|(key, value)| Some((key.0, value?.0))));
+            }
+            if keys.len() < PAGE as usize {
+                return Ok(entries);
+            }
+            start = keys.into_iter().next_back();
+        }
+    }
+}
 
 /// A question to a node, which can be asked again.
 pub(super) type Call<T> = dyn Fn(Node) -> BoxFuture<'static, Result<T, BackendError>> + Send + Sync;
@@ -98,8 +163,7 @@ impl Connections {
         let mut last = None;
         for _ in 0..=self.settings.endpoints.len() {
             let connection = self.connected(operation, cx).await?;
-            let answer =
-                tokio::time::timeout(self.settings.call_timeout, call(Arc::clone(&connection.backend)));
+            let answer = tokio::time::timeout(self.settings.call_timeout, call(connection.node.clone()));
             let error = match cx.run(operation, answer).await {
                 Ok(Ok(Ok(value))) => return Ok(value),
                 Ok(Ok(Err(error))) if is_connections(&error) => unavailable(operation, error.to_string()),
@@ -190,10 +254,9 @@ impl Connections {
             error => unavailable(operation, error.to_string()),
         };
         let client = RpcClient::from_url(endpoint).await.map_err(failed)?;
-        let backend: Node = match self.settings.backend {
-            BackendKind::Legacy => {
-                Arc::new(LegacyBackend::<Substrate>::builder().storage_page_size(PAGE).build(client))
-            }
+        let methods = LegacyRpcMethods::new(client.clone());
+        let backend: Arc<dyn Backend<Substrate>> = match self.settings.backend {
+            BackendKind::Legacy => Arc::new(LegacyBackend::<Substrate>::builder().build(client)),
             BackendKind::Chainhead => {
                 Arc::new(ChainHeadBackend::<Substrate>::builder().build_with_background_driver(client))
             }
@@ -214,7 +277,10 @@ impl Connections {
                 .with("found", genesis)
                 .with_hint("check the endpoint, and `genesis`"));
         }
-        Ok(Connection { endpoint: endpoint.to_owned(), backend })
+        Ok(Connection {
+            endpoint: endpoint.to_owned(),
+            node: Node { kind: self.settings.backend, backend, methods },
+        })
     }
 
     /// Drops the connection, if it is still the one in use.

@@ -105,11 +105,11 @@ impl Reader {
                     Box::pin(async move {
                         let head = node.latest_finalized_block_ref().await?;
                         let header = node.block_header(head.hash()).await?;
-                        Ok(header.map(|header| (header.number, head.hash())))
+                        Ok(header.map(|header| (header.number, head.hash(), header.parent_hash)))
                     })
                 })
                 .await?;
-            let Some((number, hash)) = found else {
+            let Some((number, hash, parent)) = found else {
                 return Err(Error::new(
                     ErrorKind::Protocol,
                     OPERATION,
@@ -120,6 +120,10 @@ impl Reader {
                 Ok(()) => {
                     let block = BlockRef { number, hash: BlockHash(hash.0) };
                     self.remember(&block, None);
+                    // Whoever reads the state of a block asks for its parent.
+                    if let Some(number) = number.checked_sub(1) {
+                        self.remember(&BlockRef { number, hash: BlockHash(parent.0) }, None);
+                    }
                     return Ok(block);
                 }
                 Err(error) => last = Some(error),
@@ -142,16 +146,14 @@ impl Reader {
         }
         let hash = self
             .connections
-            .call(OPERATION, cx, &move |node: Node| {
-                Box::pin(async move { node.block_number_to_hash(number).await })
-            })
+            .call(OPERATION, cx, &move |node: Node| Box::pin(async move { node.hash_of(number).await }))
             .await?;
         let Some(hash) = hash else {
             return Err(
                 Error::new(ErrorKind::NotFound, OPERATION, "the node does not have it").with("block", number)
             );
         };
-        let block = BlockRef { number, hash: BlockHash(hash.hash().0) };
+        let block = BlockRef { number, hash: BlockHash(hash.0) };
         self.remember(&block, None);
         Ok(block)
     }
@@ -558,11 +560,7 @@ impl Reader {
         let operation = format!("read {}.{}", item.0, item.1);
         let call = move |node: Node| -> BoxFuture<'static, Result<_, BackendError>> {
             let prefix = prefix.clone();
-            Box::pin(async move {
-                let entries = node.storage_fetch_descendant_values(prefix, hash).await?;
-                let entries: Vec<_> = entries.try_collect().await?;
-                Ok(entries.into_iter().map(|entry| (entry.key, entry.value)).collect())
-            })
+            Box::pin(async move { node.entries(prefix, hash).await })
         };
         self.ask(&operation, cx, &call).await
     }

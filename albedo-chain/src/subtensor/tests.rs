@@ -11,6 +11,7 @@ use super::*;
 use crate::journal::{Account, Epoch};
 use crate::ledger::{Ledger, Seen};
 use crate::testnode::{Pace, TestNeuron, TestNode, TestSubnet, metadata};
+use crate::timelock::testing::BeaconSecret;
 use crate::wallet::Keypair;
 
 const NETUID: NetUid = NetUid(97);
@@ -177,6 +178,23 @@ async fn state_is_read_as_the_metadata_says() {
 }
 
 #[tokio::test]
+async fn a_node_is_asked_in_the_way_that_it_offers() {
+    let node = TestNode::start(&metadata::newest(), 2, subnet(true)).await;
+    node.commit_for_all("v7|a/b|x");
+    let cx = CallContext::new();
+    let mut read = Vec::new();
+    for backend in [BackendKind::Legacy, BackendKind::Auto] {
+        let settings = SubtensorConfig { backend, ..config(&[&node]) };
+        let client = Subtensor::new(&settings).expect("good settings");
+        let head = client.head(&cx).await.expect("a head");
+        let neurons = client.metagraph(NETUID, &head, &cx).await.expect("read").neurons;
+        let reveals = client.reveals(NETUID, &head, &cx).await.expect("read");
+        read.push((head, neurons, reveals));
+    }
+    assert_eq!((read[0].2.len(), &read[0]), (3, &read[1]));
+}
+
+#[tokio::test]
 async fn commitments_of_every_form_are_written_and_read() {
     for (name, spec) in RUNTIMES {
         let Some(metadata) = metadata_of(name) else { continue };
@@ -200,6 +218,29 @@ async fn commitments_of_every_form_are_written_and_read() {
         let error = client.commit(NETUID, &"x".repeat(513), None, &cx).await.expect_err("too long");
         assert_eq!(error.fault(), Fault::Operator);
     }
+}
+
+#[tokio::test]
+async fn a_reveal_that_failed_is_reported() {
+    let node = TestNode::start(&metadata::newest(), 2, subnet(true)).await;
+    node.set_pace(Pace::Instant);
+    // Encrypted for another beacon: the node cannot open it.
+    let other = BeaconSecret::of(8).beacon(node.beacon().genesis, node.beacon().period);
+    let (client, cx) = (reader(&node), CallContext::new());
+    let client =
+        client.with_journal(ChainJournal::in_memory().expect("opens"), other, Duration::from_millis(2));
+    let client = client.with_signer(Arc::new(key(9)));
+    let committed = client.commit(NETUID, "sealed", Some(10), &cx).await.expect("committed");
+    let head = client.head(&cx).await.expect("a head");
+    let ledger = Ledger::in_memory().expect("opens");
+    let hidden = ledger.follow_to(&client, NETUID, &head, &cx).await.expect("followed");
+    assert!(matches!(hidden[0].content, Content::Hidden { .. }), "{hidden:?}");
+    node.produce(20);
+    let head = client.head(&cx).await.expect("a head");
+    let found = ledger.follow_to(&client, NETUID, &head, &cx).await.expect("followed");
+    let [only] = &*found else { panic!("{found:?}") };
+    assert!(matches!(only.content, Content::RevealFailed { .. }), "{only:?}");
+    assert_eq!((only.place.block, only.readable_at, only.submission()), (committed, None, None));
 }
 
 #[tokio::test]
@@ -268,7 +309,7 @@ async fn a_hotkey_is_registered_at_the_price_that_was_shown() {
 }
 
 #[tokio::test]
-async fn two_hundred_and_fifty_six_neurons_and_commitments_take_ten_requests() {
+async fn two_hundred_and_fifty_six_neurons_and_commitments_take_ten_requests_with_the_connect() {
     let metadata = metadata::newest();
     let neurons = (0..256_u16).map(|index| {
         let mut hotkey = [7; 32];
@@ -279,15 +320,14 @@ async fn two_hundred_and_fifty_six_neurons_and_commitments_take_ten_requests() {
     let node = TestNode::start(&metadata, 2, full).await;
     node.commit_for_all("v7|a/b|x");
     let (client, cx) = (reader(&node), CallContext::new());
-    let warm = client.head(&cx).await.expect("a head");
-    client.metagraph(NETUID, &warm, &cx).await.expect("read");
-    node.produce(1);
-    node.take_requests();
-    let head = client.head(&cx).await.expect("a head");
-    assert_eq!(client.metagraph(NETUID, &head, &cx).await.expect("read").neurons.len(), 256);
-    assert_eq!(client.reveals(NETUID, &head, &cx).await.expect("read").len(), 256);
-    let requests = node.take_requests();
-    assert!(requests.values().sum::<u64>() <= 10, "{requests:?}");
+    for most in [10, 7] {
+        let head = client.head(&cx).await.expect("a head");
+        assert_eq!(client.metagraph(NETUID, &head, &cx).await.expect("read").neurons.len(), 256);
+        assert_eq!(client.reveals(NETUID, &head, &cx).await.expect("read").len(), 256);
+        let requests = node.take_requests();
+        assert!(requests.values().sum::<u64>() <= most, "{requests:?}");
+        node.produce(1);
+    }
 }
 
 #[tokio::test]
@@ -367,6 +407,31 @@ async fn pruned_state_needs_an_archive() {
     let error = client.reveals(NETUID, &old, &cx).await.expect_err("pruned");
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("`archive`"), "{error}");
+    // The same blocks, with their state.
+    let archive = TestNode::start(&metadata, 2, subnet(true)).await;
+    archive.produce(50);
+    let settings = SubtensorConfig { archive: vec![archive.endpoint()], ..config(&[&node]) };
+    let client = Subtensor::new(&settings).expect("good settings");
+    assert_eq!(client.metagraph(NETUID, &old, &cx).await.expect("kept").neurons.len(), 3);
+    assert_eq!(client.reveals(NETUID, &old, &cx).await.expect("kept"), []);
+}
+
+#[tokio::test]
+async fn an_outage_of_every_node_ends_with_the_first_that_answers() {
+    let node = TestNode::start(&metadata::newest(), 2, subnet(true)).await;
+    let busy = Unavailable::start().await;
+    let settings = SubtensorConfig { endpoints: vec![busy.endpoint(), node.endpoint()], ..config(&[&node]) };
+    let (client, cx) = (Subtensor::new(&settings).expect("good settings"), CallContext::new());
+    client.head(&cx).await.expect("the second answers");
+    node.fault(|faults| faults.dead = true);
+    // Connecting again meets the same refusal, as often as it is tried.
+    for _ in 0..3 {
+        let error = client.head(&cx).await.expect_err("nobody answers");
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{error}");
+        assert_eq!(error.fault(), Fault::Infrastructure);
+    }
+    node.fault(|faults| faults.dead = false);
+    client.head(&cx).await.expect("back again");
 }
 
 #[tokio::test]
@@ -423,6 +488,32 @@ fn no_state_of_commitments_makes_the_reader_panic() {
         let _ = reader.standing(&bytes);
         let _ = reader.revealed(&bytes);
     });
+}
+
+/// A server that answers every handshake with HTTP 503.
+struct Unavailable {
+    address: std::net::SocketAddr,
+    _serving: tokio::task::JoinSet<()>,
+}
+
+impl Unavailable {
+    async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut serving = tokio::task::JoinSet::new();
+        serving.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (_, _) = (stream.readable().await, stream.try_read(&mut [0; 4096]));
+                let answer = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+                let (_, _) = (stream.writable().await, stream.try_write(answer));
+            }
+        });
+        Self { address, _serving: serving }
+    }
+
+    fn endpoint(&self) -> String {
+        format!("ws://{}", self.address)
+    }
 }
 
 mod faults;

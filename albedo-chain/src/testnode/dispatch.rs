@@ -240,7 +240,8 @@ impl Chain {
         Ok(vec![("Commitments", Value::named_variant(name, fields))])
     }
 
-    /// Reveals the commitments whose round has come.
+    /// Reveals the commitments whose round has come. A ciphertext that does not
+    /// open is dropped, or kept as failed by runtimes that know this (446 on).
     pub(super) fn reveal_commitments(
         &mut self,
         runtime: &NodeRuntime,
@@ -252,11 +253,28 @@ impl Chain {
         self.hidden = later;
         let due: Vec<(u64, [u8; 32], Vec<u8>)> = due;
         for (at, who, ciphertext) in due {
-            let keys = vec![number(block.subnet.netuid), Value::from_bytes(who)];
+            let keys = [number(block.subnet.netuid), Value::from_bytes(who)];
+            let [netuid, account] = keys.clone();
             let state = Arc::make_mut(&mut block.state);
-            state.remove(&runtime.key("Commitments", "CommitmentOf", keys.clone()));
-            let Ok(plain) = timelock::decrypt(&ciphertext, &self.secret.sign(at)) else { continue };
-            let key = runtime.key("Commitments", "RevealedCommitments", keys.clone());
+            let standing_key = runtime.key("Commitments", "CommitmentOf", keys.to_vec());
+            let standing = state.remove(&standing_key);
+            let Ok(plain) = timelock::decrypt(&ciphertext, &self.secret.sign(at)) else {
+                if let Some(standing) = standing
+                    && runtime.has_event("Commitments", "CommitmentRevealFailed")
+                {
+                    let committed = runtime.loaded("Commitments", "CommitmentOf", &standing);
+                    let field = Value::named_variant(
+                        "TimelockRevealFailed",
+                        [("encrypted", Value::from_bytes(ciphertext)), ("reveal_round", number(at))],
+                    );
+                    let failed = registration(int(committed.at("block")) as u64, field);
+                    state.insert(standing_key, runtime.stored("Commitments", "CommitmentOf", &failed));
+                    let who = [("netuid", netuid), ("who", account)];
+                    events.push((None, "Commitments", Value::named_variant("CommitmentRevealFailed", who)));
+                }
+                continue;
+            };
+            let key = runtime.key("Commitments", "RevealedCommitments", keys.to_vec());
             let before =
                 state.get(&key).map(|bytes| runtime.loaded("Commitments", "RevealedCommitments", bytes));
             let mut all = before.map(|value| children(&value)).unwrap_or_default();
@@ -264,7 +282,6 @@ impl Chain {
             let kept = all.split_off(all.len().saturating_sub(KEPT_REVEALS));
             let value = Value::unnamed_composite(kept);
             state.insert(key, runtime.stored("Commitments", "RevealedCommitments", &value));
-            let [netuid, account] = <[Value; 2]>::try_from(keys).unwrap_or_else(|_| unreachable!("two keys"));
             let event = Value::named_variant("CommitmentRevealed", [("netuid", netuid), ("who", account)]);
             events.push((None, "Commitments", event));
         }
@@ -448,6 +465,15 @@ fn verifies(signature: &[u8], signer: &[u8; 32], message: &[u8]) -> bool {
         }
         _ => false,
     }
+}
+
+/// What stands of a commitment of one field.
+pub(super) fn registration(block: u64, field: Value) -> Value {
+    Value::named_composite([
+        ("deposit", number(0_u8)),
+        ("block", number(block)),
+        ("info", Value::named_composite([("fields", Value::unnamed_composite([field]))])),
+    ])
 }
 
 /// The ciphertext of a timelocked commitment.

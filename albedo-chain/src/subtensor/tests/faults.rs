@@ -97,7 +97,9 @@ async fn every_row(deadlines: Deadlines) -> Vec<Row> {
         connection("the node closes the connection", prompt, |faults| faults.dead = true).await,
         connection("the node answers what is no JSON-RPC", prompt, |faults| faults.garbage = true).await,
         connection("socket open, node silent", prompt, |faults| faults.silent = true).await,
+        hung_connect(prompt).await,
         no_new_block(Deadlines { call: usual().call, ..deadlines }).await,
+        every_endpoint_down(patient).await,
         wrong_genesis(patient).await,
         low_priority(patient).await,
         refused_to_the_end(patient).await,
@@ -119,6 +121,34 @@ async fn connection(cause: &'static str, deadlines: Deadlines, fault: fn(&mut Fa
     case.client.head(&case.cx).await.expect("the next endpoint");
     assert!(!case.good.take_requests().is_empty());
     Row { cause, met: None, recovered: case.seconds() }
+}
+
+/// The system takes the connection, and nobody answers the handshake.
+async fn hung_connect(deadlines: Deadlines) -> Row {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let good = TestNode::start(&metadata::newest(), 1, subnet(false)).await;
+    let hung = format!("ws://{}", listener.local_addr().expect("an address"));
+    let settings = SubtensorConfig {
+        endpoints: vec![hung, good.endpoint()],
+        call_timeout_ms: deadlines.call.as_millis() as u64,
+        ..config(&[&good])
+    };
+    let client = Subtensor::new(&settings).expect("good settings");
+    let started = Instant::now();
+    client.head(&CallContext::new()).await.expect("the next endpoint");
+    let recovered = format!("{:.1} s", started.elapsed().as_secs_f64());
+    Row { cause: "a connect that hangs", met: None, recovered }
+}
+
+async fn every_endpoint_down(deadlines: Deadlines) -> Row {
+    let case = Case::start(deadlines, false, |faults| faults.dead = true).await;
+    case.good.fault(|faults| faults.dead = true);
+    let error = case.client.head(&case.cx).await.expect_err("nobody answers");
+    case.good.fault(|faults| faults.dead = false);
+    let started = Instant::now();
+    case.client.head(&case.cx).await.expect("one answers");
+    let recovered = format!("{:.1} s after one answers", started.elapsed().as_secs_f64());
+    Row { cause: "every endpoint down", met: met(&error), recovered }
 }
 
 async fn no_new_block(deadlines: Deadlines) -> Row {
@@ -354,7 +384,7 @@ async fn clock(deadlines: Deadlines) -> Row {
 }
 
 /// What the caller meets, as `docs/chain.md` says.
-const EXPECTED: [Met; 17] = {
+const EXPECTED: [Met; 19] = {
     use ErrorKind as Kind;
     use Fault::{Infrastructure, Operator};
     [
@@ -362,6 +392,8 @@ const EXPECTED: [Met; 17] = {
         None,
         None,
         None,
+        None,
+        Some((Kind::Unavailable, Infrastructure, true)),
         Some((Kind::Protocol, Operator, false)),
         None,
         Some((Kind::Unavailable, Infrastructure, true)),
@@ -385,7 +417,9 @@ async fn every_cause_has_its_error_and_its_end() {
         stall: Duration::from_millis(50),
         poll: Duration::from_millis(2),
     };
-    for (row, expected) in every_row(impatient).await.iter().zip(EXPECTED) {
+    let rows = every_row(impatient).await;
+    assert_eq!(rows.len(), EXPECTED.len());
+    for (row, expected) in rows.iter().zip(EXPECTED) {
         assert_eq!(row.met, expected, "{}", row.cause);
     }
 }
