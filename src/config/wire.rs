@@ -128,7 +128,8 @@ impl DuelConfig {
         Ok(builder.settings(self.duel.clone()).build(crate::build()))
     }
 
-    /// Loads both contestants, the king first; a model that duels itself once.
+    /// Loads both contestants, at once; a model that duels itself once. Of two that fail,
+    /// the king's error is answered.
     ///
     /// # Errors
     /// Whatever is wrong with the backends' settings or one side's model.
@@ -161,14 +162,19 @@ impl DuelConfig {
             if shared { source.with_text_from(text.clone()) } else { source }
         };
         let king = source(text.clone(), self.king.parameters);
-        let king = load(Side::King, &kings, &king, cx).await?;
         if self.challenger == self.king {
+            let king = load(Side::King, &kings, &king, cx).await?;
             return Ok([king.clone(), king]);
         }
         let challenger = hubs.local(&self.challenger.model()?, cx).await;
         let challenger = challenger.map_err(|error| error.charged_to(|_| Side::Challenger))?;
         let challenger = source(challenger, self.challenger.parameters);
-        Ok([king, load(Side::Challenger, &challengers, &challenger, cx).await?])
+        // At once: most of a load is reading and digesting files.
+        let (king, challenger) = futures::join!(
+            load(Side::King, &kings, &king, cx),
+            load(Side::Challenger, &challengers, &challenger, cx)
+        );
+        Ok([king?, challenger?])
     }
 }
 

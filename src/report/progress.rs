@@ -381,12 +381,16 @@ impl State {
     fn show(&mut self, event: &Event) {
         match &event.kind {
             EventKind::Loading { side } => {
+                let message = match self.loading {
+                    None => format!("loading the {side}"),
+                    Some(_) => "loading king and challenger".to_owned(),
+                };
                 let spinner = self.loading.get_or_insert_with(|| {
                     let spinner = ProgressBar::new_spinner().with_style(style("{msg} {elapsed}"));
                     spinner.enable_steady_tick(TICK);
                     spinner
                 });
-                spinner.set_message(format!("loading the {side}"));
+                spinner.set_message(message);
             }
             EventKind::Journal(JournalEvent::Opened { .. }) if self.bars.is_none() => {
                 if let Some(loading) = self.loading.take() {

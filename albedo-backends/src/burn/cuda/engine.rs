@@ -1,10 +1,12 @@
 //! The device thread of a GPU: admits requests while slots and pages last,
 //! reads prompts in chunks, and decodes all sequences together.
 //!
-//! A decode step is a CUDA graph that is replayed; tokens and positions move on
-//! on the device, and a step is launched before the tokens of the one before
-//! are read. So a sequence that ended is computed once too often; what that
-//! writes is never read.
+//! A step is a token for every sequence whose prompt is read, and then a chunk of the
+//! prompts that are not: a long prompt holds up the replies under way by a chunk at a
+//! time. Tokens are decoded by a CUDA graph that is replayed; tokens and positions move
+//! on on the device, and a step is launched before the results of the one before are
+//! read. So a sequence that ended is computed once too often; what that writes is never
+//! read.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -12,7 +14,8 @@ use albedo_core::overflow::{self, Overflow, Place};
 use albedo_core::{Error, Result};
 
 use self::admission::Arrival;
-use self::decode::{Pending, batches};
+use self::chunk::ChunkStep;
+use self::decode::DecodeStep;
 use self::sequence::Sequence;
 use super::device::{Buffer, CudaGraph};
 use super::kernels::attention::PAGE;
@@ -21,7 +24,7 @@ use super::kernels::rows::NONE;
 use super::kv_cache::KvCache;
 use super::launch::{Places, SlotSettings, splits};
 use super::ops::{CubeOps, Kind, WidePages};
-use super::settings::TOKENS;
+use super::settings::{TOKENS, tokens};
 use crate::burn::model::Qwen3;
 use crate::burn::requests::{Desk, Inbox, Waiting};
 
@@ -40,12 +43,25 @@ pub(super) struct Engine<'m> {
     pages: KvCache,
     graphs: HashMap<(usize, usize), CudaGraph>,
     sequences: Vec<Option<Sequence>>,
-    /// Slots of the sequences whose prompts are not read yet, oldest first.
+    /// Slots of the sequences whose prompts are not all in chunks yet, oldest first.
     reading: VecDeque<usize>,
     /// Sequences admitted so far.
     admitted: u64,
-    /// The largest batch whose kernels are compiled.
-    compiled: usize,
+    /// The [`tokens`] of cuts whose kernels are compiled.
+    compiled: Vec<usize>,
+}
+
+/// What was launched and whose results were not read yet.
+#[derive(Default)]
+struct UnderWay {
+    decode: Option<DecodeStep>,
+    chunk: Option<ChunkStep>,
+}
+
+impl UnderWay {
+    fn is_empty(&self) -> bool {
+        self.decode.is_none() && self.chunk.is_none()
+    }
 }
 
 /// Everything on the device that has a place for each slot. The slot after the
@@ -95,7 +111,7 @@ impl<'m> Engine<'m> {
             sequences: (0..sizes.batch).map(|_| None).collect(),
             reading: VecDeque::new(),
             admitted: 0,
-            compiled: 0,
+            compiled: Vec::new(),
             model,
             desk,
         }
@@ -123,13 +139,10 @@ impl<'m> Engine<'m> {
         let tiles = gpu.zeroed(TILE_WORDS);
         let page = gpu.zeroed::<u32>(1);
         let wide = ops.wide_pages().map(|_| WidePages { from: page.clone(), table: page, stride: 1 });
-        let few = sizes.batch.min(TOKENS[0]);
         gpu.compile(|| {
-            for size in batches(few) {
-                self.launch(size, 1)?;
-            }
+            self.launch(1, 1)?;
             // Two splits to a cube.
-            self.launch(1, splits(self.slots.stride * PAGE - 1))?;
+            self.launch(sizes.batch.min(TOKENS[0]), self.most_splits())?;
             for rows in ops.chunk_sizes() {
                 let (tiles, wide) = (tiles.clone(), wide.clone());
                 let kind = Kind::Prefill { tiles, wide, wanted: Some((targets.clone(), 1)) };
@@ -148,22 +161,26 @@ impl<'m> Engine<'m> {
             }
             Ok(())
         })?;
-        self.compiled = few;
+        self.compiled.push(TOKENS[0]);
         Ok(())
     }
 
-    /// Compiles what steps of `rows` decoded rows, or wanted logits, still need: if
-    /// anything, then what those of all sizes need. The caller holds a guard of
-    /// `Gpu::working`.
+    /// Compiles what steps of `rows` decoded rows, or wanted logits, still need. The caller
+    /// holds a guard of `Gpu::working`.
     fn compile_for(&mut self, rows: usize) -> Result<()> {
-        if rows <= self.compiled {
-            return Ok(());
+        let tokens = tokens(rows);
+        if !self.compiled.contains(&tokens) {
+            let ops = self.model.ops();
+            let size = ops.sizes().batch.min(tokens);
+            ops.gpu().compile(|| self.launch(size, self.most_splits()))?;
+            self.compiled.push(tokens);
         }
-        let sizes = self.model.ops().sizes();
-        let mut larger = batches(sizes.batch).filter(|&size| size > self.compiled);
-        self.model.ops().gpu().compile(|| larger.try_for_each(|size| self.launch(size, 1)))?;
-        self.compiled = sizes.batch;
         Ok(())
+    }
+
+    /// Splits of the longest sequence.
+    fn most_splits(&self) -> usize {
+        splits(self.slots.stride * PAGE - 1)
     }
 
     /// Serves calls until the device is to be left. Unanswered requests of a
@@ -171,9 +188,10 @@ impl<'m> Engine<'m> {
     pub(super) fn run(mut self, inbox: &mut Inbox) {
         let mut waiting: VecDeque<Waiting> = VecDeque::new();
         let mut arrivals: VecDeque<Arrival> = VecDeque::new();
-        let mut pending: Option<Pending> = None;
+        let mut under_way = UnderWay::default();
         loop {
-            let idle = pending.is_none() && arrivals.is_empty() && self.sequences.iter().all(Option::is_none);
+            let idle =
+                under_way.is_empty() && arrivals.is_empty() && self.sequences.iter().all(Option::is_none);
             let most = self.sequences.len().saturating_sub(arrivals.len());
             if !inbox.collect(idle, &mut waiting, most) || self.desk.is_closed() {
                 return;
@@ -181,30 +199,34 @@ impl<'m> Engine<'m> {
             arrivals.extend(waiting.drain(..).map(|waiting| Arrival::new(&self.desk, waiting)));
             arrivals.retain(|arrival| self.desk.is_wanted(&arrival.origin));
             self.drop_unwanted();
-            if let Err(error) = self.advance(&mut arrivals, &mut pending) {
-                pending = None;
+            if let Err(error) = self.advance(&mut arrivals, &mut under_way) {
+                under_way = UnderWay::default();
                 let error = self.model.ops().gpu().reason(error);
                 self.fail(&error);
             }
         }
     }
 
-    /// One step of the device.
-    fn advance(&mut self, arrivals: &mut VecDeque<Arrival>, pending: &mut Option<Pending>) -> Result<()> {
+    /// Launches the next step, and takes the results of the one `under_way`.
+    fn advance(&mut self, arrivals: &mut VecDeque<Arrival>, under_way: &mut UnderWay) -> Result<()> {
         let working = self.model.ops().gpu().working();
-        self.admit(arrivals, pending.is_some());
-        if !self.reading.is_empty() {
-            if let Some(pending) = pending.take() {
-                self.take_chosen(pending)?;
-            }
-            return self.read_prompts();
-        }
+        self.admit(arrivals, !under_way.is_empty());
         drop(working);
-        let launched = self.decode()?;
-        if let Some(before) = std::mem::replace(pending, launched) {
-            self.take_chosen(before)?;
+        let next = UnderWay { decode: self.decode()?, chunk: self.read_prompts()? };
+        let before = std::mem::replace(under_way, next);
+        // In the order of the device, so that a reply's first token is there before its second.
+        if let Some(decode) = before.decode {
+            self.take_chosen(decode)?;
+        }
+        if let Some(chunk) = before.chunk {
+            self.take_wanted(chunk)?;
         }
         Ok(())
+    }
+
+    /// The sequence in `slot`, if it still is that of `number`.
+    fn sequence(&mut self, slot: usize, number: u64) -> Option<&mut Sequence> {
+        self.sequences[slot].as_mut().filter(|found| found.number == number)
     }
 
     fn finish_or_keep(&mut self, slot: usize) {

@@ -5,7 +5,7 @@ use half::bf16;
 
 use self::attention::cache;
 use super::device::{Buffer, Gpu};
-use super::launch::Heads;
+use super::launch::{AddNorm, Heads, WriteKv};
 use super::products::{FewRows, Product, ProductSize};
 
 mod attention;
@@ -53,7 +53,7 @@ fn a_product_of_few_rows_is_right_and_its_bits_do_not_depend_on_the_cut() {
     for (k, width) in [(192, 320), (584, 200), (2560, 128), (9728, 72)] {
         let x = halves(130 * k, 2, 1.0);
         let x_on = gpu.upload(&x);
-        for (shares, gated) in [(1, false), (4, false), (8, false), (1, true)] {
+        for (split_k, gated) in [(1, false), (4, false), (8, false), (1, true)] {
             let outputs = if gated { 2 * width } else { width };
             let weight = halves(outputs * k, 1, 0.1);
             let weight_on = gpu.upload(&weight);
@@ -62,21 +62,21 @@ fn a_product_of_few_rows_is_right_and_its_bits_do_not_depend_on_the_cut() {
             let mut first: Option<Vec<bf16>> = None;
             for (rows, tokens, columns, ahead) in CUTS {
                 let size = ProductSize { rows, k, width, gated };
-                let cut = FewRows { shares, tokens, columns, ahead };
-                let sums = gpu.upload(&vec![f32::NAN; shares * rows * width + 2]);
+                let cut = FewRows { split_k, tokens, columns, ahead };
+                let sums = gpu.upload(&vec![f32::NAN; split_k * rows * width + 2]);
                 gpu.product_of_few(&weight_on, &x_on.first(rows * k), &sums, size, cut).unwrap();
                 let sums = gpu.read(&sums).unwrap();
-                let (sums, rest) = sums.split_at(shares * rows * width);
+                let (sums, rest) = sums.split_at(split_k * rows * width);
                 let case = format!("{k} × {width}, gated: {gated}, {rows} rows, {cut:?}");
                 assert!(rest.iter().all(|x| x.is_nan()), "{case}: written outside");
-                let values = rounded(sums, shares);
+                let values = rounded(sums, split_k);
                 let off =
                     distance(values.iter().map(|x| x.to_f32()), expected[..rows * width].iter().copied());
                 assert!(off < 4e-3, "{case}: {off}");
                 let all = first.get_or_insert_with(|| values.clone());
                 assert!(bits(&all[..rows * width]) == bits(&values), "{case}");
             }
-            if shares == 1 {
+            if split_k == 1 {
                 // One chain of sums, as that of a product of many rows.
                 let out: Buffer<bf16> = gpu.empty(130 * width);
                 let size = ProductSize { rows: 130, k, width, gated };
@@ -101,7 +101,7 @@ const CUTS: [(usize, usize, usize, usize); 9] = [
     (128, 128, 48, 8),
 ];
 
-/// `[count, values]` sums of shares, added two and two.
+/// `[count, values]` sums, added two and two.
 fn rounded(sums: &[f32], count: usize) -> Vec<bf16> {
     if count == 1 {
         return sums.iter().copied().map(bf16::from_f32).collect();
@@ -117,7 +117,7 @@ fn rounded(sums: &[f32], count: usize) -> Vec<bf16> {
 }
 
 #[test]
-fn a_product_in_shares_is_read_as_the_rounded_one_is() {
+fn a_product_with_split_k_is_read_as_the_rounded_one_is() {
     let Some(gpu) = gpu() else { return };
     let heads = Heads { queries: 4, kv: 2, dim: 64 };
     let rows = 3;
@@ -126,39 +126,49 @@ fn a_product_in_shares_is_read_as_the_rounded_one_is() {
     let gain = gpu.upload(&numbers(width, 1));
     let angles = gpu.upload(&numbers(200 * heads.dim / 2, 2));
     for count in [4, 8] {
-        let shares = numbers(count * rows * width, 3 + count as u64);
+        let sums = numbers(count * rows * width, 3 + count as u64);
         let products = [
-            Product::Rounded(gpu.upload(&rounded(&shares, count))),
-            Product::InShares { sums: gpu.upload(&shares), count },
+            Product::Rounded(gpu.upload(&rounded(&sums, count))),
+            Product::SplitK { sums: gpu.upload(&sums), count },
         ];
-        let [rounded, shared] = products.map(|product| {
+        let [rounded, split] = products.map(|product| {
             let residual = gpu.upload(&numbers(rows * width, 20));
             let normed: Buffer<bf16> = gpu.empty(rows * width);
             let faults = gpu.upload(&[u32::MAX; 3]);
-            gpu.add_norm(&residual, Some(&product), &gain, &normed, &faults, rows, 1e-6, 0).unwrap();
+            gpu.add_norm(&AddNorm {
+                residual: &residual,
+                delta: Some(&product),
+                gain: &gain,
+                out: &normed,
+                faults: &faults,
+                rows,
+                eps: 1e-6,
+                layer: 0,
+            })
+            .unwrap();
             let cache = cache(&gpu, heads, 192, &[5, 64, 130]);
             let queries: Buffer<bf16> = gpu.empty(rows * heads.queries * heads.dim);
             let gains = gain.first(heads.dim);
-            gpu.qk_norm_rope_write_kv(
-                &product,
-                [&gains, &gains],
-                [&angles, &angles],
-                &cache.places,
-                &queries,
-                &cache.pool,
-                &faults,
+            gpu.qk_norm_rope_write_kv(&WriteKv {
+                qkv: &product,
+                gains: [&gains, &gains],
+                angles: [&angles, &angles],
+                places: &cache.places,
+                queries: &queries,
+                pool: &cache.pool,
+                faults: &faults,
                 rows,
-                1e-6,
-                0,
+                eps: 1e-6,
+                layer: 0,
                 heads,
-            )
+            })
             .unwrap();
             // In pages there are places that no row has, and these are not numbers.
             let bits = |rows: &Buffer<bf16>| bits(&gpu.read(rows).unwrap());
             let results = [normed, queries, cache.pool.keys, cache.pool.values];
             (gpu.read(&residual).unwrap(), results.each_ref().map(bits))
         });
-        assert!(rounded == shared, "{count} shares");
+        assert!(rounded == split, "{count} sums");
         assert!(rounded.0.iter().all(|x| x.is_finite()));
     }
 }

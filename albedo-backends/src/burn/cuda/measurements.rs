@@ -6,7 +6,7 @@ use half::bf16;
 use super::device::{Buffer, Gpu};
 use super::kernel_tests::{gpu, halves};
 use super::kernels::attention::prefill::TILE;
-use super::launch::{Heads, Places, Pool, Stored, splits};
+use super::launch::{AttendRows, AttendTiles, Heads, Places, Pool, Stored, splits};
 use super::products::{FewRows, ProductSize};
 use super::settings::{TOKENS, columns, few_rows, head};
 
@@ -106,7 +106,7 @@ fn times(gpu: &Gpu, cuts: &[FewRows], size: ProductSize, is_head: bool) -> Vec<f
     let launch = |at: usize, cut: FewRows| {
         let weight = &weights[at % copies];
         // A layer's whole product is rounded, the head's is not.
-        if cut.shares == 1 && !is_head {
+        if cut.split_k == 1 && !is_head {
             gpu.product_of_few(weight, &x, &rounded, size, cut)
         } else {
             gpu.product_of_few(weight, &x, &sums, size, cut)
@@ -160,10 +160,10 @@ fn attention_of_rows<T: Stored>(gpu: &Gpu, block: &[T], rows: usize, context: us
     let len = pages * heads.kv * T::page(heads.dim);
     let pool = Pool { keys: filled(gpu, block, len), values: filled(gpu, block, len) };
     let width = heads.queries * heads.dim;
-    let split = splits(context - 1);
+    let splits = splits(context - 1);
     let queries = gpu.upload(&halves(rows * width, 1, 1.0));
     let out: Buffer<bf16> = gpu.empty(rows * width);
-    let (partial, stats) = (gpu.empty(rows * width * split), gpu.empty(rows * heads.queries * split * 2));
+    let (partial, stats) = (gpu.empty(rows * width * splits), gpu.empty(rows * heads.queries * splits * 2));
     for (name, step) in [("in order", 1), ("scattered", 7919)] {
         let table: Vec<u32> = (0..pages).map(|at| (at * step % pages) as u32).collect();
         let places = Places {
@@ -173,13 +173,18 @@ fn attention_of_rows<T: Stored>(gpu: &Gpu, block: &[T], rows: usize, context: us
             stride: context / 64,
         };
         let times = 20;
-        let graph = gpu
-            .capture(|| {
-                (0..times).try_for_each(|_| {
-                    gpu.attend_rows(&queries, &pool, &places, &partial, &stats, &out, rows, split, heads)
-                })
-            })
-            .unwrap();
+        let args = AttendRows {
+            queries: &queries,
+            pool: &pool,
+            places: &places,
+            partial: &partial,
+            stats: &stats,
+            out: &out,
+            rows,
+            splits,
+            heads,
+        };
+        let graph = gpu.capture(|| (0..times).try_for_each(|_| gpu.attend_rows(&args))).unwrap();
         graph.replay().unwrap();
         gpu.sync().unwrap();
         let mut us: Vec<f64> = (0..5)
@@ -227,9 +232,18 @@ fn measure_attention_of_prompts() {
         let tiles = gpu.upload(&tiles);
         let queries = gpu.upload(&halves(rows * 4096, 1, 1.0));
         let out: Buffer<bf16> = gpu.empty(rows * 4096);
+        let args = AttendTiles {
+            queries: &queries,
+            pool: &pool,
+            places: &places,
+            tiles: &tiles,
+            out: &out,
+            rows,
+            heads,
+        };
         let run = |times: usize| {
             for _ in 0..times {
-                gpu.attend_tiles(&queries, &pool, &places, &tiles, &out, rows, heads).unwrap();
+                gpu.attend_tiles(&args).unwrap();
             }
             gpu.sync().unwrap();
         };

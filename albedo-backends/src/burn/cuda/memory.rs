@@ -135,12 +135,12 @@ pub(super) fn most_splits(config: &Qwen3Config) -> usize {
     (config.max_position_embeddings + 2 * PAGE).div_ceil(SPLIT) + 1
 }
 
-/// Values for the sums of shares of the widest product of few rows that has any.
+/// Values for the sums of split-K of the widest product of few rows that has it.
 pub(super) fn sums(config: &Qwen3Config, StepSizes { batch, .. }: StepSizes) -> usize {
     let widths = [config.hidden_size, config.query_width() + 2 * config.kv_width()];
     let sums = widths.map(|width| {
-        let shares = few_rows(ProductSize { rows: batch, k: width, width, gated: false }).shares;
-        if shares > 1 { shares * width } else { 0 }
+        let split_k = few_rows(ProductSize { rows: batch, k: width, width, gated: false }).split_k;
+        if split_k > 1 { split_k * width } else { 0 }
     });
     batch * sums[0].max(sums[1])
 }

@@ -10,7 +10,7 @@ use half::bf16;
 
 use super::device::{Buffer, Gpu};
 use super::kernels::product_many::TILE_ROWS;
-use super::launch::{Heads, Places, Pool, Stored};
+use super::launch::{AddNorm, AttendRows, AttendTiles, Heads, Places, Pool, Stored, WriteKv};
 use super::memory::{MemoryPlan, StepSizes};
 use super::products::{Product, ProductSize};
 use super::settings::{columns, few_rows, head};
@@ -343,10 +343,10 @@ impl CubeOps {
         match step.kind {
             Kind::Decode { .. } => {
                 let cut = few_rows(size);
-                if cut.shares > 1 {
-                    let sums = self.work()?.sums.first(cut.shares * size.rows * size.width);
+                if cut.split_k > 1 {
+                    let sums = self.work()?.sums.first(cut.split_k * size.rows * size.width);
                     gpu.product_of_few(values, x, &sums, size, cut)?;
-                    return Ok(Product::InShares { sums, count: cut.shares });
+                    return Ok(Product::SplitK { sums, count: cut.split_k });
                 }
                 gpu.product_of_few(values, x, out, size, cut)?;
             }
@@ -373,6 +373,28 @@ impl CubeOps {
         Ok(())
     }
 
+    fn norm(
+        &self,
+        residual: &Buffer<f32>,
+        delta: Option<&Product>,
+        gain: &Buffer<f32>,
+        layer: usize,
+        step: &Step,
+    ) -> Result<Rows> {
+        let out = &self.work()?.normed;
+        self.gpu.add_norm(&AddNorm {
+            residual,
+            delta,
+            gain,
+            out,
+            faults: &step.faults,
+            rows: step.rows,
+            eps: self.eps,
+            layer: layer as u32,
+        })?;
+        Ok(Rows::Half(out.clone()))
+    }
+
     fn write_kv<T: Stored>(
         &self,
         pool: &Pool<T>,
@@ -382,20 +404,19 @@ impl CubeOps {
         step: &Step,
     ) -> Result<Rows> {
         let queries = &self.work()?.queries;
-        let angles = [&self.cosines, &self.sines];
-        self.gpu.qk_norm_rope_write_kv(
+        self.gpu.qk_norm_rope_write_kv(&WriteKv {
             qkv,
             gains,
-            angles,
-            &step.places,
+            angles: [&self.cosines, &self.sines],
+            places: &step.places,
             queries,
             pool,
-            &step.faults,
-            step.rows,
-            self.eps,
-            layer as u32,
-            self.heads,
-        )?;
+            faults: &step.faults,
+            rows: step.rows,
+            eps: self.eps,
+            layer: layer as u32,
+            heads: self.heads,
+        })?;
         Ok(Rows::Half(queries.clone()))
     }
 
@@ -407,9 +428,20 @@ impl CubeOps {
         rows: usize,
         splits: usize,
     ) -> Result<Rows> {
-        let Workspace { partial, stats, mixed, .. } = self.work()?;
-        self.gpu.attend_rows(queries, pool, places, partial, stats, mixed, rows, splits, self.heads)?;
-        Ok(Rows::Half(mixed.clone()))
+        let Workspace { partial, stats, mixed: out, .. } = self.work()?;
+        let heads = self.heads;
+        self.gpu.attend_rows(&AttendRows {
+            queries,
+            pool,
+            places,
+            partial,
+            stats,
+            out,
+            rows,
+            splits,
+            heads,
+        })?;
+        Ok(Rows::Half(out.clone()))
     }
 
     fn attend_tiles(
@@ -420,9 +452,9 @@ impl CubeOps {
         tiles: &Buffer<u32>,
         rows: usize,
     ) -> Result<Rows> {
-        let mixed = &self.work()?.mixed;
-        self.gpu.attend_tiles(queries, pool, places, tiles, mixed, rows, self.heads)?;
-        Ok(Rows::Half(mixed.clone()))
+        let out = &self.work()?.mixed;
+        self.gpu.attend_tiles(&AttendTiles { queries, pool, places, tiles, out, rows, heads: self.heads })?;
+        Ok(Rows::Half(out.clone()))
     }
 
     fn load(&self, weights: &Values<'_>, tensors: &[Tensor<'_>]) -> Result<Matrix> {
@@ -508,9 +540,7 @@ impl Ops for CubeOps {
     }
 
     fn rms_norm(&self, x: &Rows, gain: &Buffer<f32>, step: &Step) -> Result<Rows> {
-        let out = &self.work()?.normed;
-        self.gpu.add_norm(x.residual()?, None, gain, out, &step.faults, step.rows, self.eps, 0)?;
-        Ok(Rows::Half(out.clone()))
+        self.norm(x.residual()?, None, gain, 0, step)
     }
 
     fn add_norm(
@@ -521,19 +551,7 @@ impl Ops for CubeOps {
         layer: usize,
         step: &Step,
     ) -> Result<Rows> {
-        let out = &self.work()?.normed;
-        let (residual, delta) = (residual.residual()?, delta.product()?);
-        self.gpu.add_norm(
-            residual,
-            Some(delta),
-            gain,
-            out,
-            &step.faults,
-            step.rows,
-            self.eps,
-            layer as u32,
-        )?;
-        Ok(Rows::Half(out.clone()))
+        self.norm(residual.residual()?, Some(delta.product()?), gain, layer, step)
     }
 
     fn qk_norm_rope_write_kv(

@@ -17,8 +17,9 @@ use super::launch::{BF16, OPERATION, multiple, require};
 /// How a product of few rows is cut into cubes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FewRows {
-    /// Shares of k: 1, 2, 4 or 8. The bits of a result depend on it.
-    pub(super) shares: usize,
+    /// Split-K: the parts that k is split into, 1, 2, 4 or 8, each a sum of its own. The bits
+    /// of a result depend on it.
+    pub(super) split_k: usize,
     /// Most rows of `x` that a cube takes: 8, 16, 32, 64 or 128.
     pub(super) tokens: usize,
     /// Rows of the weight that a cube takes: a multiple of 8, at most 256; of gate and
@@ -47,17 +48,17 @@ pub(super) struct ProductSize {
 pub(super) enum Product {
     /// Rounded.
     Rounded(Buffer<bf16>),
-    /// In `count` sums of shares, `[count, rows, width]`, for whoever reads it to
-    /// add and round.
-    InShares { sums: Buffer<f32>, count: usize },
+    /// In the `count` sums of split-K, `[count, rows, width]`, for the kernel that reads it
+    /// to add and round.
+    SplitK { sums: Buffer<f32>, count: usize },
 }
 
 impl Product {
-    /// The sums of a value.
+    /// How many sums a value has.
     pub(super) fn count(&self) -> usize {
         match self {
             Self::Rounded(_) => 1,
-            Self::InShares { count, .. } => *count,
+            Self::SplitK { count, .. } => *count,
         }
     }
 
@@ -65,7 +66,7 @@ impl Product {
     pub(super) fn element(&self) -> ElemType {
         match self {
             Self::Rounded(_) => BF16,
-            Self::InShares { .. } => ElemType::Float(FloatKind::F32),
+            Self::SplitK { .. } => ElemType::Float(FloatKind::F32),
         }
     }
 
@@ -73,7 +74,7 @@ impl Product {
     pub(super) fn arg(&self, vector: usize) -> BufferArg {
         match self {
             Self::Rounded(values) => values.arg(vector),
-            Self::InShares { sums, .. } => sums.arg(vector),
+            Self::SplitK { sums, .. } => sums.arg(vector),
         }
     }
 
@@ -81,9 +82,9 @@ impl Product {
     pub(super) fn require(&self, name: &str, len: usize) -> Result<()> {
         match self {
             Self::Rounded(values) => require(name, values, len),
-            // Where a share begins is reckoned from how many there are.
-            Self::InShares { sums, count } if sums.len() == count * len => Ok(()),
-            Self::InShares { sums, count } => Err(Error::bug(
+            // Where a part's sums begin is reckoned from how many there are.
+            Self::SplitK { sums, count } if sums.len() == count * len => Ok(()),
+            Self::SplitK { sums, count } => Err(Error::bug(
                 OPERATION,
                 format!("`{name}` is {count} sums of {} values, not of {len}", sums.len() / count),
             )),
@@ -92,9 +93,9 @@ impl Product {
 }
 
 impl Gpu {
-    /// `x · weightᵀ` for few rows, in as many sums of shares as `cut` says, `[shares,
+    /// `x · weightᵀ` for few rows, in as many sums as `cut` says, `[split_k,
     /// rows, width]`; for a weight that is gate and up joined, `silu(x · gateᵀ) · (x ·
-    /// upᵀ)`, of one share.
+    /// upᵀ)`, whose k is not split.
     pub(super) fn product_of_few<T: Value + Float>(
         &self,
         weight: &Buffer<bf16>,
@@ -104,30 +105,30 @@ impl Gpu {
         cut: FewRows,
     ) -> Result<()> {
         let ProductSize { rows, k, width, gated } = size;
-        let FewRows { shares, tokens, columns, ahead } = cut;
+        let FewRows { split_k, tokens, columns, ahead } = cut;
         multiple("the width of a product's input", k, 8)?;
         multiple("the width of a product's result", width, 8)?;
-        if gated && shares > 1 {
-            return Err(Error::bug(OPERATION, "gate and up in shares of k"));
+        if gated && split_k > 1 {
+            return Err(Error::bug(OPERATION, "gate and up with split-K"));
         }
         let outputs = if gated { 2 * width } else { width };
         require("weight", weight, k * outputs)?;
         require("x", x, rows * k)?;
-        require("out", out, shares * rows * width)?;
+        require("out", out, split_k * rows * width)?;
         let wide = if gated { columns / 2 } else { columns };
         // SAFETY: sizes are checked above; the copy engine reads nothing outside of them.
         unsafe {
             product_few::launch_unchecked::<T>(
                 self.client(),
-                CubeCount::Static(shares as u32, rows.div_ceil(tokens) as u32, width.div_ceil(wide) as u32),
+                CubeCount::Static(split_k as u32, rows.div_ceil(tokens) as u32, width.div_ceil(wide) as u32),
                 CubeDim::new_1d((128 * tokens.div_ceil(TOKENS) + 32) as u32),
                 boxes(weight, [outputs, k], [wide, STAGE], TensorMapSwizzle::B128),
                 boxes(x, [rows, k], [tokens, STAGE], TensorMapSwizzle::B128),
                 out.arg(2),
                 width as u32,
                 rows as u32,
-                k.div_ceil(STAGE * shares),
-                shares,
+                k.div_ceil(STAGE * split_k),
+                split_k,
                 tokens,
                 columns,
                 ahead,

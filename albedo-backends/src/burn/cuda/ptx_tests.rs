@@ -127,10 +127,10 @@ fn products_compile() {
         let units = of(128 * tokens.div_ceil(64) as u32 + 32);
         for (k, width, gated) in shapes {
             let cut = few_rows(ProductSize { rows: tokens, k, width, gated });
-            let stages = k.div_ceil(STAGE * cut.shares);
-            let (shares, columns, ahead) = (cut.shares, cut.columns, cut.ahead);
+            let stages = k.div_ceil(STAGE * cut.split_k);
+            let (split_k, columns, ahead) = (cut.split_k, cut.columns, cut.ahead);
             let name = format!("product_few_{tokens}_{k}_{width}");
-            if shares > 1 {
+            if split_k > 1 {
                 ptx(
                     &name,
                     product_few::ProductFew::<f32>::new(
@@ -143,7 +143,7 @@ fn products_compile() {
                         (),
                         (),
                         stages,
-                        shares,
+                        split_k,
                         tokens,
                         columns,
                         ahead,
@@ -163,7 +163,7 @@ fn products_compile() {
                         (),
                         (),
                         stages,
-                        shares,
+                        split_k,
                         tokens,
                         columns,
                         ahead,
@@ -243,13 +243,14 @@ fn attention_compiles() {
             );
             ptx(&format!("attend_split_{dim}_{halves}_{codes}"), kernel);
             let kernel = merge_splits::MergeSplits::new(
-                of(dim as u32),
+                of(decode::MERGE_UNITS),
                 h100(),
                 target(),
                 buffer(),
                 buffer(),
                 buffer(),
                 buffer(),
+                (),
                 (),
                 heads,
                 dim,
@@ -293,7 +294,7 @@ fn kernels_of_rows_compile() {
         ),
     );
     ptx("embed", embed::Embed::new(of(128), h100(), target(), buffer(), buffer(), buffer(), buffer(), 320));
-    for (name, shares, element) in [("first", 0, BF16), ("rounded", 1, BF16), ("shares", 4, f32s)] {
+    for (name, split_k, element) in [("first", 0, BF16), ("rounded", 1, BF16), ("split_k", 4, f32s)] {
         ptx(
             &format!("add_norm_{name}"),
             add_norm::AddNorm::new(
@@ -309,14 +310,14 @@ fn kernels_of_rows_compile() {
                 (),
                 320,
                 10,
-                shares,
+                split_k,
                 element,
             ),
         );
     }
-    for (name, shares, element, codes) in [
+    for (name, split_k, element, codes) in [
         ("rounded", 1, BF16, false),
-        ("shares", 4, f32s, false),
+        ("split_k", 4, f32s, false),
         ("rounded_codes", 1, BF16, true),
         ("shares_codes", 4, f32s, true),
     ] {
@@ -348,7 +349,7 @@ fn kernels_of_rows_compile() {
                 8,
                 128,
                 64,
-                shares,
+                split_k,
                 codes,
                 element,
                 if codes { BYTE } else { BF16 },

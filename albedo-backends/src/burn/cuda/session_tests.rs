@@ -98,6 +98,23 @@ async fn same_replies(kv_dtype: KvDtype) {
     assert_eq!(answers(&*session, requests()).await, expected, "{kv_dtype:?}, with few pages");
 }
 
+/// A reply is written while the prompt of another is read in many chunks.
+#[tokio::test]
+async fn a_long_prompt_does_not_hold_up_a_reply_under_way() {
+    if !is_present() {
+        return;
+    }
+    let session = load(BurnConfig { prefill_rows: 128, ..SMALL }, demo("king")).await;
+    let short = requests().swap_remove(0).with_max_new_tokens(8).with_score_reply(None);
+    let words = "one two three four five six seven ".repeat(400);
+    let long = GenerateRequest::new(vec![Message::new(MessageRole::User, words)], 1);
+    let answers = session.generate(vec![short, long], &CallContext::new());
+    let answers: Vec<_> = answers.map(|answer| (answer.index, answer.result.unwrap())).collect().await;
+    let [(0, short), (1, long)] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!((short.tokens.len(), long.tokens.len()), (8, 1));
+    assert!(long.usage.prompt_tokens.unwrap() > 20 * 128, "{:?}", long.usage);
+}
+
 /// All GPUs of the machine, which may be one.
 #[tokio::test]
 async fn replicas_have_the_bits_of_one() {

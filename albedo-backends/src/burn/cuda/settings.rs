@@ -32,8 +32,8 @@ pub(super) const TOKENS: [usize; 5] = [8, 16, 32, 64, 128];
 /// The cut of a layer's product of few rows.
 pub(super) fn few_rows(size: ProductSize) -> FewRows {
     let tokens = tokens(size.rows);
-    let cut = |shares, columns, ahead| FewRows { shares, tokens, columns, ahead };
-    // Shares depend on the weight alone, for bits depend on them.
+    let cut = |split_k, columns, ahead| FewRows { split_k, tokens, columns, ahead };
+    // Split-K depends on the weight alone, for bits depend on it.
     match size.width {
         _ if size.gated => cut(1, 80, if tokens > 64 { 4 } else { 6 }),
         ..=1280 => cut(4, 40, 8),
@@ -46,10 +46,11 @@ pub(super) fn few_rows(size: ProductSize) -> FewRows {
 pub(super) fn head(rows: usize) -> FewRows {
     let tokens = tokens(rows);
     let (columns, ahead) = if tokens > 64 { (128, 6) } else { (192, 4) };
-    FewRows { shares: 1, tokens, columns, ahead }
+    FewRows { split_k: 1, tokens, columns, ahead }
 }
 
-fn tokens(rows: usize) -> usize {
+/// Most rows of a cube of a product of `rows` rows.
+pub(super) fn tokens(rows: usize) -> usize {
     TOKENS.into_iter().find(|&most| rows <= most).unwrap_or(TOKENS[TOKENS.len() - 1])
 }
 

@@ -1,12 +1,12 @@
 //! Chunks: rows of prompts that go through the layers together.
 
-use albedo_core::{LogitsReader, Result, TokenScores, overflow};
+use albedo_core::{Result, TokenScores, overflow};
 
 use super::Engine;
-use crate::burn::cuda::device::Buffer;
+use crate::burn::cuda::device::{Buffer, Reading};
 use crate::burn::cuda::kernels::attention::PAGE;
 use crate::burn::cuda::kernels::attention::prefill::TILE;
-use crate::burn::cuda::kernels::rows::NONE;
+use crate::burn::cuda::kernels::rows::{NONE, TOGETHER};
 use crate::burn::cuda::launch::{Places, splits};
 use crate::burn::cuda::ops::{Kind, Step, WidePages};
 
@@ -20,11 +20,42 @@ struct Chunk {
     /// The pages that its sequences see, where they are widened for it.
     pages: Vec<Vec<u32>>,
     wanted: Vec<Wanted>,
-    /// Slots and how far their sequences are read after this chunk.
-    read: Vec<(usize, usize)>,
+    sequences: Vec<Part>,
+}
+
+/// What a chunk has of a sequence.
+struct Part {
+    slot: usize,
+    number: u64,
+    /// How far it is read after this chunk.
+    read: usize,
+    /// Whether that is all there is to read.
+    ends: bool,
+}
+
+/// A chunk under way, and what comes back of it.
+pub(super) struct ChunkStep {
+    chunk: Chunk,
+    results: Results,
+}
+
+enum Results {
+    /// Of the rows whose logits are wanted, two numbers each: what their log-probabilities
+    /// are made of, and the token chosen with the row's fault; and all logits, if an
+    /// audit wants to see them.
+    Wanted { scores: Reading<f32>, chosen: Reading<u32>, logits: Option<Reading<f32>> },
+    /// None are: something to wait for.
+    Nothing(Reading<u32>),
 }
 
 impl Chunk {
+    /// A row that belongs to no sequence, but to `slot`, that of the padding.
+    fn push_padding(&mut self, slot: usize) {
+        self.ids.push(0);
+        self.positions.push(0);
+        self.slots.push(slot as u32);
+    }
+
     /// The pages that are widened, which of those are whose, `[sequence, stride]`, and the
     /// stride.
     fn wide_pages(&self) -> (Vec<u32>, Vec<u32>, usize) {
@@ -45,6 +76,7 @@ impl Chunk {
 struct Wanted {
     row: u32,
     slot: u32,
+    number: u64,
     position: usize,
     /// The token to score.
     target: u32,
@@ -53,12 +85,16 @@ struct Wanted {
 }
 
 impl Engine<'_> {
-    /// Reads a chunk of the prompts that wait.
-    pub(super) fn read_prompts(&mut self) -> Result<()> {
+    /// Launches the next chunk of the prompts that wait, if any do.
+    pub(super) fn read_prompts(&mut self) -> Result<Option<ChunkStep>> {
+        if self.reading.is_empty() {
+            return Ok(None);
+        }
         let chunk = self.next_chunk();
-        self.compile_for(chunk.wanted.len())?;
         let ops = self.model.ops();
         let gpu = ops.gpu();
+        let _working = gpu.working();
+        self.compile_for(chunk.wanted.len())?;
         let places = Places {
             positions: gpu.upload(&chunk.positions),
             slots: gpu.upload(&chunk.slots),
@@ -75,21 +111,26 @@ impl Engine<'_> {
         let kind = Kind::Prefill { tiles: gpu.upload(&chunk.tiles), wide, wanted };
         let mut step = ops.step(chunk.ids.len(), gpu.upload(&chunk.ids), places, kind)?;
         let logits = self.model.forward(&mut step)?;
-        for &(slot, read) in &chunk.read {
+        let results = match logits {
+            Some(logits) => self.choose(&chunk, &logits, &step)?,
+            None => Results::Nothing(gpu.read_later(&step.faults.first(1))),
+        };
+        for &Part { slot, read, ends, .. } in &chunk.sequences {
             if let Some(sequence) = &mut self.sequences[slot] {
                 sequence.read = read;
                 let full = read.min(sequence.prompt.ids.len()) / PAGE;
                 let names = &sequence.names;
                 self.pages.learn(&sequence.pages[..full.min(names.len())], names);
             }
+            if ends {
+                self.reading.retain(|&reading| reading != slot);
+            }
         }
-        match logits {
-            Some(logits) => self.take_wanted(&chunk, &logits, &step),
-            None => gpu.sync(),
-        }
+        Ok(Some(ChunkStep { chunk, results }))
     }
 
-    /// The next rows of the prompts that wait, oldest first.
+    /// The next rows of the prompts that wait, oldest first. A few rows between them belong
+    /// to none.
     fn next_chunk(&self) -> Chunk {
         let sizes = self.model.ops().sizes();
         let mut chunk = Chunk::default();
@@ -98,6 +139,11 @@ impl Engine<'_> {
         for &slot in &self.reading {
             let Some(sequence) = &self.sequences[slot] else { continue };
             let mut at = sequence.read;
+            // Values of so many positions are written together, if their rows lie as they do.
+            let together = TOGETHER as usize;
+            while chunk.ids.len() % together != at % together && chunk.ids.len() < sizes.rows {
+                chunk.push_padding(self.sequences.len());
+            }
             let first = chunk.ids.len();
             // All that its rows see has to fit, too. The first sequence always does.
             let most = wide_pages.map_or(usize::MAX, |pages| pages * PAGE).min(sequence.to_read());
@@ -114,6 +160,7 @@ impl Engine<'_> {
                     chunk.wanted.push(Wanted {
                         row: chunk.ids.len() as u32,
                         slot: slot as u32,
+                        number: sequence.number,
                         position: at,
                         target: target.unwrap_or(NONE),
                         first: last_of_prompt && sequence.write.is_some(),
@@ -137,8 +184,9 @@ impl Engine<'_> {
                 let count = TILE.min(rows - from);
                 tiles.push([first + from, count, sequence.read + from, table]);
             }
-            chunk.read.push((slot, at));
-            if at < sequence.to_read() {
+            let ends = at == sequence.to_read();
+            chunk.sequences.push(Part { slot, number: sequence.number, read: at, ends });
+            if !ends {
                 break;
             }
         }
@@ -148,9 +196,8 @@ impl Engine<'_> {
         chunk
     }
 
-    /// Scores and chooses from the logits of a chunk, and starts the replies of
-    /// the sequences that are read.
-    fn take_wanted(&mut self, chunk: &Chunk, logits: &Buffer<f32>, step: &Step) -> Result<()> {
+    /// Launches scoring and choosing from the logits of a chunk.
+    fn choose(&self, chunk: &Chunk, logits: &Buffer<f32>, step: &Step) -> Result<Results> {
         let ops = self.model.ops();
         let gpu = ops.gpu();
         let targets: Vec<u32> = chunk.wanted.iter().map(|wanted| wanted.target).collect();
@@ -169,15 +216,31 @@ impl Engine<'_> {
             &chosen,
             ops.vocabulary(),
         )?;
-        let (scores, chosen) = (gpu.read(&scores)?, gpu.read(&chosen)?);
         // Only an audit wants to see them: they are the vocabulary for each row.
-        let shown = chunk.wanted.iter().any(|wanted| self.reader(wanted).is_some());
-        let shown = if shown { gpu.read(logits)? } else { Vec::new() };
+        let shown = chunk.wanted.iter().any(|wanted| self.is_shown(wanted));
+        Ok(Results::Wanted {
+            scores: gpu.read_later(&scores),
+            chosen: gpu.read_later(&chosen),
+            logits: shown.then(|| gpu.read_later(logits)),
+        })
+    }
+
+    /// Waits for the results of a chunk, and starts the replies of the sequences that it
+    /// ends reading.
+    pub(super) fn take_wanted(&mut self, ChunkStep { chunk, results }: ChunkStep) -> Result<()> {
+        let vocabulary = self.model.ops().vocabulary();
+        let (scores, chosen, logits) = match results {
+            Results::Wanted { scores, chosen, logits } => {
+                (scores.wait()?, chosen.wait()?, logits.map(Reading::wait).transpose()?.unwrap_or_default())
+            }
+            Results::Nothing(done) => return done.wait().map(drop),
+        };
         for (row, ((wanted, scores), chosen)) in
             chunk.wanted.iter().zip(scores.chunks_exact(2)).zip(chosen.chunks_exact(2)).enumerate()
         {
             let slot = wanted.slot as usize;
-            let Some(sequence) = &mut self.sequences[slot] else { continue };
+            // A sequence that nobody wants any more, or that met a fault, is gone.
+            let Some(sequence) = self.sequence(slot, wanted.number) else { continue };
             if chosen[0] == NONE {
                 let in_prompt = wanted.position < sequence.prompt.ids.len();
                 let step = if in_prompt { overflow::Step::Prompt } else { overflow::Step::Score };
@@ -186,9 +249,8 @@ impl Engine<'_> {
             }
             if wanted.target != NONE {
                 if let Some(reader) = &sequence.prompt.reader {
-                    let vocabulary = ops.vocabulary();
                     let token = wanted.position + 1 - sequence.prompt.ids.len();
-                    reader.read(token, &shown[row * vocabulary..][..vocabulary]);
+                    reader.read(token, &logits[row * vocabulary..][..vocabulary]);
                 }
                 sequence.scores.push(scores[0] - scores[1].ln());
             }
@@ -196,25 +258,21 @@ impl Engine<'_> {
                 sequence.reply.tokens.push(chosen[0]);
             }
         }
-        for &(slot, _) in &chunk.read {
-            self.finish_reading(slot);
+        for Part { slot, number, .. } in chunk.sequences.into_iter().filter(|part| part.ends) {
+            self.finish_reading(slot, number);
         }
         Ok(())
     }
 
-    /// Who is shown the logits of a row.
-    fn reader(&self, wanted: &Wanted) -> Option<&dyn LogitsReader> {
-        let sequence = self.sequences[wanted.slot as usize].as_ref()?;
-        sequence.prompt.reader.as_deref().filter(|_| wanted.target != NONE)
+    /// Whether somebody is shown the logits of a row.
+    fn is_shown(&self, wanted: &Wanted) -> bool {
+        let sequence = self.sequences[wanted.slot as usize].as_ref();
+        wanted.target != NONE && sequence.is_some_and(|sequence| sequence.prompt.reader.is_some())
     }
 
     /// Starts the reply of a sequence that is read, or answers it.
-    fn finish_reading(&mut self, slot: usize) {
-        let Some(sequence) = &mut self.sequences[slot] else { return };
-        if sequence.read < sequence.to_read() {
-            return;
-        }
-        self.reading.retain(|&reading| reading != slot);
+    fn finish_reading(&mut self, slot: usize, number: u64) {
+        let Some(sequence) = self.sequence(slot, number) else { return };
         if sequence.prompt.reply.is_some() {
             sequence.reply.scores = Some(TokenScores { log_probs: std::mem::take(&mut sequence.scores) });
         }

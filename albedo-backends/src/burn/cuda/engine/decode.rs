@@ -4,7 +4,6 @@ use albedo_core::{Error, Result, overflow};
 
 use super::{Engine, OPERATION, Slots};
 use crate::burn::cuda::device::Reading;
-use crate::burn::cuda::kernels::attention::PAGE;
 use crate::burn::cuda::kernels::rows::NONE;
 use crate::burn::cuda::launch::{Places, splits};
 use crate::burn::cuda::ops::Kind;
@@ -13,29 +12,27 @@ use crate::burn::cuda::ops::Kind;
 /// has one too; a smaller batch is padded.
 const BATCHES: [usize; 13] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256];
 
-/// Those that are smaller than `most`, and `most`.
-pub(super) fn batches(most: usize) -> impl Iterator<Item = usize> {
-    BATCHES.into_iter().filter(move |&size| size < most).chain([most])
-}
-
 /// A decode step under way: the slots and numbers of its sequences, and the
 /// tokens that it chooses.
-pub(super) struct Pending {
+pub(super) struct DecodeStep {
     sequences: Vec<(usize, u64)>,
     chosen: Reading<u32>,
 }
 
 impl Engine<'_> {
     /// Launches one more token for every sequence that is read.
-    pub(super) fn decode(&mut self) -> Result<Option<Pending>> {
+    pub(super) fn decode(&mut self) -> Result<Option<DecodeStep>> {
         let sequences: Vec<(usize, u64)> = (self.sequences.iter().enumerate())
-            .filter_map(|(slot, sequence)| Some((slot, sequence.as_ref()?.number)))
+            .filter_map(|(slot, sequence)| Some((slot, sequence.as_ref().filter(|it| it.writes())?.number)))
             .collect();
         if sequences.is_empty() {
             return Ok(None);
         }
         let slots: Vec<u32> = sequences.iter().map(|&(slot, _)| slot as u32).collect();
-        let size = BATCHES.into_iter().find(|&size| size >= slots.len()).unwrap_or(slots.len());
+        // With room for those that are being read, which spares a graph for every size
+        // that a batch has while it grows.
+        let soon = self.sequences.iter().flatten().filter(|sequence| sequence.write.is_some()).count();
+        let size = BATCHES.into_iter().find(|&size| size >= soon).unwrap_or(soon);
         let size = size.min(self.sequences.len());
         // The step under way may have added a token that is not known yet.
         let longest = self
@@ -45,14 +42,14 @@ impl Engine<'_> {
             .map(|sequence| splits(sequence.prompt.ids.len() + sequence.reply.tokens.len() + 1))
             .max()
             .unwrap_or(1);
-        let splits = rounded(longest).min(splits(self.slots.stride * PAGE - 1));
+        let splits = rounded(longest).min(self.most_splits());
         let working = self.model.ops().gpu().working();
         self.compile_for(size)?;
-        if self.slots.decoded != slots {
-            let mut rows = slots.clone();
-            rows.resize(size, self.sequences.len() as u32);
+        let mut rows = slots.clone();
+        rows.resize(size, self.sequences.len() as u32);
+        if self.slots.decoded != rows {
             self.model.ops().gpu().write(&self.slots.rows, &rows);
-            self.slots.decoded.clone_from(&slots);
+            self.slots.decoded = rows;
         }
         drop(working);
         if !self.graphs.contains_key(&(size, splits)) {
@@ -62,7 +59,7 @@ impl Engine<'_> {
         let graph = self.graphs.get(&(size, splits));
         graph.ok_or_else(|| Error::bug(OPERATION, "a graph was lost"))?.replay()?;
         let chosen = self.model.ops().gpu().read_later(&self.slots.chosen.first(2 * slots.len()));
-        Ok(Some(Pending { sequences, chosen }))
+        Ok(Some(DecodeStep { sequences, chosen }))
     }
 
     /// Seconds that the device alone takes for a decode step of `size` rows, the mean
@@ -74,6 +71,7 @@ impl Engine<'_> {
         position: usize,
         steps: usize,
     ) -> Result<f64> {
+        use crate::burn::cuda::kernels::attention::PAGE;
         let gpu = self.model.ops().gpu();
         let working = gpu.working();
         self.compile_for(size)?;
@@ -141,13 +139,11 @@ impl Engine<'_> {
     }
 
     /// Waits for the tokens of a step and hands them out.
-    pub(super) fn take_chosen(&mut self, pending: Pending) -> Result<()> {
-        let chosen = pending.chosen.wait()?;
-        for (&(slot, number), chosen) in pending.sequences.iter().zip(chosen.chunks_exact(2)) {
+    pub(super) fn take_chosen(&mut self, DecodeStep { sequences, chosen }: DecodeStep) -> Result<()> {
+        let chosen = chosen.wait()?;
+        for (&(slot, number), chosen) in sequences.iter().zip(chosen.chunks_exact(2)) {
             // A sequence that ended in the step before has no use for it.
-            let Some(sequence) = self.sequences[slot].as_mut().filter(|found| found.number == number) else {
-                continue;
-            };
+            let Some(sequence) = self.sequence(slot, number) else { continue };
             if chosen[0] == NONE {
                 let read = sequence.reply.prompt_tokens + sequence.reply.tokens.len() - 1;
                 self.retire(slot, Err(self.not_finite(overflow::Step::Reply, read, chosen[1])));

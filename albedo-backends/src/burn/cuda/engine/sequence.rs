@@ -13,7 +13,8 @@ pub(super) struct Sequence {
     /// Of the prompt's full pages.
     pub(super) names: Vec<Digest>,
     pub(super) pages: Vec<u32>,
-    /// Tokens of the prompt and then of the scored reply that were read.
+    /// Tokens of the prompt and then of the scored reply that are read, or in the chunk
+    /// under way.
     pub(super) read: usize,
     pub(super) write: Option<Write>,
     pub(super) reply: Reply,
@@ -25,6 +26,11 @@ impl Sequence {
     /// Tokens to read before the reply: of a scored reply all but the last.
     pub(super) fn to_read(&self) -> usize {
         self.prompt.ids.len() + self.prompt.reply.as_ref().map_or(0, |reply| reply.len().saturating_sub(1))
+    }
+
+    /// Whether all of that is read, so that the reply is written.
+    pub(super) fn writes(&self) -> bool {
+        self.write.is_some() && self.read == self.to_read()
     }
 
     pub(super) fn token(&self, at: usize) -> u32 {

@@ -7,7 +7,7 @@ use crate::burn::cuda::device::{Buffer, Gpu};
 use crate::burn::cuda::kernels::attention::prefill::TILE;
 use crate::burn::cuda::kernels::attention::{key_at, value_at};
 use crate::burn::cuda::kernels::codes::{key_code_at, page_words, value_code_at};
-use crate::burn::cuda::launch::{Heads, Places, Pool, Stored, splits};
+use crate::burn::cuda::launch::{AttendRows, AttendTiles, Heads, Places, Pool, Stored, WriteKv, splits};
 use crate::burn::cuda::products::Product;
 
 /// A sequence in shuffled pages, and its keys and values in plain order.
@@ -190,21 +190,21 @@ fn single_rows<T: Stored>(gpu: &Gpu, heads: Heads, cache: fn(&Gpu, Heads, usize,
         let rows = positions.repeat(times);
         let queries = one.repeat(times);
         let cache = cache(gpu, heads, len, &rows);
-        let split = splits(len - 1);
+        let splits = splits(len - 1);
         let out = gpu.upload(&vec![bf16::NAN; rows.len() * width]);
-        let partial = gpu.upload(&vec![f32::NAN; rows.len() * width * split]);
-        let stats = gpu.upload(&vec![f32::NAN; rows.len() * heads.queries * split * 2]);
-        gpu.attend_rows(
-            &gpu.upload(&queries),
-            &cache.pool,
-            &cache.places,
-            &partial,
-            &stats,
-            &out,
-            rows.len(),
-            split,
+        let partial = gpu.upload(&vec![f32::NAN; rows.len() * width * splits]);
+        let stats = gpu.upload(&vec![f32::NAN; rows.len() * heads.queries * splits * 2]);
+        gpu.attend_rows(&AttendRows {
+            queries: &gpu.upload(&queries),
+            pool: &cache.pool,
+            places: &cache.places,
+            partial: &partial,
+            stats: &stats,
+            out: &out,
+            rows: rows.len(),
+            splits,
             heads,
-        )
+        })
         .unwrap();
         let values = gpu.read(&out).unwrap();
         for (row, &position) in positions.iter().enumerate() {
@@ -267,15 +267,15 @@ fn attention_of_tiles_is_right_and_its_bits_do_not_depend_on_the_cut() {
             let tiles: Vec<u32> =
                 firsts.flat_map(|at| [at as u32, cut.min(len - at) as u32, at as u32, 1]).collect();
             let out: Buffer<bf16> = gpu.upload(&vec![bf16::NAN; len * width]);
-            gpu.attend_tiles(
-                &gpu.upload(&queries),
-                &cache.pool,
-                &cache.places,
-                &gpu.upload(&tiles),
-                &out,
-                len,
+            gpu.attend_tiles(&AttendTiles {
+                queries: &gpu.upload(&queries),
+                pool: &cache.pool,
+                places: &cache.places,
+                tiles: &gpu.upload(&tiles),
+                out: &out,
+                rows: len,
                 heads,
-            )
+            })
             .unwrap();
             let values = gpu.read(&out).unwrap();
             for position in [0, 1, 15, 16, 63, 64, 127, 128, 200, 299] {
@@ -344,19 +344,19 @@ fn heads_are_stored_as_codes() {
             let cache = coded(&gpu, heads, 192, &rows[from..from + count]);
             let queries: Buffer<bf16> = gpu.empty(count * heads.queries * dim);
             let faults = gpu.upload(&vec![u32::MAX; count]);
-            gpu.qk_norm_rope_write_kv(
-                &Product::Rounded(gpu.upload(&qkv[from * row..(from + count) * row])),
-                [&on[0], &on[1]],
-                [&on[2], &on[3]],
-                &cache.places,
-                &queries,
-                &cache.pool,
-                &faults,
-                count,
-                1e-6,
-                9,
+            gpu.qk_norm_rope_write_kv(&WriteKv {
+                qkv: &Product::Rounded(gpu.upload(&qkv[from * row..(from + count) * row])),
+                gains: [&on[0], &on[1]],
+                angles: [&on[2], &on[3]],
+                places: &cache.places,
+                queries: &queries,
+                pool: &cache.pool,
+                faults: &faults,
+                rows: count,
+                eps: 1e-6,
+                layer: 9,
                 heads,
-            )
+            })
             .unwrap();
             let [keys, values] = [&cache.pool.keys, &cache.pool.values]
                 .map(|pool| Codes { words: gpu.read(pool).unwrap(), dim });
@@ -431,19 +431,19 @@ fn heads_are_normed_rotated_and_stored() {
         let last = 2 * all * dim - 1;
         qkv[last] = bf16::NEG_INFINITY;
         let faults = gpu.upload(&[u32::MAX; 3]);
-        gpu.qk_norm_rope_write_kv(
-            &Product::Rounded(gpu.upload(&qkv)),
-            [&gpu.upload(&gains[0]), &gpu.upload(&gains[1])],
-            [&gpu.upload(&cosines), &gpu.upload(&sines)],
-            &cache.places,
-            &queries,
-            &cache.pool,
-            &faults,
-            rows.len(),
-            1e-6,
-            9,
+        gpu.qk_norm_rope_write_kv(&WriteKv {
+            qkv: &Product::Rounded(gpu.upload(&qkv)),
+            gains: [&gpu.upload(&gains[0]), &gpu.upload(&gains[1])],
+            angles: [&gpu.upload(&cosines), &gpu.upload(&sines)],
+            places: &cache.places,
+            queries: &queries,
+            pool: &cache.pool,
+            faults: &faults,
+            rows: rows.len(),
+            eps: 1e-6,
+            layer: 9,
             heads,
-        )
+        })
         .unwrap();
         assert_eq!(gpu.read(&faults).unwrap(), [u32::MAX, 9, u32::MAX]);
         qkv[last] = bf16::ZERO;

@@ -4,14 +4,14 @@ use half::bf16;
 
 use super::{distance, gpu, halves, numbers};
 use crate::burn::cuda::device::Buffer;
-use crate::burn::cuda::launch::SlotSettings;
+use crate::burn::cuda::launch::{AddNorm, SlotSettings};
 use crate::burn::cuda::products::Product;
 
 #[test]
 fn rows_are_embedded_and_normed() {
     let Some(gpu) = gpu() else { return };
     for width in [192, 2560, 5120] {
-        let (rows, eps) = (5, 1e-6);
+        let rows = 5;
         let table = halves(40 * width, 1, 1.0);
         let ids = [3_u32, 39, 0, 7, 7];
         let (residual, faults): (Buffer<f32>, Buffer<u32>) = (gpu.empty(rows * width), gpu.empty(rows));
@@ -19,17 +19,21 @@ fn rows_are_embedded_and_normed() {
         let delta = halves(rows * width, 2, 1.0);
         let gain = numbers(width, 3);
         let out: Buffer<bf16> = gpu.empty(rows * width);
-        gpu.add_norm(
-            &residual,
-            Some(&Product::Rounded(gpu.upload(&delta))),
-            &gpu.upload(&gain),
-            &out,
-            &faults,
-            rows,
-            eps,
-            4,
-        )
-        .unwrap();
+        let gain_on = gpu.upload(&gain);
+        let add_norm = |delta: &[bf16], layer| {
+            gpu.add_norm(&AddNorm {
+                residual: &residual,
+                delta: Some(&Product::Rounded(gpu.upload(delta))),
+                gain: &gain_on,
+                out: &out,
+                faults: &faults,
+                rows,
+                eps: 1e-6,
+                layer,
+            })
+            .unwrap();
+        };
+        add_norm(&delta, 4);
         let (sums, normed) = (gpu.read(&residual).unwrap(), gpu.read(&out).unwrap());
         for row in 0..rows {
             let expected: Vec<f64> = (0..width)
@@ -46,17 +50,7 @@ fn rows_are_embedded_and_normed() {
         let mut broken = delta.clone();
         broken[width + 3] = bf16::INFINITY;
         for layer in [6, 7] {
-            gpu.add_norm(
-                &residual,
-                Some(&Product::Rounded(gpu.upload(&broken))),
-                &gpu.upload(&gain),
-                &out,
-                &faults,
-                rows,
-                eps,
-                layer,
-            )
-            .unwrap();
+            add_norm(&broken, layer);
         }
         assert_eq!(gpu.read(&faults).unwrap(), [u32::MAX, 6, u32::MAX, u32::MAX, u32::MAX]);
     }

@@ -195,19 +195,18 @@ pub(super) fn write_key(
 }
 
 /// Writes the values of head `head` of [`TOGETHER`] rows from `first` on, as
-/// `qk_norm_rope_write_kv` does; `follow` says that they are one chunk of a page.
+/// `qk_norm_rope_write_kv` does, which knows their `places` and `offsets`; `follow` says
+/// that they are one chunk of a page.
 /// `values`, `chunks` and `words` are the same memory.
 #[cube]
 pub(super) fn write_values<P: Float, V: Numeric, N: Size>(
     qkv: &[Two<P>],
-    positions: &[u32],
-    slots: &[u32],
-    pages: &[u32],
+    places: &Array<u32>,
+    offsets: &Array<u32>,
     values: &mut [V],
     chunks: &mut [Vector<u32, N>],
     words: &mut [u32],
     faults: &mut [u32],
-    page_stride: u32,
     rows: u32,
     layer: u32,
     first: u32,
@@ -216,30 +215,38 @@ pub(super) fn write_values<P: Float, V: Numeric, N: Size>(
     #[comptime] heads: u32,
     #[comptime] kv_heads: u32,
     #[comptime] dim: usize,
-    #[comptime] shares: usize,
+    #[comptime] sums: usize,
 ) {
     let lane = UNIT_POS_PLANE as usize;
     let width = comptime!(dim / 2);
     let rounds = comptime!(width.div_ceil(32));
     let mut held = Array::<Two<f32>>::new(comptime!(TOGETHER as usize * rounds));
     let mut inverses = Array::<f32>::new(comptime!(TOGETHER as usize));
-    let mut starts = Array::<u32>::new(comptime!(TOGETHER as usize));
     #[unroll]
     for i in 0..TOGETHER {
-        let row = first + i;
-        let mut largest = 0.0f32;
+        let row = min(first + i, rows - 1);
+        let from = row * comptime!(heads + 2 * kv_heads) + comptime!(heads + kv_heads) + head;
         #[unroll]
         for round in 0..rounds {
             let at = lane + comptime!(32 * round);
             let mut both = Two::<f32>::zeroed();
-            if row < rows && at < width {
-                let from = row * comptime!(heads + 2 * kv_heads) + comptime!(heads + kv_heads) + head;
-                both = result(qkv, from as usize * width + at, shares);
-                if is_odd(both) {
-                    both = Two::zeroed();
-                    if faults[row as usize] == NONE {
-                        faults[row as usize] = layer;
-                    }
+            if at < width {
+                both = result(qkv, from as usize * width + at, sums);
+            }
+            held[comptime!(i as usize * rounds + round)] = both;
+        }
+    }
+    #[unroll]
+    for i in 0..TOGETHER {
+        let row = min(first + i, rows - 1) as usize;
+        let mut largest = 0.0f32;
+        #[unroll]
+        for round in 0..rounds {
+            let mut both = held[comptime!(i as usize * rounds + round)];
+            if is_odd(both) {
+                both = Two::zeroed();
+                if faults[row] == NONE {
+                    faults[row] = layer;
                 }
             }
             held[comptime!(i as usize * rounds + round)] = both;
@@ -247,17 +254,9 @@ pub(super) fn write_values<P: Float, V: Numeric, N: Size>(
         }
         let largest = largest_of_plane(largest);
         inverses[i as usize] = inverse(largest);
-        starts[i as usize] = 0u32;
-        if row < rows {
-            let position = positions[row as usize];
-            let page = pages[(slots[row as usize] * page_stride + position / PAGE as u32) as usize];
-            let start = (page * kv_heads + head) * comptime!(page_words(dim) as u32);
-            let offset = position % PAGE as u32;
-            starts[i as usize] = start;
-            if lane == 0 {
-                words[(start + comptime!((PAGE * dim / 4) as u32) + offset) as usize] =
-                    u32::reinterpret(factor(largest));
-            }
+        if first + i < rows && lane == 0 {
+            let start = places[i as usize] as usize * comptime!(page_words(dim)) + comptime!(PAGE * dim / 4);
+            words[start + offsets[i as usize] as usize] = u32::reinterpret(factor(largest));
         }
     }
     #[unroll]
@@ -271,19 +270,18 @@ pub(super) fn write_values<P: Float, V: Numeric, N: Size>(
                 for i in 0..TOGETHER {
                     let value = held[comptime!(i as usize * rounds + round)].extract(side);
                     let code = code(value, inverses[i as usize]);
-                    let row = first + i;
-                    if !follow && row < rows {
-                        let offset = (positions[row as usize] % PAGE as u32) as usize;
-                        let to = starts[i as usize] as usize * 4 + value_code_at(offset, 2 * at + side, dim);
-                        values[to] = V::cast_from(code);
+                    if !follow && first + i < rows {
+                        let start = places[i as usize] as usize * comptime!(4 * page_words(dim));
+                        let offset = offsets[i as usize] as usize;
+                        values[start + value_code_at(offset, 2 * at + side, dim)] = V::cast_from(code);
                     }
                     let word = comptime!(i as usize / 4);
                     let shift = comptime!([0u32, 16, 8, 24][i as usize % 4]);
                     codes.insert(word, codes.extract(word) | (code << shift));
                 }
                 if follow {
-                    let offset = (positions[first as usize] % PAGE as u32) as usize;
-                    let to = starts[0usize] as usize * 4 + value_code_at(offset, 2 * at + side, dim);
+                    let start = places[0usize] as usize * comptime!(4 * page_words(dim));
+                    let to = start + value_code_at(offsets[0usize] as usize, 2 * at + side, dim);
                     let mut chunk = Vector::<u32, N>::zeroed();
                     chunk.insert(0usize, codes.extract(0usize));
                     chunk.insert(1usize, codes.extract(1usize));

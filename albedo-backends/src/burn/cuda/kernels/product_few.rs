@@ -1,8 +1,8 @@
 //! `x · weightᵀ` for few rows of `x`: the weights stream from memory once, by the
 //! copy engine, and the warpgroup products of Hopper read them where they land.
 //!
-//! A weight that is too narrow to keep the GPU busy is cut along k, too, in shares,
-//! whose sums whoever reads the result adds two and two ([`result`]). Every share is one
+//! A weight that is too narrow to keep the GPU busy is cut along k, too (split-K); the
+//! kernel that reads the result adds the sums two and two ([`result`]). Every part is one
 //! chain of sums over k, sixteen at a time, so that the bits of a row depend neither on
 //! how many rows there are nor on the width of tiles.
 
@@ -20,20 +20,20 @@ pub(in crate::burn::cuda) const STAGE: usize = 64;
 /// Rows of `x` that a warpgroup multiplies.
 pub(in crate::burn::cuda) const TOKENS: usize = 64;
 
-/// Adds 8, 4 or 2 sums of shares two and two.
+/// Adds 8, 4 or 2 sums two and two.
 #[cube]
-fn added<N: Size>(shares: &Array<Vector<f32, N>>, #[comptime] count: usize) -> Vector<f32, N> {
-    let mut sum = shares[0] + shares[1];
+fn added<N: Size>(sums: &Array<Vector<f32, N>>, #[comptime] count: usize) -> Vector<f32, N> {
+    let mut sum = sums[0] + sums[1];
     if comptime!(count > 2) {
-        sum += shares[2] + shares[3];
+        sum += sums[2] + sums[3];
     }
     if comptime!(count > 4) {
-        sum += (shares[4] + shares[5]) + (shares[6] + shares[7]);
+        sum += (sums[4] + sums[5]) + (sums[6] + sums[7]);
     }
     sum
 }
 
-/// The vector `at` of a product's result: of `count` sums of shares, `[count,
+/// The vector `at` of a product's result: of the `count` sums of split-K, `[count,
 /// values]`, which are added and rounded to bf16, or, if `count` is 1, of what
 /// was rounded already.
 #[cube]
@@ -45,24 +45,24 @@ pub(super) fn result<P: Float, N: Size>(
     let mut value = Vector::<f32, N>::cast_from(product[at]);
     if comptime!(count > 1) {
         let values = product.len() / count;
-        let mut shares = Array::<Vector<f32, N>>::new(count);
+        let mut sums = Array::<Vector<f32, N>>::new(count);
         #[unroll]
-        for share in 0..count {
-            shares[share] = Vector::cast_from(product[share * values + at]);
+        for part in 0..count {
+            sums[part] = Vector::cast_from(product[part * values + at]);
         }
-        value = Vector::cast_from(Vector::<bf16, N>::cast_from(added(&shares, count)));
+        value = Vector::cast_from(Vector::<bf16, N>::cast_from(added(&sums, count)));
     }
     value
 }
 
-/// Writes the sums of the shares of k, `out` is `[of, rows, width]`; of one share, what
+/// Writes the sums of the parts of k, `out` is `[split_k, rows, width]`; of one part, what
 /// `out` holds of it rounded; or, if `gated`, `silu(gate) · up`, `[rows, width]`, of a
 /// weight whose rows from `width` on are `up`.
 ///
 /// `weight` is in boxes of `columns` rows, or of half as many if gated, `x` in boxes of
 /// `tokens`, both [`STAGE`] wide and turned by 128 bytes; what is not there is read as
-/// zeros. Cubes: x the share; y `tokens` rows of `x`; z the tile of the weight. Units: a
-/// warpgroup for every [`TOKENS`] rows, and a plane that fills; `stages` are k of a share,
+/// zeros. Cubes: x the part of k; y `tokens` rows of `x`; z the tile of the weight. Units: a
+/// warpgroup for every [`TOKENS`] rows, and a plane that fills; `stages` are k of a part,
 /// `ahead` are under way at once.
 #[cube(launch_unchecked)]
 pub(in crate::burn::cuda) fn product_few<E: Float>(
@@ -72,7 +72,7 @@ pub(in crate::burn::cuda) fn product_few<E: Float>(
     width: u32,
     rows: u32,
     #[comptime] stages: usize,
-    #[comptime] of: usize,
+    #[comptime] split_k: usize,
     #[comptime] tokens: usize,
     #[comptime] columns: usize,
     #[comptime] ahead: usize,
@@ -102,7 +102,7 @@ pub(in crate::burn::cuda) fn product_few<E: Float>(
     sync_async_proxy_shared();
     sync_cube();
 
-    let share = CUBE_POS_X;
+    let part_of_k = CUBE_POS_X;
     let first_token = CUBE_POS_Y * comptime!(tokens as u32);
     let first = CUBE_POS_Z * comptime!(wide as u32);
     let plane = UNIT_POS / 32;
@@ -114,7 +114,7 @@ pub(in crate::burn::cuda) fn product_few<E: Float>(
                     let stage = round * comptime!(ahead as u32) + comptime!(slot as u32);
                     if stage < comptime!(stages as u32) {
                         read.index(slot).wait_parity((round % 2) ^ 1);
-                        let at = ((stage * comptime!(of as u32) + share) * STAGE as u32) as i32;
+                        let at = ((stage * comptime!(split_k as u32) + part_of_k) * STAGE as u32) as i32;
                         let bar = landed.index(slot);
                         bar.arrive_and_expect_tx(1u32, comptime!(((columns + tokens) * STAGE * 2) as u32));
                         #[unroll]
@@ -185,7 +185,7 @@ pub(in crate::burn::cuda) fn product_few<E: Float>(
             let row = first_token + local;
             // What was multiplied beyond `tokens` belongs to another cube.
             if local < comptime!(tokens as u32) && row < rows {
-                let to = (share * rows + row) as usize * (width / 2) as usize;
+                let to = (part_of_k * rows + row) as usize * (width / 2) as usize;
                 #[unroll]
                 for chunk in 0..comptime!(wide / 8) {
                     let column = first + comptime!(8 * chunk as u32) + unit % 4 * 2;

@@ -77,7 +77,7 @@ pub(in crate::burn::cuda) fn embed(
     }
 }
 
-/// Adds `delta`, a product in `delta_shares` shares (see [`result`]), to `residual`
+/// Adds `delta`, a product of `delta_sums` sums (see [`result`]), to `residual`
 /// (where there are any), and writes the RMS norm of the sum to `out`. A row whose
 /// sum of squares is not finite gets `layer` as its fault, unless it has one. One
 /// cube of `planes` planes a row.
@@ -92,7 +92,7 @@ pub(in crate::burn::cuda) fn add_norm<P: Float>(
     layer: u32,
     #[comptime] width: usize,
     #[comptime] planes: u32,
-    #[comptime] delta_shares: usize,
+    #[comptime] delta_sums: usize,
     #[define(P)] _element: ElemType,
 ) {
     let mut shared = Shared::<[f32]>::new_slice(planes as usize);
@@ -108,8 +108,8 @@ pub(in crate::burn::cuda) fn add_norm<P: Float>(
         let mut x = Vector::<f32, Const<8>>::zeroed();
         if at < width {
             x = residual[first + at];
-            if comptime!(delta_shares > 0) {
-                x += result(delta, first + at, delta_shares);
+            if comptime!(delta_sums > 0) {
+                x += result(delta, first + at, delta_sums);
                 residual[first + at] = x;
             }
         }
@@ -146,7 +146,7 @@ pub(in crate::burn::cuda) const HEADS: u32 = 4;
 /// Rows whose values a plane writes together.
 pub(in crate::burn::cuda) const TOGETHER: u32 = 8;
 
-/// Splits joined `[q | k | v]` rows, a product in `shares` shares, normalises the
+/// Splits joined `[q | k | v]` rows, a product of `sums` sums, normalises the
 /// heads of q and k, rotates both to the row's position, writes k and v into the
 /// row's page and q to `queries`. A value that is not a number is written as 0, for
 /// pages hold numbers, and the row gets `layer` as its fault, unless it has one. Keys and
@@ -180,7 +180,7 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size
     #[comptime] kv_heads: u32,
     #[comptime] dim: u32,
     #[comptime] page: u32,
-    #[comptime] shares: usize,
+    #[comptime] sums: usize,
     #[comptime] codes: bool,
     #[define(P)] _element: ElemType,
     #[define(V)] _stored: ElemType,
@@ -198,6 +198,8 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size
         let row = (task / parts) as usize;
         let first = task % parts * HEADS;
         let position = positions[row];
+        // Found before anything is written: what is loaded later waits for what is stored.
+        let number = pages[(slots[row] * page_stride + position / page) as usize];
         let mut a = Array::<Two<f32>>::new(comptime!(HEADS as usize));
         let mut b = Array::<Two<f32>>::new(comptime!(HEADS as usize));
         let mut cosine = Two::<f32>::zeroed();
@@ -213,8 +215,8 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size
             a[i as usize] = Two::zeroed();
             b[i as usize] = Two::zeroed();
             if lane < half && first + i < normed {
-                a[i as usize] = result(qkv, from + lane, shares);
-                b[i as usize] = result(qkv, from + half + lane, shares);
+                a[i as usize] = result(qkv, from + lane, sums);
+                b[i as usize] = result(qkv, from + half + lane, sums);
             }
         }
         #[unroll]
@@ -244,7 +246,6 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size
                         queries[to + half] = Vector::cast_from(high);
                     }
                 } else {
-                    let number = pages[(slots[row] * page_stride + position / page) as usize];
                     let place = (number * kv_heads + head - heads) as usize;
                     let offset = (position % page) as usize;
                     if comptime!(codes) {
@@ -275,24 +276,31 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size
         let first = task / kv_heads * TOGETHER;
         let head = task % kv_heads;
         if first < rows {
-            let last = first + TOGETHER - 1;
-            let position = positions[first as usize];
-            let mut follow = false;
-            if last < rows && position % TOGETHER == 0 {
-                follow = positions[last as usize] == position + TOGETHER - 1
-                    && slots[last as usize] == slots[first as usize];
+            // All places are found before anything depends on one of them, and all values are
+            // read before any is written: one after the other takes several times as long.
+            let mut places = Array::<u32>::new(comptime!(TOGETHER as usize));
+            let mut offsets = Array::<u32>::new(comptime!(TOGETHER as usize));
+            #[unroll]
+            for i in 0..TOGETHER {
+                let row = min(first + i, rows - 1) as usize;
+                let position = positions[row];
+                let number = pages[(slots[row] * page_stride + position / page) as usize];
+                places[i as usize] = number * kv_heads + head;
+                offsets[i as usize] = position % page;
             }
+            let follow = first + TOGETHER <= rows
+                && offsets[0usize] % TOGETHER == 0
+                && offsets[comptime!(TOGETHER as usize - 1)] == offsets[0usize] + TOGETHER - 1
+                && places[comptime!(TOGETHER as usize - 1)] == places[0usize];
             if comptime!(codes) {
                 write_values::<P, V, N>(
                     qkv,
-                    positions,
-                    slots,
-                    pages,
+                    &places,
+                    &offsets,
                     values,
                     value_chunks,
                     value_words,
                     faults,
-                    page_stride,
                     rows,
                     layer,
                     first,
@@ -301,7 +309,7 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size
                     heads,
                     kv_heads,
                     comptime!(dim as usize),
-                    shares,
+                    sums,
                 );
             } else {
                 let mut at = lane;
@@ -309,52 +317,34 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size
                     let mut chunks = Sequence::<Array<bf16>>::new();
                     chunks.push(Array::new(comptime!(TOGETHER as usize)));
                     chunks.push(Array::new(comptime!(TOGETHER as usize)));
+                    let mut read = Array::<Two<f32>>::new(comptime!(TOGETHER as usize));
                     #[unroll]
                     for i in 0..TOGETHER {
-                        let row = first + i;
-                        if row < rows {
-                            let from = (row * all + normed + head) as usize * width + at;
-                            let both = result(qkv, from, shares);
-                            #[unroll]
-                            for side in 0..2usize {
-                                let mut value = both.extract(side);
-                                if value - value != 0.0f32 {
-                                    value = 0.0f32;
-                                    if faults[row as usize] == NONE {
-                                        faults[row as usize] = layer;
-                                    }
-                                }
-                                chunks.index_mut(side)[i as usize] = bf16::cast_from(value);
-                            }
-                            if !follow {
-                                let position = positions[row as usize];
-                                let number =
-                                    pages[(slots[row as usize] * page_stride + position / page) as usize];
-                                let base =
-                                    (number * kv_heads + head) as usize * comptime!((page * dim) as usize);
-                                #[unroll]
-                                for side in 0..2usize {
-                                    let to = value_at(
-                                        (position % page) as usize,
-                                        2 * at + side,
-                                        comptime!(dim as usize),
-                                    );
-                                    values[base + to] = V::cast_from(chunks.index(side)[i as usize]);
+                        let row = min(first + i, rows - 1);
+                        let from = (row * all + normed + head) as usize * width + at;
+                        read[i as usize] = result(qkv, from, sums);
+                    }
+                    #[unroll]
+                    for i in 0..TOGETHER {
+                        let row = min(first + i, rows - 1) as usize;
+                        #[unroll]
+                        for side in 0..2usize {
+                            let mut value = read[i as usize].extract(side);
+                            if value - value != 0.0f32 {
+                                value = 0.0f32;
+                                if faults[row] == NONE {
+                                    faults[row] = layer;
                                 }
                             }
+                            chunks.index_mut(side)[i as usize] = bf16::cast_from(value);
                         }
                     }
                     if follow {
-                        let number = pages[(slots[first as usize] * page_stride + position / page) as usize];
-                        let base = (number * kv_heads + head) as usize * comptime!((page * dim) as usize);
+                        let base = places[0usize] as usize * comptime!((page * dim) as usize);
                         #[unroll]
                         for side in 0..2usize {
                             let to = base
-                                + value_at(
-                                    (position % page) as usize,
-                                    2 * at + side,
-                                    comptime!(dim as usize),
-                                );
+                                + value_at(offsets[0usize] as usize, 2 * at + side, comptime!(dim as usize));
                             let mut chunk = Vector::<u32, N>::zeroed();
                             #[unroll]
                             for i in 0..comptime!(TOGETHER as usize / 2) {
@@ -364,6 +354,22 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size
                                 chunk.insert(i, u32::reinterpret(both));
                             }
                             value_chunks[to / 8] = chunk;
+                        }
+                    } else {
+                        #[unroll]
+                        for i in 0..TOGETHER {
+                            if first + i < rows {
+                                let base = places[i as usize] as usize * comptime!((page * dim) as usize);
+                                #[unroll]
+                                for side in 0..2usize {
+                                    let to = value_at(
+                                        offsets[i as usize] as usize,
+                                        2 * at + side,
+                                        comptime!(dim as usize),
+                                    );
+                                    values[base + to] = V::cast_from(chunks.index(side)[i as usize]);
+                                }
+                            }
                         }
                     }
                     at += 32;

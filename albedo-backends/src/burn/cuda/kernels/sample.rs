@@ -12,6 +12,9 @@ use super::rows::NONE;
 /// Units of a cube; one cube a row.
 pub(in crate::burn::cuda) const UNITS: u32 = 1024;
 
+/// Logits that a unit reads at once, where it looks for the largest.
+const AHEAD: u32 = 8;
+
 /// Bits of a candidate that hold its id, reversed.
 pub(in crate::burn::cuda) const ID_BITS: u32 = 18;
 
@@ -173,17 +176,27 @@ pub(in crate::burn::cuda) fn sample(
     let mut best = f32::min_value();
     let mut best_id = 0u32;
     let mut bad = 0u64;
-    let mut id = UNIT_POS;
-    while id < vocabulary {
-        let logit = logits[first + id as usize];
-        if logit > best {
-            best = logit;
-            best_id = id;
+    let mut from = UNIT_POS;
+    while from < vocabulary {
+        // Beyond the end, the last one again.
+        let mut some = Array::<f32>::new(AHEAD as usize);
+        #[unroll]
+        for i in 0..AHEAD {
+            let id = min(from + comptime!(i * UNITS), vocabulary - 1);
+            some[i as usize] = logits[first + id as usize];
         }
-        if logit - logit != 0.0f32 {
-            bad = 1u64;
+        #[unroll]
+        for i in 0..AHEAD {
+            let logit = some[i as usize];
+            if logit > best {
+                best = logit;
+                best_id = min(from + comptime!(i * UNITS), vocabulary - 1);
+            }
+            if logit - logit != 0.0f32 {
+                bad = 1u64;
+            }
         }
-        id += UNITS;
+        from += comptime!(AHEAD * UNITS);
     }
     let top = cube_max(best, &mut floats);
     let mut token = NONE.runtime();

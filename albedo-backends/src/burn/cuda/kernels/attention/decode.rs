@@ -550,66 +550,93 @@ const fn bytes(vectors: usize, codes: bool) -> u32 {
 /// Pairs that [`merge_splits`] reads before it adds them.
 const AHEAD: usize = 4;
 
+/// Units of a cube of [`merge_splits`].
+pub(in crate::burn::cuda) const MERGE_UNITS: u32 = 128;
+
+/// Four values of a head.
+type Four<T> = Vector<T, Const<4>>;
+
 /// Adds the pairs of splits of every row and head, in order; with `halves` 2, pairs are
-/// already merged. Cubes: x the head, y the row; `dim` units.
+/// already merged. A unit takes four values of a head, so `dim / 4` units a head.
 #[cube(launch_unchecked)]
 pub(in crate::burn::cuda) fn merge_splits(
-    partial: &[f32],
+    partial: &[Four<f32>],
     stats: &[f32],
     positions: &[u32],
-    out: &mut [bf16],
+    out: &mut [Four<bf16>],
     splits: u32,
+    rows: u32,
     #[comptime] heads: usize,
     #[comptime] dim: usize,
     #[comptime] halves: u32,
 ) {
-    let row = CUBE_POS_Y as usize;
-    let first = (row * heads + CUBE_POS_X as usize) * splits as usize;
-    let used = (positions[row] / SPLIT as u32 + 1) as usize;
-    let step = comptime!(if halves == 2 { 2usize } else { 1usize });
-    let at = UNIT_POS as usize;
-    let mut top = f32::new(LOWEST);
-    let mut split = 0usize;
-    while split < used {
-        #[unroll]
-        for i in 0..comptime!(2 * AHEAD) {
-            let split = min(split + comptime!(i * step), (used - 1) / step * step);
-            top = max(top, stats[(first + split) * 2]);
+    let units = comptime!(dim / 4);
+    let item = ABSOLUTE_POS / units;
+    let at = ABSOLUTE_POS % units;
+    let row = item / heads;
+    if row < rows as usize {
+        let first = item * splits as usize;
+        let used = (positions[row] / SPLIT as u32 + 1) as usize;
+        let step = comptime!(if halves == 2 { 2usize } else { 1usize });
+        let mut top = f32::new(LOWEST);
+        let mut split = 0usize;
+        while split < used {
+            #[unroll]
+            for i in 0..comptime!(2 * AHEAD) {
+                let split = min(split + comptime!(i * step), (used - 1) / step * step);
+                top = max(top, stats[(first + split) * 2]);
+            }
+            split += comptime!(2 * AHEAD * step);
         }
-        split += comptime!(2 * AHEAD * step);
-    }
-    let mut sum = 0.0f32;
-    let mut weight = 0.0f32;
-    for round in 0..used.div_ceil(comptime!(2 * AHEAD)) {
-        let mut tops = Array::<f32>::new(AHEAD);
-        let mut weights = Array::<f32>::new(AHEAD);
-        let mut values = Array::<f32>::new(AHEAD);
-        #[unroll]
-        for i in 0..AHEAD {
-            let pair = round * comptime!(2 * AHEAD) + comptime!(2 * i);
-            let split = first + min(pair, (used - 1) / 2 * 2);
-            tops[i] = stats[split * 2];
-            weights[i] = stats[split * 2 + 1];
-            values[i] = partial[split * dim + at];
-            if comptime!(halves == 1) && pair + 1 < used {
-                let other = stats[split * 2 + 2];
-                let both = max(tops[i], other);
-                let first = fast_exp2(tops[i] - both);
-                let second = fast_exp2(other - both);
-                values[i] = joined(values[i], first, partial[(split + 1) * dim + at], second);
-                weights[i] = joined(weights[i], first, stats[split * 2 + 3], second);
-                tops[i] = both;
+        let mut sum = Four::<f32>::zeroed();
+        let mut weight = 0.0f32;
+        for round in 0..used.div_ceil(comptime!(2 * AHEAD)) {
+            let mut tops = Array::<f32>::new(AHEAD);
+            let mut weights = Array::<f32>::new(AHEAD);
+            let mut values = Array::<Four<f32>>::new(AHEAD);
+            #[unroll]
+            for i in 0..AHEAD {
+                let pair = round * comptime!(2 * AHEAD) + comptime!(2 * i);
+                let split = first + min(pair, (used - 1) / 2 * 2);
+                tops[i] = stats[split * 2];
+                weights[i] = stats[split * 2 + 1];
+                values[i] = partial[split * units + at];
+                if comptime!(halves == 1) && pair + 1 < used {
+                    let other = stats[split * 2 + 2];
+                    let both = max(tops[i], other);
+                    let first = fast_exp2(tops[i] - both);
+                    let second = fast_exp2(other - both);
+                    let others = partial[(split + 1) * units + at];
+                    let mut added = Four::<f32>::zeroed();
+                    #[unroll]
+                    for k in 0..4usize {
+                        added.insert(k, joined(values[i].extract(k), first, others.extract(k), second));
+                    }
+                    values[i] = added;
+                    weights[i] = joined(weights[i], first, stats[split * 2 + 3], second);
+                    tops[i] = both;
+                }
+            }
+            #[unroll]
+            for i in 0..AHEAD {
+                let mut factor = fast_exp2(tops[i] - top);
+                if round * comptime!(2 * AHEAD) + comptime!(2 * i) >= used {
+                    factor = 0.0f32;
+                }
+                let mut added = Four::<f32>::zeroed();
+                #[unroll]
+                for k in 0..4usize {
+                    added.insert(k, fma(values[i].extract(k), factor, sum.extract(k)));
+                }
+                sum = added;
+                weight = fma(weights[i], factor, weight);
             }
         }
+        let mut mixed = Four::<bf16>::empty();
         #[unroll]
-        for i in 0..AHEAD {
-            let mut factor = fast_exp2(tops[i] - top);
-            if round * comptime!(2 * AHEAD) + comptime!(2 * i) >= used {
-                factor = 0.0f32;
-            }
-            sum = fma(values[i], factor, sum);
-            weight = fma(weights[i], factor, weight);
+        for k in 0..4usize {
+            mixed.insert(k, bf16::cast_from(sum.extract(k) / weight));
         }
+        out[item * units + at] = mixed;
     }
-    out[(row * heads + CUBE_POS_X as usize) * dim + at] = bf16::cast_from(sum / weight);
 }
