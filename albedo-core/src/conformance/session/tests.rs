@@ -123,7 +123,7 @@ impl Fake {
     }
 
     /// What a stream of `request` writes, and the tokens of its prompt if they are asked for.
-    fn read(&self, request: StreamRequest) -> Result<(GenerateRequest, Option<Vec<u32>>)> {
+    fn read(&self, request: &StreamRequest) -> Result<(GenerateRequest, Option<Vec<u32>>)> {
         let messages = match &request.prompt {
             Prompt::Messages(messages) => Arc::clone(messages),
             Prompt::Text(text) => [Message::new(Role::User, &**text)].into(),
@@ -230,7 +230,7 @@ impl ModelSession for Fake {
 
     /// A part for each token, like an engine.
     fn stream(&self, request: StreamRequest, cx: &CallContext) -> BoxStream<'static, Result<StreamPart>> {
-        let (request, prompt) = match self.read(request) {
+        let (request, prompt) = match self.read(&request) {
             Ok(read) => read,
             Err(error) => return stream::iter([Err(error)]).boxed(),
         };
