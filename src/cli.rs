@@ -20,6 +20,8 @@ mod calibrate;
 #[cfg(feature = "chain")]
 mod chain;
 mod config;
+#[cfg(feature = "decide")]
+mod decide;
 mod duel;
 mod exit;
 #[cfg(feature = "screens")]
@@ -102,6 +104,9 @@ enum Command {
     Calibrate(calibrate::Arguments),
     /// Generate replies: to one prompt, or to a file of requests.
     Generate(generate::Arguments),
+    /// Decide which of two systems is better, from the logs of other tools.
+    #[cfg(feature = "decide")]
+    Decide(decide::Arguments),
     /// Measure the prefill, decode and load time of a model.
     Bench(bench::Arguments),
     /// Serve models over HTTP: OpenAI's routes for people and tools, jobs for validators.
@@ -282,6 +287,8 @@ fn dispatch(command: Command, runtime: &tokio::runtime::Runtime, cx: &CallContex
         Command::Duel(arguments) => runtime.block_on(duel::run(&arguments, cx)),
         Command::Calibrate(arguments) => runtime.block_on(calibrate::run(&arguments, cx)),
         Command::Generate(arguments) => runtime.block_on(generate::run(&arguments, cx)),
+        #[cfg(feature = "decide")]
+        Command::Decide(arguments) => decide::run(&arguments),
         Command::Bench(arguments) => runtime.block_on(bench::run(&arguments, cx)),
         #[cfg(feature = "server")]
         Command::Serve(arguments) => runtime.block_on(serve::run(&arguments, cx)),

@@ -59,6 +59,7 @@
 //! | `judges` | yes | judges `chat`, `protocol`, `reference-action`, `reference-likelihood`, `replay` |
 //! | `screens` | yes | `judges`, all screens, and the commands `albedo screen` and `albedo fingerprint` |
 //! | `signatures` | with `cli` | signing keys in files, verifying signatures ([`signer`]), and the log of duels ([`mod@log`]) |
+//! | `decide` | yes | [`mod@decide`]: which of two systems is better, from the logs of other tools |
 //! | `publish` | yes | [`publish`]: records, log and public data into a folder or a bucket, and a page that shows them |
 //! | `server` | yes | [`server`]: `albedo serve`, models for all who speak HTTP |
 //! | `conformance` | no | modules `conformance` and `testing`, for the tests of plugins |
@@ -96,6 +97,8 @@ pub mod bench;
 pub mod cli;
 #[cfg(feature = "config")]
 pub mod config;
+#[cfg(feature = "decide")]
+pub mod decide;
 pub mod demo;
 mod plugins;
 pub mod prelude;
@@ -116,6 +119,10 @@ pub fn build() -> Build {
 mod guides {
     #[doc = include_str!("../README.md")]
     struct Readme;
+
+    #[cfg(feature = "decide")]
+    #[doc = include_str!("../docs/decide.md")]
+    struct Decide;
 
     #[doc = include_str!("../docs/events.md")]
     struct Events;

@@ -45,6 +45,9 @@ pub use margin::{LcbEvidence, MarginEvidence};
 pub use sequential::{SequentialEvidence, SequentialTest, SizeEvidence, cap};
 pub use series::TwoSeries;
 
+pub(crate) use betting::{Bets, Population, confidence_sequence_of, round};
+pub(crate) use fixed::Star;
+
 /// Which version of the rules a plan names. Plans are made with the newest; the
 /// others decide the records and the unfinished duels of plans that name them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -8,7 +8,7 @@
 //! | registry | [`registry`], [`identity`] | plugins by name, and how a record names them |
 //! | admission | [`admission`], [`checkpoint`] | whether a submission may duel: stages of screens, one pass over the weights |
 //! | duel | [`plan`], [`draw`], [`sample`], [`duel`], [`canary`], [`marks`], [`seed`], [`order`] | settings, the frozen plan, the draw, the engine that runs it |
-//! | decision | [`panel`], [`decision`], [`verdict`], [`stats`], [`reign`], [`confirmation`], [`calibrate`] | pure functions from judges' answers to a verdict |
+//! | decision | [`panel`], [`decision`], [`verdict`], [`stats`], [`paired`], [`reign`], [`confirmation`], [`calibrate`] | pure functions from judges' answers to a verdict |
 //! | record | [`record`], [`audit`], `log` (feature `signatures`) | journal, canonical record, stores, verification; audits of replies; the log of duels |
 //! | wrappers | [`wrappers`], [`meter`] | retries, deadlines, limits, routes and budgets around calls |
 //! | chain weights | [`weights`] | the journal that clears a weight vector |
@@ -50,6 +50,7 @@ pub mod seed;
 pub mod calibrate;
 pub mod confirmation;
 pub mod decision;
+pub mod paired;
 pub mod panel;
 pub mod reign;
 pub mod stats;

@@ -25,6 +25,10 @@ pub enum Exit {
     /// verify`: a reply was not reproduced, or replies or a log are not as honest ones
     /// are. `albedo publish status --alert-after`: publishing is late.
     Found = 3,
+    /// `albedo decide`: neither system was shown to be better.
+    NotShown = 4,
+    /// `albedo decide`: the second system is worse.
+    Worse = 5,
     /// A model, shard or record is malformed or has another digest.
     BadData = 65,
     /// An input file or folder does not exist.
@@ -47,11 +51,13 @@ pub enum Exit {
 
 impl Exit {
     /// Every exit, by its code.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Done,
         Self::Rejected,
         Self::Usage,
         Self::Found,
+        Self::NotShown,
+        Self::Worse,
         Self::BadData,
         Self::NoInput,
         Self::Unavailable,
@@ -75,8 +81,10 @@ impl Exit {
             Self::Rejected => "a screen rejected the model",
             Self::Usage => "the command line is wrong",
             Self::Found => {
-                "a reply was not reproduced, or a log or replies are not as honest ones are: what was found is printed"
+                "a reply was not reproduced, a log or replies are not as honest ones are, or publishing is late: what was found is printed"
             }
+            Self::NotShown => "two systems were compared, and neither was shown to be better",
+            Self::Worse => "two systems were compared, and the second is worse",
             Self::BadData => "bad data: a model, shard or record is malformed or has another digest",
             Self::NoInput => "an input file or folder does not exist",
             Self::Unavailable => "a dependency is down",

@@ -170,10 +170,9 @@ impl DuelConfig {
         let challenger = challenger.map_err(|error| error.charged_to(|_| Side::Challenger))?;
         let challenger = source(challenger, self.challenger.parameters);
         // At once: most of a load is reading and digesting files.
-        let (king, challenger) = futures::join!(
-            load(Side::King, &kings, &king, cx),
-            load(Side::Challenger, &challengers, &challenger, cx)
-        );
+        let (king, challenger) =
+            (load(Side::King, &kings, &king, cx), load(Side::Challenger, &challengers, &challenger, cx));
+        let (king, challenger) = futures::future::join(king, challenger).await;
         Ok([king?, challenger?])
     }
 }

@@ -24,7 +24,7 @@ const BISECTIONS: u32 = 31;
 /// The bets, from what was seen before: `scale / σ̂`, the predictable plug-in
 /// bet for a horizon, at most [`MAX_BET`]. Negating every value changes none.
 #[derive(Debug, Clone)]
-pub(super) struct Bets {
+pub(crate) struct Bets {
     scale: f64,
     count: u32,
     mean: f64,
@@ -33,7 +33,7 @@ pub(super) struct Bets {
 
 impl Bets {
     /// Bets of [`scale`] before the first value.
-    pub(super) fn new(alpha: f64, horizon: u32) -> Self {
+    pub(crate) fn new(alpha: f64, horizon: u32) -> Self {
         Self { scale: scale(alpha, f64::from(horizon)), count: 0, mean: 0.0, squares: 0.0 }
     }
 
@@ -43,12 +43,12 @@ impl Bets {
     }
 
     /// The bet of `scale` on the next value.
-    pub(super) fn next_of(&self, scale: f64) -> f64 {
+    pub(crate) fn next_of(&self, scale: f64) -> f64 {
         (scale / self.variance().sqrt()).min(MAX_BET)
     }
 
     /// Takes note of `value`.
-    pub(super) fn observe(&mut self, value: f64) {
+    pub(crate) fn observe(&mut self, value: f64) {
         self.count += 1;
         let before = value - self.mean;
         self.mean += before / f64::from(self.count);
@@ -56,17 +56,17 @@ impl Bets {
     }
 
     /// Values seen.
-    pub(super) fn count(&self) -> u32 {
+    pub(crate) fn count(&self) -> u32 {
         self.count
     }
 
     /// Their mean; 0 for none.
-    pub(super) fn mean(&self) -> f64 {
+    pub(crate) fn mean(&self) -> f64 {
         self.mean
     }
 
     /// Their variance, drawn towards [`PRIOR_VARIANCE`].
-    pub(super) fn variance(&self) -> f64 {
+    pub(crate) fn variance(&self) -> f64 {
         (PRIOR_VARIANCE + self.squares) / (f64::from(self.count) + 1.0)
     }
 }
@@ -82,19 +82,19 @@ pub(super) fn scale(alpha: f64, horizon: f64) -> f64 {
 /// made of exact scalings and products only, so that it is the same on every
 /// machine.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wealth {
+pub(crate) struct Wealth {
     mantissa: f64,
     exponent: i32,
 }
 
 impl Wealth {
     /// The wealth before the first bet.
-    pub(super) const ONE: Self = Self { mantissa: 1.0, exponent: 0 };
+    pub(crate) const ONE: Self = Self { mantissa: 1.0, exponent: 0 };
     /// 2²⁵⁶.
     const STEP: f64 = f64::from_bits(0x4FF0_0000_0000_0000);
 
     /// Multiplies by `factor`, which is positive and finite.
-    pub(super) fn multiply(&mut self, factor: f64) {
+    pub(crate) fn multiply(&mut self, factor: f64) {
         self.mantissa *= factor;
         if self.mantissa > Self::STEP {
             self.mantissa /= Self::STEP;
@@ -106,19 +106,19 @@ impl Wealth {
     }
 
     /// Whether it is at least `threshold`.
-    pub(super) fn reaches(self, threshold: f64) -> bool {
+    pub(crate) fn reaches(self, threshold: f64) -> bool {
         self.mantissa >= threshold * Self::STEP.powi(-self.exponent)
     }
 
     /// Its natural logarithm.
-    pub(super) fn ln(self) -> f64 {
+    pub(crate) fn ln(self) -> f64 {
         self.mantissa.ln() + f64::from(self.exponent) * Self::STEP.ln()
     }
 }
 
 /// A value's relation to the null hypothesis "the mean is at most `null`" on
 /// [−1, 1]: at least −1, with mean at most 0 where the hypothesis holds.
-pub(super) fn above(value: f64, null: f64) -> f64 {
+pub(crate) fn above(value: f64, null: f64) -> f64 {
     (value - null) / (1.0 + null)
 }
 
@@ -130,7 +130,17 @@ pub(super) fn above(value: f64, null: f64) -> f64 {
 /// have at any time rejected at half of `1 − level`; wealth falls as the mean
 /// under test rises, so that it is found by bisection. Negating the values
 /// negates and exchanges the ends.
-pub(super) fn confidence_sequence(values: &[f64], mut bets: Bets, level: f64) -> Interval {
+pub(super) fn confidence_sequence(values: &[f64], bets: Bets, level: f64) -> Interval {
+    confidence_sequence_of(values, bets, level, Population::Endless)
+}
+
+/// The same for values drawn from `population`.
+pub(crate) fn confidence_sequence_of(
+    values: &[f64],
+    mut bets: Bets,
+    level: f64,
+    population: Population,
+) -> Interval {
     let threshold = 2.0 / (1.0 - level);
     let staked: Vec<_> = values
         .iter()
@@ -142,10 +152,14 @@ pub(super) fn confidence_sequence(values: &[f64], mut bets: Bets, level: f64) ->
         .collect();
     let bound = |sign: f64| {
         let rejected = |null: f64| {
-            let mut wealth = Wealth::ONE;
+            let (mut wealth, mut left) = (Wealth::ONE, Left::new(population, null));
             staked.iter().any(|&(value, bet)| {
-                wealth.multiply(1.0 + bet * above(sign * value, null));
-                wealth.reaches(threshold)
+                let value = sign * value;
+                if let Some(null) = left.null() {
+                    wealth.multiply(1.0 + bet * above(value, null));
+                }
+                left.draw(value);
+                left.is_refuted() || wealth.reaches(threshold)
             })
         };
         let (mut low, mut high) = (-1.0, 1.0);
@@ -162,8 +176,74 @@ pub(super) fn confidence_sequence(values: &[f64], mut bets: Bets, level: f64) ->
     Interval { low: bound(1.0), high: -bound(-1.0) }
 }
 
+/// What values are drawn from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Population {
+    /// More than will ever be drawn.
+    Endless,
+    /// So many, each of which is drawn once at most: what was drawn says what is left.
+    Pool(u64),
+}
+
+/// What a hypothesis on the mean of a population says of the values that are not drawn
+/// yet (Waudby-Smith and Ramdas, *Confidence sequences for sampling without
+/// replacement*, 2020).
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Left {
+    Endless {
+        null: f64,
+    },
+    /// The most that `count` values can sum to, if the hypothesis holds.
+    Pool {
+        sum: f64,
+        count: u64,
+    },
+}
+
+impl Left {
+    /// Before the first draw, if the mean is at most `null`.
+    pub(crate) fn new(population: Population, null: f64) -> Self {
+        match population {
+            Population::Endless => Self::Endless { null },
+            Population::Pool(count) => Self::Pool { sum: null * count as f64, count },
+        }
+    }
+
+    /// The most that the mean of the next draw can be; none where that is nothing to bet
+    /// against.
+    pub(crate) fn null(self) -> Option<f64> {
+        match self {
+            Self::Endless { null } => Some(null),
+            Self::Pool { count: 0, .. } => None,
+            Self::Pool { sum, count } => {
+                Some(sum / count as f64).filter(|mean| (-1.0 + ROUNDING..1.0).contains(mean))
+            }
+        }
+    }
+
+    /// Takes note of a value that was drawn.
+    pub(crate) fn draw(&mut self, value: f64) {
+        if let Self::Pool { sum, count } = self {
+            *sum -= value;
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// Whether no values that are left could make the hypothesis true.
+    pub(crate) fn is_refuted(self) -> bool {
+        match self {
+            Self::Endless { .. } => false,
+            Self::Pool { sum, count } => sum < -(count as f64) - ROUNDING * (count as f64 + 1.0),
+        }
+    }
+}
+
+/// What sums of values in [−1, 1] may be off by, per value. Source: far above the rounding
+/// of a million of them, far below what a score can differ by.
+const ROUNDING: f64 = 1e-9;
+
 /// `value` to the nearest multiple of `1 / per_unit`.
-pub(super) fn round(value: f64, per_unit: f64) -> f64 {
+pub(crate) fn round(value: f64, per_unit: f64) -> f64 {
     (value * per_unit).round() / per_unit
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::betting::{Bets, Wealth, above, confidence_sequence, round};
+use super::betting::{Bets, Left, Population, Wealth, above, confidence_sequence, round};
 use super::{Decision, Evidence, RuleContext, Ruling};
 use crate::error::{Error, ErrorKind, Result};
 use crate::stats::Interval;
@@ -30,12 +30,13 @@ pub struct FixedEvidence {
     pub confidence: Interval,
 }
 
-/// The bets of [`Rule::Fixed`](super::Rule::Fixed) at work.
+/// The bets of [`Rule::Fixed`](super::Rule::Fixed) at work, against "the mean is at most
+/// a null": each aims at the evidence that is needed by the last of `samples`.
 #[derive(Debug, Clone)]
-struct Star {
-    null: f64,
+pub(crate) struct Star {
     alpha: f64,
     samples: u32,
+    left: Left,
     /// Only for the spread.
     seen: Bets,
     wealth: Wealth,
@@ -43,20 +44,36 @@ struct Star {
 }
 
 impl Star {
-    fn new(null_margin: f64, alpha: f64, samples: u32) -> Self {
-        let seen = Bets::new(alpha, samples);
-        Self { null: null_margin / 100.0, alpha, samples, seen, wealth: Wealth::ONE, rejected_at: None }
+    /// Before the first of `samples` differences in [−1, 1].
+    pub(crate) fn new(null: f64, alpha: f64, samples: u32, population: Population) -> Self {
+        let (seen, left) = (Bets::new(alpha, samples), Left::new(population, null));
+        Self { alpha, samples, left, seen, wealth: Wealth::ONE, rejected_at: None }
     }
 
-    fn consume(&mut self, difference: f64) {
-        let (needed, left) = (-self.alpha.ln() - self.wealth.ln(), self.samples - self.seen.count());
-        // Rounded, so that no library's last digit of a logarithm shows.
-        let scale = round((2.0 * needed.max(0.0) / f64::from(left)).sqrt(), 1e9);
-        self.wealth.multiply(1.0 + self.seen.next_of(scale) * above(difference, self.null));
+    /// Consumes the next difference.
+    pub(crate) fn consume(&mut self, difference: f64) {
+        if let Some(null) = self.left.null() {
+            let (needed, left) = (-self.alpha.ln() - self.wealth.ln(), self.samples - self.seen.count());
+            // Rounded, so that no library's last digit of a logarithm shows.
+            let scale = round((2.0 * needed.max(0.0) / f64::from(left)).sqrt(), 1e9);
+            self.wealth.multiply(1.0 + self.seen.next_of(scale) * above(difference, null));
+        }
         self.seen.observe(difference);
-        if self.rejected_at.is_none() && self.wealth.reaches(1.0 / self.alpha) {
+        self.left.draw(difference);
+        if self.rejected_at.is_none() && (self.left.is_refuted() || self.wealth.reaches(1.0 / self.alpha)) {
             self.rejected_at = Some(self.seen.count());
         }
+    }
+
+    /// Natural logarithm of the e-value so far.
+    pub(crate) fn log_e_value(&self) -> f64 {
+        self.wealth.ln()
+    }
+
+    /// Samples after which the e-value had first reached 1 / alpha, or the null was
+    /// refuted for certain.
+    pub(crate) fn rejected_at(&self) -> Option<u32> {
+        self.rejected_at
     }
 }
 
@@ -68,7 +85,7 @@ pub(super) fn decide(
     context: &RuleContext,
 ) -> Decision {
     let RuleContext { alpha, samples, .. } = *context;
-    let mut star = Star::new(null_margin, alpha, samples);
+    let mut star = Star::new(null_margin / 100.0, alpha, samples, Population::Endless);
     for &difference in differences {
         star.consume(difference);
     }
@@ -79,7 +96,7 @@ pub(super) fn decide(
         alpha,
         samples,
         mean: round(mean, 1e6),
-        log_e_value: round(star.wealth.ln(), 1e6),
+        log_e_value: round(star.log_e_value(), 1e6),
         rejected_at: star.rejected_at,
         margin_met,
         confidence: Interval {
@@ -152,7 +169,7 @@ mod tests {
         let mut rejected = |win: f64| {
             (0..2_000)
                 .filter(|_| {
-                    let mut star = Star::new(0.0, 0.05, 200);
+                    let mut star = Star::new(0.0, 0.05, 200, Population::Endless);
                     for _ in 0..200 {
                         let unit = stream.below(1 << 20) as f64 / f64::from(1 << 20);
                         star.consume(if unit < win {

@@ -1,0 +1,238 @@
+//! `albedo decide`.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::exit::Exit;
+use super::output::{print, print_json, warn};
+use crate::decide::{
+    Budget, Choice, Missing, Paired, PairedComparison, PairedOutcome, PairedSettings, Scores, pair, read_csv,
+};
+use crate::report::Look;
+use crate::{Error, ErrorKind, Result};
+
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("logs").required(true).args(["inspect", "lm_eval", "harbor", "csv"]))]
+pub(crate) struct Arguments {
+    /// Two logs of Inspect AI, `.eval` files: the system to improve on, then the other.
+    #[arg(long, num_args = 2, value_names = ["FIRST", "SECOND"])]
+    inspect: Vec<PathBuf>,
+    /// Two runs of lm-evaluation-harness: folders, or `samples_*.jsonl` files.
+    #[arg(long, num_args = 2, value_names = ["FIRST", "SECOND"])]
+    lm_eval: Vec<PathBuf>,
+    /// Two jobs of Harbor: their folders.
+    #[arg(long, num_args = 2, value_names = ["FIRST", "SECOND"])]
+    harbor: Vec<PathBuf>,
+    /// A table with the columns `item`, `cluster` (optional), `first` and `second`.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Which score of the log: a scorer, a metric or a reward [default: the only one].
+    #[arg(long, value_name = "NAME", conflicts_with = "csv")]
+    metric: Option<String>,
+    /// Which filter of lm-evaluation-harness [default: the only one].
+    #[arg(long, value_name = "NAME", requires = "lm_eval")]
+    filter: Option<String>,
+    /// The field that names an item's cluster: of a sample's metadata, or of a document
+    /// [default: every item is one].
+    #[arg(long, value_name = "FIELD", conflicts_with_all = ["csv", "harbor"])]
+    cluster: Option<String>,
+    /// What becomes of an item that one system has no score of.
+    #[arg(long, value_name = "WHAT", default_value = "refuse")]
+    missing: MissingArgument,
+    /// By more than how much the second has to be better, in the unit of the scores.
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    margin: f64,
+    /// The probability of calling it better although it is not [default: 0.05, or the
+    /// budget's].
+    #[arg(long, value_name = "P")]
+    alpha: Option<f64>,
+    /// The lowest and the highest score that there can be.
+    #[arg(long, num_args = 2, value_names = ["LOWEST", "HIGHEST"], default_values_t = [0.0, 1.0], allow_negative_numbers = true)]
+    range: Vec<f64>,
+    /// The clusters are a random sample of so many, and the question is about those.
+    #[arg(long, value_name = "N")]
+    pool: Option<u64>,
+    /// Fixes the order in which clusters are looked at.
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    seed: u64,
+    /// Share alpha with every comparison in this file, which is made if there is none:
+    /// for a gate that compares release after release.
+    #[arg(long, value_name = "FILE")]
+    budget: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum MissingArgument {
+    /// Nothing is compared.
+    Refuse,
+    /// It counts as the lowest score.
+    Lowest,
+    /// It is left out.
+    Drop,
+}
+
+impl Arguments {
+    fn paired(&self) -> Result<Paired> {
+        let choice = Choice {
+            metric: self.metric.clone(),
+            filter: self.filter.clone(),
+            cluster: self.cluster.clone(),
+        };
+        if let Some(table) = &self.csv {
+            return Ok(Paired::complete(read_csv(table)?));
+        }
+        type Read = fn(&std::path::Path, &Choice) -> Result<Scores>;
+        let readers: [(&[PathBuf], Read); 3] = [
+            (&self.inspect, Scores::inspect),
+            (&self.lm_eval, Scores::lm_eval),
+            (&self.harbor, Scores::harbor),
+        ];
+        for (paths, read) in readers {
+            if let [first, second] = paths {
+                let missing = match self.missing {
+                    MissingArgument::Refuse => Missing::Refuse,
+                    MissingArgument::Lowest => Missing::Lowest,
+                    MissingArgument::Drop => Missing::Drop,
+                };
+                return pair(&read(first, &choice)?, &read(second, &choice)?, missing, self.range[0]);
+            }
+        }
+        Err(Error::bug("read the scores", "no logs were asked for"))
+    }
+
+    fn settings(&self) -> PairedSettings {
+        let (margin, pool, seed) = (self.margin, self.pool, self.seed);
+        let alpha = self.alpha.unwrap_or(PairedSettings::default().alpha);
+        PairedSettings { alpha, margin, lowest: self.range[0], highest: self.range[1], pool, seed }
+    }
+
+    /// The budget to compare within.
+    fn budget(&self) -> Result<Option<Budget>> {
+        let Some(path) = &self.budget else { return Ok(None) };
+        let Some(budget) = Budget::read(path)? else {
+            return Budget::new(self.settings().alpha).map(Some);
+        };
+        match self.alpha {
+            Some(alpha) if alpha != budget.alpha() => Err(Error::new(
+                ErrorKind::ConfigInvalid,
+                "keep the error budget",
+                format!("`--alpha` is {alpha}, the budget's is {}", budget.alpha()),
+            )
+            .with("path", path.display())
+            .with_hint("leave `--alpha` out, or begin a new budget in another file")),
+            _ => Ok(Some(budget)),
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
+    let settings = arguments.settings();
+    settings.check()?;
+    let mut budget = arguments.budget()?;
+    let paired = arguments.paired()?;
+    let comparison = match (&mut budget, &arguments.budget) {
+        (Some(budget), Some(path)) => {
+            let comparison = budget.compare(&paired.items, &settings)?;
+            budget.write(path)?;
+            comparison
+        }
+        _ => crate::decide::compare(&paired.items, &settings)?,
+    };
+    if arguments.json {
+        print_json(&json!({
+            "comparison": comparison,
+            "missing_first": paired.missing_first,
+            "missing_second": paired.missing_second,
+            "budget": budget.as_ref().map(|budget| json!({ "alpha": budget.alpha(), "runs": budget.runs().len() })),
+        }))?;
+    } else {
+        print(&table(&comparison, budget.as_ref(), Look::of_stdout()))?;
+    }
+    let absent = paired.missing_first.len() + paired.missing_second.len();
+    if absent > 0 {
+        warn(&format!(
+            "items without a score: {} of the first system, {} of the second",
+            paired.missing_first.len(),
+            paired.missing_second.len()
+        ));
+    }
+    Ok(match comparison.outcome {
+        PairedOutcome::Better => Exit::Done,
+        PairedOutcome::NotShown => Exit::NotShown,
+        PairedOutcome::Worse => Exit::Worse,
+    })
+}
+
+fn table(comparison: &PairedComparison, budget: Option<&Budget>, look: Look) -> String {
+    let PairedComparison { settings, effect, confidence, clusters, items, .. } = comparison;
+    let margin =
+        if settings.margin > 0.0 { format!(" by more than {}", settings.margin) } else { String::new() };
+    let sentence = match comparison.outcome {
+        PairedOutcome::Better => look.good(&format!("the second system is better{margin}")),
+        PairedOutcome::Worse => look.bad(&format!("the second system is worse{margin}")),
+        PairedOutcome::NotShown => look.strong(&format!("neither system was shown to be better{margin}")),
+    };
+    let evidence = |found: &crate::decide::PairedEvidence| {
+        let factor = found.log_e_value.exp();
+        match found.shown_at {
+            Some(at) => {
+                format!("×{factor:.3} of ×{:.3}, reached after {at} clusters", comparison.needed.exp())
+            }
+            None => format!("×{factor:.3} of ×{:.3}", comparison.needed.exp()),
+        }
+    };
+    let mut rows = vec![
+        (
+            "scores",
+            format!("{:.4} and {:.4}, the means over {items} items", comparison.first, comparison.second),
+        ),
+        (
+            "difference",
+            format!(
+                "{effect:+.4} per cluster, {:+.4} to {:+.4} with 95 % confidence ({clusters} clusters, SD {:.4})",
+                confidence.low, confidence.high, comparison.sd
+            ),
+        ),
+    ];
+    if let Some(by_item) = &comparison.by_item {
+        rows.push((
+            "by item",
+            format!("{:+.4}, standard error {:.4} by cluster", by_item.mean, by_item.standard_error),
+        ));
+    }
+    rows.push(("better", evidence(&comparison.better)));
+    rows.push(("worse", evidence(&comparison.worse)));
+    if let Some(found) = comparison.discordant {
+        rows.push((
+            "right alone",
+            format!(
+                "the first on {} items, the second on {}: p = {:.3} by McNemar's test, clusters not counted",
+                found.first, found.second, found.p_value
+            ),
+        ));
+    }
+    rows.push((
+        "detectable",
+        comparison.detectable.map_or_else(
+            || format!("nothing: at alpha {} it takes more clusters", settings.alpha),
+            |effect| format!("a difference of {effect:.4}, nine times of ten"),
+        ),
+    ));
+    if let Some(budget) = budget {
+        rows.push((
+            "budget",
+            format!(
+                "alpha {} is this one's share of {}, comparison {}",
+                settings.alpha,
+                budget.alpha(),
+                budget.runs().len()
+            ),
+        ));
+    }
+    let rows: String = rows.iter().map(|(name, value)| look.entry(name, value)).collect();
+    format!("{}\n{rows}", look.paragraph(&sentence))
+}

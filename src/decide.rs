@@ -1,0 +1,277 @@
+//! albedo's decision for logs that other tools wrote: which of two systems is better, by
+//! what they scored on the same items.
+//!
+//! | logs of | read by | item | cluster, unless told |
+//! | --- | --- | --- | --- |
+//! | Inspect AI (`.eval`) | [`Scores::inspect`] | a sample, the mean of its epochs | the sample |
+//! | lm-evaluation-harness (`samples_*.jsonl`) | [`Scores::lm_eval`] | a document of a task | the document |
+//! | Harbor (a job's folder) | [`Scores::harbor`] | a task, the mean of its trials | the task |
+//! | anything, as a table | [`read_csv`] | a row | the row, or its column `cluster` |
+//!
+//! [`pair`] puts two systems' scores together, [`compare`] decides. An item that one
+//! system did not finish is not left out by itself: a system that fails on hard items
+//! would gain by it ([`Missing`]). [`Budget`] bounds the errors of many comparisons.
+//!
+//! ```
+//! use albedo::decide::{PairedOutcome, PairedSettings, compare, read_csv};
+//!
+//! # fn main() -> albedo::Result<()> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("scores.csv");
+//! let mut table = String::from("item,cluster,first,second\n");
+//! for item in 0..60 {
+//!     table += &format!("{item},{},{},1\n", item / 2, item % 2);
+//! }
+//! std::fs::write(&path, table).unwrap();
+//! let comparison = compare(&read_csv(&path)?, &PairedSettings::default())?;
+//! assert_eq!(comparison.outcome, PairedOutcome::Better);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The module is behind the feature `decide`. `docs/decide.md` is its guide.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::paired::{
+    Discordant, PairedComparison, PairedEvidence, PairedItem, PairedOutcome, PairedSettings, compare,
+};
+use crate::{Error, ErrorKind, Fault, Result};
+
+mod budget;
+mod harbor;
+mod inspect;
+mod lm_eval;
+mod table;
+
+pub use budget::{Budget, BudgetRun};
+pub use table::read_csv;
+
+const READ: &str = "read the scores";
+
+/// Which scores of a log are compared, where it has several.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Inspect's scorer (`match`, or `scorer/key` of one that gives several numbers),
+    /// lm-evaluation-harness' metric, Harbor's reward. The only one if absent.
+    pub metric: Option<String>,
+    /// lm-evaluation-harness' filter. The only one if absent.
+    pub filter: Option<String>,
+    /// The field that names an item's cluster: of an Inspect sample's metadata, or of an
+    /// lm-evaluation-harness document.
+    pub cluster: Option<String>,
+}
+
+/// What one system scored.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Scores {
+    items: BTreeMap<String, Item>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Item {
+    cluster: String,
+    /// What the item is, where the log tells: it must be the same in both.
+    content: Option<String>,
+    sum: f64,
+    count: u32,
+    /// Tries without a score.
+    failed: u32,
+}
+
+/// What becomes of an item that only one system has a score of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// Nothing is compared.
+    #[default]
+    Refuse,
+    /// It counts as the lowest score there can be.
+    Lowest,
+    /// It is left out: right only where what is missing has nothing to do with the
+    /// system, such as an outage of the machine.
+    Drop,
+}
+
+/// Two systems' scores, put together.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Paired {
+    /// Items that both have.
+    pub items: Vec<PairedItem>,
+    /// Items without a score of the first system.
+    pub missing_first: Vec<String>,
+    /// Items without a score of the second system.
+    pub missing_second: Vec<String>,
+}
+
+impl Paired {
+    /// Items that lack nothing.
+    pub fn complete(items: Vec<PairedItem>) -> Self {
+        Self { items, missing_first: Vec::new(), missing_second: Vec::new() }
+    }
+}
+
+impl Scores {
+    /// Reads a log of Inspect AI: an `.eval` file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], [`ErrorKind::DataInvalid`]: no such file, or none of
+    /// Inspect's. The operator's: the choice does not fit it.
+    pub fn inspect(path: &Path, choice: &Choice) -> Result<Self> {
+        inspect::read(path, choice).map_err(|error| error.with("path", path.display()))
+    }
+
+    /// Reads logs of lm-evaluation-harness: a `samples_*.jsonl`, or a folder with one per
+    /// task (`lm_eval … --log_samples --output_path FOLDER`).
+    ///
+    /// # Errors
+    /// As [`Scores::inspect`].
+    pub fn lm_eval(path: &Path, choice: &Choice) -> Result<Self> {
+        lm_eval::read(path, choice)
+    }
+
+    /// Reads a job's folder of Harbor, which has one folder per trial.
+    ///
+    /// # Errors
+    /// As [`Scores::inspect`].
+    pub fn harbor(path: &Path, choice: &Choice) -> Result<Self> {
+        harbor::read(path, choice)
+    }
+
+    /// Items, those without a score among them.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Takes note of a try at `item`; no score if it failed.
+    fn add(&mut self, item: String, cluster: Option<String>, content: Option<String>, score: Option<f64>) {
+        let cluster = cluster.unwrap_or_else(|| item.clone());
+        let entry =
+            self.items.entry(item).or_insert(Item { cluster, content, sum: 0.0, count: 0, failed: 0 });
+        match score {
+            Some(score) => {
+                entry.sum += score;
+                entry.count += 1;
+            }
+            None => entry.failed += 1,
+        }
+    }
+}
+
+impl Item {
+    /// The mean of its tries, those that failed as `failed`; none if one failed and that
+    /// says nothing.
+    fn score(&self, failed: Option<f64>) -> Option<f64> {
+        let tries = f64::from(self.count + self.failed);
+        match (self.failed, failed) {
+            (0, _) => Some(self.sum / tries),
+            (_, Some(failed)) => Some((self.sum + failed * f64::from(self.failed)) / tries),
+            (_, None) => None,
+        }
+    }
+}
+
+/// Puts the scores of two systems together. `lowest` is the least score there can be.
+///
+/// # Errors
+/// [`ErrorKind::DataInvalid`], the operator's: an item is another one in each log, none is
+/// in both, or one has no score of one system and `missing` is [`Missing::Refuse`].
+pub fn pair(first: &Scores, second: &Scores, missing: Missing, lowest: f64) -> Result<Paired> {
+    let refused = |message: String| {
+        Error::new(ErrorKind::DataInvalid, "pair the scores", message).with_fault(Fault::Operator)
+    };
+    let failed = (missing == Missing::Lowest).then_some(lowest);
+    let mut paired = Paired::complete(Vec::new());
+    let names: BTreeSet<&String> = first.items.keys().chain(second.items.keys()).collect();
+    for name in names {
+        let (one, other) = (first.items.get(name), second.items.get(name));
+        if let (Some(one), Some(other)) = (one, other)
+            && (one.content.is_some() && other.content.is_some() && one.content != other.content)
+        {
+            return Err(refused("an item has the same name and another content in each log".into())
+                .with("item", name)
+                .with_hint("compare runs over the same version of the data"));
+        }
+        for (item, missing) in [(one, &mut paired.missing_first), (other, &mut paired.missing_second)] {
+            if item.is_none_or(|item| item.failed > 0) {
+                missing.push(name.clone());
+            }
+        }
+        let score = |item: Option<&Item>| item.map_or(failed, |item| item.score(failed));
+        if let (Some(one_score), Some(other_score)) = (score(one), score(other))
+            && let Some(item) = one.or(other)
+        {
+            let (item, cluster) = (name.clone(), item.cluster.clone());
+            paired.items.push(PairedItem { item, cluster, first: one_score, second: other_score });
+        }
+    }
+    let absent = paired.missing_first.len() + paired.missing_second.len();
+    if missing == Missing::Refuse && absent > 0 {
+        let example = paired.missing_first.first().or(paired.missing_second.first());
+        return Err(refused(format!("{absent} items lack a score of one of the systems"))
+            .with("first of them", example.map_or("", String::as_str))
+            .with_hint(
+                "run them again; `--missing lowest` counts them as the lowest score, `--missing drop` leaves \
+                 them out",
+            ));
+    }
+    if paired.items.is_empty() {
+        return Err(refused("no item is in both logs".into()).with_hint("compare two runs of the same tasks"));
+    }
+    Ok(paired)
+}
+
+/// The one of `all` that is chosen, or the only one.
+fn chosen<'a>(what: &str, chosen: Option<&str>, all: impl IntoIterator<Item = &'a str>) -> Result<&'a str> {
+    let all: Vec<&str> = all.into_iter().collect();
+    let refused = |message: String| {
+        Error::new(ErrorKind::ConfigInvalid, READ, message).with_hint(format!(
+            "choose {what}: {}",
+            all.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+        ))
+    };
+    match (chosen, all.as_slice()) {
+        (Some(name), all) => all
+            .iter()
+            .find(|known| **known == name)
+            .copied()
+            .ok_or_else(|| refused(format!("there is no {what} `{name}`"))),
+        (None, [only]) => Ok(only),
+        (None, []) => Err(Error::new(ErrorKind::DataInvalid, READ, format!("the log has no {what}"))),
+        (None, _) => Err(refused(format!("the log has more than one {what}"))),
+    }
+}
+
+/// A value of a log as the name of a cluster.
+fn cluster_name(fields: Option<&serde_json::Value>, key: Option<&str>, item: &str) -> Result<Option<String>> {
+    let Some(key) = key else { return Ok(None) };
+    match fields.and_then(|fields| fields.get(key)) {
+        Some(serde_json::Value::String(name)) => Ok(Some(name.clone())),
+        Some(value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_))) => {
+            Ok(Some(value.to_string()))
+        }
+        _ => Err(Error::new(
+            ErrorKind::ConfigInvalid,
+            READ,
+            format!("an item has no `{key}` to name its cluster"),
+        )
+        .with("item", item)
+        .with_hint("give a field that every item has, with a text or a number")),
+    }
+}
+
+fn malformed(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::DataInvalid, READ, message)
+}
+
+#[cfg(test)]
+mod tests;
