@@ -16,6 +16,8 @@
 //! | [`metrics`] | every metric of `/metrics`, once |
 //! | `state` | [`State`]: what handlers share |
 //! | `openai` | OpenAI's routes |
+//! | `jobs` | [`Jobs`]: the jobs of validators, their results on the disk |
+//! | `nats` | the same jobs from a work queue (feature `nats`) |
 //!
 //! ```
 //! # #[cfg(feature = "cpu")]
@@ -37,7 +39,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -48,6 +50,7 @@ use axum::response::Response;
 use axum::routing::get;
 use axum_server::Handle;
 use sd_notify::NotifyState;
+use tokio::task::JoinSet;
 
 use self::access::Access;
 use self::listen::Socket;
@@ -59,9 +62,12 @@ mod body;
 mod config;
 mod error;
 mod health;
+mod jobs;
 mod listen;
 pub mod metrics;
 mod models;
+#[cfg(feature = "nats")]
+mod nats;
 mod openai;
 mod state;
 
@@ -70,9 +76,11 @@ pub use self::body::{Body, JsonBody};
 pub use self::config::{Limits, ServedModelConfig, ServerConfig, TlsConfig};
 pub use self::error::{ApiError, ErrorBody, ErrorResponse};
 pub use self::health::{Activity, Busy, Readiness};
+pub use self::jobs::Jobs;
 pub use self::metrics::Metrics;
-pub use self::models::{EngineIdentity, HeldModel, ModelState, Models, ServedModel, SessionKey};
+pub use self::models::{HeldModel, ModelState, Models, ServedModel};
 pub use self::state::State;
+pub use crate::backends::serve::protocol::{EngineIdentity, SessionKey};
 
 /// What is under way when the time for it is over is told, and given this long to say
 /// so to its client.
@@ -84,6 +92,8 @@ pub struct Server {
     router: Router,
     state: State,
     ready: Option<Box<dyn FnOnce(&State) + Send>>,
+    #[cfg(feature = "nats")]
+    queue: Option<nats::Queue>,
 }
 
 impl fmt::Debug for Server {
@@ -109,8 +119,18 @@ impl Server {
         let models = Models::new(config, checked, &metrics, cx).await?;
         let activity = Activity::new();
         let work = cx.call().detached().with_events(Arc::new(activity.clone()));
-        let state = State::new(config, models, metrics, activity, work);
-        Ok(Self { socket, router: router(&state, access), state, ready: None })
+        let date = config.backend.settings().get("date").and_then(|date| date.as_str());
+        let data = config.data(cx)?;
+        let jobs = Jobs::open(data.as_deref(), models.engine().digest()?, date.map(str::to_owned))?;
+        let state = State::new(config, models, jobs, metrics, activity, work);
+        Ok(Self {
+            socket,
+            router: router(&state, access),
+            state,
+            ready: None,
+            #[cfg(feature = "nats")]
+            queue: config.nats.as_ref().map(|nats| nats::Queue::new(nats, cx)).transpose()?,
+        })
     }
 
     /// Where it listens.
@@ -140,8 +160,14 @@ impl Server {
     /// # Errors
     /// What a configured model cannot be brought or loaded for; the socket's.
     pub async fn run(self, stop: &CallContext) -> Result<()> {
-        let Self { socket, router, state, ready } = self;
+        #[cfg(feature = "nats")]
+        let queue = self.queue;
+        let Self { socket, router, state, ready, .. } = self;
         let (handle, limits) = (Handle::new(), state.limits().clone());
+        let drain = Duration::from_secs_f64(limits.drain_secs);
+        // What does jobs.
+        let mut workers = JoinSet::new();
+        let stopped = OnceLock::new();
         tracing::info!(url = socket.url(), "listening");
         let serving = socket.serve(router, &limits, state.metrics(), handle.clone());
         let opening = async {
@@ -149,6 +175,11 @@ impl Server {
             state.models().open(state.work()).await?;
             state.activity().set_ready();
             health::notify(&NotifyState::Ready);
+            workers.spawn(jobs::run(state.clone()));
+            #[cfg(feature = "nats")]
+            if let Some(queue) = queue {
+                workers.spawn(nats::run(state.clone(), queue));
+            }
             if let Some(ready) = ready {
                 ready(&state);
             }
@@ -162,7 +193,7 @@ impl Server {
         };
         let stopping = async {
             stop.cancelled().await;
-            let drain = Duration::from_secs_f64(limits.drain_secs);
+            let _ = stopped.set(Instant::now());
             tracing::info!(drain_secs = limits.drain_secs, "stopping: what is under way is finished");
             health::notify(&NotifyState::Stopping);
             state.stopping().cancel();
@@ -178,6 +209,15 @@ impl Server {
             () = stopping => Ok(()),
             () = health::watch(state.clone()) => Ok(()),
         };
+        // Jobs need no connection: they have what is left of the time to finish.
+        let left = stopped.get().map_or(Duration::ZERO, |stopped| drain.saturating_sub(stopped.elapsed()));
+        state.stopping().cancel();
+        let finished = async { while workers.join_next().await.is_some() {} };
+        if tokio::time::timeout(left, finished).await.is_err() {
+            state.work().cancel();
+            let handed_back = async { while workers.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(LAST_WORDS, handed_back).await;
+        }
         state.work().cancel();
         ended
     }
@@ -187,6 +227,7 @@ impl Server {
 fn router(state: &State, access: Access) -> Router {
     let guarded = Router::new()
         .merge(openai::router())
+        .merge(jobs::router())
         .route("/metrics", get(health::metrics))
         .layer(from_fn_with_state(access, access::authorize));
     Router::new()
@@ -200,12 +241,13 @@ fn router(state: &State, access: Access) -> Router {
 }
 
 /// The routes as metrics name them: a path of a client's own is no name.
-const ROUTES: [&str; 8] = [
+const ROUTES: [&str; 9] = [
     "/v1/models",
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/jobs",
     "/v1/engine",
+    "/v1/files",
     "/metrics",
     "/healthz",
     "/readyz",

@@ -293,6 +293,55 @@ fn refused(operation: &str, message: &str) -> Error {
     Error::new(ErrorKind::ConfigInvalid, operation, message).with_fault(Fault::Operator)
 }
 
+/// A setting that names a server: what it is called, the setting that names the variable
+/// of its secret, and an example.
+#[cfg(any(feature = "openai", feature = "serve"))]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BaseSetting {
+    pub(crate) key: &'static str,
+    pub(crate) secret: &'static str,
+    pub(crate) example: &'static str,
+}
+
+#[cfg(any(feature = "openai", feature = "serve"))]
+impl BaseSetting {
+    /// Checks that `base` is the address of a server and holds no secret, and that a
+    /// secret (`keyed`) is not read on the way to it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`].
+    pub(crate) fn check(self, base: &str, keyed: bool) -> Result<()> {
+        let Self { key, secret, example } = self;
+        let invalid = |message: String, hint: String| {
+            Err(Error::new(ErrorKind::ConfigInvalid, "check the server's address", message).with_hint(hint))
+        };
+        let example = format!("set `{key}` to something like {example}");
+        let Ok(url) = Url::parse(base) else { return invalid(format!("`{key}` is no URL"), example) };
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return invalid(format!("`{key}` does not begin with https:// or http:// and a host"), example);
+        }
+        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+            let message = format!("`{key}` holds a user, a password or a query: keys belong in `{secret}`");
+            return invalid(message, example);
+        }
+        if keyed && !is_private(&url) {
+            return invalid(
+                format!("`{key}` is plain HTTP to another machine: everybody on the way could read the key"),
+                format!("use https, leave `{secret}` out, or set `allow_plain_http = true`"),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Whether `name` is one that a shell can set: letters, digits and underscores.
+#[cfg(any(feature = "openai", feature = "serve"))]
+pub(crate) fn is_variable(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
 /// Nobody but the server can read what is sent to `url`: TLS, or this machine.
 pub(crate) fn is_private(url: &Url) -> bool {
     url.scheme() == "https" || is_loopback(url)

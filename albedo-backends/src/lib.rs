@@ -9,7 +9,8 @@
 //! | [`hubs`] | | hubs of models: a local mirror; with the feature `hubs`, container registries and Hugging Face |
 //! | [`openai`] | `openai` | chat models behind an OpenAI-compatible server |
 //! | [`replay`] | | the replies of a record |
-//! | [`prompts`] | `burn` | counting a prompt's tokens without a model |
+//! | [`serve`] | `serve` | models behind a server of albedo's own jobs, over HTTP or, with the feature `nats`, a work queue |
+//! | [`prompts`] | `text`, with `burn` and `serve` | counting a prompt's tokens without a model |
 //! | [`tasks`] | `tasks` | pinned trajectories in parquet shards |
 #![cfg_attr(not(feature = "cuda"), forbid(unsafe_code))]
 
@@ -22,10 +23,12 @@ pub mod http;
 pub mod hubs;
 #[cfg(feature = "openai")]
 pub mod openai;
-#[cfg(feature = "burn")]
+#[cfg(feature = "text")]
 pub mod prompts;
 pub mod replay;
+#[cfg(feature = "serve")]
+pub mod serve;
 #[cfg(feature = "tasks")]
 pub mod tasks;
-#[cfg(feature = "burn")]
+#[cfg(feature = "text")]
 mod text;

@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use self::http::{MAX_BODY, Server};
 use self::reply::Reader;
-use crate::http::Client;
+use crate::http::{BaseSetting, Client, is_variable};
 
 mod finish;
 mod http;
@@ -36,6 +36,10 @@ mod sse;
 mod tests;
 mod text;
 mod wire;
+
+/// The setting that names the server.
+const BASE: BaseSetting =
+    BaseSetting { key: "base_url", secret: "key_env", example: "https://llm.chutes.ai/v1" };
 
 const LOAD: &str = "load the remote model";
 const GENERATE: &str = "generate replies remotely";
@@ -206,8 +210,8 @@ impl OpenAiConfig {
                     .into(),
             );
         }
-        http::check_base(base_url, config.key_env.is_some() && !config.allow_plain_http)
-            .map_err(|error| error.with("key", "base_url"))?;
+        let keyed = config.key_env.is_some() && !config.allow_plain_http;
+        BASE.check(base_url, keyed).map_err(|error| error.with("key", "base_url"))?;
         if !(1..=1024).contains(&config.max_in_flight) {
             return invalid(
                 "max_in_flight",
@@ -232,12 +236,6 @@ impl OpenAiConfig {
             _ => Ok(config),
         }
     }
-}
-
-/// Whether `name` is one that a shell can set: letters, digits and underscores.
-fn is_variable(name: &str) -> bool {
-    !name.starts_with(|c: char| c.is_ascii_digit())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 impl OpenAiBackend {

@@ -178,6 +178,7 @@ impl ChatText {
     }
 
     /// The token that closes a turn.
+    #[cfg_attr(not(feature = "burn"), expect(dead_code, reason = "only an engine asks"))]
     pub(crate) fn end_of_turn(&self) -> u32 {
         self.end_of_turn
     }
@@ -188,6 +189,7 @@ impl ChatText {
     }
 
     /// One more than the highest id.
+    #[cfg_attr(not(feature = "burn"), expect(dead_code, reason = "only an engine asks"))]
     pub(crate) fn vocab_size(&self) -> u32 {
         self.vocab_size
     }

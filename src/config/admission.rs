@@ -127,11 +127,13 @@ impl AdmissionConfig {
             .with_own(self.own.iter())
             .with_references(reference(&self.king), reference(&self.submission));
         if let Some((seed, backend)) = backend {
-            let model = hubs.local(&self.submission, cx).await;
+            let backend = backend.build(cx).await?;
+            let model = hubs.for_backend(&*backend, &self.submission, cx).await;
             let model = model.map_err(|error| error.charged_to(|_| Side::Challenger))?;
-            let king = hubs.local(&self.king, cx).await.map_err(|error| error.charged_to(|_| Side::King))?;
+            let king = hubs.for_backend(&*backend, &self.king, cx).await;
+            let king = king.map_err(|error| error.charged_to(|_| Side::King))?;
             let model = ModelSource::new(model).with_text_from(king);
-            admit = admit.with_probes(Probes { backend: backend.build(cx).await?, model, seed });
+            admit = admit.with_probes(Probes { backend, model, seed });
         }
         Ok(admit)
     }

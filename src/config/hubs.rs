@@ -12,7 +12,10 @@ use crate::backends::cache::Held;
 use crate::backends::cache::{Cache, CachedFiles};
 use crate::backends::files::FolderFiles;
 use crate::registry::{CheckContext, Checked};
-use crate::{BuildContext, Error, ErrorKind, HubRef, ModelFiles, ModelHub, ModelRef, PluginConfig, Result};
+use crate::{
+    BuildContext, Error, ErrorKind, HubRef, ModelBackend, ModelFiles, ModelHub, ModelRef, PluginConfig,
+    Result,
+};
 
 /// The hubs that the models of a configuration are in, checked.
 #[derive(Debug)]
@@ -85,13 +88,26 @@ impl Hubs {
         Ok(self.resolve(reference, cx).await?)
     }
 
+    /// `model` as `backend` takes it: a server fetches models of hubs itself.
+    ///
+    /// # Errors
+    /// As [`Hubs::local`].
+    pub(super) async fn for_backend(
+        &self,
+        backend: &dyn ModelBackend,
+        model: &ModelRef,
+        cx: &BuildContext<'_>,
+    ) -> Result<ModelRef> {
+        if backend.takes_references() { Ok(cx.model(model)) } else { self.local(model, cx).await }
+    }
+
     /// `model` as a backend on this machine loads it: one in a hub is brought into the
     /// cache, every byte compared with its digest, and stays there until this process
     /// ends. What is there is used without asking the hub.
     ///
     /// # Errors
     /// The hub's; as [`Cache::hold`].
-    pub(super) async fn local(&self, model: &ModelRef, cx: &BuildContext<'_>) -> Result<ModelRef> {
+    async fn local(&self, model: &ModelRef, cx: &BuildContext<'_>) -> Result<ModelRef> {
         let ModelRef::Hub(reference) = model else { return Ok(cx.model(model)) };
         let (cache, name) = (Cache::of(cx)?, reference.to_string());
         if let Some(held) = cache.held(&name, cx.call()).await? {

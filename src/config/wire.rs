@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::duel::label;
-use super::hubs::CheckedHubs;
+use super::hubs::{CheckedHubs, Hubs};
 use super::{DuelConfig, ModelConfig};
 use crate::registry::{CheckContext, Checked};
 use crate::{
@@ -153,28 +153,39 @@ impl DuelConfig {
             }
             Backends::Each([king, challenger]) => [king.build(cx).await?, challenger.build(cx).await?],
         };
-        let text = hubs.local(&self.king.model()?, cx).await;
-        let text = text.map_err(|error| error.charged_to(|_| Side::King))?;
-        let source = |model: ModelRef, parameters| {
+        let source = |model: ModelRef, text: ModelRef, parameters| {
             // A server keeps its tokenizer to itself: a model that runs here has its own.
             let shared = !matches!(text, ModelRef::Served(_)) || matches!(model, ModelRef::Served(_));
             let source = ModelSource { parameters, ..ModelSource::new(model) };
-            if shared { source.with_text_from(text.clone()) } else { source }
+            if shared { source.with_text_from(text) } else { source }
         };
-        let king = source(text.clone(), self.king.parameters);
+        let text = found(&hubs, &kings, Side::King, &self.king, cx).await?;
+        let king = source(text.clone(), text, self.king.parameters);
         if self.challenger == self.king {
             let king = load(Side::King, &kings, &king, cx).await?;
             return Ok([king.clone(), king]);
         }
-        let challenger = hubs.local(&self.challenger.model()?, cx).await;
-        let challenger = challenger.map_err(|error| error.charged_to(|_| Side::Challenger))?;
-        let challenger = source(challenger, self.challenger.parameters);
+        let text = found(&hubs, &challengers, Side::King, &self.king, cx).await?;
+        let challenger = found(&hubs, &challengers, Side::Challenger, &self.challenger, cx).await?;
+        let challenger = source(challenger, text, self.challenger.parameters);
         // At once: most of a load is reading and digesting files.
         let (king, challenger) =
             (load(Side::King, &kings, &king, cx), load(Side::Challenger, &challengers, &challenger, cx));
         let (king, challenger) = futures::future::join(king, challenger).await;
         Ok([king?, challenger?])
     }
+}
+
+/// The model of `side` as `backend` takes it.
+async fn found(
+    hubs: &Hubs,
+    backend: &Arc<dyn ModelBackend>,
+    side: Side,
+    model: &ModelConfig,
+    cx: &BuildContext<'_>,
+) -> Result<ModelRef> {
+    let found = hubs.for_backend(&**backend, &model.model()?, cx).await;
+    found.map_err(|error| error.charged_to(|_| side))
 }
 
 /// Loads a contestant; says of a folder that is not there what else can name a model.

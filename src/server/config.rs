@@ -3,14 +3,18 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use etcetera::BaseStrategy;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+#[cfg(feature = "nats")]
+use crate::backends::serve::NatsConfig;
 use crate::config::{self, CheckedHubs};
 use crate::registry::{CheckContext, Checked};
 use crate::{
-    Digest, Error, ErrorKind, HubRef, ModelBackend, ModelHub, ModelRef, PluginConfig, Registry, Result,
+    BuildContext, Digest, Error, ErrorKind, HubRef, ModelBackend, ModelHub, ModelRef, PluginConfig, Registry,
+    Result,
 };
 
 const CHECK: &str = "check the server's configuration";
@@ -48,10 +52,14 @@ pub struct ServerConfig {
     /// The certificate that the server shows; plain HTTP without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
-    /// Folder for the results of jobs; `albedo/serve` in the folder for the user's
-    /// state if absent.
+    /// Folder for the results of jobs; one for each address, `albedo/serve/` and the
+    /// address in the folder for the user's state, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
+    /// A work queue over NATS JetStream, whose jobs the server does beside its own.
+    #[cfg(feature = "nats")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nats: Option<NatsConfig>,
     /// The engine that runs the models; `burn` on the CPU by default.
     #[serde(default = "default_backend")]
     pub backend: PluginConfig<dyn ModelBackend>,
@@ -85,6 +93,8 @@ impl Default for ServerConfig {
             token_env: None,
             tls: None,
             data: None,
+            #[cfg(feature = "nats")]
+            nats: None,
             backend: default_backend(),
             hubs: Vec::new(),
             models: Vec::new(),
@@ -262,6 +272,29 @@ impl ServerConfig {
         })
     }
 
+    /// The folder for the results of jobs: `data`, else one of its own for each address in
+    /// the folder for the user's state. None for a server on any free port, which nobody
+    /// finds again.
+    ///
+    /// # Errors
+    /// The operator's: the system has no such folder for this user.
+    pub(super) fn data(&self, cx: &BuildContext<'_>) -> Result<Option<PathBuf>> {
+        if let Some(data) = &self.data {
+            return Ok(Some(cx.path(data)));
+        }
+        let address = self.address()?;
+        if address.port() == 0 {
+            return Ok(None);
+        }
+        let strategy = etcetera::choose_base_strategy().map_err(|error| {
+            Error::new(ErrorKind::NotFound, "find the folder for the results of jobs", error.to_string())
+                .with_hint("set `data`, HOME or XDG_STATE_HOME")
+        })?;
+        let folder = strategy.state_dir().unwrap_or_else(|| strategy.data_dir());
+        let place = format!("{}-{}", address.ip(), address.port()).replace(':', "_");
+        Ok(Some(folder.join("albedo").join("serve").join(place)))
+    }
+
     /// Checks every setting without touching anything outside.
     ///
     /// # Errors
@@ -274,6 +307,10 @@ impl ServerConfig {
     pub(super) fn checked(&self, registry: &Registry) -> Result<CheckedServer> {
         self.check_address()?;
         self.limits.check().map_err(|error| error.under("limits"))?;
+        #[cfg(feature = "nats")]
+        if let Some(nats) = &self.nats {
+            nats.check().map_err(|error| error.under("nats"))?;
+        }
         let cx = CheckContext::new(registry);
         let mut models = Vec::with_capacity(self.models.len());
         for (place, model) in self.models.iter().enumerate() {

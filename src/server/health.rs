@@ -57,7 +57,7 @@ impl Activity {
         self.0.ready.store(true, Ordering::Release);
     }
 
-    fn is_ready(&self) -> bool {
+    pub(super) fn is_ready(&self) -> bool {
         self.0.ready.load(Ordering::Acquire)
     }
 

@@ -17,11 +17,12 @@ use serde::{Deserialize, Serialize};
 use super::config::{CheckedServer, ServerConfig};
 use super::metrics::{LOAD_SECONDS, MODELS_HELD, MODELS_LOADED, Metrics};
 use crate::backends::cache::{Cache, Held};
+use crate::backends::serve::protocol::{EngineIdentity, SessionKey};
 use crate::checkpoint::is_weight_file;
 use crate::config::Hubs;
 use crate::{
-    Build, BuildContext, CallContext, Digest, Error, ErrorKind, FileEntry, HubRef, Identity, ModelBackend,
-    ModelInfo, ModelRef, ModelSession, ModelSource, Result,
+    BuildContext, CallContext, Digest, Error, ErrorKind, FileEntry, HubRef, ModelBackend, ModelInfo,
+    ModelRef, ModelSession, ModelSource, Result,
 };
 
 const FIND: &str = "find a model";
@@ -29,42 +30,6 @@ const LOAD: &str = "load a model";
 
 /// How often one that waits for an idle model looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
-/// Which session a request means: a model's parameters, and whose tokenizer, template
-/// and stop ids it gets: the king's, for a challenger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SessionKey {
-    /// Digest of the model's parameters.
-    pub parameters: Digest,
-    /// Digest of the parameters of the model that tokenizer, chat template and stop ids
-    /// come from; its own if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text_from: Option<Digest>,
-}
-
-/// What computes the replies: two servers whose engines are equal give the same bits.
-/// An address is no part of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EngineIdentity {
-    /// The backend and its settings.
-    pub backend: Identity,
-    /// The build of the server.
-    pub build: Build,
-    /// The model name of the device; none if the backend does not know it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
-}
-
-impl EngineIdentity {
-    /// What requests name it by.
-    ///
-    /// # Errors
-    /// A bug: it has no JSON form.
-    pub fn digest(&self) -> Result<Digest> {
-        Digest::of_json(self)
-    }
-}
 
 /// The models of a server. Cloning shares them.
 #[derive(Debug, Clone)]
@@ -268,6 +233,35 @@ impl Models {
         self.shelve(&mut self.shelf(), key, Arc::clone(&session));
         drop(loading);
         Ok(session)
+    }
+
+    /// Lets the session of `key` go, once those that use it are done, so that the next
+    /// one is loaded afresh.
+    ///
+    /// # Errors
+    /// `cx`.
+    pub async fn unload(&self, key: SessionKey, cx: &CallContext) -> Result<()> {
+        let _loading = cx.run(LOAD, self.0.loading.lock()).await?;
+        loop {
+            let gone = {
+                let mut shelf = self.shelf();
+                let Some(place) = shelf.loaded.iter().position(|loaded| loaded.key == key) else {
+                    return Ok(());
+                };
+                shelf.loaded[place].leaving = true;
+                let idle = Arc::strong_count(&shelf.loaded[place].session) == 1;
+                let gone = idle.then(|| shelf.loaded.remove(place));
+                self.count(&shelf);
+                gone
+            };
+            match gone {
+                Some(gone) => {
+                    let dropped = cx.run(LOAD, tokio::task::spawn_blocking(move || drop(gone))).await?;
+                    dropped.map_err(|error| Error::bug(LOAD, error.to_string()))?;
+                }
+                None => cx.run(LOAD, tokio::time::sleep(LOOK_AGAIN)).await?,
+            }
+        }
     }
 
     /// The session of the model that requests name `name`, and what it is.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::access::Gate;
 use super::config::{Limits, ServerConfig};
 use super::health::Activity;
+use super::jobs::Jobs;
 use super::metrics::Metrics;
 use super::models::Models;
 use crate::{CallContext, Result};
@@ -17,6 +18,7 @@ pub struct State(Arc<Inner>);
 struct Inner {
     limits: Limits,
     models: Models,
+    jobs: Jobs,
     metrics: Metrics,
     gate: Gate,
     activity: Activity,
@@ -28,6 +30,7 @@ impl State {
     pub(super) fn new(
         config: &ServerConfig,
         models: Models,
+        jobs: Jobs,
         metrics: Metrics,
         activity: Activity,
         work: CallContext,
@@ -36,6 +39,7 @@ impl State {
             gate: Gate::new(&config.limits, &metrics),
             limits: config.limits.clone(),
             models,
+            jobs,
             metrics,
             activity,
             stopping: CallContext::new(),
@@ -51,6 +55,11 @@ impl State {
     /// The models.
     pub fn models(&self) -> &Models {
         &self.0.models
+    }
+
+    /// The jobs.
+    pub fn jobs(&self) -> &Jobs {
+        &self.0.jobs
     }
 
     /// What is counted.

@@ -35,6 +35,10 @@ mod real_judge;
 mod run;
 #[cfg(unix)]
 mod screens;
+#[cfg(feature = "server")]
+mod serve_jobs;
+#[cfg(all(feature = "nats", unix))]
+mod serve_nats;
 mod served;
 mod terminal;
 mod verify_py;

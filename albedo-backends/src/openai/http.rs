@@ -6,11 +6,10 @@ use std::time::SystemTime;
 use albedo_core::http::header::CONTENT_ENCODING;
 use albedo_core::http::{Credential, HeaderMap, HttpRequest, HttpResponse, HttpTransport, StatusCode};
 use albedo_core::{CallContext, Error, ErrorKind, Message, Result, Retry};
-use reqwest::Url;
 use serde_json::Value;
 
 use super::{lenient, limits};
-use crate::http::{Refusal, is_private};
+use crate::http::Refusal;
 
 /// Most bytes of an answer that are read. Source: albedo; above any reply of a judge.
 pub(super) const MAX_BODY: usize = 16 << 20;
@@ -138,31 +137,4 @@ fn encoding(headers: &HeaderMap) -> Option<String> {
 /// An answer without an end.
 pub(super) fn too_long(operation: &str, most: usize) -> Error {
     Error::new(ErrorKind::Protocol, operation, format!("the server's answer has more than {most} bytes"))
-}
-
-/// Checks that `base` is the address of a server and holds no secret, and that a
-/// key (`keyed`) is not read on the way to it.
-///
-/// # Errors
-/// [`ErrorKind::ConfigInvalid`].
-pub(super) fn check_base(base: &str, keyed: bool) -> Result<()> {
-    let invalid = |message: &str, hint: &str| {
-        Err(Error::new(ErrorKind::ConfigInvalid, "check the server's address", message).with_hint(hint))
-    };
-    let example = "set `base_url` to something like https://llm.chutes.ai/v1";
-    let Ok(url) = Url::parse(base) else { return invalid("`base_url` is no URL", example) };
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return invalid("`base_url` does not begin with https:// or http:// and a host", example);
-    }
-    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-        let message = "`base_url` holds a user, a password or a query: keys belong in `key_env`";
-        return invalid(message, example);
-    }
-    if keyed && !is_private(&url) {
-        return invalid(
-            "`base_url` is plain HTTP to another machine: everybody on the way could read the key",
-            "use https, leave `key_env` out, or set `allow_plain_http = true`",
-        );
-    }
-    Ok(())
 }

@@ -1,0 +1,284 @@
+//! The routes of jobs: `/v1/engine`, `/v1/files`, `/v1/jobs`.
+
+use std::time::Duration;
+
+use axum::body::Body as Answer;
+use axum::extract::{Path, Query, State as From};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use axum::{Json, Router};
+use bytes::Bytes;
+use futures::stream;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::run::{check_engine, holds};
+use super::store::{Asked, Ended};
+use super::unknown;
+use crate::backends::serve::protocol::{
+    EngineIdentity, EngineInfo, EventLine, HEARTBEAT_SECS, JobRequest, JobStatus, NumberedEvent, VERSION,
+    WireError,
+};
+use crate::server::body::Body;
+use crate::server::{ApiError, State};
+use crate::{Digest, Error, ErrorKind, EventKind, Retry};
+
+/// The routes.
+pub(in crate::server) fn router() -> Router<State> {
+    Router::new()
+        .route("/v1/engine", get(engine))
+        .route("/v1/files/{sha256}", get(file))
+        .route("/v1/jobs/{id}", put(ask).get(status).delete(let_go))
+        .route("/v1/jobs/{id}/events", get(events))
+        .route("/v1/jobs/{id}/result", get(result))
+}
+
+/// A request about a job that failed: a status, and everything that decides what follows
+/// for the client, in the body that clients of OpenAI's routes read.
+struct JobError(Error);
+
+impl std::convert::From<Error> for JobError {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for JobError {
+    fn into_response(self) -> Response {
+        let Self(error) = self;
+        let status = match error.kind() {
+            ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::Conflict => StatusCode::CONFLICT,
+            ErrorKind::ConfigInvalid | ErrorKind::DataInvalid | ErrorKind::Unsupported => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            ErrorKind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            ErrorKind::Unexpected => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let kind = match status {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        };
+        if status.is_server_error() {
+            tracing::warn!(status = status.as_u16(), %error, "a request about a job failed");
+        }
+        let body = json!({ "error": {
+            "message": error.to_string(),
+            "type": kind,
+            "param": null,
+            "code": error.kind(),
+            "albedo": WireError::from(&error),
+        }});
+        let mut response = (status, Json(body)).into_response();
+        if let Retry::After(pause) = error.retry() {
+            let secs = pause.as_secs_f64().ceil().max(1.0) as u64;
+            response.headers_mut().insert(header::RETRY_AFTER, secs.into());
+        }
+        response
+    }
+}
+
+/// A server that is not ready yet, or stops, asks to be asked again.
+fn ready(state: &State) -> Result<(), JobError> {
+    let message = match () {
+        () if state.stopping().is_cancelled() => "the server stops",
+        () if !state.activity().is_ready() => "the server still loads its models",
+        () => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::Unavailable, "answer a request", message)
+        .with_retry(Retry::After(Duration::from_secs(1)))
+        .into())
+}
+
+/// The digest in a path.
+fn digest(text: &str) -> Result<Digest, JobError> {
+    text.parse().map_err(JobError)
+}
+
+/// `GET /v1/engine`: what computes replies, and the models that are offered by name.
+async fn engine(From(state): From<State>) -> Result<Json<EngineInfo>, JobError> {
+    ready(&state)?;
+    Ok(Json(info(&state)))
+}
+
+/// What the server tells of itself.
+pub(in crate::server) fn info(state: &State) -> EngineInfo {
+    let EngineIdentity { backend, build, device } = state.models().engine().clone();
+    let models = state.models().list().into_iter();
+    let models = models.filter_map(|model| Some((model.name, model.key?.parameters))).collect();
+    EngineInfo { version: VERSION, engine: EngineIdentity { backend, build, device }, models }
+}
+
+/// `GET /v1/files/{sha256}`: a text file of a model that was loaded.
+async fn file(From(state): From<State>, Path(sha256): Path<String>) -> Result<Response, JobError> {
+    const READ: &str = "read a text file";
+    let sha256 = digest(&sha256)?;
+    let (_, path) = state.jobs().file(sha256).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, READ, "no model that was loaded has a text file of this digest")
+            .with("sha256", sha256)
+            .with_hint("have the server load the model first")
+    })?;
+    let read = tokio::task::spawn_blocking(move || {
+        std::fs::read(&path).map_err(|error| Error::io(READ, &path, error))
+    });
+    let bytes = read.await.map_err(|error| Error::bug(READ, error.to_string()))??;
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
+}
+
+/// `PUT /v1/jobs/{id}`: asks for a job. 201 if it is new, 200 if it is known.
+async fn ask(
+    From(state): From<State>,
+    Path(id): Path<String>,
+    body: Result<Body, ApiError>,
+) -> Result<Response, Response> {
+    let Body(bytes) = body.map_err(IntoResponse::into_response)?;
+    let asked = async {
+        ready(&state)?;
+        let id = digest(&id)?;
+        let request = JobRequest::read(id, &bytes)?;
+        check_engine(&request, state.jobs().engine())?;
+        holds(&state, &request)?;
+        let limits = state.limits();
+        let most = u64::from(limits.queue) + u64::from(limits.streams);
+        if state.jobs().status(id).await?.is_none() && state.jobs().unfinished().await? >= most {
+            return Err(Error::new(
+                ErrorKind::RateLimited,
+                "take a job",
+                format!("{most} jobs wait already"),
+            )
+            .with_retry(Retry::After(Duration::from_secs(5)))
+            .into());
+        }
+        let asked = state.jobs().ask(id, &request, bytes.to_vec()).await?;
+        let code = if asked == Asked::New { StatusCode::CREATED } else { StatusCode::OK };
+        Ok::<_, JobError>((code, Json(known(&state, id).await?)).into_response())
+    };
+    asked.await.map_err(IntoResponse::into_response)
+}
+
+async fn known(state: &State, id: Digest) -> Result<JobStatus, JobError> {
+    Ok(state.jobs().status(id).await?.ok_or_else(|| unknown(id))?)
+}
+
+/// `GET /v1/jobs/{id}`: how far the job is.
+async fn status(From(state): From<State>, Path(id): Path<String>) -> Result<Json<JobStatus>, JobError> {
+    known(&state, digest(&id)?).await.map(Json)
+}
+
+/// `GET /v1/jobs/{id}/result`: the result, if it is stored.
+async fn result(From(state): From<State>, Path(id): Path<String>) -> Result<Response, JobError> {
+    const READ: &str = "read a job's result";
+    let id = digest(&id)?;
+    match state.jobs().ended(id).await? {
+        Some(Ended::Result(bytes)) => {
+            Ok(([(header::CONTENT_TYPE, "application/json")], bytes).into_response())
+        }
+        Some(Ended::Error(error)) => Err(JobError(error.into_error())),
+        None => {
+            let state = known(&state, id).await?.state;
+            Err(Error::new(ErrorKind::NotFound, READ, format!("there is none: the job is {state:?}"))
+                .with("job", id)
+                .into())
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LetGo {
+    /// `unfinished` leaves a result where it is.
+    only: Option<Only>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Only {
+    Unfinished,
+}
+
+/// `DELETE /v1/jobs/{id}`: the result is acknowledged and may go; an unfinished job is
+/// cancelled.
+async fn let_go(
+    From(state): From<State>,
+    Path(id): Path<String>,
+    Query(query): Query<LetGo>,
+) -> Result<StatusCode, JobError> {
+    let id = digest(&id)?;
+    match state.jobs().let_go(id, query.only == Some(Only::Unfinished)).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(unknown(id).into()),
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct After {
+    /// The number of the latest event that the client has seen.
+    #[serde(default)]
+    after: u64,
+}
+
+/// `GET /v1/jobs/{id}/events?after=N`: the events after number N as JSON lines, until the
+/// job is over; a heartbeat where nothing happens.
+async fn events(
+    From(state): From<State>,
+    Path(id): Path<String>,
+    Query(After { after }): Query<After>,
+) -> Result<Response, JobError> {
+    let id = digest(&id)?;
+    known(&state, id).await?;
+    let lines = stream::unfold(Some(after), move |after| {
+        let state = state.clone();
+        async move {
+            let (bytes, next) = lines(&state, id, after?).await;
+            Some((Ok::<_, std::convert::Infallible>(bytes), next))
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], Answer::from_stream(lines)).into_response())
+}
+
+/// The next lines after number `after`, and after which number to go on, if the stream
+/// does.
+async fn lines(state: &State, id: Digest, after: u64) -> (Bytes, Option<u64>) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(HEARTBEAT_SECS);
+    loop {
+        let mut news = state.jobs().follow(id);
+        let events = match state.jobs().events(id, after).await {
+            Ok(Some(events)) => events,
+            // It is forgotten, or the disk fails: the client asks once more.
+            Ok(None) | Err(_) => return (Bytes::new(), None),
+        };
+        if let Some(last) = events.last() {
+            let next = (!is_over(last)).then_some(last.number);
+            let mut text = Vec::new();
+            for event in events {
+                line(&mut text, &EventLine::Event(Box::new(event)));
+            }
+            return (text.into(), next);
+        }
+        tokio::select! {
+            _ = news.changed() => {}
+            // Whoever follows does so at the server that comes after this one.
+            () = state.stopping().cancelled() => return (Bytes::new(), None),
+            () = tokio::time::sleep_until(deadline) => {
+                let mut text = Vec::new();
+                line(&mut text, &EventLine::Heartbeat { heartbeat: after });
+                return (text.into(), Some(after));
+            }
+        }
+    }
+}
+
+fn is_over(event: &NumberedEvent) -> bool {
+    matches!(&event.event.kind, EventKind::Job(job) if job.state.is_over())
+}
+
+fn line(text: &mut Vec<u8>, line: &EventLine) {
+    // A line has no map with other keys than strings.
+    if serde_json::to_writer(&mut *text, line).is_ok() {
+        text.push(b'\n');
+    }
+}

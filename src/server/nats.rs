@@ -1,0 +1,314 @@
+//! The jobs of a work queue over NATS JetStream, done beside the server's own.
+//!
+//! A worker takes a message when it has a place for it, looks whether the job's result is
+//! stored already, does the job otherwise, stores the result, and acknowledges the
+//! message last. While it works it tells the broker so, at a third of the time after which
+//! the broker gives the message to another worker. A job that was delivered five times
+//! and still has no result is set aside with an alert.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::{AckKind, Message};
+use async_nats::{Client, Subscriber};
+use futures::StreamExt as _;
+use tokio::task::JoinSet;
+
+use super::State;
+use super::jobs::{self, Ended};
+use crate::backends::serve::NatsConfig;
+use crate::backends::serve::nats::{Fleet, JobMessage, ResultMessage, read, request};
+use crate::backends::serve::protocol::WireError;
+use crate::files::{open_file, read_exact_at};
+use crate::registry::Secret;
+use crate::{BuildContext, CallContext, Digest, Error, ErrorKind, EventKind, Result, Retry};
+
+const WORK: &str = "do the jobs of the fleet";
+
+/// Deliveries after which a job is set aside.
+const MOST_DELIVERIES: i64 = 5;
+
+/// How long a fetch waits for messages.
+const FETCH: Duration = Duration::from_secs(1);
+
+/// Messages that are fetched at a time at most: a worker takes no more than it begins at
+/// once.
+const BATCH: usize = 16;
+
+/// The pause before a job is given to another worker: this one does not have its model.
+const PASS_ON: Duration = Duration::from_millis(500);
+
+/// Pauses between tries to connect, in seconds: the first and the longest.
+const PAUSES: (f64, f64) = (0.1, 5.0);
+
+/// Bytes of a text file that one answer has.
+const PIECE: u64 = 512 << 10;
+
+/// A work queue and what it takes to use it.
+#[derive(Debug)]
+pub(super) struct Queue {
+    config: NatsConfig,
+    token: Option<Secret>,
+}
+
+impl Queue {
+    /// # Errors
+    /// The operator's: there is no secret of the name that `config` gives.
+    pub(super) fn new(config: &NatsConfig, cx: &BuildContext<'_>) -> Result<Self> {
+        let token = config.token_env.as_deref().map(|name| cx.secret(name)).transpose();
+        let token = token.map_err(|error| error.with("key", "nats.token_env"))?;
+        Ok(Self { config: config.clone(), token })
+    }
+
+    /// How long a message may be unacknowledged before another worker gets it.
+    fn ack_wait(&self) -> Duration {
+        Duration::from_secs_f64(self.config.ack_wait_secs)
+    }
+}
+
+/// Does the jobs of `queue` until the server stops. A broker that is away is waited for.
+pub(super) async fn run(state: State, queue: Queue) {
+    let mut pause = PAUSES.0;
+    while !state.stopping().is_cancelled() {
+        match serve(&state, &queue, &mut pause).await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(%error, "the work queue is away"),
+        }
+        let wait = Duration::from_secs_f64(pause);
+        pause = (pause * 2.0).min(PAUSES.1);
+        tokio::select! {
+            () = state.stopping().cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+async fn serve(state: &State, queue: &Queue, pause: &mut f64) -> Result<()> {
+    let fleet = Fleet::connect(&queue.config, queue.token.clone(), state.stopping()).await?;
+    let engine = state.jobs().engine();
+    let stream = fleet.context().get_stream(fleet.queue()).await.map_err(|error| away(&error))?;
+    // Workers of one engine share a consumer; those of another have their own subject.
+    let name = format!("engine-{}", engine.short());
+    let config = pull::Config {
+        durable_name: Some(name.clone()),
+        filter_subject: fleet.jobs(engine),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: queue.ack_wait(),
+        max_ack_pending: 10_000,
+        ..pull::Config::default()
+    };
+    let consumer: PullConsumer =
+        stream.get_or_create_consumer(&name, config).await.map_err(|error| away(&error))?;
+    let subscribe =
+        async |subject: String| fleet.client().subscribe(subject).await.map_err(|error| away(&error));
+    let engines = subscribe(fleet.engine_subject()).await?;
+    let files = subscribe(fleet.file_subject("*")).await?;
+    tracing::info!(queue = fleet.queue(), engine = %engine.short(), "takes jobs from the work queue");
+    *pause = PAUSES.0;
+    let mut answering = JoinSet::new();
+    answering.spawn(tell_engine(state.clone(), fleet.client().clone(), engines));
+    answering.spawn(tell_files(state.clone(), fleet.client().clone(), files));
+    let mut under_way = JoinSet::new();
+    let taken = take(state, &fleet, &consumer, queue.ack_wait() / 3, &mut under_way).await;
+    // What is under way is finished, or handed back with the server's work.
+    while under_way.join_next().await.is_some() {}
+    taken
+}
+
+async fn take(
+    state: &State,
+    fleet: &Fleet,
+    consumer: &PullConsumer,
+    every: Duration,
+    under_way: &mut JoinSet<()>,
+) -> Result<()> {
+    let most = state.limits().streams as usize;
+    loop {
+        while under_way.try_join_next().is_some() {}
+        let free = most.saturating_sub(under_way.len()).min(BATCH);
+        if free == 0 {
+            tokio::select! {
+                () = state.stopping().cancelled() => return Ok(()),
+                _ = under_way.join_next() => continue,
+            }
+        }
+        let batch = consumer.batch().max_messages(free).expires(FETCH).messages();
+        let mut messages = tokio::select! {
+            () = state.stopping().cancelled() => return Ok(()),
+            messages = batch => messages.map_err(|error| away(&error))?,
+        };
+        loop {
+            let message = tokio::select! {
+                () = state.stopping().cancelled() => return Ok(()),
+                message = messages.next() => message,
+            };
+            match message {
+                Some(Ok(message)) => _ = under_way.spawn(one(state.clone(), fleet.clone(), message, every)),
+                Some(Err(error)) => return Err(away(&error)),
+                None => break,
+            }
+        }
+    }
+}
+
+/// What becomes of a message.
+enum Done {
+    /// A result, or that there is none, is stored.
+    Stored,
+    /// Another worker, or this one later, is to have it.
+    PassOn(Error),
+}
+
+/// Does the job of `message`, tells the broker so as often as `every` says, and
+/// acknowledges it.
+async fn one(state: State, fleet: Fleet, message: Message, every: Duration) {
+    let deliveries = message.info().map_or(1, |info| info.delivered);
+    let job: JobMessage = match read(&message.payload) {
+        Ok(job) => job,
+        Err(error) => {
+            tracing::warn!(%error, "a message of the work queue is none of ours, and is dropped");
+            acknowledge(&message, AckKind::Term).await;
+            return;
+        }
+    };
+    let mut work = std::pin::pin!(perform(&state, &fleet, &job, deliveries));
+    let mut progress = tokio::time::interval(every);
+    let done = loop {
+        tokio::select! {
+            done = &mut work => break done,
+            _ = progress.tick() => acknowledge(&message, AckKind::Progress).await,
+        }
+    };
+    match done {
+        Ok(Done::Stored) => {
+            // It is delivered again if this is lost; then its result is found.
+            if let Err(error) = message.double_ack().await {
+                tracing::debug!(%error, "an acknowledgement is lost");
+            }
+        }
+        Ok(Done::PassOn(error)) | Err(error) => {
+            tracing::info!(job = %job.job.short(), %error, "a job is passed on");
+            acknowledge(&message, AckKind::Nak(Some(PASS_ON))).await;
+        }
+    }
+}
+
+/// What the broker does not hear, it finds out by itself.
+async fn acknowledge(message: &Message, kind: AckKind) {
+    if let Err(error) = message.ack_with(kind).await {
+        tracing::debug!(%error, "an acknowledgement is lost");
+    }
+}
+
+async fn perform(state: &State, fleet: &Fleet, job: &JobMessage, deliveries: i64) -> Result<Done> {
+    let id = job.job;
+    let (asked, bytes) = match request(fleet, id, &job.request).await {
+        Ok(asked) => asked,
+        Err(error) if error.kind() == ErrorKind::DataInvalid => return fail(fleet, id, &error).await,
+        Err(error) => return Err(error),
+    };
+    if asked.is_lasting() && fleet.result(id).await?.is_some() {
+        return Ok(Done::Stored);
+    }
+    if deliveries > MOST_DELIVERIES {
+        let message = format!(
+            "the job {} was delivered {MOST_DELIVERIES} times and has no result: it is set aside",
+            id.short()
+        );
+        state.work().emit(EventKind::Alert { message });
+        let error = Error::new(ErrorKind::Unavailable, WORK, "the job was given to workers too often")
+            .with("deliveries", deliveries - 1)
+            .with_retry(Retry::Never)
+            .with_hint("look at the workers' logs; asked for again, the job is tried again");
+        return fail(fleet, id, &error).await;
+    }
+    jobs::check_engine(&asked, state.jobs().engine())?;
+    if jobs::holds(state, &asked).is_err() {
+        for reference in &job.references {
+            let label = format!("fleet-{}", Digest::of(reference.to_string()).short());
+            state.models().hold(reference, &label, state.work()).await?;
+        }
+        if let Err(error) = jobs::holds(state, &asked) {
+            return match deliveries < MOST_DELIVERIES {
+                // Another worker may have it.
+                true => Ok(Done::PassOn(error)),
+                false => fail(fleet, id, &error).await,
+            };
+        }
+    }
+    state.jobs().ask(id, &asked, bytes).await?;
+    match state.jobs().wait(id, &wait_context(state)).await? {
+        Ended::Result(bytes) => {
+            fleet.publish_result(id, &ResultMessage::Done(fleet.body(bytes).await?)).await?;
+            Ok(Done::Stored)
+        }
+        Ended::Error(error) => {
+            let error = error.into_error();
+            match error.kind() {
+                // A failure of this machine is tried on another one.
+                ErrorKind::Unavailable
+                | ErrorKind::DeviceLost
+                | ErrorKind::ResourceExhausted
+                | ErrorKind::Timeout
+                | ErrorKind::Cancelled => Ok(Done::PassOn(error)),
+                _ => fail(fleet, id, &error).await,
+            }
+        }
+    }
+}
+
+/// A job that is handed back ends nowhere: the wait for it ends with the server's work.
+fn wait_context(state: &State) -> CallContext {
+    state.work().child()
+}
+
+async fn fail(fleet: &Fleet, job: Digest, error: &Error) -> Result<Done> {
+    let message = ResultMessage::Failed(Box::new(WireError::from(error)));
+    fleet.publish_result(job, &message).await?;
+    Ok(Done::Stored)
+}
+
+/// Answers what the worker is.
+async fn tell_engine(state: State, client: Client, mut asked: Subscriber) {
+    while let Some(message) = asked.next().await {
+        let (Some(reply), Ok(info)) = (message.reply, serde_json::to_vec(&jobs::info(&state))) else {
+            continue;
+        };
+        if let Err(error) = client.publish(reply, info.into()).await {
+            tracing::debug!(%error, "an answer is lost");
+        }
+    }
+}
+
+/// Answers pieces of the text files that the worker has; others may have other ones.
+async fn tell_files(state: State, client: Client, mut asked: Subscriber) {
+    while let Some(message) = asked.next().await {
+        let sha256 = message.subject.rsplit('.').next().and_then(|sha256| sha256.parse::<Digest>().ok());
+        let file = sha256.and_then(|sha256| state.jobs().file(sha256));
+        let offset = std::str::from_utf8(&message.payload).ok().and_then(|offset| offset.parse::<u64>().ok());
+        let (Some(reply), Some((file, path)), Some(offset)) = (message.reply, file, offset) else { continue };
+        let length = file.size.saturating_sub(offset).min(PIECE);
+        let piece = tokio::task::spawn_blocking(move || piece(&path, offset, length)).await;
+        match piece {
+            Ok(Ok(piece)) => {
+                if let Err(error) = client.publish(reply, piece.into()).await {
+                    tracing::debug!(%error, "an answer is lost");
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "a text file cannot be read"),
+            Err(error) => tracing::warn!(%error, "reading a text file failed"),
+        }
+    }
+}
+
+fn piece(path: &PathBuf, offset: u64, length: u64) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; length as usize];
+    let file = open_file(WORK, path)?;
+    read_exact_at(&file, &mut bytes, offset).map_err(|error| Error::io(WORK, path, error))?;
+    Ok(bytes)
+}
+
+fn away(error: &dyn std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Unavailable, WORK, error.to_string())
+}

@@ -1,0 +1,287 @@
+//! Jobs over NATS JetStream: several workers, which are killed, stopped and started again,
+//! as is the broker. Skipped where there is no `nats-server`.
+//!
+//! `ALBEDO_NATS_JOBS`, `ALBEDO_NATS_WORKER_KILLS` and `ALBEDO_NATS_BROKER_KILLS` set the
+//! numbers: 60, 4 and 1 unless they are set.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use albedo::backends::serve::nats::{Fleet, JobMessage, ResultMessage};
+use albedo::backends::serve::protocol::{GenerateJob, JobOutcome, JobRequest, JobResult, SessionKey};
+use albedo::backends::serve::{NatsConfig, ServeBackend, ServeConfig};
+use albedo::events::Collected;
+use albedo::registry::{Resources, SystemSecrets};
+use albedo::{
+    BuildContext, CallContext, Completion, Digest, EventKind, GenerateRequest, Message, MessageRole,
+    ModelBackend, ModelSession, ModelSource, Registry, Sampling, canonical_json,
+};
+use futures::StreamExt;
+use serde_json::json;
+
+use crate::run::demo;
+use crate::serve_jobs::{Serving, settings};
+
+/// A broker; killed at the end.
+struct Broker {
+    child: Child,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Broker {
+    /// None where there is no `nats-server`.
+    fn start() -> Option<Self> {
+        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+        let folder = tempfile::tempdir().expect("a folder");
+        match spawn(port, folder.path()) {
+            Ok(child) => Some(Self { child, port, folder }),
+            Err(error) => {
+                println!(
+                    "skipped: there is no `nats-server` here ({error}); Debian has the package of that name"
+                );
+                None
+            }
+        }
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn restart(&mut self) {
+        self.kill();
+        self.child = spawn(self.port, self.folder.path()).expect("starts");
+    }
+
+    fn config(&self) -> NatsConfig {
+        serde_json::from_value(json!({
+            "url": format!("nats://127.0.0.1:{}", self.port),
+            "ack_wait_secs": 3.0,
+        }))
+        .expect("settings")
+    }
+
+    async fn fleet(&self) -> Fleet {
+        let cx = CallContext::new();
+        loop {
+            match Fleet::connect(&self.config(), None, &cx).await {
+                Ok(fleet) => return fleet,
+                // It is not there yet.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+}
+
+fn spawn(port: u16, folder: &Path) -> std::io::Result<Child> {
+    let server = ["nats-server", "/usr/sbin/nats-server"].into_iter().find_map(|program| {
+        let mut command = Command::new(program);
+        command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(folder);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()
+    });
+    server.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))
+}
+
+fn number(name: &str, otherwise: usize) -> usize {
+    std::env::var(name).map_or(otherwise, |number| number.parse().expect("a number"))
+}
+
+fn request(seed: u64) -> GenerateRequest {
+    let question = format!("Which files are there? The folder is number {seed}.");
+    GenerateRequest::new([Message::new(MessageRole::User, question)], 6)
+        .with_sampling(Sampling { temperature: 1.0, ..Sampling::default() })
+        .with_seed(seed)
+}
+
+/// A worker's folder, with its settings.
+fn worker(folder: &Path, broker: &Broker) -> Serving {
+    fs::create_dir_all(folder).expect("a folder");
+    let more = format!("[nats]\nurl = \"nats://127.0.0.1:{}\"\nack_wait_secs = 3.0\n", broker.port);
+    settings(folder, 0, ["king", "challenger"], &more);
+    Serving::start(folder)
+}
+
+async fn connect(broker: &Broker, cache: &Path) -> ServeBackend {
+    let (registry, cx) = (Registry::linked().expect("a registry"), CallContext::new());
+    let build = BuildContext::new(&registry, &cx).with_resources(Resources::default().with_cache_dir(cache));
+    let config = ServeConfig { nats: Some(broker.config()), patience_secs: 120.0, ..ServeConfig::default() };
+    ServeBackend::connect(&config, &SystemSecrets::from_env(), &build).await.expect("connects")
+}
+
+/// What one host alone answers.
+async fn expected(requests: &[GenerateRequest]) -> Vec<Completion> {
+    let (registry, cx) = (Registry::linked().expect("a registry"), CallContext::new());
+    let backend = registry.build::<dyn ModelBackend>("burn", json!({}), &cx).await.expect("builds");
+    let king = ModelSource::new(demo().join("models/king"));
+    let session = backend.load(&king, &cx).await.expect("loads");
+    let answers: BTreeMap<_, _> = session
+        .generate(requests.to_vec(), &cx)
+        .map(|answer| (answer.index, answer.result.expect("answers")))
+        .collect()
+        .await;
+    answers.into_values().collect()
+}
+
+fn signal(serving: &Serving, signal: &str) {
+    let sent = Command::new("kill").args([signal, &serving.id().to_string()]).status().expect("sends");
+    assert!(sent.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_and_broker_may_die_and_every_result_is_used_once() {
+    let Some(mut broker) = Broker::start() else { return };
+    let jobs = number("ALBEDO_NATS_JOBS", 60);
+    let (worker_kills, broker_kills) =
+        (number("ALBEDO_NATS_WORKER_KILLS", 4), number("ALBEDO_NATS_BROKER_KILLS", 1));
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let fleet = broker.fleet().await;
+    let places: Vec<_> = (0..3).map(|place| folder.join(format!("worker-{place}"))).collect();
+    let mut workers: Vec<_> = places.iter().map(|place| worker(place, &broker)).collect();
+    let backend = connect(&broker, &folder.join("cache")).await;
+    let session = backend.load(&ModelSource::served("king"), &CallContext::new()).await.expect("loads");
+    let requests: Vec<_> = (0..jobs as u64).map(request).collect();
+    let expected = expected(&requests).await;
+
+    let alerts = Arc::new(Collected::default());
+    let cx = CallContext::new().with_events(alerts.clone());
+    let (answered, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(BTreeMap::new())));
+    let mut asking = tokio::task::JoinSet::new();
+    {
+        let (answered, answers) = (Arc::clone(&answered), Arc::clone(&answers));
+        let mut stream = session.generate(requests.clone(), &cx);
+        asking.spawn(async move {
+            while let Some(answer) = stream.next().await {
+                let before = answers.lock().expect("no panic").insert(answer.index, answer.result);
+                assert!(before.is_none(), "one answer per request");
+                answered.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+    }
+    // One worker is cut off for longer than the broker waits for it.
+    signal(&workers[2], "-STOP");
+    let kills = worker_kills + broker_kills;
+    for kill in 0..kills {
+        let moment = jobs * (kill + 1) / (kills + 2);
+        while answered.load(Ordering::SeqCst) < moment && !asking.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if asking.try_join_next().is_some() {
+                break;
+            }
+        }
+        if kill % (worker_kills / broker_kills.max(1) + 1) == worker_kills / broker_kills.max(1) {
+            broker.restart();
+        } else {
+            let victim = kill % 2;
+            workers[victim].kill();
+            let place = places[victim].clone();
+            workers[victim] =
+                tokio::task::spawn_blocking(move || Serving::start(&place)).await.expect("starts");
+        }
+    }
+    // It comes back when others have done its work.
+    signal(&workers[2], "-CONT");
+    while let Some(ended) = asking.join_next().await {
+        ended.expect("no panic");
+    }
+    let answers = std::mem::take(&mut *answers.lock().expect("no panic"));
+    assert_eq!(answers.len(), jobs);
+    for (index, answer) in answers {
+        let answer = answer.unwrap_or_else(|error| panic!("request {index}: {error}"));
+        assert_eq!(answer, expected[index], "the bits of one host alone");
+    }
+
+    // Posted once more, as after the broker's window: the stored result is found.
+    let engine = backend.engine().engine.digest().expect("a digest");
+    let king = SessionKey::new(session.model().parameters);
+    let job = |request: &GenerateRequest| JobRequest::Generate(GenerateJob::new(engine, king, request));
+    let fleet_again = broker.fleet().await;
+    for request in requests.iter().take(20) {
+        let job = job(request);
+        let (id, body) = (job.id().expect("an id"), canonical_json(&job).expect("writes"));
+        let message = JobMessage {
+            job: id,
+            request: fleet_again.body(body).await.expect("a body"),
+            references: vec![],
+        };
+        let bytes = serde_json::to_vec(&message).expect("writes");
+        let sent =
+            fleet_again.context().publish(fleet_again.jobs(engine), bytes.into()).await.expect("sends");
+        sent.await.expect("is stored");
+    }
+    let mut queue = fleet_again.context().get_stream(fleet_again.queue()).await.expect("a stream");
+    while queue.info().await.expect("what it has").state.messages > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(fleet);
+    let alerted = alerts.events().into_iter().filter(|event| matches!(event.kind, EventKind::Alert { .. }));
+    assert_eq!(alerted.count(), 0, "no two results of one job differ");
+    println!("{jobs} jobs, {worker_kills} workers and {broker_kills} brokers killed: the bits of one host");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_result_counts_and_another_one_is_an_alert() {
+    let Some(broker) = Broker::start() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let fleet = broker.fleet().await;
+    let _worker = worker(&folder.join("worker"), &broker);
+    let backend = connect(&broker, &folder.join("cache")).await;
+    let session: Arc<dyn ModelSession> =
+        backend.load(&ModelSource::served("king"), &CallContext::new()).await.expect("loads");
+    let alerts = Arc::new(Collected::default());
+    let cx = CallContext::new().with_events(alerts.clone());
+    let answer = async |request: GenerateRequest| {
+        let mut stream = session.generate(vec![request], &cx);
+        stream.next().await.expect("an answer").result.expect("answers")
+    };
+    let first = answer(request(1)).await;
+
+    // A worker that computes something else.
+    let engine = backend.engine().engine.digest().expect("a digest");
+    let king = SessionKey::new(session.model().parameters);
+    let job = JobRequest::Generate(GenerateJob::new(engine, king, &request(1)));
+    let id = job.id().expect("an id");
+    let stored = fleet.result(id).await.expect("asks").expect("a result");
+    let mut other: JobResult = serde_json::from_slice(&stored).expect("reads");
+    if let JobOutcome::Generated(completion) = &mut other.outcome {
+        completion.text.push('!');
+    }
+    let other = fleet.body(canonical_json(&other).expect("writes")).await.expect("a body");
+    fleet.publish_result(id, &ResultMessage::Done(other)).await.expect("stores");
+    while alerts.events().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let told = serde_json::to_string(&alerts.events()[0]).expect("writes");
+    assert!(told.contains("different results"), "{told}");
+    assert_eq!(answer(request(1)).await, first, "the first one counts");
+    assert_eq!(fleet.result(id).await.expect("asks"), Some(stored));
+
+    // A job that no worker can do is told so.
+    let nobody = SessionKey::new(Digest::of("nobody"));
+    let job = JobRequest::Generate(GenerateJob::new(engine, nobody, &request(1)));
+    let (id, body) = (job.id().expect("an id"), canonical_json(&job).expect("writes"));
+    let message =
+        JobMessage { job: id, request: fleet.body(body).await.expect("a body"), references: vec![] };
+    let bytes = serde_json::to_vec(&message).expect("writes");
+    fleet.context().publish(fleet.jobs(engine), bytes.into()).await.expect("sends").await.expect("is stored");
+    let mut queue = fleet.context().get_stream(fleet.queue()).await.expect("a stream");
+    while queue.info().await.expect("what it has").state.messages > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(fleet.result(id).await.expect("asks"), None, "a failure is no result");
+}
