@@ -16,6 +16,7 @@
 //! | [`metrics`] | every metric of `/metrics`, once |
 //! | `state` | [`State`]: what handlers share |
 //! | `openai` | OpenAI's routes |
+//! | `openapi` | `/openapi.json` |
 //! | `jobs` | [`Jobs`]: the jobs of validators, their results on the disk |
 //! | `nats` | the same jobs from a work queue (feature `nats`) |
 //!
@@ -69,13 +70,14 @@ mod models;
 #[cfg(feature = "nats")]
 mod nats;
 mod openai;
+mod openapi;
 mod state;
 
 pub use self::access::{Gate, Place, Ticket};
 pub use self::body::{Body, JsonBody};
 pub use self::config::{Limits, ServedModelConfig, ServerConfig, TlsConfig};
 pub use self::error::{ApiError, ErrorBody, ErrorResponse};
-pub use self::health::{Activity, Busy, Readiness};
+pub use self::health::{Activity, Busy, Health, Readiness};
 pub use self::jobs::Jobs;
 pub use self::metrics::Metrics;
 pub use self::models::{HeldModel, ModelState, Models, ServedModel};
@@ -86,12 +88,15 @@ pub use crate::backends::serve::protocol::{EngineIdentity, SessionKey};
 /// so to its client.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
+/// What is done once every configured model is loaded.
+type Ready = Box<dyn FnOnce(&State) + Send>;
+
 /// A server that listens and does not answer yet.
 pub struct Server {
     socket: Socket,
     router: Router,
     state: State,
-    ready: Option<Box<dyn FnOnce(&State) + Send>>,
+    ready: Option<Ready>,
     #[cfg(feature = "nats")]
     queue: Option<nats::Queue>,
 }
@@ -227,6 +232,7 @@ impl Server {
 fn router(state: &State, access: Access) -> Router {
     let guarded = Router::new()
         .merge(openai::router())
+        .route("/openapi.json", get(openapi::describe))
         .merge(jobs::router())
         .route("/metrics", get(health::metrics))
         .layer(from_fn_with_state(access, access::authorize));
@@ -241,12 +247,13 @@ fn router(state: &State, access: Access) -> Router {
 }
 
 /// The routes as metrics name them: a path of a client's own is no name.
-const ROUTES: [&str; 9] = [
+const ROUTES: [&str; 10] = [
     "/v1/models",
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/jobs",
     "/v1/engine",
+    "/openapi.json",
     "/v1/files",
     "/metrics",
     "/healthz",
@@ -260,10 +267,12 @@ async fn observe(From(state): From<State>, request: Request, next: Next) -> Resp
         |route: &str| path.strip_prefix(route).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     let route = ROUTES.into_iter().find(|route| is_below(route)).unwrap_or("other");
     let started = Instant::now();
+    let method = request.method().clone();
     let response = next.run(request).await;
-    let status = response.status().as_u16().to_string();
-    state.metrics().add(REQUESTS, &[("route", route), ("status", &status)], 1);
-    state.metrics().took(REQUEST_SECONDS, &[("route", route)], started.elapsed().as_secs_f64());
+    let (status, took_secs) = (response.status().as_u16(), started.elapsed().as_secs_f64());
+    tracing::debug!(%method, route, status, took_secs, "a request is answered");
+    state.metrics().add(REQUESTS, &[("route", route), ("status", &status.to_string())], 1);
+    state.metrics().took(REQUEST_SECONDS, &[("route", route)], took_secs);
     response
 }
 

@@ -113,6 +113,14 @@ pub trait ModelSession: Debug + Send + Sync + 'static {
         Ok(None)
     }
 
+    /// The tokens of [`Prompt::Text`]; `None` where the session does not know them.
+    ///
+    /// # Errors
+    /// A text that the tokenizer cannot take.
+    fn text_tokens(&self, _: &str) -> Result<Option<Vec<u32>>> {
+        Ok(None)
+    }
+
     /// Answers every request, as they finish, in any order.
     ///
     /// # Behavior

@@ -21,6 +21,9 @@ pub(crate) struct Arguments {
     /// Listen there instead: an address and a port, 0 for any that is free.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// Check the configuration and end: nothing is loaded, no address is taken.
+    #[arg(long)]
+    check: bool,
     /// Write the address of the routes into this file once every model is loaded.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
@@ -56,6 +59,12 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let (config, registry) = (arguments.config()?, Registry::linked()?);
+    if arguments.check {
+        config.check(&registry)?;
+        let names: Vec<_> = config.models.iter().map(|model| model.name.as_str()).collect();
+        print(&format!("well-formed; listens on {} and serves {}\n", config.address()?, names.join(", ")))?;
+        return Ok(Exit::Done);
+    }
     if config.models.is_empty() {
         warn("no model is configured: only jobs can name some");
     }

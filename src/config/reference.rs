@@ -32,14 +32,14 @@ const HEAD: &str = "\
 
 <!-- Made by `albedo config reference`, and compared with it by a test. Edit the types' documentation. -->
 
-Every key of a duel's configuration file, from the program itself: `albedo config reference` prints this page for the
+Every key of a duel's configuration file and of a server's, from the program itself: `albedo config reference` prints this page for the
 plugins that your program has. [configuration.md](configuration.md) explains how the parts fit together. In the TOML
 below, keys have their defaults; those in comments have none, or take another form.
 
 ";
 
-/// Every key of a duel's configuration, and of the plugins of `registry` that one can
-/// name, as Markdown.
+/// Every key of a duel's configuration, of a server's, and of the plugins of `registry`
+/// that one can name, as Markdown.
 pub fn reference(registry: &Registry) -> String {
     let schema = DuelConfig::schema(registry);
     let mut text = HEAD.to_owned();
@@ -62,7 +62,24 @@ pub fn reference(registry: &Registry) -> String {
             text += &chapter(&format!("### {role} `{name}`"), &summary, &header, &keys(schema, schema));
         }
     }
+    #[cfg(feature = "server")]
+    server(&mut text, registry);
     text.trim_end().to_owned() + "\n"
+}
+
+/// Adds the keys of a server's configuration.
+#[cfg(feature = "server")]
+fn server(text: &mut String, registry: &Registry) {
+    let schema = crate::server::ServerConfig::schema(registry);
+    *text += &chapter("## The server's file", &prose(&schema), "", &keys::own_keys(&schema));
+    for (definition, title, table) in [
+        ("ServedModelConfig", "## `[[models]]`", "[[models]]"),
+        ("TlsConfig", "## `[tls]`", "[tls]"),
+        ("Limits", "## `[limits]`", "[limits]"),
+    ] {
+        let definition = &schema["$defs"][definition];
+        *text += &chapter(title, &prose(definition), table, &keys(definition, &schema));
+    }
 }
 
 /// What the check of the guides reads before a block.

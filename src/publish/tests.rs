@@ -367,6 +367,26 @@ async fn one_failure_keeps_no_other_record_from_being_published() {
     assert_eq!(reader.entries(&cx).await.expect("reads").len(), 4);
 }
 
+#[cfg(feature = "server")]
+#[test]
+fn the_lag_is_a_metric_with_its_help() {
+    let folder = folder_of(&records(2));
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let asked = async {
+        let cx = CallContext::new();
+        let outbox = FolderOutbox::open(folder.path()).expect("opens");
+        outbox.scan().expect("scans");
+        let publisher = Publisher::open(memory(), hasty(), &cx).await.expect("opens");
+        publisher.lag(&outbox).await.expect("asks")
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let lag = metrics::with_local_recorder(&recorder, || runtime.block_on(asked));
+    assert_eq!((lag.waiting, lag.stopped), (2, 0));
+    let text = recorder.handle().render();
+    assert!(text.contains("albedo_publish_waiting 2") && text.contains("albedo_publish_stopped 0"), "{text}");
+    assert!(text.contains("# HELP albedo_publish_lag_seconds "), "{text}");
+}
+
 #[tokio::test]
 async fn a_second_process_does_not_publish_from_the_same_folder() {
     let folder = folder_of(&records(1));

@@ -48,13 +48,11 @@ impl FromRequest<State> for Body {
             }
             Ok(Self(bytes.freeze()))
         };
-        match tokio::time::timeout(Duration::from_secs_f64(limits.body_secs), read).await {
-            Ok(read) => read,
-            Err(_) => {
-                let message = format!("the body was not there after {} s", limits.body_secs);
-                Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
-            }
-        }
+        let read = tokio::time::timeout(Duration::from_secs_f64(limits.body_secs), read).await;
+        read.unwrap_or_else(|_| {
+            let message = format!("the body was not there after {} s", limits.body_secs);
+            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
+        })
     }
 }
 

@@ -175,9 +175,10 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let Inner { status, body, retry_after, cause } = *self.0;
         if status.is_server_error() {
-            match &cause {
-                Some(error) => tracing::error!(status = status.as_u16(), %error, "a request failed"),
-                None => tracing::warn!(status = status.as_u16(), "{}", body.message),
+            if let Some(error) = &cause {
+                tracing::error!(status = status.as_u16(), %error, "a request failed");
+            } else {
+                tracing::warn!(status = status.as_u16(), "{}", body.message);
             }
         }
         let mut response = (status, Json(ErrorResponse { error: body })).into_response();

@@ -11,7 +11,6 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use sd_notify::NotifyState;
 use serde::Serialize;
-use serde_json::json;
 
 use super::models::ModelState;
 use super::state::State;
@@ -70,6 +69,13 @@ impl Activity {
     }
 }
 
+impl Busy {
+    /// As [`Activity::step`].
+    pub fn step(&self) {
+        self.0.step();
+    }
+}
+
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.step();
@@ -84,9 +90,22 @@ impl EventSink for Activity {
     }
 }
 
-/// Answers `/healthz`: the process answers.
+/// Tells that the process answers.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "health",
+    responses((status = 200, description = "The process answers", body = Health))
+)]
 pub(super) async fn healthz() -> Response {
-    Json(json!({ "status": "ok" })).into_response()
+    Json(Health { status: "ok" }).into_response()
+}
+
+/// What `/healthz` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Health {
+    /// `ok`.
+    pub status: &'static str,
 }
 
 /// What `/readyz` answers.
@@ -98,8 +117,17 @@ pub struct Readiness {
     pub waiting_for: Vec<String>,
 }
 
-/// Answers `/readyz`: 200 once every configured model is there, 503 before, and when the
-/// server is told to stop.
+/// Tells whether every configured model is there: 503 before, and when the server is
+/// told to stop.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "health",
+    responses(
+        (status = 200, description = "Every configured model is there", body = Readiness),
+        (status = 503, description = "Some are not, or the server stops", body = Readiness),
+    )
+)]
 pub(super) async fn readyz(From(state): From<State>) -> Response {
     let waiting_for = (state.models().list().into_iter())
         .filter(|model| model.state == ModelState::Waiting)
@@ -113,7 +141,13 @@ pub(super) async fn readyz(From(state): From<State>) -> Response {
     (status, Json(Readiness { status: word, waiting_for })).into_response()
 }
 
-/// Answers `/metrics`.
+/// Tells what the server counts, as Prometheus reads it.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "health",
+    responses((status = 200, description = "Prometheus' text format", content_type = "text/plain", body = String))
+)]
 pub(super) async fn metrics(From(state): From<State>) -> Response {
     let text = state.metrics().render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()

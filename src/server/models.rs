@@ -332,7 +332,7 @@ impl Models {
         entry.lease.get_or_insert(held);
         shelf.names.insert(reference.to_string(), SessionKey { parameters, text_from: None });
         if let Some(before) = shelf.labels.insert(label.to_owned(), parameters) {
-            self.let_go(&mut shelf, before);
+            shelf.let_go(before);
         }
         self.count(&shelf);
         Ok(HeldModel { reference: reference.clone(), parameters, files })
@@ -347,7 +347,7 @@ impl Models {
         self.keep(label, None, cx).await?;
         let mut shelf = self.shelf();
         if let Some(parameters) = shelf.labels.remove(label) {
-            self.let_go(&mut shelf, parameters);
+            shelf.let_go(parameters);
         }
         self.count(&shelf);
         Ok(())
@@ -362,19 +362,6 @@ impl Models {
         };
         let kept = cx.run(KEEP, tokio::task::spawn_blocking(keep)).await?;
         kept.map_err(|error| Error::bug(KEEP, error.to_string()))?
-    }
-
-    /// Forgets a model that no label and no configuration has any more.
-    fn let_go(&self, shelf: &mut Shelf, parameters: Digest) {
-        let configured = shelf.held.get(&parameters).is_some_and(|files| files.configured);
-        if configured || shelf.labels.values().any(|other| *other == parameters) {
-            return;
-        }
-        shelf.held.remove(&parameters);
-        shelf.names.retain(|_, key| key.parameters != parameters);
-        for loaded in &mut shelf.loaded {
-            loaded.leaving |= loaded.key.parameters == parameters;
-        }
     }
 
     fn key_of(&self, name: &str) -> Result<SessionKey> {
@@ -471,6 +458,21 @@ impl Models {
     }
 }
 
+impl Shelf {
+    /// Forgets a model that no label and no configuration has any more.
+    fn let_go(&mut self, parameters: Digest) {
+        let configured = self.held.get(&parameters).is_some_and(|files| files.configured);
+        if configured || self.labels.values().any(|other| *other == parameters) {
+            return;
+        }
+        self.held.remove(&parameters);
+        self.names.retain(|_, key| key.parameters != parameters);
+        for loaded in &mut self.loaded {
+            loaded.leaving |= loaded.key.parameters == parameters;
+        }
+    }
+}
+
 fn source(folder: &Path, text: Option<&Path>, parameters: Option<Digest>) -> ModelSource {
     let source = ModelSource { parameters, ..ModelSource::new(folder) };
     match text {
@@ -482,12 +484,15 @@ fn source(folder: &Path, text: Option<&Path>, parameters: Option<Digest>) -> Mod
 /// The digest of a model's parameters, as [`ModelInfo::parameters`] defines it, from the
 /// digests of its files.
 fn parameters_of(files: &[FileEntry]) -> Result<Digest> {
-    let mut lines = String::new();
-    for file in files.iter().filter(|file| is_weight_file(&file.name)) {
+    let weights = files.iter().filter(|file| is_weight_file(&file.name));
+    let lines = weights.map(|file| {
         let sha256 = file.sha256.ok_or_else(|| {
             Error::bug("work out a model's parameters digest", "a file in the cache has no digest")
         })?;
-        lines += &format!("{sha256}  {}\n", file.name);
-    }
-    Ok(Digest::of(lines))
+        Ok(format!("{sha256}  {}\n", file.name))
+    });
+    Ok(Digest::of(lines.collect::<Result<String>>()?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,7 +100,7 @@ const HEAVY: [(&str, &[&str]); 8] = [
 fn a_feature_brings_only_the_heavy_crates_it_is_for() {
     const INFERENCE: &[&str] = &["inference", "threads"];
     const GPU: &[&str] = &["inference", "threads", "gpu"];
-    let cases: [(&str, &str, &[&str]); 36] = [
+    let cases: [(&str, &str, &[&str]); 38] = [
         ("albedo-core", "", &[]),
         ("albedo-core", "conformance", &[]),
         ("albedo-core", "signatures", &[]),
@@ -132,6 +132,8 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo", "hubs", &["network"]),
         ("albedo", "openai", &["network"]),
         ("albedo", "publish", &["network", "database"]),
+        ("albedo", "nats", &["network", "database"]),
+        ("albedo", "server", &["network", "database"]),
         ("albedo", "judges", &[]),
         ("albedo", "report", &["terminal"]),
         ("albedo", "screens", &["threads", "database"]),

@@ -36,6 +36,8 @@ mod run;
 #[cfg(unix)]
 mod screens;
 #[cfg(feature = "server")]
+mod serve;
+#[cfg(feature = "server")]
 mod serve_jobs;
 #[cfg(all(feature = "nats", unix))]
 mod serve_nats;

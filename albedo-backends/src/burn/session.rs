@@ -201,6 +201,10 @@ impl ModelSession for Session {
         self.text.encode_prompt(messages).map(Some)
     }
 
+    fn text_tokens(&self, text: &str) -> Result<Option<Vec<u32>>> {
+        self.text.encode_reply(text).map(Some)
+    }
+
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
         let requests = requests.into_iter().map(|request| Request {
             messages: request.messages,

@@ -342,6 +342,10 @@ impl ModelSession for Chaos {
         self.0.inner.prompt_tokens(messages)
     }
 
+    fn text_tokens(&self, text: &str) -> Result<Option<Vec<u32>>> {
+        self.0.inner.text_tokens(text)
+    }
+
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
         let answers = requests.into_iter().enumerate().map(|(index, request)| {
             let (scripted, cx) = (Arc::clone(&self.0), cx.clone());

@@ -109,6 +109,10 @@ impl ModelSession for Guarded<dyn ModelSession> {
         self.first.prompt_tokens(messages)
     }
 
+    fn text_tokens(&self, text: &str) -> Result<Option<Vec<u32>>> {
+        self.first.text_tokens(text)
+    }
+
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
         let answers = requests.into_iter().enumerate().map(|(index, request)| {
             let (routes, cx) = (Arc::clone(&self.routes), cx.clone());

@@ -5,8 +5,8 @@
 //! prompts that are not: a long prompt holds up the replies under way by a chunk at a
 //! time. Tokens are decoded by a CUDA graph that is replayed; tokens and positions move
 //! on on the device, and a step is launched before the results of the one before are
-//! read. So a sequence that ended is computed once too often; what that writes is never
-//! read.
+//! read. So a sequence that ended before its last token is computed once too often; what
+//! that writes is never read.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -24,7 +24,7 @@ use super::kernels::rows::NONE;
 use super::kv_cache::KvCache;
 use super::launch::{Places, SlotSettings, splits};
 use super::ops::{CubeOps, Kind, WidePages};
-use super::settings::{TOKENS, tokens};
+use super::settings::TOKENS;
 use crate::burn::model::Qwen3;
 use crate::burn::requests::{Desk, Inbox, Waiting};
 
@@ -47,8 +47,8 @@ pub(super) struct Engine<'m> {
     reading: VecDeque<usize>,
     /// Sequences admitted so far.
     admitted: u64,
-    /// The [`tokens`] of cuts whose kernels are compiled.
-    compiled: Vec<usize>,
+    /// The largest batch whose kernels are compiled.
+    compiled: usize,
 }
 
 /// What was launched and whose results were not read yet.
@@ -111,7 +111,7 @@ impl<'m> Engine<'m> {
             sequences: (0..sizes.batch).map(|_| None).collect(),
             reading: VecDeque::new(),
             admitted: 0,
-            compiled: Vec::new(),
+            compiled: 0,
             model,
             desk,
         }
@@ -161,20 +161,22 @@ impl<'m> Engine<'m> {
             }
             Ok(())
         })?;
-        self.compiled.push(TOKENS[0]);
+        self.compiled = TOKENS[0];
         Ok(())
     }
 
-    /// Compiles what steps of `rows` decoded rows, or wanted logits, still need. The caller
-    /// holds a guard of `Gpu::working`.
+    /// Compiles what steps of `rows` decoded rows, or wanted logits, still need: if
+    /// anything, then what those of all sizes need, for a few kernels take as long as
+    /// many. The caller holds a guard of `Gpu::working`.
     fn compile_for(&mut self, rows: usize) -> Result<()> {
-        let tokens = tokens(rows);
-        if !self.compiled.contains(&tokens) {
-            let ops = self.model.ops();
-            let size = ops.sizes().batch.min(tokens);
-            ops.gpu().compile(|| self.launch(size, self.most_splits()))?;
-            self.compiled.push(tokens);
+        if rows <= self.compiled {
+            return Ok(());
         }
+        let batch = self.model.ops().sizes().batch;
+        let larger = TOKENS.windows(2).filter(|tokens| tokens[0] < batch).map(|tokens| tokens[1].min(batch));
+        let launch = || larger.clone().try_for_each(|size| self.launch(size, self.most_splits()));
+        self.model.ops().gpu().compile(launch)?;
+        self.compiled = batch;
         Ok(())
     }
 

@@ -49,8 +49,7 @@ pub(super) fn head(rows: usize) -> FewRows {
     FewRows { split_k: 1, tokens, columns, ahead }
 }
 
-/// Most rows of a cube of a product of `rows` rows.
-pub(super) fn tokens(rows: usize) -> usize {
+fn tokens(rows: usize) -> usize {
     TOKENS.into_iter().find(|&most| rows <= most).unwrap_or(TOKENS[TOKENS.len() - 1])
 }
 

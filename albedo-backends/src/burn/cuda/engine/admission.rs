@@ -103,6 +103,7 @@ impl Engine<'_> {
                 pages,
                 read: known * PAGE,
                 write,
+                chosen: 0,
                 reply,
                 scores: Vec::new(),
             });

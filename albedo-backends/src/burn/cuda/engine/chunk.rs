@@ -126,6 +126,11 @@ impl Engine<'_> {
                 self.reading.retain(|&reading| reading != slot);
             }
         }
+        for wanted in chunk.wanted.iter().filter(|wanted| wanted.first) {
+            if let Some(sequence) = &mut self.sequences[wanted.slot as usize] {
+                sequence.chosen = 1;
+            }
+        }
         Ok(Some(ChunkStep { chunk, results }))
     }
 

@@ -20,7 +20,8 @@ pub(super) struct DecodeStep {
 }
 
 impl Engine<'_> {
-    /// Launches one more token for every sequence that is read.
+    /// Launches one more token for every sequence that is read, unless it has all of its
+    /// tokens.
     pub(super) fn decode(&mut self) -> Result<Option<DecodeStep>> {
         let sequences: Vec<(usize, u64)> = (self.sequences.iter().enumerate())
             .filter_map(|(slot, sequence)| Some((slot, sequence.as_ref().filter(|it| it.writes())?.number)))
@@ -59,6 +60,11 @@ impl Engine<'_> {
         let graph = self.graphs.get(&(size, splits));
         graph.ok_or_else(|| Error::bug(OPERATION, "a graph was lost"))?.replay()?;
         let chosen = self.model.ops().gpu().read_later(&self.slots.chosen.first(2 * slots.len()));
+        for &(slot, number) in &sequences {
+            if let Some(sequence) = self.sequence(slot, number) {
+                sequence.chosen += 1;
+            }
+        }
         Ok(Some(DecodeStep { sequences, chosen }))
     }
 

@@ -17,6 +17,8 @@ pub(super) struct Sequence {
     /// under way.
     pub(super) read: usize,
     pub(super) write: Option<Write>,
+    /// Tokens of the reply that are chosen by what was launched so far.
+    pub(super) chosen: u32,
     pub(super) reply: Reply,
     /// Log-probabilities of the scored reply so far.
     pub(super) scores: Vec<f32>,
@@ -28,9 +30,9 @@ impl Sequence {
         self.prompt.ids.len() + self.prompt.reply.as_ref().map_or(0, |reply| reply.len().saturating_sub(1))
     }
 
-    /// Whether all of that is read, so that the reply is written.
+    /// Whether all of that is read, and the reply has room for one token more.
     pub(super) fn writes(&self) -> bool {
-        self.write.is_some() && self.read == self.to_read()
+        self.read == self.to_read() && self.write.is_some_and(|write| self.chosen < write.max_new_tokens)
     }
 
     pub(super) fn token(&self, at: usize) -> u32 {

@@ -1,0 +1,39 @@
+//! The unit of `examples/serve/`, as systemd reads it.
+
+use std::process::Command;
+
+use crate::run::root;
+
+/// The highest exposure that `systemd-analyze security` may find, of 10.
+const MOST: f64 = 5.0;
+
+#[test]
+fn the_unit_is_well_formed_and_sandboxed() {
+    let unit = std::fs::read_to_string(root().join("examples/serve/albedo-serve.service")).expect("the unit");
+    let installed = "/usr/local/bin/albedo";
+    assert!(unit.contains(installed) && unit.contains("Type=notify") && unit.contains("WatchdogSec="));
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        println!("skipped: systemd-analyze is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("albedo-serve.service");
+    std::fs::write(&path, unit.replace(installed, env!("CARGO_BIN_EXE_albedo"))).expect("writes");
+    let analyze = |arguments: &[&str]| {
+        let output = Command::new("systemd-analyze").args(arguments).arg(&path).output().expect("it runs");
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        said
+    };
+    let said = analyze(&["verify", "--man=no"]);
+    assert!(said.trim().is_empty(), "{said}");
+    let said = analyze(&["security", "--offline=true", "--no-pager"]);
+    let found = said.split("Overall exposure level").nth(1).and_then(|rest| rest.split_once(": "));
+    let level = found
+        .and_then(|(_, rest)| rest.split_whitespace().next())
+        .and_then(|level| level.parse::<f64>().ok());
+    let level = level.unwrap_or_else(|| panic!("no level: {said}"));
+    println!("exposure level {level}");
+    assert!(level < MOST, "{said}");
+}
