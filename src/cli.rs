@@ -19,6 +19,7 @@ mod cache;
 mod calibrate;
 #[cfg(feature = "chain")]
 mod chain;
+mod chat;
 mod config;
 #[cfg(feature = "decide")]
 mod decide;
@@ -104,6 +105,8 @@ enum Command {
     Calibrate(calibrate::Arguments),
     /// Generate replies: to one prompt, or to a file of requests.
     Generate(generate::Arguments),
+    /// Hold a conversation with a model, in a folder, of a hub or behind a server.
+    Chat(chat::Arguments),
     /// Decide which of two systems is better, from the logs of other tools.
     #[cfg(feature = "decide")]
     Decide(decide::Arguments),
@@ -257,6 +260,7 @@ First questions:
   see a duel                       albedo duel --demo
   duel two models of a server      albedo duel --help
   see why it was decided so        albedo record show DIR --explain
+  talk to a model                  albedo chat MODEL
   add or try a judge               albedo judge --help
   every key of a configuration     albedo config reference";
 
@@ -273,7 +277,10 @@ fn run(arguments: Arguments) -> Result<Exit> {
         Some(events) => CallContext::new().with_events(events.clone()),
         None => CallContext::new(),
     };
-    runtime.spawn(cancel_on_signal(cx.clone()));
+    // At a terminal, an interrupt ends a reply of a conversation, not the program.
+    if !(matches!(arguments.command, Command::Chat(_)) && chat::is_interactive()) {
+        runtime.spawn(cancel_on_signal(cx.clone()));
+    }
     let exit = dispatch(arguments.command, &runtime, &cx);
     // What the command came to counts more than a file that could not be written.
     match (exit, events.map_or(Ok(()), |events| events.finish())) {
@@ -287,6 +294,7 @@ fn dispatch(command: Command, runtime: &tokio::runtime::Runtime, cx: &CallContex
         Command::Duel(arguments) => runtime.block_on(duel::run(&arguments, cx)),
         Command::Calibrate(arguments) => runtime.block_on(calibrate::run(&arguments, cx)),
         Command::Generate(arguments) => runtime.block_on(generate::run(&arguments, cx)),
+        Command::Chat(arguments) => runtime.block_on(chat::run(&arguments, cx)),
         #[cfg(feature = "decide")]
         Command::Decide(arguments) => decide::run(&arguments),
         Command::Bench(arguments) => runtime.block_on(bench::run(&arguments, cx)),

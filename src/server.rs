@@ -235,6 +235,7 @@ fn router(state: &State, access: Access) -> Router {
         .route("/openapi.json", get(openapi::describe))
         .merge(jobs::router())
         .route("/metrics", get(health::metrics))
+        .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(access, access::authorize));
     Router::new()
         .merge(guarded)

@@ -33,6 +33,8 @@ mod weights;
 #[cfg(test)]
 mod golden_tests;
 #[cfg(test)]
+mod stream_tests;
+#[cfg(test)]
 mod tests;
 
 const LOAD: &str = "load the model";

@@ -14,9 +14,13 @@ use self::jinja::{Failed, Template};
 use self::pieces::{PIECE, may_be_cut, pieces};
 use crate::files::read_small;
 
+#[cfg(feature = "burn")]
+mod growing;
 mod jinja;
 mod pieces;
 
+#[cfg(feature = "burn")]
+pub(crate) use growing::Growing;
 pub(crate) use jinja::Date;
 
 const LOAD: &str = "load the model's tokenizer";
@@ -40,6 +44,9 @@ pub(crate) struct ChatText {
     tokenizer: Tokenizer,
     /// Whether long texts become tokens in pieces.
     in_pieces: bool,
+    /// Whether tokens are bytes, whatever stands beside them.
+    #[cfg(feature = "burn")]
+    in_bytes: bool,
     tokenizer_digest: Digest,
     template: Template,
     template_digest: Digest,
@@ -92,6 +99,8 @@ impl ChatText {
         stop_ids.dedup();
         let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id + 1);
 
+        let file: Json = serde_json::from_slice(&bytes).unwrap_or_default();
+
         #[derive(Serialize)]
         struct Digested<'a> {
             template: &'a str,
@@ -100,7 +109,9 @@ impl ChatText {
         let text = Self {
             folder: folder.to_owned(),
             tokenizer_digest: Digest::of(&bytes),
-            in_pieces: serde_json::from_slice(&bytes).is_ok_and(|json: Json| may_be_cut(&json)),
+            in_pieces: may_be_cut(&file),
+            #[cfg(feature = "burn")]
+            in_bytes: file["decoder"]["type"] == "ByteLevel",
             tokenizer,
             template_digest: Digest::of_json(&Digested { template: &template, special: &special })?,
             template: Template::new(&template, date)

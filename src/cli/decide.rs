@@ -210,8 +210,10 @@ fn table(comparison: &PairedComparison, budget: Option<&Budget>, look: Look) -> 
         rows.push((
             "right alone",
             format!(
-                "the first on {} items, the second on {}: p = {:.3} by McNemar's test, clusters not counted",
-                found.first, found.second, found.p_value
+                "the first on {} items, the second on {}: p {} by McNemar's test, clusters not counted",
+                found.first,
+                found.second,
+                if found.p_value < 0.001 { "< 0.001".to_owned() } else { format!("= {:.3}", found.p_value) }
             ),
         ));
     }

@@ -20,6 +20,8 @@ use crate::{
 mod input;
 mod request;
 
+pub(super) use input::next_line;
+
 const GENERATE: &str = "generate replies";
 
 /// Requests that a session is given at a time: more than any backend runs

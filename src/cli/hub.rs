@@ -142,16 +142,31 @@ fn cache(cx: &CallContext) -> Result<Cache> {
     Cache::of(&BuildContext::new(&Registry::linked()?, cx))
 }
 
+/// The model `reference`, from the cache or else from its hub.
+pub(super) async fn hold(reference: HubRef, cx: &CallContext) -> Result<Held> {
+    let bar = Bytes::default();
+    let one = One { reference, options: Options { config: None, json: false } };
+    let held = one.hold(&bar, cx).await;
+    bar.finish();
+    held
+}
+
+impl One {
+    async fn hold(&self, bar: &Bytes, cx: &CallContext) -> Result<Held> {
+        let (cache, name) = (cache(cx)?, self.reference.to_string());
+        if let Some(held) = cache.held(&name, cx).await? {
+            return Ok(held);
+        }
+        let files = self.resolve(cx).await?;
+        let held = cache.hold(&name, &*files, &bar.watch(cx)).await;
+        held.map_err(|error| error.with("model", &name))
+    }
+}
+
 impl Pull {
     async fn run(&self, bar: &Bytes, cx: &CallContext) -> Result<Exit> {
-        let (cache, name) = (cache(cx)?, self.one.reference.to_string());
-        let held = if let Some(held) = cache.held(&name, cx).await? {
-            held
-        } else {
-            let files = self.one.resolve(cx).await?;
-            let held = cache.hold(&name, &*files, &bar.watch(cx)).await;
-            held.map_err(|error| error.with("model", &name))?
-        };
+        let name = self.one.reference.to_string();
+        let held = self.one.hold(bar, cx).await?;
         bar.finish();
         if let Some(into) = &self.into {
             copy(&held, into)?;

@@ -29,18 +29,24 @@ impl std::error::Error for Unwritable {}
 /// Writes `text` to standard output. A reader that went away, as `head` does, is
 /// no error.
 pub(super) fn print(text: &str) -> Result<()> {
+    print_on(text).map(|_| ())
+}
+
+/// The same for one of many texts; `false` if the reader went away.
+pub(super) fn print_on(text: &str) -> Result<bool> {
     let mut stdout = io::stdout().lock();
     printed(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
 }
 
-fn printed(written: io::Result<()>) -> Result<()> {
+fn printed(written: io::Result<()>) -> Result<bool> {
     match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => {
             let unwritable = Unwritable(error);
             Err(Error::new(ErrorKind::Unavailable, "write standard output", unwritable.to_string())
                 .with_source(unwritable))
         }
-        _ => Ok(()),
     }
 }
 
@@ -133,7 +139,12 @@ pub(super) fn words(variant: &impl Serialize) -> String {
 /// Returns a model's text as a terminal may show it: control characters, except
 /// line breaks and tabs, become visible.
 pub(super) fn shown(text: &str) -> String {
-    text.trim_end().chars().map(|c| if matches!(c, '\n' | '\t') { c } else { printable(c) }).collect()
+    shown_part(text.trim_end())
+}
+
+/// The same for a part of a text, whose end is kept.
+pub(super) fn shown_part(text: &str) -> String {
+    text.chars().map(|c| if matches!(c, '\n' | '\t') { c } else { printable(c) }).collect()
 }
 
 /// Replaces a control character, which a terminal would obey, by a visible one.
@@ -150,7 +161,8 @@ mod tests {
     fn a_full_disk_under_standard_output_has_a_code_of_its_own() {
         let error = printed(Err(io::ErrorKind::StorageFull.into())).expect_err("a full disk");
         assert_eq!(Exit::of(&error), Exit::Output);
-        printed(Err(io::ErrorKind::BrokenPipe.into())).expect("a reader that went away is no error");
+        let gone = printed(Err(io::ErrorKind::BrokenPipe.into()));
+        assert!(!gone.expect("a reader that went away is no error"));
     }
 
     #[test]

@@ -76,8 +76,13 @@ fn server(text: &mut String, registry: &Registry) {
         ("ServedModelConfig", "## `[[models]]`", "[[models]]"),
         ("TlsConfig", "## `[tls]`", "[tls]"),
         ("Limits", "## `[limits]`", "[limits]"),
+        ("NatsConfig", "## `[nats]`", "[nats]"),
     ] {
         let definition = &schema["$defs"][definition];
+        // Not every feature is built in.
+        if definition.is_null() {
+            continue;
+        }
         *text += &chapter(title, &prose(definition), table, &keys(definition, &schema));
     }
 }

@@ -219,3 +219,46 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         self.within(shut, cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    fn connection(patience: Duration) -> (Connection<DuplexStream>, DuplexStream) {
+        let (stream, peer) = duplex(16);
+        let connection = Connection {
+            stream,
+            patience,
+            stalled: None,
+            _place: Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a place"),
+            _counted: Metrics::new().expect("metrics").hold(CONNECTIONS),
+        };
+        (connection, peer)
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_cut_off() {
+        let (mut connection, peer) = connection(Duration::from_millis(20));
+        let error = connection.write_all(&[0; 64]).await.expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(peer);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_reads_on_is_not() {
+        let (mut connection, mut peer) = connection(Duration::from_secs(60));
+        let read = async {
+            let mut bytes = Vec::new();
+            peer.read_to_end(&mut bytes).await.map(|_| bytes.len())
+        };
+        let written = async move {
+            connection.write_all(&[0; 64]).await?;
+            connection.shutdown().await
+        };
+        let (written, read) = tokio::join!(written, read);
+        written.expect("written");
+        assert_eq!(read.expect("read"), 64);
+    }
+}

@@ -7,6 +7,7 @@ mod audit;
 mod bench;
 mod chat;
 mod config;
+mod decide;
 mod defence;
 mod dependencies;
 mod dialects;
@@ -42,6 +43,7 @@ mod serve_jobs;
 #[cfg(all(feature = "nats", unix))]
 mod serve_nats;
 mod served;
+mod talk;
 mod terminal;
 mod verify_py;
 mod ways_to_fail;

@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use super::cpu::{BurnOps, Cache, Segment};
 use super::model::Qwen3;
-use super::requests::{Desk, Inbox, Origin, Reply, Request, Waiting, Write};
-use super::sample;
+use super::requests::{Chosen, Desk, Inbox, Origin, PromptReader, Reply, Request, Waiting, Write};
+use super::sample::{self, LogProbs};
 
 const OPERATION: &str = "generate a reply";
 
@@ -36,11 +36,13 @@ struct Sequence {
     reply: Reply,
 }
 
-/// A given reply, and who is shown its logits.
+/// Tokens that are given, and who is shown their logits.
 #[derive(Clone, Copy)]
 struct Scored<'a> {
     reply: &'a [u32],
     reader: Option<&'a dyn LogitsReader>,
+    /// What they are part of.
+    step: Step,
 }
 
 /// A prompt that was read, and what it led to.
@@ -51,17 +53,11 @@ struct Started {
     first: Option<(Write, Chosen)>,
 }
 
-/// The next token, and the gap between the two highest logits at its place.
-#[derive(Clone, Copy)]
-struct Chosen {
-    token: u32,
-    logit_gap: u16,
-}
-
-impl Chosen {
-    fn of(logits: &[f32], write: &Write, unit: f64) -> Self {
-        Self { token: sample::choose(logits, &write.sampling, unit), logit_gap: sample::gap(logits) }
-    }
+/// Chooses the next token.
+fn choose(logits: &[f32], write: &Write, unit: f64) -> Chosen {
+    let token = sample::choose(logits, &write.sampling, unit);
+    let log_probs = write.log_probs.map(|likeliest| LogProbs::of(logits, token, likeliest));
+    Chosen { token, logit_gap: Some(sample::gap(logits)), log_probs }
 }
 
 impl Engine {
@@ -96,14 +92,13 @@ impl Engine {
                 None
             }
             Ok(Started { cache, prompt_tokens, scores, first }) => {
-                let Some((write, Chosen { token, logit_gap })) = first else {
-                    origin.answer_score(prompt_tokens, scores);
+                let Some((write, chosen)) = first else {
+                    origin.answer_read(prompt_tokens, scores);
                     return None;
                 };
                 let stream = Stream::new(write.seed, Use::Token);
-                let reply =
-                    Reply { prompt_tokens, tokens: vec![token], logit_gaps: Some(vec![logit_gap]), scores };
-                let reply = self.desk.finish_or_keep(&origin, reply, write.max_new_tokens)?;
+                let reply = Reply::new(prompt_tokens, scores);
+                let reply = self.desk.add(&origin, reply, &chosen, write.max_new_tokens)?;
                 Some(Sequence { origin, cache, write, stream, reply })
             }
         }
@@ -112,21 +107,40 @@ impl Engine {
     fn start(&self, origin: &Origin, request: &Request) -> Result<Started> {
         self.desk.go_on(origin)?;
         let prompt = self.desk.prepare(request)?;
+        if let Some(reader) = &prompt.prompt_reader {
+            self.read_prompt(origin, &prompt.ids, reader)?;
+            self.desk.show_prompt(origin, &prompt);
+            if request.write.is_none() {
+                let (cache, prompt_tokens) = (self.model.cache(), prompt.ids.len());
+                return Ok(Started { cache, prompt_tokens, scores: None, first: None });
+            }
+        }
         let mut cache = self.model.cache();
         let logits = self.model.prefill(&prompt.ids, &mut cache, || self.desk.go_on(origin))?;
         self.check_finite(&logits, Step::Prompt, prompt.ids.len() - 1)?;
         let scores = match prompt.reply {
             Some(reply) => {
-                let given = Scored { reply: &reply, reader: prompt.reader.as_deref() };
+                let given = Scored { reply: &reply, reader: prompt.reader.as_deref(), step: Step::Score };
                 Some(self.score(origin, &logits, &mut cache, prompt.ids.len(), given)?)
             }
             None => None,
         };
         let first = request.write.map(|write| {
             let unit = Stream::new(write.seed, Use::Token).unit_at(0);
-            (write, Chosen::of(&logits, &write, unit))
+            (write, choose(&logits, &write, unit))
         });
         Ok(Started { cache, prompt_tokens: prompt.ids.len(), scores, first })
+    }
+
+    /// Shows `reader` the logits of a prompt, in a pass of its own: what a prompt's keys
+    /// and values are must not depend on whether its logits are wanted.
+    fn read_prompt(&self, origin: &Origin, prompt: &[u32], reader: &PromptReader) -> Result<()> {
+        let mut cache = self.model.cache();
+        let (first, reply) = prompt.split_at(1);
+        let logits = self.model.prefill(first, &mut cache, || self.desk.go_on(origin))?;
+        self.check_finite(&logits, Step::Prompt, 0)?;
+        let given = Scored { reply, reader: Some(reader), step: Step::Prompt };
+        self.score(origin, &logits, &mut cache, 1, given).map(|_| ())
     }
 
     /// Checks the logits of consecutive tokens, of which the first is at `first`.
@@ -145,7 +159,7 @@ impl Engine {
         prompt_logits: &[f32],
         cache: &mut Cache,
         prompt_tokens: usize,
-        Scored { reply, reader }: Scored<'_>,
+        Scored { reply, reader, step }: Scored<'_>,
     ) -> Result<TokenScores> {
         let Some((&first, rest)) = reply.split_first() else {
             return Ok(TokenScores { log_probs: Vec::new() });
@@ -163,7 +177,7 @@ impl Engine {
             let read = &read[..scored.len()];
             let mut segments = [Segment { cache: &mut *cache, start, rows: read.len() }];
             let logits = self.model.extend(read, &mut segments)?;
-            self.check_finite(&logits, Step::Score, start)?;
+            self.check_finite(&logits, step, start)?;
             let token = 1 + start - prompt_tokens;
             let rows = logits.par_chunks_exact(self.model.vocab_size()).zip(scored).enumerate();
             log_probs.par_extend(rows.map(|(row, (logits, &id))| score(token + row, logits, id)));
@@ -203,18 +217,13 @@ impl Engine {
                 let read = sequence.reply.prompt_tokens + sequence.reply.tokens.len() - 1;
                 self.check_finite(logits, Step::Reply, read)?;
                 let unit = sequence.stream.unit_at(sequence.reply.tokens.len() as u64);
-                Ok(Chosen::of(logits, &sequence.write, unit))
+                Ok(choose(logits, &sequence.write, unit))
             })
             .collect();
-        let advance = |(mut sequence, chosen): (Sequence, Result<Chosen>)| match chosen {
-            Ok(Chosen { token, logit_gap }) => {
-                sequence.reply.tokens.push(token);
-                sequence.reply.logit_gaps.get_or_insert_default().push(logit_gap);
-                let reply = self.desk.finish_or_keep(
-                    &sequence.origin,
-                    sequence.reply,
-                    sequence.write.max_new_tokens,
-                )?;
+        let advance = |(sequence, chosen): (Sequence, Result<Chosen>)| match chosen {
+            Ok(chosen) => {
+                let most = sequence.write.max_new_tokens;
+                let reply = self.desk.add(&sequence.origin, sequence.reply, &chosen, most)?;
                 Some(Sequence { reply, ..sequence })
             }
             Err(error) => {

@@ -101,7 +101,7 @@ pub(super) fn share(mut calls: mpsc::Receiver<Call>, count: usize, most: usize) 
 
 #[cfg(test)]
 mod tests {
-    use albedo_core::{CallContext, Completion, ResponseFormat};
+    use albedo_core::{CallContext, Completion};
 
     use super::*;
     use crate::burn::requests::Request;
@@ -109,8 +109,7 @@ mod tests {
     type Answer = (usize, Result<Completion>);
 
     fn call(count: usize) -> (Call, mpsc::Receiver<Answer>) {
-        let request =
-            || Request { messages: Arc::new([]), given: None, write: None, response: ResponseFormat::Text };
+        let request = || Request::new(vec![1_u32].into());
         let (answers, answered) = mpsc::channel(count);
         let requests = (0..count).map(|_| request()).collect();
         (Call { requests, first: 0, cx: CallContext::new(), answers, place: None }, answered)

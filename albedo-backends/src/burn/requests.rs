@@ -2,30 +2,51 @@
 //! before and after the device's part.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use albedo_core::{
-    CallContext, Completion, Error, ErrorKind, FinishReason, LogitsReader, Message, ResponseFormat, Result,
-    Sampling, TokenScores, Usage,
+    CallContext, Completion, Error, ErrorKind, FinishReason, LogitsReader, ResponseFormat, Result, Sampling,
+    StreamPart, TokenLogProb, TokenScores, Usage,
 };
 use tokio::sync::mpsc;
 
 use super::replicas::Ticket;
+use super::sample::LogProbs;
 use super::turns::Turn;
-use crate::text::ChatText;
+use crate::text::{ChatText, Growing};
 
 const OPERATION: &str = "generate a reply";
 
 /// One prompt and what to do with it.
 #[derive(Debug)]
 pub(in crate::burn) struct Request {
-    pub(in crate::burn) messages: Arc<[Message]>,
+    pub(in crate::burn) prompt: albedo_core::Prompt,
     /// Read this as the reply, and score it.
     pub(in crate::burn) given: Option<Given>,
     /// Write a reply.
     pub(in crate::burn) write: Option<Write>,
     /// What the reply has to be; only text can be written.
     pub(in crate::burn) response: ResponseFormat,
+    /// Tell how likely the prompt's tokens were, and this many of the likeliest at each
+    /// place.
+    pub(in crate::burn) prompt_log_probs: Option<u8>,
+    /// Where the reply is shown as it grows: it has room for all parts, so that showing
+    /// never waits.
+    pub(in crate::burn) parts: Option<mpsc::Sender<StreamPart>>,
+}
+
+impl Request {
+    /// A request that reads `prompt`, and does nothing with it.
+    pub(in crate::burn) fn new(prompt: albedo_core::Prompt) -> Self {
+        Self {
+            prompt,
+            given: None,
+            write: None,
+            response: ResponseFormat::Text,
+            prompt_log_probs: None,
+            parts: None,
+        }
+    }
 }
 
 /// A reply that is read instead of written.
@@ -43,6 +64,8 @@ pub(in crate::burn) struct Write {
     pub(in crate::burn) sampling: Sampling,
     pub(in crate::burn) max_new_tokens: u32,
     pub(in crate::burn) seed: u64,
+    /// Tell how likely each token was, and this many of the likeliest at its place.
+    pub(in crate::burn) log_probs: Option<u8>,
 }
 
 /// The requests of one call, and where their answers go: `answers` has room
@@ -157,6 +180,7 @@ pub(super) struct Origin {
     index: usize,
     cx: CallContext,
     answers: mpsc::Sender<(usize, Result<Completion>)>,
+    parts: Option<mpsc::Sender<StreamPart>>,
     /// Held until the request is done with.
     _place: Option<Ticket>,
 }
@@ -168,18 +192,31 @@ impl Origin {
         let _ = self.answers.try_send((self.index, result));
     }
 
-    /// Answers a request that only had a reply to score.
-    pub(super) fn answer_score(&self, prompt_tokens: usize, scores: Option<TokenScores>) {
-        self.answer(Ok(Completion::new(String::new(), FinishReason::Unknown, usage(prompt_tokens, 0))
+    /// Answers a request that writes nothing.
+    pub(super) fn answer_read(&self, prompt_tokens: usize, scores: Option<TokenScores>) {
+        self.answer(Ok(Completion::new(String::new(), FinishReason::Length, usage(prompt_tokens, 0))
             .with_reply_scores(scores)));
+    }
+
+    /// Shows a part of the reply to who wants to see it grow.
+    fn show(&self, part: impl FnOnce() -> StreamPart) {
+        if let Some(parts) = &self.parts {
+            // Fails only if the caller has gone.
+            let _ = parts.try_send(part());
+        }
     }
 }
 
 /// Puts the requests of a call behind those that wait.
 fn enqueue(mut call: Call, waiting: &mut VecDeque<Waiting>) {
-    for (index, request) in call.requests.into_iter().enumerate() {
-        let (index, place) = (call.first + index, call.place.take());
-        let origin = Origin { index, cx: call.cx.clone(), answers: call.answers.clone(), _place: place };
+    for (index, mut request) in call.requests.into_iter().enumerate() {
+        let origin = Origin {
+            index: call.first + index,
+            cx: call.cx.clone(),
+            answers: call.answers.clone(),
+            parts: request.parts.take(),
+            _place: call.place.take(),
+        };
         waiting.push_back(Waiting { origin, request });
     }
 }
@@ -192,16 +229,69 @@ pub(super) struct Prompt {
     pub(super) reply: Option<Vec<u32>>,
     /// Who is shown the logits of the reply's tokens.
     pub(super) reader: Option<Arc<dyn LogitsReader>>,
+    /// Who is shown the logits of the prompt's own tokens except the first, numbered
+    /// from 0.
+    pub(super) prompt_reader: Option<Arc<PromptReader>>,
 }
 
-/// A reply that is finished, or a score without one.
+/// Keeps how likely the tokens of a prompt were.
+#[derive(Debug)]
+pub(super) struct PromptReader {
+    /// The prompt's tokens except the first.
+    ids: Vec<u32>,
+    likeliest: u8,
+    read: Mutex<Vec<Option<LogProbs>>>,
+}
+
+impl PromptReader {
+    fn new(prompt: &[u32], likeliest: u8) -> Self {
+        let ids = prompt[1..].to_vec();
+        Self { likeliest, read: Mutex::new(vec![None; ids.len()]), ids }
+    }
+}
+
+impl LogitsReader for PromptReader {
+    fn read(&self, token: usize, logits: &[f32]) {
+        let log_probs = LogProbs::of(logits, self.ids[token], self.likeliest);
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)[token] = Some(log_probs);
+    }
+}
+
+/// A reply so far, or a score without one.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) prompt_tokens: usize,
     pub(super) tokens: Vec<u32>,
     /// One for each token, where the engine has the logits at hand.
-    pub(super) logit_gaps: Option<Vec<u16>>,
+    logit_gaps: Option<Vec<u16>>,
+    /// One for each token, if they are asked for.
+    log_probs: Option<Vec<TokenLogProb>>,
     pub(super) scores: Option<TokenScores>,
+    growing: Growing,
+}
+
+impl Reply {
+    /// A reply without a token, to a prompt of so many.
+    pub(super) fn new(prompt_tokens: usize, scores: Option<TokenScores>) -> Self {
+        Self {
+            prompt_tokens,
+            tokens: Vec::new(),
+            logit_gaps: None,
+            log_probs: None,
+            scores,
+            growing: Growing::default(),
+        }
+    }
+}
+
+/// The next token of a reply.
+#[derive(Debug, Clone)]
+pub(super) struct Chosen {
+    pub(super) token: u32,
+    /// The gap between the two highest logits at its place, where they are at hand.
+    pub(super) logit_gap: Option<u16>,
+    /// How likely it was, if that is asked for.
+    pub(super) log_probs: Option<LogProbs>,
 }
 
 /// What a session knows of its model's text and limits.
@@ -253,27 +343,63 @@ impl Desk {
                 ));
             }
         }
-        let prompt = self.text.encode_prompt(&request.messages)?;
+        let prompt = match &request.prompt {
+            albedo_core::Prompt::Messages(messages) => self.text.encode_prompt(messages)?,
+            albedo_core::Prompt::Text(text) => self.text.encode_reply(text)?,
+            albedo_core::Prompt::Tokens(ids) => ids.to_vec(),
+        };
         let (reply, reader) = match &request.given {
             None => (None, None),
             Some(Given::Text(text)) => (Some(self.reply_ids(text)?), None),
             Some(Given::Tokens(ids, reader)) => (Some(ids.to_vec()), Some(Arc::clone(reader))),
         };
         let new_tokens = request.write.map_or(0, |write| write.max_new_tokens as usize);
-        self.check(&prompt, new_tokens, reply.as_deref().unwrap_or_default())?;
-        Ok(Prompt { ids: prompt, reply, reader })
+        self.check(request, &prompt, new_tokens, reply.as_deref().unwrap_or_default())?;
+        let prompt_reader =
+            request.prompt_log_probs.map(|likeliest| Arc::new(PromptReader::new(&prompt, likeliest)));
+        Ok(Prompt { ids: prompt, reply, reader, prompt_reader })
     }
 
-    /// Answers with `reply` if its last token ends it or is the last allowed,
-    /// else gives it back.
-    pub(super) fn finish_or_keep(&self, origin: &Origin, reply: Reply, max_new_tokens: u32) -> Option<Reply> {
-        let written = reply.tokens.len();
-        let stopped = reply.tokens.last().is_some_and(|token| self.text.stop_ids().contains(token));
+    /// Shows how likely the tokens of a prompt were that was read, if that is asked for.
+    pub(super) fn show_prompt(&self, origin: &Origin, prompt: &Prompt) {
+        if let (Some(reader), Some(&first)) = (&prompt.prompt_reader, prompt.ids.first()) {
+            let read = std::mem::take(&mut *reader.read.lock().unwrap_or_else(PoisonError::into_inner));
+            origin.show(|| {
+                let rest = read.iter().flatten().map(|log_probs| self.named(log_probs)).collect();
+                StreamPart::prompt(self.text.token(first), rest)
+            });
+        }
+    }
+
+    /// Adds a token to `reply`, shows it to who wants to see the reply grow, and answers
+    /// if the token ends the reply or is the last allowed; else gives the reply back.
+    pub(super) fn add(
+        &self,
+        origin: &Origin,
+        mut reply: Reply,
+        chosen: &Chosen,
+        max_new_tokens: u32,
+    ) -> Option<Reply> {
+        let token = chosen.token;
+        reply.tokens.push(token);
+        if let Some(gap) = chosen.logit_gap {
+            reply.logit_gaps.get_or_insert_default().push(gap);
+        }
+        let log_probs = chosen.log_probs.as_ref().map(|log_probs| self.named(log_probs));
+        if let Some(log_probs) = &log_probs {
+            reply.log_probs.get_or_insert_default().push(log_probs.clone());
+        }
+        let log_probs = log_probs.map(|log_probs| vec![log_probs]);
+        let (written, stopped) = (reply.tokens.len(), self.text.stop_ids().contains(&token));
         if !stopped && written < max_new_tokens as usize {
+            origin.show(|| {
+                StreamPart::tokens(vec![token], self.text.add(&mut reply.growing, token), log_probs)
+            });
             return Some(reply);
         }
         let text = self.text.decode(&reply.tokens[..written - usize::from(stopped)]);
         origin.answer(text.map(|text| {
+            origin.show(|| StreamPart::tokens(vec![token], reply.growing.rest(&text), log_probs));
             Completion::new(
                 text,
                 if stopped { FinishReason::Stop } else { FinishReason::Length },
@@ -281,9 +407,20 @@ impl Desk {
             )
             .with_tokens(reply.tokens)
             .with_logit_gaps(reply.logit_gaps)
+            .with_log_probs(reply.log_probs)
             .with_reply_scores(reply.scores)
         }));
         None
+    }
+
+    /// `log_probs` with the tokens' texts.
+    fn named(&self, log_probs: &LogProbs) -> TokenLogProb {
+        let LogProbs { id, log_prob, likeliest } = log_probs;
+        TokenLogProb {
+            token: self.text.token(*id),
+            log_prob: *log_prob,
+            likeliest: likeliest.iter().map(|&(id, log_prob)| (self.text.token(id), log_prob)).collect(),
+        }
     }
 
     fn reply_ids(&self, text: &str) -> Result<Vec<u32>> {
@@ -292,10 +429,14 @@ impl Desk {
         Ok(ids)
     }
 
-    fn check(&self, prompt: &[u32], new_tokens: usize, reply: &[u32]) -> Result<()> {
+    fn check(&self, request: &Request, prompt: &[u32], new_tokens: usize, reply: &[u32]) -> Result<()> {
         if prompt.is_empty() {
-            return Err(Error::new(ErrorKind::DataInvalid, OPERATION, "the rendered prompt has no token"));
+            return Err(Error::new(ErrorKind::DataInvalid, OPERATION, "the prompt has no token"));
         }
+        let hint = match request.prompt {
+            albedo_core::Prompt::Tokens(_) => "send ids of the tokenizer of this model",
+            _ => "the tokenizer belongs to another model",
+        };
         if let Some(id) = prompt.iter().chain(reply).find(|&&id| id as usize >= self.vocab_size) {
             return Err(Error::new(
                 ErrorKind::DataInvalid,
@@ -303,7 +444,7 @@ impl Desk {
                 format!("token {id} is outside the model's vocabulary of {}", self.vocab_size),
             )
             .with("model", &self.name)
-            .with_hint("the tokenizer belongs to another model"));
+            .with_hint(hint));
         }
         for (what, tokens) in [("new", new_tokens), ("scored", reply.len())] {
             if prompt.len() + tokens > self.context_length {

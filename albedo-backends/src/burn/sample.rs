@@ -80,6 +80,40 @@ pub(super) fn log_prob(logits: &[f32], id: u32) -> f32 {
     (f64::from(logits[id as usize]) - log_sum_exp(logits)) as f32
 }
 
+/// How likely a token was at its place, and which others were likeliest there.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct LogProbs {
+    pub(super) id: u32,
+    /// In nats, as [`log_prob`] gives it.
+    pub(super) log_prob: f32,
+    /// Ids and log-probabilities, the likeliest first, the lowest id among equals.
+    pub(super) likeliest: Vec<(u32, f32)>,
+}
+
+impl LogProbs {
+    /// Those of `id`, and of the `count` likeliest. `id` is below the number of logits.
+    pub(super) fn of(logits: &[f32], id: u32, count: u8) -> Self {
+        let sum = log_sum_exp(logits);
+        let log_prob = |id: u32| (f64::from(logits[id as usize]) - sum) as f32;
+        let likeliest = highest(logits, count.into()).into_iter().map(|id| (id, log_prob(id))).collect();
+        Self { id, log_prob: log_prob(id), likeliest }
+    }
+}
+
+/// The ids of the `count` highest logits, the highest first, the lowest id among equals.
+fn highest(logits: &[f32], count: usize) -> Vec<u32> {
+    let mut ids = Vec::with_capacity(count + 1);
+    for (id, &logit) in logits.iter().enumerate() {
+        if ids.len() == count && ids.last().is_none_or(|&last: &u32| logit <= logits[last as usize]) {
+            continue;
+        }
+        let at = ids.partition_point(|&other| logits[other as usize] >= logit);
+        ids.insert(at, id as u32);
+        ids.truncate(count);
+    }
+    ids
+}
+
 /// `ln(sum(exp(logit)))` in `f64`.
 pub(super) fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
@@ -137,6 +171,22 @@ mod tests {
             prop_assert!(top_k == 0 || better < top_k as usize);
             let tiny = choose(&logits, &sampling(temperature, 1e-12, top_k), unit);
             prop_assert_eq!(logits[tiny as usize], logits[greedy(&logits) as usize]);
+        }
+
+        #[test]
+        fn the_likeliest_are_the_first_of_all(
+            // Few different values, so that some are equal.
+            logits in proptest::collection::vec((-3_i8..3).prop_map(f32::from), 1..50),
+            count in 0_u8..60,
+            id: prop::sample::Index,
+        ) {
+            let id = id.index(logits.len()) as u32;
+            let LogProbs { log_prob: own, likeliest, .. } = LogProbs::of(&logits, id, count);
+            prop_assert_eq!(own, log_prob(&logits, id));
+            let mut all: Vec<u32> = (0..logits.len() as u32).collect();
+            all.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+            let first = all.into_iter().take(count.into()).map(|id| (id, log_prob(&logits, id)));
+            prop_assert_eq!(likeliest, first.collect::<Vec<_>>());
         }
 
         #[test]

@@ -6,8 +6,8 @@ use std::thread::JoinHandle;
 
 use albedo_core::{
     Artefact, CallContext, Completion, DeviceMemory, Digest, Error, ErrorKind, GenerateRequest, Generated,
-    LogitsRequest, Message, ModelInfo, ModelSession, ModelSource, ResponseFormat, Result, ScoreRequest,
-    TokenScores,
+    LogitsRequest, Message, ModelInfo, ModelSession, ModelSource, Prompt, Result, ScoreRequest, StreamPart,
+    StreamRequest, TokenScores,
 };
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -207,14 +207,15 @@ impl ModelSession for Session {
 
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
         let requests = requests.into_iter().map(|request| Request {
-            messages: request.messages,
             given: request.score_reply.map(Given::Text),
             write: Some(Write {
                 sampling: request.sampling,
                 max_new_tokens: request.max_new_tokens,
                 seed: request.seed,
+                log_probs: request.log_probs,
             }),
             response: request.response,
+            ..Request::new(Prompt::Messages(request.messages))
         });
         let answers = self.submit(requests.collect(), cx);
         stream::unfold(answers, |mut answers| async move {
@@ -224,13 +225,31 @@ impl ModelSession for Session {
         .boxed()
     }
 
+    fn stream(&self, request: StreamRequest, cx: &CallContext) -> BoxStream<'static, Result<StreamPart>> {
+        let StreamRequest { prompt, sampling, max_new_tokens, seed, log_probs, prompt_log_probs, .. } =
+            request;
+        // A part for the prompt, and one for each token.
+        let (parts, receiver) = mpsc::channel(1 + max_new_tokens as usize);
+        let reads_only = prompt_log_probs && max_new_tokens == 0;
+        let request = Request {
+            write: (!reads_only).then_some(Write { sampling, max_new_tokens, seed, log_probs }),
+            prompt_log_probs: prompt_log_probs.then(|| log_probs.unwrap_or(0)),
+            parts: Some(parts),
+            ..Request::new(prompt)
+        };
+        let parts = Parts { receiver, answers: self.submit(vec![request], cx) };
+        stream::unfold(parts, |mut parts| async move {
+            let part = parts.next().await?;
+            Some((part, parts))
+        })
+        .boxed()
+    }
+
     async fn score(&self, requests: Vec<ScoreRequest>, cx: &CallContext) -> Result<Vec<TokenScores>> {
         let mut scores = vec![TokenScores { log_probs: Vec::new() }; requests.len()];
         let requests = requests.into_iter().map(|request| Request {
-            messages: request.messages,
             given: Some(Given::Text(request.reply)),
-            write: None,
-            response: ResponseFormat::Text,
+            ..Request::new(Prompt::Messages(request.messages))
         });
         let mut answers = self.submit(requests.collect(), cx);
         while let Some((index, result)) = answers.next().await {
@@ -250,16 +269,32 @@ impl ModelSession for Session {
         };
         let texts = requests.iter().map(text).collect::<Result<_>>()?;
         let requests = requests.into_iter().map(|request| Request {
-            messages: request.messages,
             given: Some(Given::Tokens(request.tokens, request.reader)),
-            write: None,
-            response: ResponseFormat::Text,
+            ..Request::new(Prompt::Messages(request.messages))
         });
         let mut answers = self.submit(requests.collect(), cx);
         while let Some((_, result)) = answers.next().await {
             result?;
         }
         Ok(texts)
+    }
+}
+
+/// A reply that is shown as it grows.
+struct Parts {
+    /// Closed when the device has done with the request.
+    receiver: mpsc::Receiver<StreamPart>,
+    answers: Answers,
+}
+
+impl Parts {
+    async fn next(&mut self) -> Option<Result<StreamPart>> {
+        self.answers.send().await;
+        if let Some(part) = self.receiver.recv().await {
+            return Some(Ok(part));
+        }
+        let (_, result) = self.answers.next().await?;
+        Some(result.map(StreamPart::Done))
     }
 }
 
@@ -277,12 +312,7 @@ impl Answers {
         if !self.open.contains(&true) {
             return None;
         }
-        if let Some((call, calls)) = self.unsent.take()
-            && let Some(calls) = calls.upgrade()
-        {
-            // If it is not taken, its sender of answers is dropped with it.
-            let _ = self.cx.run(GENERATE, calls.send(call)).await;
-        }
+        self.send().await;
         if let Some((index, result)) = self.receiver.recv().await {
             self.open[index] = false;
             return Some((index, result));
@@ -298,5 +328,15 @@ impl Answers {
             .with_hint("load the model again")
         };
         Some((index, Err(self.cx.check(GENERATE).err().unwrap_or_else(lost))))
+    }
+
+    /// Hands the requests over to the device, if that is still to be done.
+    async fn send(&mut self) {
+        if let Some((call, calls)) = self.unsent.take()
+            && let Some(calls) = calls.upgrade()
+        {
+            // If it is not taken, its sender of answers is dropped with it.
+            let _ = self.cx.run(GENERATE, calls.send(call)).await;
+        }
     }
 }

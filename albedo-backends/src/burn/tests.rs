@@ -22,7 +22,7 @@ pub(super) fn demo(side: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/demo/models").join(side)
 }
 
-async fn load(folder: &Path, max_batch: u32) -> Result<Arc<dyn ModelSession>> {
+pub(super) async fn load(folder: &Path, max_batch: u32) -> Result<Arc<dyn ModelSession>> {
     let backend = BurnBackend::new(&BurnConfig { max_batch, ..BurnConfig::default() })?;
     backend.load(&ModelSource::new(folder), &CallContext::new()).await
 }

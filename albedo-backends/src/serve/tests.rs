@@ -10,7 +10,7 @@ use albedo_core::events::{Collected, Event, JobEvent, JobState};
 use albedo_core::http::{HeaderMap, HttpRequest, HttpResponse, Method, StatusCode};
 use albedo_core::{
     Build, Completion, EventKind, FinishReason, GenerateRequest, Message, MessageRole, ModelInfo,
-    ModelSessionExt as _, Registry, Resources, Usage, VirtualClock,
+    ModelSessionExt as _, Registry, Resources, Usage,
 };
 use serde_json::{Value, json};
 
@@ -238,15 +238,15 @@ struct Client {
 
 /// Time passes at once where somebody waits.
 #[derive(Debug, Clone, Default)]
-struct Hurried(VirtualClock, Arc<std::sync::atomic::AtomicU64>);
+struct Hurried(Arc<std::sync::atomic::AtomicU64>);
 
 impl Clock for Hurried {
     fn now(&self) -> Duration {
-        Duration::from_millis(self.1.load(std::sync::atomic::Ordering::SeqCst))
+        Duration::from_millis(self.0.load(std::sync::atomic::Ordering::SeqCst))
     }
 
     fn sleep_until(&self, at: Duration) -> futures::future::BoxFuture<'static, ()> {
-        let now = Arc::clone(&self.1);
+        let now = Arc::clone(&self.0);
         Box::pin(async move {
             // After everything that is ready.
             for _ in 0..64 {
@@ -324,10 +324,8 @@ async fn a_kept_answer_is_acknowledged_and_one_that_nobody_waits_for_is_taken_ba
         tokio::task::yield_now().await;
     }
     let other = question().with_seed(9);
-    let mut stream = session.generate(vec![other], &CallContext::new());
-    // It is sent, and dropped before its answer is there.
-    assert!(futures::poll!(futures::StreamExt::next(&mut stream)).is_pending() || true);
-    drop(stream);
+    // Dropped before it was asked for: nobody hears of it.
+    drop(session.generate(vec![other], &CallContext::new()));
     let cx = CallContext::new();
     cx.cancel();
     let error = session.generate_one(question().with_seed(10), &cx).await.expect_err("cancelled");

@@ -89,7 +89,7 @@ fn invalid(message: String) -> Error {
 }
 
 /// The next line, or why it is none; `None` at the end.
-fn next_line(reader: &mut impl BufRead) -> io::Result<Option<Result<String, String>>> {
+pub(in crate::cli) fn next_line(reader: &mut impl BufRead) -> io::Result<Option<Result<String, String>>> {
     let mut bytes = Vec::new();
     if Read::by_ref(reader).take(MAX_LINE + 1).read_until(b'\n', &mut bytes)? == 0 {
         return Ok(None);

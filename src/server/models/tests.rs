@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::testing::{ScriptedBackend, ScriptedSession, identity, model_info};
-use crate::{CheckContext, PluginConfig, Registry};
+use crate::{Build, CheckContext, PluginConfig, Registry};
 
 /// Models of the folders `names`, one of which is loaded at a time, and the number of
 /// loads so far.

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::reply::Asked;
-use crate::server::error::ApiError;
 use crate::server::SessionKey;
+use crate::server::error::ApiError;
 use crate::server::state::State;
 use crate::{
     CallContext, Error, ErrorKind, ModelSession, Prompt, Result as CoreResult, Sampling, StreamRequest,

@@ -26,7 +26,7 @@ use super::launch::{Places, SlotSettings, splits};
 use super::ops::{CubeOps, Kind, WidePages};
 use super::settings::TOKENS;
 use crate::burn::model::Qwen3;
-use crate::burn::requests::{Desk, Inbox, Waiting};
+use crate::burn::requests::{Chosen, Desk, Inbox, Waiting};
 
 mod admission;
 mod chunk;
@@ -231,10 +231,11 @@ impl<'m> Engine<'m> {
         self.sequences[slot].as_mut().filter(|found| found.number == number)
     }
 
-    fn finish_or_keep(&mut self, slot: usize) {
+    /// Adds a token to the reply of a sequence, and frees its slot if the reply is done.
+    fn add(&mut self, slot: usize, chosen: &Chosen) {
         let Some(sequence) = self.sequences[slot].take() else { return };
         let limit = sequence.write.map_or(0, |write| write.max_new_tokens);
-        match self.desk.finish_or_keep(&sequence.origin, sequence.reply, limit) {
+        match self.desk.add(&sequence.origin, sequence.reply, chosen, limit) {
             Some(reply) => self.sequences[slot] = Some(Sequence { reply, ..sequence }),
             None => self.pages.release(&sequence.pages),
         }

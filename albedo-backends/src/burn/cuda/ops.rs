@@ -326,6 +326,14 @@ impl CubeOps {
         .collect()
     }
 
+    /// The logits of the latest step, `[rows, vocabulary]`, until the next one is launched.
+    ///
+    /// # Errors
+    /// A model that has not entered the GPU.
+    pub(super) fn logits(&self) -> Result<Buffer<f32>> {
+        Ok(self.work()?.logits.clone())
+    }
+
     /// Number of logits of a row.
     pub(super) fn vocabulary(&self) -> usize {
         self.vocabulary

@@ -189,6 +189,20 @@ async fn real_runtime() {
     println!("weights revealed: {revealed:?} at block {}; in the state: {:?}", head.number, row.weights);
     assert_eq!(revealed, Revealed::InForce);
 
+    // The same by the newer methods, which the node for tests does not have.
+    let newer = SubtensorConfig { backend: BackendKind::Chainhead, ..settings };
+    let newer = Subtensor::new(&newer).expect("good settings");
+    let head = newer.head(&cx).await.expect("a head");
+    assert_eq!(
+        newer.metagraph(SUBNET, &head, &cx).await.expect("read"),
+        plain.metagraph(SUBNET, &head, &cx).await.expect("read")
+    );
+    assert_eq!(
+        newer.reveals(SUBNET, &head, &cx).await.expect("read"),
+        plain.reveals(SUBNET, &head, &cx).await.expect("read")
+    );
+    println!("read again by `chainHead`: metagraph and reveals of block {} are the same", head.number);
+
     // Beside the revealed commitment one stands: both are read again.
     plain.commit(SUBNET, "v7|a/b|standing", None, &cx).await.expect("committed");
     if let Ok(path) = std::env::var("ALBEDO_CHAIN_RUNTIME_STATE") {

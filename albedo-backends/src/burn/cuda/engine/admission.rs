@@ -35,7 +35,9 @@ impl Arrival {
         let (done, coming) = mpsc::channel();
         rayon::spawn(move || {
             let tokenized = desk.prepare(&request).map(|prompt| {
-                let names = KvCache::names(&prompt.ids);
+                // What is read from known pages has no logits.
+                let known = if prompt.prompt_reader.is_some() { &[] } else { &prompt.ids[..] };
+                let names = KvCache::names(known);
                 Tokenized { prompt, names }
             });
             // Fails only if nobody waits any more.
@@ -92,8 +94,7 @@ impl Engine<'_> {
             gpu.write(&settings.lengths.at(slot), &[0]);
             gpu.write(&settings.positions.at(slot), &[prompt.ids.len() as u32]);
             gpu.write(&self.slots.table.range(slot * self.slots.stride, pages.len()), &pages);
-            let reply =
-                Reply { prompt_tokens: prompt.ids.len(), tokens: Vec::new(), logit_gaps: None, scores: None };
+            let reply = Reply::new(prompt.ids.len(), None);
             self.admitted += 1;
             self.sequences[slot] = Some(Sequence {
                 number: self.admitted,
@@ -105,6 +106,7 @@ impl Engine<'_> {
                 write,
                 chosen: 0,
                 reply,
+                first: None,
                 scores: Vec::new(),
             });
             self.reading.push_back(slot);

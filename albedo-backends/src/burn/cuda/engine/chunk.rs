@@ -1,6 +1,6 @@
 //! Chunks: rows of prompts that go through the layers together.
 
-use albedo_core::{Result, TokenScores, overflow};
+use albedo_core::{LogitsReader as _, Result, TokenScores, overflow};
 
 use super::Engine;
 use crate::burn::cuda::device::{Buffer, Reading};
@@ -9,6 +9,8 @@ use crate::burn::cuda::kernels::attention::prefill::TILE;
 use crate::burn::cuda::kernels::rows::{NONE, TOGETHER};
 use crate::burn::cuda::launch::{Places, splits};
 use crate::burn::cuda::ops::{Kind, Step, WidePages};
+use crate::burn::requests::Chosen;
+use crate::burn::sample::LogProbs;
 
 /// A chunk of prompts.
 #[derive(Default)]
@@ -41,8 +43,8 @@ pub(super) struct ChunkStep {
 
 enum Results {
     /// Of the rows whose logits are wanted, two numbers each: what their log-probabilities
-    /// are made of, and the token chosen with the row's fault; and all logits, if an
-    /// audit wants to see them.
+    /// are made of, and the token chosen with the row's fault; and all logits, if
+    /// somebody wants to see them.
     Wanted { scores: Reading<f32>, chosen: Reading<u32>, logits: Option<Reading<f32>> },
     /// None are: something to wait for.
     Nothing(Reading<u32>),
@@ -221,7 +223,7 @@ impl Engine<'_> {
             &chosen,
             ops.vocabulary(),
         )?;
-        // Only an audit wants to see them: they are the vocabulary for each row.
+        // Few requests want to see them: they are the vocabulary for each row.
         let shown = chunk.wanted.iter().any(|wanted| self.is_shown(wanted));
         Ok(Results::Wanted {
             scores: gpu.read_later(&scores),
@@ -234,7 +236,7 @@ impl Engine<'_> {
     /// ends reading.
     pub(super) fn take_wanted(&mut self, ChunkStep { chunk, results }: ChunkStep) -> Result<()> {
         let vocabulary = self.model.ops().vocabulary();
-        let (scores, chosen, logits) = match results {
+        let (scores, chosen, shown) = match results {
             Results::Wanted { scores, chosen, logits } => {
                 (scores.wait()?, chosen.wait()?, logits.map(Reading::wait).transpose()?.unwrap_or_default())
             }
@@ -252,15 +254,27 @@ impl Engine<'_> {
                 self.retire(slot, Err(self.not_finite(step, wanted.position, chosen[1])));
                 continue;
             }
+            let logits = || &shown[row * vocabulary..][..vocabulary];
             if wanted.target != NONE {
-                if let Some(reader) = &sequence.prompt.reader {
-                    let token = wanted.position + 1 - sequence.prompt.ids.len();
-                    reader.read(token, &logits[row * vocabulary..][..vocabulary]);
+                let prompt = &sequence.prompt;
+                match (wanted.position + 1).checked_sub(prompt.ids.len()) {
+                    Some(token) => {
+                        if let Some(reader) = &prompt.reader {
+                            reader.read(token, logits());
+                        }
+                        sequence.scores.push(scores[0] - scores[1].ln());
+                    }
+                    None => {
+                        if let Some(reader) = &prompt.prompt_reader {
+                            reader.read(wanted.position, logits());
+                        }
+                    }
                 }
-                sequence.scores.push(scores[0] - scores[1].ln());
             }
             if wanted.first {
-                sequence.reply.tokens.push(chosen[0]);
+                let likeliest = sequence.write.and_then(|write| write.log_probs);
+                let log_probs = likeliest.map(|likeliest| LogProbs::of(logits(), chosen[0], likeliest));
+                sequence.first = Some(Chosen { token: chosen[0], logit_gap: None, log_probs });
             }
         }
         for Part { slot, number, .. } in chunk.sequences.into_iter().filter(|part| part.ends) {
@@ -271,22 +285,29 @@ impl Engine<'_> {
 
     /// Whether somebody is shown the logits of a row.
     fn is_shown(&self, wanted: &Wanted) -> bool {
-        let sequence = self.sequences[wanted.slot as usize].as_ref();
-        wanted.target != NONE && sequence.is_some_and(|sequence| sequence.prompt.reader.is_some())
+        self.sequences[wanted.slot as usize].as_ref().is_some_and(|sequence| {
+            let prompt = &sequence.prompt;
+            let read = prompt.reader.is_some() || prompt.prompt_reader.is_some();
+            (read && wanted.target != NONE)
+                || (wanted.first && sequence.write.is_some_and(|write| write.log_probs.is_some()))
+        })
     }
 
     /// Starts the reply of a sequence that is read, or answers it.
     fn finish_reading(&mut self, slot: usize, number: u64) {
-        let Some(sequence) = self.sequence(slot, number) else { return };
+        let Some(sequence) = self.sequences[slot].as_mut().filter(|found| found.number == number) else {
+            return;
+        };
+        self.desk.show_prompt(&sequence.origin, &sequence.prompt);
         if sequence.prompt.reply.is_some() {
             sequence.reply.scores = Some(TokenScores { log_probs: std::mem::take(&mut sequence.scores) });
         }
-        if sequence.write.is_none() {
-            let scores = sequence.reply.scores.take();
-            sequence.origin.answer_score(sequence.reply.prompt_tokens, scores);
-            self.free(slot);
+        if let Some(first) = sequence.first.take() {
+            self.add(slot, &first);
         } else {
-            self.finish_or_keep(slot);
+            let scores = sequence.reply.scores.take();
+            sequence.origin.answer_read(sequence.reply.prompt_tokens, scores);
+            self.free(slot);
         }
     }
 }

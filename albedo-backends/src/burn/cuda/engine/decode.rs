@@ -7,6 +7,8 @@ use crate::burn::cuda::device::Reading;
 use crate::burn::cuda::kernels::rows::NONE;
 use crate::burn::cuda::launch::{Places, splits};
 use crate::burn::cuda::ops::Kind;
+use crate::burn::requests::Chosen;
+use crate::burn::sample::LogProbs;
 
 /// Sizes of batch that have a graph, up to the largest that a session allows, which
 /// has one too; a smaller batch is padded.
@@ -17,6 +19,9 @@ const BATCHES: [usize; 13] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256]
 pub(super) struct DecodeStep {
     sequences: Vec<(usize, u64)>,
     chosen: Reading<u32>,
+    /// Of each sequence that wants log-probabilities: how many of the likeliest, and its
+    /// logits.
+    logits: Vec<Option<(u8, Reading<f32>)>>,
 }
 
 impl Engine<'_> {
@@ -60,12 +65,25 @@ impl Engine<'_> {
         let graph = self.graphs.get(&(size, splits));
         graph.ok_or_else(|| Error::bug(OPERATION, "a graph was lost"))?.replay()?;
         let chosen = self.model.ops().gpu().read_later(&self.slots.chosen.first(2 * slots.len()));
+        let logits = self.read_logits(&sequences)?;
         for &(slot, number) in &sequences {
             if let Some(sequence) = self.sequence(slot, number) {
                 sequence.chosen += 1;
             }
         }
-        Ok(Some(DecodeStep { sequences, chosen }))
+        Ok(Some(DecodeStep { sequences, chosen, logits }))
+    }
+
+    /// Starts copying back the logits of those of the batch's `sequences` that want
+    /// log-probabilities.
+    fn read_logits(&self, sequences: &[(usize, u64)]) -> Result<Vec<Option<(u8, Reading<f32>)>>> {
+        let ops = self.model.ops();
+        let (vocabulary, logits) = (ops.vocabulary(), ops.logits()?);
+        let read = |(row, &(slot, _)): (usize, &(usize, u64))| {
+            let likeliest = self.sequences[slot].as_ref()?.write?.log_probs?;
+            Some((likeliest, ops.gpu().read_later(&logits.range(row * vocabulary, vocabulary))))
+        };
+        Ok(sequences.iter().enumerate().map(read).collect())
     }
 
     /// Seconds that the device alone takes for a decode step of `size` rows, the mean
@@ -145,9 +163,12 @@ impl Engine<'_> {
     }
 
     /// Waits for the tokens of a step and hands them out.
-    pub(super) fn take_chosen(&mut self, DecodeStep { sequences, chosen }: DecodeStep) -> Result<()> {
-        let chosen = chosen.wait()?;
-        for (&(slot, number), chosen) in sequences.iter().zip(chosen.chunks_exact(2)) {
+    pub(super) fn take_chosen(&mut self, step: DecodeStep) -> Result<()> {
+        let chosen = step.chosen.wait()?;
+        let rows = step.sequences.into_iter().zip(chosen.chunks_exact(2)).zip(step.logits);
+        for (((slot, number), chosen), logits) in rows {
+            let wait = |(likeliest, logits): (u8, Reading<f32>)| logits.wait().map(|read| (likeliest, read));
+            let logits = logits.map(wait).transpose()?;
             // A sequence that ended in the step before has no use for it.
             let Some(sequence) = self.sequence(slot, number) else { continue };
             if chosen[0] == NONE {
@@ -155,8 +176,8 @@ impl Engine<'_> {
                 self.retire(slot, Err(self.not_finite(overflow::Step::Reply, read, chosen[1])));
                 continue;
             }
-            sequence.reply.tokens.push(chosen[0]);
-            self.finish_or_keep(slot);
+            let log_probs = logits.map(|(likeliest, logits)| LogProbs::of(&logits, chosen[0], likeliest));
+            self.add(slot, &Chosen { token: chosen[0], logit_gap: None, log_probs });
         }
         Ok(())
     }

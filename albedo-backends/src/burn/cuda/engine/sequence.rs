@@ -2,7 +2,7 @@
 
 use albedo_core::Digest;
 
-use crate::burn::requests::{Origin, Prompt, Reply, Write};
+use crate::burn::requests::{Chosen, Origin, Prompt, Reply, Write};
 
 /// A sequence in a slot.
 pub(super) struct Sequence {
@@ -20,6 +20,8 @@ pub(super) struct Sequence {
     /// Tokens of the reply that are chosen by what was launched so far.
     pub(super) chosen: u32,
     pub(super) reply: Reply,
+    /// The first token of the reply, until it is added.
+    pub(super) first: Option<Chosen>,
     /// Log-probabilities of the scored reply so far.
     pub(super) scores: Vec<f32>,
 }
@@ -43,7 +45,10 @@ impl Sequence {
 
     /// The token whose log-probability the row at `at` tells.
     pub(super) fn target(&self, at: usize) -> Option<u32> {
-        let reply = self.prompt.reply.as_deref()?;
-        reply.get((at + 1).checked_sub(self.prompt.ids.len())?).copied()
+        let prompt = &self.prompt.ids;
+        match (at + 1).checked_sub(prompt.len()) {
+            Some(in_reply) => self.prompt.reply.as_deref()?.get(in_reply).copied(),
+            None => self.prompt.prompt_reader.as_ref().map(|_| prompt[at + 1]),
+        }
     }
 }

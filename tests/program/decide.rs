@@ -1,0 +1,134 @@
+//! `albedo decide` on logs that the real tools wrote: Inspect AI 0.3.285 with its mock
+//! model, and lm-evaluation-harness 0.4 with its dummy model.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::run::{albedo, error, root};
+
+const INSPECT: [&str; 3] = ["--inspect", "first.eval", "second.eval"];
+const LM_EVAL: [&str; 3] = ["--lm-eval", "samples_larger_first.jsonl", "samples_larger_second.jsonl"];
+
+/// The log of that name, and anything else as it is.
+fn given(argument: &str) -> String {
+    let path = root().join("tests/program/decide").join(argument);
+    if path.is_file() { path.to_str().expect("UTF-8").to_owned() } else { argument.to_owned() }
+}
+
+fn decide(arguments: &[&str]) -> (Option<i32>, Value) {
+    let given: Vec<String> = arguments.iter().map(|argument| given(argument)).collect();
+    let all = ["decide", "--json"].into_iter().chain(given.iter().map(String::as_str));
+    let output = albedo(all);
+    let json = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", error(&output)));
+    (output.status.code(), json)
+}
+
+fn refused(arguments: &[&str]) -> (Option<i32>, String) {
+    let given: Vec<String> = arguments.iter().map(|argument| given(argument)).collect();
+    let output = albedo(["decide"].into_iter().chain(given.iter().map(String::as_str)));
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    (output.status.code(), error(&output))
+}
+
+/// The table that the log amounts to, as somebody would write it by hand.
+fn table(folder: &Path, rows: &[(String, String, f64, f64)]) -> String {
+    let mut table = String::from("item,cluster,first,second\n");
+    for (item, cluster, first, second) in rows {
+        table += &format!("{item},{cluster},{first},{second}\n");
+    }
+    let path = folder.join("scores.csv");
+    std::fs::write(&path, table).expect("a table");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+fn samples(name: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(given(name)).expect("a log");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn a_log_decides_as_the_same_numbers_in_a_table() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (first, second) = (samples(LM_EVAL[1]), samples(LM_EVAL[2]));
+    let rows: Vec<_> = first
+        .iter()
+        .zip(&second)
+        .map(|(one, other)| {
+            let task = "larger_first";
+            assert_eq!(one["doc_id"], other["doc_id"]);
+            let cluster = format!("{task}/{}", one["doc"]["subject"].as_str().expect("a subject"));
+            let score = |line: &Value| line["acc"].as_f64().expect("a score");
+            (format!("{task}/{}", one["doc_id"]), cluster, score(one), score(other))
+        })
+        .collect();
+    // Both files under one task's name, as a run writes it.
+    for (place, name) in ["first", "second"].iter().zip(&LM_EVAL[1..]) {
+        std::fs::create_dir(folder.path().join(place)).expect("a folder");
+        let to = folder.path().join(place).join("samples_larger_first_2026-11-28T17-53-53.207120.jsonl");
+        std::fs::copy(given(name), to).expect("a copy");
+    }
+    let runs = ["first", "second"].map(|place| folder.path().join(place).to_str().expect("UTF-8").to_owned());
+    let (code, log) = decide(&["--lm-eval", &runs[0], &runs[1], "--metric", "acc", "--cluster", "subject"]);
+    let (table_code, from_table) = decide(&["--csv", &table(folder.path(), &rows)]);
+    assert_eq!((code, &log["comparison"]), (table_code, &from_table["comparison"]));
+    assert_eq!((code, log["comparison"]["clusters"].as_u64()), (Some(4), Some(10)));
+}
+
+#[test]
+fn inspects_epochs_are_one_item_and_the_better_model_is_seen() {
+    let (code, json) = decide(&[&INSPECT[..], &["--metric", "match", "--alpha", "0.2"]].concat());
+    assert_eq!((code, json["comparison"]["outcome"].as_str()), (Some(0), Some("better")), "{json}");
+    assert_eq!(
+        (json["comparison"]["items"].as_u64(), json["comparison"]["clusters"].as_u64()),
+        (Some(12), Some(12))
+    );
+    let exchanged = ["--inspect", INSPECT[2], INSPECT[1], "--metric", "match", "--alpha", "0.2"];
+    let (code, mirrored) = decide(&exchanged);
+    assert_eq!((code, &mirrored["comparison"]["worse"]), (Some(5), &json["comparison"]["better"]));
+    let (_, clustered) = decide(&[&INSPECT[..], &["--metric", "match", "--cluster", "text"]].concat());
+    assert_eq!(clustered["comparison"]["clusters"].as_u64(), Some(3));
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused_with_a_remedy() {
+    for (arguments, code, words) in [
+        (INSPECT.to_vec(), 78, "choose scorer: `includes`, `match`"),
+        (LM_EVAL.to_vec(), 78, "choose metric: `acc`, `acc_norm`"),
+        ([&INSPECT[..], &["--metric", "rhyme"]].concat(), 78, "no scorer `rhyme`"),
+        ([&INSPECT[..], &["--metric", "match", "--cluster", "page"]].concat(), 78, "no `page`"),
+        ([&LM_EVAL[..], &["--metric", "acc"]].concat(), 65, "80 items lack a score"),
+        (vec!["--inspect", "first.eval", LM_EVAL[1], "--metric", "match"], 65, "`.eval` file of Inspect"),
+        (vec!["--lm-eval", "first.eval", "second.eval"], 65, "line: 1"),
+        (vec!["--csv", "no-such-file.csv"], 66, "check the path"),
+        (vec!["--harbor", "tests", "docs"], 66, "the folder of one job"),
+        ([&INSPECT[..], &["--metric", "match", "--alpha", "2"]].concat(), 78, "alpha is 2"),
+        ([&INSPECT[..], &["--metric", "match", "--range", "1", "0"]].concat(), 78, "from 1 to 0"),
+        ([&INSPECT[..], &["--metric", "match", "--range", "0", "0.5"]].concat(), 65, "outside 0 to 0.5"),
+        ([&INSPECT[..], &["--metric", "match", "--pool", "3"]].concat(), 78, "the pool has 3 clusters"),
+    ] {
+        let (found, message) = refused(&arguments);
+        assert!(found == Some(code) && message.contains(words), "{arguments:?}: {found:?} {message}");
+    }
+}
+
+#[test]
+fn a_gate_spends_its_budget_and_asks_for_more_evidence() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let budget = folder.path().join("gate.json");
+    let budget = budget.to_str().expect("UTF-8");
+    let gate = [&INSPECT[..], &["--metric", "match", "--alpha", "0.2", "--budget", budget]].concat();
+    let (code, json) = decide(&gate);
+    assert_eq!(
+        (code, json["budget"]["runs"].as_u64()),
+        (Some(4), Some(1)),
+        "a share of 0.2 asks for more: {json}"
+    );
+    let (_, again) = decide(&gate);
+    assert_eq!(again["budget"]["runs"].as_u64(), Some(1), "the same comparison is free");
+    let other = [&INSPECT[..], &["--metric", "includes", "--budget", budget, "--seed", "1"]].concat();
+    assert_eq!(decide(&other).1["budget"]["runs"].as_u64(), Some(2));
+    std::fs::write(budget, "{}").expect("a file");
+    let (code, message) = refused(&gate);
+    assert!(code == Some(65) && message.contains("begin a new budget"), "{code:?} {message}");
+}
