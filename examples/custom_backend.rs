@@ -33,6 +33,8 @@ const STOP: u8 = 0xff;
 /// Longest prompt and reply together, in bytes.
 const CONTEXT: u32 = 1 << 16;
 
+const LOAD: &str = "load the n-grams";
+
 /// Loads [`NGrams`].
 #[derive(Debug)]
 struct NGramBackend {
@@ -70,6 +72,10 @@ impl Plugin<dyn ModelBackend> for NGramBackend {
         Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
     }
 
+    fn check_model(_: &Self, model: &ModelRef) -> albedo::Result<()> {
+        model.require_files(LOAD)
+    }
+
     async fn build(backend: Self, _: &BuildContext<'_>) -> albedo::Result<Arc<dyn ModelBackend>> {
         Ok(Arc::new(backend))
     }
@@ -84,7 +90,6 @@ impl ModelBackend for NGramBackend {
     }
 
     async fn load(&self, model: &ModelSource, cx: &CallContext) -> albedo::Result<Arc<dyn ModelSession>> {
-        const LOAD: &str = "load the n-grams";
         let path = model.model.require_folder(LOAD)?.join(CORPUS);
         let bytes = fs::read(&path).map_err(|error| Error::io(LOAD, &path, error))?;
         let parameters = Digest::of(format!("{}  {CORPUS}\n", Digest::of(&bytes)));

@@ -63,24 +63,34 @@ const VERSION: &str = concat!(
     env!("ALBEDO_TARGET")
 );
 
+/// Heading of the options that every command has.
+const EVERYWHERE: &str = "Options of every command";
+
 /// Duels between language models, with verdicts you can check.
 #[derive(Debug, Parser)]
 #[command(name = "albedo", version, long_version = VERSION, max_term_width = 100, after_help = after_help())]
 struct Arguments {
     /// Write a log of this level to standard error: `error`, `warn`, `info`,
     /// `debug` or `trace`, or directives such as `albedo_core=debug,hyper=off`.
-    #[arg(long, global = true, value_name = "LEVEL", env = "ALBEDO_LOG")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "LEVEL", env = "ALBEDO_LOG")]
     log: Option<String>,
     /// How each line of the log is written.
     #[arg(long, global = true, value_name = "FORMAT", env = "ALBEDO_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
     /// Write every event to a new file, one JSON object per line: progress for programs
     /// (docs/events.md).
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE")]
     events: Option<PathBuf>,
     /// Whether output has colour: `auto` is on terminals, unless `NO_COLOR` or
     /// `CLICOLOR=0` is set.
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = EVERYWHERE,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
     color: ColorChoice,
     #[command(subcommand)]
     command: Command,

@@ -5,8 +5,22 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
+use albedo::chain::{BlockHash, ChainClient, MechanismId, NetUid};
+use albedo::chains::journal::ChainJournal;
+use albedo::chains::subtensor::{Subtensor, SubtensorConfig};
+use albedo::chains::testnode::{Pace, TestNeuron, TestNode, TestSubnet, metadata};
+use albedo::chains::wallet::{Keypair, Phrase};
+use albedo::weights::{Share, WeightJournal, WeightKey, WeightVector};
+use albedo::{CallContext, Scheme, Signer};
 use serde_json::Value;
+
+use crate::machine_guide::{Guide, commands_with_json};
+
+#[path = "program/machine_guide.rs"]
+mod machine_guide;
 
 /// Substrate's development phrase, known to everybody.
 const PHRASE: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
@@ -140,4 +154,103 @@ fn both_clients_are_listed() {
     for name in ["chain local\n", "chain subtensor\n"] {
         assert!(listed.contains(name), "{listed}");
     }
+}
+
+/// The subnet of the tests' node.
+const NETUID: u16 = 97;
+
+/// A node with one validator, whose key is `PHRASE`'s.
+async fn node(validator: &Keypair) -> TestNode {
+    let neuron = TestNeuron {
+        hotkey: validator.public_key(),
+        coldkey: validator.public_key(),
+        registered_at: 0,
+        validator_permit: true,
+        stake: 1_000,
+        last_update: 0,
+    };
+    let subnet = TestSubnet { commit_reveal: false, neurons: vec![neuron], ..TestSubnet::new(NETUID) };
+    let node = TestNode::start(&metadata::newest(), 2, subnet).await;
+    node.set_pace(Pace::Instant);
+    node.produce(200);
+    node
+}
+
+/// Sets weights for the validator itself, and misses the epoch before.
+async fn set_weights(node: &TestNode, validator: Keypair, journal: &Path) {
+    let journal = ChainJournal::open(journal).expect("opens");
+    let config = SubtensorConfig {
+        endpoints: vec![node.endpoint()],
+        genesis: BlockHash(node.genesis()).to_string(),
+        ..SubtensorConfig::default()
+    };
+    let hotkey = validator.hotkey();
+    let client = Subtensor::new(&config)
+        .expect("good settings")
+        .with_journal(journal.clone(), node.beacon(), Duration::from_millis(2))
+        .with_signer(Arc::new(validator));
+    let cx = CallContext::new();
+    let head = client.head(&cx).await.expect("a head");
+    let epoch = client.subnet(NetUid(NETUID), &head, &cx).await.expect("read").epoch;
+    let uid = client.metagraph(NetUid(NETUID), &head, &cx).await.expect("read").neurons[0].uid;
+    let genesis = client.genesis(&cx).await.expect("known");
+    let (netuid, mechanism) = (NetUid(NETUID), MechanismId(0));
+    let key = WeightKey { genesis, netuid, mechanism, epoch, hotkey: hotkey.clone() };
+    let missed = WeightKey { epoch: epoch - 1, ..key.clone() };
+    journal.miss(&missed, "the process was not running").await.expect("records");
+    let shares = vec![Share { uid, hotkey, weight: u16::MAX }];
+    let cleared = WeightJournal::new(journal).clear(WeightVector { key, version_key: 0, shares }).await;
+    client.set_weights(cleared.expect("cleared"), &cx).await.expect("sets");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_prints_what_the_guide_documents() {
+    let place = tempfile::tempdir().expect("a folder");
+    let folder = place.path();
+    let mut guide = Guide::read();
+    stdout(&albedo(folder, &["man", "man"], ""));
+    let is_here =
+        |command: &str| ["chain ", "wallet ", "miner "].iter().any(|group| command.starts_with(group));
+    let mut commands = commands_with_json(&folder.join("man"));
+    let mut documented = guide.commands();
+    commands.retain(|command| is_here(command));
+    documented.retain(|command| is_here(command));
+    assert_eq!(commands, documented, "commands with `--json`, and those that docs/machine-output.md has");
+
+    let wallet = ["--wallet-path", "w", "--wallet", "m"];
+    let plain = |command: &str, more: &[&str], input: &str| {
+        let arguments = [&["wallet", command, "--plain"][..], &wallet, more].concat();
+        stdout(&albedo(folder, &arguments, input));
+    };
+    plain("regenerate", &[], &format!("{PHRASE}\n"));
+    plain("create", &["--hotkey", "default"], "");
+    let validator = || Keypair::from_phrase(&Phrase::new(PHRASE), Scheme::Sr25519).expect("a key");
+    let node = node(&validator()).await;
+    let (endpoint, genesis) = (node.endpoint(), format!("genesis={}", BlockHash(node.genesis())));
+    let at = ["--endpoint", &endpoint, "--set", &genesis];
+    let mut prints = |title: &str, more: &[&str]| {
+        let command: Vec<_> = title.split(' ').collect();
+        let output = albedo(folder, &[&command[..], more, &["--json"]].concat(), "");
+        guide.check(title, &stdout(&output))
+    };
+    let inspected = prints("wallet inspect", &wallet);
+    assert_eq!(inspected["hotkeys"].as_array().map(Vec::len), Some(1), "{inspected}");
+    let writing = [&wallet[..], &at, &["--set", "poll_ms=2", "--journal", "j.sqlite", "--yes"]].concat();
+    prints("miner register", &writing);
+    let submission = format!("v7|a/b|{}", "0f".repeat(20));
+    prints("miner commit", &[&writing[..], &["--plain", &submission]].concat());
+    let commits = prints("miner commits", &[&wallet[..], &at].concat());
+    assert_eq!(commits["reveals"][0]["content"]["text"], submission.as_str(), "{commits}");
+
+    set_weights(&node, validator(), &folder.join("weights.sqlite")).await;
+    for title in ["chain head", "chain hyperparameters", "chain metagraph"] {
+        prints(title, &at);
+    }
+    let reveals = prints("chain reveals", &at);
+    assert_eq!(reveals["reveals"][0]["submission"]["repository"], "a/b", "{reveals}");
+    let weights = prints("chain weights", &at);
+    assert_eq!(weights["rows"].as_array().map(Vec::len), Some(1), "{weights}");
+    let epochs = prints("chain epochs", &["--journal", "weights.sqlite"]);
+    assert_eq!(epochs["items"].as_array().map(Vec::len), Some(2), "{epochs}");
+    assert_eq!(guide.unchecked(is_here), [""; 0], "documented, and compared with nothing");
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use albedo_core::{
-    BuildContext, CallContext, CheckContext, Digest, Error, ErrorKind, Identity, ModelBackend, ModelSession,
-    ModelSource, Plugin, Result,
+    BuildContext, CallContext, CheckContext, Digest, Error, ErrorKind, Identity, ModelBackend, ModelRef,
+    ModelSession, ModelSource, Plugin, Result,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -295,6 +295,10 @@ impl Plugin<dyn ModelBackend> for BurnBackend {
 
     fn check(config: BurnConfig, _: &CheckContext<'_>) -> Result<Self> {
         Self::new(&config)
+    }
+
+    fn check_model(_: &Self, model: &ModelRef) -> Result<()> {
+        model.require_files(LOAD)
     }
 
     async fn build(backend: Self, _: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {

@@ -6,8 +6,8 @@ use albedo_core::http::{Credential, HttpTransport, StatusCode};
 use albedo_core::registry::Secrets;
 use albedo_core::{
     BuildContext, CallContext, CallSignal, CheckContext, Completion, Digest, Error, ErrorKind, Fault,
-    GenerateRequest, Generated, Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource,
-    Plugin, Reach, Result, ScoreRequest, StreamPart, StreamRequest, TokenScores,
+    GenerateRequest, Generated, Identity, Message, ModelBackend, ModelInfo, ModelRef, ModelSession,
+    ModelSource, Plugin, Reach, Result, ScoreRequest, StreamPart, StreamRequest, TokenScores,
 };
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -373,6 +373,10 @@ impl Plugin<dyn ModelBackend> for OpenAiBackend {
 
     fn check(config: OpenAiConfig, _: &CheckContext<'_>) -> Result<OpenAiConfig> {
         config.check()
+    }
+
+    fn check_model(_: &OpenAiConfig, model: &ModelRef) -> Result<()> {
+        model.require_served(LOAD).map(drop)
     }
 
     async fn build(config: OpenAiConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {

@@ -4,18 +4,17 @@
 //! recorded models and the backend has the recorded identity, so that the plan
 //! of a duel replayed with it stays the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use albedo_core::draw::DrawOutcome;
-use albedo_core::plan::ContestantPlan;
 use albedo_core::record::{RecordLine, RecordedReply, TextRef};
 use albedo_core::{
     BuildContext, CallContext, CheckContext, Completion, Digest, DuelPlan, Error, ErrorKind, Fault,
-    GenerateRequest, Generated, Identity, Message, ModelBackend, ModelInfo, ModelSession, ModelSource,
-    Plugin, Record, Result, Retry, ScoreRequest, Side, TokenScores, Usage,
+    GenerateRequest, Generated, Identity, Message, ModelBackend, ModelInfo, ModelRef, ModelSession,
+    ModelSource, Plugin, Record, Result, Retry, ScoreRequest, Side, TokenScores, Usage,
 };
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -65,18 +64,16 @@ impl ModelBackend for ReplayBackend {
     }
 
     async fn load(&self, model: &ModelSource, _: &CallContext) -> Result<Arc<dyn ModelSession>> {
-        let error = |kind, message: &str| Error::new(kind, LOAD, message).with("model", &model.model);
-        let (side, ContestantPlan { model: info, .. }) = match model.model.require_served(LOAD)? {
-            "king" => (Side::King, &self.plan.king),
-            "challenger" => (Side::Challenger, &self.plan.challenger),
-            _ => {
-                return Err(error(ErrorKind::NotFound, "a record has no such side")
-                    .with_hint("name `king` or `challenger`"));
-            }
+        let side = side(&model.model)?;
+        let info = match side {
+            Side::King => &self.plan.king.model,
+            Side::Challenger => &self.plan.challenger.model,
         };
         if model.parameters.is_some_and(|pinned| pinned != info.parameters) {
-            return Err(error(ErrorKind::DigestMismatch, "the recorded model is not the pinned one")
+            let message = "the recorded model is not the pinned one";
+            return Err(Error::new(ErrorKind::DigestMismatch, LOAD, message)
                 .with_fault(Fault::Operator)
+                .with("model", &model.model)
                 .with("recorded", info.parameters));
         }
         Ok(Arc::new(ReplaySession::new(Arc::clone(&self.record), &self.plan, info.clone(), side)))
@@ -93,12 +90,28 @@ impl Plugin<dyn ModelBackend> for ReplayBackend {
         Ok(config)
     }
 
+    fn check_model(_: &ReplayConfig, model: &ModelRef) -> Result<()> {
+        side(model).map(drop)
+    }
+
     async fn build(config: ReplayConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn ModelBackend>> {
         Ok(Arc::new(Self::new(Arc::new(Record::open(&cx.path(&config.record))?))?))
     }
 }
 
 albedo_core::register!(dyn ModelBackend => ReplayBackend);
+
+/// The recorded side that `model` names.
+fn side(model: &ModelRef) -> Result<Side> {
+    match model {
+        ModelRef::Served(name) if name == "king" => Ok(Side::King),
+        ModelRef::Served(name) if name == "challenger" => Ok(Side::Challenger),
+        _ => Err(Error::new(ErrorKind::ConfigInvalid, LOAD, "a record has no such side")
+            .with_fault(Fault::Operator)
+            .with("model", model)
+            .with_hint("write `name = \"king\"` or `name = \"challenger\"`")),
+    }
+}
 
 /// One side of a record.
 #[derive(Debug)]
@@ -111,6 +124,8 @@ struct ReplaySession {
     scores: BTreeMap<(Digest, Digest), TokenScores>,
     /// Prompt tokens of the samples' conversations.
     prompts: BTreeMap<Digest, Option<u32>>,
+    /// Those among them that were asked for.
+    counted: Mutex<BTreeSet<Digest>>,
     /// Prompt tokens of the draws that were too long, whose conversations are
     /// not recorded: counted in the order in which they are drawn.
     too_long: Vec<Option<u32>>,
@@ -141,11 +156,22 @@ impl ReplaySession {
                 _ => {}
             }
         }
-        Self { record, info, replies, scores, prompts, too_long, next_too_long: AtomicUsize::new(0) }
+        let (counted, next_too_long) = (Mutex::default(), AtomicUsize::new(0));
+        Self { record, info, replies, scores, prompts, counted, too_long, next_too_long }
     }
 
     fn reply(&self, request: &GenerateRequest) -> Result<Completion> {
         request.response.require_text(OPERATION)?;
+        let recorded = &self.record.plan().generation;
+        if (request.sampling, request.max_new_tokens) != (recorded.sampling, recorded.max_new_tokens) {
+            let message = "the record's replies were generated with other settings";
+            return Err(Error::new(ErrorKind::ConfigInvalid, OPERATION, message)
+                .with("max_new_tokens", recorded.max_new_tokens)
+                .with("temperature", recorded.sampling.temperature)
+                .with_hint(
+                    "write the recorded duel's `generation` into `[duel]`: `albedo record show DIR --json`",
+                ));
+        }
         let messages = Digest::of_json(&request.messages)?;
         match self.replies.get(&(messages, request.seed)) {
             Some(RecordedReply::Completed {
@@ -177,6 +203,19 @@ impl ReplaySession {
         }
     }
 
+    /// Why a conversation that is drawn is not in the record, `counted` of whose were.
+    fn no_conversation(&self, counted: usize) -> Error {
+        let samples = self.prompts.len();
+        let invalid = |message: String| Error::new(ErrorKind::ConfigInvalid, OPERATION, message);
+        if counted < samples {
+            return invalid("the record has no such conversation".into())
+                .with_hint("take the recorded duel's `[tasks]`, `seed` and `sampler`");
+        }
+        invalid(format!("the recorded duel ended after {samples} samples, and this one goes on")).with_hint(
+            format!("decide on those: `samples = {samples}`, with `rule = {{ name = \"margin\" }}`"),
+        )
+    }
+
     fn recorded_scores(&self, messages: Digest, reply: &str) -> Result<TokenScores> {
         let scores = self.scores.get(&(messages, TextRef::of(reply).sha256)).cloned();
         scores.ok_or_else(|| unknown("the record has no log-probabilities of such a reply"))
@@ -190,13 +229,14 @@ impl ModelSession for ReplaySession {
     }
 
     fn count_prompt_tokens(&self, messages: &[Message]) -> Result<Option<u32>> {
-        if let Some(tokens) = self.prompts.get(&Digest::of_json(&messages)?) {
+        let conversation = Digest::of_json(&messages)?;
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tokens) = self.prompts.get(&conversation) {
+            counted.insert(conversation);
             return Ok(*tokens);
         }
         let place = self.next_too_long.fetch_add(1, Ordering::Relaxed);
-        self.too_long.get(place).copied().ok_or_else(|| {
-            unknown("the record has no such conversation").with_hint("replay it with its own tasks")
-        })
+        self.too_long.get(place).copied().ok_or_else(|| self.no_conversation(counted.len()))
     }
 
     fn generate(&self, requests: Vec<GenerateRequest>, _: &CallContext) -> BoxStream<'static, Generated> {

@@ -6,7 +6,7 @@ use crate::behaviour::Behaviour;
 use crate::decision::{Evidence, FixedEvidence, Rule, SequentialEvidence};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::DuelPlan;
+use crate::plan::{DuelPlan, DuelSettings};
 use crate::record::Record;
 use crate::reign::confirmed_log_e_value;
 
@@ -76,6 +76,54 @@ impl Confirmation {
         let log_e_value = confirmed_log_e_value(stages[0].log_e_value, stages[1].log_e_value);
         let crowned = log_e_value >= -alpha.ln() && stages.iter().all(|stage| stage.size_shown);
         Ok(Self { stages, alpha, log_e_value, crowned })
+    }
+}
+
+impl DuelSettings {
+    /// The settings of the confirmation of the duel in `record`, which was verified: it
+    /// names that record, and bets by the rule `fixed` on a number of samples, with the
+    /// margins of the duel.
+    ///
+    /// ```
+    /// # use albedo_core::testing::small_duel;
+    /// # use albedo_core::{CallContext, DuelSettings, MemoryStore, Record, Rule, Seed};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> albedo_core::Result<()> {
+    /// let settings = DuelSettings { samples: 8, ..DuelSettings::default() };
+    /// # let (store, cx) = (MemoryStore::default(), CallContext::new());
+    /// # small_duel().settings(settings.clone()).plan(&store, &cx).await?.run(&store, &cx).await?;
+    /// # let record = store.record().expect("published");
+    /// # let first = Record::from_bytes(&record.lines, &record.blobs, record.digest)?;
+    /// // With `first`, the record of a duel with these settings:
+    /// let second = DuelSettings { seed: Seed::from(1), ..settings }.confirming(&first)?;
+    /// assert_eq!((second.previous, second.rule.name()), (Some(first.digest), "fixed"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`] if the duel's rule gives no evidence, if it has this
+    /// seed, or if the settings name another previous record.
+    pub fn confirming(self, record: &Record) -> Result<Self> {
+        let invalid = |message: &str| {
+            Error::new(ErrorKind::ConfigInvalid, "plan the confirmation", message)
+                .with("record", record.digest)
+        };
+        let first = record.plan();
+        let Some((win_margin, null_margin)) = margins(&first.rule) else {
+            return Err(invalid("the duel's rule gives no evidence to multiply")
+                .with("rule", first.rule.name())
+                .with_hint("duel by the rule `sequential`"));
+        };
+        if first.seed == self.seed {
+            return Err(invalid("the duel has this seed, and so these tasks")
+                .with_hint("choose one that nobody knew when the duel ended: `seed`"));
+        }
+        if self.previous.is_some_and(|previous| previous != record.digest) {
+            return Err(invalid("`previous` names another record").with_hint("leave `previous` out"));
+        }
+        let rule = Rule::Fixed { win_margin, null_margin };
+        Ok(Self { previous: Some(record.digest), rule, ..self })
     }
 }
 
@@ -150,7 +198,7 @@ mod tests {
     use super::*;
 
     use crate::duel::scripted::*;
-    use crate::plan::{DuelSettings, Terms};
+    use crate::plan::Terms;
     use crate::seed::Seed;
     use crate::{Assessment, Comparison, Judge};
 
@@ -219,6 +267,24 @@ mod tests {
         let other = recorded(&by(3.0), "better").await;
         let error = Confirmation::new(&first, &other, None).expect_err("another margin").to_string();
         assert!(error.contains("they differ in: rule"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_confirmation_is_planned_from_the_duels_record() {
+        let rule = Rule::Sequential { win_margin: 3.0, null_margin: 1.0 };
+        let first = recorded(&DuelSettings { rule, ..stage_settings(1, None) }, "better").await;
+        let settings = stage_settings(2, None).confirming(&first).expect("a confirmation");
+        assert_eq!(settings.rule, Rule::Fixed { win_margin: 3.0, null_margin: 1.0 });
+        let second = recorded(&settings, "better").await;
+        Confirmation::new(&first, &second, None).expect("a confirmation");
+        let refused = |settings: DuelSettings, first: &Record| {
+            settings.confirming(first).expect_err("refused").to_string()
+        };
+        assert!(refused(stage_settings(1, None), &first).contains("has this seed"));
+        assert!(refused(stage_settings(3, Some(second.digest)), &first).contains("names another record"));
+        let rule = Rule::Margin { win_margin: 2.0 };
+        let by_margin = recorded(&DuelSettings { rule, ..stage_settings(1, None) }, "better").await;
+        assert!(refused(stage_settings(2, None), &by_margin).contains("gives no evidence"));
     }
 
     #[tokio::test]

@@ -141,4 +141,6 @@ pub use verdict::{Outcome, Verdict};
 #[doc(hidden)]
 pub mod __register {
     pub use inventory::submit;
+
+    pub use crate::registry::Linked;
 }

@@ -87,6 +87,17 @@ impl ModelRef {
         }
     }
 
+    /// Whether the model has files: it is in a folder, or in a hub, which gives a folder.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`], the operator's, for a served name.
+    pub fn require_files(&self, operation: &str) -> Result<()> {
+        match self {
+            Self::Served(_) => Err(self.refused(operation, "this backend loads folders", "`path`")),
+            Self::Folder(_) | Self::Hub(_) => Ok(()),
+        }
+    }
+
     /// The served name, for a backend that asks a server.
     ///
     /// # Errors

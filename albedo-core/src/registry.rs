@@ -75,9 +75,15 @@ mod sealed {
     pub trait Sealed {}
 }
 
+/// A factory that [`register!`](crate::register) has submitted: what collects it shows on
+/// no page of the documentation.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Linked<R: ?Sized + Role>(pub Factory<R>);
+
 macro_rules! roles {
     ($($role:ident = $name:literal),+ $(,)?) => {$(
-        inventory::collect!(Factory<dyn $role>);
+        inventory::collect!(Linked<dyn $role>);
 
         impl sealed::Sealed for dyn $role {}
 
@@ -85,7 +91,7 @@ macro_rules! roles {
             const NAME: &'static str = $name;
 
             fn linked() -> Vec<&'static Factory<Self>> {
-                inventory::iter::<Factory<dyn $role>>.into_iter().collect()
+                inventory::iter::<Linked<dyn $role>>.into_iter().map(|linked| &linked.0).collect()
             }
         }
     )+
@@ -297,7 +303,7 @@ pub struct PluginInfo {
 macro_rules! register {
     ($role:ty => $plugin:ty) => {
         $crate::__register::submit! {
-            $crate::Factory::<$role>::of::<$plugin>(module_path!())
+            $crate::__register::Linked($crate::Factory::<$role>::of::<$plugin>(module_path!()))
         }
     };
 }

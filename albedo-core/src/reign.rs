@@ -232,12 +232,14 @@ impl EffectPrior {
 impl DuelSettings {
     /// The settings of the duel that comes after `earlier`, the reign's records so far,
     /// oldest first, each of them verified and all a chain
-    /// ([`verify_chain`](crate::record::verify_chain)): it names the last of them, and
-    /// has the prior of effects that they give.
+    /// ([`verify_chain`](crate::record::verify_chain)): it names the last of them, is the
+    /// next attempt of their reign, with the share that the reign's budget gives it, and
+    /// has the prior of effects that they give. A later attempt than the next keeps its
+    /// number: the reign's others may have no record.
     ///
     /// ```
     /// # use albedo_core::testing::{ScriptedJudge, ScriptedSession, Rows};
-    /// # use albedo_core::{CallContext, Duel, DuelSettings, MemoryStore, Record, Rule};
+    /// # use albedo_core::{CallContext, Duel, DuelSettings, MemoryStore, Record, Rule, Seed};
     /// # use std::sync::Arc;
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> albedo_core::Result<()> {
@@ -251,6 +253,7 @@ impl DuelSettings {
     /// # duel.settings(settings.clone()).plan(&store, &cx).await?.run(&store, &cx).await?;
     /// # let record = store.record().expect("published");
     /// # let first = Record::from_bytes(&record.lines, &record.blobs, record.digest)?;
+    /// let settings = DuelSettings { seed: Seed::from(1), ..settings };
     /// let settings = settings.following(std::slice::from_ref(&first))?;
     /// assert_eq!(settings.previous, Some(first.digest));
     /// assert_eq!(settings.effect_prior, None, "ten duels say how effects spread, not one");
@@ -260,7 +263,8 @@ impl DuelSettings {
     ///
     /// # Errors
     /// [`ErrorKind::ConfigInvalid`] if there is no record, if the last one ended the
-    /// reign, or if the settings name another previous record.
+    /// reign, if the settings name another previous record, if an earlier duel has their
+    /// seed, or if they are of a reign and the earlier duels are not.
     pub fn following(mut self, earlier: &[Record]) -> Result<Self> {
         let invalid =
             |message: &str| Error::new(ErrorKind::ConfigInvalid, "plan the reign's next duel", message);
@@ -276,6 +280,27 @@ impl DuelSettings {
                 .with("the last", last.digest)
                 .with_hint("leave `previous` out"));
         }
+        if let Some(same) = earlier.iter().find(|record| record.plan().seed == self.seed) {
+            return Err(invalid("an earlier duel of the reign has this seed, and so these tasks")
+                .with("record", same.digest)
+                .with_hint("choose a seed that nobody knew when the submission was handed in: `seed`"));
+        }
+        self.terms = match (last.plan().terms, self.terms) {
+            (Terms::Reign { attempt: before, .. }, terms @ Terms::Reign { attempt, .. })
+                if attempt > before =>
+            {
+                terms
+            }
+            (Terms::Reign { attempt, share }, _) => {
+                ErrorBudget::sharing(attempt, share)?.terms(attempt.saturating_add(1))
+            }
+            (Terms::Standalone { .. }, terms @ Terms::Standalone { .. }) => terms,
+            (Terms::Standalone { .. }, Terms::Reign { .. }) => {
+                return Err(invalid("this duel is an attempt of a reign, and the earlier ones stand alone")
+                    .with("the last", last.digest)
+                    .with_hint("leave `terms` out, or begin the reign without an earlier record"));
+            }
+        };
         self.previous = Some(last.digest);
         self.effect_prior = EffectPrior::of(earlier);
         Ok(self)
@@ -361,7 +386,7 @@ mod tests {
     }
 
     /// The record of an even duel, or of one that the challenger wins.
-    async fn record(seed: u64, previous: Option<crate::Digest>, wins: bool) -> Record {
+    async fn record(seed: u64, previous: Option<crate::Digest>, terms: Terms, wins: bool) -> Record {
         use crate::testing::{Rows, ScriptedJudge, ScriptedSession};
         let quality = move |reply: &str| if wins { reply.len() as f64 / 10.0 } else { 0.5 };
         let [king, challenger] = [("king", "ls"), ("challenger", "ls -l")]
@@ -371,7 +396,7 @@ mod tests {
             .judge(std::sync::Arc::new(ScriptedJudge::preferring("length", quality)));
         let rule = crate::Rule::Margin { win_margin: 2.0 };
         let settings =
-            DuelSettings { samples: 4, rule, previous, seed: seed.into(), ..DuelSettings::default() };
+            DuelSettings { samples: 4, rule, previous, terms, seed: seed.into(), ..DuelSettings::default() };
         let (store, cx) = (crate::MemoryStore::default(), crate::CallContext::new());
         let duel = duel.settings(settings).plan(&store, &cx).await.expect("plans");
         duel.run(&store, &cx).await.expect("runs");
@@ -382,14 +407,14 @@ mod tests {
     #[tokio::test]
     async fn a_duel_follows_the_reigns_earlier_ones() {
         let mut earlier: Vec<Record> = Vec::new();
-        for seed in 0..10 {
+        for seed in 1..=10 {
             let settings = DuelSettings::default();
             if let Some(last) = earlier.last() {
                 let settings = settings.clone().following(&earlier).expect("follows");
                 assert_eq!((settings.previous, settings.effect_prior), (Some(last.digest), None));
             }
             let previous = earlier.last().map(|last| last.digest);
-            earlier.push(record(seed, previous, false).await);
+            earlier.push(record(seed, previous, Terms::default(), false).await);
         }
         let settings = DuelSettings::default().following(&earlier).expect("follows");
         assert_eq!(settings.effect_prior, Some(EffectPrior { duels: 10, sd: 0.0 }));
@@ -398,9 +423,35 @@ mod tests {
         let other = DuelSettings { previous: Some(earlier[0].digest), ..DuelSettings::default() };
         assert!(other.following(&earlier).is_err(), "it names another record");
         assert!(DuelSettings::default().following(&[]).is_err());
-        let ended = record(11, None, true).await;
+        let ended = record(11, None, Terms::default(), true).await;
         let error = DuelSettings::default().following(&[ended]).expect_err("the reign is over");
         assert!(error.to_string().contains("ended the reign"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_next_attempt_has_the_next_share_and_another_seed() {
+        let budget = ErrorBudget::new(0.05).expect("a budget");
+        let at = |attempt, seed: u64| DuelSettings {
+            terms: budget.terms(attempt),
+            seed: seed.into(),
+            ..DuelSettings::default()
+        };
+        let earlier = [record(1, None, budget.terms(200), false).await];
+        // The file of the attempt before goes on; so does one that does not say.
+        for settings in [at(200, 2), DuelSettings { seed: 2.into(), ..DuelSettings::default() }] {
+            let next = settings.following(&earlier).expect("follows").terms;
+            let (Terms::Reign { attempt, share }, expected) = (next, budget.share(201)) else {
+                panic!("it stands alone: {next:?}");
+            };
+            assert_eq!(attempt, 201);
+            assert!((share - expected).abs() < 1e-12 * expected, "{share} of {expected}");
+        }
+        assert_eq!(at(204, 2).following(&earlier).expect("follows").terms, budget.terms(204));
+        let error = at(200, 1).following(&earlier).expect_err("one seed").to_string();
+        assert!(error.contains("has this seed") && error.contains("`seed`"), "{error}");
+        let alone = [record(1, None, Terms::default(), false).await];
+        let error = at(2, 2).following(&alone).expect_err("no reign").to_string();
+        assert!(error.contains("the earlier ones stand alone"), "{error}");
     }
 
     #[test]

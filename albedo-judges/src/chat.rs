@@ -361,9 +361,17 @@ impl Plugin<dyn Judge> for ChatJudge {
     fn check(config: ChatConfig, cx: &CheckContext<'_>) -> Result<CheckedChat> {
         config.check()?;
         let backend = cx.plugin("backend", &config.backend)?;
+        check_model(&backend, config.model.as_deref(), config.path.as_deref())?;
         let writer = config.checklist.as_ref().and_then(|checklist| checklist.writer.as_ref());
-        let writer =
-            writer.map(|writer| cx.plugin("checklist.writer.backend", &writer.backend)).transpose()?;
+        let writer = match writer {
+            Some(WriterConfig { backend, model, path, .. }) => {
+                let backend = cx.plugin("checklist.writer.backend", backend)?;
+                check_model(&backend, model.as_deref(), path.as_deref())
+                    .map_err(|error| error.under("checklist.writer"))?;
+                Some(backend)
+            }
+            None => None,
+        };
         Ok(CheckedChat { config, backend, writer })
     }
 
@@ -386,6 +394,16 @@ albedo_core::register!(dyn Judge => ChatJudge);
 /// The model that settings name.
 fn named(model: Option<&str>, path: Option<&Path>) -> Result<ModelRef> {
     ModelRef::one_of([("model", model.map(ModelRef::served)), ("path", path.map(ModelRef::from))])
+}
+
+/// Refuses a model that `backend` cannot load because of the key that names it.
+fn check_model(backend: &Checked<dyn ModelBackend>, model: Option<&str>, path: Option<&Path>) -> Result<()> {
+    let (key, other) = if path.is_some() { ("path", "model") } else { ("model", "path") };
+    backend.check_model(&named(model, path)?).map_err(|error| {
+        error.with("key", key).with_hint(format!(
+            "name the model with `{other}` in place of `{key}`, or choose another backend"
+        ))
+    })
 }
 
 /// Settings of [`ChatJudge`] with the backends that they name, checked.

@@ -16,12 +16,13 @@ use crate::report::{self, Bytes, Look, Progress};
 use crate::verdict::JudgeScore;
 use crate::{
     Admission, AdmissionOutcome, BuildContext, CallContext, Digest, Duel, DuelReport, Error, ErrorKind,
-    Fault, FileStore, Judge, Outcome, Record, Registry, Result, Rule, Seed, Verdict,
+    Fault, FileStore, Judge, ModelRef, Outcome, Record, Registry, Result, Rule, Seed, Verdict,
 };
 
 /// What `albedo duel --help` ends with.
 const EXAMPLES: &str = "\
-Two models of a server are named in a configuration, here duel.toml:
+Two models of a server are named in a configuration, here duel.toml. `albedo init --remote`
+writes such a file, with the demo's tasks; `albedo tasks make` makes tasks of your own.
 
   [king]
   name = \"qwen3:4b\"
@@ -55,11 +56,12 @@ pub(crate) struct Arguments {
     /// with only if `--config` or `--demo` gives the same plan.
     #[arg(long, value_name = "DIR", group = "source")]
     resume: Option<PathBuf>,
-    /// Model folder of the king, instead of the configuration's.
-    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    /// Model folder of the king, or `name:` and the name under which the backend's
+    /// server offers it, instead of the configuration's.
+    #[arg(long, value_name = "DIR|name:MODEL", conflicts_with = "resume")]
     king: Option<PathBuf>,
-    /// Model folder of the challenger.
-    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    /// The same for the challenger.
+    #[arg(long, value_name = "DIR|name:MODEL", conflicts_with = "resume")]
     challenger: Option<PathBuf>,
     /// Folder of parquet tasks with their `manifest.json`.
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
@@ -79,10 +81,15 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SEED", conflicts_with = "resume")]
     seed: Option<Seed>,
     /// Folders of the reign's earlier records, oldest first: the new record names the
-    /// last of them, and the estimate of the effect beside its verdict rests on how
-    /// theirs spread, once there are ten.
+    /// last of them and is the next attempt. The estimate of the effect beside its
+    /// verdict rests on how theirs spread, once there are ten.
     #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with = "resume")]
     after: Vec<PathBuf>,
+    /// Confirm the duel whose record this folder holds, on fresh tasks: the new record
+    /// names it, and the rule is `fixed`, with its margins. It needs another seed.
+    /// `albedo record confirm` then decides on both.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["resume", "after", "rule"])]
+    confirm: Option<PathBuf>,
     /// New folder for journal and record [default: one under `duels/`].
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     out: Option<PathBuf>,
@@ -119,8 +126,11 @@ impl Arguments {
                 if model.parameters.is_some() {
                     note("another model than the configuration's: its pin `parameters` is dropped");
                 }
-                *model =
-                    ModelConfig { backend: model.backend.take(), ..ModelConfig::folder(absolute(path)?) };
+                let named = match super::backend::model(path) {
+                    ModelRef::Served(name) => ModelConfig { name: Some(name), ..ModelConfig::default() },
+                    _ => ModelConfig::folder(absolute(path)?),
+                };
+                *model = ModelConfig { backend: model.backend.take(), ..named };
             }
         }
         if let Some(path) = &self.tasks {
@@ -186,6 +196,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
             return refuse(&refused, &store, arguments.json);
         }
     };
+    progress.loaded();
     let (plan, look) = (duel.plan(), Look::of_stdout());
     if plan.king.model.parameters == plan.challenger.model.parameters {
         warn(BOTH_SIDES);
@@ -301,6 +312,11 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
     let mut config = config;
     if !earlier.is_empty() {
         config.duel = config.duel.following(&earlier)?;
+    }
+    if let Some(folder) = &arguments.confirm {
+        let record = Record::open(folder)?;
+        record::verify_record(&record, &VerifyOptions::default(), cx).await?;
+        config.duel = config.duel.confirming(&record)?;
     }
     config.check(&registry)?;
     for doubt in config.doubts().iter().filter(|doubt| *doubt != BOTH_SIDES) {

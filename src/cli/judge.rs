@@ -4,11 +4,11 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::backend::setting;
 use super::exit::Exit;
-use super::output::{note, print, shown};
+use super::output::{note, print, print_json, shown};
 use crate::config::{DuelConfig, PluginConfig, label};
 use crate::order::Order;
 use crate::registry::nearest;
@@ -23,10 +23,10 @@ pub(crate) const ADDING: &str = "\
 A judge is added by a [[judges]] table of the configuration, in the panel's order:
 
   [[judges]]
-  name = \"reference-action\"            one that this program has
+  name = \"reference-action\"          # one that this program has
 
   [[judges]]
-  name = \"chat\"                        a model that judges
+  name = \"chat\"                      # a model that judges
   label = \"strict\"
   model = \"deepseek-ai/DeepSeek-V3.2\"
   backend = { name = \"openai\", preset = \"chutes\" }
@@ -71,6 +71,9 @@ pub(crate) struct Try {
     /// Show what would be asked, and ask nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Print JSON, once the judge has answered.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
@@ -83,6 +86,8 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
     let judge = CheckContext::new(&registry).plugin(format!("judges[{place}]"), &named)?;
     let judge = judge.build(&BuildContext::new(&registry, cx).relative_to(&config.folder)).await?;
     let mut request = comparison(arguments, &config, &*judge)?;
+    // For people each part is shown as it comes.
+    let show = |text: &str| if arguments.json { Ok(()) } else { print(text) };
     if judge.profile().preparation && !arguments.dry_run {
         let preparation = Preparation {
             messages: request.messages.clone(),
@@ -90,16 +95,25 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
             fence: request.marks.fence,
         };
         let prepared = waited(judge.prepare(&preparation, cx)).await?.text;
-        print(&section("prepared", &prepared))?;
+        show(&section("prepared", &prepared))?;
         request.preparation = Some(prepared.into());
     }
-    if request.preparation.is_some() || !judge.profile().preparation {
-        for Message { role, content } in judge.prompt(&request)?.unwrap_or_default() {
-            print(&section(role.as_str(), &content))?;
-        }
+    let is_prepared = request.preparation.is_some() || !judge.profile().preparation;
+    let prompt = if is_prepared { judge.prompt(&request)? } else { None };
+    for Message { role, content } in prompt.iter().flatten() {
+        show(&section(role.as_str(), content))?;
     }
-    if !arguments.dry_run {
-        print(&describe(&waited(judge.compare(&request, cx)).await?))?;
+    let answer = if arguments.dry_run { None } else { Some(waited(judge.compare(&request, cx)).await?) };
+    if let Some(answer) = &answer {
+        show(&describe(answer))?;
+    }
+    if arguments.json {
+        print_json(&json!({
+            "judge": judge.identity(),
+            "prepared": request.preparation,
+            "prompt": prompt,
+            "assessment": answer,
+        }))?;
     }
     Ok(Exit::Done)
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::exit::Exit;
 use super::output::{print, print_json};
 use crate::config::{Choice, DuelConfig, Need, keys, plain};
+use crate::registry::nearest;
 use crate::report::Look;
 use crate::{Error, ErrorKind, Fault, PluginInfo, Registry, Result};
 
@@ -75,11 +76,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
 fn unknown(arguments: &Arguments, known: &[Part]) -> Error {
     let mut roles: Vec<_> = known.iter().map(|part| part.role.as_str()).collect();
     roles.dedup();
+    let meant = |given: &str, known: &[&str]| {
+        let meant = nearest(given, known.iter().copied());
+        meant.map(|known| format!("did you mean `{known}`? ")).unwrap_or_default()
+    };
     let hint = match (&arguments.name, &arguments.role) {
-        (_, Some(role)) if !roles.contains(&role.as_str()) => format!("roles: {}", roles.join(", ")),
-        (_, role) => {
+        (_, Some(role)) if !roles.contains(&role.as_str()) => {
+            format!("{}roles: {}", meant(role, &roles), roles.join(", "))
+        }
+        (name, role) => {
             let listed = known.iter().filter(|part| role.as_ref().is_none_or(|role| part.role == *role));
-            format!("known: {}", listed.map(|part| part.name.as_str()).collect::<Vec<_>>().join(", "))
+            let listed: Vec<_> = listed.map(|part| part.name.as_str()).collect();
+            let meant = name.as_deref().map(|name| meant(name, &listed)).unwrap_or_default();
+            format!("{meant}known: {}", listed.join(", "))
         }
     };
     let mut error = Error::new(ErrorKind::UnknownPlugin, "list plugins", "this program has none such")

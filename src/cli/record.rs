@@ -18,7 +18,7 @@ use crate::record::{
 use crate::report::{self, Look};
 use crate::{
     Build, BuildContext, CallContext, Digest, Error, ErrorKind, Finding, Identity, PublicKey, Record,
-    Registry, Result, TaskSource,
+    Registry, Result, Rule, TaskSource,
 };
 
 mod audit;
@@ -327,7 +327,6 @@ fn describe_verification(verification: &Verification) -> String {
         "{draws} row draws replayed{compared}; {samples} samples and {answers} answers decided again: {outcome}"
     );
     text += &look.hanging("   ", 4, &again);
-    let constants = serde_json::to_string(&plan.rule).unwrap_or_default();
     let terms = match plan.terms {
         Terms::Standalone { alpha } => format!("alpha {alpha}, a duel by itself"),
         Terms::Reign { attempt, share } => format!("alpha {share}, attempt {attempt} of a reign"),
@@ -345,7 +344,7 @@ fn describe_verification(verification: &Verification) -> String {
         None => "",
     };
     for (name, value) in [
-        ("rule", constants),
+        ("rule", describe_rule(&plan.rule)),
         ("terms", terms),
         ("king", model(&plan.king)),
         ("challenger", model(&plan.challenger)),
@@ -357,6 +356,14 @@ fn describe_verification(verification: &Verification) -> String {
         text += &look.hanging(&format!("    {}", known.as_str()), 17, &format!("{part}: {by}"));
     }
     text
+}
+
+/// The rule with its constants: `margin (win_margin 2.0)`.
+fn describe_rule(rule: &Rule) -> String {
+    let fields = serde_json::to_value(rule).unwrap_or_default();
+    let constants = fields.as_object().into_iter().flatten().filter(|(key, _)| *key != "name");
+    let constants: Vec<_> = constants.map(|(key, value)| format!("{key} {value}")).collect();
+    format!("{} ({})", rule.name(), constants.join(", "))
 }
 
 fn describe_build(build: &Build) -> String {
@@ -398,18 +405,28 @@ fn describe_forfeit(record: &ForfeitRecord) -> String {
     )
 }
 
-/// Reads the record in `folder`; says so where a duel has none yet.
+/// Reads the record in `folder`; says so where a duel has none yet, and where the folder
+/// holds several.
 fn open(folder: &Path) -> Result<AnyRecord> {
     AnyRecord::open(folder).map_err(|error| {
-        if error.kind() != ErrorKind::NotFound || !folder.join("journal.jsonl").is_file() {
+        if error.kind() != ErrorKind::NotFound || folder.join("record.digest").exists() {
             return error;
         }
-        Error::new(
-            ErrorKind::NotFound,
-            "read the record",
-            "the duel in this folder is not decided, it has no record",
-        )
-        .with("folder", folder.display())
-        .with_hint(format!("`{} duel --resume {}` goes on with it", program(), word(folder)))
+        let missing = |message: &str| {
+            Error::new(ErrorKind::NotFound, "read the record", message).with("folder", folder.display())
+        };
+        if folder.join("journal.jsonl").is_file() {
+            return missing("the duel in this folder is not decided, it has no record").with_hint(format!(
+                "`{} duel --resume {}` goes on with it",
+                program(),
+                word(folder)
+            ));
+        }
+        let below = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        match below.filter(|path| path.join("record.digest").is_file()).min() {
+            Some(one) => missing("the folder is no duel's, and those below it are")
+                .with_hint(format!("name one of them, such as {}", word(&one))),
+            None => error,
+        }
     })
 }

@@ -80,7 +80,22 @@ impl DuelConfig {
         CheckedHubs::check(&self.hubs, models.iter().map(|(key, model)| (*key, model)), cx)
     }
 
+    /// The backends, each of which loads its side's model as the file names it.
     fn checked_backends(&self, cx: &CheckContext<'_>) -> Result<Backends> {
+        let backends = self.named_backends(cx)?;
+        let (king, challenger) = match &backends {
+            Backends::Shared(shared) => (shared, shared),
+            Backends::Each([king, challenger]) => (king, challenger),
+        };
+        for (key, side, backend) in [("king", &self.king, king), ("challenger", &self.challenger, challenger)]
+        {
+            let model = side.model().map_err(|error| error.under(key))?;
+            backend.check_model(&model).map_err(|error| error.under(key).with("backend", backend.name()))?;
+        }
+        Ok(backends)
+    }
+
+    fn named_backends(&self, cx: &CheckContext<'_>) -> Result<Backends> {
         let own = |key: &str, model: &ModelConfig| match &model.backend {
             Some(own) => cx.plugin(format_args!("{key}.backend"), own).map(Some),
             None => Ok(None),

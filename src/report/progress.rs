@@ -209,9 +209,15 @@ pub struct Progress {
 struct State {
     lines: ProgressLines,
     /// While models are loaded, on a terminal.
-    loading: Option<ProgressBar>,
+    loading: Option<Loading>,
     /// Once the plan is frozen, on a terminal.
     bars: Option<Bars>,
+}
+
+/// Which model is loaded, and for how long.
+#[derive(Debug)]
+struct Loading {
+    spinner: ProgressBar,
 }
 
 #[derive(Debug)]
@@ -249,14 +255,19 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Takes the bars off the screen.
-    pub fn finish(&self) {
-        let state = self.state();
-        let bars = state.bars.iter().flat_map(Bars::each);
-        for bar in state.loading.iter().chain(bars) {
-            bar.finish_and_clear();
+    /// Takes off the screen what shows that models are loaded: what is printed next
+    /// stands on a line of its own.
+    pub fn loaded(&self) {
+        if let Some(loading) = self.state().loading.take() {
+            loading.finish();
         }
-        if state.bars.is_some() {
+    }
+
+    /// Takes everything off the screen.
+    pub fn finish(&self) {
+        self.loaded();
+        if let Some(bars) = &self.state().bars {
+            bars.each().for_each(ProgressBar::finish_and_clear);
             show(None);
         }
     }
@@ -279,6 +290,21 @@ impl Progress {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Loading {
+    fn begin() -> Self {
+        let all = MultiProgress::new();
+        let spinner = all.add(ProgressBar::new_spinner().with_style(style("{msg} {elapsed}")));
+        spinner.enable_steady_tick(TICK);
+        show(Some(all));
+        Self { spinner }
+    }
+
+    fn finish(self) {
+        self.spinner.finish_and_clear();
+        show(None);
     }
 }
 
@@ -385,16 +411,11 @@ impl State {
                     None => format!("loading the {side}"),
                     Some(_) => "loading king and challenger".to_owned(),
                 };
-                let spinner = self.loading.get_or_insert_with(|| {
-                    let spinner = ProgressBar::new_spinner().with_style(style("{msg} {elapsed}"));
-                    spinner.enable_steady_tick(TICK);
-                    spinner
-                });
-                spinner.set_message(message);
+                self.loading.get_or_insert_with(Loading::begin).spinner.set_message(message);
             }
             EventKind::Journal(JournalEvent::Opened { .. }) if self.bars.is_none() => {
                 if let Some(loading) = self.loading.take() {
-                    loading.finish_and_clear();
+                    loading.finish();
                 }
                 self.bars = Some(Bars::new(&self.lines));
             }

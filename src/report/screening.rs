@@ -35,9 +35,18 @@ pub fn screened(admission: &Admission, look: Look) -> String {
         AdmissionOutcome::Void => {
             look.warning("Not decided: some screens could not find out, which is not the submission's fault.")
         }
+        AdmissionOutcome::Admitted if admission.findings.iter().any(is_flagged) => {
+            look.good("Nothing that forfeits.")
+                + " What is flagged is for you to look at: two models that were trained apart are flagged, \
+                   too. docs/screens.md says what each screen compares."
+        }
         AdmissionOutcome::Admitted => look.good("Nothing that forfeits."),
     };
     text + "\n" + &look.paragraph(&outcome)
+}
+
+fn is_flagged(screened: &Screened) -> bool {
+    matches!(screened.finding, Finding::Flagged(_))
 }
 
 /// The lines that say why, if the evidence has any.

@@ -52,8 +52,6 @@ fn check(folder: &Path, config: &str) -> std::process::Output {
         .expect("runs")
 }
 
-/// Plugins that other features bring would have sections of their own.
-#[cfg(all(feature = "hubs", feature = "publish"))]
 #[test]
 fn the_reference_is_what_the_program_prints() {
     let printed = stdout(&crate::run::albedo(["config", "reference"]));

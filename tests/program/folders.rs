@@ -173,7 +173,7 @@ fn a_verifier_works_out_what_it_can_and_says_what_it_cannot() {
     let made = Made::new();
     let text = stdout(&made.verify(&[]));
     for words in [
-        "rule        {\"name\":\"margin\",\"win_margin\":2.0}",
+        "rule        margin (win_margin 2.0)",
         "terms       alpha 0.05, a duel by itself",
         "whose rule, sampler and panel behave as this build's",
         "recomputed   answers of protocol: 16 asked again, all the same",

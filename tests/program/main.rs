@@ -22,6 +22,7 @@ mod kill;
 mod loads;
 mod log;
 mod machine;
+mod machine_guide;
 mod mistakes;
 mod mistakes_table;
 mod new;
@@ -30,7 +31,6 @@ mod numbers;
 mod panel;
 mod peers;
 mod plugins;
-#[cfg(feature = "publish")]
 mod published;
 mod real_judge;
 mod run;

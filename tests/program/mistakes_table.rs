@@ -204,6 +204,44 @@ fn mistakes_in_a_file_are_told_by_config_check_alone() {
             &["`path` and `name` both name the model (key: king", "keep one"],
         ),
         (
+            "a served name without a server",
+            &[("path = \"DEMO/models/king\"", "name = \"qwen3:4b\"")],
+            &[
+                "the model is given by a served name, but this backend loads folders (model: qwen3:4b, key: king",
+                "backend: burn",
+                "name the model with `path`, or choose another backend",
+            ],
+        ),
+        (
+            "a folder before a server",
+            &[("name = \"burn\"\nmax_batch = 32", "name = \"openai\"\npreset = \"chutes\"")],
+            &["this backend asks a server", "key: king, backend: openai", "name the model with `name`"],
+        ),
+        (
+            "a folder before a server, as the second route",
+            &[(
+                "name = \"burn\"\nmax_batch = 32",
+                "name = \"routes\"\norder = [{ name = \"burn\" }, { name = \"openai\", preset = \"chutes\" }]",
+            )],
+            &["this backend asks a server", "route: openai 2, key: king, backend: routes"],
+        ),
+        (
+            "a judge's folder before a server",
+            &[(
+                "name = \"protocol\"",
+                "name = \"chat\"\npath = \"m\"\nbackend = { name = \"openai\", preset = \"chutes\" }",
+            )],
+            &["this backend asks a server", "key: judges[0].path", "with `model` in place of `path`"],
+        ),
+        (
+            "a record's side that there is none of",
+            &[
+                ("name = \"burn\"\nmax_batch = 32", "name = \"replay\"\nrecord = \"duel\""),
+                ("path = \"DEMO/models/king\"", "name = \"good\""),
+            ],
+            &["a record has no such side", "key: king", "write `name = \"king\"`"],
+        ),
+        (
             "a key in place of its variable's name",
             &[(
                 "name = \"burn\"\nmax_batch = 32",
@@ -290,6 +328,10 @@ fn mistakes_of_a_command_line_are_refused_before_anything_is_begun() {
     let king = format!("{root}/models/king");
     fs::create_dir_all(folder.path().join("taken")).expect("creates");
     folder.write("taken/journal.jsonl", "kept");
+    for name in ["empty", "records/one"] {
+        fs::create_dir_all(folder.path().join(name)).expect("creates");
+    }
+    folder.write("records/one/record.digest", "");
     let cases: &[(&str, &[&str], i32, &[&str])] = &[
         (
             "an unknown judge",
@@ -357,6 +399,12 @@ fn mistakes_of_a_command_line_are_refused_before_anything_is_begun() {
             &["duel", "--demo", "--king", "Qwen/Qwen3-4B"],
             66,
             &["Qwen/Qwen3-4B", "`name` names a model at a server, `ref` one in a hub"],
+        ),
+        (
+            "a served name before a backend of folders",
+            &["duel", "--demo", "--king", "name:qwen3:4b"],
+            78,
+            &["this backend loads folders", "model: qwen3:4b, key: king, backend: burn"],
         ),
         ("tasks as a model", &["duel", "--demo", "--king", &tasks], 66, &["tasks/config.json", "side: king"]),
         ("a model as tasks", &["duel", "--demo", "--tasks", &king], 66, &["manifest.json", "check the path"]),
@@ -430,6 +478,15 @@ fn mistakes_of_a_command_line_are_refused_before_anything_is_begun() {
         ("a command's typo", &["duell", "--demo"], 2, &[]),
         ("two sources", &["duel", "--demo", "--config", "duel.toml"], 2, &[]),
         ("a record that is not there", &["record", "show", "nothing"], 66, &["check the path"]),
+        (
+            "a folder of records",
+            &["record", "show", "records"],
+            66,
+            &["the folder is no duel's", "name one of them, such as records/one"],
+        ),
+        ("a plugin's typo", &["plugins", "chatt"], 78, &["did you mean `chat`?"]),
+        ("a role's typo", &["plugins", "--role", "juge"], 78, &["did you mean `judge`?"]),
+        ("a folder without conversations", &["tasks", "make", "empty"], 65, &["one conversation a line"]),
         ("a digest that is none", &["record", "verify", "nothing", "--expect", "abc"], 2, &[]),
         (
             "a backend's unknown setting",

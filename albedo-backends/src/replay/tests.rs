@@ -85,10 +85,36 @@ async fn a_replayed_duel_gives_the_same_lines() {
 
 #[tokio::test]
 async fn what_was_not_recorded_is_not_answered() {
-    assert_eq!(session("somebody").await.expect_err("no side").kind(), ErrorKind::NotFound);
+    assert_eq!(session("somebody").await.expect_err("no side").kind(), ErrorKind::ConfigInvalid);
     let session = session("challenger").await.expect("loads");
-    let request = GenerateRequest::new(vec![Message::new(MessageRole::User, "new")], 1);
-    let cx = CallContext::new();
-    let answer = session.generate(vec![request], &cx).next().await.expect("an answer");
-    assert_eq!(answer.result.expect_err("unknown").kind(), ErrorKind::NotFound);
+    let longest = Record::open(&folder()).expect("opens").plan().generation.max_new_tokens;
+    for (max_new_tokens, kind) in [(longest, ErrorKind::NotFound), (longest + 1, ErrorKind::ConfigInvalid)] {
+        let message = Message::new(MessageRole::User, "new");
+        let request = GenerateRequest::new(vec![message], max_new_tokens);
+        let answer = session.generate(vec![request], &CallContext::new()).next().await.expect("an answer");
+        assert_eq!(answer.result.expect_err("unknown").kind(), kind);
+    }
+}
+
+#[tokio::test]
+async fn a_duel_that_goes_on_after_the_record_says_so() {
+    let (record, session) = (Record::open(&folder()).expect("opens"), session("king").await.expect("loads"));
+    let other = [Message::new(MessageRole::User, "of other tasks")];
+    let tasks = || session.count_prompt_tokens(&other).expect_err("unknown").to_string();
+    for _ in record
+        .lines
+        .iter()
+        .filter(|line| matches!(line, RecordLine::Draw(draw) if draw.outcome == DrawOutcome::TooLong))
+    {
+        session.count_prompt_tokens(&other).expect("a draw that is too long");
+    }
+    assert!(tasks().contains("take the recorded duel's `[tasks]`, `seed` and `sampler`"), "{}", tasks());
+    let samples = record.samples();
+    for sample in &samples {
+        let messages = record.text(&sample.messages).expect("is there");
+        let messages: Vec<Message> = serde_json::from_str(messages).expect("messages");
+        session.count_prompt_tokens(&messages).expect("is recorded");
+    }
+    let ended = format!("the recorded duel ended after {} samples", samples.len());
+    assert!(tasks().contains(&ended), "{}", tasks());
 }

@@ -151,10 +151,16 @@ impl DuelBuilder {
         let info = tasks.info();
         let samples = settings.planned_samples();
         if info.rows < u64::from(samples) {
+            let hint = if samples == settings.samples {
+                "lower `samples` or use more tasks"
+            } else {
+                "use more tasks, or the rule `fixed`: within a reign `sequential` plans this many, whatever \
+                 `samples` says"
+            };
             return Err(Error::new(ErrorKind::ConfigInvalid, PLAN, "there are fewer tasks than samples")
                 .with("rows", info.rows)
                 .with("samples", samples)
-                .with_hint("lower `samples` or use more tasks"));
+                .with_hint(hint));
         }
         let [longest, shorter] = [king, challenger].map(|side| side.model().context_length);
         // Between a server and a model that runs here, nobody is charged for a limit.

@@ -10,7 +10,9 @@ use serde_json::Value;
 
 use super::words::mistake;
 use super::{BuildContext, CheckContext, PluginInfo, Role};
+use crate::backend::ModelBackend;
 use crate::error::Result;
+use crate::model_ref::ModelRef;
 
 /// A type that can be built from its own strict configuration.
 ///
@@ -81,6 +83,20 @@ pub trait Plugin<R: ?Sized + Role>: 'static {
     /// setting's path within `config` as the context `key`.
     fn check(config: Self::Config, cx: &CheckContext<'_>) -> Result<Self::Checked>;
 
+    /// Refuses a model that a *backend* with these settings cannot load because of how it
+    /// is named: a server's name given to a backend that reads folders, or a folder to one
+    /// that asks a server. Whoever checks a configuration asks this before any work. A
+    /// hub's model is loaded from the folder that it is fetched into.
+    ///
+    /// By default no model is refused here, and `load` has to.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`](crate::ErrorKind::ConfigInvalid), such as
+    /// [`ModelRef::require_files`] and [`ModelRef::require_served`] make.
+    fn check_model(_checked: &Self::Checked, _model: &ModelRef) -> Result<()> {
+        Ok(())
+    }
+
     /// Builds the implementation from checked settings.
     fn build(checked: Self::Checked, cx: &BuildContext<'_>) -> impl Future<Output = Result<Arc<R>>> + Send;
 }
@@ -143,11 +159,7 @@ impl<R: ?Sized + Role> Factory<R> {
             check: |settings, cx| {
                 let operation = format!("read the settings of {} `{}`", R::NAME, P::NAME);
                 let checked = P::check(P::Config::read(&operation, settings)?, cx)?;
-                Ok(Checked {
-                    name: P::NAME,
-                    key: None,
-                    build: Box::new(|cx| Box::pin(P::build(checked, cx))),
-                })
+                Ok(Checked { name: P::NAME, key: None, plugin: Box::new(Ready::<R, P>(checked)) })
             },
         }
     }
@@ -167,7 +179,25 @@ impl<R: ?Sized + Role> Factory<R> {
     }
 }
 
-type Build<R> = dyn for<'a> FnOnce(&'a BuildContext<'a>) -> BoxFuture<'a, Result<Arc<R>>> + Send;
+/// A plugin's checked settings, whatever its type.
+trait Prepared<R: ?Sized>: Send {
+    fn check_model(&self, model: &ModelRef) -> Result<()>;
+
+    fn build<'a>(self: Box<Self>, cx: &'a BuildContext<'a>) -> BoxFuture<'a, Result<Arc<R>>>;
+}
+
+/// The checked settings of plugin `P`.
+struct Ready<R: ?Sized + Role, P: Plugin<R>>(P::Checked);
+
+impl<R: ?Sized + Role, P: Plugin<R>> Prepared<R> for Ready<R, P> {
+    fn check_model(&self, model: &ModelRef) -> Result<()> {
+        P::check_model(&self.0, model)
+    }
+
+    fn build<'a>(self: Box<Self>, cx: &'a BuildContext<'a>) -> BoxFuture<'a, Result<Arc<R>>> {
+        Box::pin(P::build(self.0, cx))
+    }
+}
 
 /// A plugin of role `R` whose settings were checked, and those of all plugins
 /// that they name: what is left is to build it.
@@ -175,7 +205,7 @@ pub struct Checked<R: ?Sized + Role> {
     name: &'static str,
     /// Where its table is in that of the plugin around it.
     key: Option<String>,
-    build: Box<Build<R>>,
+    plugin: Box<dyn Prepared<R>>,
 }
 
 impl<R: ?Sized + Role> Debug for Checked<R> {
@@ -200,10 +230,21 @@ impl<R: ?Sized + Role> Checked<R> {
     /// Whatever building it meets, with the path of its table as the context
     /// `key`.
     pub async fn build(self, cx: &BuildContext<'_>) -> Result<Arc<R>> {
-        let Self { key, build, .. } = self;
-        build(cx).await.map_err(|error| match key {
+        let Self { key, plugin, .. } = self;
+        plugin.build(cx).await.map_err(|error| match key {
             Some(key) => error.under(key),
             None => error,
         })
+    }
+}
+
+impl Checked<dyn ModelBackend> {
+    /// Refuses a model that the backend cannot load because of how it is named; see
+    /// [`Plugin::check_model`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`](crate::ErrorKind::ConfigInvalid), the operator's.
+    pub fn check_model(&self, model: &ModelRef) -> Result<()> {
+        self.plugin.check_model(model)
     }
 }

@@ -17,6 +17,7 @@ use crate::context::CallContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::Identity;
 use crate::meter::Meter;
+use crate::model_ref::ModelRef;
 use crate::registry::{BuildContext, CheckContext, Checked, Plugin, PluginConfig};
 
 /// Loads a model through other backends, in their order, behind the guards of
@@ -158,6 +159,14 @@ impl Plugin<dyn ModelBackend> for RoutesBackend {
         let guards = config.guards();
         guards.check()?;
         Ok((cx.plugins("order", &config.order)?, guards))
+    }
+
+    fn check_model((backends, _): &Self::Checked, model: &ModelRef) -> Result<()> {
+        for (place, backend) in backends.iter().enumerate() {
+            let route = format_args!("{} {}", backend.name(), place + 1);
+            backend.check_model(model).map_err(|error| error.with("route", route))?;
+        }
+        Ok(())
     }
 
     async fn build(

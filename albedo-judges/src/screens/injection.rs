@@ -156,7 +156,9 @@ impl Probe for Injection {
                 return Err(Error::new(ErrorKind::ConfigInvalid, operation, "two judges are the same model")
                     .with("key", key()));
             }
-            backends.push(cx.plugin(format_args!("judges[{place}].backend"), &judge.backend)?);
+            let backend = cx.plugin(format_args!("judges[{place}].backend"), &judge.backend)?;
+            backend.check_model(&model).map_err(|error| error.under(key()))?;
+            backends.push(backend);
             models.push(model);
         }
         let tasks = check_tasks(config.tasks.as_ref(), cx)?;

@@ -23,6 +23,8 @@ const STOP: u32 = 256;
 /// Longest prompt and reply together, in tokens.
 const CONTEXT: u32 = 1 << 16;
 
+const LOAD: &str = "load a model";
+
 /// Loads models that say one thing.
 #[derive(Debug)]
 pub struct MyPlugin {
@@ -55,6 +57,10 @@ impl Plugin<dyn ModelBackend> for MyPlugin {
         Ok(Self { identity: Identity::new(Self::NAME, "1", &config)?, config })
     }
 
+    fn check_model(_: &Self, model: &ModelRef) -> albedo::Result<()> {
+        model.require_files(LOAD)
+    }
+
     async fn build(backend: Self, _cx: &BuildContext<'_>) -> albedo::Result<Arc<dyn ModelBackend>> {
         Ok(Arc::new(backend))
     }
@@ -69,7 +75,6 @@ impl ModelBackend for MyPlugin {
     }
 
     async fn load(&self, model: &ModelSource, cx: &CallContext) -> albedo::Result<Arc<dyn ModelSession>> {
-        const LOAD: &str = "load a model";
         cx.check(LOAD)?;
         let path = model.model.require_folder(LOAD)?.join(REPLY);
         let text = fs::read_to_string(&path).map_err(|error| Error::io(LOAD, &path, error))?;

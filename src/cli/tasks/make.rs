@@ -133,7 +133,9 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort_unstable();
     if files.is_empty() {
-        return Err(invalid("no file in the folder ends in `.jsonl`").with("path", path.display()));
+        return Err(invalid("no file in the folder ends in `.jsonl`")
+            .with("path", path.display())
+            .with_hint("give a file, or a folder of files, with one conversation a line"));
     }
     Ok(files)
 }
