@@ -74,8 +74,16 @@ struct Arguments {
     /// `debug` or `trace`, or directives such as `albedo_core=debug,hyper=off`.
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "LEVEL", env = "ALBEDO_LOG")]
     log: Option<String>,
-    /// How each line of the log is written.
-    #[arg(long, global = true, value_name = "FORMAT", env = "ALBEDO_LOG_FORMAT", default_value = "text")]
+    /// How each line of the log is written: `text` or `json`.
+    #[arg(
+        long,
+        global = true,
+        help_heading = EVERYWHERE,
+        value_name = "FORMAT",
+        env = "ALBEDO_LOG_FORMAT",
+        default_value = "text",
+        hide_possible_values = true
+    )]
     log_format: LogFormat,
     /// Write every event to a new file, one JSON object per line: progress for programs
     /// (docs/events.md).

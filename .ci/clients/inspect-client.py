@@ -37,7 +37,7 @@ subprocess.run(
     ["inspect", "eval", "repairs.py", "--model", "openai-api/albedo/king", "--log-dir", str(logs), "--display", "none",
      "--temperature", "0", "--max-tokens", "64", "--seed", "7", "--no-fail-on-error"],
     cwd=folder,
-    env={**os.environ, "ALBEDO_BASE_URL": url, "ALBEDO_API_KEY": "none", "INSPECT_DISABLE_MODEL_API": ""},
+    env={**os.environ, "ALBEDO_BASE_URL": url, "ALBEDO_API_KEY": "none"},
     check=True,
 )
 (info,) = list_eval_logs(str(logs))

@@ -205,9 +205,10 @@ impl ReplaySession {
 
     /// Why a conversation that is drawn is not in the record, `counted` of whose were.
     fn no_conversation(&self, counted: usize) -> Error {
-        let samples = self.prompts.len();
+        let samples = self.record.samples().len();
         let invalid = |message: String| Error::new(ErrorKind::ConfigInvalid, OPERATION, message);
-        if counted < samples {
+        // Samples may have one conversation.
+        if counted < self.prompts.len() {
             return invalid("the record has no such conversation".into())
                 .with_hint("take the recorded duel's `[tasks]`, `seed` and `sampler`");
         }

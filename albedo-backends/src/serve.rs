@@ -273,7 +273,7 @@ impl ServeBackend {
                 info,
                 engine,
                 max_in_flight: config.max_in_flight as usize,
-                texts: text::Texts::new(cx.cache_dir()?),
+                texts: text::Texts::new(&cx.cache_dir()?),
                 overflowed: Mutex::default(),
                 held: Mutex::default(),
             }),

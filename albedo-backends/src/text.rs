@@ -195,6 +195,10 @@ impl ChatText {
     }
 
     /// Ids that end a reply, ascending; [`ChatText::end_of_turn`] among them.
+    #[cfg_attr(
+        not(any(feature = "burn", feature = "serve")),
+        expect(dead_code, reason = "engines ask, and who compares")
+    )]
     pub(crate) fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
     }

@@ -297,6 +297,24 @@ mod tests {
         assert_eq!(count().expect("counted"), 0);
     }
 
+    #[test]
+    fn a_full_disk_is_said_and_loses_nothing() {
+        let database = Database::open(None, FORMAT).expect("made");
+        database.connection().execute_batch("PRAGMA max_page_count = 10").expect("limited");
+        let add = |name: String| {
+            database.write("add", move |transaction| {
+                transaction.execute("INSERT INTO things VALUES (?1)", [name])?;
+                Ok(())
+            })
+        };
+        add("before".into()).expect("fits");
+        let error = add("x".repeat(1 << 20)).expect_err("full");
+        let expected = (ErrorKind::ResourceExhausted, Fault::Infrastructure);
+        assert_eq!((error.kind(), error.fault()), expected, "{error}");
+        assert!(error.to_string().contains("free some space"), "{error}");
+        add("after".into()).expect("fits");
+    }
+
     #[cfg(unix)]
     #[test]
     fn only_its_owner_reads_it() {

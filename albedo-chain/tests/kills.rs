@@ -125,10 +125,10 @@ async fn a_killed_client_never_signs_twice() {
     let mut served = BTreeMap::new();
     for landed in &landed {
         assert!(nonces.insert(landed.nonce), "nonce {} twice: {landed:?}", landed.nonce);
-        if landed.failure.is_none() {
-            if let Some(before) = served.insert(landed.epoch, landed.clone()) {
-                panic!("epoch {} has two vectors: {before:?} and {landed:?}", landed.epoch);
-            }
+        if landed.failure.is_none()
+            && let Some(before) = served.insert(landed.epoch, landed.clone())
+        {
+            panic!("epoch {} has two vectors: {before:?} and {landed:?}", landed.epoch);
         }
     }
     let journal = ChainJournal::open(&journal).expect("opens");

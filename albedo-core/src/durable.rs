@@ -18,7 +18,9 @@ pub fn replace(path: &Path, beside: &Path, bytes: &[u8]) -> io::Result<()> {
     io::Write::write_all(&mut file, bytes)?;
     synced(file.sync_all())?;
     std::fs::rename(beside, path)?;
-    path.parent().map_or(Ok(()), sync_folder)
+    // A name alone is one of the working folder.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    sync_folder(folder.unwrap_or(Path::new(".")))
 }
 
 /// Syncs what stands in `folder`: new, renamed and deleted files.

@@ -181,7 +181,7 @@ pub struct Discordant {
     pub first: u64,
     /// The second system.
     pub second: u64,
-    /// The exact p-value of `McNemar`, two-sided, as if items were independent.
+    /// McNemar's exact p-value, two-sided, as if items were independent.
     pub p_value: f64,
 }
 

@@ -12,18 +12,18 @@ const DIGITS: f64 = 1e-6;
 
 #[derive(Deserialize)]
 struct Foreign {
-    means: Vec<Mean>,
+    means: Vec<ClusteredMean>,
     coins: Vec<Coin>,
     proportions: Vec<Share>,
     kappas: Vec<Raters>,
-    alphas: Vec<Items>,
-    ratings: Vec<Meetings>,
+    alphas: Vec<ItemRatings>,
+    ratings: Vec<Contests>,
     lengths: Vec<Lengths>,
     sizes: Vec<Size>,
 }
 
 #[derive(Deserialize)]
-struct Mean {
+struct ClusteredMean {
     observations: Vec<(u32, f64)>,
     mean: f64,
     standard_error: f64,
@@ -56,7 +56,7 @@ struct Raters {
 }
 
 #[derive(Deserialize)]
-struct Items {
+struct ItemRatings {
     items: Vec<Vec<f64>>,
     nominal: f64,
     ordinal: f64,
@@ -64,7 +64,7 @@ struct Items {
 }
 
 #[derive(Deserialize)]
-struct Meetings {
+struct Contests {
     size: usize,
     /// Who won, and who lost.
     meetings: Vec<(usize, usize)>,
@@ -96,6 +96,7 @@ struct Size {
     detectable: f64,
 }
 
+#[expect(clippy::unwrap_used, reason = "a test's own data")]
 fn foreign() -> Foreign {
     serde_json::from_str(include_str!("statistics/foreign.json")).unwrap()
 }
@@ -114,7 +115,7 @@ fn equal_intervals(ours: Interval, theirs: Interval) {
 
 #[test]
 fn cluster_robust_means_are_those_of_statsmodels() {
-    for Mean { observations, mean, standard_error, interval } in foreign().means {
+    for ClusteredMean { observations, mean, standard_error, interval } in foreign().means {
         let ours = clustered_mean(&observations, 0.95).unwrap();
         equal(ours.mean, mean);
         equal(ours.standard_error, standard_error);
@@ -148,7 +149,7 @@ fn cohens_kappa_is_that_of_statsmodels() {
 
 #[test]
 fn krippendorffs_alpha_is_that_of_the_package_krippendorff() {
-    for Items { items, nominal, ordinal, interval } in foreign().alphas {
+    for ItemRatings { items, nominal, ordinal, interval } in foreign().alphas {
         for (scale, theirs) in
             [(Scale::Nominal, nominal), (Scale::Ordinal, ordinal), (Scale::Interval, interval)]
         {
@@ -159,7 +160,7 @@ fn krippendorffs_alpha_is_that_of_the_package_krippendorff() {
 
 #[test]
 fn strengths_are_those_of_choix_and_their_errors_those_of_statsmodels() {
-    for Meetings { size, meetings, strengths, standard_errors, deviance, degrees, p } in foreign().ratings {
+    for Contests { size, meetings, strengths, standard_errors, deviance, degrees, p } in foreign().ratings {
         let mut pairings = Pairings::new(size);
         for (winner, loser) in meetings {
             pairings.add(winner, loser, 1.0).unwrap();

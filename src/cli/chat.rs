@@ -14,8 +14,8 @@ use super::exit::Exit;
 use super::hub;
 use super::output::{note, print_error};
 use crate::{
-    BuildContext, CallContext, Error, ErrorKind, Fault, FinishReason, HubRef, ModelBackend, ModelSession,
-    ModelSource, Registry, Result, Sampling, StreamPart, StreamRequest,
+    CallContext, Error, ErrorKind, Fault, FinishReason, HubRef, ModelBackend, ModelSession, ModelSource,
+    Registry, Result, Sampling, StreamPart, StreamRequest,
 };
 
 mod console;
@@ -129,7 +129,7 @@ async fn the_only_model(
     registry.check::<dyn ModelBackend>("openai", settings)?;
     let config = serde_json::from_value(Value::Object(settings.clone()))
         .map_err(|error| Error::bug(CHAT, error.to_string()))?;
-    let backend = OpenAiBackend::build_with(config, &BuildContext::new(registry, cx))?;
+    let backend = OpenAiBackend::build_with(config, &crate::BuildContext::new(registry, cx))?;
     let mut names = backend.models(cx).await?;
     if names.len() == 1 {
         return Ok(names.remove(0));
@@ -144,6 +144,7 @@ async fn the_only_model(
 }
 
 #[cfg(not(feature = "openai"))]
+#[expect(clippy::unused_async, reason = "as with the feature `openai`")]
 async fn the_only_model(_: &Registry, _: &Map<String, Value>, _: &CallContext) -> Result<String> {
     Err(Error::new(ErrorKind::Unsupported, CHAT, "this build has no backend for servers")
         .with_fault(Fault::Operator)

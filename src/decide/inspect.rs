@@ -29,10 +29,11 @@ struct Summary {
 
 pub(super) fn read(path: &Path, choice: &Choice) -> Result<Scores> {
     let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
-    let archive = ZipArchive::from_file(open_file(READ, path)?, &mut buffer).map_err(not_inspects)?;
+    let archive =
+        ZipArchive::from_file(open_file(READ, path)?, &mut buffer).map_err(|error| not_inspects(&error))?;
     let mut entries = archive.entries(&mut buffer);
     let (place, method) = loop {
-        let Some(entry) = entries.next_entry().map_err(not_inspects)? else {
+        let Some(entry) = entries.next_entry().map_err(|error| not_inspects(&error))? else {
             return Err(malformed(format!("the archive has no `{SUMMARIES}`"))
                 .with_hint("give an `.eval` file of Inspect that is finished"));
         };
@@ -40,7 +41,7 @@ pub(super) fn read(path: &Path, choice: &Choice) -> Result<Scores> {
             break (entry.wayfinder(), entry.compression_method());
         }
     };
-    let entry = archive.get_entry(place).map_err(not_inspects)?;
+    let entry = archive.get_entry(place).map_err(|error| not_inspects(&error))?;
     let compressed = entry.reader();
     let broken = |error: std::io::Error| malformed(error.to_string()).with("entry", SUMMARIES);
     let summaries: Box<dyn Read> = match method {
@@ -61,7 +62,7 @@ pub(super) fn read(path: &Path, choice: &Choice) -> Result<Scores> {
     scores(&bytes, choice)
 }
 
-fn not_inspects(error: rawzip::Error) -> Error {
+fn not_inspects(error: &rawzip::Error) -> Error {
     malformed(error.to_string()).with_hint("give an `.eval` file of Inspect that is finished")
 }
 

@@ -1,6 +1,6 @@
 //! Logs of lm-evaluation-harness: one JSON object per line and document.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -112,13 +112,13 @@ fn read_task(task: &str, mut log: impl BufRead, choice: &Choice, scores: &mut Sc
         }
         lines.push(line);
     }
-    let mut filters = BTreeMap::<&str, ()>::new();
+    let mut filters = BTreeSet::<&str>::new();
     let mut metrics = BTreeSet::<&str>::new();
     for line in &lines {
-        filters.insert(line.filter.as_deref().unwrap_or("none"), ());
+        filters.insert(line.filter.as_deref().unwrap_or("none"));
         metrics.extend(line.metrics.iter().map(String::as_str));
     }
-    let filter = chosen("filter", choice.filter.as_deref(), filters.keys().copied())?;
+    let filter = chosen("filter", choice.filter.as_deref(), filters.iter().copied())?;
     let metric = chosen("metric", choice.metric.as_deref(), metrics.iter().copied())?;
     for line in lines.iter().filter(|line| line.filter.as_deref().unwrap_or("none") == filter) {
         let document = match &line.doc_id {

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::config::{Limits, ServerConfig};
 use super::error::ApiError;
 use super::metrics::{Counted, Metrics, QUEUE, STREAMS, UNAUTHORIZED};
-use crate::{BuildContext, CallContext, Digest, Error, Result};
+use crate::{BuildContext, CallContext, Digest, Error, EventKind, Result};
 
 /// Who may ask a server.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub(super) struct Access {
     /// Digest of the token; its comparison tells nothing of the token itself.
     token: Option<Digest>,
     metrics: Metrics,
+    /// Where alerts go.
+    events: CallContext,
 }
 
 impl Access {
@@ -30,7 +32,11 @@ impl Access {
     pub(super) fn new(config: &ServerConfig, metrics: &Metrics, cx: &BuildContext<'_>) -> Result<Self> {
         let secret = |name: &String| cx.secret(name).map_err(|error| error.with("key", "token_env"));
         let token = config.token_env.as_ref().map(secret).transpose()?;
-        Ok(Self { token: token.map(|token| Digest::of(token.expose())), metrics: metrics.clone() })
+        Ok(Self {
+            token: token.map(|token| Digest::of(token.expose())),
+            metrics: metrics.clone(),
+            events: cx.call().detached(),
+        })
     }
 
     /// # Errors
@@ -90,12 +96,8 @@ pub(super) async fn authorize(From(access): From<Access>, request: Request, next
             let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
             let peer = peer.map_or_else(|| "unknown".to_owned(), |ConnectInfo(peer)| peer.to_string());
             access.metrics.add(UNAUTHORIZED, &[], 1);
-            tracing::warn!(
-                peer,
-                status = error.status().as_u16(),
-                "a request was refused: {}",
-                error.body().error.message
-            );
+            let message = format!("a request was refused (peer: {peer}): {}", error.body().error.message);
+            access.events.emit(EventKind::Alert { message });
             error.into_response()
         }
     }
@@ -183,7 +185,11 @@ mod tests {
     use super::*;
 
     fn access(token: Option<&str>) -> Access {
-        Access { token: token.map(Digest::of), metrics: Metrics::new().expect("metrics") }
+        Access {
+            token: token.map(Digest::of),
+            metrics: Metrics::new().expect("metrics"),
+            events: CallContext::new(),
+        }
     }
 
     fn status(access: &Access, headers: &[(header::HeaderName, &str)]) -> u16 {

@@ -79,15 +79,21 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
 
 /// Reads JSON; a mistake is told with its path.
 pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // serde would read a list as the fields in their order.
+    if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(ApiError::invalid("The body is not the JSON of a request: it is no object"));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let (path, message) = (error.path().to_string(), error.inner().to_string());
+        // What is no JSON has no field that could be wrong.
+        let has_field = error.inner().is_data() && path != ".";
         match unknown_field(&message) {
             Some((name, words)) => {
                 let outer = path.strip_suffix(name).unwrap_or_default();
                 ApiError::field(format!("{outer}{name}"), words).with_code("unknown_parameter")
             }
-            None if path == "." => {
+            None if !has_field => {
                 ApiError::invalid(format!("The body is not the JSON of a request: {message}"))
             }
             None => ApiError::field(path.clone(), format!("Invalid value for '{path}': {message}")),

@@ -160,7 +160,13 @@ impl From<Error> for ApiError {
             | ErrorKind::Protocol => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self::told(status, error)
+        let cancelled = error.kind() == ErrorKind::Cancelled;
+        let mut told = Self::told(status, error);
+        if cancelled {
+            // Nothing else cancels what a client still waits for.
+            told.0.body.message = "the server stopped before it was done; ask again, or another one".into();
+        }
+        told
     }
 }
 

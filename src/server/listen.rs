@@ -248,7 +248,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_reads_on_is_not() {
-        let (mut connection, mut peer) = connection(Duration::from_secs(60));
+        let (mut connection, mut peer) = connection(Duration::from_mins(1));
         let read = async {
             let mut bytes = Vec::new();
             peer.read_to_end(&mut bytes).await.map(|_| bytes.len())

@@ -6,7 +6,7 @@
 //! the broker gives the message to another worker. A job that was delivered five times
 //! and still has no result is set aside with an alert.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
@@ -71,7 +71,7 @@ impl Queue {
 pub(super) async fn run(state: State, queue: Queue) {
     let mut pause = PAUSES.0;
     while !state.stopping().is_cancelled() {
-        match serve(&state, &queue, &mut pause).await {
+        match Box::pin(serve(&state, &queue, &mut pause)).await {
             Ok(()) => return,
             Err(error) => tracing::warn!(%error, "the work queue is away"),
         }
@@ -230,11 +230,11 @@ async fn perform(state: &State, fleet: &Fleet, job: &JobMessage, deliveries: i64
             state.models().hold(reference, &label, state.work()).await?;
         }
         if let Err(error) = jobs::holds(state, &asked) {
-            return match deliveries < MOST_DELIVERIES {
+            if deliveries < MOST_DELIVERIES {
                 // Another worker may have it.
-                true => Ok(Done::PassOn(error)),
-                false => fail(fleet, id, &error).await,
-            };
+                return Ok(Done::PassOn(error));
+            }
+            return fail(fleet, id, &error).await;
         }
     }
     state.jobs().ask(id, &asked, bytes).await?;
@@ -302,7 +302,7 @@ async fn tell_files(state: State, client: Client, mut asked: Subscriber) {
     }
 }
 
-fn piece(path: &PathBuf, offset: u64, length: u64) -> Result<Vec<u8>> {
+fn piece(path: &Path, offset: u64, length: u64) -> Result<Vec<u8>> {
     let mut bytes = vec![0; length as usize];
     let file = open_file(WORK, path)?;
     read_exact_at(&file, &mut bytes, offset).map_err(|error| Error::io(WORK, path, error))?;

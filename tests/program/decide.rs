@@ -20,8 +20,8 @@ fn decide(arguments: &[&str]) -> (Option<i32>, Value) {
     let given: Vec<String> = arguments.iter().map(|argument| given(argument)).collect();
     let all = ["decide", "--json"].into_iter().chain(given.iter().map(String::as_str));
     let output = albedo(all);
-    let json = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", error(&output)));
-    (output.status.code(), json)
+    assert!(!output.stdout.is_empty(), "{}", error(&output));
+    (output.status.code(), serde_json::from_slice(&output.stdout).expect("JSON"))
 }
 
 fn refused(arguments: &[&str]) -> (Option<i32>, String) {
@@ -33,10 +33,11 @@ fn refused(arguments: &[&str]) -> (Option<i32>, String) {
 
 /// The table that the log amounts to, as somebody would write it by hand.
 fn table(folder: &Path, rows: &[(String, String, f64, f64)]) -> String {
-    let mut table = String::from("item,cluster,first,second\n");
-    for (item, cluster, first, second) in rows {
-        table += &format!("{item},{cluster},{first},{second}\n");
-    }
+    let row = |(item, cluster, first, second): &(String, String, f64, f64)| {
+        format!("{item},{cluster},{first},{second}\n")
+    };
+    let rows: String = rows.iter().map(row).collect();
+    let table = format!("item,cluster,first,second\n{rows}");
     let path = folder.join("scores.csv");
     std::fs::write(&path, table).expect("a table");
     path.to_str().expect("UTF-8").to_owned()

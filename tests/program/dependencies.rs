@@ -100,7 +100,10 @@ const HEAVY: [(&str, &[&str]); 8] = [
 fn a_feature_brings_only_the_heavy_crates_it_is_for() {
     const INFERENCE: &[&str] = &["inference", "threads"];
     const GPU: &[&str] = &["inference", "threads", "gpu"];
-    let cases: [(&str, &str, &[&str]); 38] = [
+    // A client of jobs counts prompts with the tokenizer of the served model.
+    const SERVE: &[&str] = &["inference", "threads", "network"];
+    const SERVER: &[&str] = &["inference", "threads", "network", "database"];
+    let cases: [(&str, &str, &[&str]); 43] = [
         ("albedo-core", "", &[]),
         ("albedo-core", "conformance", &[]),
         ("albedo-core", "signatures", &[]),
@@ -110,7 +113,10 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo-backends", "http", &["network"]),
         ("albedo-backends", "http-conformance", &["network"]),
         ("albedo-backends", "hubs", &["network"]),
+        ("albedo-backends", "nats", SERVE),
         ("albedo-backends", "openai", &["network"]),
+        ("albedo-backends", "serve", SERVE),
+        ("albedo-backends", "text", INFERENCE),
         ("albedo-backends", "scripted-server", &["network"]),
         ("albedo-backends", "tasks", &["tables"]),
         ("albedo-judges", "", &[]),
@@ -128,12 +134,14 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo", "tasks", &["tables"]),
         ("albedo", "cpu", INFERENCE),
         ("albedo", "cuda", GPU),
+        ("albedo", "decide", &[]),
         ("albedo", "demo", &[]),
         ("albedo", "hubs", &["network"]),
         ("albedo", "openai", &["network"]),
         ("albedo", "publish", &["network", "database"]),
-        ("albedo", "nats", &["network", "database"]),
-        ("albedo", "server", &["network", "database"]),
+        ("albedo", "nats", SERVER),
+        ("albedo", "serve", SERVE),
+        ("albedo", "server", SERVER),
         ("albedo", "judges", &[]),
         ("albedo", "report", &["terminal"]),
         ("albedo", "screens", &["threads", "database"]),

@@ -57,7 +57,7 @@ impl Guide {
         assert_eq!(json["schema"], 1, "{title}");
         let keys = self.sections.get(title).expect("a section of this title");
         for parent in keys.iter().map(|key| key.parent.as_str()).collect::<BTreeSet<_>>() {
-            let of = || keys.iter().filter(|key| key.parent == parent);
+            let of = || keys.iter().filter(move |key| key.parent == parent);
             let known: BTreeSet<_> = of().map(|key| key.name.as_str()).collect();
             for object in objects(&json, parent) {
                 let found: BTreeSet<_> = object.keys().map(String::as_str).collect();
@@ -102,7 +102,7 @@ fn keys(row: &str) -> Vec<Key> {
     // `limits.quota` says that there is `limits`.
     let parents: BTreeSet<_> = keys.iter().map(|key| key.parent.clone()).collect();
     for parent in parents.iter().filter(|parent| !parent.is_empty()) {
-        let (parent, name) = parent.trim_end_matches("[]").rsplit_once('.').unwrap_or(("", parent));
+        let (parent, name) = parent.trim_end_matches("[]").rsplit_once('.').unwrap_or(("", parent.as_str()));
         let name = name.trim_end_matches("[]");
         keys.push(Key { parent: parent.into(), name: name.into(), optional: meaning.starts_with("if ") });
     }

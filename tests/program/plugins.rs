@@ -13,6 +13,7 @@ fn every_plugin_is_linked() {
             "backend openai",
             "backend replay",
             "backend routes",
+            "backend serve",
             "tasks parquet",
             "judge chat",
             "judge protocol",

@@ -38,7 +38,7 @@ impl Server {
         stdout.read_line(&mut line).expect("reads");
         let address = line.strip_prefix("ready: http").and_then(|rest| rest.split("://").nth(1));
         let address = address.and_then(|rest| rest.split('/').next());
-        let address = address.unwrap_or_else(|| panic!("not a ready line: `{line}`")).to_owned();
+        let address = address.expect("a ready line with the address").to_owned();
         Self { child, _stdout: stdout, address }
     }
 
@@ -48,7 +48,7 @@ impl Server {
 
     pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(&self.address).expect("connects");
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(120))).expect("a limit");
+        stream.set_read_timeout(Some(std::time::Duration::from_mins(2))).expect("a limit");
         stream
     }
 
@@ -140,7 +140,7 @@ impl Answer {
     }
 
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+        serde_json::from_str(&self.body).expect("JSON")
     }
 
     fn header(&self, name: &str) -> Option<&str> {
@@ -487,7 +487,8 @@ fn albedos_own_client_reads_it_over_tls() {
 fn a_client_that_goes_away_frees_its_place() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Server::configured(folder.path(), &king("limits = { streams = 1, queue = 1 }"));
-    let long = chat(&json!({ "max_tokens": 3000, "temperature": 1.5, "stream": true, "stop": ["\u{1}"] }));
+    // The demo's king writes some 1,100 tokens to it.
+    let long = chat(&json!({ "max_tokens": 3000, "temperature": 2, "seed": 1, "stream": true }));
     let begun = |body: &Value| {
         let mut stream = server.connect();
         stream.write_all(&post(CHAT, &body.to_string())).expect("sends");
@@ -542,8 +543,7 @@ fn a_request_that_drips_in_is_cut_off() {
 fn a_server_that_is_told_to_stop_finishes_what_is_under_way() {
     let mut server = Server::demo(&[]);
     let mut stream = server.connect();
-    let body =
-        chat(&json!({ "max_tokens": 200, "temperature": 1.5, "stream": true, "seed": 1, "stop": ["\u{1}"] }));
+    let body = chat(&json!({ "max_tokens": 200, "temperature": 2, "seed": 1, "stream": true }));
     stream.write_all(&post(CHAT, &body.to_string())).expect("sends");
     let mut first = [0; 64];
     stream.read_exact(&mut first).expect("it begins");
@@ -585,7 +585,8 @@ fn the_description_is_honest() {
         let schema = &description["components"]["schemas"][schema];
         for field in schema["properties"].as_object().expect("fields").keys() {
             let answer = server.post(path, &json!({ field: {"no": "such"} }));
-            assert_ne!(answer.error().2, "unknown_parameter", "{field} is described and not known");
+            let (_, param, code) = answer.error();
+            assert!(code != "unknown_parameter" || param != *field, "{field} is described and not known");
         }
         let required: Vec<_> =
             schema["required"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();

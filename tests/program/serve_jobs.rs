@@ -51,9 +51,9 @@ pub(crate) fn settings(folder: &Path, port: u16, sides: [&str; 2], more: &str) -
          {more}\n\
          [[models]]\nname = \"king\"\npath = {:?}\n\
          [[models]]\nname = \"challenger\"\npath = {:?}\ntext_from = \"king\"\n",
-        folder.join("data"),
-        model(sides[0]),
-        model(sides[1]),
+        path(&folder.join("data")),
+        path(&model(sides[0])),
+        path(&model(sides[1])),
     );
     let path = folder.join("serve.toml");
     fs::write(&path, text).expect("writes");
@@ -114,7 +114,7 @@ fn duel(folder: &Path, name: &str, contestants: &str) -> PathBuf {
          generation.max_new_tokens = 48\n\
          generation.sampling.temperature = 0.7\n\
          limits.samples_in_flight = 4\n",
-        demo().join("tasks"),
+        path(&demo().join("tasks")),
     );
     let path = folder.join(format!("{name}.toml"));
     fs::write(&path, text).expect("writes");
@@ -123,7 +123,8 @@ fn duel(folder: &Path, name: &str, contestants: &str) -> PathBuf {
 
 fn local(folder: &Path) -> PathBuf {
     let model = |side: &str| demo().join("models").join(side);
-    let contestants = format!("king.path = {:?}\nchallenger.path = {:?}", model("king"), model("challenger"));
+    let (king, challenger) = (model("king"), model("challenger"));
+    let contestants = format!("king.path = {:?}\nchallenger.path = {:?}", path(&king), path(&challenger));
     duel(folder, "local", &contestants)
 }
 
@@ -186,8 +187,7 @@ fn killed_by_turns_client_and_server_end_with_the_same_record() {
         let config = remote(&base, &format!("url = {:?}", server.url));
         let out = base.join("duel");
         let journal = out.join("journal.jsonl");
-        let written =
-            || fs::read(&journal).map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count());
+        let written = || fs::read_to_string(&journal).map_or(0, |text| text.lines().count());
         let begin = || {
             let first = ["--config", path(&config), "--out", path(&out)];
             let again = ["--resume", path(&out)];
@@ -523,7 +523,7 @@ async fn the_backend_conforms_over_a_real_server() {
     Box::pin(check_backend(&*backend, &fixture)).await.expect("conforms");
     drop(backend);
     stop.cancel();
-    let ended = tokio::time::timeout(Duration::from_secs(60), serving.join_next()).await;
+    let ended = tokio::time::timeout(Duration::from_mins(1), serving.join_next()).await;
     ended.expect("stops").expect("ran").expect("no panic").expect("no error");
 }
 

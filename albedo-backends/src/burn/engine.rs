@@ -107,7 +107,7 @@ impl Engine {
     fn start(&self, origin: &Origin, request: &Request) -> Result<Started> {
         self.desk.go_on(origin)?;
         let prompt = self.desk.prepare(request)?;
-        if let Some(reader) = &prompt.prompt_reader {
+        if let Some(reader) = &prompt.own_reader {
             self.read_prompt(origin, &prompt.ids, reader)?;
             self.desk.show_prompt(origin, &prompt);
             if request.write.is_none() {

@@ -231,7 +231,7 @@ pub(super) struct Prompt {
     pub(super) reader: Option<Arc<dyn LogitsReader>>,
     /// Who is shown the logits of the prompt's own tokens except the first, numbered
     /// from 0.
-    pub(super) prompt_reader: Option<Arc<PromptReader>>,
+    pub(super) own_reader: Option<Arc<PromptReader>>,
 }
 
 /// Keeps how likely the tokens of a prompt were.
@@ -355,14 +355,14 @@ impl Desk {
         };
         let new_tokens = request.write.map_or(0, |write| write.max_new_tokens as usize);
         self.check(request, &prompt, new_tokens, reply.as_deref().unwrap_or_default())?;
-        let prompt_reader =
+        let own_reader =
             request.prompt_log_probs.map(|likeliest| Arc::new(PromptReader::new(&prompt, likeliest)));
-        Ok(Prompt { ids: prompt, reply, reader, prompt_reader })
+        Ok(Prompt { ids: prompt, reply, reader, own_reader })
     }
 
     /// Shows how likely the tokens of a prompt were that was read, if that is asked for.
     pub(super) fn show_prompt(&self, origin: &Origin, prompt: &Prompt) {
-        if let (Some(reader), Some(&first)) = (&prompt.prompt_reader, prompt.ids.first()) {
+        if let (Some(reader), Some(&first)) = (&prompt.own_reader, prompt.ids.first()) {
             let read = std::mem::take(&mut *reader.read.lock().unwrap_or_else(PoisonError::into_inner));
             origin.show(|| {
                 let rest = read.iter().flatten().map(|log_probs| self.named(log_probs)).collect();

@@ -223,10 +223,10 @@ impl Fleet {
                 return Err(protocol(&format!("what it names has more than {most} bytes")));
             }
         }
-        match Digest::of(&bytes) == *sha256 {
-            true => Ok(bytes),
-            false => Err(protocol("pieces do not have the digest that they are named by")),
+        if Digest::of(&bytes) != *sha256 {
+            return Err(protocol("pieces do not have the digest that they are named by"));
         }
+        Ok(bytes)
     }
 
     /// Stores `message` for `job`, behind those that are there.
@@ -398,9 +398,10 @@ impl NatsLink {
         loop {
             let look = clock.sleep_until(clock.now() + LOOK);
             futures::future::select(Box::pin(news.changed()), look).await;
-            let stored = match lasting {
-                true => fleet.results_after(job.id, seen).await?,
-                false => fleet.newest_after(job.id, seen).await?,
+            let stored = if lasting {
+                fleet.results_after(job.id, seen).await?
+            } else {
+                fleet.newest_after(job.id, seen).await?
             };
             if let Some(done) = stored.done {
                 return Ok(Ok(done));

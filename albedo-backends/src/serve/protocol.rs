@@ -567,9 +567,10 @@ impl From<&Error> for WireError {
             Some(_) => Vec::new(),
             None => error.context().iter().map(|(key, value)| format!("{key}: {value}")).collect(),
         };
-        let message = match facts.is_empty() {
-            true => error.message().to_owned(),
-            false => format!("{} ({})", error.message(), facts.join(", ")),
+        let message = if facts.is_empty() {
+            error.message().to_owned()
+        } else {
+            format!("{} ({})", error.message(), facts.join(", "))
         };
         Self {
             kind: error.kind(),
@@ -703,9 +704,10 @@ mod tests {
 
     #[test]
     fn a_result_keeps_every_bit() {
-        let completion = Completion::new("text", albedo_core::FinishReason::Stop, Default::default())
-            .with_tokens(vec![1, 2])
-            .with_reply_scores(Some(TokenScores { log_probs: vec![-0.1, f32::MIN_POSITIVE, -1e-30] }));
+        let completion =
+            Completion::new("text", albedo_core::FinishReason::Stop, albedo_core::Usage::default())
+                .with_tokens(vec![1, 2])
+                .with_reply_scores(Some(TokenScores { log_probs: vec![-0.1, f32::MIN_POSITIVE, -1e-30] }));
         let result = JobResult {
             job: Digest::of("job"),
             engine: Digest::of("engine"),

@@ -95,10 +95,10 @@ impl Remote {
             return Ok(false);
         }
         let loaded = self.server.load(self.key, &self.source.model, cx).await?;
-        match loaded.model == self.info {
-            true => Ok(true),
-            false => Err(another("another model under the same reference")),
+        if loaded.model != self.info {
+            return Err(another("another model under the same reference"));
         }
+        Ok(true)
     }
 
     async fn reply(&self, request: &GenerateRequest, cx: &CallContext) -> Result<Completion> {

@@ -310,7 +310,8 @@ async fn a_model_at_a_server_answers_and_counts_with_its_own_tokenizer() {
     assert_eq!(session.prompt_tokens(&question().messages).expect("counts"), Some(tokens));
     // Asked again, the stored result is found; the files are in the cache.
     session.generate_one(question(), &CallContext::new()).await.expect("answers");
-    assert_eq!((server.state().computed, server.seen("GET files")), (1, text_files().len()));
+    let computed = server.state().computed;
+    assert_eq!((computed, server.seen("GET files")), (1, text_files().len()));
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ const FETCH: &str = "fetch the model's text files";
 pub(super) struct Texts(PathBuf);
 
 impl Texts {
-    pub(super) fn new(cache: PathBuf) -> Self {
+    pub(super) fn new(cache: &Path) -> Self {
         Self(cache.join("serve"))
     }
 

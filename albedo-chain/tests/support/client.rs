@@ -1,6 +1,7 @@
 //! A client in a process of its own: the test program starts itself with the
 //! name of the test that plays the client, watches it, and kills it.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::process::{Child, Command, Stdio};
@@ -21,7 +22,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const QUIET_LOOKS: u32 = 120;
 
 /// Processor time without a request after which a client counts as hung.
-const LONGEST_THOUGHT: Duration = Duration::from_secs(60);
+const LONGEST_THOUGHT: Duration = Duration::from_mins(1);
 
 /// The process; [`Client::kill`] ends it.
 pub(crate) struct Client {
@@ -152,7 +153,7 @@ impl Client {
         self.each_thread(|folder| {
             let read = |name| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
             let (name, waits) = (read("comm"), read("wchan"));
-            threads += &format!("thread {}: {:?} in {waits}\n", name.trim(), state(folder));
+            let _ = writeln!(threads, "thread {}: {:?} in {waits}", name.trim(), state(folder));
         });
         threads
     }

@@ -185,7 +185,12 @@ fn every_wrapper_keeps_a_sessions_promises() {
         ("concurrency", vec![takes(2.0)], Guards { concurrency: tight, ..nothing() }),
         ("breaker", vec![good()], Guards { breaker: BreakerSettings::default(), ..nothing() }),
         ("order", vec![ChaosScript { failed: 0.5, ..good() }, takes(1.0)], Guards { retry, ..nothing() }),
-        ("hedge", vec![slow.clone(), takes(1.0)], Guards { hedge_after_secs: Some(3.0), ..nothing() }),
+        (
+            "hedge",
+            vec![slow.clone(), takes(1.0)],
+            // Else a request that the second route refuses waits for the silence of the first.
+            Guards { hedge_after_secs: Some(3.0), deadlines: DeadlineSettings::default(), ..nothing() },
+        ),
         (
             "all",
             vec![troubled.clone(), slow],

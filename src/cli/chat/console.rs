@@ -82,9 +82,10 @@ impl Console {
     /// Says whom the conversation is with.
     pub(super) fn greet(&self, name: &str, model: &ModelInfo) {
         if self.is_interactive() {
-            let what = match model.is_opaque() {
-                true => String::new(),
-                false => format!(": {}, {} tokens of context", model.architecture, model.context_length),
+            let what = if model.is_opaque() {
+                String::new()
+            } else {
+                format!(": {}, {} tokens of context", model.architecture, model.context_length)
             };
             note(&format!("{name}{what}; `/help` lists commands, Ctrl-D ends"));
         }
@@ -123,13 +124,13 @@ impl Console {
 
     async fn line(&mut self, cx: &CallContext) -> Result<Event> {
         tokio::select! {
-            line = self.lines.recv() => match line {
-                Some(line) => line.map(Event::Line),
-                None => {
-                    self.prompt("\n");
-                    Ok(Event::End)
+            line = self.lines.recv() => {
+                if let Some(line) = line {
+                    return line.map(Event::Line);
                 }
-            },
+                self.prompt("\n");
+                Ok(Event::End)
+            }
             stop = next_signal(&mut self.signals) => match stop {
                 Stop::Interrupt => {
                     self.prompt("\n");

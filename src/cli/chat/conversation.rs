@@ -1,12 +1,14 @@
 //! What was said, and what a line means.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::{Error, Message, MessageRole, Result};
+use crate::{Error, ErrorKind, Message, MessageRole, Result};
+
+const SAVE: &str = "save the conversation";
 
 /// What `/help` says.
 pub(super) const HELP: &str = "\
@@ -99,8 +101,15 @@ impl Conversation {
     /// # Errors
     /// A file that exists, or cannot be written.
     pub(super) fn save(&self, path: &Path) -> Result<()> {
-        let failed = |error| Error::io("save the conversation", path, error);
-        let mut file = File::create_new(path).map_err(failed)?;
+        let failed = |error| Error::io(SAVE, path, error);
+        let mut file = match File::create_new(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::new(ErrorKind::ConfigInvalid, SAVE, "there is such a file already")
+                    .with("path", path.display())
+                    .with_hint("give another name"));
+            }
+            created => created.map_err(failed)?,
+        };
         let line = json!({ "messages": self.messages() });
         writeln!(file, "{line}").and_then(|()| file.sync_all()).map_err(failed)
     }

@@ -207,10 +207,10 @@ async fn let_go(
     Query(query): Query<LetGo>,
 ) -> Result<StatusCode, JobError> {
     let id = digest(&id)?;
-    match state.jobs().let_go(id, query.only == Some(Only::Unfinished)).await? {
-        true => Ok(StatusCode::NO_CONTENT),
-        false => Err(unknown(id).into()),
+    if !state.jobs().let_go(id, query.only == Some(Only::Unfinished)).await? {
+        return Err(unknown(id).into());
     }
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -246,10 +246,9 @@ async fn lines(state: &State, id: Digest, after: u64) -> (Bytes, Option<u64>) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(HEARTBEAT_SECS);
     loop {
         let mut news = state.jobs().follow(id);
-        let events = match state.jobs().events(id, after).await {
-            Ok(Some(events)) => events,
+        let Ok(Some(events)) = state.jobs().events(id, after).await else {
             // It is forgotten, or the disk fails: the client asks once more.
-            Ok(None) | Err(_) => return (Bytes::new(), None),
+            return (Bytes::new(), None);
         };
         if let Some(last) = events.last() {
             let next = (!is_over(last)).then_some(last.number);

@@ -57,9 +57,10 @@ pub(in crate::server) async fn run(state: State) {
             }
         }
         let pause = async {
-            match failed {
-                true => tokio::time::sleep(PAUSE).await,
-                false => std::future::pending().await,
+            if failed {
+                tokio::time::sleep(PAUSE).await;
+            } else {
+                std::future::pending::<()>().await;
             }
         };
         tokio::select! {

@@ -111,7 +111,7 @@ impl Store {
         let (commands, waiting) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("albedo-jobs".into())
-            .spawn(move || write(connection, &waiting))
+            .spawn(move || write(&connection, &waiting))
             .map_err(|error| Error::io("start the thread of the store", path, error))?;
         Ok(Self { commands: Some(commands), thread: Some(thread), path: path.to_owned() })
     }
@@ -400,10 +400,11 @@ fn prepare(path: &Path) -> Result<Connection> {
             .with_fault(Fault::Operator)
             .with_reach(Reach::Process)
             .with("path", path.display());
-        match busy {
-            true => error.with_hint("another server uses it: stop that one, or set another folder as `data`"),
-            false => error.with_hint("check the file; without it, jobs that were asked for are done again"),
-        }
+        error.with_hint(if busy {
+            "another server uses it: stop that one, or set another folder as `data`"
+        } else {
+            "check the file; without it, jobs that were asked for are done again"
+        })
     };
     private(path).map_err(|error| Error::io(OPEN, path, error))?;
     let connection = Connection::open(path).map_err(failed)?;
@@ -425,12 +426,13 @@ fn prepare(path: &Path) -> Result<Connection> {
             format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; {TABLES}");
         connection.execute_batch(&made).map_err(failed)?;
     } else if found != (APPLICATION, VERSION) {
-        let (message, hint) = match found.0 == APPLICATION {
-            true => (
+        let (message, hint) = if found.0 == APPLICATION {
+            (
                 format!("its format is {}, this program reads {VERSION}", found.1),
                 "use the program that wrote it",
-            ),
-            false => ("it is another program's database".into(), "set another folder as `data`"),
+            )
+        } else {
+            ("it is another program's database".into(), "set another folder as `data`")
         };
         return Err(Error::new(ErrorKind::DataInvalid, OPEN, message)
             .with_fault(Fault::Operator)
@@ -484,7 +486,7 @@ fn private(path: &Path) -> std::io::Result<()> {
 }
 
 /// Takes commands until the store is dropped.
-fn write(connection: Connection, waiting: &mpsc::Receiver<Command>) {
+fn write(connection: &Connection, waiting: &mpsc::Receiver<Command>) {
     while let Ok(first) = waiting.recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH
@@ -493,7 +495,7 @@ fn write(connection: Connection, waiting: &mpsc::Receiver<Command>) {
             batch.push(next);
         }
         let begun = connection.execute_batch("BEGIN IMMEDIATE");
-        let answers: Vec<Answer> = batch.into_iter().map(|command| command(&connection)).collect();
+        let answers: Vec<Answer> = batch.into_iter().map(|command| command(connection)).collect();
         let committed =
             begun.and_then(|()| connection.execute_batch("COMMIT")).map_err(|error| error.to_string());
         if let Err(error) = &committed {

@@ -106,7 +106,7 @@ async fn a_long_prompt_does_not_hold_up_a_reply_under_way() {
     }
     let session = load(BurnConfig { prefill_rows: 128, ..SMALL }, demo("king")).await;
     let short = requests().swap_remove(0).with_max_new_tokens(8).with_score_reply(None);
-    let words = "one two three four five six seven ".repeat(400);
+    let words = "one two three four five six seven ".repeat(300);
     let long = GenerateRequest::new(vec![Message::new(MessageRole::User, words)], 1);
     let answers = session.generate(vec![short, long], &CallContext::new());
     let answers: Vec<_> = answers.map(|answer| (answer.index, answer.result.unwrap())).collect().await;

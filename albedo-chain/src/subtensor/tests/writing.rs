@@ -263,7 +263,7 @@ async fn a_commitment_whose_events_are_gone_is_no_success() {
     node.set_pruning(5);
     let ((client, journal), cx) = (writer(&node), CallContext::new());
     let left = cx.child();
-    sent_and_left(&node, &left, client.commit(NETUID, "x", None, &left)).await;
+    Box::pin(sent_and_left(&node, &left, client.commit(NETUID, "x", None, &left))).await;
     let signed = journal.live(account(&node)).await.expect("read").expect("it was sent");
     node.produce(20);
     let outcome = client.writer.as_ref().expect("a writer").wait(&signed, &cx).await.expect("over");

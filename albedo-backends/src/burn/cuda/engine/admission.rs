@@ -36,7 +36,7 @@ impl Arrival {
         rayon::spawn(move || {
             let tokenized = desk.prepare(&request).map(|prompt| {
                 // What is read from known pages has no logits.
-                let known = if prompt.prompt_reader.is_some() { &[] } else { &prompt.ids[..] };
+                let known = if prompt.own_reader.is_some() { &[] } else { &prompt.ids[..] };
                 let names = KvCache::names(known);
                 Tokenized { prompt, names }
             });

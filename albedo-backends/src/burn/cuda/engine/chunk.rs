@@ -265,7 +265,7 @@ impl Engine<'_> {
                         sequence.scores.push(scores[0] - scores[1].ln());
                     }
                     None => {
-                        if let Some(reader) = &prompt.prompt_reader {
+                        if let Some(reader) = &prompt.own_reader {
                             reader.read(wanted.position, logits());
                         }
                     }
@@ -287,7 +287,7 @@ impl Engine<'_> {
     fn is_shown(&self, wanted: &Wanted) -> bool {
         self.sequences[wanted.slot as usize].as_ref().is_some_and(|sequence| {
             let prompt = &sequence.prompt;
-            let read = prompt.reader.is_some() || prompt.prompt_reader.is_some();
+            let read = prompt.reader.is_some() || prompt.own_reader.is_some();
             (read && wanted.target != NONE)
                 || (wanted.first && sequence.write.is_some_and(|write| write.log_probs.is_some()))
         })

@@ -19,10 +19,11 @@ const BATCHES: [usize; 13] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256]
 pub(super) struct DecodeStep {
     sequences: Vec<(usize, u64)>,
     chosen: Reading<u32>,
-    /// Of each sequence that wants log-probabilities: how many of the likeliest, and its
-    /// logits.
-    logits: Vec<Option<(u8, Reading<f32>)>>,
+    logits: Vec<WantedLogits>,
 }
+
+/// Of a sequence that wants log-probabilities: how many of the likeliest, and its logits.
+type WantedLogits = Option<(u8, Reading<f32>)>;
 
 impl Engine<'_> {
     /// Launches one more token for every sequence that is read, unless it has all of its
@@ -76,7 +77,7 @@ impl Engine<'_> {
 
     /// Starts copying back the logits of those of the batch's `sequences` that want
     /// log-probabilities.
-    fn read_logits(&self, sequences: &[(usize, u64)]) -> Result<Vec<Option<(u8, Reading<f32>)>>> {
+    fn read_logits(&self, sequences: &[(usize, u64)]) -> Result<Vec<WantedLogits>> {
         let ops = self.model.ops();
         let (vocabulary, logits) = (ops.vocabulary(), ops.logits()?);
         let read = |(row, &(slot, _)): (usize, &(usize, u64))| {

@@ -48,7 +48,7 @@ impl Sequence {
         let prompt = &self.prompt.ids;
         match (at + 1).checked_sub(prompt.len()) {
             Some(in_reply) => self.prompt.reply.as_deref()?.get(in_reply).copied(),
-            None => self.prompt.prompt_reader.as_ref().map(|_| prompt[at + 1]),
+            None => self.prompt.own_reader.as_ref().map(|_| prompt[at + 1]),
         }
     }
 }
