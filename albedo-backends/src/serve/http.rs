@@ -52,7 +52,7 @@ pub(super) struct HttpLink {
 
 impl Drop for HttpLink {
     fn drop(&mut self) {
-        // It ends by itself once everything is told.
+        // The task ends when it has sent every note.
         self.courier.detach_all();
     }
 }

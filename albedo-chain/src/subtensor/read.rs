@@ -120,7 +120,7 @@ impl Reader {
                 Ok(()) => {
                     let block = BlockRef { number, hash: BlockHash(hash.0) };
                     self.remember(&block, None);
-                    // Whoever reads the state of a block asks for its parent.
+                    // A caller that reads the state of a block asks for its parent.
                     if let Some(number) = number.checked_sub(1) {
                         self.remember(&BlockRef { number, hash: BlockHash(parent.0) }, None);
                     }

@@ -14,7 +14,7 @@ use fastcdc::v2020::FastCDC;
 /// How large chunks and packs are, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sizes {
-    /// Chunks: the least but for the last of a file, what they tend to, and the most.
+    /// Bytes of a chunk: the minimum, except for the last chunk of a file; the average; the maximum.
     pub(super) least_chunk: usize,
     pub(super) usual_chunk: usize,
     pub(super) most_chunk: usize,

@@ -178,7 +178,7 @@ impl OciHub {
             }
             Ok(chunks)
         };
-        // Whoever pushes has chosen it.
+        // The user who pushes has chosen it.
         read.await.map_err(|error: Error| match error.artefact() {
             Some(_) => error.with_fault(Fault::Operator).with("base", base),
             None => error.with("base", base),
