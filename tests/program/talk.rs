@@ -147,7 +147,8 @@ struct Terminal {
 impl Terminal {
     /// A terminal with `albedo chat`, or `None` where there is no `script` to make one.
     fn open(arguments: &[&str]) -> Option<Self> {
-        let line = [&[env!("CARGO_BIN_EXE_albedo"), "chat"], arguments].concat().join(" ");
+        // `exec`, as some shells take an interrupt for themselves and end with it.
+        let line = [&["exec", env!("CARGO_BIN_EXE_albedo"), "chat"], arguments].concat().join(" ");
         let child = Command::new("script")
             .args(["--quiet", "--flush", "--return", "--command", &line, "/dev/null"])
             .current_dir(root())
