@@ -29,7 +29,7 @@ pub(crate) struct Patience {
 }
 
 impl Default for Patience {
-    /// Ours: six tries over half a minute, and 4 KiB/s at the least.
+    /// Six tries over half a minute, and 4 KiB/s at the least. Source: chosen by albedo.
     fn default() -> Self {
         Self { tries: 6, pause: Duration::from_secs(1), stall: Duration::from_secs(30), least: 128 << 10 }
     }
@@ -336,6 +336,6 @@ fn check_range(answer: &HttpResponse, range: &Range<u64>, size: u64) -> Result<(
                     .with("answered", stated)),
             }
         }
-        status => Err(Error::bug(READ, format!("{status} was taken for a success"))),
+        status => Err(transient(ErrorKind::Protocol, READ, format!("the server answers with {status}"))),
     }
 }

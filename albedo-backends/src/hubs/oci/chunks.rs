@@ -204,6 +204,7 @@ impl FilePacker {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::tests::noise;
     use super::*;
 
     /// Small enough that a file of some kilobytes has many.
@@ -215,17 +216,6 @@ mod tests {
         one_in: 8,
         most_pack: 8 << 10,
     };
-
-    fn noise(size: usize, seed: u8) -> Vec<u8> {
-        let mut block = Digest::of([seed]);
-        let mut bytes = Vec::with_capacity(size + 32);
-        while bytes.len() < size {
-            bytes.extend_from_slice(block.as_bytes());
-            block = Digest::of(block.as_bytes());
-        }
-        bytes.truncate(size);
-        bytes
-    }
 
     fn cut(packer: Packer, name: &str, bytes: &[u8], piece: usize) -> (Packer, Chunked) {
         let mut file = packer.file(name);
@@ -317,7 +307,7 @@ mod tests {
 
     #[test]
     fn an_edit_changes_the_packs_it_lies_in() {
-        let bytes = noise(400_000, 1);
+        let bytes = noise(400_000, 1).to_vec();
         let packs = |bytes: &[u8]| -> Vec<Digest> {
             let (packer, _) = cut(Packer::new(SMALL, BTreeMap::new()), "a", bytes, 4096);
             packer.packs().iter().map(|pack| pack.digest).collect()
@@ -342,10 +332,10 @@ mod tests {
         let (_, file) =
             cut(Packer::new(Sizes::default(), BTreeMap::new()), "a", &noise(40_000_000, 1), 1 << 24);
         let sizes: Vec<_> = file.chunks.iter().map(|chunk| chunk.size).collect();
-        let theirs = [
+        let expected = [
             7_036_732, 6_019_562, 1_452_009, 1_151_381, 4_327_110, 1_794_161, 5_075_094, 1_445_585,
             7_480_255, 4_218_111,
         ];
-        assert_eq!(sizes, theirs);
+        assert_eq!(sizes, expected);
     }
 }

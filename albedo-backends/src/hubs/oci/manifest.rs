@@ -14,7 +14,7 @@ use crate::hubs::files::Source;
 // Source: the distribution project's registry, which accepts 4 MiB.
 pub(super) const MOST_BYTES: usize = 4 << 20;
 
-/// Most layers. Ours: the largest open models have some two hundred shards.
+/// Most layers. Source: chosen by albedo; the largest open models have some two hundred shards.
 const MOST_LAYERS: usize = 4096;
 
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -60,14 +60,14 @@ pub(super) struct Descriptor {
     pub(super) annotations: Option<BTreeMap<String, String>>,
 }
 
-/// What a model of ours says that it is.
+/// What a manifest of files as they are says that it is. Source: chosen by albedo.
 const PLAIN_ARTIFACT: &str = "application/vnd.albedo.model.v1";
 
 /// What hippius-hub 0.7.2 says that a manifest with pointers is.
 const CHUNKED_ARTIFACT: &str = "application/vnd.hippius.chunked.v2";
 
 impl Manifest {
-    /// A manifest of ours, in which nothing depends on when it is made.
+    /// The manifest of a model that albedo pushes. Nothing in it depends on when it is made.
     pub(super) fn new(config: Descriptor, layers: Vec<Descriptor>) -> Self {
         let chunked = layers.iter().any(|layer| layer.media_type == POINTER);
         Self {

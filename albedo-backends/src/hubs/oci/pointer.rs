@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::manifest::{Declared, File, check_empty, malformed, sha256};
 use crate::hubs::files::{Chunk, Source};
 
-/// Largest pointer. Ours: 100,000 chunks, which is a file of 400 GB.
+/// Largest pointer. Source: chosen by albedo; 100,000 chunks, which is a file of 400 GB.
 pub(super) const MOST_BYTES: u64 = 32 << 20;
 
 /// Largest chunk. hippius-hub 0.7.2 cuts at 16 MiB; twice that is what a download

@@ -86,7 +86,7 @@ enum Content {
 }
 
 impl OciHub {
-    /// The reference that the files have as a model of ours, before anything is
+    /// The reference that the files will have in the registry, before anything is
     /// uploaded. Reads every byte.
     ///
     /// # Errors

@@ -198,7 +198,7 @@ impl Registry {
     }
 
     /// `answer`, which is to `request`, if it is a success.
-    async fn succeeded(
+    pub(super) async fn succeeded(
         &self,
         request: &HttpRequest,
         answer: HttpResponse,

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use albedo_core::http::{HeaderValue, HttpRequest, HttpResponse, Method, StatusCode, header};
+use albedo_core::http::{HeaderValue, HttpRequest, HttpResponse, Method, Redirects, StatusCode, header};
 use albedo_core::{
     CallContext, Digest, Error, ErrorKind, EventKind, Fault, ModelFiles, Result, Retry, Revision,
 };
@@ -66,7 +66,7 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    /// Uploads `blob` unless the registry has it; tells whether it did. After a failure
+    /// Uploads `blob` unless the registry has it; returns whether it did. After a failure
     /// it begins again.
     async fn send(&self, blob: &Blob) -> Result<bool> {
         let remote = self.registry.remote();
@@ -96,9 +96,13 @@ impl Upload<'_> {
 
     async fn has(&self, blob: &Blob) -> Result<bool> {
         let url = self.registry.url(&format!("{}/blobs/sha256:{}", self.repository, blob.digest));
-        let request = HttpRequest::new(Method::HEAD, PUSH, url);
+        // Registries may send for a blob to where it is stored.
+        let request = HttpRequest::new(Method::HEAD, PUSH, url).with_redirects(Redirects::AnyOrigin);
         let answer = self.registry.authorised(self.repository, Access::Push, &request, self.cx).await?;
-        Ok(answer.status() == StatusCode::OK)
+        match answer.status() {
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => self.registry.succeeded(&request, answer, self.cx).await.map(|_| true),
+        }
     }
 
     /// Uploads a blob in pieces.
@@ -128,7 +132,9 @@ impl Upload<'_> {
         let (name, ranges) = match &blob.content {
             Content::Bytes(bytes) => return Ok(bytes[range.start as usize..range.end as usize].to_vec()),
             Content::File { name, ranges } => (name, ranges),
-            Content::Earlier => return Err(Error::bug(PUSH, "a pack of an earlier push is none of ours")),
+            Content::Earlier => {
+                return Err(Error::bug(PUSH, "the bytes of an earlier push's pack are not here"));
+            }
         };
         let (mut bytes, mut at) = (Vec::new(), 0);
         for part in ranges {
@@ -171,6 +177,7 @@ impl Upload<'_> {
                 .with_fault(Fault::Operator)
                 .with_retry(Retry::Never)
                 .with("server", self.registry.server())
+                .with_hint("push with the registry's own client; albedo reads what it pushes")
         })
     }
 
@@ -196,6 +203,7 @@ impl Upload<'_> {
             } else {
                 Error::new(ErrorKind::Refused, PUSH, "the registry refuses the manifest")
                     .with_retry(Retry::Never)
+                    .with_hint("see the registry's answer")
             };
             let words: String = words.chars().take(200).collect();
             return Err(error.with("server", server).with("answer", words.escape_default()));
@@ -208,7 +216,8 @@ impl Upload<'_> {
             Some(other) if other != format!("sha256:{pinned}") => {
                 Err(Error::new(ErrorKind::Protocol, PUSH, "the registry gave the manifest another digest")
                     .with("found", other.escape_default())
-                    .with("expected", pinned))
+                    .with("expected", pinned)
+                    .with_hint("the registry rewrites manifests: push to another one"))
             }
             _ => Ok(()),
         }
