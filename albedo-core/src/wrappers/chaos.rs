@@ -346,6 +346,10 @@ impl ModelSession for Chaos {
         self.0.inner.text_tokens(text)
     }
 
+    fn kept(&self, request: &GenerateRequest) {
+        self.0.inner.kept(request);
+    }
+
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
         let answers = requests.into_iter().enumerate().map(|(index, request)| {
             let (scripted, cx) = (Arc::clone(&self.0), cx.clone());

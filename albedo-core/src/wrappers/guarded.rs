@@ -135,7 +135,10 @@ impl ModelSession for Guarded<dyn ModelSession> {
     }
 
     fn kept(&self, request: &GenerateRequest) {
-        self.first.kept(request);
+        // Any of them may have answered, and a hedge has asked two.
+        for session in self.routes.order.iter().filter_map(|(route, _)| route.opened()) {
+            session.kept(request);
+        }
     }
 
     async fn score(&self, requests: Vec<ScoreRequest>, cx: &CallContext) -> Result<Vec<TokenScores>> {

@@ -60,6 +60,11 @@ impl<S: ?Sized> Route<S> {
         };
         self.target.get_or_try_init(load).await.cloned()
     }
+
+    /// What it leads to, if it was opened.
+    pub(super) fn opened(&self) -> Option<&Arc<S>> {
+        self.target.get()
+    }
 }
 
 impl<S: ?Sized> Debug for Route<S> {

@@ -25,6 +25,7 @@ struct Scripted {
     info: ModelInfo,
     script: Box<Script>,
     asked: AtomicU32,
+    kept: AtomicU32,
 }
 
 /// The answer's price or its error, by how many were asked for before.
@@ -39,7 +40,7 @@ impl std::fmt::Debug for Scripted {
 impl Scripted {
     fn new(script: impl Fn(u32, &CallContext) -> Result<f64> + Send + Sync + 'static) -> Arc<Self> {
         let info = Fake::new(Flaw::None).model().clone();
-        Arc::new(Self { info, script: Box::new(script), asked: AtomicU32::new(0) })
+        Arc::new(Self { info, script: Box::new(script), asked: AtomicU32::new(0), kept: AtomicU32::new(0) })
     }
 
     fn asked(&self) -> u32 {
@@ -65,6 +66,10 @@ impl ModelSession for Scripted {
             Generated { index, result: result.map(completion) }
         };
         stream::iter((0..requests.len()).map(answer).collect::<Vec<_>>()).boxed()
+    }
+
+    fn kept(&self, _: &GenerateRequest) {
+        self.kept.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn score(&self, _: Vec<ScoreRequest>, _: &CallContext) -> Result<Vec<TokenScores>> {
@@ -160,6 +165,14 @@ fn unpaid() -> ChaosScript {
 
 fn takes(median: f64) -> ChaosScript {
     ChaosScript { first_token: Spread { median, sigma: 0.0 }, ..ChaosScript::default() }
+}
+
+#[test]
+fn every_open_route_hears_that_an_answer_is_kept() {
+    let sessions = [Scripted::new(|_, _| Ok(0.0)), Scripted::new(|_, _| Ok(0.0))];
+    let [first, second] = sessions.clone();
+    World::new().guard(vec![first, second], nothing()).kept(&request(0));
+    assert_eq!(sessions.map(|session| session.kept.load(Ordering::Relaxed)), [1, 1]);
 }
 
 #[test]
