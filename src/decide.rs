@@ -1,7 +1,7 @@
 //! albedo's decision for logs that other tools wrote: which of two systems is better, by
 //! what they scored on the same items.
 //!
-//! | logs of | read by | item | cluster, unless told |
+//! | logs of | read by | item | cluster by default |
 //! | --- | --- | --- | --- |
 //! | Inspect AI (`.eval`) | [`Scores::inspect`] | a sample, the mean of its epochs | the sample |
 //! | lm-evaluation-harness (`samples_*.jsonl`) | [`Scores::lm_eval`] | a document of a task | the document |
@@ -74,7 +74,7 @@ pub struct Scores {
 #[derive(Debug, Clone, PartialEq)]
 struct Item {
     cluster: String,
-    /// What the item is, where the log tells: it must be the same in both.
+    /// What the item is, where the log has it: it must be the same in both.
     content: Option<String>,
     sum: f64,
     count: u32,
@@ -183,23 +183,27 @@ impl Item {
 /// Puts the scores of two systems together. `lowest` is the least score there can be.
 ///
 /// # Errors
-/// [`ErrorKind::DataInvalid`], the operator's: an item is another one in each log, none is
-/// in both, or one has no score of one system and `missing` is [`Missing::Refuse`].
+/// [`ErrorKind::DataInvalid`], the operator's: an item has another content or cluster in
+/// each log, no item is in both, whatever `missing` is, or one has no score of one system
+/// and `missing` is [`Missing::Refuse`].
 pub fn pair(first: &Scores, second: &Scores, missing: Missing, lowest: f64) -> Result<Paired> {
     let refused = |message: String| {
         Error::new(ErrorKind::DataInvalid, "pair the scores", message).with_fault(Fault::Operator)
     };
     let failed = (missing == Missing::Lowest).then_some(lowest);
-    let mut paired = Paired::complete(Vec::new());
+    let (mut paired, mut common) = (Paired::complete(Vec::new()), 0_usize);
     let names: BTreeSet<&String> = first.items.keys().chain(second.items.keys()).collect();
     for name in names {
         let (one, other) = (first.items.get(name), second.items.get(name));
-        if let (Some(one), Some(other)) = (one, other)
-            && (one.content.is_some() && other.content.is_some() && one.content != other.content)
-        {
-            return Err(refused("an item has the same name and another content in each log".into())
-                .with("item", name)
-                .with_hint("compare runs over the same version of the data"));
+        if let (Some(one), Some(other)) = (one, other) {
+            common += 1;
+            let differs = one.content.is_some() && other.content.is_some() && one.content != other.content;
+            if differs || one.cluster != other.cluster {
+                let what = if differs { "content" } else { "cluster" };
+                return Err(refused(format!("an item has the same name and another {what} in each log"))
+                    .with("item", name)
+                    .with_hint("compare runs over the same version of the data"));
+            }
         }
         for (item, missing) in [(one, &mut paired.missing_first), (other, &mut paired.missing_second)] {
             if item.is_none_or(|item| item.failed > 0) {
@@ -214,6 +218,13 @@ pub fn pair(first: &Scores, second: &Scores, missing: Missing, lowest: f64) -> R
             paired.items.push(PairedItem { item, cluster, first: one_score, second: other_score });
         }
     }
+    if common == 0 {
+        let example = |scores: &Scores| scores.items.keys().next().map_or("none", String::as_str).to_owned();
+        return Err(refused("no item is in both logs".into())
+            .with("an item of the first", example(first))
+            .with("an item of the second", example(second))
+            .with_hint("compare two runs of the same tasks"));
+    }
     let absent = paired.missing_first.len() + paired.missing_second.len();
     if missing == Missing::Refuse && absent > 0 {
         let example = paired.missing_first.first().or(paired.missing_second.first());
@@ -225,7 +236,8 @@ pub fn pair(first: &Scores, second: &Scores, missing: Missing, lowest: f64) -> R
             ));
     }
     if paired.items.is_empty() {
-        return Err(refused("no item is in both logs".into()).with_hint("compare two runs of the same tasks"));
+        return Err(refused("no item has a score of both systems".into())
+            .with_hint("run them again; `--missing lowest` counts a missing score as the lowest"));
     }
     Ok(paired)
 }
@@ -240,13 +252,14 @@ fn chosen<'a>(what: &str, chosen: Option<&str>, all: impl IntoIterator<Item = &'
         ))
     };
     match (chosen, all.as_slice()) {
+        (_, []) => Err(malformed(format!("the log has no {what}"))
+            .with_hint("nothing in it was scored: run it again, or give another log")),
         (Some(name), all) => all
             .iter()
             .find(|known| **known == name)
             .copied()
             .ok_or_else(|| refused(format!("there is no {what} `{name}`"))),
         (None, [only]) => Ok(only),
-        (None, []) => Err(Error::new(ErrorKind::DataInvalid, READ, format!("the log has no {what}"))),
         (None, _) => Err(refused(format!("the log has more than one {what}"))),
     }
 }

@@ -54,7 +54,7 @@ pub fn synced(result: io::Result<()>) -> io::Result<()> {
 /// # Errors
 /// [`ErrorKind::Conflict`] if another process has locked it; [`ErrorKind::Unsupported`] if
 /// the file system has no locks.
-pub(crate) fn lock(operation: &str, file: &File, path: &Path) -> Result<()> {
+pub fn lock(operation: &str, file: &File, path: &Path) -> Result<()> {
     file.try_lock().map_err(|error| match error {
         TryLockError::WouldBlock => Error::new(ErrorKind::Conflict, operation, "another process has it open")
             .with_fault(Fault::Infrastructure)

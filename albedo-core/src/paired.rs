@@ -44,6 +44,9 @@ const CONFIDENCE: f64 = 0.95;
 /// The most clusters that one comparison takes.
 const MOST_CLUSTERS: usize = 10_000_000;
 
+/// A smaller standard deviation, as a share of the range, is the rounding of sums.
+const LEAST_SD: f64 = 1e-9;
+
 /// What two systems scored on one item.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PairedItem {
@@ -165,8 +168,8 @@ pub struct PairedComparison {
     pub by_item: Option<MeanEstimate>,
     /// Standard deviation of the clusters' differences.
     pub sd: f64,
-    /// The least effect that so many clusters of this spread show in nine of ten cases;
-    /// none if they are too few for any.
+    /// The least effect that so many clusters of this spread show in nine of ten cases,
+    /// the margin included; none if they are too few for any, or all differ by the same.
     pub detectable: Option<f64>,
     /// Where every score is the lowest or the highest: who was right alone.
     pub discordant: Option<Discordant>,
@@ -197,8 +200,11 @@ pub fn compare(items: &[PairedItem], settings: &PairedSettings) -> Result<Paired
     check_items(items, settings)?;
     let PairedSettings { alpha, margin, lowest, highest, pool, seed } = *settings;
     let range = highest - lowest;
+    // In one order, so that no sum depends on the order in which they came.
+    let mut items: Vec<&PairedItem> = items.iter().collect();
+    items.sort_unstable_by_key(|item| &item.item);
     let mut sums = BTreeMap::<&str, (f64, u32)>::new();
-    for PairedItem { cluster, first, second, .. } in items {
+    for PairedItem { cluster, first, second, .. } in &items {
         let (sum, count) = sums.entry(cluster).or_default();
         *sum += (second - first) / range;
         *count += 1;
@@ -244,7 +250,9 @@ pub fn compare(items: &[PairedItem], settings: &PairedSettings) -> Result<Paired
     let sd = (squares / f64::from(count.saturating_sub(1).max(1))).sqrt();
     let by_cluster: Vec<(&str, f64)> =
         items.iter().map(|item| (item.cluster.as_str(), item.second - item.first)).collect();
-    let mean = |score: fn(&PairedItem) -> f64| items.iter().map(score).sum::<f64>() / items.len() as f64;
+    let mean = |score: fn(&PairedItem) -> f64| {
+        items.iter().map(|item| score(item)).sum::<f64>() / items.len() as f64
+    };
     Ok(PairedComparison {
         outcome,
         items: items.len(),
@@ -258,8 +266,8 @@ pub fn compare(items: &[PairedItem], settings: &PairedSettings) -> Result<Paired
         needed: -alpha.ln(),
         by_item: clustered_mean(&by_cluster, CONFIDENCE),
         sd: sd * range,
-        detectable: detectable(sd, alpha, count).map(|effect| effect * range),
-        discordant: discordant(items, lowest, highest),
+        detectable: detectable(sd, margin / range, alpha, count).map(|effect| effect * range),
+        discordant: discordant(&items, lowest, highest),
         settings: *settings,
     })
 }
@@ -286,14 +294,14 @@ fn check_items(items: &[PairedItem], settings: &PairedSettings) -> Result<()> {
 }
 
 /// The least effect that [`samples_to_show`](crate::decision::samples_to_show) plans
-/// `clusters` for, both as shares of the range.
-fn detectable(sd: f64, alpha: f64, clusters: u32) -> Option<f64> {
+/// `clusters` for, beyond the margin. All are shares of the range.
+fn detectable(sd: f64, margin: f64, alpha: f64, clusters: u32) -> Option<f64> {
     let spent = f64::from(clusters) / (-4.0 * alpha.ln()) - 1.0;
-    let effect = sd / spent.sqrt();
-    (spent > 0.0 && effect <= 1.0).then_some(effect)
+    let effect = margin + sd / spent.sqrt();
+    (spent > 0.0 && sd > LEAST_SD && effect <= 1.0).then_some(effect)
 }
 
-fn discordant(items: &[PairedItem], lowest: f64, highest: f64) -> Option<Discordant> {
+fn discordant(items: &[&PairedItem], lowest: f64, highest: f64) -> Option<Discordant> {
     let (mut first, mut second) = (0, 0);
     for item in items {
         match (item.first, item.second) {
@@ -434,6 +442,17 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_detected_lies_beyond_the_margin_and_needs_a_spread() {
+        let scores = coins(400, 0.5, 0.6, 1);
+        let with =
+            |margin| found(&scores, &PairedSettings { margin, ..PairedSettings::default() }).detectable;
+        let (least, beyond) = (with(0.0).expect("enough"), with(0.1).expect("enough"));
+        assert!((beyond - least - 0.1).abs() < 1e-12, "{least} {beyond}");
+        assert_eq!(found(&[(0.5, 0.5); 400], &PairedSettings::default()).detectable, None);
+        assert_eq!(found(&scores[..4], &PairedSettings::default()).detectable, None);
+    }
+
+    #[test]
     fn what_cannot_be_compared_is_said() {
         let two = items(&[(0.0, 1.0), (1.0, 1.0)]);
         let twice = [two.clone(), two.clone()].concat();
@@ -462,6 +481,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_order_of_items_changes_no_bit(
+            scores in proptest::collection::vec((0_u8..5, 0.0..=1.0_f64, 0.0..=1.0_f64), 1..60),
+        ) {
+            let mut items: Vec<PairedItem> = scores
+                .into_iter()
+                .enumerate()
+                .map(|(index, (cluster, first, second))| PairedItem {
+                    item: index.to_string(),
+                    cluster: cluster.to_string(),
+                    first,
+                    second,
+                })
+                .collect();
+            let here = compare(&items, &PairedSettings::default()).expect("compares");
+            items.reverse();
+            prop_assert_eq!(compare(&items, &PairedSettings::default()).expect("compares"), here);
+        }
+
         #[test]
         fn exchanging_the_systems_mirrors_everything(
             scores in proptest::collection::vec((0.0..=1.0_f64, 0.0..=1.0_f64), 1..80),

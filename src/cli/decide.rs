@@ -7,10 +7,11 @@ use serde_json::json;
 use super::exit::Exit;
 use super::output::{print, print_json, warn};
 use crate::decide::{
-    Budget, Choice, Missing, Paired, PairedComparison, PairedOutcome, PairedSettings, Scores, pair, read_csv,
+    Budget, Choice, Missing, Paired, PairedComparison, PairedEvidence, PairedOutcome, PairedSettings, Scores,
+    pair, read_csv,
 };
-use crate::report::Look;
-use crate::{Error, ErrorKind, Result};
+use crate::report::{self, Look};
+use crate::{Error, Result};
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("logs").required(true).args(["inspect", "lm_eval", "harbor", "csv"]))]
@@ -38,7 +39,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FIELD", conflicts_with_all = ["csv", "harbor"])]
     cluster: Option<String>,
     /// What becomes of an item that one system has no score of.
-    #[arg(long, value_name = "WHAT", default_value = "refuse")]
+    #[arg(long, value_name = "WHAT", default_value = "refuse", conflicts_with = "csv")]
     missing: MissingArgument,
     /// By more than how much the second has to be better, in the unit of the scores.
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
@@ -109,38 +110,18 @@ impl Arguments {
         let alpha = self.alpha.unwrap_or(PairedSettings::default().alpha);
         PairedSettings { alpha, margin, lowest: self.range[0], highest: self.range[1], pool, seed }
     }
-
-    /// The budget to compare within.
-    fn budget(&self) -> Result<Option<Budget>> {
-        let Some(path) = &self.budget else { return Ok(None) };
-        let Some(budget) = Budget::read(path)? else {
-            return Budget::new(self.settings().alpha).map(Some);
-        };
-        match self.alpha {
-            Some(alpha) if alpha != budget.alpha() => Err(Error::new(
-                ErrorKind::ConfigInvalid,
-                "keep the error budget",
-                format!("`--alpha` is {alpha}, the budget's is {}", budget.alpha()),
-            )
-            .with("path", path.display())
-            .with_hint("leave `--alpha` out, or begin a new budget in another file")),
-            _ => Ok(Some(budget)),
-        }
-    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let settings = arguments.settings();
     settings.check()?;
-    let mut budget = arguments.budget()?;
     let paired = arguments.paired()?;
-    let comparison = match (&mut budget, &arguments.budget) {
-        (Some(budget), Some(path)) => {
-            let comparison = budget.compare(&paired.items, &settings)?;
-            budget.write(path)?;
-            comparison
+    let (budget, comparison) = match &arguments.budget {
+        Some(path) => {
+            let (budget, comparison) = Budget::compare_at(path, arguments.alpha, &paired.items, &settings)?;
+            (Some(budget), comparison)
         }
-        _ => crate::decide::compare(&paired.items, &settings)?,
+        None => (None, crate::decide::compare(&paired.items, &settings)?),
     };
     if arguments.json {
         print_json(&json!({
@@ -176,13 +157,15 @@ fn table(comparison: &PairedComparison, budget: Option<&Budget>, look: Look) -> 
         PairedOutcome::Worse => look.bad(&format!("the second system is worse{margin}")),
         PairedOutcome::NotShown => look.strong(&format!("neither system was shown to be better{margin}")),
     };
-    let evidence = |found: &crate::decide::PairedEvidence| {
-        let factor = found.log_e_value.exp();
+    let evidence = |found: &PairedEvidence| {
+        let (factor, needed) = (times(found.log_e_value), times(comparison.needed));
         match found.shown_at {
-            Some(at) => {
-                format!("×{factor:.3} of ×{:.3}, reached after {at} clusters", comparison.needed.exp())
+            // A pool can leave no doubt before the bets have won.
+            Some(at) if found.log_e_value < comparison.needed => {
+                format!("certain after {at} clusters of the pool; {factor} of {needed}")
             }
-            None => format!("×{factor:.3} of ×{:.3}", comparison.needed.exp()),
+            Some(at) => format!("{factor} of {needed}, reached after {at} clusters"),
+            None => format!("{factor} of {needed}"),
         }
     };
     let mut rows = vec![
@@ -220,7 +203,13 @@ fn table(comparison: &PairedComparison, budget: Option<&Budget>, look: Look) -> 
     rows.push((
         "detectable",
         comparison.detectable.map_or_else(
-            || format!("nothing: at alpha {} it takes more clusters", settings.alpha),
+            || {
+                if comparison.sd < 1e-9 * (settings.highest - settings.lowest) {
+                    "unknown: every cluster differs by the same".to_owned()
+                } else {
+                    format!("nothing: at alpha {} it takes more clusters", settings.alpha)
+                }
+            },
             |effect| format!("a difference of {effect:.4}, nine times of ten"),
         ),
     ));
@@ -237,4 +226,15 @@ fn table(comparison: &PairedComparison, budget: Option<&Budget>, look: Look) -> 
     }
     let rows: String = rows.iter().map(|(name, value)| look.entry(name, value)).collect();
     format!("{}\n{rows}", look.paragraph(&sentence))
+}
+
+/// An e-value whose natural logarithm is `log`, as a factor.
+fn times(log: f64) -> String {
+    if log < -1000.0_f64.ln() {
+        "below ×0.001".to_owned()
+    } else if log < 0.0 {
+        format!("×{:.3}", log.exp())
+    } else {
+        report::times(log)
+    }
 }

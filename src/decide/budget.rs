@@ -1,14 +1,13 @@
 //! An error budget over many comparisons, such as the releases of a year.
 
-use std::fs;
-use std::io::Write;
-use std::path::Path;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{PairedComparison, PairedItem, PairedOutcome, PairedSettings};
 use crate::reign::ErrorBudget;
-use crate::{Digest, Error, ErrorKind, Fault, Result};
+use crate::{Digest, Error, ErrorKind, Fault, Result, durable};
 
 const KEEP: &str = "keep the error budget";
 
@@ -72,21 +71,51 @@ impl Budget {
         Ok(Some(budget))
     }
 
-    /// Writes the budget to `path`, whole or not at all.
+    /// Writes the budget to `path`, whole or not at all. The file `PATH.new` is in use
+    /// meanwhile.
     ///
     /// # Errors
     /// The operating system's.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let written = || {
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            file.write_all(b"\n")?;
-            file.as_file().sync_all()?;
-            file.persist(path)?;
-            Ok::<_, std::io::Error>(())
+        let mut bytes =
+            serde_json::to_vec_pretty(self).map_err(|error| Error::bug(KEEP, error.to_string()))?;
+        bytes.push(b'\n');
+        let written = durable::replace(path, &beside(path, ".new"), &bytes);
+        written.map_err(|error| Error::io(KEEP, path, error))
+    }
+
+    /// Compares within the budget at `path`, and writes it back. It is made, with `alpha` or
+    /// else 5 %, if there is none. Of comparisons at the same time each has a share of its own:
+    /// the file `PATH.lock` is locked meanwhile.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] while another process compares within this budget;
+    /// [`ErrorKind::ConfigInvalid`], the operator's: `alpha` is not the budget's; as
+    /// [`Budget::read`], [`Budget::compare`] and [`Budget::write`]. Nothing is spent then.
+    pub fn compare_at(
+        path: &Path,
+        alpha: Option<f64>,
+        items: &[PairedItem],
+        settings: &PairedSettings,
+    ) -> Result<(Self, PairedComparison)> {
+        let lock = beside(path, ".lock");
+        let file = File::create(&lock).map_err(|error| Error::io(KEEP, &lock, error))?;
+        durable::lock(KEEP, &file, path)?;
+        let mut budget = match Self::read(path)? {
+            None => Self::new(alpha.unwrap_or(PairedSettings::default().alpha))?,
+            Some(budget) => match alpha {
+                Some(alpha) if alpha != budget.alpha => {
+                    let message = format!("alpha is {alpha}, and that of the budget is {}", budget.alpha);
+                    return Err(Error::new(ErrorKind::ConfigInvalid, KEEP, message)
+                        .with("path", path.display())
+                        .with_hint("leave `--alpha` out, or begin a new budget in another file"));
+                }
+                _ => budget,
+            },
         };
-        written().map_err(|error| Error::io(KEEP, path, error))
+        let comparison = budget.compare(items, settings)?;
+        budget.write(path)?;
+        Ok((budget, comparison))
     }
 
     /// The probability of an error over all comparisons.
@@ -117,6 +146,13 @@ impl Budget {
         }
         Ok(comparison)
     }
+}
+
+/// The file that is named as that at `path`, and `end`.
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
 }
 
 #[cfg(test)]
@@ -155,6 +191,30 @@ mod tests {
         assert_eq!(Budget::read(&path).expect("a budget"), Some(budget.clone()));
         assert!(budget.compare(&[], &settings).is_err());
         assert_eq!(budget.runs().len(), 2, "what cannot be compared costs nothing");
+    }
+
+    #[test]
+    fn comparisons_at_the_same_time_share_no_share() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("budget.json");
+        let settings = PairedSettings::default();
+        let compare = |alpha, count| Budget::compare_at(&path, alpha, &items(count), &settings);
+        let (budget, _) = compare(Some(0.1), 60).expect("compares");
+        assert_eq!((budget.alpha(), budget.runs().len()), (0.1, 1));
+        let plain = folder.path().join("plain");
+        fs::write(&plain, "").expect("a file");
+        let rights = |path: &Path| fs::metadata(path).expect("is there").permissions();
+        assert_eq!(rights(&path), rights(&plain), "those of any new file");
+
+        let other = File::create(beside(&path, ".lock")).expect("the lock");
+        other.lock().expect("locked");
+        let error = compare(None, 61).expect_err("another process compares");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        drop(other);
+        let (budget, _) = compare(None, 61).expect("compares");
+        assert_eq!((budget.runs().len(), Budget::read(&path).expect("reads").as_ref()), (2, Some(&budget)));
+        let error = compare(Some(0.05), 62).expect_err("another alpha").to_string();
+        assert!(error.contains("that of the budget is 0.1"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Jobs of Harbor: a folder per trial with its `result.json`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -25,6 +26,12 @@ struct Trial {
 struct Verified {
     #[serde(default)]
     rewards: Option<Map<String, Value>>,
+}
+
+impl Trial {
+    fn rewards(&self) -> Option<&Map<String, Value>> {
+        self.verifier_result.as_ref()?.rewards.as_ref()
+    }
 }
 
 pub(super) fn read(job: &Path, choice: &Choice) -> Result<Scores> {
@@ -54,20 +61,12 @@ pub(super) fn read(job: &Path, choice: &Choice) -> Result<Scores> {
 }
 
 fn scores(trials: &[Trial], choice: &Choice) -> Result<Scores> {
-    let rewards = |trial: &'_ Trial| {
-        trial.verifier_result.as_ref().and_then(|verified| verified.rewards.as_ref()).cloned()
-    };
-    let mut names: Vec<String> = trials
-        .iter()
-        .filter_map(rewards)
-        .flat_map(|rewards| rewards.into_iter().map(|(name, _)| name))
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    let reward = chosen("reward", choice.metric.as_deref(), names.iter().map(String::as_str))?;
+    let names: BTreeSet<&str> =
+        trials.iter().filter_map(Trial::rewards).flat_map(Map::keys).map(String::as_str).collect();
+    let reward = chosen("reward", choice.metric.as_deref(), names)?;
     let mut scores = Scores::default();
     for trial in trials {
-        let score = rewards(trial).and_then(|rewards| rewards.get(reward).and_then(Value::as_f64));
+        let score = trial.rewards().and_then(|rewards| rewards.get(reward)?.as_f64());
         scores.add(trial.task_name.clone(), None, trial.task_checksum.clone(), score);
     }
     Ok(scores)

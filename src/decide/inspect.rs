@@ -17,10 +17,16 @@ const SUMMARIES: &str = "summaries.json";
 /// Most bytes of that list: 100,000 samples of 10 KB, far above real ones.
 const MOST_BYTES: u64 = 1 << 30;
 
+/// Characters of a sample's text that are compared. Inspect cuts long ones in the list.
+const SHOWN: usize = 100;
+
 /// One epoch of a sample. Its scores are empty where it failed.
 #[derive(Deserialize)]
 struct Summary {
     id: Value,
+    /// A text or a conversation, whose messages have random ids.
+    #[serde(default)]
+    input: Value,
     #[serde(default)]
     metadata: Option<Value>,
     #[serde(default)]
@@ -82,7 +88,7 @@ fn scores(summaries: &[u8], choice: &Choice) -> Result<Scores> {
     scorers.dedup();
     let scorer = chosen("scorer", wanted, scorers)?;
     let mut found = Scores::default();
-    for Summary { id, metadata, scores } in &summaries {
+    for Summary { id, input, metadata, scores } in &summaries {
         let item = match id {
             Value::String(id) => id.clone(),
             id => id.to_string(),
@@ -93,9 +99,15 @@ fn scores(summaries: &[u8], choice: &Choice) -> Result<Scores> {
             Some(score) => number(score.get("value").unwrap_or(&Value::Null), key)
                 .map_err(|error| error.with("sample", &item).with("scorer", scorer))?,
         };
-        found.add(item, cluster, None, score);
+        found.add(item, cluster, input.as_str().map(beginning), score);
     }
     Ok(found)
+}
+
+/// The beginning of a sample's text. Ids are numbers where the data has none, and then the
+/// samples of any two tasks have the same ones.
+fn beginning(input: &str) -> String {
+    input.chars().take(SHOWN).collect()
 }
 
 /// A score as Inspect's own `value_to_float` reads it: letters, booleans and numbers. None
@@ -157,6 +169,24 @@ mod tests {
         assert_eq!(item("q").cluster, "7");
         let error = found(&log, &Choice { cluster: Some("page".into()), ..Choice::default() }).unwrap_err();
         assert!(error.to_string().contains("no `page`"), "{error}");
+    }
+
+    #[test]
+    fn samples_of_two_tasks_are_not_paired_by_their_numbers() {
+        let log = |input: Value| {
+            let log = json!([{"id": 1, "input": input, "scores": {"match": {"value": "C"}}}]);
+            found(&log, &Choice::default()).expect("a log")
+        };
+        let paired = |one: Value, other: Value| {
+            super::super::pair(&log(one), &log(other), super::super::Missing::Refuse, 0.0)
+        };
+        assert!(paired(json!("2 + 2?"), json!("2 + 2?")).is_ok());
+        let long = "x".repeat(SHOWN);
+        assert!(paired(json!(long), json!(format!("{long}…"))).is_ok(), "a text that was cut");
+        let error = paired(json!("2 + 2?"), json!("Who wrote it?")).unwrap_err().to_string();
+        assert!(error.contains("another content"), "{error}");
+        let chat = |id: &str| json!([{"id": id, "role": "user", "content": "2 + 2?"}]);
+        assert!(paired(chat("a"), chat("b")).is_ok(), "ids of messages differ in every run");
     }
 
     #[test]

@@ -112,6 +112,9 @@ fn read_task(task: &str, mut log: impl BufRead, choice: &Choice, scores: &mut Sc
         }
         lines.push(line);
     }
+    if lines.is_empty() {
+        return Err(malformed("the log has no documents").with_hint("run lm_eval again with `--log_samples`"));
+    }
     let mut filters = BTreeSet::<&str>::new();
     let mut metrics = BTreeSet::<&str>::new();
     for line in &lines {
@@ -164,7 +167,10 @@ mod tests {
         assert!(error.contains("choose metric: `acc`, `acc_norm`"), "{error}");
         let error = found("{\"doc_id\": 1}\n[", &choice).unwrap_err().to_string();
         assert!(error.contains("line: 2"), "{error}");
-        assert!(found("", &Choice::default()).is_err());
+        let error = found("", &Choice::default()).unwrap_err().to_string();
+        assert!(error.contains("no documents"), "{error}");
+        let unscored = found("{\"doc_id\": 1}", &choice).unwrap_err().to_string();
+        assert!(unscored.contains("the log has no metric") && !unscored.contains("choose"), "{unscored}");
     }
 
     #[test]

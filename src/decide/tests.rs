@@ -40,6 +40,16 @@ fn logs_of_other_data_are_not_paired() {
     assert!(pair(&log("x"), &log("x"), Missing::Refuse, 0.0).is_ok());
     let error = pair(&log("x"), &log("y"), Missing::Drop, 0.0).unwrap_err();
     assert!(error.to_string().contains("another content"), "{error}");
-    let apart = pair(&scores(&[("a", Some(1.0))]), &scores(&[("b", Some(1.0))]), Missing::Drop, 0.0);
-    assert!(apart.unwrap_err().to_string().contains("no item is in both"));
+    for missing in [Missing::Refuse, Missing::Lowest, Missing::Drop] {
+        let apart = pair(&scores(&[("a", Some(1.0))]), &scores(&[("b", Some(1.0))]), missing, 0.0);
+        let error = apart.unwrap_err().to_string();
+        assert!(error.contains("no item is in both") && error.contains("an item of the first: a"), "{error}");
+    }
+    let cluster = |name: &str| {
+        let mut scores = Scores::default();
+        scores.add("a".into(), Some(name.into()), None, Some(1.0));
+        scores
+    };
+    let error = pair(&cluster("x"), &cluster("y"), Missing::Drop, 0.0).unwrap_err();
+    assert!(error.to_string().contains("another cluster"), "{error}");
 }

@@ -203,6 +203,9 @@ fn decisions(machine: &mut Machine) {
     let table = machine.write("scores.csv", &format!("item,first,second\n{}", rows.collect::<String>()));
     let decided = machine.prints("decide", &["decide", "--csv", &table]);
     assert_eq!(decided["comparison"]["items"], 12, "{decided}");
+    let budget = machine.path("gate.json");
+    let gated = machine.prints("decide", &["decide", "--csv", &table, "--budget", &budget]);
+    assert_eq!(gated["budget"]["runs"], 1, "{gated}");
 }
 
 fn logs(machine: &mut Machine) {
