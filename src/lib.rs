@@ -61,7 +61,7 @@
 //! | `signatures` | with `cli` | signing keys in files, verifying signatures ([`signer`]), and the log of duels ([`mod@log`]) |
 //! | `decide` | yes | [`mod@decide`]: which of two systems is better, from the logs of other tools |
 //! | `publish` | yes | [`publish`]: records, log and public data into a folder or a bucket, and a page that shows them |
-//! | `server` | yes | [`server`]: `albedo serve`, models for all who speak HTTP |
+//! | `server` | yes | [`server`]: `albedo serve`, models over HTTP |
 //! | `conformance` | no | modules `conformance` and `testing`, for the tests of plugins |
 //! | `chain` | no | chains `local` and `subtensor`, wallets, and the commands `albedo chain`, `wallet` and `miner` |
 //!

@@ -509,11 +509,11 @@ impl ModelSession for Session {
             Err(error) => return stream::iter([Err(error)]).boxed(),
         };
         let (remote, cx) = (Arc::clone(&self.0), cx.clone());
-        // The answer's bound in size is also theirs.
+        // The parts are together no larger than the answer, which has a bound.
         let (sender, mut parts) = mpsc::unbounded_channel();
         let mut reply = async move { remote.stream(&request, &cx, sender).await }.boxed().fuse();
         stream::poll_fn(move |task| {
-            // Who reads the parts drives the reply; with its end, the channel closes.
+            // Reading the parts drives the reply; with its end, the channel closes.
             let _ = reply.poll_unpin(task);
             parts.poll_recv(task)
         })

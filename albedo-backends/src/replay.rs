@@ -203,7 +203,8 @@ impl ReplaySession {
         }
     }
 
-    /// Why a conversation that is drawn is not in the record, `counted` of whose were.
+    /// Why a conversation that is drawn is not in the record. `counted` of the record's
+    /// conversations were asked for before.
     fn no_conversation(&self, counted: usize) -> Error {
         let samples = self.record.samples().len();
         let invalid = |message: String| Error::new(ErrorKind::ConfigInvalid, OPERATION, message);

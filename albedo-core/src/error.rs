@@ -212,8 +212,8 @@ impl Error {
         self.0.fault.unwrap_or_else(|| self.0.kind.fault())
     }
 
-    /// Who has to act, where it was said and does not follow from the kind alone: for
-    /// whoever hands an error on to another process.
+    /// Who has to act, if [`Error::with_fault`] set it; `None` where it follows from the
+    /// kind alone. A program that hands an error on to another process keeps the two apart.
     pub fn said_fault(&self) -> Option<Fault> {
         self.0.fault
     }

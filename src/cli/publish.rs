@@ -78,8 +78,8 @@ pub(crate) struct To {
 pub(crate) struct Status {
     /// The folder of the records.
     folder: PathBuf,
-    /// Exit with 3 if a record has waited for longer than this many seconds, or waits
-    /// for somebody to act: for what watches over the machine.
+    /// Exit with 3 if a record has waited for longer than this many seconds, or needs an
+    /// operator: for a monitor.
     #[arg(long, value_name = "SECS")]
     alert_after: Option<u64>,
     /// Print JSON.

@@ -32,9 +32,9 @@ const HEAD: &str = "\
 
 <!-- Made by `albedo config reference`, and compared with it by a test. Edit the types' documentation. -->
 
-Every key of a duel's configuration file and of a server's, from the program itself: `albedo config reference` prints this page for the
-plugins that your program has. [configuration.md](configuration.md) explains how the parts fit together. In the TOML
-below, keys have their defaults; those in comments have none, or take another form.
+Every key of a duel's configuration file and of a server's, from the program itself: `albedo config reference` prints this
+page for the plugins that your program has. [configuration.md](configuration.md) explains how the parts fit together. In the
+TOML below, keys have their defaults; those in comments have none, or take another form.
 
 ";
 

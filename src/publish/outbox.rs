@@ -107,8 +107,8 @@ impl Lag {
         Duration::from_millis(self.oldest_ms.map_or(0, |oldest| now_ms.saturating_sub(oldest)))
     }
 
-    /// Whether somebody should be told: an item has waited for longer than `after`, or
-    /// waits for somebody to act.
+    /// Whether to alert an operator: an item has waited for longer than `after`, or waits
+    /// for an operator to act.
     pub fn alerts(&self, now_ms: u64, after: Duration) -> bool {
         self.stopped > 0 || self.at(now_ms) > after
     }
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn somebody_is_told_of_what_waits_too_long_or_for_them() {
+    fn an_item_that_waits_too_long_or_for_an_operator_alerts() {
         let hour = Duration::from_hours(1);
         let lag = |waiting, stopped, oldest_ms| Lag { waiting, stopped, oldest_ms };
         assert!(!lag(0, 0, None).alerts(u64::MAX, hour), "nothing waits");

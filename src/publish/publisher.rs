@@ -190,7 +190,7 @@ impl Publisher {
     /// `albedo_publish_lag_seconds`, `albedo_publish_waiting` and
     /// `albedo_publish_stopped` of the program's recorder of [`metrics`]. Draining does
     /// so after every item; a program that drains from time to time asks between.
-    /// [`Lag::alerts`] tells whether to wake somebody.
+    /// [`Lag::alerts`] is whether to alert an operator.
     ///
     /// # Errors
     /// The outbox's.

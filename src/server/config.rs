@@ -184,7 +184,7 @@ pub struct Limits {
     /// Most models that are loaded at a time. Another one is loaded in place of the one
     /// used longest ago, once that is idle.
     pub loaded_models: u32,
-    /// A server that is told to stop finishes what is under way for this long.
+    /// After a signal to stop, requests that are under way have this long to finish.
     pub drain_secs: f64,
 }
 

@@ -27,7 +27,7 @@ pub(in crate::burn) struct Request {
     pub(in crate::burn) write: Option<Write>,
     /// What the reply has to be; only text can be written.
     pub(in crate::burn) response: ResponseFormat,
-    /// Tell how likely the prompt's tokens were, and this many of the likeliest at each
+    /// Return how likely the prompt's tokens were, and this many of the likeliest at each
     /// place.
     pub(in crate::burn) prompt_log_probs: Option<u8>,
     /// Where the reply is shown as it grows: it has room for all parts, so that showing
@@ -64,7 +64,7 @@ pub(in crate::burn) struct Write {
     pub(in crate::burn) sampling: Sampling,
     pub(in crate::burn) max_new_tokens: u32,
     pub(in crate::burn) seed: u64,
-    /// Tell how likely each token was, and this many of the likeliest at its place.
+    /// Return how likely each token was, and this many of the likeliest at its place.
     pub(in crate::burn) log_probs: Option<u8>,
 }
 
@@ -198,7 +198,7 @@ impl Origin {
             .with_reply_scores(scores)));
     }
 
-    /// Shows a part of the reply to who wants to see it grow.
+    /// Shows a part of the reply, if the request is a stream.
     fn show(&self, part: impl FnOnce() -> StreamPart) {
         if let Some(parts) = &self.parts {
             // Fails only if the caller has gone.
@@ -371,8 +371,8 @@ impl Desk {
         }
     }
 
-    /// Adds a token to `reply`, shows it to who wants to see the reply grow, and answers
-    /// if the token ends the reply or is the last allowed; else gives the reply back.
+    /// Adds a token to `reply`, shows it if the request is a stream, and answers if the
+    /// token ends the reply or is the last allowed; else gives the reply back.
     pub(super) fn add(
         &self,
         origin: &Origin,

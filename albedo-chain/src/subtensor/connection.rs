@@ -85,7 +85,7 @@ impl Deref for Node {
 }
 
 impl Node {
-    /// The hash of the finalised block `number`, which `chainHead` cannot tell.
+    /// The hash of the finalised block `number`. `chainHead` has no method for it.
     pub(super) async fn hash_of(&self, number: BlockNumber) -> Result<Option<H256>, BackendError> {
         match self.kind {
             BackendKind::Chainhead => Ok(self.methods.chain_get_block_hash(Some(number.into())).await?),
@@ -98,7 +98,7 @@ impl Node {
     /// Every storage entry whose key begins with `prefix`: keys and values.
     ///
     /// With the legacy methods, subxt's own stream asks for pages until one is
-    /// empty: a request more per map. Here a page that is not full is the last.
+    /// empty: one request more per map. Here a page that is not full is the last.
     pub(super) async fn entries(
         &self,
         prefix: Vec<u8>,

@@ -34,11 +34,11 @@ pub struct StreamRequest {
     pub max_new_tokens: u32,
     /// Seed of this request's own random stream.
     pub seed: u64,
-    /// Also tell the log-probability of each token written and of this many of the
+    /// Also return the log-probability of each token written and of this many of the
     /// likeliest tokens at its place, all under the model's own distribution
     /// (temperature 1, nothing cut off).
     pub log_probs: Option<u8>,
-    /// Also tell the log-probabilities of the prompt's tokens, and of as many of the
+    /// Also return the log-probabilities of the prompt's tokens, and of as many of the
     /// likeliest as `log_probs` says.
     pub prompt_log_probs: bool,
 }

@@ -85,8 +85,8 @@ pub trait Plugin<R: ?Sized + Role>: 'static {
 
     /// Refuses a model that a *backend* with these settings cannot load because of how it
     /// is named: a server's name given to a backend that reads folders, or a folder to one
-    /// that asks a server. Whoever checks a configuration asks this before any work. A
-    /// hub's model is loaded from the folder that it is fetched into.
+    /// that asks a server. A check of a configuration asks this before any work. A hub's
+    /// model is loaded from the folder that it is fetched into.
     ///
     /// By default no model is refused here, and `load` has to.
     ///

@@ -135,7 +135,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if files.is_empty() {
         return Err(invalid("no file in the folder ends in `.jsonl`")
             .with("path", path.display())
-            .with_hint("give a file, or a folder of files, with one conversation a line"));
+            .with_hint("give a file, or a folder of files, with one conversation per line"));
     }
     Ok(files)
 }

@@ -13,7 +13,7 @@ pub(in crate::burn::cuda) struct SlotSettings {
     pub(in crate::burn::cuda) temperatures: Buffer<f32>,
     pub(in crate::burn::cuda) top_ps: Buffer<f32>,
     pub(in crate::burn::cuda) top_ks: Buffer<u32>,
-    /// Two words a slot.
+    /// Two words per slot.
     pub(in crate::burn::cuda) seeds: Buffer<u32>,
     /// Tokens of the reply so far.
     pub(in crate::burn::cuda) lengths: Buffer<u32>,
@@ -59,7 +59,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// What the log-probabilities of `targets` are made of: two numbers a row.
+    /// What the log-probabilities of `targets` are made of: two numbers per row.
     pub(in crate::burn::cuda) fn log_prob(
         &self,
         logits: &Buffer<f32>,

@@ -557,7 +557,7 @@ pub(in crate::burn::cuda) const MERGE_UNITS: u32 = 128;
 type Four<T> = Vector<T, Const<4>>;
 
 /// Adds the pairs of splits of every row and head, in order; with `halves` 2, pairs are
-/// already merged. A unit takes four values of a head, so `dim / 4` units a head.
+/// already merged. A unit takes four values of a head, so `dim / 4` units per head.
 #[cube(launch_unchecked)]
 pub(in crate::burn::cuda) fn merge_splits(
     partial: &[Four<f32>],
