@@ -321,6 +321,10 @@ mod tests {
     use super::*;
     use crate::rng::{Stream, Use};
 
+    /// Most errors in 1,000 comparisons that each err with a probability of 5 %: three
+    /// standard deviations above 50. Twice that probability gives 100.
+    const MOST_ERRORS: u32 = 70;
+
     fn items(scores: &[(f64, f64)]) -> Vec<PairedItem> {
         let item = |(index, &(first, second)): (usize, &(f64, f64))| PairedItem {
             item: index.to_string(),
@@ -359,14 +363,14 @@ mod tests {
     fn equal_systems_are_seldom_told_apart_and_a_better_one_mostly_is() {
         let settings = PairedSettings { alpha: 0.05, ..PairedSettings::default() };
         let outcomes = |second: f64| {
-            let mut counts = [0; 3];
+            let mut counts = [0_u32; 3];
             for seed in 0..1_000 {
                 counts[found(&coins(300, 0.6, second, seed), &settings).outcome as usize] += 1;
             }
             counts
         };
         let [better, _, worse] = outcomes(0.6);
-        assert!(better <= 50 && worse <= 50, "{better} and {worse} of 1,000");
+        assert!(better <= MOST_ERRORS && worse <= MOST_ERRORS, "{better} and {worse} of 1,000");
         let [better, _, worse] = outcomes(0.75);
         assert!(better > 850 && worse == 0, "{better} and {worse} of 1,000");
     }
@@ -410,7 +414,7 @@ mod tests {
             let comparison = compare(&drawn, &PairedSettings { seed, ..settings }).expect("compares");
             wrong += u32::from(comparison.outcome == PairedOutcome::Better);
         }
-        assert!(wrong <= 50, "{wrong} of 1,000");
+        assert!(wrong <= MOST_ERRORS, "{wrong} of 1,000");
     }
 
     #[test]
