@@ -40,6 +40,7 @@ mod plugins;
 #[cfg(feature = "publish")]
 mod publish;
 mod record;
+mod sampling;
 #[cfg(feature = "screens")]
 mod screen;
 #[cfg(feature = "server")]
@@ -282,6 +283,11 @@ First questions:
   add or try a judge               albedo judge --help
   every key of a configuration     albedo config reference";
 
+/// How long the end of the program waits for servers to hear what is needed no longer.
+/// Source: chosen by albedo.
+#[cfg(feature = "serve")]
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(10);
+
 fn run(arguments: Arguments) -> Result<Exit> {
     if let Some(directives) = arguments.log.as_deref().or(arguments.command.log()) {
         write_log(directives, arguments.log_format)?;
@@ -300,6 +306,12 @@ fn run(arguments: Arguments) -> Result<Exit> {
         runtime.spawn(cancel_on_signal(cx.clone()));
     }
     let exit = dispatch(arguments.command, &runtime, &cx);
+    #[cfg(feature = "serve")]
+    {
+        // What a server does not hear in time, it cleans up by itself.
+        let _ =
+            runtime.block_on(crate::backends::serve::settle(&CallContext::new().with_timeout(LAST_WORDS)));
+    }
     // What the command came to counts more than a file that could not be written.
     match (exit, events.map_or(Ok(()), |events| events.finish())) {
         (Ok(_), Err(error)) => Err(error),

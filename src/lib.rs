@@ -108,6 +108,8 @@ pub mod publish;
 pub mod report;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(any(feature = "publish", feature = "server"))]
+mod sqlite;
 
 /// This build, as records name it: its version and the digest of its sources.
 pub fn build() -> Build {

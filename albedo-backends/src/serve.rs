@@ -13,7 +13,8 @@ use albedo_core::http::{Credential, HttpTransport};
 use albedo_core::registry::Secrets;
 use albedo_core::{
     BuildContext, CallContext, CheckContext, Clock, Digest, Error, ErrorKind, Fault, HubRef, Identity,
-    ModelBackend, ModelRef, ModelSession, ModelSource, Plugin, Reach, Result,
+    ModelBackend, ModelRef, ModelSession, ModelSource, Plugin, PluginConfig, Reach, Result, Retry, Screen,
+    Screened,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -21,7 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use self::http::HttpLink;
 use self::link::{Job, Link, answer};
-use self::protocol::{EngineInfo, HoldJob, JobOutcome, JobRequest, LoadJob, LoadedModel, SessionKey};
+use self::protocol::{
+    EngineInfo, HoldJob, JobOutcome, JobRequest, LoadJob, LoadedModel, Measure, MeasuredModel, ScreenJob,
+    ScreenedModel, SessionKey,
+};
 use self::session::RemoteSession;
 use crate::http::is_variable;
 
@@ -34,6 +38,7 @@ mod session;
 mod text;
 
 const LOAD: &str = "load a model at the server";
+const SCREEN: &str = "screen a model at the server";
 
 /// Loads models at a server of jobs, and asks them there.
 ///
@@ -284,6 +289,72 @@ impl ServeBackend {
     pub fn engine(&self) -> &EngineInfo {
         &self.server.info
     }
+
+    /// What `screens`, all of the behaviour stage, find in `model`, with probes that follow
+    /// from `seed`. Their settings are numbers: a server runs none that names a file or
+    /// another server.
+    ///
+    /// # Errors
+    /// The server's; a screen that it does not run; what could not be found out.
+    pub async fn screen(
+        &self,
+        model: &ModelRef,
+        screens: Vec<PluginConfig<dyn Screen>>,
+        seed: u64,
+        cx: &CallContext,
+    ) -> Result<Vec<Screened>> {
+        let server = &self.server;
+        let key = SessionKey::new(server.held(model, cx).await?);
+        let loaded = server.load(key, model, cx).await?;
+        let job = ScreenJob { engine: server.engine, model: key, screens, seed, measure: None };
+        let asked = job.screens.len();
+        let job = Job::new(JobRequest::Screen(job), references([model]))?;
+        let result = cx.run(SCREEN, server.link.result(&job, cx)).await??;
+        match answer(result, &job, server.engine, Some(&loaded.model))? {
+            JobOutcome::Screened(ScreenedModel { findings, .. }) if findings.len() == asked => Ok(findings),
+            _ => Err(link::another("the answer to another kind of job")),
+        }
+    }
+
+    /// What a store of submissions remembers of `model`: its digest, its fingerprint, and
+    /// its sketch, if there is an `anchor` that the store's sketches are aligned to.
+    ///
+    /// # Errors
+    /// The server's; weights that cannot be read, are not finite or cannot be aligned.
+    pub async fn measure(
+        &self,
+        model: &ModelRef,
+        anchor: Option<&ModelRef>,
+        cx: &CallContext,
+    ) -> Result<MeasuredModel> {
+        let server = &self.server;
+        let key = SessionKey::new(server.held(model, cx).await?);
+        let held = match anchor {
+            Some(anchor) => Some(server.held(anchor, cx).await?),
+            None => None,
+        };
+        let measure = Some(Measure { anchor: held });
+        let job = ScreenJob { engine: server.engine, model: key, screens: Vec::new(), seed: 0, measure };
+        let job = Job::new(JobRequest::Screen(job), references([model].into_iter().chain(anchor)))?;
+        match server.ask(&job, SCREEN, cx).await.map_err(|error| error.with("model", model))? {
+            JobOutcome::Screened(ScreenedModel { measured: Some(measured), .. })
+                if measured.parameters == key.parameters && measured.sketch.is_some() == held.is_some() =>
+            {
+                Ok(measured)
+            }
+            _ => Err(link::another("the answer about another model")),
+        }
+    }
+}
+
+/// Waits until every server has heard which results and models the dropped backends of this
+/// process need no longer, at most for the time that `cx` has. A program that ends calls it
+/// last: a runtime that is dropped takes unsent messages with it.
+///
+/// # Errors
+/// `cx`. What a server did not hear, it cleans up by itself, later.
+pub async fn settle(cx: &CallContext) -> Result<()> {
+    http::settle(cx).await
 }
 
 impl Plugin<dyn ModelBackend> for ServeBackend {
@@ -381,7 +452,7 @@ impl Server {
         let label = format!("job-{}", Digest::of(reference.to_string()).short());
         let job = HoldJob { engine: self.engine, reference: reference.clone(), label: label.clone() };
         let job = Job::new(JobRequest::Hold(job), vec![reference.clone()])?;
-        let outcome = self.ask(&job, cx).await.map_err(|error| error.with("model", reference))?;
+        let outcome = self.ask(&job, LOAD, cx).await.map_err(|error| error.with("model", reference))?;
         self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(label);
         match outcome {
             JobOutcome::Held(held) => Ok(held.parameters),
@@ -393,12 +464,8 @@ impl Server {
         let after_overflow =
             self.overflowed.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
         let load = LoadJob { engine: self.engine, model: key, after_overflow };
-        let references = match model {
-            ModelRef::Hub(reference) => vec![reference.clone()],
-            _ => Vec::new(),
-        };
-        let job = Job::new(JobRequest::Load(load), references)?;
-        let outcome = self.ask(&job, cx).await.map_err(|error| error.with("model", model))?;
+        let job = Job::new(JobRequest::Load(load), references([model]))?;
+        let outcome = self.ask(&job, LOAD, cx).await.map_err(|error| error.with("model", model))?;
         let JobOutcome::Loaded(loaded) = outcome else {
             return Err(link::another("the answer to another kind of job"));
         };
@@ -413,10 +480,19 @@ impl Server {
     }
 
     /// What `job`, which no model answers, came to.
-    async fn ask(&self, job: &Job, cx: &CallContext) -> Result<JobOutcome> {
-        let result = cx.run(LOAD, self.link.result(job, cx)).await??;
+    async fn ask(&self, job: &Job, operation: &str, cx: &CallContext) -> Result<JobOutcome> {
+        let result = cx.run(operation, self.link.result(job, cx)).await??;
         answer(result, job, self.engine, None)
     }
+}
+
+/// Where those of `models` can be had that are in hubs.
+fn references<'a>(models: impl IntoIterator<Item = &'a ModelRef>) -> Vec<HubRef> {
+    let reference = |model: &ModelRef| match model {
+        ModelRef::Hub(reference) => Some(reference.clone()),
+        _ => None,
+    };
+    models.into_iter().filter_map(reference).collect()
 }
 
 /// How long a server that does not answer is waited for.
@@ -424,6 +500,57 @@ impl Server {
 struct Patience {
     clock: Arc<dyn Clock>,
     longest: Duration,
+}
+
+/// The pause after a server did not answer, in seconds: the first and the longest.
+const PAUSES: (f64, f64) = (0.05, 5.0);
+
+/// The tries of one question to a server that may be away.
+#[derive(Debug)]
+struct Tries<'a> {
+    patience: &'a Patience,
+    /// What to do about a server that stays away.
+    hint: &'static str,
+    since: Duration,
+    pause: f64,
+    failed: u32,
+}
+
+impl Patience {
+    /// The first try begins now.
+    fn tries(&self, hint: &'static str) -> Tries<'_> {
+        Tries { patience: self, hint, since: self.clock.now(), pause: PAUSES.0, failed: 0 }
+    }
+}
+
+impl Tries<'_> {
+    /// The server said something: it has all the time again.
+    fn heard(&mut self) {
+        *self = self.patience.tries(self.hint);
+    }
+
+    /// Waits before the try that follows one that failed with `error`.
+    ///
+    /// # Errors
+    /// `error`, the infrastructure's, once the server was away for too long; `cx`.
+    async fn wait(&mut self, error: Error, cx: &CallContext) -> Result<()> {
+        let clock = &self.patience.clock;
+        self.failed += 1;
+        let wait = match error.retry() {
+            Retry::After(wait) => wait,
+            _ => secs(self.pause),
+        };
+        self.pause = (self.pause * 2.0).min(PAUSES.1);
+        let next = clock.now() + wait;
+        if next > self.since + self.patience.longest {
+            return Err(error
+                .with_fault(Fault::Infrastructure)
+                .with_reach(Reach::Duel)
+                .with_retry(Retry::Exhausted { attempts: self.failed })
+                .with_hint(self.hint));
+        }
+        cx.run("wait for the server", clock.sleep_until(next)).await
+    }
 }
 
 fn secs(secs: f64) -> Duration {

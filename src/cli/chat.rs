@@ -13,6 +13,7 @@ use super::backend::{BackendArguments, model};
 use super::exit::Exit;
 use super::hub;
 use super::output::{note, print_error};
+use super::sampling::{Defaults, SamplingArguments};
 use crate::{
     CallContext, Error, ErrorKind, Fault, FinishReason, HubRef, ModelBackend, ModelSession, ModelSource,
     Registry, Result, Sampling, StreamPart, StreamRequest,
@@ -42,39 +43,24 @@ pub(crate) struct Arguments {
     /// Instructions that hold for the whole conversation.
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// A reply is cut after this many tokens.
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    max_new_tokens: u32,
-    /// Sampling temperature; 0 is greedy.
-    #[arg(long, value_name = "T", default_value_t = 0.7, allow_negative_numbers = true)]
-    temperature: f64,
-    /// Keep the most likely tokens whose probabilities reach this sum; 1 keeps all.
-    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
-    top_p: f64,
-    /// Keep this many most likely tokens; 0 keeps all.
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    top_k: u32,
-    /// Seed of the first reply; each later one has the next.
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArguments<Lively>,
     #[command(flatten)]
     backend: BackendArguments,
 }
 
-impl Arguments {
-    fn sampling(&self) -> Result<Sampling> {
-        let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, top_k: self.top_k };
-        sampling.check()?;
-        if self.max_new_tokens == 0 {
-            return Err(Error::new(
-                ErrorKind::ConfigInvalid,
-                "read the command line",
-                "`--max-new-tokens` is 0, it must be at least 1",
-            ));
-        }
-        Ok(sampling)
-    }
+/// Replies of a conversation: with some variety, and room for a long one. Source: chosen
+/// by albedo.
+#[derive(Debug)]
+struct Lively;
 
+impl Defaults for Lively {
+    const MAX_NEW_TOKENS: &'static str = "512";
+    const TEMPERATURE: &'static str = "0.7";
+    const TOP_P: &'static str = "0.95";
+}
+
+impl Arguments {
     /// Loads the model; what it is called, too.
     async fn load(&self, cx: &CallContext) -> Result<(Arc<dyn ModelSession>, String)> {
         let registry = Registry::linked()?;
@@ -152,7 +138,7 @@ async fn the_only_model(_: &Registry, _: &Map<String, Value>, _: &CallContext) -
 }
 
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
-    let sampling = arguments.sampling()?;
+    let sampling = arguments.sampling.sampling()?;
     let mut console = Console::new()?;
     let (session, name) = console.unless_stopped(arguments.load(cx), CHAT).await??;
     console.greet(&name, session.model());
@@ -160,8 +146,8 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         session,
         conversation: Conversation::new(arguments.system.clone()),
         sampling,
-        max_new_tokens: arguments.max_new_tokens,
-        seed: arguments.seed,
+        max_new_tokens: arguments.sampling.max_new_tokens,
+        seed: arguments.sampling.seed,
     };
     loop {
         let line = match console.next(cx).await? {

@@ -11,10 +11,11 @@ use self::request::{Answer, Defaults};
 use super::backend::{BackendArguments, model};
 use super::exit::Exit;
 use super::output::print;
+use super::sampling::{self, SamplingArguments};
 use crate::report::Throughput;
 use crate::{
     CallContext, Completion, Error, ErrorKind, Fault, ModelSession, ModelSessionExt, ModelSource, Registry,
-    Result, Sampling,
+    Result,
 };
 
 mod input;
@@ -38,50 +39,39 @@ pub(crate) struct Arguments {
     /// unless `--output` is given.
     #[arg(long, value_name = "TEXT", group = "source")]
     prompt: Option<String>,
-    /// Answer the requests in this file, one JSON object a line, `-` for
+    /// Answer the requests in this file, one JSON object per line, `-` for
     /// standard input: `prompt` or `messages`, and perhaps `id`,
-    /// `max_new_tokens`, `sampling`, `seed`, `score_reply`.
+    /// `max_new_tokens`, `sampling`, `seed`, `score_reply`. What a request says
+    /// goes before the options below.
     #[arg(long, value_name = "FILE", group = "source")]
     input: Option<PathBuf>,
-    /// Write the answers into this new file, one JSON object a line, `-` for
+    /// Write the answers into this new file, one JSON object per line, `-` for
     /// standard output [default: `-`].
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Write answers as they finish instead of in the order of their requests.
     #[arg(long)]
     unordered: bool,
-    /// A reply is cut after this many tokens, unless its request says otherwise.
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    max_new_tokens: u32,
-    /// Sampling temperature of requests that name none; 0 is greedy.
-    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
-    temperature: f64,
-    /// Of requests that name none: keep the most likely tokens whose
-    /// probabilities reach this sum; 1 keeps all.
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
-    top_p: f64,
-    /// Of requests that name none: keep this many most likely tokens; 0 keeps all.
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    top_k: u32,
-    /// Seed of line 1; each later line has the next, unless its request names one.
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArguments<Greedy>,
     #[command(flatten)]
     backend: BackendArguments,
 }
 
+/// Replies that are the same whatever the seed. Source: chosen by albedo.
+#[derive(Debug)]
+struct Greedy;
+
+impl sampling::Defaults for Greedy {
+    const MAX_NEW_TOKENS: &'static str = "256";
+    const TEMPERATURE: &'static str = "0";
+    const TOP_P: &'static str = "1";
+}
+
 impl Arguments {
     fn defaults(&self) -> Result<Defaults> {
-        let sampling = Sampling { temperature: self.temperature, top_p: self.top_p, top_k: self.top_k };
-        sampling.check()?;
-        if self.max_new_tokens == 0 {
-            return Err(Error::new(
-                ErrorKind::ConfigInvalid,
-                "read the command line",
-                "`--max-new-tokens` is 0, it must be at least 1",
-            ));
-        }
-        Ok(Defaults { max_new_tokens: self.max_new_tokens, sampling, seed: self.seed })
+        let SamplingArguments { max_new_tokens, seed, .. } = self.sampling;
+        Ok(Defaults { max_new_tokens, sampling: self.sampling.sampling()?, seed })
     }
 
     fn source(&self) -> Result<Source> {

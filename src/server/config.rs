@@ -45,8 +45,8 @@ pub struct ServerConfig {
     /// (`127.0.0.1`, `[::1]`) needs `token_env` and `tls`. Port 0 is any free one.
     #[serde(default = "default_listen")]
     pub listen: String,
-    /// The name of the secret that every request has to bear as its token; none asks
-    /// for none.
+    /// The name of the secret that every request has to bear as its token. Without it,
+    /// requests need no token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_env: Option<String>,
     /// The certificate that the server shows; plain HTTP without one.

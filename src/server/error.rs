@@ -1,6 +1,7 @@
 //! What a client is told of a request that failed: a status, and the body that clients
 //! of OpenAI's routes read.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::openapi::{self, Content, Ref, RefOr};
 
 use crate::{Error, ErrorKind, Retry};
 
@@ -175,6 +177,32 @@ impl fmt::Debug for ApiError {
         let Inner { status, body, cause, .. } = &*self.0;
         f.debug_struct("ApiError").field("status", status).field("body", body).field("cause", cause).finish()
     }
+}
+
+/// The answers of a request for replies that fails, for `/openapi.json`.
+impl utoipa::IntoResponses for ApiError {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        failures([
+            (400, "The request is wrong, or longer than the context"),
+            (401, "The token is missing or wrong"),
+            (404, "No model here has that name"),
+            (413, "The body is too large"),
+            (429, "Too many replies wait; see `Retry-After`"),
+            (503, "The server loads, stops, or lost its device"),
+        ])
+    }
+}
+
+/// Answers with the body of an error: a status each, and when it is given.
+pub(super) fn failures<const N: usize>(
+    answers: [(u16, &str); N],
+) -> BTreeMap<String, RefOr<openapi::Response>> {
+    let answer = |(status, when): (u16, &str)| {
+        let body = Content::new(Some(Ref::from_schema_name("ErrorResponse")));
+        let answer = openapi::ResponseBuilder::new().description(when).content("application/json", body);
+        (status.to_string(), RefOr::T(answer.build()))
+    };
+    answers.map(answer).into()
 }
 
 impl IntoResponse for ApiError {

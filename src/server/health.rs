@@ -62,7 +62,7 @@ impl Activity {
 
     /// Whether nothing is under way, or it got on since `steps`, which becomes the
     /// number of steps now.
-    fn gets_on(&self, steps: &mut u64) -> bool {
+    pub(super) fn gets_on(&self, steps: &mut u64) -> bool {
         let now = self.0.steps.load(Ordering::Relaxed);
         let before = std::mem::replace(steps, now);
         self.0.busy.load(Ordering::Relaxed) == 0 || now != before

@@ -27,7 +27,7 @@ use crate::backends::serve::protocol::{
 use crate::events::JobState;
 use crate::{CallContext, Digest, Error, ErrorKind, Event, EventKind, EventSink, Result, Retry};
 
-mod routes;
+pub(super) mod routes;
 mod run;
 #[cfg(feature = "screens")]
 mod screen;
@@ -132,7 +132,7 @@ impl Jobs {
             if let Some(ended) = self.ended(id).await? {
                 return Ok(ended);
             }
-            // The sender lives as long as somebody follows.
+            // The sender lives as long as a receiver.
             let _ = cx.run(WAIT, news.changed()).await?;
         }
     }

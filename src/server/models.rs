@@ -1,7 +1,7 @@
 //! The models of a server: what is configured, held on this machine, and loaded.
 //!
 //! A model is *held* once its files are here and verified; requests and jobs name it by
-//! the digest of its parameters. A held model is *loaded* when somebody wants its
+//! the digest of its parameters. A held model is *loaded* when a request wants its
 //! session. At most [`Limits::loaded_models`](super::Limits::loaded_models) are loaded
 //! at a time: another one takes the place of the one used longest ago, once that is
 //! idle. Models that do not fit on a device together can also take turns there, by the
@@ -85,7 +85,7 @@ struct Loaded {
     key: SessionKey,
     session: Arc<dyn ModelSession>,
     used: u64,
-    /// Is to make room for another, and is given to nobody any more.
+    /// Is to make room for another: no request gets it any more.
     leaving: bool,
 }
 
@@ -211,7 +211,8 @@ impl Models {
 
     /// The session that `key` means; loads it if it is not.
     ///
-    /// Whoever uses the session keeps it for as long as an answer of it is awaited.
+    /// The caller keeps the session for as long as it awaits an answer: a session that is
+    /// kept makes room for no other.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] if no model of those parameters is held; what loading it
@@ -406,8 +407,8 @@ impl Models {
         self.count(shelf);
     }
 
-    /// Waits until one more model may be loaded. The one used longest ago is given to
-    /// nobody any more, and goes when those that use it are done.
+    /// Waits until one more model may be loaded. No request gets the one used
+    /// longest ago any more; it goes when those that use it are done.
     async fn make_room(&self, cx: &CallContext) -> Result<()> {
         loop {
             let idle = {
@@ -495,4 +496,4 @@ fn parameters_of(files: &[FileEntry]) -> Result<Digest> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -19,10 +19,10 @@ use super::State;
 use super::jobs::{self, Ended};
 use crate::backends::serve::NatsConfig;
 use crate::backends::serve::nats::{Fleet, JobMessage, ResultMessage, read, request};
-use crate::backends::serve::protocol::WireError;
+use crate::backends::serve::protocol::{HoldJob, JobRequest, WireError};
 use crate::files::{open_file, read_exact_at};
 use crate::registry::Secret;
-use crate::{BuildContext, CallContext, Digest, Error, ErrorKind, EventKind, Result, Retry};
+use crate::{BuildContext, CallContext, Digest, Error, ErrorKind, EventKind, Result, Retry, canonical_json};
 
 const WORK: &str = "do the jobs of the fleet";
 
@@ -167,7 +167,7 @@ async fn one(state: State, fleet: Fleet, message: Message, every: Duration) {
     let job: JobMessage = match read(&message.payload) {
         Ok(job) => job,
         Err(error) => {
-            tracing::warn!(%error, "a message of the work queue is none of ours, and is dropped");
+            tracing::warn!(%error, "a message of the work queue is no job, and is dropped");
             acknowledge(&message, AckKind::Term).await;
             return;
         }
@@ -224,18 +224,14 @@ async fn perform(state: &State, fleet: &Fleet, job: &JobMessage, deliveries: i64
         return fail(fleet, id, &error).await;
     }
     jobs::check_engine(&asked, state.jobs().engine())?;
-    if jobs::holds(state, &asked).is_err() {
-        for reference in &job.references {
-            let label = format!("fleet-{}", Digest::of(reference.to_string()).short());
-            state.models().hold(reference, &label, state.work()).await?;
+    if jobs::holds(state, &asked).is_err()
+        && let Err(error) = fetch(state, job).await.and_then(|()| jobs::holds(state, &asked))
+    {
+        if deliveries < MOST_DELIVERIES {
+            // Another worker may have it.
+            return Ok(Done::PassOn(error));
         }
-        if let Err(error) = jobs::holds(state, &asked) {
-            if deliveries < MOST_DELIVERIES {
-                // Another worker may have it.
-                return Ok(Done::PassOn(error));
-            }
-            return fail(fleet, id, &error).await;
-        }
+        return fail(fleet, id, &error).await;
     }
     state.jobs().ask(id, &asked, bytes).await?;
     match state.jobs().wait(id, &wait_context(state)).await? {
@@ -258,7 +254,24 @@ async fn perform(state: &State, fleet: &Fleet, job: &JobMessage, deliveries: i64
     }
 }
 
-/// A job that is handed back ends nowhere: the wait for it ends with the server's work.
+/// Brings the models of `job` here, by jobs of their own, so that their leases end as those
+/// of any others.
+async fn fetch(state: &State, job: &JobMessage) -> Result<()> {
+    let engine = state.jobs().engine();
+    for reference in &job.references {
+        let label = format!("fleet-{}", Digest::of(reference.to_string()).short());
+        let hold = JobRequest::Hold(HoldJob { engine, reference: reference.clone(), label });
+        let id = hold.id()?;
+        state.jobs().ask(id, &hold, canonical_json(&hold)?).await?;
+        if let Ended::Error(error) = state.jobs().wait(id, &wait_context(state)).await? {
+            return Err(error.into_error());
+        }
+    }
+    Ok(())
+}
+
+/// The context of a wait for a job. It ends with the server's work, as a job that is
+/// handed back then has no end here.
 fn wait_context(state: &State) -> CallContext {
     state.work().child()
 }

@@ -4,14 +4,15 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
-use super::{health, openai};
+use super::jobs::routes as jobs;
+use super::{ErrorResponse, health, openai};
 
 /// Every route with its requests and answers.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "albedo serve",
-        description = "Models on this server, by OpenAI's routes. Where the server has a token, every route except /healthz and /readyz wants it.",
+        description = "Models on this server, by OpenAI's routes and by jobs (docs/serve-jobs.md). Where the server has a token, every route except /healthz and /readyz wants it.",
         license(name = "MIT OR Apache-2.0"),
     ),
     paths(
@@ -19,10 +20,18 @@ use super::{health, openai};
         openai::models::one,
         openai::chat::create,
         openai::completions::create,
+        jobs::engine,
+        jobs::file,
+        jobs::ask,
+        jobs::status,
+        jobs::result,
+        jobs::let_go,
+        jobs::events,
         health::metrics,
         health::healthz,
         health::readyz,
     ),
+    components(schemas(ErrorResponse)),
     modifiers(&Token),
     security((), ("token" = [])),
 )]

@@ -39,6 +39,8 @@ mod screens;
 #[cfg(feature = "server")]
 mod serve;
 #[cfg(feature = "server")]
+mod serve_hub;
+#[cfg(feature = "server")]
 mod serve_jobs;
 #[cfg(all(feature = "nats", unix))]
 mod serve_nats;

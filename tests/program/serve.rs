@@ -565,7 +565,8 @@ fn the_description_is_honest() {
     let paths = description["paths"].as_object().expect("paths");
     for (path, methods) in paths {
         for method in methods.as_object().expect("methods").keys() {
-            let path = path.replace("{model}", "king").replace("{id}", &"0".repeat(64));
+            let path = path.replace("{model}", "king");
+            let path = path.replace("{id}", &"0".repeat(64)).replace("{sha256}", &"0".repeat(64));
             let request = format!(
                 "{} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
                 method.to_uppercase()
@@ -577,9 +578,26 @@ fn the_description_is_honest() {
             );
         }
     }
-    for path in [CHAT, COMPLETIONS, "/v1/models", "/v1/models/{model}", "/metrics", "/healthz", "/readyz"] {
+    for path in [
+        CHAT,
+        COMPLETIONS,
+        "/v1/models",
+        "/v1/models/{model}",
+        "/v1/engine",
+        "/v1/files/{sha256}",
+        "/v1/jobs/{id}",
+        "/v1/jobs/{id}/events",
+        "/v1/jobs/{id}/result",
+        "/metrics",
+        "/healthz",
+        "/readyz",
+    ] {
         assert!(paths.contains_key(path), "{path} is not described");
     }
+    // What is described as the body of an error is described, too.
+    let refused = &paths["/v1/jobs/{id}"]["put"]["responses"]["409"]["content"]["application/json"]["schema"];
+    let name = refused["$ref"].as_str().and_then(|path| path.rsplit('/').next()).expect("a reference");
+    assert!(description["components"]["schemas"][name].is_object(), "{refused}");
     // serde lists the fields that it knows when it meets one that it does not.
     for (path, schema) in [(CHAT, "ChatRequest"), (COMPLETIONS, "CompletionRequest")] {
         let schema = &description["components"]["schemas"][schema];

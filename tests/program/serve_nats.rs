@@ -1,5 +1,5 @@
-//! Jobs over NATS JetStream: several workers, which are killed, stopped and started again,
-//! as is the broker. Skipped where there is no `nats-server`.
+//! Jobs over NATS JetStream: several workers, which are killed, cut off and started again,
+//! and a broker that is killed, too. Skipped where there is no `nats-server`.
 //!
 //! `ALBEDO_NATS_JOBS`, `ALBEDO_NATS_WORKER_KILLS` and `ALBEDO_NATS_BROKER_KILLS` set the
 //! numbers: 60, 4 and 1 unless they are set.
@@ -23,9 +23,15 @@ use albedo::{
     BuildContext, CallContext, Completion, Digest, EventKind, GenerateRequest, Message, MessageRole,
     ModelBackend, ModelSession, ModelSource, Registry, Sampling, canonical_json,
 };
+use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
 use futures::StreamExt;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::run::demo;
 use crate::serve_jobs::{Serving, settings};
@@ -99,6 +105,57 @@ fn spawn(port: u16, folder: &Path) -> std::io::Result<Child> {
     server.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))
 }
 
+/// A way to a broker that can be cut: what is sent meanwhile arrives afterwards, as TCP
+/// has it after a partition of the network.
+struct Cable {
+    port: u16,
+    is_whole: watch::Sender<bool>,
+    _connections: JoinSet<()>,
+}
+
+impl Cable {
+    async fn to(broker: u16) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let (is_whole, whole) = watch::channel(true);
+        let mut connections = JoinSet::new();
+        connections.spawn(async move {
+            let mut open = JoinSet::new();
+            while let Ok((near, _)) = listener.accept().await {
+                let whole = whole.clone();
+                open.spawn(async move {
+                    // The broker may be down: the worker tries again.
+                    let Ok(far) = TcpStream::connect(("127.0.0.1", broker)).await else { return };
+                    let ((near_read, near_write), (far_read, far_write)) =
+                        (near.into_split(), far.into_split());
+                    tokio::select! {
+                        () = carry(near_read, far_write, whole.clone()) => {}
+                        () = carry(far_read, near_write, whole) => {}
+                    }
+                });
+            }
+        });
+        Self { port, is_whole, _connections: connections }
+    }
+
+    fn cut(&self) {
+        self.is_whole.send_replace(false);
+    }
+
+    fn mend(&self) {
+        self.is_whole.send_replace(true);
+    }
+}
+
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut whole: watch::Receiver<bool>) {
+    let mut bytes = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        if whole.wait_for(|whole| *whole).await.is_err() || to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
 fn number(name: &str, otherwise: usize) -> usize {
     std::env::var(name).map_or(otherwise, |number| number.parse().expect("a number"))
 }
@@ -110,10 +167,10 @@ fn request(seed: u64) -> GenerateRequest {
         .with_seed(seed)
 }
 
-/// A worker's folder, with its settings.
-fn worker(folder: &Path, broker: &Broker) -> Serving {
+/// A worker in `folder`, whose broker is at `port`.
+fn worker(folder: &Path, port: u16) -> Serving {
     fs::create_dir_all(folder).expect("a folder");
-    let more = format!("[nats]\nurl = \"nats://127.0.0.1:{}\"\nack_wait_secs = 3.0\n", broker.port);
+    let more = format!("[nats]\nurl = \"nats://127.0.0.1:{port}\"\nack_wait_secs = 3.0\n");
     settings(folder, 0, ["king", "challenger"], &more);
     Serving::start(folder)
 }
@@ -139,9 +196,32 @@ async fn expected(requests: &[GenerateRequest]) -> Vec<Completion> {
     answers.into_values().collect()
 }
 
-fn signal(serving: &Serving, signal: &str) {
-    let sent = Command::new("kill").args([signal, &serving.id().to_string()]).status().expect("sends");
-    assert!(sent.success());
+/// Posts `job` as it is, without what would make the broker drop it as posted already.
+async fn post(fleet: &Fleet, job: &JobRequest) -> Digest {
+    let (id, body) = (job.id().expect("an id"), canonical_json(job).expect("writes"));
+    let message =
+        JobMessage { job: id, request: fleet.body(body).await.expect("a body"), references: vec![] };
+    let bytes = serde_json::to_vec(&message).expect("writes");
+    let sent = fleet.context().publish(fleet.jobs(job.engine()), bytes.into()).await.expect("sends");
+    sent.await.expect("is stored");
+    id
+}
+
+/// The queue of the workers of `engine`.
+async fn workers_queue(fleet: &Fleet, engine: Digest) -> PullConsumer {
+    let stream = fleet.context().get_stream(fleet.queue()).await.expect("a stream");
+    stream.get_consumer(&format!("engine-{}", engine.short())).await.expect("the workers' consumer")
+}
+
+/// Waits until nothing waits in `queue` and nothing of it is under way.
+async fn empty(queue: &mut PullConsumer) {
+    loop {
+        let info = queue.info().await.expect("what it has");
+        if (info.num_pending, info.num_ack_pending) == (0, 0) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -154,7 +234,16 @@ async fn workers_and_broker_may_die_and_every_result_is_used_once() {
     let folder = folder.path();
     let fleet = Box::pin(broker.fleet()).await;
     let places: Vec<_> = (0..3).map(|place| folder.join(format!("worker-{place}"))).collect();
-    let mut workers: Vec<_> = places.iter().map(|place| worker(place, &broker)).collect();
+    let cable = Cable::to(broker.port).await;
+    let ports = [broker.port, broker.port, cable.port];
+    let start = |place: usize| {
+        let (folder, port) = (places[place].clone(), ports[place]);
+        tokio::task::spawn_blocking(move || worker(&folder, port))
+    };
+    let mut workers = Vec::new();
+    for place in 0..3 {
+        workers.push(start(place).await.expect("starts"));
+    }
     let backend = connect(&broker, &folder.join("cache")).await;
     let session = backend.load(&ModelSource::served("king"), &CallContext::new()).await.expect("loads");
     let requests: Vec<_> = (0..jobs as u64).map(request).collect();
@@ -175,8 +264,6 @@ async fn workers_and_broker_may_die_and_every_result_is_used_once() {
             }
         });
     }
-    // One worker is cut off for longer than the broker waits for it.
-    signal(&workers[2], "-STOP");
     let kills = worker_kills + broker_kills;
     for kill in 0..kills {
         let moment = jobs * (kill + 1) / (kills + 2);
@@ -186,18 +273,20 @@ async fn workers_and_broker_may_die_and_every_result_is_used_once() {
                 break;
             }
         }
+        // One worker is cut off with jobs in its hands, for longer than the broker waits.
+        if kill == 0 {
+            cable.cut();
+        }
         if kill % (worker_kills / broker_kills.max(1) + 1) == worker_kills / broker_kills.max(1) {
             broker.restart();
         } else {
             let victim = kill % 2;
             workers[victim].kill();
-            let place = places[victim].clone();
-            workers[victim] =
-                tokio::task::spawn_blocking(move || Serving::start(&place)).await.expect("starts");
+            workers[victim] = start(victim).await.expect("starts");
         }
     }
-    // It comes back when others have done its work.
-    signal(&workers[2], "-CONT");
+    // It comes back when others have done its work, and tells its own results, too late.
+    cable.mend();
     while let Some(ended) = asking.join_next().await {
         ended.expect("no panic");
     }
@@ -214,34 +303,25 @@ async fn workers_and_broker_may_die_and_every_result_is_used_once() {
     let job = |request: &GenerateRequest| JobRequest::Generate(GenerateJob::new(engine, king, request));
     let fleet_again = Box::pin(broker.fleet()).await;
     for request in requests.iter().take(20) {
-        let job = job(request);
-        let (id, body) = (job.id().expect("an id"), canonical_json(&job).expect("writes"));
-        let message = JobMessage {
-            job: id,
-            request: fleet_again.body(body).await.expect("a body"),
-            references: vec![],
-        };
-        let bytes = serde_json::to_vec(&message).expect("writes");
-        let sent =
-            fleet_again.context().publish(fleet_again.jobs(engine), bytes.into()).await.expect("sends");
-        sent.await.expect("is stored");
+        post(&fleet_again, &job(request)).await;
     }
     // A broker that was killed may keep messages that it knows to be acknowledged: what
     // counts is what it would still deliver.
-    let queue = fleet_again.context().get_stream(fleet_again.queue()).await.expect("a stream");
-    let name = format!("engine-{}", engine.short());
-    let mut workers_queue: PullConsumer = queue.get_consumer(&name).await.expect("the workers' consumer");
-    loop {
-        let info = workers_queue.info().await.expect("what it has");
-        if (info.num_pending, info.num_ack_pending) == (0, 0) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    empty(&mut workers_queue(&fleet_again, engine).await).await;
     drop(fleet);
     let alerted = alerts.events().into_iter().filter(|event| matches!(event.kind, EventKind::Alert { .. }));
     assert_eq!(alerted.count(), 0, "no two results of one job differ");
-    println!("{jobs} jobs, {worker_kills} workers and {broker_kills} brokers killed: the bits of one host");
+    // What a worker computed after its job was given to another one.
+    let mut computed = 0;
+    for worker in &mut workers {
+        worker.kill();
+        let stored = worker.jobs().into_iter().filter(|(kind, ..)| kind == "generate");
+        computed += stored.map(|(.., stored)| stored as usize).sum::<usize>();
+    }
+    println!(
+        "{jobs} jobs, {worker_kills} workers and {broker_kills} brokers killed, one worker cut off: {computed} \
+         results, {jobs} used, the bits of one host"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -250,7 +330,7 @@ async fn the_first_result_counts_and_another_one_is_an_alert() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     let fleet = Box::pin(broker.fleet()).await;
-    let _worker = worker(&folder.join("worker"), &broker);
+    let _worker = worker(&folder.join("worker"), broker.port);
     let backend = connect(&broker, &folder.join("cache")).await;
     let session: Arc<dyn ModelSession> =
         backend.load(&ModelSource::served("king"), &CallContext::new()).await.expect("loads");
@@ -285,14 +365,54 @@ async fn the_first_result_counts_and_another_one_is_an_alert() {
     // A job that no worker can do is told so.
     let nobody = SessionKey::new(Digest::of("nobody"));
     let job = JobRequest::Generate(GenerateJob::new(engine, nobody, &request(1)));
-    let (id, body) = (job.id().expect("an id"), canonical_json(&job).expect("writes"));
-    let message =
-        JobMessage { job: id, request: fleet.body(body).await.expect("a body"), references: vec![] };
-    let bytes = serde_json::to_vec(&message).expect("writes");
-    fleet.context().publish(fleet.jobs(engine), bytes.into()).await.expect("sends").await.expect("is stored");
+    let id = post(&fleet, &job).await;
     let mut queue = fleet.context().get_stream(fleet.queue()).await.expect("a stream");
     while queue.info().await.expect("what it has").state.messages > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(fleet.result(id).await.expect("asks"), None, "a failure is no result");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_five_deliveries_do_not_finish_is_set_aside_with_an_alert() {
+    let Some(broker) = Broker::start() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let fleet = Box::pin(broker.fleet()).await;
+    let place = folder.join("worker");
+    let mut first = worker(&place, broker.port);
+    let backend = connect(&broker, &folder.join("cache")).await;
+    let session: Arc<dyn ModelSession> =
+        backend.load(&ModelSource::served("king"), &CallContext::new()).await.expect("loads");
+    let engine = backend.engine().engine.digest().expect("a digest");
+    let mut queue = workers_queue(&fleet, engine).await;
+    empty(&mut queue).await;
+    first.kill();
+
+    // Five workers take the job, one after the other, and none finishes it.
+    let mut asked = session.generate(vec![request(1)], &CallContext::new());
+    let mut asking = JoinSet::new();
+    asking.spawn(async move { asked.next().await.expect("an answer").result });
+    for delivery in 1..=5 {
+        let message = loop {
+            let fetched = queue.batch().max_messages(1).expires(Duration::from_secs(1)).messages().await;
+            if let Some(message) = fetched.expect("asks").next().await {
+                break message.expect("a message");
+            }
+        };
+        assert_eq!(message.info().expect("its number").delivered, delivery);
+        message.ack_with(AckKind::Nak(None)).await.expect("gives it back");
+    }
+    let worker = tokio::task::spawn_blocking(move || worker(&place, broker.port)).await.expect("starts");
+    let error = asking.join_next().await.expect("one").expect("no panic").expect_err("it is set aside");
+    assert!(error.to_string().contains("given to workers too often (deliveries: 5)"), "{error}");
+    assert!(!error.is_retryable(), "{error}");
+    let log = fs::read_to_string(folder.join("worker/log")).expect("a log");
+    assert!(log.contains("delivered 5 times and has no result: it is set aside"), "{log}");
+    empty(&mut queue).await;
+
+    // Asked for again, it is tried again.
+    let again = session.generate(vec![request(1)], &CallContext::new()).next().await.expect("an answer");
+    assert_eq!(again.result.expect("answers"), expected(&[request(1)]).await.remove(0));
+    drop(worker);
 }

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use albedo_core::{
-    CallContext, Completion, Error, ErrorKind, FinishReason, LogitsReader, ResponseFormat, Result, Sampling,
-    StreamPart, TokenLogProb, TokenScores, Usage,
+    CallContext, CallSignal, Completion, Error, ErrorKind, FinishReason, LogitsReader, ResponseFormat,
+    Result, Sampling, StreamPart, TokenLogProb, TokenScores, Usage,
 };
 use tokio::sync::mpsc;
 
@@ -381,6 +381,7 @@ impl Desk {
         max_new_tokens: u32,
     ) -> Option<Reply> {
         let token = chosen.token;
+        origin.cx.signal(CallSignal::Token);
         reply.tokens.push(token);
         if let Some(gap) = chosen.logit_gap {
             reply.logit_gaps.get_or_insert_default().push(gap);

@@ -1,8 +1,11 @@
 //! Replies that are shown as they grow, on the CPU.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use albedo_core::{
-    CallContext, Completion, ErrorKind, FinishReason, GenerateRequest, Message, MessageRole, ModelSession,
-    Prompt, Sampling, ScoreRequest, StreamPart, StreamRequest, TokenLogProb,
+    CallContext, CallSignal, Completion, ErrorKind, FinishReason, GenerateRequest, Message, MessageRole,
+    ModelSession, Prompt, Sampling, ScoreRequest, StreamPart, StreamRequest, TokenLogProb,
 };
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
@@ -57,6 +60,21 @@ fn of_prompt(parts: &[StreamPart]) -> &[TokenLogProb] {
         Some(StreamPart::Prompt { rest, .. }) => rest,
         other => panic!("no prompt: {other:?}"),
     }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_reply_hears_of_every_token() {
+    let (session, heard) = (load(&demo("king"), 4).await.expect("loads"), Arc::new(AtomicUsize::new(0)));
+    let counter = Arc::clone(&heard);
+    let cx = CallContext::new().with_listener(move |signal| {
+        if signal == CallSignal::Token {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let request = GenerateRequest::new(ask("Fix it."), 9).with_sampling(WILD);
+    let answer = session.generate(vec![request], &cx).next().await.expect("an answer");
+    let written = answer.result.expect("a reply").tokens.len();
+    assert_eq!(heard.load(Ordering::Relaxed), written);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! One server of jobs over HTTP.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use albedo_core::events::{EventKind, JobState};
@@ -12,15 +12,15 @@ use futures::FutureExt as _;
 use futures::future::{Either, select};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::Patience;
 use super::link::{Job, Link};
 use super::protocol::{
     EngineInfo, EventLine, HEARTBEAT_SECS, JobRequest, JobResult, JobStatus, MAX_RESULT, MAX_TEXT_FILE,
     ReleaseJob, TextFile, WireError,
 };
-use super::{Patience, secs};
 use crate::http::{BaseSetting, Refusal};
 
 const ASK: &str = "ask the server";
@@ -33,9 +33,6 @@ const MAX_LINE: usize = 1 << 20;
 
 /// A server that says nothing for this long is gone: three heartbeats.
 const SILENCE: Duration = Duration::from_secs(3 * HEARTBEAT_SECS);
-
-/// The pause after a server did not answer, in seconds: the first and the longest.
-const PAUSES: (f64, f64) = (0.05, 5.0);
 
 /// What waits to be told to a server at most; more is left to the server's own cleaning.
 const NOTES: usize = 4096;
@@ -93,7 +90,7 @@ impl HttpLink {
         let server = Arc::new(Remote { transport, base, token, plain_token });
         let (notes, waiting) = mpsc::channel(NOTES);
         let mut courier = JoinSet::new();
-        courier.spawn(tell(Arc::clone(&server), waiting));
+        courier.spawn(tell(Arc::clone(&server), waiting, Courier::new()));
         Self { server, patience, notes, courier }
     }
 
@@ -105,8 +102,8 @@ impl HttpLink {
         work: impl Fn() -> F,
         cx: &CallContext,
     ) -> Result<T> {
-        let clock = &self.patience.clock;
-        let (mut since, mut pause, mut tries) = (clock.now(), PAUSES.0, 0_u32);
+        let hint = "see that the server runs; then resume: what it has stored is not lost";
+        let mut tries = self.patience.tries(hint);
         loop {
             let error = match work().await {
                 Ok(value) => return Ok(value),
@@ -114,23 +111,9 @@ impl HttpLink {
                 Err(Trouble::Passing(error)) => error,
             };
             if heard.swap(false, Ordering::Relaxed) {
-                (since, pause, tries) = (clock.now(), PAUSES.0, 0);
+                tries.heard();
             }
-            tries += 1;
-            let wait = match error.retry() {
-                Retry::After(wait) => wait,
-                _ => secs(pause),
-            };
-            pause = (pause * 2.0).min(PAUSES.1);
-            let next = clock.now() + wait;
-            if next > since + self.patience.longest {
-                return Err(error
-                    .with_fault(Fault::Infrastructure)
-                    .with_reach(Reach::Duel)
-                    .with_retry(Retry::Exhausted { attempts: tries })
-                    .with_hint("see that the server runs; then resume: what it has stored is not lost"));
-            }
-            cx.run(ASK, clock.sleep_until(next)).await?;
+            tries.wait(error, cx).await?;
         }
     }
 
@@ -151,10 +134,10 @@ impl HttpLink {
         if state == JobState::Failed {
             let status: JobStatus = self.server.json(self.server.request(Method::GET, &path), cx).await?;
             return Err(match status.error.map(WireError::into_error) {
-                // Somebody else took it back.
+                // Another client took it back.
                 Some(error) if error.kind() == ErrorKind::Cancelled => Trouble::Passing(error),
                 Some(error) => Trouble::Final(error),
-                None => Trouble::Passing(away("the job is asked for by somebody else too")),
+                None => Trouble::Passing(away("another client asked for the job again")),
             });
         }
         let request = self.server.request(Method::GET, &format!("{path}/result"));
@@ -236,9 +219,39 @@ impl Link for HttpLink {
     }
 }
 
+/// The couriers of this process that have not told all their notes.
+static COURIERS: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::channel(0).0);
+
+/// One that counts in [`COURIERS`] until it is dropped.
+struct Courier;
+
+impl Courier {
+    fn new() -> Self {
+        COURIERS.send_modify(|count| *count += 1);
+        Self
+    }
+}
+
+impl Drop for Courier {
+    fn drop(&mut self) {
+        COURIERS.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Waits until every server was told what was left to tell by links that are dropped, at
+/// most for the time that `cx` has.
+///
+/// # Errors
+/// `cx`.
+pub(super) async fn settle(cx: &CallContext) -> Result<()> {
+    let mut couriers = COURIERS.subscribe();
+    // The sender is never dropped.
+    cx.run(ASK, couriers.wait_for(|count| *count == 0)).await.map(drop)
+}
+
 /// Tells `notes` one after the other. What cannot be told is not told again: the server
 /// cleans up by itself.
-async fn tell(server: Arc<Remote>, mut notes: mpsc::Receiver<Note>) {
+async fn tell(server: Arc<Remote>, mut notes: mpsc::Receiver<Note>, _courier: Courier) {
     let cx = CallContext::new();
     while let Some(note) = notes.recv().await {
         let request = match note {

@@ -1,4 +1,4 @@
-//! Jobs over NATS JetStream: one work queue, several servers, no scheduler of ours.
+//! Jobs over NATS JetStream: one work queue, several servers; the broker is the scheduler.
 //!
 //! | stream | subjects | has |
 //! | --- | --- | --- |
@@ -266,7 +266,7 @@ impl Fleet {
                     return Ok(stored);
                 }
                 Ok(ResultMessage::Failed(error)) if message.sequence > seen => stored.failed = Some(*error),
-                // An old failure, or a message that is none of ours.
+                // An old failure, or no result at all.
                 Ok(ResultMessage::Failed(_)) | Err(_) => {}
             }
         }
@@ -374,7 +374,8 @@ impl NatsLink {
         Ok(engines)
     }
 
-    /// Posts the job and waits for its first result.
+    /// Posts the job and waits for its first result. `heard` tells whether the broker
+    /// answered and, where that was asked, a worker is there.
     async fn once(&self, job: &Job, heard: &mut bool, cx: &CallContext) -> Result<Result<Vec<u8>>> {
         let fleet = &self.fleet;
         let mut news = self.shared.wait_for(job.id);
@@ -414,6 +415,7 @@ impl NatsLink {
                 let engines = self.engines(cx).await?;
                 let wanted = job.request.engine();
                 if !engines.iter().any(|info| info.engine.digest().is_ok_and(|found| found == wanted)) {
+                    *heard = false;
                     return Err(Error::new(ErrorKind::Unavailable, ASK, "no worker of the engine answers")
                         .with("engine", wanted));
                 }
@@ -497,8 +499,7 @@ async fn next_until(
 #[async_trait]
 impl Link for NatsLink {
     async fn engine(&self, cx: &CallContext) -> Result<EngineInfo> {
-        let (clock, mut wait) = (&self.patience.clock, Duration::from_millis(200));
-        let begun = clock.now();
+        let mut tries = self.patience.tries("start `albedo serve` with the same `nats` settings");
         loop {
             let mut engines = self.engines(cx).await?;
             for info in &engines {
@@ -520,20 +521,14 @@ impl Link for NatsLink {
                 }
                 (None, _) => {}
             }
-            if clock.now() + wait > begun + self.patience.longest {
-                return Err(Error::new(ErrorKind::Unavailable, ASK, "no worker answers")
-                    .with_reach(Reach::Duel)
-                    .with_retry(Retry::Never)
-                    .with_hint("start `albedo serve` with the same `nats` settings"));
-            }
-            cx.run(ASK, clock.sleep_until(clock.now() + wait)).await?;
-            wait = (wait * 2).min(Duration::from_secs(5));
+            let error = Error::new(ErrorKind::Unavailable, ASK, "no worker answers");
+            tries.wait(error, cx).await?;
         }
     }
 
     async fn result(&self, job: &Job, cx: &CallContext) -> Result<JobResult> {
-        let clock = &self.patience.clock;
-        let (mut since, mut wait, mut tries) = (clock.now(), Duration::from_millis(100), 0_u32);
+        let hint = "see that NATS and a worker run; then resume: stored results are not lost";
+        let mut tries = self.patience.tries(hint);
         loop {
             let mut heard = false;
             let error = match cx.run(ASK, self.once(job, &mut heard, cx)).await? {
@@ -545,20 +540,10 @@ impl Link for NatsLink {
                 Err(error) if error.reach() > Reach::Call => return Err(error),
                 Err(error) => error,
             };
-            if heard && error.message() != "no worker of the engine answers" {
-                (since, wait, tries) = (clock.now(), Duration::from_millis(100), 0);
+            if heard {
+                tries.heard();
             }
-            tries += 1;
-            let next = clock.now() + wait;
-            if next > since + self.patience.longest {
-                return Err(error
-                    .with_fault(Fault::Infrastructure)
-                    .with_reach(Reach::Duel)
-                    .with_retry(Retry::Exhausted { attempts: tries })
-                    .with_hint("see that NATS and a worker run; then resume: stored results are not lost"));
-            }
-            cx.run(ASK, clock.sleep_until(next)).await?;
-            wait = (wait * 2).min(Duration::from_secs(5));
+            tries.wait(error, cx).await?;
         }
     }
 
@@ -582,7 +567,7 @@ impl Link for NatsLink {
 
     fn abandon(&self, _: Digest) {}
 
-    // Each worker keeps what it has fetched: they go with the quota of its cache.
+    // Each worker keeps what it has fetched for as long as its lease says.
     fn release(&self, _: Digest, _: String) {}
 }
 

@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use futures::stream::{BoxStream, FuturesUnordered, StreamExt};
 use tokio::sync::Semaphore;
 
-use super::Server;
 use super::link::{Job, another, answer};
 use super::protocol::{GenerateJob, JobOutcome, JobRequest, ScoreJob, SessionKey};
+use super::{Server, references};
 use crate::text::ChatText;
 
 const GENERATE: &str = "generate replies at the server";
@@ -54,12 +54,7 @@ impl Remote {
     }
 
     fn job(&self, request: JobRequest) -> Result<Job> {
-        let models = [Some(&self.source.model), self.source.text_from.as_ref()];
-        let references = models.into_iter().flatten().filter_map(|model| match model {
-            ModelRef::Hub(reference) => Some(reference.clone()),
-            _ => None,
-        });
-        Job::new(request, references.collect())
+        Job::new(request, references([&self.source.model].into_iter().chain(&self.source.text_from)))
     }
 
     /// What the model answers to `request`.

@@ -80,7 +80,7 @@ fn complete(folder: &Path, listing: &BTreeMap<String, TextFile>) -> Result<bool>
         let bytes = match read_small(&folder.join(name), MAX_TEXT_FILE, FETCH, None) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return damaged(folder),
-            Err(error) => return Err(ours(error)),
+            Err(error) => return Err(infrastructure(error)),
         };
         if Digest::of(&bytes) != file.sha256 {
             return damaged(folder);
@@ -91,13 +91,13 @@ fn complete(folder: &Path, listing: &BTreeMap<String, TextFile>) -> Result<bool>
 
 /// Makes room for the files again.
 fn damaged(folder: &Path) -> Result<bool> {
-    fs::remove_dir_all(folder).map_err(|error| ours(Error::io(FETCH, folder, error)))?;
+    fs::remove_dir_all(folder).map_err(|error| infrastructure(Error::io(FETCH, folder, error)))?;
     Ok(false)
 }
 
 /// Puts `files` into `folder`, all or none; another process may do the same.
 fn store(folder: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
-    let io = |error| ours(Error::io(FETCH, folder, error));
+    let io = |error| infrastructure(Error::io(FETCH, folder, error));
     let parent = folder.parent().unwrap_or(folder);
     fs::create_dir_all(parent).map_err(io)?;
     let partial = tempfile::tempdir_in(parent).map_err(io)?;
@@ -113,8 +113,8 @@ fn store(folder: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
     }
 }
 
-/// A disk of ours, never a contestant's file.
-fn ours(error: Error) -> Error {
+/// An error of this machine's disk: never about a contestant's file.
+fn infrastructure(error: Error) -> Error {
     match error.fault() {
         Fault::Operator => error,
         _ => error.with_fault(Fault::Infrastructure).with_reach(Reach::Duel),

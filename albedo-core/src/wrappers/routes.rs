@@ -1,5 +1,6 @@
 //! Ways to an answer: one after the other, or side by side.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -119,32 +120,51 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
 
     /// Asks the routes in order until one answers. With one route, or where all
     /// turn the call away, it waits for the first that opens.
+    ///
+    /// With hedging, a route that failed for a passing reason is asked again while an
+    /// earlier one stays silent. Once every other route has failed, the silent one has
+    /// until `give_up_secs` of the retry: else a route without deadlines could be waited
+    /// for without end.
     async fn pass<T: Billed + Send>(&self, request: &Request<'_, S, T>) -> Result<T> {
         let clock = &self.surroundings.clock;
         let latest = clock.now() + secs(self.guards.retry.give_up_secs);
         let patience = if self.order.len() == 1 { latest } else { Duration::ZERO };
-        let mut waiting = 0..self.order.len();
+        // Routes that were not asked yet, then those that may be asked again.
+        let mut waiting: VecDeque<usize> = (0..self.order.len()).collect();
         let mut running = FuturesUnordered::new();
-        let mut failures = Vec::new();
+        // The latest failure of each route.
+        let mut failures = BTreeMap::new();
         loop {
             if running.is_empty() {
-                let Some(route) = waiting.next() else { break };
+                let fresh = |route: &mut usize| !failures.contains_key(route);
+                let Some(route) = waiting.pop_front_if(fresh) else { break };
                 running.push(self.ask_route(route, patience, request));
             }
             let hedge = match self.guards.hedge_after_secs {
                 Some(after) if !waiting.is_empty() => clock.sleep_until(clock.now() + secs(after)),
+                Some(_) if !failures.is_empty() => clock.sleep_until(latest),
                 _ => Box::pin(pending()),
             };
             match select(running.next(), hedge).await {
                 Either::Left((Some((_, Ok(answer))), _)) => return Ok(answer),
                 Either::Left((Some((_, Err(Failure::Final(error)))), _)) => return Err(error),
-                Either::Left((Some((route, Err(failure))), _)) => failures.push((route, failure)),
+                Either::Left((Some((route, Err(failure))), _)) => {
+                    if failure.may_pass() {
+                        waiting.push_back(route);
+                    }
+                    failures.insert(route, failure);
+                }
                 Either::Left((None, _)) => {}
                 Either::Right(_) => {
-                    running.extend(waiting.next().map(|route| self.ask_route(route, patience, request)));
+                    let in_time = clock.now() < latest;
+                    let next = waiting.pop_front_if(|route| in_time || !failures.contains_key(route));
+                    let Some(route) = next else { break };
+                    running.push(self.ask_route(route, patience, request));
                 }
             }
         }
+        // What stayed silent is not waited for any more.
+        drop(running);
         let error = match first_to_open(&failures) {
             Some(route) => match self.ask_route(route, latest, request).await {
                 (_, Ok(answer)) => return Ok(answer),
@@ -206,6 +226,15 @@ impl<S: ?Sized + Send + Sync + 'static> Routes<S> {
 }
 
 impl Failure {
+    /// Whether the route may answer if it is asked again.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Sent(error) => error.is_retryable() && error.reach() == Reach::Call,
+            Self::TurnedAway(refusal) => refusal.opens.is_some(),
+            Self::Final(_) => false,
+        }
+    }
+
     fn into_error(self) -> Error {
         match self {
             Self::Sent(error) | Self::Final(error) => error,
@@ -215,18 +244,18 @@ impl Failure {
 }
 
 /// The route that opens first, if none was asked.
-fn first_to_open(failures: &[(usize, Failure)]) -> Option<usize> {
-    let opens = |(route, failure): &(usize, Failure)| match failure {
-        Failure::TurnedAway(refusal) => refusal.opens.map(|opens| (opens, *route)),
+fn first_to_open(failures: &BTreeMap<usize, Failure>) -> Option<usize> {
+    let opens = |(&route, failure): (&usize, &Failure)| match failure {
+        Failure::TurnedAway(refusal) => refusal.opens.map(|opens| (opens, route)),
         _ => None,
     };
-    let asked = failures.iter().any(|(_, failure)| matches!(failure, Failure::Sent(_)));
+    let asked = failures.values().any(|failure| matches!(failure, Failure::Sent(_)));
     if asked { None } else { failures.iter().filter_map(opens).min().map(|(_, route)| route) }
 }
 
 /// Of the routes' errors the one with which most can be done: the soonest that
 /// may pass, else the one that reaches least far.
-fn most_hopeful(failures: Vec<(usize, Failure)>) -> Error {
+fn most_hopeful(failures: BTreeMap<usize, Failure>) -> Error {
     let hope = |error: &Error| {
         let wait = match error.retry() {
             Retry::Backoff => Some(Duration::ZERO),
@@ -236,7 +265,7 @@ fn most_hopeful(failures: Vec<(usize, Failure)>) -> Error {
         let passes = error.reach() == Reach::Call && wait.is_some();
         (!passes, error.reach(), wait)
     };
-    let errors = failures.into_iter().map(|(_, failure)| failure.into_error());
+    let errors = failures.into_values().map(Failure::into_error);
     errors.min_by_key(hope).unwrap_or_else(|| Error::bug("choose a route", "there is none"))
 }
 

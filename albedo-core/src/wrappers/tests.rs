@@ -198,12 +198,7 @@ fn every_wrapper_keeps_a_sessions_promises() {
         ("concurrency", vec![takes(2.0)], Guards { concurrency: tight, ..nothing() }),
         ("breaker", vec![good()], Guards { breaker: BreakerSettings::default(), ..nothing() }),
         ("order", vec![ChaosScript { failed: 0.5, ..good() }, takes(1.0)], Guards { retry, ..nothing() }),
-        (
-            "hedge",
-            vec![slow.clone(), takes(1.0)],
-            // Else a request that the second route refuses waits for the silence of the first.
-            Guards { hedge_after_secs: Some(3.0), deadlines: DeadlineSettings::default(), ..nothing() },
-        ),
+        ("hedge", vec![slow.clone(), takes(1.0)], Guards { hedge_after_secs: Some(3.0), ..nothing() }),
         (
             "all",
             vec![troubled.clone(), slow],
@@ -310,6 +305,49 @@ fn a_slow_route_is_hedged_and_the_loser_cancelled() {
     let before = world.seconds();
     assert!(world.ask(&session, 1)[0].is_ok());
     assert!(world.seconds() - before < 2.0);
+}
+
+#[test]
+fn a_hedge_that_fails_or_is_turned_away_is_asked_again() {
+    let silent = |world: &World| world.chaos(ChaosScript { silent: 1.0, ..takes(1.0) });
+    let second =
+        || Scripted::new(|asked, _| if asked == 0 { Err(error(ErrorKind::Unavailable)) } else { Ok(0.0) });
+    let hedged = Guards { hedge_after_secs: Some(3.0), ..nothing() };
+    let world = World::new();
+    let session = world.guard(vec![silent(&world), second()], hedged);
+    assert!(world.ask(&session, 1)[0].is_ok());
+    assert_eq!(world.seconds(), 6.0);
+
+    // One failure closes the second route for 10 s: it is asked once it is open again.
+    let breaker = BreakerSettings { failures: 1, cooldown_secs: 10.0, ..BreakerSettings::default() };
+    let (world, second) = (World::new(), second());
+    let session = world.guard(vec![silent(&world), second.clone()], Guards { breaker, ..hedged });
+    assert!(world.ask(&session, 1)[0].is_ok());
+    assert_eq!((world.seconds(), second.asked()), (15.0, 2));
+}
+
+#[test]
+fn silence_ends_where_every_other_route_refuses() {
+    let retry = RetrySettings { give_up_secs: 50.0, ..RetrySettings::default() };
+    for kind in [ErrorKind::DataInvalid, ErrorKind::Unavailable] {
+        let world = World::new();
+        let silent = world.chaos(ChaosScript { silent: 1.0, ..takes(1.0) });
+        let refuses = Scripted::new(move |_, _| Err(error(kind)));
+        let guards = Guards { hedge_after_secs: Some(3.0), retry, ..nothing() };
+        let session = world.guard(vec![silent, refuses], guards);
+        let refusal = world.ask(&session, 1).remove(0).expect_err("refused");
+        assert_eq!(
+            (refusal.kind(), world.seconds()),
+            (kind, if kind == ErrorKind::DataInvalid { 50.0 } else { 51.0 })
+        );
+    }
+    // A slow route that answers within that time is waited for.
+    let world = World::new();
+    let refuses = Scripted::new(|_, _| Err(error(ErrorKind::DataInvalid)));
+    let guards = Guards { hedge_after_secs: Some(3.0), ..nothing() };
+    let session = world.guard(vec![world.chaos(takes(100.0)), refuses], guards);
+    assert!(world.ask(&session, 1)[0].is_ok());
+    assert_eq!(world.seconds(), 100.0);
 }
 
 #[test]

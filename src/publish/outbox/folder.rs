@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
 use super::{Failure, Item, Lag, Next, Outbox, Work};
+use crate::sqlite::Format;
 use crate::{Digest, Error, ErrorKind, Fault, Result};
 
 const OPERATION: &str = "keep the queue of what to publish";
@@ -17,11 +18,8 @@ const OPERATION: &str = "keep the queue of what to publish";
 /// The queue's file, in the folder of the records.
 const QUEUE: &str = "publish.sqlite";
 
-/// Marks the file as ours (`PRAGMA application_id`): `alPQ`.
-const APPLICATION: i64 = 0x616c_5051;
-
-/// Version of the tables (`PRAGMA user_version`).
-const VERSION: i64 = 1;
+/// The queue's file: `alPQ`.
+const FORMAT: Format = Format { application: 0x616c_5051, version: 1, tables: TABLES };
 
 const TABLES: &str = "
     CREATE TABLE records (
@@ -100,27 +98,11 @@ impl FolderOutbox {
         connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;").map_err(failed)?;
         let behavior = rusqlite::TransactionBehavior::Immediate;
         let transaction = connection.transaction_with_behavior(behavior).map_err(failed)?;
-        let pragma = |name: &str| {
-            transaction.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).map_err(failed)
-        };
-        match (pragma("application_id")?, pragma("user_version")?) {
-            (0, 0) => transaction
-                .execute_batch(&format!(
-                    "PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; {TABLES}"
-                ))
-                .map_err(failed)?,
-            (APPLICATION, VERSION) => {}
-            (application, version) => {
-                let message = if application == APPLICATION {
-                    format!("the queue has format {version}, this albedo knows {VERSION}")
-                } else {
-                    "the file is another program's database".into()
-                };
-                return Err(Error::new(ErrorKind::DataInvalid, OPERATION, message)
-                    .with_fault(Fault::Operator)
-                    .with("path", path.display())
-                    .with_hint("move it away: it is made again, and what is published already is found"));
-            }
+        if let Err(message) = FORMAT.make_or_check(&transaction).map_err(failed)? {
+            return Err(Error::new(ErrorKind::DataInvalid, OPERATION, message)
+                .with_fault(Fault::Operator)
+                .with("path", path.display())
+                .with_hint("move it away: it is made again, and what is published already is found"));
         }
         transaction.commit().map_err(failed)?;
         Ok(Self { folder, connection: Arc::new(Mutex::new(connection)) })

@@ -1,5 +1,9 @@
 //! The routes of jobs: `/v1/engine`, `/v1/files`, `/v1/jobs`.
+//!
+//! `/openapi.json` lists them. The forms of requests and results are those of
+//! [`protocol`](crate::backends::serve::protocol), in JSON.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::body::Body as Answer;
@@ -12,6 +16,7 @@ use bytes::Bytes;
 use futures::stream;
 use serde::Deserialize;
 use serde_json::json;
+use utoipa::openapi::{self, RefOr};
 
 use super::run::{check_engine, holds};
 use super::store::{Asked, Ended};
@@ -21,6 +26,7 @@ use crate::backends::serve::protocol::{
     WireError,
 };
 use crate::server::body::Body;
+use crate::server::error::failures;
 use crate::server::{ApiError, State};
 use crate::{Digest, Error, ErrorKind, EventKind, Retry};
 
@@ -36,7 +42,7 @@ pub(in crate::server) fn router() -> Router<State> {
 
 /// A request about a job that failed: a status, and everything that decides what follows
 /// for the client, in the body that clients of OpenAI's routes read.
-struct JobError(Error);
+pub(in crate::server) struct JobError(Error);
 
 impl std::convert::From<Error> for JobError {
     fn from(error: Error) -> Self {
@@ -81,6 +87,21 @@ impl IntoResponse for JobError {
     }
 }
 
+/// The answers of a request about a job that fails, for `/openapi.json`.
+impl utoipa::IntoResponses for JobError {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        failures([
+            (401, "The token is missing or wrong"),
+            (404, "The model is not held here, or the job is not known"),
+            (409, "The request is for another engine, or another model is loaded"),
+            (413, "The request is too long"),
+            (422, "The body is no request, names no digest, or does not have the digest in the path"),
+            (429, "Too many jobs wait; see `Retry-After`"),
+            (503, "The server loads its models, or stops"),
+        ])
+    }
+}
+
 /// A server that is not ready yet, or stops, asks to be asked again.
 fn ready(state: &State) -> Result<(), JobError> {
     let message = match () {
@@ -98,8 +119,14 @@ fn digest(text: &str) -> Result<Digest, JobError> {
     text.parse().map_err(JobError)
 }
 
-/// `GET /v1/engine`: what computes replies, and the models that are offered by name.
-async fn engine(From(state): From<State>) -> Result<Json<EngineInfo>, JobError> {
+/// Tells what computes replies, and the models that are offered by name.
+#[utoipa::path(
+    get,
+    path = "/v1/engine",
+    tag = "jobs",
+    responses((status = 200, description = "The engine, and digests of models by their names", body = Value), JobError)
+)]
+pub(in crate::server) async fn engine(From(state): From<State>) -> Result<Json<EngineInfo>, JobError> {
     ready(&state)?;
     Ok(Json(info(&state)))
 }
@@ -112,8 +139,21 @@ pub(in crate::server) fn info(state: &State) -> EngineInfo {
     EngineInfo { version: VERSION, engine: EngineIdentity { backend, build, device }, models }
 }
 
-/// `GET /v1/files/{sha256}`: a text file of a model that was loaded.
-async fn file(From(state): From<State>, Path(sha256): Path<String>) -> Result<Response, JobError> {
+/// Sends a text file of a model that was loaded.
+#[utoipa::path(
+    get,
+    path = "/v1/files/{sha256}",
+    tag = "jobs",
+    params(("sha256" = String, Path, description = "SHA-256 of the file")),
+    responses(
+        (status = 200, description = "Its bytes", content_type = "application/octet-stream", body = Vec<u8>),
+        JobError,
+    )
+)]
+pub(in crate::server) async fn file(
+    From(state): From<State>,
+    Path(sha256): Path<String>,
+) -> Result<Response, JobError> {
     const READ: &str = "read a text file";
     let sha256 = digest(&sha256)?;
     let (_, path) = state.jobs().file(sha256).ok_or_else(|| {
@@ -128,8 +168,28 @@ async fn file(From(state): From<State>, Path(sha256): Path<String>) -> Result<Re
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
-/// `PUT /v1/jobs/{id}`: asks for a job. 201 if it is new, 200 if it is known.
-async fn ask(
+/// Asks for a job; a job that is known is found.
+#[utoipa::path(
+    put,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job: SHA-256 of its request's canonical JSON")),
+    request_body(
+        content = Value,
+        description = "The request: `job` is `hold`, `load`, `generate`, `score`, `screen` or `release`",
+        example = json!({
+            "job": "generate", "engine": "…", "model": { "parameters": "…" },
+            "messages": [{ "role": "user", "content": "ls" }],
+            "sampling": { "temperature": 0.7, "top_p": 1.0, "top_k": 0 }, "max_new_tokens": 64, "seed": 7,
+        }),
+    ),
+    responses(
+        (status = 200, description = "It is known; its state", body = Value),
+        (status = 201, description = "It is new, and waits for its turn", body = Value),
+        JobError,
+    )
+)]
+pub(in crate::server) async fn ask(
     From(state): From<State>,
     Path(id): Path<String>,
     body: Result<Body, ApiError>,
@@ -163,13 +223,39 @@ async fn known(state: &State, id: Digest) -> Result<JobStatus, JobError> {
     Ok(state.jobs().status(id).await?.ok_or_else(|| unknown(id))?)
 }
 
-/// `GET /v1/jobs/{id}`: how far the job is.
-async fn status(From(state): From<State>, Path(id): Path<String>) -> Result<Json<JobStatus>, JobError> {
+/// Tells how far a job is.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job: SHA-256 of its request's canonical JSON")),
+    responses(
+        (
+            status = 200, description = "Its state, how often it was begun and stored, why it failed", body = Value,
+            example = json!({ "job": "…", "kind": "generate", "state": "done", "runs": 1, "stored": 1, "events": 3 }),
+        ),
+        JobError,
+    )
+)]
+pub(in crate::server) async fn status(
+    From(state): From<State>,
+    Path(id): Path<String>,
+) -> Result<Json<JobStatus>, JobError> {
     known(&state, digest(&id)?).await.map(Json)
 }
 
-/// `GET /v1/jobs/{id}/result`: the result, if it is stored.
-async fn result(From(state): From<State>, Path(id): Path<String>) -> Result<Response, JobError> {
+/// Sends a job's result, if it is stored.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/result",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job: SHA-256 of its request's canonical JSON")),
+    responses((status = 200, description = "What it came to, and which engine and model answered", body = Value), JobError)
+)]
+pub(in crate::server) async fn result(
+    From(state): From<State>,
+    Path(id): Path<String>,
+) -> Result<Response, JobError> {
     const READ: &str = "read a job's result";
     let id = digest(&id)?;
     match state.jobs().ended(id).await? {
@@ -188,7 +274,7 @@ async fn result(From(state): From<State>, Path(id): Path<String>) -> Result<Resp
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LetGo {
+pub(in crate::server) struct LetGo {
     /// `unfinished` leaves a result where it is.
     only: Option<Only>,
 }
@@ -199,9 +285,18 @@ enum Only {
     Unfinished,
 }
 
-/// `DELETE /v1/jobs/{id}`: the result is acknowledged and may go; an unfinished job is
-/// cancelled.
-async fn let_go(
+/// Acknowledges a result, which may go then; cancels a job that is not over.
+#[utoipa::path(
+    delete,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    params(
+        ("id" = String, Path, description = "The job: SHA-256 of its request's canonical JSON"),
+        ("only" = Option<String>, Query, description = "`unfinished` leaves results alone"),
+    ),
+    responses((status = 204, description = "It is done"), JobError)
+)]
+pub(in crate::server) async fn let_go(
     From(state): From<State>,
     Path(id): Path<String>,
     Query(query): Query<LetGo>,
@@ -215,15 +310,28 @@ async fn let_go(
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct After {
+pub(in crate::server) struct After {
     /// The number of the latest event that the client has seen.
     #[serde(default)]
     after: u64,
 }
 
-/// `GET /v1/jobs/{id}/events?after=N`: the events after number N as JSON lines, until the
-/// job is over; a heartbeat where nothing happens.
-async fn events(
+/// Sends a job's events as JSON lines until it is over, and a heartbeat where nothing
+/// happens.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/events",
+    tag = "jobs",
+    params(
+        ("id" = String, Path, description = "The job: SHA-256 of its request's canonical JSON"),
+        ("after" = Option<u64>, Query, description = "Only events with a higher number"),
+    ),
+    responses(
+        (status = 200, description = "One event per line, numbered from 1", content_type = "application/jsonl", body = String),
+        JobError,
+    )
+)]
+pub(in crate::server) async fn events(
     From(state): From<State>,
     Path(id): Path<String>,
     Query(After { after }): Query<After>,
@@ -260,7 +368,7 @@ async fn lines(state: &State, id: Digest, after: u64) -> (Bytes, Option<u64>) {
         }
         tokio::select! {
             _ = news.changed() => {}
-            // Whoever follows does so at the server that comes after this one.
+            // The client follows the job at the server that is started next.
             () = state.stopping().cancelled() => return (Bytes::new(), None),
             () = tokio::time::sleep_until(deadline) => {
                 let mut text = Vec::new();

@@ -9,9 +9,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+#[cfg(feature = "screens")]
+use super::screen;
 use super::store::{Ended, now};
 use super::{FORGOTTEN, Follow};
 use crate::backend::ModelSessionExt as _;
+#[cfg(feature = "screens")]
+use crate::backends::serve::protocol::ScreenedModel;
 use crate::backends::serve::protocol::{
     AnsweringModel, HeldModel, JobOutcome, JobRequest, JobResult, LoadJob, LoadedModel, MAX_RESULT,
     MAX_TEXT_FILE, SessionKey, TEXT_FILES, TextFile, WireError,
@@ -100,7 +104,11 @@ async fn one(state: State, id: Digest, request: Vec<u8>) {
     let jobs = state.jobs();
     let (events, mut heard) = mpsc::unbounded_channel();
     let follow = Arc::new(Follow { events, latest: Mutex::new(0) });
-    let cx = state.work().child().with_events(follow);
+    // Tokens, like events, feed the service manager's watchdog.
+    let busy = Arc::new(state.activity().begin());
+    let steps = Arc::downgrade(&busy);
+    let step = move |_| _ = steps.upgrade().map(|busy| busy.step());
+    let cx = state.work().child().with_events(follow).with_listener(step);
     jobs.running().insert(id, cx.clone());
     let work = async {
         let done = perform(&state, id, &request, &cx).await;
@@ -127,6 +135,7 @@ async fn one(state: State, id: Digest, request: Vec<u8>) {
             }
         }
     };
+    drop(busy);
     // Cancelled by its client alone, it is over already, and may be under way once more.
     if cx.is_cancelled() && !state.work().is_cancelled() {
         return;
@@ -188,9 +197,21 @@ async fn perform(state: &State, id: Digest, request: &[u8], cx: &CallContext) ->
         }
         #[cfg(feature = "screens")]
         JobRequest::Screen(job) => {
-            let session = session(state, job.model, cx).await?;
-            let outcome = super::screen::screen(&job, &session, cx).await?;
-            Ok(result(Some(&*session), JobOutcome::Screened(outcome)))
+            // Weights are read from their files: nothing has to be loaded for them.
+            let session = match &job.screens[..] {
+                [] => None,
+                _ => Some(session(state, job.model, cx).await?),
+            };
+            let findings = match &session {
+                Some(session) => screen::screen(&job, session, cx).await?,
+                None => Vec::new(),
+            };
+            let measured = match job.measure {
+                Some(measure) => Some(screen::measure(models, job.model.parameters, measure, cx).await?),
+                None => None,
+            };
+            let outcome = JobOutcome::Screened(ScreenedModel { findings, measured });
+            Ok(result(session.as_deref(), outcome))
         }
         other => Err(Error::new(ErrorKind::Unsupported, DO, "this server does no jobs of the kind")
             .with_fault(Fault::Operator)
@@ -214,9 +235,7 @@ pub(in crate::server) fn check_engine(request: &JobRequest, engine: Digest) -> R
 
 /// Whether every model that the request names is held here.
 pub(in crate::server) fn holds(state: &State, request: &JobRequest) -> Result<()> {
-    let Some(key) = request.session() else { return Ok(()) };
-    state.models().folder(key.parameters)?;
-    key.text_from.map_or(Ok(()), |text| state.models().folder(text).map(drop))
+    request.models().try_for_each(|parameters| state.models().folder(parameters).map(drop))
 }
 
 /// The session of `key`, which is the model that it says.
@@ -284,4 +303,103 @@ fn text_files(folder: &Path) -> Result<BTreeMap<String, TextFile>> {
         files.insert(name.to_owned(), file);
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use futures::StreamExt as _;
+    use futures::stream::{self, BoxStream};
+
+    use super::*;
+    use crate::backends::serve::protocol::GenerateJob;
+    use crate::events::JobState;
+    use crate::server::jobs::Jobs;
+    use crate::server::models::tests::models_of;
+    use crate::server::{Activity, Metrics, ServerConfig};
+    use crate::testing::{ScriptedBackend, model_info};
+    use crate::{
+        CallSignal, Completion, FinishReason, GenerateRequest, Generated, Message, MessageRole, ModelInfo,
+        ScoreRequest, TokenScores, Usage,
+    };
+
+    /// Writes a token whenever it is told to, and ends its reply with the last.
+    #[derive(Debug)]
+    struct Typist {
+        model: ModelInfo,
+        told: Arc<tokio::sync::Mutex<mpsc::Receiver<()>>>,
+    }
+
+    #[async_trait]
+    impl ModelSession for Typist {
+        fn model(&self) -> &ModelInfo {
+            &self.model
+        }
+
+        fn count_prompt_tokens(&self, _: &[Message]) -> Result<Option<u32>> {
+            Ok(None)
+        }
+
+        fn generate(&self, _: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
+            let (told, cx) = (Arc::clone(&self.told), cx.clone());
+            let reply = async move {
+                let mut told = told.lock().await;
+                while told.recv().await.is_some() {
+                    cx.signal(CallSignal::Token);
+                }
+                let completion = Completion::new("done", FinishReason::Stop, Usage::default());
+                Generated { index: 0, result: Ok(completion) }
+            };
+            stream::once(reply).boxed()
+        }
+
+        async fn score(&self, _: Vec<ScoreRequest>, _: &CallContext) -> Result<Vec<TokenScores>> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_feeds_the_watchdog_while_it_gets_on_and_no_longer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (tell, told) = mpsc::channel(1);
+        let told = Arc::new(tokio::sync::Mutex::new(told));
+        let backend = ScriptedBackend::new("scripted", move |_| {
+            Ok(Arc::new(Typist { model: model_info("king"), told: Arc::clone(&told) }))
+        });
+        let models = models_of(backend, &["king"], folder.path(), folder.path()).await;
+        let engine = models.engine().digest().expect("a digest");
+        let (activity, metrics) = (Activity::new(), Metrics::new().expect("metrics"));
+        let work = CallContext::new().with_events(Arc::new(activity.clone()));
+        models.open(&work).await.expect("opens");
+        let jobs = Jobs::open(None, engine, None).expect("opens");
+        let state = State::new(&ServerConfig::default(), models, jobs, metrics, activity.clone(), work);
+
+        let request = GenerateRequest::new([Message::new(MessageRole::User, "ls")], 8);
+        let key = SessionKey::new(model_info("king").parameters);
+        let job = JobRequest::Generate(GenerateJob::new(engine, key, &request));
+        let id = job.id().expect("an id");
+        let bytes = canonical_json(&job).expect("writes");
+        state.jobs().ask(id, &job, bytes).await.expect("is stored");
+        let (id, request) = state.jobs().0.store.next().await.expect("reads").expect("a job");
+        let mut under_way = JoinSet::new();
+        under_way.spawn(one(state.clone(), id, request));
+        let token = async || {
+            tell.send(()).await.expect("somebody writes");
+            while tell.capacity() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let mut steps = 0;
+        token().await;
+        assert!(activity.gets_on(&mut steps), "it began");
+        assert!(!activity.gets_on(&mut steps), "it stands still");
+        token().await;
+        assert!(activity.gets_on(&mut steps), "a token");
+        assert!(!activity.gets_on(&mut steps), "it stands still");
+        drop(tell);
+        under_way.join_next().await.expect("one").expect("no panic");
+        assert!(activity.gets_on(&mut steps) && activity.gets_on(&mut steps), "nothing is under way");
+        let status = state.jobs().status(id).await.expect("reads").expect("is known");
+        assert_eq!((status.state, status.stored), (JobState::Done, 1));
+    }
 }

@@ -1,21 +1,26 @@
-//! Screens of behaviour, run where the model is.
+//! Screens of behaviour, and what a store of submissions remembers of a model, where the
+//! model is.
 //!
 //! A client names screens and their settings. None may name a file, a server or another
 //! plugin: settings are numbers and words of yes or no, and only screens of the behaviour
-//! stage run, which ask the model and nobody else. What is compared with earlier
-//! submissions stays with the caller, who has the store.
+//! stage run, which ask the model and nobody else. Earlier submissions stay with the
+//! caller, who has the store: the server sends digest, fingerprint and sketch.
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::backends::serve::protocol::{ScreenJob, ScreenedModel};
+use crate::backends::files::FolderFiles;
+use crate::backends::serve::protocol::{Measure, MeasuredModel, ScreenJob};
+use crate::judges::screens::{AlignTo, Measurement};
+use crate::server::Models;
 use crate::{
-    BuildContext, CallContext, Error, ErrorKind, Fault, ModelSession, PluginConfig, Registry, Result, Screen,
-    ScreenPart, ScreenStage, Screened,
+    Artefact, BuildContext, CallContext, Digest, Error, ErrorKind, Fault, ModelSession, PluginConfig,
+    Registry, Result, Screen, ScreenPart, ScreenStage, Screened,
 };
 
 const SCREEN: &str = "screen a model";
+const MEASURE: &str = "measure a model";
 
 /// What the screens of `job` find in the model behind `session`.
 ///
@@ -26,7 +31,7 @@ pub(super) async fn screen(
     job: &ScreenJob,
     session: &Arc<dyn ModelSession>,
     cx: &CallContext,
-) -> Result<ScreenedModel> {
+) -> Result<Vec<Screened>> {
     let registry = Registry::linked()?;
     let build = BuildContext::new(&registry, cx);
     let mut findings = Vec::with_capacity(job.screens.len());
@@ -39,7 +44,44 @@ pub(super) async fn screen(
         let finding = part.inspect(&**session, job.seed, cx).await?;
         findings.push(Screened { screen: built.identity().clone(), stage: ScreenStage::Behaviour, finding });
     }
-    Ok(ScreenedModel { findings })
+    Ok(findings)
+}
+
+/// Digest, fingerprint and, where there is an anchor, sketch of the model of `parameters`.
+///
+/// # Errors
+/// The model's: weights that cannot be read, are not finite or cannot be aligned.
+pub(super) async fn measure(
+    models: &Models,
+    parameters: Digest,
+    asked: Measure,
+    cx: &CallContext,
+) -> Result<MeasuredModel> {
+    let take = async |parameters: Digest, align: AlignTo| {
+        let files = FolderFiles::new(models.folder(parameters)?);
+        Measurement::take(Arc::new(files), align, cx).await
+    };
+    let align = match asked.anchor {
+        None => AlignTo::Nothing,
+        Some(anchor) if anchor == parameters => AlignTo::Itself,
+        Some(anchor) => {
+            let anchor = take(anchor, AlignTo::Itself).await?.anchor;
+            AlignTo::Anchor(anchor.ok_or_else(|| Error::bug(MEASURE, "an anchor became none"))?)
+        }
+    };
+    let measured = take(parameters, align).await?;
+    let sketch = measured.aligned.as_ref().map(|aligned| &aligned.sketch);
+    if let Some(tensor) = sketch.and_then(|sketch| sketch.not_finite()) {
+        return Err(Error::new(ErrorKind::DataInvalid, MEASURE, "a weight is not finite")
+            .about(Artefact::Model)
+            .with("tensor", tensor));
+    }
+    let json = |error: serde_json::Error| Error::bug(MEASURE, error.to_string());
+    Ok(MeasuredModel {
+        parameters: measured.digests.parameters,
+        fingerprint: serde_json::to_value(&measured.fingerprint).map_err(json)?,
+        sketch: sketch.map(serde_json::to_value).transpose().map_err(json)?,
+    })
 }
 
 /// # Errors

@@ -14,14 +14,14 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::oneshot;
 
 use crate::events::{Event, JobEvent, JobState};
+use crate::sqlite::Format;
 use crate::{Digest, Error, ErrorKind, EventKind, Fault, Reach, Result};
 
 const OPEN: &str = "open the store of jobs";
 const USE: &str = "use the store of jobs";
 
-/// Marks the file as albedo's store of jobs.
-const APPLICATION: i64 = 0x616c_6a6f;
-const VERSION: i64 = 1;
+/// albedo's store of jobs: `aljo`.
+const FORMAT: Format = Format { application: 0x616c_6a6f, version: 1, tables: TABLES };
 
 const TABLES: &str = "
 CREATE TABLE jobs (
@@ -73,7 +73,7 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.commands = None;
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread was told to whoever waited for it.
+            // A panic of the thread reached the calls that waited for it.
             let _ = thread.join();
         }
     }
@@ -415,29 +415,11 @@ fn prepare(path: &Path) -> Result<Connection> {
              BEGIN IMMEDIATE;",
         )
         .map_err(failed)?;
-    let pragma = |name: &str| {
-        connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).map_err(failed)
-    };
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
-    let found = (pragma("application_id")?, pragma("user_version")?);
-    if tables == 0 && found == (0, 0) {
-        let made =
-            format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; {TABLES}");
-        connection.execute_batch(&made).map_err(failed)?;
-    } else if found != (APPLICATION, VERSION) {
-        let (message, hint) = if found.0 == APPLICATION {
-            (
-                format!("its format is {}, this program reads {VERSION}", found.1),
-                "use the program that wrote it",
-            )
-        } else {
-            ("it is another program's database".into(), "set another folder as `data`")
-        };
+    if let Err(message) = FORMAT.make_or_check(&connection).map_err(failed)? {
         return Err(Error::new(ErrorKind::DataInvalid, OPEN, message)
             .with_fault(Fault::Operator)
             .with("path", path.display())
-            .with_hint(hint));
+            .with_hint("use the program that wrote it, or set another folder as `data`"));
     }
     recover(&connection).map_err(failed)?;
     connection.execute_batch("COMMIT").map_err(failed)?;

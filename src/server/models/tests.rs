@@ -15,6 +15,16 @@ async fn models(names: &[&str], mirror: &Path, cache: &Path) -> (Models, Arc<Ato
         let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
         Ok(Arc::new(ScriptedSession::saying(&name, &name).with_model(model_info(&name))))
     });
+    (models_of(backend, names, mirror, cache).await, loads)
+}
+
+/// Models of `backend` in the folders `names`, one of which is loaded at a time.
+pub(in crate::server) async fn models_of(
+    backend: ScriptedBackend,
+    names: &[&str],
+    mirror: &Path,
+    cache: &Path,
+) -> Models {
     let (registry, cx) = (Registry::linked().expect("a registry"), CallContext::new());
     let hub = PluginConfig::named("folder").with("path", mirror.to_str().expect("UTF-8"));
     let hubs = crate::config::CheckedHubs::check(&[hub], [], &CheckContext::new(&registry)).expect("checked");
@@ -24,7 +34,7 @@ async fn models(names: &[&str], mirror: &Path, cache: &Path) -> (Models, Arc<Ato
         parameters: None,
         text_from: None,
     });
-    let models = Models(Arc::new(Inner {
+    Models(Arc::new(Inner {
         backend: Arc::new(backend),
         engine: EngineIdentity { backend: identity("scripted"), build: Build::default(), device: None },
         hubs: hubs.build(&BuildContext::new(&registry, &cx)).await.expect("built"),
@@ -34,8 +44,7 @@ async fn models(names: &[&str], mirror: &Path, cache: &Path) -> (Models, Arc<Ato
         metrics: Metrics::new().expect("metrics"),
         shelf: Mutex::default(),
         loading: tokio::sync::Mutex::default(),
-    }));
-    (models, loads)
+    }))
 }
 
 fn states(models: &Models) -> Vec<(String, ModelState)> {

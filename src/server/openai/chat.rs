@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::log_probs::ChatLogProbs;
-use super::models::now;
 use super::reply::{End, Piece, Replies};
 use super::request::{
-    MOST_LIKELIEST, Stop, StreamOptions, Wanted, sampling, seed, stops, text_only, unsupported, within,
+    MOST_LIKELIEST, Stop, StreamOptions, Wanted, sampling, seed, stops, stream_options, text_only,
+    unsupported, within,
 };
 use super::sse::{self, Chunks};
-use super::usage::{Usage, fingerprint, id};
+use super::usage::{Head, Usage};
 use crate::server::body::JsonBody;
-use crate::server::error::{ApiError, ErrorResponse};
+use crate::server::error::ApiError;
 use crate::server::state::State;
 use crate::{Message, MessageRole, Prompt};
 
@@ -162,11 +162,7 @@ impl ChatRequest {
             unsupported(name, value.as_ref(), &neutral)?;
         }
         text_only(self.response_format.as_ref())?;
-        if self.stream_options.is_some() && !self.is_streamed() {
-            let message = "The 'stream_options' parameter is only allowed when 'stream' is enabled.";
-            return Err(ApiError::field("stream_options", message));
-        }
-        Ok(())
+        stream_options(self.is_streamed(), self.stream_options)
     }
 
     fn messages(&self) -> Result<Vec<Message>, ApiError> {
@@ -324,12 +320,7 @@ pub(crate) struct Delta {
             (ChatCompletion = "application/json"),
             (ChatChunk = "text/event-stream"),
         )),
-        (status = 400, description = "The request is wrong, or longer than the context", body = ErrorResponse),
-        (status = 401, description = "The token is missing or wrong", body = ErrorResponse),
-        (status = 404, description = "No model here has that name", body = ErrorResponse),
-        (status = 413, description = "The body is too large", body = ErrorResponse),
-        (status = 429, description = "Too many replies wait; see `Retry-After`", body = ErrorResponse),
-        (status = 503, description = "The server loads, stops, or lost its device", body = ErrorResponse),
+        ApiError,
     )
 )]
 pub(super) async fn create(
@@ -341,13 +332,7 @@ pub(super) async fn create(
     let wanted = request.wanted(state.limits().choices)?;
     let (replies, has_log_probs) = (wanted.replies as usize, wanted.log_probs.is_some());
     let (key, asked) = wanted.of(&request.model, vec![prompt], &state).await?;
-    let form = Form {
-        id: id("chatcmpl"),
-        created: now(),
-        model: request.model.clone(),
-        fingerprint: fingerprint(state.models().engine(), key)?,
-        has_log_probs,
-    };
+    let form = Form { head: Head::new("chatcmpl", &request.model, key, &state)?, has_log_probs };
     let pieces = Replies::begin(asked, &state);
     if request.is_streamed() {
         let usage = request.stream_options.is_some_and(|options| options.include_usage);
@@ -359,10 +344,7 @@ pub(super) async fn create(
 /// What every answer to one request has.
 #[derive(Debug)]
 struct Form {
-    id: String,
-    created: u64,
-    model: String,
-    fingerprint: String,
+    head: Head,
     has_log_probs: bool,
 }
 
@@ -390,7 +372,7 @@ impl Form {
             finish_reason: end.finish,
         };
         let choices = texts.into_iter().zip(ends).enumerate().map(choice).collect();
-        let Self { id, created, model, fingerprint, .. } = self;
+        let Head { id, created, model, fingerprint } = self.head;
         Ok(ChatCompletion {
             id,
             object: "chat.completion",
@@ -403,14 +385,15 @@ impl Form {
     }
 
     fn chunk(&self, choices: Vec<ChatChunkChoice>, usage: Option<Usage>) -> ChatChunk {
+        let Head { id, created, model, fingerprint } = self.head.clone();
         ChatChunk {
-            id: self.id.clone(),
+            id,
             object: "chat.completion.chunk",
-            created: self.created,
-            model: self.model.clone(),
+            created,
+            model,
             choices,
             usage,
-            system_fingerprint: self.fingerprint.clone(),
+            system_fingerprint: fingerprint,
         }
     }
 }

@@ -7,15 +7,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::log_probs::CompletionLogProbs;
-use super::models::now;
 use super::reply::{End, Piece, Replies};
 use super::request::{
-    MOST_LIKELIEST, Stop, StreamOptions, Wanted, sampling, seed, stops, unsupported, within,
+    MOST_LIKELIEST, Stop, StreamOptions, Wanted, sampling, seed, stops, stream_options, unsupported, within,
 };
 use super::sse::{self, Chunks};
-use super::usage::{Usage, fingerprint, id};
+use super::usage::{Head, Usage};
 use crate::server::body::JsonBody;
-use crate::server::error::{ApiError, ErrorResponse};
+use crate::server::error::ApiError;
 use crate::server::state::State;
 use crate::{Prompt, TokenText};
 
@@ -122,11 +121,7 @@ impl CompletionRequest {
         ] {
             unsupported(name, value.as_ref(), &neutral)?;
         }
-        if self.stream_options.is_some() && !self.is_streamed() {
-            let message = "The 'stream_options' parameter is only allowed when 'stream' is enabled.";
-            return Err(ApiError::field("stream_options", message));
-        }
-        Ok(())
+        stream_options(self.is_streamed(), self.stream_options)
     }
 
     fn wanted(&self, most_replies: u32) -> Result<Wanted, ApiError> {
@@ -197,12 +192,7 @@ pub(crate) struct CompletionChoice {
             (CompletionResponse = "application/json"),
             (CompletionResponse = "text/event-stream"),
         )),
-        (status = 400, description = "The request is wrong, or longer than the context", body = ErrorResponse),
-        (status = 401, description = "The token is missing or wrong", body = ErrorResponse),
-        (status = 404, description = "No model here has that name", body = ErrorResponse),
-        (status = 413, description = "The body is too large", body = ErrorResponse),
-        (status = 429, description = "Too many replies wait; see `Retry-After`", body = ErrorResponse),
-        (status = 503, description = "The server loads, stops, or lost its device", body = ErrorResponse),
+        ApiError,
     )
 )]
 pub(super) async fn create(
@@ -223,15 +213,7 @@ pub(super) async fn create(
     });
     let texts: Vec<_> = echoes.map(|echo| Growing { echo, ..Growing::default() }).collect();
     let (key, asked) = wanted.of(&request.model, prompts, &state).await?;
-    let form = Form {
-        id: id("cmpl"),
-        created: now(),
-        model: request.model.clone(),
-        fingerprint: fingerprint(state.models().engine(), key)?,
-        has_log_probs,
-        n,
-        texts,
-    };
+    let form = Form { head: Head::new("cmpl", &request.model, key, &state)?, has_log_probs, n, texts };
     let pieces = Replies::begin(asked, &state);
     if request.is_streamed() {
         let usage = request.stream_options.is_some_and(|options| options.include_usage);
@@ -244,10 +226,7 @@ pub(super) async fn create(
 /// What every answer to one request has, and how far its texts are.
 #[derive(Debug)]
 struct Form {
-    id: String,
-    created: u64,
-    model: String,
-    fingerprint: String,
+    head: Head,
     has_log_probs: bool,
     /// Texts per prompt.
     n: usize,
@@ -341,14 +320,15 @@ impl Form {
     }
 
     fn response(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> CompletionResponse {
+        let Head { id, created, model, fingerprint } = self.head.clone();
         CompletionResponse {
-            id: self.id.clone(),
+            id,
             object: "text_completion",
-            created: self.created,
-            model: self.model.clone(),
+            created,
+            model,
             choices,
             usage,
-            system_fingerprint: self.fingerprint.clone(),
+            system_fingerprint: fingerprint,
         }
     }
 }

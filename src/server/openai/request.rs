@@ -96,6 +96,18 @@ pub(super) fn seed(given: Option<i64>) -> Result<u64, ApiError> {
     Ok(u64::from_le_bytes(bytes))
 }
 
+/// Options of a stream are for a reply that is one.
+///
+/// # Errors
+/// 400: `options` without a stream.
+pub(super) fn stream_options(is_streamed: bool, options: Option<StreamOptions>) -> Result<(), ApiError> {
+    if options.is_none() || is_streamed {
+        return Ok(());
+    }
+    let message = "The 'stream_options' parameter is only allowed when 'stream' is enabled.";
+    Err(ApiError::field("stream_options", message))
+}
+
 /// Whether `value` of the field `name` asks for nothing: is absent, null, or one of
 /// `neutral`.
 ///

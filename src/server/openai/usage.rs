@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use super::models::now;
 use super::reply::End;
-use crate::server::{EngineIdentity, SessionKey};
+use crate::server::SessionKey;
+use crate::server::state::State;
 use crate::{Digest, Result};
 
 /// Tokens of a request.
@@ -30,17 +32,34 @@ impl Usage {
     }
 }
 
-/// A new id: unique within the process, and among processes by their start.
-pub(super) fn id(kind: &str) -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("{kind}-{:x}-{:x}-{number:x}", super::models::now(), std::process::id())
+/// What every answer to one request names.
+#[derive(Debug, Clone)]
+pub(super) struct Head {
+    pub(super) id: String,
+    /// Seconds since the Unix epoch.
+    pub(super) created: u64,
+    /// The name that the request gave.
+    pub(super) model: String,
+    /// Names all that a reply's bits depend on beside its request: the engine and the
+    /// session.
+    pub(super) fingerprint: String,
 }
 
-/// Names all that a reply's bits depend on beside its request: the engine and the
-/// session.
-pub(super) fn fingerprint(engine: &EngineIdentity, key: SessionKey) -> Result<String> {
-    Ok(format!("albedo-{}", Digest::of_json(&(engine, key))?.short()))
+impl Head {
+    /// Of the answers to a request for `model`, which is the session `key`; `kind` begins
+    /// their id.
+    pub(super) fn new(kind: &str, model: &str, key: SessionKey, state: &State) -> Result<Self> {
+        let engine = state.models().engine();
+        let fingerprint = format!("albedo-{}", Digest::of_json(&(engine, key))?.short());
+        Ok(Self { id: id(kind), created: now(), model: model.to_owned(), fingerprint })
+    }
+}
+
+/// A new id: unique within the process, and among processes by their start.
+fn id(kind: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{kind}-{:x}-{:x}-{number:x}", now(), std::process::id())
 }
 
 #[cfg(test)]
