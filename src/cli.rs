@@ -48,6 +48,8 @@ mod serve;
 mod shell;
 mod source;
 mod tasks;
+#[cfg(feature = "validator")]
+mod validator;
 #[cfg(feature = "chain")]
 mod wallet;
 
@@ -165,6 +167,10 @@ enum Command {
     /// Look after the models of hubs on this machine.
     #[command(subcommand)]
     Cache(cache::Command),
+    /// Run a validator, or a whole competition as a demo; see what it did.
+    #[cfg(feature = "validator")]
+    #[command(subcommand)]
+    Validator(validator::Command),
     /// Look at a subnet's chain.
     #[cfg(feature = "chain")]
     #[command(subcommand)]
@@ -344,6 +350,8 @@ fn dispatch(command: Command, runtime: &tokio::runtime::Runtime, cx: &CallContex
         Command::Judge(command) => runtime.block_on(judge::run(&command, cx)),
         Command::Hub(command) => runtime.block_on(hub::run(&command, cx)),
         Command::Cache(command) => runtime.block_on(cache::run(&command, cx)),
+        #[cfg(feature = "validator")]
+        Command::Validator(command) => runtime.block_on(validator::run(&command, cx)),
         #[cfg(feature = "chain")]
         Command::Chain(command) => runtime.block_on(chain::run(&command, cx)),
         #[cfg(feature = "chain")]

@@ -62,6 +62,7 @@
 //! | `decide` | yes | [`mod@decide`]: which of two systems is better, from the logs of other tools |
 //! | `publish` | yes | [`publish`]: records, log and public data into a folder or a bucket, and a page that shows them |
 //! | `server` | yes | [`server`]: `albedo serve`, models over HTTP |
+//! | `validator` | yes | [`validator`]: the reference validator, the chain `local`, and the command `albedo validator` |
 //! | `conformance` | no | modules `conformance` and `testing`, for the tests of plugins |
 //! | `chain` | no | chains `local` and `subtensor`, wallets, and the commands `albedo chain`, `wallet` and `miner` |
 //!
@@ -86,7 +87,7 @@ pub use albedo_core::*;
     feature = "tasks"
 ))]
 pub use albedo_backends as backends;
-#[cfg(feature = "chain")]
+#[cfg(any(feature = "chain", feature = "validator"))]
 pub use albedo_chain as chains;
 #[cfg(feature = "judges")]
 pub use albedo_judges as judges;
@@ -110,6 +111,8 @@ pub mod report;
 pub mod server;
 #[cfg(any(feature = "publish", feature = "server"))]
 mod sqlite;
+#[cfg(feature = "validator")]
+pub mod validator;
 
 /// This build, as records name it: its version and the digest of its sources.
 pub fn build() -> Build {

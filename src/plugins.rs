@@ -9,7 +9,7 @@
     feature = "tasks"
 ))]
 use albedo_backends as _;
-#[cfg(feature = "chain")]
+#[cfg(any(feature = "chain", feature = "validator"))]
 use albedo_chain as _;
 #[cfg(feature = "judges")]
 use albedo_judges as _;

@@ -62,7 +62,7 @@ mod access;
 mod body;
 mod config;
 mod error;
-mod health;
+pub(crate) mod health;
 mod jobs;
 mod listen;
 pub mod metrics;

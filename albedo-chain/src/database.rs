@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use albedo_core::{Error, ErrorKind, Fault, Result};
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use albedo_core::{Error, ErrorKind, Fault, Result, durable};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 /// How long a writer of a shared file waits for another.
 const BUSY: Duration = Duration::from_secs(10);
@@ -24,8 +24,12 @@ pub struct Format {
     pub application: i64,
     /// Version of the tables (`PRAGMA user_version`).
     pub version: i64,
-    /// The statements that make the tables of a new file.
+    /// The statements that make the tables of a new file, in the oldest version that
+    /// is still opened.
     pub tables: &'static str,
+    /// The statements that bring a file from each version to the next, up to
+    /// `version`. A script that was released never changes.
+    pub upgrades: &'static [&'static str],
     /// Whether one process alone may have it open.
     pub exclusive: bool,
 }
@@ -40,6 +44,7 @@ pub struct Format {
 ///     application: 0x6775_6573,
 ///     version: 1,
 ///     tables: "CREATE TABLE guests (name TEXT NOT NULL) STRICT;",
+///     upgrades: &[],
 ///     exclusive: true,
 /// };
 /// // A path in place of `None` names a file.
@@ -82,14 +87,65 @@ impl From<Error> for Trouble {
     }
 }
 
+/// What a file was found to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Empty,
+    /// Ours, in this version.
+    Version(i64),
+}
+
+impl Format {
+    /// The oldest version that is opened.
+    const fn oldest(&self) -> i64 {
+        self.version - self.upgrades.len() as i64
+    }
+
+    /// What `connection` has open at `path`, which is only read.
+    fn found(&self, connection: &Connection, operation: &str, path: &Path) -> Result<Found> {
+        let failed = |error| sqlite(*self, operation, path, error);
+        let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(failed);
+        let tables = number("SELECT count(*) FROM sqlite_schema")?;
+        let (application, version) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
+        let invalid = |message: String, hint: &str| {
+            Err(Error::new(ErrorKind::DataInvalid, operation, message)
+                .with_fault(Fault::Operator)
+                .with("path", path.display())
+                .with_hint(hint))
+        };
+        match (tables, application, version) {
+            (0, 0, 0) => Ok(Found::Empty),
+            (_, application, _) if application != self.application => {
+                invalid("it is another program's database".into(), "name another file")
+            }
+            (_, _, version) if version < self.oldest() || version > self.version => {
+                let message = format!("its format is {version}, this program reads {}", self.version);
+                invalid(message, "use the program that wrote it")
+            }
+            (_, _, version) => Ok(Found::Version(version)),
+        }
+    }
+
+    /// The statements that a file lacks.
+    fn lacks(&self, found: Found) -> impl Iterator<Item = &'static str> {
+        let (made, skip) = match found {
+            Found::Empty => (Some(self.tables), 0),
+            Found::Version(version) => (None, (version - self.oldest()) as usize),
+        };
+        made.into_iter().chain(self.upgrades.iter().skip(skip).copied())
+    }
+}
+
 impl Database {
     /// Opens the file, and makes it if it does not exist, readable for its
-    /// owner only; `None` is memory. A write waits up to 10 s for another
-    /// process; on an exclusive file it does not wait.
+    /// owner only; `None` is memory. A file of an earlier version gets the
+    /// upgrades, all or none. A write waits up to 10 s for another process; on
+    /// an exclusive file it does not wait.
     ///
     /// # Errors
-    /// [`ErrorKind::DataInvalid`] for a file that is not of this format;
-    /// [`ErrorKind::Conflict`] if it is exclusive and another process has it.
+    /// [`ErrorKind::DataInvalid`], the file untouched, if it is not of this
+    /// format or of a newer version; [`ErrorKind::Conflict`] if it is exclusive
+    /// and another process has it.
     pub fn open(path: Option<&Path>, format: Format) -> Result<Self> {
         let operation = format!("open the {}", format.name);
         let shown = path.map_or_else(|| PathBuf::from(":memory:"), Path::to_owned);
@@ -102,45 +158,102 @@ impl Database {
             }
         }
         .map_err(failed)?;
-        let settings = if format.exclusive {
-            // A second process is refused at once, for as long as this one lives.
-            "PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = EXTRA;"
-        } else {
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
-        };
         let busy = if format.exclusive { Duration::ZERO } else { BUSY };
         connection.busy_timeout(busy).map_err(failed)?;
-        connection.execute_batch(settings).map_err(failed)?;
+        if format.exclusive {
+            // A second process is refused at once, for as long as this one lives.
+            let settings = "PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = EXTRA;";
+            connection.execute_batch(settings).map_err(failed)?;
+        } else {
+            // Looked at before: the write-ahead log is a change of the file.
+            format.found(&connection, &operation, &shown)?;
+            let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
+            connection.execute_batch(settings).map_err(failed)?;
+        }
+        connection.execute_batch("PRAGMA foreign_keys = ON;").map_err(failed)?;
         let behavior = TransactionBehavior::Exclusive;
         let transaction = connection.transaction_with_behavior(behavior).map_err(failed)?;
-        let pragma = |name: &str| {
-            transaction.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).map_err(failed)
-        };
-        let tables: i64 = transaction
-            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-            .map_err(failed)?;
-        let found = (pragma("application_id")?, pragma("user_version")?);
-        let invalid = |message: String, hint: &str| {
-            Err(Error::new(ErrorKind::DataInvalid, &operation, message)
-                .with_fault(Fault::Operator)
-                .with("path", shown.display())
-                .with_hint(hint))
-        };
-        if tables == 0 && found == (0, 0) {
-            let Format { application, version, tables, .. } = format;
+        let found = format.found(&transaction, &operation, &shown)?;
+        for script in format.lacks(found) {
+            transaction.execute_batch(script).map_err(failed)?;
+        }
+        if found != Found::Version(format.version) {
+            let Format { application, version, .. } = format;
             transaction
                 .execute_batch(&format!(
-                    "PRAGMA application_id = {application}; PRAGMA user_version = {version}; {tables}"
+                    "PRAGMA application_id = {application}; PRAGMA user_version = {version};"
                 ))
                 .map_err(failed)?;
-        } else if found.0 != format.application {
-            return invalid("it is another program's database".into(), "name another file");
-        } else if found.1 != format.version {
-            let message = format!("its format is {}, this program reads {}", found.1, format.version);
-            return invalid(message, "use the program that wrote it");
         }
         transaction.commit().map_err(failed)?;
         Ok(Self { format, path: shown, connection: Mutex::new(connection) })
+    }
+
+    /// Opens a file that exists, only to read it, beside a process that writes it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]; as [`Database::open`], and an earlier version is
+    /// refused too.
+    pub fn open_to_read(path: &Path, format: Format) -> Result<Self> {
+        let operation = format!("open the {}", format.name);
+        std::fs::metadata(path).map_err(|error| Error::io(&operation, path, error))?;
+        let failed = |error| sqlite(format, &operation, path, error);
+        let connection =
+            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+        connection.busy_timeout(BUSY).map_err(failed)?;
+        if format.found(&connection, &operation, path)? != Found::Version(format.version) {
+            let message = format!("its format is earlier than {}, which this program reads", format.version);
+            return Err(Error::new(ErrorKind::DataInvalid, &operation, message)
+                .with_fault(Fault::Operator)
+                .with("path", path.display())
+                .with_hint("start the program that writes it once: it brings the file up to date"));
+        }
+        Ok(Self { format, path: path.to_owned(), connection: Mutex::new(connection) })
+    }
+
+    /// Reads every page of the file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DataInvalid`] if one is damaged.
+    pub fn check(&self) -> Result<()> {
+        let operation = format!("check the {}", self.format.name);
+        let checked = self.connection().query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+        match self.said(&operation, checked.map_err(Trouble::from))?.as_str() {
+            "ok" => Ok(()),
+            damage => Err(Error::new(ErrorKind::DataInvalid, &operation, format!("it is damaged: {damage}"))
+                .with_fault(Fault::Operator)
+                .with("path", self.path.display())
+                .with_hint("restore the file from a backup")),
+        }
+    }
+
+    /// Writes a whole copy of the file as it is now to the new file `to`, while others
+    /// may write it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if `to` exists; what the disk meets.
+    pub fn backup(&self, to: &Path) -> Result<()> {
+        let operation = format!("back the {} up", self.format.name);
+        let refused = |message: &str| {
+            Error::new(ErrorKind::Conflict, &operation, message)
+                .with_fault(Fault::Operator)
+                .with("path", to.display())
+                .with_hint("name a file that does not exist yet")
+        };
+        if to.exists() {
+            return Err(refused("the file exists"));
+        }
+        let Some(text) = to.to_str() else { return Err(refused("the file's name is not UTF-8")) };
+        // It exists before it has content, so that nobody but its owner ever reads it.
+        make(to).map_err(|error| Error::io(&operation, to, error))?;
+        let written = self.connection().execute("VACUUM INTO ?1", [text]);
+        if written.is_err() {
+            // Half a backup is none.
+            let _ = std::fs::remove_file(to);
+        }
+        self.said(&operation, written.map_err(Trouble::from))?;
+        let synced = std::fs::File::open(to).and_then(|file| durable::synced(file.sync_all()));
+        synced.map_err(|error| Error::io(&operation, to, error))
     }
 
     /// Runs `work` in a transaction while nobody else writes; nothing of it
@@ -197,6 +310,20 @@ impl Database {
         self.said(operation, done)
     }
 
+    /// [`Database::read`] on a thread that may block.
+    ///
+    /// # Errors
+    /// As [`Database::write`].
+    pub async fn read_async<T: Send + 'static>(
+        self: &Arc<Self>,
+        operation: &'static str,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Trouble> + Send + 'static,
+    ) -> Result<T> {
+        let database = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || database.read(operation, work));
+        done.await.map_err(|error| Error::bug(operation, error.to_string()))?
+    }
+
     fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -240,9 +367,11 @@ fn sqlite(format: Format, operation: &str, path: &Path, error: rusqlite::Error) 
         (_, Some(Code::DatabaseBusy | Code::DatabaseLocked)) => {
             (ErrorKind::Unavailable, Fault::Infrastructure, "another process is writing: try again")
         }
-        (_, Some(Code::DiskFull)) => {
-            (ErrorKind::ResourceExhausted, Fault::Infrastructure, "free some space and try again")
-        }
+        (_, Some(Code::DiskFull | Code::SystemIoFailure)) => (
+            ErrorKind::ResourceExhausted,
+            Fault::Infrastructure,
+            "free some space, check the disk and try again",
+        ),
         _ => (ErrorKind::Unexpected, Fault::Bug, "report this"),
     };
     Error::new(kind, operation, error.to_string())
@@ -261,8 +390,65 @@ mod tests {
         application: 0x7465_7374,
         version: 2,
         tables: "CREATE TABLE things (name TEXT NOT NULL) STRICT;",
+        upgrades: &[],
         exclusive: true,
     };
+
+    #[test]
+    fn upgrades_run_once_each_and_all_or_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.sqlite");
+        let shared = Format { exclusive: false, ..FORMAT };
+        drop(Database::open(Some(&path), shared).expect("made"));
+        let before = std::fs::read(&path).expect("reads");
+        let broken = Format {
+            version: 4,
+            upgrades: &["CREATE TABLE more (x INTEGER) STRICT;", "CREATE TABEL no (x INTEGER);"],
+            ..shared
+        };
+        Database::open(Some(&path), broken).expect_err("the second upgrade is no SQL");
+        let old = Database::open_to_read(&path, Format { version: 3, ..broken }).expect_err("is earlier");
+        assert!(old.to_string().contains("earlier than 3"), "{old}");
+        assert_eq!(std::fs::read(&path).expect("reads"), before, "nothing of the first is left");
+        let upgraded = Format { version: 3, upgrades: &["CREATE TABLE more (x INTEGER) STRICT;"], ..shared };
+        for _ in 0..2 {
+            let database = Database::open(Some(&path), upgraded).expect("upgrades");
+            database
+                .write("add", |transaction| Ok(transaction.execute("INSERT INTO more VALUES (1)", [])?))
+                .expect("the table is there");
+        }
+        let newer = std::fs::read(&path).expect("reads");
+        for open in [Database::open_to_read(&path, shared), Database::open(Some(&path), shared)] {
+            let error = open.expect_err("it is newer");
+            assert!(error.to_string().contains("its format is 3"), "{error}");
+        }
+        assert_eq!(std::fs::read(&path).expect("reads"), newer, "untouched");
+    }
+
+    #[test]
+    fn others_read_and_copy_a_shared_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.sqlite");
+        let shared = Format { exclusive: false, ..FORMAT };
+        let missing = Database::open_to_read(&path, shared).expect_err("is not there");
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        let writer = Database::open(Some(&path), shared).expect("made");
+        let reader = Database::open_to_read(&path, shared).expect("opens");
+        let add = |database: &Database| {
+            database
+                .write("add", |transaction| Ok(transaction.execute("INSERT INTO things VALUES ('x')", [])?))
+        };
+        add(&writer).expect("writes");
+        add(&reader).expect_err("only reads");
+        let copy = folder.path().join("copy.sqlite");
+        reader.backup(&copy).expect("copied");
+        assert_eq!(reader.backup(&copy).expect_err("it exists").kind(), ErrorKind::Conflict);
+        let count = Database::open(Some(&copy), shared).expect("opens").read("count", |transaction| {
+            Ok(transaction.query_row("SELECT count(*) FROM things", [], |row| row.get::<_, i64>(0))?)
+        });
+        assert_eq!(count.expect("counted"), 1);
+        writer.check().expect("whole");
+    }
 
     #[test]
     fn a_file_of_something_else_is_refused_with_what_to_do() {

@@ -29,6 +29,7 @@ const FORMAT: Format = Format {
     application: 0x616c_626a,
     version: 1,
     tables: TABLES,
+    upgrades: &[],
     exclusive: true,
 };
 

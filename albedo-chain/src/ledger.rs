@@ -33,6 +33,7 @@ const FORMAT: Format = Format {
     application: 0x616c_6272,
     version: 1,
     tables: TABLES,
+    upgrades: &[],
     exclusive: false,
 };
 

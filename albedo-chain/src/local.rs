@@ -40,6 +40,7 @@ const FORMAT: Format = Format {
     application: 0x616c_626c,
     version: 1,
     tables: TABLES,
+    upgrades: &[],
     exclusive: false,
 };
 

@@ -10,7 +10,7 @@ use super::bucket::{Bucket, Content, Mode, Object, Written};
 use super::public::PublicLog;
 use crate::log::{Entry, FolderLog, Head, History, Log, LogFiles, LogWriter, Submission, files_since};
 use crate::record::AnyRecord;
-use crate::{CallContext, Error, ErrorKind, Fault, Result, Signer};
+use crate::{CallContext, Error, ErrorKind, Fault, PublicKey, Result, Signer};
 
 const OPERATION: &str = "publish the log";
 
@@ -39,6 +39,19 @@ impl LogSource {
         Self { folder: folder.into(), signer, origin }
     }
 
+    /// Opens the log to append to it.
+    ///
+    /// # Errors
+    /// As [`LogWriter::open`].
+    pub fn open(&self) -> Result<LogWriter> {
+        LogWriter::open(&self.folder, self.origin.as_deref(), Arc::clone(&self.signer))
+    }
+
+    /// The key that signs its heads.
+    pub fn key(&self) -> PublicKey {
+        self.signer.key()
+    }
+
     /// Appends what the log lacks of `record`, which was verified; gives the place of
     /// the entry that names it.
     ///
@@ -57,8 +70,8 @@ impl LogSource {
             }
         }
         // Only the holder of the writer appends: what is missing is determined again.
-        let (folder, origin, signer) = (self.folder.clone(), self.origin.clone(), Arc::clone(&self.signer));
-        let mut writer = blocking(move || LogWriter::open(&folder, origin.as_deref(), signer)).await?;
+        let source = self.clone();
+        let mut writer = blocking(move || source.open()).await?;
         let history = self.history(cx).await?.1;
         let entries = history.lacks(record, submission.cloned())?;
         let place = history.entries().len() as u64 + entries.len() as u64;

@@ -294,6 +294,18 @@ impl Publisher {
         self.bucket.write(name, Content::Bytes(bytes), Mode::Always, cx).await.map(drop)
     }
 
+    /// Publishes the newest head of the log and what it covers; nothing without a log.
+    ///
+    /// # Errors
+    /// The operator's: the published head is another log's, or of another history; the
+    /// bucket's.
+    pub async fn log(&self, cx: &CallContext) -> Result<()> {
+        match &self.settings.log {
+            Some(log) => log.copy(&self.bucket, cx).await,
+            None => Ok(()),
+        }
+    }
+
     async fn record(&self, mut ready: Ready, cx: &CallContext) -> Result<Published> {
         let record = ready.manifest.record;
         if let Some(log) = &self.settings.log {

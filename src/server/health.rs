@@ -97,7 +97,7 @@ impl EventSink for Activity {
     tag = "health",
     responses((status = 200, description = "The process answers", body = Health))
 )]
-pub(super) async fn healthz() -> Response {
+pub(crate) async fn healthz() -> Response {
     Json(Health { status: "ok" }).into_response()
 }
 
@@ -154,7 +154,7 @@ pub(super) async fn metrics(From(state): From<State>) -> Response {
 }
 
 /// Tells the service manager, if one started the process.
-pub(super) fn notify(change: &NotifyState<'_>) {
+pub(crate) fn notify(change: &NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(change)) {
         tracing::warn!(%error, "the service manager cannot be told `{change}`");
     }

@@ -34,15 +34,15 @@ enum Kind {
 }
 
 impl Metric {
-    const fn counter(name: &'static str, help: &'static str) -> Self {
+    pub(crate) const fn counter(name: &'static str, help: &'static str) -> Self {
         Self { name, kind: Kind::Counter, help }
     }
 
-    const fn gauge(name: &'static str, help: &'static str) -> Self {
+    pub(crate) const fn gauge(name: &'static str, help: &'static str) -> Self {
         Self { name, kind: Kind::Gauge, help }
     }
 
-    const fn seconds(name: &'static str, help: &'static str) -> Self {
+    pub(crate) const fn seconds(name: &'static str, help: &'static str) -> Self {
         Self { name, kind: Kind::Seconds, help }
     }
 }
@@ -130,23 +130,12 @@ const ALL: [Metric; 17] = [
 pub struct Metrics(Arc<PrometheusRecorder>);
 
 impl Metrics {
-    /// Nothing is counted yet.
+    /// A server's, where nothing is counted yet.
     ///
     /// # Errors
     /// A bug: the buckets of times are refused.
     pub fn new() -> Result<Self> {
-        let bug = |error: BuildError| Error::bug("set up the metrics", error.to_string());
-        let builder = PrometheusBuilder::new().set_buckets(&SECONDS).map_err(bug)?;
-        let recorder = builder.build_recorder();
-        for Metric { name, kind, help } in ALL {
-            let (name, help) = (KeyName::from_const_str(name), help.into());
-            match kind {
-                Kind::Counter => recorder.describe_counter(name, None, help),
-                Kind::Gauge => recorder.describe_gauge(name, None, help),
-                Kind::Seconds => recorder.describe_histogram(name, Some(Unit::Seconds), help),
-            }
-        }
-        let metrics = Self(Arc::new(recorder));
+        let metrics = Self::of(&ALL)?;
         // What has no label is there from the start, so that its absence means something.
         for metric in [UNAUTHORIZED, CONNECTIONS_REFUSED] {
             metrics.add(metric, &[], 0);
@@ -157,6 +146,25 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Those that are listed, with their help texts.
+    ///
+    /// # Errors
+    /// As [`Metrics::new`].
+    pub(crate) fn of(listed: &[Metric]) -> Result<Self> {
+        let bug = |error: BuildError| Error::bug("set up the metrics", error.to_string());
+        let builder = PrometheusBuilder::new().set_buckets(&SECONDS).map_err(bug)?;
+        let recorder = builder.build_recorder();
+        for &Metric { name, kind, help } in listed {
+            let (name, help) = (KeyName::from_const_str(name), help.into());
+            match kind {
+                Kind::Counter => recorder.describe_counter(name, None, help),
+                Kind::Gauge => recorder.describe_gauge(name, None, help),
+                Kind::Seconds => recorder.describe_histogram(name, Some(Unit::Seconds), help),
+            }
+        }
+        Ok(Self(Arc::new(recorder)))
+    }
+
     /// Adds `count` to a counter.
     pub fn add(&self, metric: Metric, labels: &[(&'static str, &str)], count: u64) {
         self.0.register_counter(&key(metric, labels), &METADATA).increment(count);
@@ -164,7 +172,12 @@ impl Metrics {
 
     /// Sets a gauge.
     pub fn set(&self, metric: Metric, value: f64) {
-        self.0.register_gauge(&key(metric, &[]), &METADATA).set(value);
+        self.set_of(metric, &[], value);
+    }
+
+    /// Sets the gauge of these labels.
+    pub(crate) fn set_of(&self, metric: Metric, labels: &[(&'static str, &str)], value: f64) {
+        self.0.register_gauge(&key(metric, labels), &METADATA).set(value);
     }
 
     /// Notes that something took `seconds`.

@@ -103,7 +103,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
     // A client of jobs counts prompts with the tokenizer of the served model.
     const SERVE: &[&str] = &["inference", "threads", "network"];
     const SERVER: &[&str] = &["inference", "threads", "network", "database"];
-    let cases: [(&str, &str, &[&str]); 43] = [
+    let cases: [(&str, &str, &[&str]); 44] = [
         ("albedo-core", "", &[]),
         ("albedo-core", "conformance", &[]),
         ("albedo-core", "signatures", &[]),
@@ -147,6 +147,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo", "screens", &["threads", "database"]),
         ("albedo", "chain", &["network", "database", "chain"]),
         ("albedo", "signatures", &[]),
+        ("albedo", "validator", SERVER),
     ];
     let listed = cases.map(|(member, feature, _)| (member.to_owned(), feature.to_owned()));
     assert_eq!(BTreeSet::from(listed), features(), "every feature is listed");

@@ -74,6 +74,7 @@ async fn every_command_prints_what_the_guide_documents() {
     logs(&mut machine);
     hubs(&mut machine).await;
     publishing(&mut machine).await;
+    validators(&mut machine);
     assert_eq!(machine.guide.unchecked(is_here), [""; 0], "documented, and compared with nothing");
 }
 
@@ -270,6 +271,24 @@ async fn publishing(machine: &mut Machine) {
     let (url, out) = (format!("{}/records/{record}", server.url()), machine.path("fetched"));
     let fetched = machine.prints("record fetch", &["record", "fetch", &url, "--out", &out]);
     assert_eq!(fetched["signers"].as_array().map(Vec::len), Some(1), "{fetched}");
+}
+
+fn validators(machine: &mut Machine) {
+    let (folder, config) = crate::validator::folder("");
+    crate::validator::ledger(folder.path());
+    let config = ["--config", config.to_str().expect("UTF-8")];
+    let mut prints = |title: &str| {
+        let words: Vec<_> =
+            title.split(' ').chain((title == "validator submission").then_some("1")).collect();
+        machine.prints(title, &[&words[..], &config].concat())
+    };
+    let status = prints("validator status");
+    assert_eq!((&status["king"]["id"], &status["duel"]["attempt"]), (&2.into(), &1.into()), "{status}");
+    assert_eq!(prints("validator queue")["items"].as_array().map(Vec::len), Some(1));
+    assert_eq!(prints("validator history")["duels"].as_array().map(Vec::len), Some(3));
+    let moves = prints("validator submission")["items"][0]["moves"].as_array().map(Vec::len);
+    assert!(moves > Some(5), "{moves:?}");
+    prints("validator doctor");
 }
 
 #[test]

@@ -47,5 +47,11 @@ mod serve_nats;
 mod served;
 mod talk;
 mod terminal;
+#[cfg(feature = "validator")]
+mod validator;
+#[cfg(feature = "validator")]
+mod validator_kills;
+#[cfg(feature = "validator")]
+mod validator_served;
 mod verify_py;
 mod ways_to_fail;

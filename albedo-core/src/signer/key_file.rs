@@ -1,11 +1,12 @@
 //! A signing key in a file.
 
 use std::fmt;
-use std::fs::{File, Metadata};
-use std::io::Read;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{Read, Write};
 use std::path::Path;
 
-use ed25519_dalek::pkcs8::DecodePrivateKey;
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey};
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
 
@@ -58,6 +59,24 @@ impl KeyFile {
     /// The key of a 32-byte seed.
     pub fn from_seed(seed: &[u8; 32]) -> Self {
         Self(SigningKey::from_bytes(seed))
+    }
+
+    /// Writes the key to the new file `path`, as [`KeyFile::open`] reads it: in PKCS #8,
+    /// PEM, for its owner alone.
+    ///
+    /// # Errors
+    /// The operating system's; the file exists.
+    pub fn save_new(&self, path: &Path) -> Result<()> {
+        const SAVE: &str = "save the signing key";
+        let io = |error| Error::io(SAVE, path, error);
+        let pem = self.0.to_pkcs8_pem(LineEnding::LF);
+        let pem = pem.map_err(|error| Error::bug(SAVE, error.to_string()))?;
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(path).map_err(io)?;
+        file.write_all(pem.as_bytes()).and_then(|()| crate::durable::synced(file.sync_all())).map_err(io)
     }
 }
 
@@ -118,6 +137,17 @@ mod tests {
         assert_eq!(key.key().to_string(), format!("ed25519:{PUBLIC}"));
         key.key().verify(b"text", &key.sign(b"text").expect("signs")).expect("verifies");
         assert_eq!(format!("{key:?}"), format!("KeyFile(ed25519:{PUBLIC})"));
+    }
+
+    #[test]
+    fn a_key_that_is_saved_reads_back_and_replaces_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("key.pem");
+        let key = KeyFile::from_seed(&[7; 32]);
+        key.save_new(&path).expect("saves");
+        assert_eq!(KeyFile::open(&path).expect("reads").public_key(), key.public_key());
+        KeyFile::from_seed(&[8; 32]).save_new(&path).expect_err("there is one");
+        assert_eq!(KeyFile::open(&path).expect("reads").public_key(), key.public_key());
     }
 
     #[cfg(unix)]

@@ -1,15 +1,24 @@
-//! The unit of `examples/serve/`, as systemd reads it.
+//! The units of `examples/`, as systemd reads them.
 
 use std::process::Command;
 
 use crate::run::root;
 
-/// The highest exposure that `systemd-analyze security` may find, of 10.
-const MOST: f64 = 5.0;
-
 #[test]
-fn the_unit_is_well_formed_and_sandboxed() {
-    let unit = std::fs::read_to_string(root().join("examples/serve/albedo-serve.service")).expect("the unit");
+fn the_servers_unit_is_well_formed_and_sandboxed() {
+    sandboxed("serve/albedo-serve.service", 5.0);
+}
+
+/// It needs no device.
+#[test]
+fn the_validators_unit_is_well_formed_and_sandboxed() {
+    sandboxed("validator/albedo-validator.service", 3.0);
+}
+
+/// Checks the unit, and that `systemd-analyze security` finds less exposure than `most`,
+/// of 10.
+fn sandboxed(unit: &str, most: f64) {
+    let unit = std::fs::read_to_string(root().join("examples").join(unit)).expect("the unit");
     let installed = "/usr/local/bin/albedo";
     assert!(unit.contains(installed) && unit.contains("Type=notify") && unit.contains("WatchdogSec="));
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
@@ -17,7 +26,7 @@ fn the_unit_is_well_formed_and_sandboxed() {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("albedo-serve.service");
+    let path = folder.path().join("albedo.service");
     std::fs::write(&path, unit.replace(installed, env!("CARGO_BIN_EXE_albedo"))).expect("writes");
     let analyze = |arguments: &[&str]| {
         let output = Command::new("systemd-analyze").args(arguments).arg(&path).output().expect("it runs");
@@ -35,5 +44,5 @@ fn the_unit_is_well_formed_and_sandboxed() {
         .and_then(|level| level.parse::<f64>().ok());
     let level = level.unwrap_or_else(|| panic!("no level: {said}"));
     println!("exposure level {level}");
-    assert!(level < MOST, "{said}");
+    assert!(level < most, "{said}");
 }

@@ -1,0 +1,227 @@
+//! What is kept of a competition, as tables.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::super::exit::Exit;
+use super::super::output::{print, print_json};
+use crate::report::Look;
+use crate::validator::ledger::{
+    Alert, Counts, DuelRow, EpochRow, KingRow, Ledger, OpenDuel, SubmissionRow, Totals,
+};
+use crate::validator::table::{State, action, name};
+use crate::{Digest, Result};
+
+/// Epochs that `status` shows.
+const EPOCHS: u32 = 5;
+
+/// A time of the day in UTC, to the second.
+pub(super) fn time(at_ms: u64) -> String {
+    let seconds = at_ms / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// What is known of the competition now.
+struct Known {
+    king: Option<KingRow>,
+    spent: Totals,
+    counts: Counts,
+    open: Option<OpenDuel>,
+    epochs: Vec<EpochRow>,
+    alerts: Vec<Alert>,
+    frozen: Option<String>,
+    signed: u64,
+    waiting: u64,
+}
+
+impl Known {
+    async fn of(ledger: &Ledger) -> Result<Self> {
+        let king = ledger.king().await?;
+        let spent = match &king {
+            Some(king) => ledger.spent(king.id).await?,
+            None => Totals::default(),
+        };
+        Ok(Self {
+            king,
+            spent,
+            counts: ledger.counts().await?,
+            open: ledger.open_duel().await?,
+            epochs: ledger.epochs(EPOCHS).await?,
+            alerts: ledger.alerts().await?,
+            frozen: ledger.frozen().await?,
+            signed: ledger.signed().await?,
+            waiting: ledger.lag().await?.waiting,
+        })
+    }
+}
+
+pub(super) async fn status_json(ledger: &Ledger) -> Result<Value> {
+    let Known { king, spent, counts, open, epochs, alerts, frozen, signed, waiting } =
+        Known::of(ledger).await?;
+    Ok(json!({
+        "king": king, "kings": ledger.kings().await?, "spent": spent, "submissions": counts, "epochs": epochs,
+        "duel": open.map(|open| json!({ "id": open.id, "submission": open.submission, "attempt": open.attempt,
+            "runs": open.began, "voids": open.voids })),
+        "log_entries": signed, "waits_to_be_published": waiting, "alerts": alerts, "frozen": frozen,
+    }))
+}
+
+pub(super) async fn status(ledger: &Ledger) -> Result<String> {
+    let Known { king, spent, counts, open, epochs, alerts, frozen, signed, waiting } =
+        Known::of(ledger).await?;
+    let look = Look::of_stdout();
+    let mut text = String::new();
+    match &king {
+        Some(king) => {
+            let whose = king
+                .hotkey
+                .as_ref()
+                .map_or("the first, who earns nothing".to_owned(), |hotkey| hotkey.0.clone());
+            text += &look.entry("king", &format!("{}  {whose}  {}", king.id, king.model));
+            let spent = format!(
+                "{} {} against this king, {:.4} % of false crowns spent, ${:.4} for judges",
+                spent.attempts,
+                if spent.attempts == 1 { "attempt" } else { "attempts" },
+                100.0 * spent.alpha,
+                spent.usd
+            );
+            text += &look.entry("reign", &spent);
+        }
+        None => text += &look.entry("king", "none yet"),
+    }
+    let counted: Vec<_> =
+        counts.iter().map(|(state, count)| format!("{count} {}", state.replace('_', " "))).collect();
+    text +=
+        &look.entry("submissions", &if counted.is_empty() { "none yet".into() } else { counted.join(", ") });
+    let duel = open.map_or("none".to_owned(), |open| {
+        let state = if open.began { "runs" } else { "is planned" };
+        format!("attempt {} {state}, submission {}, {} voids", open.attempt, open.submission, open.voids)
+    });
+    text += &look.entry("duel", &duel);
+    for (place, row) in epochs.iter().enumerate() {
+        let parts = row.parts()?;
+        let shares: Vec<_> =
+            parts.iter().map(|(hotkey, part)| format!("{hotkey} {:.1} %", 100.0 * part)).collect();
+        let what = match (&row.receipt, &row.missed) {
+            (Some(receipt), _) => format!("set in block {}", receipt.block),
+            (None, Some(missed)) => format!("missed: {missed}"),
+            (None, None) => "on their way".into(),
+        };
+        let label = if place == 0 { "weights" } else { "" };
+        text += &look.entry(label, &format!("epoch {}: {}, {what}", row.epoch, shares.join(", ")));
+    }
+    text += &look.entry("log", &format!("{signed} entries under a signed head"));
+    text +=
+        &look.entry("publishing", &if waiting == 0 { "all done".into() } else { format!("{waiting} wait") });
+    for (place, alert) in alerts.iter().enumerate() {
+        let label = if place == 0 { look.bad("alerts") } else { String::new() };
+        let line = format!(
+            "since {}, {} times, {}: {}",
+            time(alert.first_ms),
+            alert.count,
+            alert.key,
+            alert.message
+        );
+        text += &look.entry(&label, &line);
+    }
+    if let Some(frozen) = frozen {
+        text += &look.entry(
+            &look.bad("frozen"),
+            &format!("no crown falls after a bug until `albedo validator unfreeze`: {frozen}"),
+        );
+    }
+    Ok(text)
+}
+
+pub(super) async fn queue(ledger: &Ledger, as_json: bool) -> Result<Exit> {
+    let rows = ledger.live().await?;
+    if as_json {
+        let shown: Vec<_> =
+            rows.iter().map(|row| json!({ "submission": row, "action": action(row.state) })).collect();
+        print_json(&shown)?;
+        return Ok(Exit::Done);
+    }
+    let mut text = String::new();
+    if rows.is_empty() {
+        text += "nothing waits\n";
+    }
+    for row in &rows {
+        text += &line(row);
+    }
+    print(&text)?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn history(ledger: &Ledger, as_json: bool) -> Result<Exit> {
+    let (rows, duels) = (ledger.submissions().await?, ledger.duels().await?);
+    if as_json {
+        print_json(&json!({ "submissions": rows, "duels": duels }))?;
+        return Ok(Exit::Done);
+    }
+    let look = Look::of_stdout();
+    let mut text = String::new();
+    for row in &rows {
+        text += &line(row);
+    }
+    if !duels.is_empty() {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "\n{}", look.strong("duels"));
+    }
+    for duel in &duels {
+        text += &duel_line(duel);
+    }
+    print(&text)?;
+    Ok(Exit::Done)
+}
+
+fn line(row: &SubmissionRow) -> String {
+    let state = name(row.state).replace('_', " ");
+    let record = row.record.map(|record| format!("  record {}", record.short())).unwrap_or_default();
+    format!(
+        "{:>4}  block {:<6} {:<10} {:<12} {}{record}\n",
+        row.id,
+        row.place.block,
+        short(&row.hotkey.0),
+        state,
+        row.reason
+    )
+}
+
+fn duel_line(duel: &DuelRow) -> String {
+    let ended = match (&duel.outcome, duel.margin, duel.samples) {
+        (Some(outcome), Some(margin), Some(samples)) => {
+            format!("{outcome:<8} {margin:+.2} points over {samples} samples")
+        }
+        (Some(outcome), ..) => outcome.clone(),
+        _ => "is open".into(),
+    };
+    let record = duel.record.as_ref().map(Digest::short).unwrap_or_default();
+    format!(
+        "{:>4}  king {:<3} attempt {:<3} {:<10} {ended}  {} voids  record {record}\n",
+        duel.id,
+        duel.king,
+        duel.attempt,
+        short(&duel.hotkey),
+        duel.voids
+    )
+}
+
+/// A hotkey in a column: SS58 addresses have 48 characters.
+fn short(hotkey: &str) -> String {
+    if hotkey.chars().count() <= 10 {
+        return hotkey.to_owned();
+    }
+    let start: String = hotkey.chars().take(8).collect();
+    format!("{start}…")
+}
+
+/// Whether a line of the running validator is good news, bad news, or neither.
+pub(super) fn coloured(look: Look, state: State, text: &str) -> String {
+    match state {
+        State::Crowned => look.good(text),
+        State::Forfeit => look.bad(text),
+        State::Lost | State::Expired | State::SetAside => look.warning(text),
+        _ => text.to_owned(),
+    }
+}

@@ -1,0 +1,274 @@
+//! The validator's configuration file.
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::operate::OperateSettings;
+use crate::config::{ModelConfig, read};
+use crate::registry::CheckContext;
+use crate::reign::ErrorBudget;
+use crate::{
+    ChainClient, DuelSettings, Error, ErrorKind, Judge, ModelBackend, ModelHub, PluginConfig, Registry,
+    Result, Screen, TaskSource,
+};
+
+/// What a validator works with. Unknown keys are refused; relative paths are taken from
+/// the file's folder.
+///
+/// ```
+/// let config: albedo::validator::ValidatorConfig = albedo::config::parse(
+///     r#"
+///     state = "state"
+///     hotkey = "5DfhGyQdFobKM8NsWvEeAKk5EQQgYe9AydgJ7rMB6E1EqRzV"
+///     chain = { name = "local", path = "chain.sqlite" }
+///     genesis = { path = "models/king" }
+///     tasks = { name = "parquet", path = "tasks" }
+///     judges = [{ name = "protocol" }]
+///     log = { origin = "example.com/log", key = "log.pem" }
+///     publish = { to = "site" }
+///     "#,
+/// )?;
+/// assert_eq!((config.netuid, config.entry.per_hotkey, config.reign.kings), (97, 1, 5));
+/// # Ok::<(), albedo::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ValidatorConfig {
+    /// The folder of ledger, journals, records and log. Back it up.
+    pub state: PathBuf,
+    /// The folder for models of hubs, which can be had again; the user's cache if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+    /// The subnet.
+    #[serde(default = "subnet_97")]
+    pub netuid: u16,
+    /// The validator's hotkey, as its SS58 text.
+    pub hotkey: String,
+    /// The chain.
+    pub chain: PluginConfig<dyn ChainClient>,
+    /// How often the chain is asked for a new block, in milliseconds.
+    #[serde(default = "three_seconds")]
+    pub poll_ms: u64,
+    /// The first king, who earns nothing; screens align every model to it.
+    pub genesis: ModelConfig,
+    /// Who may take part.
+    #[serde(default)]
+    pub entry: EntrySettings,
+    /// The error budget of a reign, and who earns.
+    #[serde(default)]
+    pub reign: ReignSettings,
+    /// The backend that loads models; `burn` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<PluginConfig<dyn ModelBackend>>,
+    /// The tasks.
+    pub tasks: PluginConfig<dyn TaskSource>,
+    /// The panel, in order.
+    pub judges: Vec<PluginConfig<dyn Judge>>,
+    /// The screens, in order; those of `albedo screen` if absent. The store of those that
+    /// remember submissions is the validator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub screens: Option<Vec<PluginConfig<dyn Screen>>>,
+    /// The hubs that submissions are in, with their settings; a hub without settings need
+    /// not be here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hubs: Vec<PluginConfig<dyn ModelHub>>,
+    /// Everything else that can change a verdict, and the limits. Seed, terms and the
+    /// previous record are the validator's.
+    #[serde(default)]
+    pub duel: DuelSettings,
+    /// The log of duels.
+    pub log: LogSettings,
+    /// Where records and public data are published.
+    pub publish: PublishSettings,
+    /// How the validator is watched.
+    #[serde(default)]
+    pub operate: OperateSettings,
+    /// Relative paths are taken from here: the file's folder.
+    #[serde(skip)]
+    pub folder: PathBuf,
+}
+
+/// Who may take part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EntrySettings {
+    /// Submissions that a hotkey may enter.
+    pub per_hotkey: u32,
+    /// Blocks after the reveal within which the files may be uploaded.
+    pub upload_blocks: u64,
+    /// Submissions that are fetched and screened before their turn.
+    pub ahead: usize,
+    /// The hub that a commitment's `sha256:` names a manifest of.
+    pub manifests: String,
+    /// The hub that a commitment's Git revision is one of.
+    pub revisions: String,
+}
+
+impl Default for EntrySettings {
+    fn default() -> Self {
+        Self { per_hotkey: 1, upload_blocks: 300, ahead: 2, manifests: "oci".into(), revisions: "hf".into() }
+    }
+}
+
+/// The error budget of a reign, and who earns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReignSettings {
+    /// The chance that a king is ever dethroned by a challenger that is not better.
+    #[schemars(extend("x-unit" = "probability"))]
+    pub alpha: f64,
+    /// Kings that share the weights, the newest first.
+    pub kings: usize,
+    /// The slot that gets everything while no king is registered.
+    pub burn: u16,
+}
+
+impl Default for ReignSettings {
+    fn default() -> Self {
+        Self { alpha: 0.05, kings: 5, burn: 0 }
+    }
+}
+
+/// The log of duels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogSettings {
+    /// Its name: the address that it is served at, without the scheme.
+    pub origin: String,
+    /// The file of its ed25519 key in PKCS #8, PEM, of mode 0600.
+    pub key: PathBuf,
+}
+
+/// Where records and public data are published. The key of a bucket comes from the
+/// environment, as `docs/publish.md` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublishSettings {
+    /// A folder, or `s3://BUCKET/PREFIX`.
+    pub to: String,
+    /// Address of the bucket's server, if it is not Amazon's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Region of the bucket.
+    #[serde(default = "region")]
+    pub region: String,
+}
+
+fn subnet_97() -> u16 {
+    97
+}
+
+fn three_seconds() -> u64 {
+    3000
+}
+
+fn region() -> String {
+    "us-east-1".into()
+}
+
+impl ValidatorConfig {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// As [`read`](crate::config::read()).
+    pub fn read(path: &Path) -> Result<Self> {
+        let config: Self = read(path)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = std::path::absolute(folder.unwrap_or(Path::new(".")));
+        let folder = folder.map_err(|error| Error::io("read the configuration", path, error))?;
+        Ok(Self { folder, ..config })
+    }
+
+    /// Checks every setting, also of the plugins that it names, without touching anything
+    /// outside.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`] or [`ErrorKind::UnknownPlugin`], naming the first
+    /// mistake and its path.
+    pub fn check(&self, registry: &Registry) -> Result<()> {
+        let invalid = |key: &'static str, message: &str| {
+            let error = Error::new(ErrorKind::ConfigInvalid, "check the validator's settings", message);
+            Err(error.with("key", key))
+        };
+        ErrorBudget::new(self.reign.alpha).map_err(|error| error.with("key", "reign.alpha"))?;
+        if self.reign.kings == 0 {
+            return invalid("reign.kings", "at least one king has to share the weights");
+        }
+        if self.entry.per_hotkey == 0 {
+            return invalid("entry.per_hotkey", "nobody could take part");
+        }
+        if self.poll_ms == 0 {
+            return invalid("poll_ms", "the chain cannot be asked without a pause");
+        }
+        if self.judges.is_empty() {
+            return invalid("judges", "there is no judge");
+        }
+        if self.hotkey.is_empty() {
+            return invalid("hotkey", "it is empty");
+        }
+        self.operate.check()?;
+        self.duel.check().map_err(|error| error.under("duel"))?;
+        self.genesis.model().map_err(|error| error.under("genesis"))?;
+        let cx = CheckContext::new(registry);
+        cx.plugin("chain", &self.chain)?;
+        cx.plugin("tasks", &self.tasks)?;
+        cx.plugins("judges", &self.judges)?;
+        cx.plugins("screens", self.screens.as_deref().unwrap_or_default())?;
+        cx.plugins("hubs", &self.hubs)?;
+        if let Some(backend) = &self.backend {
+            cx.plugin("backend", backend)?;
+        }
+        Ok(())
+    }
+
+    /// The ledger's file.
+    pub fn ledger(&self) -> PathBuf {
+        self.state().join("ledger.sqlite")
+    }
+
+    /// The folder of ledger, journals, records and log.
+    pub fn state(&self) -> PathBuf {
+        self.folder.join(&self.state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"
+        state = "s"
+        hotkey = "h"
+        chain.name = "local"
+        genesis.path = "k"
+        tasks.name = "parquet"
+        tasks.path = "t"
+        judges = [{ name = "protocol" }]
+        log = { origin = "o", key = "k" }
+        publish.to = "p"
+    "#;
+
+    #[test]
+    fn mistakes_are_named_with_their_path() {
+        let registry = Registry::linked().expect("links");
+        let check = |text: &str| crate::config::parse::<ValidatorConfig>(text)?.check(&registry);
+        check(SMALL).expect("is well-formed");
+        for (line, words) in [
+            ("hotkeys = 1", "unknown key `hotkeys`"),
+            ("entry.per_hotkey = 0", "key: entry.per_hotkey"),
+            ("entry.per_hotkeys = 1", "per_hotkeys"),
+            ("reign.alpha = 0.7", "key: reign.alpha"),
+            ("duel.samples = 0", "key: duel.samples"),
+            ("backend.name = \"brun\"", "did you mean `burn`?"),
+            ("screens = [{ name = \"fils\" }]", "key: screens[0]"),
+            ("hubs = [{ name = \"folder\" }]", "hubs[0]"),
+            ("operate.listen = \"0.0.0.0:9744\"", "key: operate.listen"),
+            ("operate.webhook = {}", "url_env"),
+        ] {
+            let error = check(&format!("{SMALL}\n{line}")).expect_err(line);
+            assert!(error.to_string().contains(words), "{line}: {error}");
+        }
+    }
+}

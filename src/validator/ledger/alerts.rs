@@ -1,0 +1,147 @@
+//! What somebody should look at, each once, and the freeze after a bug.
+
+use std::time::Duration;
+
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+use serde::Serialize;
+
+use super::Ledger;
+use crate::chains::database::Trouble;
+use crate::validator::webhook::Notice;
+use crate::{Error, Fault, Result};
+
+/// Something that somebody should look at.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Alert {
+    /// What it is about: a task, or an invariant.
+    pub key: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+    /// Who has to act.
+    pub fault: String,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub first_ms: u64,
+    /// When it was said last.
+    pub last_ms: u64,
+    /// How often.
+    pub count: u64,
+}
+
+impl Ledger {
+    /// Says that something is wrong; gives whether it is news. A bug freezes crowns and
+    /// weights until [`Ledger::unfreeze`].
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn alert(&self, key: &str, error: &Error, now_ms: u64) -> Result<bool> {
+        let (key, message, fault) = (key.to_owned(), error.to_string(), error.fault());
+        self.write("raise an alert", move |transaction| {
+            let sql = "SELECT 1 FROM alerts WHERE key = ?1 AND over_ms IS NULL";
+            let known = transaction.query_row(sql, [&key], |_| Ok(())).optional()?.is_some();
+            let sql = if known {
+                "UPDATE alerts SET message = ?2, fault = ?3, last_ms = ?4, count = count + 1 WHERE key = ?1"
+            } else {
+                "INSERT INTO alerts (key, message, fault, first_ms, last_ms, count) VALUES (?1, ?2, ?3, ?4, ?4, 1) \
+                 ON CONFLICT (key) DO UPDATE SET message = ?2, fault = ?3, first_ms = ?4, last_ms = ?4, count = 1, \
+                 over_ms = NULL"
+            };
+            transaction.execute(sql, params![key, message, fault.to_string(), now_ms])?;
+            if fault == Fault::Bug {
+                let sql = "INSERT OR IGNORE INTO meta (key, value) VALUES ('frozen', ?1)";
+                transaction.execute(sql, [&message])?;
+            }
+            Ok(!known)
+        })
+        .await
+    }
+
+    /// Says that it is well again; gives whether it was not.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn well(&self, key: &str, now_ms: u64) -> Result<bool> {
+        let (key, named) = (key.to_owned(), key.to_owned());
+        let stands = self.look("read an alert", move |transaction| {
+            let sql = "SELECT 1 FROM alerts WHERE key = ?1 AND over_ms IS NULL";
+            Ok(transaction.query_row(sql, [named], |_| Ok(())).optional()?.is_some())
+        });
+        if !stands.await? {
+            return Ok(false);
+        }
+        self.write("end an alert", move |transaction| {
+            transaction.execute("UPDATE alerts SET over_ms = ?2 WHERE key = ?1", params![key, now_ms])?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// What is wrong now, the oldest first.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn alerts(&self) -> Result<Vec<Alert>> {
+        self.look("read the alerts", |transaction| {
+            let sql = "SELECT key, message, fault, first_ms, last_ms, count FROM alerts WHERE over_ms IS NULL \
+                       ORDER BY first_ms, key";
+            let mut statement = transaction.prepare(sql)?;
+            Ok(statement.query_map([], alert)?.collect::<rusqlite::Result<_>>()?)
+        })
+        .await
+    }
+
+    /// The bug after which no crown falls, if there was one.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn frozen(&self) -> Result<Option<String>> {
+        self.look("read whether crowns are frozen", frozen).await
+    }
+
+    /// The next notice for the webhook at `now_ms`: an alert that has begun, or one that it
+    /// was told of and that is over. An outage has to stand for `after`; within `quiet`,
+    /// nothing is said again.
+    pub(in crate::validator) async fn untold(
+        &self,
+        after: Duration,
+        quiet: Duration,
+        now_ms: u64,
+    ) -> Result<Option<Notice>> {
+        let [after, quiet] = [after, quiet].map(|time| now_ms.saturating_sub(time.as_millis() as u64));
+        self.look("read the alerts", move |transaction| {
+            let sql = "SELECT key, message, fault, first_ms, last_ms, count, over_ms IS NOT NULL FROM alerts \
+                       WHERE (over_ms IS NOT NULL AND told) OR (over_ms IS NULL AND NOT told \
+                       AND (fault <> 'infrastructure' OR first_ms <= ?1) AND (told_ms IS NULL OR told_ms <= ?2)) \
+                       ORDER BY first_ms, key LIMIT 1";
+            let notice = |row: &Row<'_>| Ok(Notice { alert: alert(row)?, is_over: row.get(6)? });
+            Ok(transaction.query_row(sql, [after, quiet], notice).optional()?)
+        })
+        .await
+    }
+
+    /// The webhook was told.
+    pub(in crate::validator) async fn told(&self, notice: &Notice, now_ms: u64) -> Result<()> {
+        let (key, stands) = (notice.alert.key.clone(), !notice.is_over);
+        self.write("note that somebody was told", move |transaction| {
+            let sql = "UPDATE alerts SET told = ?2, told_ms = ?3 WHERE key = ?1";
+            transaction.execute(sql, params![key, stands, now_ms])?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn alert(row: &Row<'_>) -> rusqlite::Result<Alert> {
+    Ok(Alert {
+        key: row.get(0)?,
+        message: row.get(1)?,
+        fault: row.get(2)?,
+        first_ms: row.get(3)?,
+        last_ms: row.get(4)?,
+        count: row.get(5)?,
+    })
+}
+
+pub(super) fn frozen(transaction: &Transaction<'_>) -> Result<Option<String>, Trouble> {
+    let sql = "SELECT value FROM meta WHERE key = 'frozen'";
+    Ok(transaction.query_row(sql, [], |row| row.get(0)).optional()?)
+}

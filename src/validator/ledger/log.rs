@@ -1,0 +1,69 @@
+//! The log of duels: its entries are here first, and then in its folder.
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::Ledger;
+use super::sql::parsed;
+use crate::chains::database::Trouble;
+use crate::log::{Entry, Head};
+use crate::{Error, Result};
+
+impl Ledger {
+    /// The log's entries from the place `from` on.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn log_entries(&self, from: u64) -> Result<Vec<Entry>> {
+        self.look("read the log's entries", move |transaction| {
+            let sql = "SELECT entry FROM log_entries WHERE place >= ?1 ORDER BY place";
+            let mut statement = transaction.prepare(sql)?;
+            Ok(statement.query_map([from], |row| parsed(row, 0))?.collect::<rusqlite::Result<_>>()?)
+        })
+        .await
+    }
+
+    /// Keeps a signed head that covers entries of this ledger.
+    ///
+    /// # Errors
+    /// A bug: it covers more than there are.
+    pub async fn keep_head(&self, head: &Head, now_ms: u64) -> Result<()> {
+        let (size, text) = (head.size, head.to_string());
+        self.write("keep a head of the log", move |transaction| {
+            let entries: u64 =
+                transaction.query_row("SELECT count(*) FROM log_entries", [], |row| row.get(0))?;
+            if size > entries {
+                let error = Error::bug(
+                    "keep a head of the log",
+                    "the log's folder has entries that the ledger lacks",
+                );
+                return Err(error.with("folder", size).with("ledger", entries).into());
+            }
+            let sql = "INSERT OR IGNORE INTO log_heads (size, head, at_ms) VALUES (?1, ?2, ?3)";
+            transaction.execute(sql, params![size, text, now_ms])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// How many entries the newest signed head covers.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn signed(&self) -> Result<u64> {
+        self.look("read the log's head", |transaction| {
+            let sql = "SELECT max(size) FROM log_heads";
+            Ok(transaction.query_row(sql, [], |row| row.get(0)).optional()?.flatten().unwrap_or(0))
+        })
+        .await
+    }
+}
+
+/// The place at which the entry now stands.
+pub(super) fn append(transaction: &Transaction<'_>, entry: &Entry) -> Result<u64, Trouble> {
+    const OPERATION: &str = "append to the log";
+    let bytes = entry.to_bytes()?;
+    let text = String::from_utf8(bytes).map_err(|error| Error::bug(OPERATION, error.to_string()))?;
+    let place: u64 = transaction.query_row("SELECT count(*) FROM log_entries", [], |row| row.get(0))?;
+    transaction.execute("INSERT INTO log_entries (place, entry) VALUES (?1, ?2)", params![place, text])?;
+    Ok(place)
+}

@@ -1,0 +1,187 @@
+//! What waits to be published. A record waits until the log's folder has its entry, so
+//! that nobody sees a record that the log does not name.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+
+use super::Ledger;
+use super::submissions::find;
+use crate::chains::database::{Trouble, damaged};
+use crate::log::Submission;
+use crate::publish::{Failure, Lag};
+use crate::{Digest, Result};
+
+/// The documents of the public data that follow from the ledger alone: each change of
+/// it puts them in anew.
+pub(in crate::validator) const DOCUMENTS: [&str; 2] = ["data/status.json", "data/submissions.json"];
+
+/// Something that waits.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::validator) struct Waiting {
+    pub(in crate::validator) id: u64,
+    pub(in crate::validator) what: What,
+    pub(in crate::validator) added_ms: u64,
+    pub(in crate::validator) due_ms: u64,
+    pub(in crate::validator) tries: u32,
+}
+
+/// What waits.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::validator) enum What {
+    /// The record in a folder, and whose it is.
+    Record { folder: PathBuf, submission: Submission, decided_ms: u64 },
+    /// A document; without bytes it is to be written from the ledger.
+    Document { name: String, bytes: Option<Vec<u8>> },
+}
+
+impl Ledger {
+    /// Puts a document in; the last one under a name is the one that counts.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn put_document(&self, name: &'static str, bytes: Vec<u8>, now_ms: u64) -> Result<()> {
+        self.write("put a document into the outbox", move |transaction| {
+            put(transaction, name, Some(&bytes), now_ms)
+        })
+        .await
+    }
+
+    /// Has the documents written anew, so that readers see that somebody still writes them.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn refresh_documents(&self, now_ms: u64) -> Result<()> {
+        self.write("have the public data written", move |transaction| mark_documents(transaction, now_ms))
+            .await
+    }
+
+    /// What is due first, or will be.
+    pub(in crate::validator) async fn next_waiting(&self, now_ms: u64) -> Result<Option<Waiting>> {
+        self.look("read the outbox", move |transaction| {
+            let sql = "SELECT id, kind, name, folder, submission, bytes, added_ms, due_ms, tries FROM outbox \
+                       WHERE done_ms IS NULL AND due_ms IS NOT NULL \
+                       AND (place IS NULL OR place < coalesce((SELECT max(size) FROM log_heads), 0)) \
+                       ORDER BY due_ms > ?1, CASE WHEN due_ms > ?1 THEN due_ms ELSE place END NULLS LAST, id LIMIT 1";
+            let found = transaction.query_row(sql, [now_ms], stored).optional()?;
+            found.map(|stored| stored.waiting(transaction)).transpose()
+        })
+        .await
+    }
+
+    pub(in crate::validator) async fn published(&self, id: u64, now_ms: u64) -> Result<()> {
+        self.write("note what is published", move |transaction| {
+            let sql =
+                "UPDATE outbox SET done_ms = ?2, due_ms = NULL, error = NULL, fault = NULL WHERE id = ?1";
+            transaction.execute(sql, params![id, now_ms])?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub(in crate::validator) async fn not_published(&self, id: u64, failure: &Failure) -> Result<()> {
+        let Failure { message, fault, again_ms } = failure.clone();
+        self.write("note what is not published", move |transaction| {
+            let sql =
+                "UPDATE outbox SET due_ms = ?2, tries = tries + 1, error = ?3, fault = ?4 WHERE id = ?1";
+            transaction.execute(sql, params![id, again_ms, message, fault.to_string()])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// How far publication is behind.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn lag(&self) -> Result<Lag> {
+        self.look("read the outbox", |transaction| {
+            let sql =
+                "SELECT count(*), count(*) - count(due_ms), min(added_ms) FROM outbox WHERE done_ms IS NULL";
+            Ok(transaction.query_row(sql, [], |row| {
+                Ok(Lag { waiting: row.get(0)?, stopped: row.get(1)?, oldest_ms: row.get(2)? })
+            })?)
+        })
+        .await
+    }
+}
+
+/// A row of the table.
+struct Stored {
+    id: u64,
+    kind: String,
+    name: String,
+    folder: Option<String>,
+    submission: Option<i64>,
+    bytes: Option<Vec<u8>>,
+    added_ms: u64,
+    due_ms: u64,
+    tries: u32,
+}
+
+fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
+    Ok(Stored {
+        id: row.get(0)?,
+        kind: row.get(1)?,
+        name: row.get(2)?,
+        folder: row.get(3)?,
+        submission: row.get(4)?,
+        bytes: row.get(5)?,
+        added_ms: row.get(6)?,
+        due_ms: row.get(7)?,
+        tries: row.get(8)?,
+    })
+}
+
+impl Stored {
+    fn waiting(self, transaction: &Transaction<'_>) -> Result<Waiting, Trouble> {
+        let Self { id, kind, name, folder, submission, bytes, added_ms, due_ms, tries } = self;
+        let what = match (kind.as_str(), folder, submission) {
+            ("document", ..) => What::Document { name, bytes },
+            (_, Some(folder), Some(submission)) => {
+                let row = find(transaction, submission)?;
+                let submission =
+                    Submission { hotkey: row.hotkey.0, repository: row.repository, pin: row.pin };
+                What::Record { folder: folder.into(), submission, decided_ms: added_ms }
+            }
+            _ => return Err(damaged(3, "a record in the outbox has no folder").into()),
+        };
+        Ok(Waiting { id, what, added_ms, due_ms, tries })
+    }
+}
+
+/// Has the documents written anew from the ledger.
+pub(super) fn mark_documents(transaction: &Transaction<'_>, now_ms: u64) -> Result<(), Trouble> {
+    DOCUMENTS.iter().try_for_each(|name| put(transaction, name, None, now_ms))
+}
+
+/// A new number for each version: what is said of the one before does not count for it.
+fn put(transaction: &Transaction<'_>, name: &str, bytes: Option<&[u8]>, now_ms: u64) -> Result<(), Trouble> {
+    let sql = "SELECT added_ms FROM outbox WHERE name = ?1 AND done_ms IS NULL";
+    let waits: Option<u64> = transaction.query_row(sql, [name], |row| row.get(0)).optional()?;
+    transaction.execute(
+        "INSERT OR REPLACE INTO outbox (kind, name, bytes, added_ms, due_ms) VALUES ('document', ?1, ?2, ?3, ?4)",
+        params![name, bytes, waits.unwrap_or(now_ms), now_ms],
+    )?;
+    Ok(())
+}
+
+/// Has the record published that `place` of the log names.
+pub(super) fn put_record(
+    transaction: &Transaction<'_>,
+    record: Digest,
+    folder: &Path,
+    submission: i64,
+    place: u64,
+    now_ms: u64,
+) -> Result<(), Trouble> {
+    let folder = folder
+        .to_str()
+        .ok_or_else(|| crate::Error::bug("put a record into the outbox", "its folder's name is not UTF-8"))?;
+    transaction.execute(
+        "INSERT INTO outbox (kind, name, folder, submission, place, added_ms, due_ms) \
+         VALUES ('record', ?1, ?2, ?3, ?4, ?5, ?5)",
+        params![record.to_string(), folder, submission, place, now_ms],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! The file: versions, damage, a second process, backups.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rusqlite::Connection;
+
+use super::super::FORMAT;
+use super::*;
+
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ledger.sqlite");
+    (folder, path)
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_a_restart_and_in_a_backup() {
+    let (folder, path) = folder();
+    let ledger = Ledger::open(&path).expect("made");
+    let ids = clear(&ledger, &["ann", "bob"]).await;
+    let duel = plan(&ledger, ids[0]).await.expect("planned");
+    begin(&ledger, &duel).await;
+    // Others look on meanwhile, and a copy is whole.
+    let looking = Ledger::read(&path).expect("beside the validator");
+    assert_eq!(looking.submissions().await.expect("read"), ledger.submissions().await.expect("read"));
+    looking.step(ids[1], Move::Void, Reason::new("x"), 9).await.expect_err("only to look at");
+    let copy = folder.path().join("copy.sqlite");
+    looking.backup(&copy).await.expect("backed up");
+    let error = looking.backup(&copy).await.expect_err("it exists");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    let open = ledger.open_duel().await.expect("read");
+    drop((ledger, looking));
+
+    for path in [&path, &copy] {
+        let again = Ledger::open(path).expect("opens");
+        assert_eq!(again.open_duel().await.expect("read"), open);
+        let error =
+            again.bind("another".into()).await.map(|()| again.bind("one".into())).expect("bound").await;
+        assert_eq!(error.expect_err("another competition's").kind(), ErrorKind::ConfigInvalid);
+    }
+    #[cfg(unix)]
+    for path in [&path, &copy] {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(path).expect("is there").permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[tokio::test]
+async fn a_second_validator_is_refused_and_others_may_look() {
+    let (_folder, path) = folder();
+    let first = Ledger::open(&path).expect("made");
+    let error = Ledger::open(&path).expect_err("refused");
+    assert_eq!((error.kind(), error.fault()), (ErrorKind::Conflict, Fault::Infrastructure));
+    assert!(error.to_string().contains("another validator works with it"), "{error}");
+    Ledger::read(&path).expect("looks");
+    drop(first);
+    Ledger::open(&path).expect("the next one");
+}
+
+#[tokio::test]
+async fn what_is_asked_beside_a_validator_is_noticed() {
+    let (_folder, path) = folder();
+    Ledger::beside(&path).expect_err("nobody but a validator makes one");
+    let working = Ledger::open(&path).expect("made");
+    let ids = clear(&working, &["ann"]).await;
+    let outage = Error::new(ErrorKind::Unavailable, "ask", "down");
+    working.step(ids[0], Move::Void, Reason::failed(&outage, 9000), 5).await.expect("void");
+    let changes = working.changes();
+    let before = working.notice_others(None).await.expect("looked");
+    assert_eq!(working.notice_others(Some(before)).await.expect("looked"), before);
+    assert!(!changes.has_changed().expect("open"), "its own writes are told elsewhere");
+    Ledger::beside(&path).expect("opens").retry(ids[0]).await.expect("asked");
+    assert_ne!(working.notice_others(Some(before)).await.expect("looked"), before);
+    assert!(changes.has_changed().expect("open"));
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_not_this_programs_is_refused_and_stays_as_it_is() {
+    let (folder, path) = folder();
+    drop(Ledger::open(&path).expect("made"));
+    let whole = fs::read(&path).expect("reads");
+    let refused = |path: &Path, words: &str| {
+        let before = fs::read(path).expect("reads");
+        for open in [Ledger::open, Ledger::read] {
+            let error = open(path).expect_err(words);
+            assert_eq!((error.kind(), error.fault()), (ErrorKind::DataInvalid, Fault::Operator), "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        assert_eq!(fs::read(path).expect("reads"), before, "untouched");
+    };
+    let altered = |name: &str, sql: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, &whole).expect("writes");
+        Connection::open(&path).and_then(|connection| connection.execute_batch(sql)).expect("altered");
+        path
+    };
+    refused(&altered("newer", "PRAGMA user_version = 99;"), "its format is 99");
+    refused(&altered("foreign", "PRAGMA application_id = 5;"), "another program's");
+    let text = folder.path().join("text");
+    fs::write(&text, "no database".repeat(500)).expect("writes");
+    refused(&text, "not a database");
+
+    let cut = folder.path().join("cut");
+    fs::write(&cut, &whole[..whole.len() / 2]).expect("writes");
+    let error = Ledger::open(&cut).expect_err("cut short");
+    assert_eq!(error.kind(), ErrorKind::DataInvalid, "{error}");
+    let missing = Ledger::read(&folder.path().join("missing")).expect_err("is not there");
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+}
+
+/// Every format that was ever written is read for ever.
+#[tokio::test]
+async fn the_ledger_of_format_1_is_read() {
+    let (_folder, path) = folder();
+    let connection = Connection::open(&path).expect("opens");
+    connection.execute_batch(include_str!("../fixtures/ledger-1.sql")).expect("the fixture is whole");
+    drop(connection);
+    let ledger = Ledger::open(&path).expect("opens");
+    let counts = ledger.counts().await.expect("read");
+    assert_eq!(
+        counts.into_iter().collect::<Vec<_>>(),
+        [("crowned".into(), 1), ("duelling".into(), 1), ("lost".into(), 1)]
+    );
+    let open = ledger.open_duel().await.expect("read").expect("open");
+    assert_eq!((open.attempt, open.king, open.seed), (1, 2, Some(Seed::from(3))));
+    assert_eq!(open.announcement, announced("plan of 3"));
+    assert_eq!(ledger.kings().await.expect("read").len(), 2);
+    assert_eq!(ledger.log_entries(0).await.expect("read").len(), 5);
+    ledger.decide(decision(&open, LOST), 99).await.expect("and gone on with");
+}
+
+/// Writes the fixture of the newest format: its SQL goes to standard output.
+#[tokio::test]
+#[ignore = "run it once for a new format, and keep what it prints"]
+async fn print_a_fixture() {
+    let ledger = Ledger::in_memory().expect("a ledger");
+    let ids = clear(&ledger, &["ann", "bob", "cat"]).await;
+    for (id, outcome) in [(ids[0], Some(LOST)), (ids[1], Some(Outcome::Dethroned)), (ids[2], None)] {
+        let duel = plan(&ledger, id).await.expect("planned");
+        begin(&ledger, &duel).await;
+        if let Some(outcome) = outcome {
+            ledger.decide(decision(&duel, outcome), 8).await.expect("decided");
+        }
+    }
+    let dump = ledger.look("dump", |transaction| Ok(dump(transaction)?)).await.expect("dumped");
+    println!("{dump}");
+}
+
+/// The database as SQL, as the shell's `.dump` writes it.
+fn dump(connection: &Connection) -> rusqlite::Result<String> {
+    let mut text = format!(
+        "PRAGMA foreign_keys = OFF;\nPRAGMA application_id = {};\nPRAGMA user_version = {};\n",
+        connection.query_row("PRAGMA application_id", [], |row| row.get::<_, i64>(0))?,
+        FORMAT.version
+    );
+    let mut schema = connection.prepare(
+        "SELECT name, type, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'
+         ORDER BY type = 'trigger', type = 'view', type = 'index', rowid",
+    )?;
+    let objects: Vec<(String, String, String)> =
+        schema.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
+    for (name, kind, sql) in &objects {
+        text += &format!("{sql};\n");
+        if kind == "table" {
+            let mut rows = connection.prepare(&format!("SELECT * FROM {name}"))?;
+            let width = rows.column_count();
+            let mut rows = rows.query([])?;
+            while let Some(row) = rows.next()? {
+                let mut values = Vec::new();
+                for column in 0..width {
+                    values.push(match row.get_ref(column)? {
+                        rusqlite::types::ValueRef::Null => "NULL".into(),
+                        rusqlite::types::ValueRef::Integer(value) => value.to_string(),
+                        rusqlite::types::ValueRef::Real(value) => format!("{value:?}"),
+                        rusqlite::types::ValueRef::Text(value) => {
+                            format!("'{}'", String::from_utf8_lossy(value).replace('\'', "''"))
+                        }
+                        rusqlite::types::ValueRef::Blob(value) => {
+                            format!(
+                                "x'{}'",
+                                value.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+                            )
+                        }
+                    });
+                }
+                text += &format!("INSERT INTO {name} VALUES ({});\n", values.join(", "));
+            }
+        }
+    }
+    Ok(text)
+}

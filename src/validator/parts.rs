@@ -1,0 +1,265 @@
+//! What a configuration names, built once, and what all tasks share.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::beats::Beats;
+use super::config::{EntrySettings, ReignSettings, ValidatorConfig};
+use super::ledger::{KingRow, Ledger};
+use super::log_folder::LogFolder;
+use super::models::{Local, Models, blocking};
+use super::running::Running;
+use super::webhook::Webhook;
+use crate::backends::files::FolderFiles;
+use crate::backends::http;
+use crate::chain::{BlockHash, BlockRef, Hotkey, Metagraph, NetUid, Subnet};
+use crate::chains::journal::ChainJournal;
+use crate::chains::ledger::Ledger as Reveals;
+use crate::config::{AdmissionConfig, default_screens, journal_key};
+use crate::judges::screens::store::Store;
+use crate::judges::screens::{AlignTo, Measurement};
+use crate::publish::{Bucket, Place};
+use crate::record::JournalKey;
+use crate::registry::{CheckContext, SystemSecrets};
+use crate::reign::ErrorBudget;
+use crate::signer::KeyFile;
+use crate::weights::{JournalStore, WeightJournal};
+use crate::{
+    BuildContext, CallContext, ChainClient, Clock, DuelSettings, Error, ErrorKind, Fault, Judge,
+    ModelBackend, ModelFiles, ModelRef, PluginConfig, Result, Screen, TaskSource,
+};
+
+const OPERATION: &str = "start the validator";
+
+/// The backend of a configuration that names none.
+pub(super) const DEFAULT_BACKEND: &str = "burn";
+
+/// Everything that the tasks work with.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) ledger: Ledger,
+    pub(super) reveals: Reveals,
+    pub(super) chain: Arc<dyn ChainClient>,
+    pub(super) netuid: NetUid,
+    pub(super) hotkey: Hotkey,
+    pub(super) genesis_hash: std::sync::OnceLock<BlockHash>,
+    pub(super) journal: WeightJournal<Arc<dyn JournalStore>>,
+    pub(super) models: Models,
+    pub(super) backend: Arc<dyn ModelBackend>,
+    pub(super) tasks: Arc<dyn TaskSource>,
+    pub(super) judges: Vec<Arc<dyn Judge>>,
+    pub(super) screens: Vec<Arc<dyn Screen>>,
+    pub(super) store: Arc<Store>,
+    pub(super) genesis: ModelRef,
+    /// What every model is aligned to.
+    pub(super) align: AlignTo,
+    pub(super) bucket: Arc<dyn Bucket>,
+    pub(super) log: LogFolder,
+    pub(super) budget: ErrorBudget,
+    pub(super) reign: ReignSettings,
+    pub(super) entry: EntrySettings,
+    pub(super) duel: DuelSettings,
+    pub(super) poll: Duration,
+    pub(super) state: PathBuf,
+    pub(super) journal_key: JournalKey,
+    pub(super) time: Time,
+    pub(super) seen: watch::Sender<Option<Arc<Seen>>>,
+    pub(super) running: Mutex<Running>,
+    pub(super) beats: Arc<Beats>,
+    pub(super) webhook: Option<Webhook>,
+}
+
+/// The newest finalised block whose commitments are in the ledger.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) head: BlockRef,
+    pub(super) subnet: Subnet,
+    pub(super) metagraph: Metagraph,
+}
+
+/// Time as the tasks use it: a clock, and the Unix time at which it stood at 0.
+#[derive(Debug, Clone)]
+pub(super) struct Time {
+    pub(super) clock: Arc<dyn Clock>,
+    origin: Duration,
+}
+
+impl Time {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { origin: now.saturating_sub(clock.now()), clock }
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub(super) fn now_ms(&self) -> u64 {
+        (self.origin + self.clock.now()).as_millis() as u64
+    }
+
+    pub(super) async fn sleep(&self, pause: Duration) {
+        self.clock.sleep_until(self.clock.now() + pause).await;
+    }
+}
+
+impl Shared {
+    /// Builds what `config` names and opens what is kept in its state's folder.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the settings or the files that they name.
+    pub(super) async fn build(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<Self> {
+        config.check(cx.registry())?;
+        let cx = &cx.relative_to(&config.folder);
+        let state = config.state();
+        std::fs::create_dir_all(&state).map_err(|error| Error::io(OPERATION, &state, error))?;
+        config.operate.check_disk(&state)?;
+        // First: a second validator is told before it touches anything.
+        let ledger = Ledger::open(&config.ledger())?;
+        let signer = KeyFile::open(&cx.path(&config.log.key)).map_err(missing_key)?;
+        let check = CheckContext::new(cx.registry());
+
+        let genesis = cx.model(&config.genesis.model()?);
+        let models = Models::build(&config.hubs, &config.entry, cx).await?;
+        let local = models.local(&genesis, cx.call()).await.map_err(|error| error.with("key", "genesis"))?;
+        let (store, align) = remember_genesis(&state, &local, cx.call()).await?;
+
+        let chain = check.plugin("chain", &config.chain)?.build(cx).await?;
+        let journal = match chain.journal() {
+            Some(journal) => journal,
+            None => Arc::new(ChainJournal::open(&state.join("weights.sqlite"))?),
+        };
+        let backend = config.backend.clone().unwrap_or_else(|| PluginConfig::named(DEFAULT_BACKEND));
+        let mut judges = Vec::new();
+        for judge in check.plugins("judges", &config.judges)? {
+            judges.push(judge.build(cx).await?);
+        }
+        let bucket = bucket(config, cx)?;
+        let (hotkey, netuid) = (Hotkey(config.hotkey.clone()), NetUid(config.netuid));
+        let webhook = config.operate.webhook.as_ref();
+        let webhook = webhook.map(|webhook| Webhook::new(webhook, hotkey.clone(), netuid, cx)).transpose()?;
+        Ok(Self {
+            reveals: Reveals::open(&state.join("reveals.sqlite"))?,
+            netuid,
+            hotkey,
+            genesis_hash: std::sync::OnceLock::new(),
+            journal: WeightJournal::new(journal),
+            backend: check.plugin("backend", &backend)?.build(cx).await?,
+            tasks: check.plugin("tasks", &config.tasks)?.build(cx).await?,
+            screens: screens(config, &state, cx).await?,
+            log: LogFolder::new(state.join("log"), config.log.origin.clone(), Arc::new(signer)),
+            budget: ErrorBudget::new(config.reign.alpha)?,
+            reign: config.reign.clone(),
+            entry: config.entry.clone(),
+            duel: config.duel.clone(),
+            poll: Duration::from_millis(config.poll_ms),
+            journal_key: journal_key()?,
+            time: Time::new(Arc::clone(cx.clock())),
+            seen: watch::Sender::new(None),
+            running: Mutex::default(),
+            beats: Arc::default(),
+            webhook,
+            chain,
+            models,
+            judges,
+            store,
+            genesis,
+            align,
+            bucket,
+            ledger,
+            state,
+        })
+    }
+
+    /// The newest block that was followed to; none before the first.
+    pub(super) fn newest(&self) -> Option<Arc<Seen>> {
+        self.seen.borrow().clone()
+    }
+
+    /// The hash of the chain's first block.
+    pub(super) async fn chain_id(&self, cx: &CallContext) -> Result<BlockHash> {
+        if let Some(hash) = self.genesis_hash.get() {
+            return Ok(*hash);
+        }
+        let hash = self.chain.genesis(cx).await?;
+        Ok(*self.genesis_hash.get_or_init(|| hash))
+    }
+
+    /// Who reigns.
+    pub(super) async fn king(&self) -> Result<KingRow> {
+        let king = self.ledger.king().await?;
+        king.ok_or_else(|| Error::bug("find the king", "nobody reigns: the first king was not entered"))
+    }
+
+    /// The anchor of the screens, where it is not `king`.
+    pub(super) async fn anchor(
+        &self,
+        king: &KingRow,
+        cx: &CallContext,
+    ) -> Result<Option<Arc<dyn ModelFiles>>> {
+        if king.model == self.genesis {
+            return Ok(None);
+        }
+        Ok(Some(self.models.local(&self.genesis, cx).await?.files()))
+    }
+
+    pub(super) fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the configuration publishes to.
+pub(super) fn bucket(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Bucket>> {
+    let place = match config.publish.to.parse::<Place>()? {
+        Place::Folder(folder) => Place::Folder(cx.path(folder)),
+        bucket @ Place::S3 { .. } => bucket,
+    };
+    let (endpoint, region) = (config.publish.endpoint.as_deref(), &config.publish.region);
+    place.open(endpoint, region, &SystemSecrets::from_env(), http::transport(cx))
+}
+
+/// A key that is missing is nobody's but the operator's to make.
+pub(super) fn missing_key(error: Error) -> Error {
+    if error.kind() != ErrorKind::NotFound {
+        return error;
+    }
+    Error::new(ErrorKind::Unavailable, OPERATION, "there is no key for the log of duels")
+        .with_fault(Fault::Operator)
+        .with("key", "log.key")
+        .with_hint("make one: `openssl genpkey -algorithm ed25519 -out FILE && chmod 600 FILE`")
+        .with_source(error)
+}
+
+/// The store of submissions, which knows the first king, and what models are aligned to.
+async fn remember_genesis(
+    state: &std::path::Path,
+    genesis: &Local,
+    cx: &CallContext,
+) -> Result<(Arc<Store>, AlignTo)> {
+    let path = state.join("screens.sqlite");
+    let store = blocking(OPERATION, move || Store::open_or_create(&path)).await?;
+    let files: Arc<dyn ModelFiles> = Arc::new(FolderFiles::new(&genesis.folder));
+    let measured = Measurement::take(files, AlignTo::Itself, cx).await?;
+    let align = measured.anchor.clone().map_or(AlignTo::Nothing, AlignTo::Anchor);
+    let store = Arc::new(store);
+    let kept = Arc::clone(&store);
+    blocking(OPERATION, move || measured.remember(&kept, "the first king".into(), String::new(), None))
+        .await?;
+    Ok((store, align))
+}
+
+async fn screens(
+    config: &ValidatorConfig,
+    state: &std::path::Path,
+    cx: &BuildContext<'_>,
+) -> Result<Vec<Arc<dyn Screen>>> {
+    let mut named = AdmissionConfig::new(ModelRef::served("king"), ModelRef::served("submission"));
+    named.screens = config.screens.clone().unwrap_or_else(default_screens);
+    named.set("store", &json!(state.join("screens.sqlite")), cx.registry());
+    let mut built = Vec::new();
+    for screen in CheckContext::new(cx.registry()).plugins("screens", &named.screens)? {
+        built.push(screen.build(cx).await?);
+    }
+    Ok(built)
+}

@@ -1,0 +1,23 @@
+//! Seeds of the screens from blocks that nobody could know before bytes were held. A duel's
+//! seed is [`Seed::on_chain`](crate::Seed::on_chain), of the block after its announcement.
+
+use crate::Digest;
+use crate::chain::BlockHash;
+use crate::rng::derive_seed;
+
+/// What the screens' probes of a submission follow from: the hash of the first block
+/// finalised after its bytes were held, and the digest of its content.
+///
+/// ```
+/// use albedo::Digest;
+/// use albedo::chain::BlockHash;
+/// use albedo::validator::seeds;
+///
+/// let (block, content) = (BlockHash([7; 32]), Digest::of("files"));
+/// let seed = seeds::screens(block, content);
+/// assert_ne!(seed, seeds::screens(BlockHash([8; 32]), content));
+/// assert_ne!(seed, seeds::screens(block, Digest::of("other files")));
+/// ```
+pub fn screens(block: BlockHash, content: Digest) -> u64 {
+    derive_seed("screens", &[&block.0, content.as_bytes()])
+}

@@ -1,0 +1,476 @@
+//! Decides who takes part, fetches submissions and screens them, in the order of their
+//! places.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::json;
+
+use super::checks::{Miners, barred, same_content};
+use super::turn::{Turn, next_to_screen};
+use super::{Next, Task, report};
+use crate::admission::{Probes, ScreenedModel};
+use crate::chain::BlockNumber;
+use crate::judges::screens::Measurement;
+use crate::record::FileStore;
+use crate::validator::ledger::{KingRow, Reason, SubmissionRow};
+use crate::validator::models::{blocking, content};
+use crate::validator::parts::{Seen, Shared};
+use crate::validator::seeds;
+use crate::validator::table::{Move, State};
+use crate::{
+    Admission, AdmissionOutcome, Admit, CallContext, Digest, Error, ErrorKind, Fault, Finding, HubRef,
+    Identity, ModelFiles, ModelRef, ModelSource, Models, Result, Screen, ScreenStage, Screened, Side,
+};
+
+/// How long the task may go without progress: reading the weights of a model says so with
+/// every block. Source: albedo.
+const LIMIT: Duration = Duration::from_mins(10);
+
+/// How often an artefact that is not there yet is asked for. Source: albedo.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Alert: a submission cannot be fetched or screened.
+const HELD_UP: &str = "a submission is held up";
+
+/// Failures in a row of one submission after which that is reported: some five minutes.
+/// Source: albedo.
+const REPORTED: u32 = 5;
+
+#[derive(Debug)]
+pub(super) struct Admissions(Arc<Shared>);
+
+/// What became of a look at a submission.
+enum Looked {
+    Moved,
+    /// Nothing is to be done before that time, in milliseconds since the Unix epoch.
+    Waits(u64),
+}
+
+impl Admissions {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    async fn step_from(&self, row: &SubmissionRow, step: Move, reason: Reason) -> Result<Looked> {
+        let Shared { ledger, time, .. } = &*self.0;
+        ledger.step(row.id, step, reason, time.now_ms()).await?;
+        Ok(Looked::Moved)
+    }
+
+    async fn look_at(
+        &self,
+        row: &SubmissionRow,
+        king: &KingRow,
+        seen: &Seen,
+        cx: &CallContext,
+    ) -> Result<Looked> {
+        match row.state {
+            State::Seen => self.enter(row, seen, cx).await,
+            State::Admitted => self.list(row, king, seen, cx).await,
+            State::FilesClear => self.hold(row, king, cx).await,
+            State::Held => self.screen(row, king, cx).await,
+            State::Clear => {
+                let text = "another king reigns: it is compared with that one";
+                self.step_from(row, Move::Rescreen, Reason::new(text)).await
+            }
+            _ => Err(Error::bug("look at a submission", "it is not in admission's hands")),
+        }
+    }
+
+    /// Whether its hotkey and repository may take part.
+    async fn enter(&self, row: &SubmissionRow, seen: &Seen, cx: &CallContext) -> Result<Looked> {
+        let shared = &*self.0;
+        let all = shared.ledger.submissions().await?;
+        let swaps = shared.reveals.swaps(shared.chain_id(cx).await?, shared.netuid).await?;
+        let miners = Miners::new(&swaps);
+        let why = barred(row, &all, shared.entry.per_hotkey, &miners, &seen.metagraph, &swaps);
+        let why = why.or_else(|| self.reference(row).err().map(|error| error.to_string()));
+        match why {
+            Some(why) => self.step_from(row, Move::SetAside, Reason::new(why)).await,
+            None => {
+                self.step_from(row, Move::Admit, Reason::new("its hotkey and repository take part")).await
+            }
+        }
+    }
+
+    /// Lists its files and screens what can be screened without fetching them.
+    async fn list(
+        &self,
+        row: &SubmissionRow,
+        king: &KingRow,
+        seen: &Seen,
+        cx: &CallContext,
+    ) -> Result<Looked> {
+        let shared = &*self.0;
+        let reference = self.reference(row)?;
+        let listed = async {
+            let files = shared.models.resolve(&reference, cx).await?;
+            let found = content(&files, cx).await?;
+            Ok::<_, Error>((files, found))
+        };
+        let (files, found) = match listed.await.map_err(|error| error.charged_to(|_| Side::Challenger)) {
+            Err(error) if error.kind() == ErrorKind::NotFound && error.fault() != Fault::Bug => {
+                return self.absent(row, seen.head.number).await;
+            }
+            Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => {
+                return self.convict(row, king, "listing", error, cx).await;
+            }
+            listed => listed?,
+        };
+        let files: Arc<dyn ModelFiles> = Arc::new(files);
+        let row = SubmissionRow { content: Some(found), ..row.clone() };
+        if let Some(first) = same_content(&row, &shared.ledger.submissions().await?) {
+            let why =
+                format!("{} entered the same files before, in block {}", first.hotkey, first.place.block);
+            if first.hotkey == row.hotkey {
+                return self.step_from(&row, Move::SetAside, Reason::new(why)).await;
+            }
+            let evidence = json!({ "content": found, "entered_by": first.hotkey, "in_block": first.place.block,
+                "as": first.text, "entered_now_in_block": row.place.block });
+            let finding = Finding::Rejected(evidence);
+            let admission = self.convicted(&row, king, "content", ScreenStage::Files, finding, cx).await?;
+            return self.forfeit(&row, admission, why, cx).await;
+        }
+        let screens = shared.screens.iter().filter(|screen| screen.stage() == ScreenStage::Files);
+        let screens: Vec<Arc<dyn Screen>> = screens.cloned().collect();
+        let admission = self.admit(&row, king, files, screens, cx).await?.run(cx).await?;
+        let reason = Reason::new("its files pass the screens that need no download").content(found);
+        self.settle(&row, admission, Move::ClearFiles, reason, cx).await
+    }
+
+    /// Waits for files that may still be uploaded, or ends it.
+    async fn absent(&self, row: &SubmissionRow, head: BlockNumber) -> Result<Looked> {
+        let Shared { entry, ledger, time, .. } = &*self.0;
+        let until = row.readable_at.saturating_add(entry.upload_blocks);
+        if head > until {
+            let why = format!(
+                "its files were not there by block {until}, {} blocks after the reveal",
+                entry.upload_blocks
+            );
+            return self.step_from(row, Move::Expire, Reason::new(why)).await;
+        }
+        let due = time.now_ms() + ASK_AGAIN.min(self.0.poll.saturating_mul(2)).as_millis() as u64;
+        ledger
+            .wait(row.id, format!("its files are not there yet; they may come until block {until}"), due)
+            .await?;
+        Ok(Looked::Waits(due))
+    }
+
+    /// Fetches it and compares every byte with its digest.
+    async fn hold(&self, row: &SubmissionRow, king: &KingRow, cx: &CallContext) -> Result<Looked> {
+        let shared = &*self.0;
+        let reference = self.reference(row)?;
+        match shared.models.local(&ModelRef::from(reference), cx).await {
+            Ok(_) => {}
+            Err(error) => {
+                let error = error.charged_to(|_| Side::Challenger);
+                if error.fault() != Fault::Contestant(Side::Challenger) {
+                    return Err(error);
+                }
+                return self.convict(row, king, "hold", error, cx).await;
+            }
+        }
+        // Read after the bytes are here: no block before it can have been known to whoever
+        // uploaded them.
+        let head = shared.chain.head(cx).await?;
+        let reason = Reason::new("its files are here and have their digests").held_at(head.number);
+        self.step_from(row, Move::Hold, reason).await
+    }
+
+    /// Runs every screen.
+    async fn screen(&self, row: &SubmissionRow, king: &KingRow, cx: &CallContext) -> Result<Looked> {
+        let shared = &*self.0;
+        let (Some(held), Some(content)) = (row.held_block, row.content) else {
+            return Err(Error::bug("screen a submission", "it is held and has no block or no content"));
+        };
+        let block = match shared.chain.block(held + 1, cx).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let due = shared.time.now_ms() + shared.poll.as_millis() as u64;
+                return Ok(Looked::Waits(due));
+            }
+            block => block?,
+        };
+        let reference = self.reference(row)?;
+        let local = shared.models.local(&ModelRef::from(reference.clone()), cx).await?;
+        let backend = &*shared.backend;
+        let (model, _held) = shared.models.for_backend(backend, &ModelRef::from(reference), cx).await?;
+        let (text, _text_held) = shared.models.for_backend(backend, &king.model, cx).await?;
+        let admit =
+            self.admit(row, king, local.files(), shared.screens.clone(), cx).await?.with_probes(Probes {
+                backend: Arc::clone(&shared.backend),
+                model: ModelSource::new(model).with_text_from(text),
+                seed: seeds::screens(block.hash, content),
+            });
+        let admission = match admit.run(cx).await {
+            Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => {
+                return self.convict(row, king, "hold", error, cx).await;
+            }
+            admission => admission?,
+        };
+        if admission.is_admitted() {
+            self.remember(row, local.files(), cx).await?;
+        }
+        let reason = Reason::new("every screen passed it").screened(admission.clone(), king.id);
+        self.settle(row, admission, Move::Clear, reason, cx).await
+    }
+
+    /// Later submissions are compared with it.
+    async fn remember(
+        &self,
+        row: &SubmissionRow,
+        files: Arc<dyn ModelFiles>,
+        cx: &CallContext,
+    ) -> Result<()> {
+        let Shared { store, align, .. } = &*self.0;
+        let measured = Measurement::take(files, align.clone(), cx).await?;
+        let (store, label, hotkey) = (Arc::clone(store), label(row), row.hotkey.0.clone());
+        let block = Some(row.place.block);
+        blocking("remember a submission", move || measured.remember(&store, label, hotkey, block)).await?;
+        Ok(())
+    }
+
+    /// What follows from an admission: `step` if it is admitted.
+    async fn settle(
+        &self,
+        row: &SubmissionRow,
+        admission: Admission,
+        step: Move,
+        reason: Reason,
+        cx: &CallContext,
+    ) -> Result<Looked> {
+        match admission.outcome {
+            AdmissionOutcome::Admitted => self.step_from(row, step, reason).await,
+            AdmissionOutcome::Forfeit => {
+                let why = rejected(&admission);
+                self.forfeit(row, admission, why, cx).await
+            }
+            AdmissionOutcome::Void => {
+                let why = admission.findings.iter().find_map(|screened| match &screened.finding {
+                    Finding::Unverified(evidence) => {
+                        Some(format!("{}: {}", screened.screen.name, evidence["error"]))
+                    }
+                    _ => None,
+                });
+                let message = why.unwrap_or_else(|| "a screen could not find out".into());
+                Err(Error::new(ErrorKind::Unavailable, "screen a submission", message))
+            }
+        }
+    }
+
+    /// Records the evidence and ends it.
+    async fn forfeit(
+        &self,
+        row: &SubmissionRow,
+        admission: Admission,
+        why: String,
+        cx: &CallContext,
+    ) -> Result<Looked> {
+        let shared = &*self.0;
+        let folder = shared.state.join("forfeits").join(row.id.to_string());
+        // A process that was killed may have left half of it: the admission is made again.
+        let path = folder.clone();
+        let store = blocking("record a forfeit", move || {
+            if path.exists() {
+                std::fs::remove_dir_all(&path)
+                    .map_err(|error| Error::io("record a forfeit", &path, error))?;
+            }
+            FileStore::create(path)
+        });
+        let store = store.await?;
+        let kept = admission.keep(&store, cx).await;
+        store.close().await?;
+        let record = kept?.ok_or_else(|| Error::bug("record a forfeit", "there is no record"))?;
+        let reason = Reason::new(why);
+        let reason = row.content.map_or(reason.clone(), |content| reason.content(content));
+        shared.ledger.forfeit(row.id, reason, record, folder, shared.time.now_ms()).await?;
+        Ok(Looked::Moved)
+    }
+
+    /// Ends it by what its own proven bytes are, as `error` says.
+    async fn convict(
+        &self,
+        row: &SubmissionRow,
+        king: &KingRow,
+        name: &str,
+        error: Error,
+        cx: &CallContext,
+    ) -> Result<Looked> {
+        let finding = Finding::Rejected(json!({ "error": error.to_string() }));
+        let admission = self.convicted(row, king, name, ScreenStage::Files, finding, cx).await?;
+        self.forfeit(row, admission, error.to_string(), cx).await
+    }
+
+    /// The admission that a finding of the validator's own ends.
+    async fn convicted(
+        &self,
+        row: &SubmissionRow,
+        king: &KingRow,
+        name: &str,
+        stage: ScreenStage,
+        finding: Finding,
+        cx: &CallContext,
+    ) -> Result<Admission> {
+        let shared = &*self.0;
+        let reference = self.reference(row)?;
+        // What is wrong may be the listing itself.
+        let submission = match shared.models.resolve(&reference, cx).await {
+            Ok(files) => listed(&files, Some(reference.clone()), cx).await,
+            Err(error) => Err(error),
+        };
+        let submission = match submission {
+            Err(error) if is_the_challengers(&error) => ScreenedModel {
+                reference: Some(reference),
+                files: 0,
+                bytes: 0,
+                listing: Digest::of_json(&json!([]))?,
+                parameters: None,
+            },
+            submission => submission?,
+        };
+        let king_files = shared.models.local(&king.model, cx).await?.files();
+        let screen = Identity::new(name, "1", &json!({}))?;
+        Ok(Admission {
+            king: listed(&*king_files, hub(&king.model), cx).await?,
+            submission,
+            anchor: None,
+            seed: None,
+            findings: vec![Screened { screen, stage, finding }],
+            outcome: AdmissionOutcome::Forfeit,
+        })
+    }
+
+    async fn admit(
+        &self,
+        row: &SubmissionRow,
+        king: &KingRow,
+        submission: Arc<dyn ModelFiles>,
+        screens: Vec<Arc<dyn Screen>>,
+        cx: &CallContext,
+    ) -> Result<Admit> {
+        let shared = &*self.0;
+        let king_files = shared.models.local(&king.model, cx).await;
+        let king_files = king_files.map_err(|error| error.charged_to(|_| Side::King))?.files();
+        let models = Models { anchor: shared.anchor(king, cx).await?, ..Models::new(king_files, submission) };
+        let references = (hub(&king.model), self.reference(row).ok());
+        Ok(Admit::new(screens, models).with_own([label(row)]).with_references(references.0, references.1))
+    }
+
+    fn reference(&self, row: &SubmissionRow) -> Result<HubRef> {
+        self.0.models.reference(&row.repository, &row.pin)
+    }
+
+    /// Something failed that is not its doing, or a bug: it is tried again.
+    async fn failed(&self, row: &SubmissionRow, error: Error) -> Result<()> {
+        let shared = &*self.0;
+        if error.fault() == Fault::Bug {
+            report(shared, self.name(), &error).await;
+        } else if error.fault() == Fault::Operator || row.voids >= REPORTED {
+            report(shared, HELD_UP, &error).await;
+        }
+        let due = shared.time.now_ms() + super::turn::pause(error.fault(), row.voids).as_millis() as u64;
+        let step = if row.state == State::Seen { None } else { Some(Move::Void) };
+        match step {
+            Some(step) => {
+                let reason = Reason::failed(&error, due);
+                shared.ledger.step(row.id, step, reason, shared.time.now_ms()).await.map(drop)
+            }
+            None => shared.ledger.wait(row.id, error.to_string(), due).await,
+        }
+    }
+}
+
+#[async_trait]
+impl Task for Admissions {
+    fn name(&self) -> &'static str {
+        "admission"
+    }
+
+    fn limit(&self) -> Duration {
+        LIMIT
+    }
+
+    async fn step(&self, cx: &CallContext) -> Result<Next> {
+        let shared = &*self.0;
+        let idle = Duration::from_mins(1);
+        let Some(seen) = shared.newest() else { return Ok(Next::Change(idle)) };
+        let (king, now_ms) = (shared.king().await?, shared.time.now_ms());
+        let live = shared.ledger.live().await?;
+        let mut skip = Vec::new();
+        let mut next_due = None;
+        loop {
+            let row = match next_to_screen(&live, king.id, shared.entry.ahead, now_ms, &skip) {
+                Turn::Take(row) => row,
+                Turn::Wait(due) => {
+                    let due = [due, next_due].into_iter().flatten().min();
+                    let pause =
+                        due.map_or(idle, |due| Duration::from_millis(due.saturating_sub(now_ms).max(1)));
+                    return Ok(Next::Change(pause.min(idle)));
+                }
+            };
+            match self.look_at(row, &king, &seen, cx).await {
+                Ok(Looked::Moved) => {
+                    shared.ledger.well(HELD_UP, shared.time.now_ms()).await?;
+                    return Ok(Next::Now);
+                }
+                Ok(Looked::Waits(due)) => {
+                    next_due = Some(next_due.map_or(due, |next: u64| next.min(due)));
+                    skip.push(row.id);
+                }
+                Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+                Err(error) => {
+                    self.failed(row, error).await?;
+                    return Ok(Next::Now);
+                }
+            }
+        }
+    }
+}
+
+/// Whether `error` is about what the challenger handed in.
+fn is_the_challengers(error: &Error) -> bool {
+    error.clone().charged_to(|_| Side::Challenger).fault() == Fault::Contestant(Side::Challenger)
+}
+
+/// What the store of submissions and findings call it.
+fn label(row: &SubmissionRow) -> String {
+    format!("{} {}", row.hotkey, row.text)
+}
+
+fn hub(model: &ModelRef) -> Option<HubRef> {
+    match model {
+        ModelRef::Hub(reference) => Some(reference.clone()),
+        _ => None,
+    }
+}
+
+/// The first screen that rejected it, and what it found, in a line.
+fn rejected(admission: &Admission) -> String {
+    let found = admission.findings.iter().find(|screened| matches!(screened.finding, Finding::Rejected(_)));
+    found.map_or_else(
+        || "a screen rejected it".to_owned(),
+        |screened| {
+            let evidence = screened.finding.evidence();
+            let copy = evidence["copy_of"].as_str().map(|of| format!(": a copy of {of}"));
+            format!("screen `{}` rejected it{}", screened.screen.name, copy.unwrap_or_default())
+        },
+    )
+}
+
+async fn listed(
+    files: &dyn ModelFiles,
+    reference: Option<HubRef>,
+    cx: &CallContext,
+) -> Result<ScreenedModel> {
+    let mut listing = files.list(cx).await?;
+    listing.sort_by(|a, b| a.name.cmp(&b.name));
+    let names: Vec<_> = listing.iter().map(|file| json!({ "name": file.name, "size": file.size })).collect();
+    Ok(ScreenedModel {
+        reference,
+        files: listing.len() as u64,
+        bytes: listing.iter().fold(0, |sum, file| sum.saturating_add(file.size)),
+        listing: Digest::of_json(&names)?,
+        parameters: None,
+    })
+}

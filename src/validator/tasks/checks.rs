@@ -1,0 +1,182 @@
+//! Who may take part: pure functions of what the ledger and the chain say.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::chain::{Hotkey, Metagraph};
+use crate::chains::ledger::Swap;
+use crate::validator::ledger::SubmissionRow;
+use crate::validator::table::State;
+
+/// Hotkeys that are one miner: a slot's owner may exchange its hotkey without a new
+/// registration.
+#[derive(Debug, Default)]
+pub(super) struct Miners(BTreeMap<Hotkey, Hotkey>);
+
+impl Miners {
+    pub(super) fn new(swaps: &[Swap]) -> Self {
+        Self(swaps.iter().map(|swap| (swap.after.clone(), swap.before.clone())).collect())
+    }
+
+    /// The first hotkey of `hotkey`'s miner.
+    pub(super) fn first<'a>(&'a self, hotkey: &'a Hotkey) -> &'a Hotkey {
+        let (mut first, mut seen) = (hotkey, BTreeSet::from([hotkey]));
+        while let Some(before) = self.0.get(first).filter(|before| seen.insert(before)) {
+            first = before;
+        }
+        first
+    }
+}
+
+/// Why `row` takes no part, if it does not; `all` are the submissions by place.
+pub(super) fn barred(
+    row: &SubmissionRow,
+    all: &[SubmissionRow],
+    per_hotkey: u32,
+    miners: &Miners,
+    metagraph: &Metagraph,
+    swaps: &[Swap],
+) -> Option<String> {
+    if let Some(why) = gone(&row.hotkey, metagraph, swaps) {
+        return Some(why);
+    }
+    let earlier = || all.iter().take_while(|other| other.id != row.id);
+    if let Some(first) = earlier().find(|other| other.pin == row.pin) {
+        return Some(format!(
+            "{} committed to the same files before, in block {}",
+            first.hotkey, first.place.block
+        ));
+    }
+    let miner = miners.first(&row.hotkey);
+    let counts = |other: &&SubmissionRow| {
+        !matches!(other.state, State::SetAside | State::Expired) && miners.first(&other.hotkey) == miner
+    };
+    let entered: Vec<_> = earlier().filter(counts).collect();
+    if entered.len() >= per_hotkey as usize {
+        let other = entered.iter().find(|other| other.hotkey != row.hotkey);
+        return Some(match other {
+            Some(other) => format!(
+                "the miner has entered {} of {per_hotkey} submissions, also as {}, whose slot this hotkey took over",
+                entered.len(),
+                other.hotkey
+            ),
+            None => format!("the hotkey has entered {} of {per_hotkey} submissions", entered.len()),
+        });
+    }
+    None
+}
+
+/// Why `hotkey` is not on the subnet, if it is not.
+pub(super) fn gone(hotkey: &Hotkey, metagraph: &Metagraph, swaps: &[Swap]) -> Option<String> {
+    if metagraph.of(hotkey).is_some() {
+        return None;
+    }
+    Some(match swaps.iter().rev().find(|swap| &swap.before == hotkey) {
+        Some(Swap { block, uid, after, .. }) => {
+            format!("the hotkey was exchanged for {after} in block {block}, in slot {}", uid.0)
+        }
+        None => "the hotkey is not registered on the subnet".into(),
+    })
+}
+
+/// The earlier submission with the same content, if there is one.
+pub(super) fn same_content<'a>(row: &SubmissionRow, all: &'a [SubmissionRow]) -> Option<&'a SubmissionRow> {
+    let content = row.content?;
+    let mut earlier = all.iter().take_while(|other| other.id != row.id);
+    // What never entered has no claim.
+    earlier.find(|other| other.content == Some(content) && other.state != State::SetAside)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Digest;
+    use crate::chain::{Coldkey, DatedBy, Neuron, Place, Uid};
+
+    use super::*;
+
+    fn row(id: i64, hotkey: &str, pin: &str, state: State) -> SubmissionRow {
+        SubmissionRow {
+            id,
+            hotkey: Hotkey(hotkey.into()),
+            text: String::new(),
+            repository: "a/b".into(),
+            pin: pin.into(),
+            place: Place { block: id as u64, extrinsic: None, dated_by: DatedBy::Commitment },
+            readable_at: 1,
+            state,
+            since_ms: 0,
+            reason: String::new(),
+            content: None,
+            held_block: None,
+            screened_king: None,
+            record: None,
+            voids: 0,
+            due_ms: 0,
+        }
+    }
+
+    fn metagraph(hotkeys: &[&str]) -> Metagraph {
+        let neuron = |(uid, hotkey): (usize, &&str)| Neuron {
+            uid: Uid(uid as u16),
+            hotkey: Hotkey((*hotkey).into()),
+            coldkey: Coldkey("owner".into()),
+            registered_at: 0,
+            validator_permit: false,
+            stake: 0,
+        };
+        Metagraph { neurons: hotkeys.iter().enumerate().map(neuron).collect() }
+    }
+
+    fn swap(before: &str, after: &str) -> Swap {
+        Swap { block: 9, uid: Uid(3), before: Hotkey(before.into()), after: Hotkey(after.into()) }
+    }
+
+    #[test]
+    fn who_takes_part_and_who_does_not() {
+        let all = [
+            row(1, "ann", "p1", State::Lost),
+            row(2, "bob", "p2", State::SetAside),
+            row(3, "bob", "p3", State::Seen),
+            row(4, "cat", "p1", State::Seen),
+            row(5, "ann", "p5", State::Seen),
+            row(6, "dan", "p6", State::Seen),
+            row(7, "eve", "p7", State::Seen),
+        ];
+        let swaps = [swap("ann", "dan"), swap("gil", "hal")];
+        let (miners, metagraph) = (Miners::new(&swaps), metagraph(&["ann", "bob", "cat", "dan"]));
+        let barred = |index: usize, most| {
+            barred(&all[index], &all, most, &miners, &metagraph, &swaps).unwrap_or_default()
+        };
+        assert_eq!(barred(0, 1), "", "what came later bars nobody");
+        assert_eq!(barred(2, 1), "", "what was set aside does not count");
+        assert!(barred(3, 1).contains("ann committed to the same files before, in block 1"));
+        assert!(barred(4, 1).contains("entered 1 of 1"));
+        assert_eq!(barred(4, 2), "");
+        assert!(barred(5, 1).contains("also as ann"), "{}", barred(5, 1));
+        assert!(barred(6, 1).contains("not registered"));
+        let gone = gone(&Hotkey("gil".into()), &metagraph, &swaps).expect("gone");
+        assert!(gone.contains("exchanged for hal in block 9"), "{gone}");
+    }
+
+    #[test]
+    fn a_ring_of_swaps_ends() {
+        let miners = Miners::new(&[swap("a", "b"), swap("b", "a")]);
+        let hotkey = Hotkey("a".into());
+        assert!(["a", "b"].contains(&miners.first(&hotkey).0.as_str()));
+    }
+
+    #[test]
+    fn the_earliest_place_has_the_content() {
+        let content = Some(Digest::of("files"));
+        let mut all = [
+            row(1, "ann", "p1", State::SetAside),
+            row(2, "bob", "p2", State::Lost),
+            row(3, "cat", "p3", State::Admitted),
+        ];
+        assert!(same_content(&all[2], &all).is_none(), "nothing is known of it yet");
+        for row in &mut all {
+            row.content = content;
+        }
+        assert_eq!(same_content(&all[2], &all).map(|row| row.id), Some(2));
+        assert!(same_content(&all[1], &all).is_none());
+    }
+}

@@ -1,0 +1,110 @@
+//! Kings and challengers, loaded and put into a duel.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use crate::reign::EffectPrior;
+use crate::validator::ledger::{Attempt, KingRow, SubmissionRow};
+use crate::validator::models::Local;
+use crate::validator::parts::Shared;
+use crate::{
+    Admission, CallContext, Contestant, Duel, DuelBuilder, DuelSettings, ModelRef, ModelSource, Result, Side,
+};
+
+/// Loaded models: the king stays from duel to duel.
+#[derive(Debug, Default)]
+pub(super) struct Contestants {
+    king: Mutex<Option<(i64, Loaded)>>,
+    challenger: Mutex<Option<(i64, Loaded)>>,
+}
+
+/// A loaded model, and what keeps its files here.
+#[derive(Debug, Clone)]
+pub(super) struct Loaded {
+    pub(super) contestant: Contestant,
+    _held: Option<Local>,
+}
+
+impl Contestants {
+    /// Both sides of the duel of `row`, loaded unless they are.
+    ///
+    /// # Errors
+    /// The king's or the challenger's, for their own files; ours.
+    pub(super) async fn load(
+        &self,
+        shared: &Shared,
+        king: &KingRow,
+        row: &SubmissionRow,
+        cx: &CallContext,
+    ) -> Result<[Contestant; 2]> {
+        let held = shared.models.for_backend(&*shared.backend, &king.model, cx).await;
+        let (king_model, held) = held.map_err(|error| error.charged_to(|_| Side::King))?;
+        let mut loaded = self.king.lock().await;
+        let kings = match &*loaded {
+            Some((id, kings)) if *id == king.id => kings.clone(),
+            _ => {
+                // Whoever reigned before frees the device first.
+                *loaded = None;
+                let source =
+                    ModelSource { parameters: king.parameters, ..ModelSource::new(king_model.clone()) };
+                let contestant = Contestant::load(Side::King, &shared.backend, &source, cx).await?;
+                shared.ledger.note_parameters(king.id, contestant.model().parameters).await?;
+                shared.models.keep_king(&king.model).await?;
+                let kings = Loaded { contestant, _held: held };
+                *loaded = Some((king.id, kings.clone()));
+                kings
+            }
+        };
+        drop(loaded);
+        let mut loaded = self.challenger.lock().await;
+        let challenger = match &*loaded {
+            Some((id, challenger)) if *id == row.id => challenger.clone(),
+            _ => {
+                *loaded = None;
+                let model = ModelRef::from(shared.models.reference(&row.repository, &row.pin)?);
+                let (model, held) = shared.models.for_backend(&*shared.backend, &model, cx).await?;
+                let source = ModelSource::new(model).with_text_from(king_model);
+                let contestant = Contestant::load(Side::Challenger, &shared.backend, &source, cx).await?;
+                let challenger = Loaded { contestant, _held: held };
+                *loaded = Some((row.id, challenger.clone()));
+                challenger
+            }
+        };
+        Ok([kings.contestant, challenger.contestant])
+    }
+
+    /// The challenger's duel is over.
+    pub(super) async fn drop_challenger(&self) {
+        *self.challenger.lock().await = None;
+    }
+}
+
+/// The settings of `attempt`, whose seed is not known yet.
+pub(super) fn settings(shared: &Shared, attempt: &Attempt) -> DuelSettings {
+    DuelSettings {
+        terms: shared.budget.terms(attempt.number),
+        previous: attempt.previous,
+        effect_prior: EffectPrior::estimate(&attempt.effects),
+        ..shared.duel.clone()
+    }
+}
+
+/// The duel of `sides` under `settings`.
+pub(super) fn builder(
+    shared: &Shared,
+    sides: [Contestant; 2],
+    settings: DuelSettings,
+    admission: Option<Admission>,
+) -> DuelBuilder {
+    let [king, challenger] = sides;
+    let builder = Duel::builder(king, challenger)
+        .tasks(Arc::clone(&shared.tasks))
+        .judges(shared.judges.iter().cloned())
+        .settings(settings)
+        .build(crate::build());
+    match admission {
+        Some(admission) => builder.admission(admission),
+        None => builder,
+    }
+}

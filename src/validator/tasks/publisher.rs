@@ -1,0 +1,145 @@
+//! Publishes what the outbox holds: records, the log, and the public data.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::Mutex;
+
+use super::{Next, Task};
+use crate::publish::{Backoff, Failure, Item, Lag, Next as Due, Outbox, Publisher, Settings, Work};
+use crate::validator::ledger::outbox::What;
+use crate::validator::parts::Shared;
+use crate::{CallContext, Error, Result};
+
+pub(in crate::validator) mod documents;
+
+/// How long a publication may go without progress. Source: albedo.
+const LIMIT: Duration = Duration::from_mins(30);
+
+/// How often the running duel is published. Source: albedo.
+const RUNNING: Duration = Duration::from_secs(2);
+
+/// How often the public data is written although nothing has changed: well within the time
+/// after which readers doubt it. Source: albedo.
+const FRESH_MS: u64 = 10 * 60 * 1000;
+
+#[derive(Debug)]
+pub(super) struct Publishing {
+    shared: Arc<Shared>,
+    state: Mutex<Opened>,
+}
+
+#[derive(Debug, Default)]
+struct Opened {
+    /// Made by the first step that can reach the bucket.
+    publisher: Option<Publisher>,
+    /// Entries of the log whose head is published.
+    signed: Option<u64>,
+    /// When the public data was last said to be written anew.
+    fresh_ms: u64,
+}
+
+impl Publishing {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, state: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl Task for Publishing {
+    fn name(&self) -> &'static str {
+        "publisher"
+    }
+
+    fn limit(&self) -> Duration {
+        LIMIT
+    }
+
+    async fn step(&self, cx: &CallContext) -> Result<Next> {
+        let Shared { ledger, log, bucket, time, .. } = &*self.shared;
+        log.write(ledger, time.now_ms(), cx).await?;
+        let mut state = self.state.lock().await;
+        let Opened { publisher, signed, fresh_ms } = &mut *state;
+        let publisher = match publisher {
+            Some(publisher) => publisher,
+            none => {
+                let settings = Settings {
+                    log: Some(log.source().clone()),
+                    backoff: Backoff::default(),
+                    patience: Duration::ZERO,
+                    clock: Arc::clone(&time.clock),
+                };
+                none.insert(Publisher::open(Arc::clone(bucket), settings, cx).await?)
+            }
+        };
+        // A head is published at once, also where its record is still to come.
+        let size = ledger.signed().await?;
+        if *signed != Some(size) {
+            publisher.log(cx).await?;
+            *signed = Some(size);
+        }
+        let now_ms = time.now_ms();
+        let running = self.shared.running().document(now_ms);
+        if let Some(running) = running {
+            ledger.put_document("data/running.json", documents::json(&running)?, now_ms).await?;
+        }
+        if now_ms.saturating_sub(*fresh_ms) >= FRESH_MS {
+            ledger.refresh_documents(now_ms).await?;
+            *fresh_ms = now_ms;
+        }
+        if ledger.next_waiting(now_ms).await?.is_none_or(|waiting| waiting.due_ms > now_ms) {
+            return Ok(Next::Change(RUNNING));
+        }
+        let drained = publisher.drain(&LedgerOutbox(&self.shared), cx).await?;
+        match drained.error {
+            Some(error) if drained.waiting > 0 => Err(error),
+            _ => Ok(Next::After(RUNNING / 4)),
+        }
+    }
+}
+
+/// The ledger as the publisher's outbox.
+#[derive(Debug)]
+struct LedgerOutbox<'a>(&'a Shared);
+
+#[async_trait]
+impl Outbox for LedgerOutbox<'_> {
+    async fn next(&self, now_ms: u64) -> Result<Due> {
+        let Some(waiting) = self.0.ledger.next_waiting(now_ms).await? else { return Ok(Due::Nothing) };
+        if waiting.due_ms > now_ms {
+            return Ok(Due::Later(waiting.due_ms));
+        }
+        let work = match waiting.what {
+            What::Record { folder, submission, decided_ms } => {
+                Work::Record { folder, submission: Some(submission), decided_at: decided_ms / 1000 }
+            }
+            What::Document { name, bytes } => {
+                let bytes = match bytes {
+                    Some(bytes) => bytes,
+                    None => documents::written(&name, self.0, now_ms).await?,
+                };
+                Work::Document { name, bytes: Bytes::from(bytes) }
+            }
+        };
+        Ok(Due::Due(Item { id: waiting.id, work, added_ms: waiting.added_ms, tries: waiting.tries }))
+    }
+
+    async fn done(&self, id: u64, now_ms: u64) -> Result<()> {
+        self.0.ledger.published(id, now_ms).await
+    }
+
+    async fn failed(&self, id: u64, failure: &Failure, _: u64) -> Result<()> {
+        self.0.ledger.not_published(id, failure).await
+    }
+
+    async fn lag(&self, _: u64) -> Result<Lag> {
+        self.0.ledger.lag().await
+    }
+}
+
+/// A document that nothing writes.
+fn unknown(name: &str) -> Error {
+    Error::bug("write the public data", "there is no such document").with("name", name)
+}

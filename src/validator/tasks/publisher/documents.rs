@@ -1,0 +1,129 @@
+//! The public data that follows from the ledger: the state of the competition, and every
+//! submission with its reason.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::unknown;
+use crate::publish::public::{
+    FORMAT, King, PublicLog, PublicSubmission, Queued, Registration, Reign, Status, StatusSource,
+    SubmissionStatus, Submissions,
+};
+use crate::validator::ledger::{KingRow, SubmissionRow};
+use crate::validator::parts::Shared;
+use crate::validator::running::name;
+use crate::validator::table::{action, is_final};
+use crate::{Error, Result};
+
+/// After how many seconds a reader should doubt that the validator still writes: its chain
+/// moves every few seconds, and so does this. Source: albedo.
+const STALE_SECS: u64 = 3600;
+
+/// Most submissions that are published, the newest first: a page that a browser still
+/// reads. Older ones are in the records. Source: albedo.
+const MOST: usize = 2000;
+
+/// The bytes of the document `name`, as the ledger is now.
+pub(in crate::validator) async fn written(document: &str, shared: &Shared, now_ms: u64) -> Result<Vec<u8>> {
+    match document {
+        "data/status.json" => json(&status(shared, now_ms).await?),
+        "data/submissions.json" => json(&submissions(shared, now_ms).await?),
+        other => Err(unknown(other)),
+    }
+}
+
+async fn status(shared: &Shared, now_ms: u64) -> Result<Status> {
+    let rows = shared.ledger.submissions().await?;
+    let kings = shared.ledger.kings().await?;
+    let weights: BTreeMap<String, f64> = match shared.ledger.last_landed().await? {
+        Some(epoch) => epoch.parts()?.into_iter().map(|(hotkey, part)| (hotkey.0, part)).collect(),
+        None => BTreeMap::new(),
+    };
+    let kings: Vec<King> = kings.iter().map(|king| public_king(king, &rows, &weights)).collect();
+    let reign = match (kings.first(), shared.ledger.king().await?) {
+        (Some(king), Some(row)) => {
+            let attempts = shared.ledger.spent(row.id).await?.attempts;
+            Some(Reign::new(king.clone(), &shared.budget, attempts))
+        }
+        _ => None,
+    };
+    let queued = |row: &SubmissionRow| Queued {
+        submission: public(row),
+        state: row.state,
+        since: row.since_ms / 1000,
+    };
+    let registration = shared
+        .newest()
+        .map(|seen| Registration { rao: seen.subnet.registration_cost, block: seen.head.number });
+    Ok(Status {
+        format: FORMAT,
+        updated_at: now_ms / 1000,
+        stale_after_secs: STALE_SECS,
+        source: StatusSource::Validator,
+        reign,
+        kings,
+        queue: rows.iter().filter(|row| !is_final(row.state)).map(queued).collect(),
+        registration,
+        log: Some(PublicLog {
+            origin: shared.log.origin().to_owned(),
+            key: shared.log.source().key().to_string(),
+            size: shared.ledger.signed().await?,
+        }),
+    })
+}
+
+async fn submissions(shared: &Shared, now_ms: u64) -> Result<Submissions> {
+    let mut rows = shared.ledger.submissions().await?;
+    rows.reverse();
+    rows.truncate(MOST);
+    let shown = |row: &SubmissionRow| SubmissionStatus {
+        submission: public(row),
+        state: row.state,
+        since: row.since_ms / 1000,
+        reason: sentence(&row.reason),
+        action: action(row.state).into(),
+        record: row.record,
+    };
+    Ok(Submissions {
+        format: FORMAT,
+        updated_at: now_ms / 1000,
+        submissions: rows.iter().map(shown).collect(),
+    })
+}
+
+fn public_king(king: &KingRow, rows: &[SubmissionRow], weights: &BTreeMap<String, f64>) -> King {
+    let submission = rows.iter().find(|row| Some(row.id) == king.submission);
+    let mut model = name(&king.model);
+    model.parameters = king.parameters;
+    King {
+        number: king.id as u64,
+        model,
+        submission: submission.map(public),
+        record: king.record,
+        crowned_at: Some(king.crowned_ms / 1000),
+        weight: king.hotkey.as_ref().and_then(|hotkey| weights.get(&hotkey.0).copied()),
+    }
+}
+
+fn public(row: &SubmissionRow) -> PublicSubmission {
+    PublicSubmission {
+        hotkey: row.hotkey.0.clone(),
+        repository: row.repository.clone(),
+        pin: row.pin.clone(),
+    }
+}
+
+/// The reason as a sentence.
+fn sentence(reason: &str) -> String {
+    let mut characters = reason.chars();
+    let first = characters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    let rest = characters.as_str();
+    let stop = if rest.ends_with('.') { "" } else { "." };
+    format!("{first}{rest}{stop}")
+}
+
+/// `document` as it is published.
+pub(in crate::validator) fn json(document: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(document).map_err(|error| Error::bug("write the public data", error.to_string()))
+}
