@@ -1,5 +1,6 @@
 //! Two processes with one small cache; the commands of hubs and caches.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use albedo::Digest;
@@ -46,15 +47,31 @@ async fn two_processes_share_a_cache_for_six_models() {
     assert_eq!(unfinished(&cache), [""; 0]);
 }
 
+/// A registry, its configuration, an empty cache, and the folder of a model that lacks its
+/// weights.
+struct Place {
+    place: tempfile::TempDir,
+    server: Server,
+    config: String,
+    cache: PathBuf,
+    model: PathBuf,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let registry = Arc::new(Registry::with_tokens(0));
+        let server = Server::start(0, move |request| registry.answer(request)).await.expect("listens");
+        let place = tempfile::tempdir().expect("a folder");
+        let (cache, model) = (place.path().join("cache"), place.path().join("model"));
+        std::fs::create_dir(&model).expect("a folder");
+        std::fs::write(model.join("config.json"), "{}").expect("written");
+        Self { config: config(place.path(), &server.url()), place, server, cache, model }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_is_pushed_listed_pulled_and_verified() {
-    let registry = Arc::new(Registry::with_tokens(0));
-    let server = Server::start(0, move |request| registry.answer(request)).await.expect("listens");
-    let place = tempfile::tempdir().expect("a folder");
-    let (config, cache) = (config(place.path(), &server.url()), place.path().join("cache"));
-    let model = place.path().join("model");
-    std::fs::create_dir(&model).expect("a folder");
-    std::fs::write(model.join("config.json"), "{}").expect("written");
+    let Place { place, server, config, cache, model } = Place::new().await;
     std::fs::write(model.join("model.safetensors"), noise(100_000, 9)).expect("written");
     let folder = model.display().to_string();
     let push = ["hub", "push", &folder, "owner/model", "--config", &config];
@@ -80,13 +97,7 @@ async fn a_model_is_pushed_listed_pulled_and_verified() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_is_pushed_in_chunks_and_pulled() {
-    let registry = Arc::new(Registry::with_tokens(0));
-    let server = Server::start(0, move |request| registry.answer(request)).await.expect("listens");
-    let place = tempfile::tempdir().expect("a folder");
-    let (config, cache) = (config(place.path(), &server.url()), place.path().join("cache"));
-    let model = place.path().join("model");
-    std::fs::create_dir(&model).expect("a folder");
-    std::fs::write(model.join("config.json"), "{}").expect("written");
+    let Place { place, server: _server, config, cache, model } = Place::new().await;
     let weights = noise(20_000_000, 9);
     std::fs::write(model.join("model.safetensors"), &weights).expect("written");
     let folder = model.display().to_string();
