@@ -7,6 +7,7 @@
 //! | `file` | [`read`] and [`parse`]: TOML with the path of every mistake |
 //! | `key` | [`journal_key`]: which journals are this user's |
 //! | `admission` | [`AdmissionConfig`]: what a submission is screened with, and beside whom |
+//! | `profiles` | [`screen_profile`]: screens with their thresholds under a name with a version |
 //! | `hubs` | where the models are: in folders, at servers, in hubs |
 //! | `reference` | [`reference()`]: every key with its type, default and meaning, from the types |
 //! | `wire` | [`DuelConfig::builder`]: the only place where plugins are put together |
@@ -43,6 +44,7 @@ mod duel;
 mod file;
 mod hubs;
 mod key;
+mod profiles;
 mod reference;
 mod wire;
 
@@ -58,6 +60,7 @@ pub use file::{parse, read};
 #[cfg(feature = "server")]
 pub(crate) use hubs::{CheckedHubs, Hubs};
 pub use key::journal_key;
+pub use profiles::{SCREEN_PROFILE, screen_profile};
 #[cfg(feature = "cli")]
 pub(crate) use reference::plain;
 pub use reference::{Choice, Key, Need, keys, reference};

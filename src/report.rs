@@ -6,6 +6,7 @@
 use crate::Record;
 use crate::record::RecordedReply;
 
+mod advice;
 #[cfg(feature = "bench")]
 mod bench;
 mod event_file;
@@ -16,6 +17,7 @@ mod screening;
 mod table;
 mod throughput;
 
+pub use advice::advice;
 #[cfg(feature = "bench")]
 pub use bench::bench;
 pub use event_file::EventFile;

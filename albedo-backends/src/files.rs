@@ -63,9 +63,13 @@ impl ModelFiles for FolderFiles {
 
     /// All files below the folder. A link to a file in the folder is that file.
     ///
+    /// In a folder that was handed in ([`FolderFiles::published`]), whatever is no file of
+    /// the folder is listed as [special](FileEntry::special), so that screens find it: a
+    /// link out of the folder or to a folder, what is neither file nor folder, a name that
+    /// is not UTF-8 (the listing has the replacement character in its place).
+    ///
     /// # Errors
-    /// [`ErrorKind::DataInvalid`] for a link out of the folder or to a folder,
-    /// for what is neither file nor folder, and for a name that is not UTF-8.
+    /// [`ErrorKind::DataInvalid`] for any of these in a copy.
     async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
         let (inner, copied) = (cx.clone(), self.provenance == Provenance::Copy);
         self.run(LIST, cx, move |folder| list(folder, copied, &inner)).await
@@ -108,6 +112,7 @@ pub(crate) fn read_small(
 
 const LIST: &str = "list the model's files";
 const READ: &str = "read a model's file";
+const NOT_UTF_8: &str = "a file's name is not UTF-8";
 
 fn list(folder: &Path, copied: bool, cx: &CallContext) -> Result<Vec<FileEntry>> {
     let (mut files, mut waiting) = (Vec::new(), vec![PathBuf::new()]);
@@ -128,9 +133,16 @@ fn list(folder: &Path, copied: bool, cx: &CallContext) -> Result<Vec<FileEntry>>
                 waiting.push(relative);
                 continue;
             }
-            let name = relative.to_str().ok_or_else(|| refused(LIST, "a file's name is not UTF-8", &path))?;
-            let size = contained(folder, &path, LIST)?.1;
-            files.push(FileEntry::new(name, size));
+            let lossy = relative.to_string_lossy();
+            let special = |what: &str| FileEntry::special(lossy.clone(), what);
+            let entry = match (relative.to_str(), contained(folder, &path, LIST)?) {
+                (None, _) if copied => return Err(refused(LIST, NOT_UTF_8, &path)),
+                (None, _) => special(NOT_UTF_8),
+                (Some(name), Place::File(_, size)) => FileEntry::new(name, size),
+                (Some(_), place) if copied => return Err(place.refused(LIST, &path)),
+                (Some(_), place) => special(place.words()),
+            };
+            files.push(entry);
         }
     }
     files.sort_unstable_by(|one, other| one.name.cmp(&other.name));
@@ -144,7 +156,11 @@ fn read(folder: &Path, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
             Error::new(ErrorKind::NotFound, READ, "the name is not one of the listing").with("name", name)
         );
     }
-    let (path, size) = contained(folder, &folder.join(name), READ)?;
+    let path = folder.join(name);
+    let (path, size) = match contained(folder, &path, READ)? {
+        Place::File(path, size) => (path, size),
+        place => return Err(place.refused(READ, &path)),
+    };
     if range.start > range.end || range.end > size {
         return Err(Error::new(ErrorKind::DataInvalid, READ, "the range reaches past the end of the file")
             .with("path", path.display())
@@ -170,19 +186,50 @@ fn read(folder: &Path, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The file that `path` is, or links to, in the canonical `folder`, and its
-/// size in bytes.
-fn contained(folder: &Path, path: &Path, operation: &'static str) -> Result<(PathBuf, u64)> {
-    let target = fs::canonicalize(path).map_err(|error| Error::io(operation, path, error))?;
+/// What a path in a folder is.
+enum Place {
+    /// A regular file, or a link to one in the folder: where it is, and its bytes.
+    File(PathBuf, u64),
+    /// A link to what does not lie in the folder.
+    Outside,
+    /// A folder that is linked to, a pipe, a socket, a device.
+    NoFile,
+}
+
+impl Place {
+    fn words(&self) -> &'static str {
+        match self {
+            Self::Outside => "a symbolic link leaves the folder",
+            Self::File(..) | Self::NoFile => "it is no regular file",
+        }
+    }
+
+    /// The error that it is in a copy of ours: what lies in a folder on this machine is
+    /// for its operator to mend.
+    fn refused(&self, operation: &'static str, path: &Path) -> Error {
+        let error = refused(operation, self.words(), path);
+        match self {
+            Self::Outside => error.with_hint("put a copy of the file in its place"),
+            Self::File(..) | Self::NoFile => error,
+        }
+    }
+}
+
+/// What `path` is, or links to, in the canonical `folder`. A link to nothing leads
+/// outside.
+fn contained(folder: &Path, path: &Path, operation: &'static str) -> Result<Place> {
+    let target = match fs::canonicalize(path) {
+        Ok(target) => target,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+            return Ok(Place::Outside);
+        }
+        Err(error) => return Err(Error::io(operation, path, error)),
+    };
     if !target.starts_with(folder) && target.parent() != blobs(folder).as_deref() {
-        return Err(refused(operation, "a symbolic link leaves the folder", path)
-            .with_hint("put a copy of the file in its place"));
+        return Ok(Place::Outside);
     }
     let metadata = fs::metadata(&target).map_err(|error| Error::io(operation, path, error))?;
-    if !metadata.is_file() {
-        return Err(refused(operation, "it is no regular file", path));
-    }
-    Ok((target, metadata.len()))
+    Ok(if metadata.is_file() { Place::File(target, metadata.len()) } else { Place::NoFile })
 }
 
 /// Where a snapshot of the hub's cache keeps its files, if `folder` is one.
@@ -193,8 +240,6 @@ fn blobs(folder: &Path) -> Option<PathBuf> {
 }
 
 fn refused(operation: &'static str, message: &str, path: &Path) -> Error {
-    // What lies in a folder on this machine is for its operator to mend; what was
-    // handed in is judged by the screens, on its listing.
     Error::new(ErrorKind::DataInvalid, operation, message)
         .with_fault(Fault::Operator)
         .with("path", path.display())
@@ -281,6 +326,29 @@ mod tests {
         fs::remove_file(inner.join("out")).expect("removed");
         symlink(".", inner.join("loop")).expect("linked");
         assert!(refusal(&inner).await.contains("it is no regular file"));
+    }
+
+    #[tokio::test]
+    async fn what_was_handed_in_is_listed_whatever_it_is_and_never_read() {
+        let folder = folder();
+        symlink("/etc/hostname", folder.path().join("out")).expect("linked");
+        symlink("nowhere", folder.path().join("dangling")).expect("linked");
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs");
+        assert!(made.success());
+        let (files, cx) = (FolderFiles::new(folder.path()).published(), CallContext::new());
+        let listed = files.list(&cx).await.expect("lists");
+        let special: Vec<_> =
+            listed.iter().filter_map(|file| Some((file.name.as_str(), file.special.as_deref()?))).collect();
+        let leaves = "a symbolic link leaves the folder";
+        assert_eq!(special, [("dangling", leaves), ("out", leaves), ("pipe", "it is no regular file")]);
+        for name in ["dangling", "out", "pipe"] {
+            assert_eq!(files.read(name, 0..0, &cx).await.expect_err(name).kind(), ErrorKind::DataInvalid);
+        }
+        assert_eq!(
+            FolderFiles::new(folder.path()).list(&cx).await.expect_err("a copy").fault(),
+            Fault::Operator
+        );
     }
 
     #[tokio::test]

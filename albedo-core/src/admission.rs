@@ -44,6 +44,10 @@ pub struct Admission {
     /// is not the king.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Digest>,
+    /// The profile that the screens and their settings are of; none where they were chosen
+    /// one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<ScreenProfile>,
     /// What the probes of the behaviour stage follow from, if it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -51,6 +55,27 @@ pub struct Admission {
     pub findings: Vec<Screened>,
     /// What they amount to: always [`AdmissionOutcome::of`] the findings.
     pub outcome: AdmissionOutcome,
+}
+
+/// Screens with their settings and thresholds under a name that has a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScreenProfile {
+    /// The name, for example `sn97-2026-12`.
+    pub name: String,
+    /// Digest of the canonical JSON of the identities of all its screens, in order: names,
+    /// versions, digests of settings.
+    pub screens: Digest,
+}
+
+impl ScreenProfile {
+    /// The profile `name` of `screens`.
+    ///
+    /// # Errors
+    /// None that a caller could cause.
+    pub fn new(name: impl Into<String>, screens: &[Arc<dyn Screen>]) -> Result<Self> {
+        let identities: Vec<&Identity> = screens.iter().map(|screen| screen.identity()).collect();
+        Ok(Self { name: name.into(), screens: Digest::of_json(&identities)? })
+    }
 }
 
 /// A model that was screened, as a record names it.
@@ -247,13 +272,23 @@ pub struct Admit {
     own: Vec<String>,
     references: [Option<HubRef>; 2],
     probes: Option<Probes>,
+    king: Option<ModelSource>,
+    profile: Option<ScreenProfile>,
 }
 
 impl Admit {
     /// The admission of the submission among `models` by `screens`, without a
     /// behaviour stage. Screens of stage [`ScreenStage::Reply`] take no part.
     pub fn new(screens: Vec<Arc<dyn Screen>>, models: Models) -> Self {
-        Self { screens, models, own: Vec::new(), references: [None, None], probes: None }
+        Self {
+            screens,
+            models,
+            own: Vec::new(),
+            references: [None, None],
+            probes: None,
+            king: None,
+            profile: None,
+        }
     }
 
     /// Labels under which earlier versions of the submission itself are stored.
@@ -275,6 +310,22 @@ impl Admit {
     #[must_use]
     pub fn with_probes(mut self, probes: Probes) -> Self {
         self.probes = Some(probes);
+        self
+    }
+
+    /// Runs the king at the behaviour stage, too, on the same backend, for screens that
+    /// compare the submission with him ([`ScreenPart::Beside`](crate::ScreenPart::Beside)).
+    /// Without it they find nothing out, and say so.
+    #[must_use]
+    pub fn with_king(mut self, king: ModelSource) -> Self {
+        self.king = Some(king);
+        self
+    }
+
+    /// The screens are those of this profile.
+    #[must_use]
+    pub fn with_profile(mut self, profile: ScreenProfile) -> Self {
+        self.profile = Some(profile);
         self
     }
 

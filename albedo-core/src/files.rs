@@ -254,12 +254,22 @@ pub struct FileEntry {
     /// SHA-256 of its bytes, if the listing states it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Digest>,
+    /// What it is, if it is no regular file: a pipe, a link out of the folder. Its bytes
+    /// are never read, and it counts as empty. Only a listing of what was handed in has
+    /// such entries; in a copy of ours they are an error of our storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub special: Option<String>,
 }
 
 impl FileEntry {
     /// A file of `size` bytes whose digest nobody vouches for.
     pub fn new(name: impl Into<String>, size: u64) -> Self {
-        Self { name: name.into(), size, sha256: None }
+        Self { name: name.into(), size, sha256: None, special: None }
+    }
+
+    /// What is no regular file, and what it is instead.
+    pub fn special(name: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { special: Some(what.into()), ..Self::new(name, 0) }
     }
 
     /// The same file, vouched for.

@@ -92,7 +92,7 @@ pub mod conformance;
 #[cfg(any(test, feature = "conformance"))]
 pub mod testing;
 
-pub use admission::{Admission, AdmissionOutcome, Admit, Models, Probes, Screened};
+pub use admission::{Admission, AdmissionOutcome, Admit, Models, Probes, ScreenProfile, Screened};
 pub use backend::{
     BoxStream, Completion, DeviceMemory, FinishReason, GenerateRequest, Generated, LogitsReader,
     LogitsRequest, Message, ModelBackend, ModelInfo, ModelSession, ModelSessionExt, ModelSource, Prompt,
@@ -129,8 +129,8 @@ pub use registry::{
 };
 pub use sample::Sample;
 pub use screen::{
-    BehaviourScreen, FilesScreen, Finding, ReplyScreen, Screen, ScreenPart, ScreenStage, WeightsInspection,
-    WeightsScreen,
+    BehaviourScreen, BesideScreen, FilesScreen, Finding, ReplyScreen, Screen, ScreenPart, ScreenStage,
+    Sessions, WeightsInspection, WeightsScreen,
 };
 pub use seed::Seed;
 pub use signer::{PublicKey, Scheme, Signature, Signer};

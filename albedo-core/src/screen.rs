@@ -8,6 +8,7 @@
 //! | [`ScreenStage::Files`] | [`FilesScreen`] | listings and ranged reads, before any download |
 //! | [`ScreenStage::Parameters`] | [`WeightsScreen`] | the weights, in one pass that all screens share |
 //! | [`ScreenStage::Behaviour`] | [`BehaviourScreen`] | the loaded model |
+//! | [`ScreenStage::Behaviour`] | [`BesideScreen`] | the loaded model beside the loaded king |
 //! | [`ScreenStage::Reply`] | [`ReplyScreen`] | one reply |
 
 use std::fmt::Debug;
@@ -53,6 +54,8 @@ pub enum ScreenPart<'a> {
     Weights(&'a dyn WeightsScreen),
     /// Runs at [`ScreenStage::Behaviour`].
     Behaviour(&'a dyn BehaviourScreen),
+    /// Runs at [`ScreenStage::Behaviour`], and needs the king, too.
+    Beside(&'a dyn BesideScreen),
     /// Runs at [`ScreenStage::Reply`].
     Reply(&'a dyn ReplyScreen),
 }
@@ -63,7 +66,7 @@ impl ScreenPart<'_> {
         match self {
             Self::Files(_) => ScreenStage::Files,
             Self::Weights(_) => ScreenStage::Parameters,
-            Self::Behaviour(_) => ScreenStage::Behaviour,
+            Self::Behaviour(_) | Self::Beside(_) => ScreenStage::Behaviour,
             Self::Reply(_) => ScreenStage::Reply,
         }
     }
@@ -114,6 +117,32 @@ pub trait BehaviourScreen: Debug + Send + Sync {
     /// What could not be found out, for example because the model did not
     /// answer.
     async fn inspect(&self, session: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<Finding>;
+}
+
+/// Inspects what a loaded model says beside what the king says.
+#[async_trait]
+pub trait BesideScreen: Debug + Send + Sync {
+    /// Inspects the submission among `sessions` with probes that follow from `seed`. `own`
+    /// are the labels of its own earlier versions, as for [`WeightsScreen::inspection`].
+    ///
+    /// # Errors
+    /// What could not be found out.
+    async fn inspect(
+        &self,
+        sessions: Sessions<'_>,
+        own: &[String],
+        seed: u64,
+        cx: &CallContext,
+    ) -> Result<Finding>;
+}
+
+/// The loaded models that a [`BesideScreen`] compares.
+#[derive(Debug, Clone, Copy)]
+pub struct Sessions<'a> {
+    /// The submission.
+    pub submission: &'a dyn ModelSession,
+    /// The king.
+    pub king: &'a dyn ModelSession,
 }
 
 /// Inspects one reply. Such a screen only reports; it forfeits nothing.

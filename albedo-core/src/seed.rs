@@ -41,6 +41,33 @@ impl Seed {
         Self::from(Digest::of(parts.concat()))
     }
 
+    /// What the probes of a submission follow from on a chain: the hash of the first block
+    /// that is final after the submission's bytes are held, with the digests of both models'
+    /// parameters. It is another block than the duel's, and another text.
+    ///
+    /// ```
+    /// use albedo_core::chain::BlockHash;
+    /// use albedo_core::{Digest, Seed};
+    ///
+    /// let (king, challenger) = (Digest::of("king"), Digest::of("challenger"));
+    /// let block = BlockHash([7; 32]);
+    /// let probes = Seed::of_probes(block, [king, challenger]);
+    /// assert_eq!(probes, Seed::of_probes(block, [challenger, king]));
+    /// assert_ne!(probes, Seed::of_questions(block));
+    /// ```
+    pub fn of_probes(block: BlockHash, mut models: [Digest; 2]) -> u64 {
+        models.sort_unstable();
+        let [first, second] = &models;
+        let parts = [&b"albedo probes seed 1"[..], &block.0, first.as_bytes(), second.as_bytes()];
+        Self::from(Digest::of(parts.concat())).entropy()
+    }
+
+    /// What a set of questions follows from that many submissions are compared by, for
+    /// example one per week: the hash of a block.
+    pub fn of_questions(block: BlockHash) -> u64 {
+        Self::from(Digest::of([&b"albedo questions seed 1"[..], &block.0].concat())).entropy()
+    }
+
     /// The raw bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -6,7 +6,8 @@
 //! | [`architecture`] | files | `config.json` against the king's |
 //! | [`digest`] | parameters | exact copies, whole and tensor by tensor |
 //! | [`fingerprint`] | parameters | the Python system's fingerprint, version 2 |
-//! | [`lineage`] | parameters | disguised and noisy copies, by sketches of the aligned parameters |
+//! | [`lineage`] | parameters | whose work the weights are, by sketches of the aligned parameters |
+//! | [`functional`] | behaviour | whose answers the model gives, beside the king |
 //! | [`sanity`] | behaviour | replies that no working model gives |
 //! | [`loops`] | behaviour | a dialogue that goes round in circles |
 //! | [`tail`] | behaviour | a dialogue whose late turns fall apart |
@@ -23,6 +24,7 @@ pub mod digest;
 mod evidence;
 pub mod files;
 pub mod fingerprint;
+pub mod functional;
 pub mod injection;
 pub mod lineage;
 mod listing;

@@ -381,7 +381,7 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
 
 /// The challenger's admission, if the configuration has screens.
 async fn admit(config: &DuelConfig, cx: &BuildContext<'_>) -> Result<Option<Admission>> {
-    if config.screens.as_ref().is_none_or(Vec::is_empty) {
+    if !config.is_screened() {
         return Ok(None);
     }
     let mut admission = config.admission()?;

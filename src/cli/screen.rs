@@ -8,7 +8,7 @@ use super::backend::setting;
 use super::exit::Exit;
 use super::output::{next, print, print_json, word};
 use super::source::absolute;
-use crate::config::{AdmissionConfig, DuelConfig, PluginConfig};
+use crate::config::{AdmissionConfig, DuelConfig, PluginConfig, screen_profile};
 use crate::registry::nearest;
 use crate::report::{self, Bytes, Look};
 use crate::{
@@ -32,6 +32,10 @@ pub(crate) struct Arguments {
     /// the usual ones. Settings are the configuration's.
     #[arg(long = "screen", value_name = "NAME")]
     screens: Vec<String>,
+    /// Take the screens and thresholds of this profile; an admission records its name
+    /// [default: the current one, unless the configuration or `--screen` names screens].
+    #[arg(long, value_name = "NAME", conflicts_with = "screens")]
+    profile: Option<String>,
     /// A setting of the screens, once for each: of the one that is named, or of every
     /// screen that has it. The value is read as JSON, and as a text if it is none.
     #[arg(long = "set", value_name = "[SCREEN.]KEY=VALUE", value_parser = setting)]
@@ -62,6 +66,9 @@ pub(crate) struct Arguments {
     /// record.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Also say what a submitter can change about each finding, and which thresholds hold.
+    #[arg(long, conflicts_with = "json")]
+    explain: bool,
     /// Print the admission as JSON, with the whole evidence.
     #[arg(long)]
     json: bool,
@@ -69,7 +76,9 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let store = arguments.out.as_ref().map(FileStore::create).transpose()?;
-    let admission = screen(arguments, cx).await.map_err(|error| {
+    let registry = Registry::linked()?;
+    let config = arguments.config(&registry)?;
+    let admission = screen(&config, &registry, cx).await.map_err(|error| {
         // The reader has to know whether the submitter is to blame.
         let fault = error.fault();
         error.with("fault", fault)
@@ -82,6 +91,9 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         print_json(&admission)?;
     } else {
         print(&report::screened(&admission, Look::of_stdout()))?;
+        if arguments.explain {
+            print(&report::advice(&admission, &config.screens, Look::of_stdout()))?;
+        }
         if let (Some(record), Some(store)) = (record, &store) {
             print(&format!("{:<12}{record} in {}\n", "record", store.folder().display()))?;
         }
@@ -97,9 +109,8 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     Ok(Exit::of_admission(admission.outcome))
 }
 
-async fn screen(arguments: &Arguments, cx: &CallContext) -> Result<Admission> {
-    let registry = Registry::linked()?;
-    let admit = arguments.config(&registry)?.admit(&BuildContext::new(&registry, cx)).await?;
+async fn screen(config: &AdmissionConfig, registry: &Registry, cx: &CallContext) -> Result<Admission> {
+    let admit = config.admit(&BuildContext::new(registry, cx)).await?;
     let bar = Bytes::default();
     let admission = admit.run(&bar.watch(cx)).await;
     bar.finish();
@@ -117,7 +128,13 @@ impl Arguments {
         config.king = named(&self.king)?.map_or(config.king, ModelRef::from);
         config.submission = named(&self.path)?.map_or(config.submission, ModelRef::from);
         config.anchor = named(&self.anchor)?.map(ModelRef::from).or(config.anchor);
+        if let Some(name) = &self.profile {
+            config.screens = screen_profile(name)?;
+            config.profile = Some(name.clone());
+        }
         if !self.screens.is_empty() {
+            // Screens that were chosen and settings that were changed are no profile's.
+            config.profile = None;
             let known = std::mem::take(&mut config.screens);
             let chosen = self.screens.iter().map(|name| {
                 let known = known.iter().find(|screen| screen.name() == name);
@@ -126,6 +143,7 @@ impl Arguments {
             config.screens = chosen.collect();
         }
         for (key, value) in &self.settings {
+            config.profile = None;
             set(&mut config, key, value, registry)?;
         }
         if let Some(store) = named(&self.against)? {
@@ -190,6 +208,6 @@ mod tests {
         }
         let with =
             |key: &str| config.screens.iter().filter(|screen| screen.settings().contains_key(key)).count();
-        assert_eq!((with("noise"), with("store")), (1, 3));
+        assert_eq!((with("noise"), with("store")), (1, 4));
     }
 }

@@ -6,22 +6,20 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::hubs::CheckedHubs;
+use super::profiles::{SCREEN_PROFILE, screen_profile};
 use super::wire::{DEFAULT_BACKEND, build_all};
 use super::{DuelConfig, ModelConfig};
 use crate::backends::files::FolderFiles;
 use crate::registry::CheckContext;
 use crate::{
     Admit, BuildContext, Error, ErrorKind, ModelBackend, ModelHub, ModelRef, ModelSource, Models,
-    PluginConfig, Probes, Registry, Result, Screen, Side,
+    PluginConfig, Probes, Registry, Result, Screen, ScreenProfile, Side,
 };
 
-/// The screens of a configuration that names none.
-const DEFAULT_SCREENS: [&str; 9] =
-    ["files", "architecture", "digest", "fingerprint-v2", "lineage", "sanity", "loops", "tail", "injection"];
-
-/// The screens of a configuration that names none, in order.
+/// The screens of a configuration that names neither screens nor a profile, in order: those
+/// of the profile [`SCREEN_PROFILE`].
 pub fn default_screens() -> Vec<PluginConfig<dyn Screen>> {
-    DEFAULT_SCREENS.map(PluginConfig::named).into()
+    screen_profile(SCREEN_PROFILE).unwrap_or_default()
 }
 
 /// An admission of a model's folder: what is screened, beside whom, by what.
@@ -37,6 +35,9 @@ pub struct AdmissionConfig {
     pub hubs: Vec<PluginConfig<dyn ModelHub>>,
     /// The screens, in order.
     pub screens: Vec<PluginConfig<dyn Screen>>,
+    /// The profile that the screens are of, whose thresholds nobody changed: it is recorded
+    /// with the admission.
+    pub profile: Option<String>,
     /// The backend that runs the submission at the behaviour stage.
     pub backend: PluginConfig<dyn ModelBackend>,
     /// What probes of its behaviour follow from; without one there is no
@@ -61,6 +62,7 @@ impl AdmissionConfig {
             anchor: None,
             hubs: Vec::new(),
             screens: default_screens(),
+            profile: Some(SCREEN_PROFILE.to_owned()),
             backend: PluginConfig::named(DEFAULT_BACKEND),
             probe: None,
             own: Vec::new(),
@@ -123,17 +125,22 @@ impl AdmissionConfig {
             ModelRef::Hub(reference) => Some(reference.clone()),
             _ => None,
         };
-        let mut admit = Admit::new(build_all(screens, cx).await?, models)
+        let screens = build_all(screens, cx).await?;
+        let profile = self.profile.as_ref().map(|name| ScreenProfile::new(name, &screens)).transpose()?;
+        let mut admit = Admit::new(screens, models)
             .with_own(self.own.iter())
             .with_references(reference(&self.king), reference(&self.submission));
+        if let Some(profile) = profile {
+            admit = admit.with_profile(profile);
+        }
         if let Some((seed, backend)) = backend {
             let backend = backend.build(cx).await?;
             let model = hubs.for_backend(&*backend, &self.submission, cx).await;
             let model = model.map_err(|error| error.charged_to(|_| Side::Challenger))?;
             let king = hubs.for_backend(&*backend, &self.king, cx).await;
             let king = king.map_err(|error| error.charged_to(|_| Side::King))?;
-            let model = ModelSource::new(model).with_text_from(king);
-            admit = admit.with_probes(Probes { backend, model, seed });
+            let model = ModelSource::new(model).with_text_from(king.clone());
+            admit = admit.with_probes(Probes { backend, model, seed }).with_king(ModelSource::new(king));
         }
         Ok(admit)
     }
@@ -160,11 +167,33 @@ impl DuelConfig {
         let mut admission =
             AdmissionConfig::new(read("king", &self.king)?, read("challenger", &self.challenger)?);
         admission.anchor = self.anchor.as_ref().map(|anchor| read("anchor", anchor)).transpose()?;
-        admission.screens = self.screens.clone().unwrap_or_else(default_screens);
+        self.check_profile()?;
+        if let Some(name) = &self.screen_profile {
+            admission.screens = screen_profile(name)?;
+            admission.profile = Some(name.clone());
+        } else if let Some(screens) = &self.screens {
+            admission.screens.clone_from(screens);
+            admission.profile = None;
+        }
         admission.backend = backend.cloned().unwrap_or(admission.backend);
         admission.hubs.clone_from(&self.hubs);
         admission.folder.clone_from(&self.folder);
         Ok(admission)
+    }
+
+    /// A configuration names a profile or its screens.
+    pub(super) fn check_profile(&self) -> Result<()> {
+        if self.screen_profile.is_some() && self.screens.is_some() {
+            let message = "name a screen profile or the screens one by one, not both";
+            let error = Error::new(ErrorKind::ConfigInvalid, "choose the screens", message);
+            return Err(error.with("key", "screen_profile"));
+        }
+        self.screen_profile.as_deref().map_or(Ok(()), |name| screen_profile(name).map(drop))
+    }
+
+    /// Whether the challenger is screened before a duel.
+    pub fn is_screened(&self) -> bool {
+        self.screen_profile.is_some() || self.screens.as_ref().is_some_and(|screens| !screens.is_empty())
     }
 }
 
@@ -186,8 +215,8 @@ mod tests {
             let screens = config.screens.iter().filter(|screen| screen.settings().contains_key(key));
             screens.map(PluginConfig::name).collect::<Vec<_>>()
         };
-        assert_eq!(with("store"), ["digest", "fingerprint-v2", "lineage"]);
-        assert_eq!(with("tasks"), ["sanity", "loops", "tail", "injection"]);
+        assert_eq!(with("store"), ["digest", "fingerprint-v2", "lineage", "functional"]);
+        assert_eq!(with("tasks"), ["functional", "sanity", "loops", "tail", "injection"]);
     }
 
     #[test]
@@ -208,6 +237,27 @@ mod tests {
         assert_eq!(admission.screens, [PluginConfig::named("lineage").with("noise", 1.1)]);
         assert_eq!(admission.anchor, Some(ModelRef::from(Path::new("a"))));
         let none = DuelConfig::parse("judges=[]\nking.path='k'\nchallenger.path='c'\ntasks.name='t'");
-        assert_eq!(none.expect("reads").admission().expect("folders").screens, default_screens());
+        let admission = none.expect("reads").admission().expect("folders");
+        assert_eq!(admission.screens, default_screens());
+        assert_eq!(admission.profile.as_deref(), Some(SCREEN_PROFILE));
+    }
+
+    #[test]
+    fn a_duel_names_a_profile_or_its_screens() {
+        let parse = |more: &str| {
+            let text = format!("{more}\njudges=[]\nking.path='k'\nchallenger.path='c'\ntasks.name='t'");
+            DuelConfig::parse(&text).expect("reads")
+        };
+        let admission = parse("screen_profile = 'sn97-2026-12'").admission().expect("known");
+        assert_eq!(
+            (admission.screens, admission.profile.as_deref()),
+            (default_screens(), Some(SCREEN_PROFILE))
+        );
+        let admission = parse("screens = [{ name = 'files' }]").admission().expect("folders");
+        assert_eq!((admission.screens.len(), admission.profile), (1, None));
+        let both = parse("screen_profile = 'sn97-2026-12'\nscreens = [{ name = 'files' }]").admission();
+        assert!(both.expect_err("both").to_string().contains("not both"));
+        let error = parse("screen_profile = 'sn97'").admission().expect_err("unknown");
+        assert!(error.to_string().contains("there is no screen profile `sn97`"), "{error}");
     }
 }

@@ -44,6 +44,10 @@ pub struct DuelConfig {
     /// [`default_screens`](super::default_screens).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub screens: Option<Vec<PluginConfig<dyn Screen>>>,
+    /// The screens and thresholds of this profile, for example `sn97-2026-12`, in place of
+    /// `screens`. The admission records it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub screen_profile: Option<String>,
     /// The model that screens align all others to; the king if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor: Option<ModelConfig>,

@@ -41,6 +41,7 @@ impl DuelConfig {
         let cx = CheckContext::new(registry);
         let hubs = self.checked_hubs(&cx)?;
         self.check_panel()?;
+        self.check_profile()?;
         cx.plugins("screens", self.screens.as_deref().unwrap_or_default())?;
         Ok(CheckedDuel {
             hubs,

@@ -16,6 +16,9 @@ const LARGE: u64 = 256 << 20;
 /// The findings, each with what a reader looks for first.
 pub fn screened(admission: &Admission, look: Look) -> String {
     let mut text = String::new();
+    if let Some(profile) = &admission.profile {
+        text += &format!("{:<16}{} ({})\n", "profile", profile.name, profile.screens.short());
+    }
     for Screened { screen, finding, .. } in &admission.findings {
         let (word, width) = match finding {
             Finding::Clear(_) => (look.good("clear"), 5),

@@ -7,7 +7,7 @@
 //! | `amy` | the king after a training run that went wrong | a lost duel |
 //! | `ben` | a better model, uploaded after the commitment | the crown |
 //! | `cat` | `ben`'s commitment, word for word | set aside |
-//! | `dan` | the king with half a percent of noise | a forfeit, by its weights |
+//! | `dan` | the king with its neurons rescaled | a forfeit, by its weights |
 //! | `eve` | a commitment, and never any files | expired |
 //! | `fay` | `ben`'s files under a name of her own | a forfeit, by her files |
 //!
@@ -245,7 +245,7 @@ fn prepare(folder: &Path) -> Result<()> {
         copy(&source, &folder.join("miners").join(name))?;
     }
     weights::spoil(&folder.join("miners/amy/model.safetensors"))?;
-    weights::disturb(&folder.join("miners/dan/model.safetensors"))?;
+    weights::disguise(&folder.join("miners/dan/model.safetensors"))?;
     let key = folder.join("log.pem");
     if !key.exists() {
         let mut seed = [0; 32];
@@ -384,7 +384,7 @@ pub fn story(hotkey: &str) -> Option<&'static str> {
         "amy" => "the king after a training run that went wrong",
         "ben" => "a better model; its files come later",
         "cat" => "ben's commitment, word for word",
-        "dan" => "the king with half a percent of noise",
+        "dan" => "the king with its neurons rescaled",
         "eve" => "a commitment without any files",
         "fay" => "ben's files under another name",
         _ => return None,

@@ -24,6 +24,7 @@ fn every_plugin_is_linked() {
             "screen digest",
             "screen files",
             "screen fingerprint-v2",
+            "screen functional",
             "screen injection",
             "screen lineage",
             "screen loops",

@@ -115,6 +115,75 @@ fn a_stored_submission_is_found_again_and_ones_own_entry_is_not_held_against_one
     assert_eq!(print["method"], "layer_norms_v2_with_samples");
 }
 
+/// Changes the last bit of every 500th weight of the model in `folder`.
+fn touch(folder: &Path) {
+    let weights = folder.join("model.safetensors");
+    let mut bytes = fs::read(&weights).expect("reads");
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    bytes[header..].iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+    fs::write(&weights, bytes).expect("written");
+}
+
+#[test]
+fn copies_answer_like_their_source_whatever_their_weights_look_like() {
+    let (folder, model) = copy();
+    let (store, king, challenger) = (folder.path().join("store"), king(), demo().join("models/challenger"));
+    touch(&model);
+    let functional = |submission: &Path, more: &[&str]| {
+        let fixed = ["--screen", "functional", "--probe", "7", "--set", "functional.probes=8"];
+        let found = screen(submission, &[&fixed, more].concat());
+        let (_, finding, evidence) = found.into_iter().next().expect("a finding");
+        (finding, evidence)
+    };
+    let (finding, evidence) = functional(&model, &[]);
+    assert_eq!((finding.as_str(), &evidence["rules"]), ("rejected", &json!(["same"])), "{evidence}");
+    let (finding, evidence) = functional(&challenger, &[]);
+    assert_eq!(finding, "clear", "{evidence}");
+    assert!(evidence["divergence"].as_f64().is_some_and(|divergence| divergence > 1e-2), "{evidence}");
+
+    let add = ["fingerprint", text(&challenger), "--add", text(&store), "--anchor", text(&king)];
+    let add = [&add[..], &["--label", "rival", "--king", text(&king), "--questions", "3"]].concat();
+    let line = stdout(&albedo(add));
+    assert!(line.contains("entry 1 (rival)  answers set 1"), "{line}");
+    fs::copy(challenger.join("model.safetensors"), model.join("model.safetensors")).expect("copied");
+    touch(&model);
+    let (finding, evidence) = functional(&model, &["--against", text(&store)]);
+    assert_eq!((finding.as_str(), &evidence["rules"]), ("rejected", &json!(["copied"])), "{evidence}");
+    assert!(evidence["nearest"][0]["cosine"].as_f64().is_some_and(|cosine| cosine > 0.99), "{evidence}");
+    let (finding, _) = functional(&model, &["--against", text(&store), "--own", "rival"]);
+    assert_eq!(finding, "clear");
+}
+
+/// The digest of all identities of the profile `sn97-2026-12`.
+const PROFILE: &str = "";
+
+#[test]
+fn a_miner_is_told_what_to_change_and_by_which_profile() {
+    let (_folder, model) = copy();
+    touch(&model);
+    fs::write(model.join("modeling.py"), "import os").expect("written");
+    let king = king();
+    let run = |more: &[&str]| {
+        let output = albedo([&["screen", text(&model), "--king", text(&king)], more].concat());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let report = run(&["--explain"]);
+    for words in ["What to change", "files, allowlist", "Remove the file", "sn97-2026-12", "noise 1.05"] {
+        assert!(report.contains(words), "`{words}` is not in: {report}");
+    }
+    let admission: Value = serde_json::from_str(&run(&["--json"])).expect("JSON");
+    // Whoever changes a screen of the profile (its version, a setting, a default) makes
+    // another profile of it: admissions say by which one they were decided.
+    assert_eq!(admission["profile"], json!({ "name": "sn97-2026-12", "screens": PROFILE }));
+    // Thresholds that were changed are no profile's.
+    let admission: Value =
+        serde_json::from_str(&run(&["--json", "--set", "lineage.noise=1.1"])).expect("JSON");
+    assert!(admission["profile"].is_null(), "{admission}");
+    let output = albedo(["screen", text(&model), "--king", text(&king), "--profile", "sn97"]);
+    let line = error(&output);
+    assert!(line.contains("there is no screen profile `sn97`") && line.contains("sn97-2026-12"), "{line}");
+}
+
 #[test]
 fn the_configuration_names_the_screens_and_the_command_line_comes_before_it() {
     let (folder, model) = copy();
@@ -196,6 +265,14 @@ fn bad_input_is_refused_in_one_line_or_left_open() {
     fs::write(&strange, b"").expect("written");
     refused(&model, None, 65, "not UTF-8");
     fs::remove_file(strange).expect("removed");
+    // What was handed in so is the submitter's.
+    let made = std::process::Command::new("mkfifo").arg(model.join("README.md")).status();
+    assert!(made.expect("mkfifo runs").success());
+    refused(&model, None, 65, "it is no regular file");
+    let found = screen(&model, &["--complete"]);
+    assert_eq!(words(&found), ["files rejected", "architecture clear"]);
+    assert_eq!(found[0].2["problems"][0]["check"], "special");
+    fs::remove_file(model.join("README.md")).expect("removed");
     // A folder in a file's place has no files, as a download that did not come.
     let config = model.join("config.json");
     fs::remove_file(&config).expect("removed");

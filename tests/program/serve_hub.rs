@@ -120,7 +120,8 @@ fn a_model_that_is_not_what_its_reference_says_is_held_by_nobody() {
     let refused = run(folder, &["--config", path(&config), "--out", path(&out)]).output().expect("runs");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && !out.join("record.jsonl").exists(), "{said}");
-    assert!(said.contains("digest") && said.contains("model.safetensors"), "{said}");
+    let words = "the bytes are not those that the listing vouches for";
+    assert!(said.contains(words) && said.contains("file: model.safetensors"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

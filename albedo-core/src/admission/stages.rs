@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::events::EventKind;
 use crate::files::ModelFiles;
 use crate::model_ref::HubRef;
-use crate::screen::{Finding, Screen, ScreenPart, ScreenStage, WeightsInspection, WeightsScreen};
+use crate::screen::{Finding, Screen, ScreenPart, ScreenStage, Sessions, WeightsInspection, WeightsScreen};
 
 const OPERATION: &str = "screen the submission";
 
@@ -30,6 +30,7 @@ pub(super) async fn run(
         king: listed(&*admit.models.king, king.clone(), cx).await?,
         submission: listed(&*admit.models.submission, submission.clone(), cx).await?,
         anchor: None,
+        profile: admit.profile.clone(),
         seed: None,
         findings: Vec::new(),
         outcome: AdmissionOutcome::Admitted,
@@ -44,7 +45,7 @@ pub(super) async fn run(
             (ScreenStage::Parameters, _) => weights(&screens, admit, &mut admission, cx).await?,
             (_, Some(probes)) => {
                 admission.seed = Some(probes.seed);
-                behaviour(&screens, probes, cx).await?
+                behaviour(&screens, admit, probes, cx).await?
             }
             (_, None) => continue,
         };
@@ -221,17 +222,46 @@ async fn find(seats: Seats, cx: &CallContext) -> Result<Vec<Result<Finding>>> {
     Ok(found)
 }
 
-async fn behaviour(screens: &[&Arc<dyn Screen>], probes: &Probes, cx: &CallContext) -> Result<Vec<Finding>> {
+async fn behaviour(
+    screens: &[&Arc<dyn Screen>],
+    admit: &Admit,
+    probes: &Probes,
+    cx: &CallContext,
+) -> Result<Vec<Finding>> {
     let loaded = probes.backend.load(&probes.model, cx).await;
+    // The king is loaded for the screens that ask for him, and goes with the last of them.
+    let mut king = None;
     let mut findings = Vec::with_capacity(screens.len());
     for &screen in screens {
-        let found = match (&loaded, screen.part()) {
-            (Ok(loaded), ScreenPart::Behaviour(part)) => part.inspect(&**loaded, probes.seed, cx).await,
-            (Ok(_), _) => Err(changed_stage(&**screen)),
-            (Err(error), _) => {
+        let submission = match &loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
                 cx.check(OPERATION)?;
-                Ok(Finding::unverified(error))
+                findings.push(Finding::unverified(error));
+                continue;
             }
+        };
+        let found = match (screen.part(), &admit.king) {
+            (ScreenPart::Behaviour(part), _) => part.inspect(&**submission, probes.seed, cx).await,
+            (ScreenPart::Beside(_), None) => Ok(Finding::Flagged(json!({
+                "reasons": ["not compared with the king: nobody said how to run him"],
+                "rules": ["not-compared"],
+            }))),
+            (ScreenPart::Beside(part), Some(source)) => {
+                if king.is_none() {
+                    king = Some(probes.backend.load(source, cx).await);
+                }
+                match &king {
+                    Some(Ok(king)) => {
+                        let sessions = Sessions { submission: &**submission, king: &**king };
+                        part.inspect(sessions, &admit.own, probes.seed, cx).await
+                    }
+                    // What keeps the king from being run is not the submission's fault.
+                    Some(Err(error)) => Ok(Finding::unverified(error)),
+                    None => Err(changed_stage(&**screen)),
+                }
+            }
+            _ => Err(changed_stage(&**screen)),
         };
         findings.push(settle(found, cx)?);
     }

@@ -17,7 +17,9 @@ use crate::events::{Event, EventKind};
 use crate::files::FileEntry;
 use crate::files::memory::MemoryFiles;
 use crate::model_ref::ModelRef;
-use crate::screen::{BehaviourScreen, FilesScreen, ScreenPart, WeightsInspection, WeightsScreen};
+use crate::screen::{
+    BehaviourScreen, BesideScreen, FilesScreen, ScreenPart, Sessions, WeightsInspection, WeightsScreen,
+};
 
 #[test]
 fn a_duel_follows_only_the_admission_of_its_own_models() {
@@ -33,6 +35,7 @@ fn a_duel_follows_only_the_admission_of_its_own_models() {
         king: model(king),
         submission: model(submission),
         anchor: None,
+        profile: None,
         seed: None,
         findings: Vec::new(),
         outcome: AdmissionOutcome::Admitted,
@@ -228,6 +231,52 @@ async fn an_error_is_unverified_with_its_fault_and_the_submission_is_not_loaded_
     assert!(admission.is_admitted() && admission.findings.is_empty() && admission.seed.is_none());
 }
 
+/// Says which models it was shown.
+#[derive(Debug)]
+struct Beside(Identity);
+
+impl Screen for Beside {
+    fn identity(&self) -> &Identity {
+        &self.0
+    }
+
+    fn part(&self) -> ScreenPart<'_> {
+        ScreenPart::Beside(self)
+    }
+}
+
+#[async_trait]
+impl BesideScreen for Beside {
+    async fn inspect(
+        &self,
+        sessions: Sessions<'_>,
+        own: &[String],
+        seed: u64,
+        _: &CallContext,
+    ) -> Result<Finding> {
+        let models = [sessions.submission, sessions.king].map(|session| session.model().parameters);
+        Ok(Finding::Clear(json!({ "models": models, "own": own, "seed": seed })))
+    }
+}
+
+#[tokio::test]
+async fn the_king_is_run_for_screens_that_compare_and_his_outage_is_nobodys_fault() {
+    let identity = Identity { name: "beside".into(), version: "1".into(), config: Digest::of("{}") };
+    let screens: Vec<Arc<dyn Screen>> = vec![Arc::new(Beside(identity))];
+    let profile = ScreenProfile::new("a profile", &screens).expect("a profile");
+    let admit = Admit::new(screens, models().2).with_probes(probes("model")).with_own(["label"]);
+    let run = async |admit: &Admit| admit.run(&CallContext::new()).await.expect("runs");
+    let alone = run(&admit).await;
+    assert!(alone.is_admitted() && words(&alone) == ["beside flagged"], "{alone:?}");
+    let king = |name: &str| ModelSource::served(name);
+    let found = run(&admit.clone().with_king(king("king")).with_profile(profile.clone())).await;
+    let evidence = found.findings[0].finding.evidence();
+    assert_eq!((&evidence["own"], &evidence["seed"]), (&json!(["label"]), &json!(7)));
+    assert_eq!((words(&found), found.profile), (vec!["beside clear".to_owned()], Some(profile)));
+    let down = run(&admit.with_king(king("broken"))).await;
+    assert_eq!((down.outcome, words(&down)), (AdmissionOutcome::Void, vec!["beside unverified".to_owned()]));
+}
+
 #[tokio::test]
 async fn weights_are_read_once_however_many_screens_look() {
     let (king, submission, models) = models();
@@ -321,6 +370,7 @@ fn what_does_not_follow_is_found() {
         king: model.clone(),
         submission: model.clone(),
         anchor: None,
+        profile: None,
         seed: None,
         findings,
         outcome,

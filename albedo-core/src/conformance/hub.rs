@@ -48,7 +48,7 @@ pub async fn check_hub(hub: &dyn ModelHub, fixture: &HubFixture) -> Checked {
     let list = async |files| succeeds(*patience, "files are listed", files).await;
     let (listed, again) = (list(files.list(&cx)).await?, list(resolve().await?.list(&cx)).await?);
     ensure(listed == again, "a pin always means the same files", || brief(&again))?;
-    for FileEntry { name, size, sha256 } in &listed {
+    for FileEntry { name, size, sha256, .. } in &listed {
         let stated = sha256.map_or_else(|| broken(DIGEST, format!("{name} has none")), Ok)?;
         if *size <= MAX_HASHED {
             let bytes = succeeds(*patience, "a file is read", files.read(name, 0..*size, &cx)).await?;

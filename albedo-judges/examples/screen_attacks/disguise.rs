@@ -441,7 +441,132 @@ impl Model {
         self.tensors.insert("lm_head.weight".into(), head);
     }
 
+    /// The residual stream turned: within channels of equal gain of the last norm, pairs by
+    /// `degrees`, three times over. The other norms' gains are folded into what reads behind
+    /// them.
+    pub(crate) fn turn_stream(&mut self, degrees: f64, dice: &mut Dice) {
+        const READERS: [(&str, &[&str]); 2] = [
+            ("input_layernorm", &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+            ("post_attention_layernorm", &["mlp.gate_proj", "mlp.up_proj"]),
+        ];
+        let (h, layers) = (self.size("hidden_size"), self.size("num_hidden_layers"));
+        for layer in 0..layers {
+            for (norm, readers) in READERS {
+                let gains = std::mem::replace(&mut self.get(layer, norm).values, vec![1.0; h]);
+                for reader in readers {
+                    self.get(layer, reader).scale_columns(&gains);
+                }
+            }
+        }
+        let gains = self.top("model.norm.weight").values.clone();
+        let (sin, cos) = degrees.to_radians().sin_cos();
+        for _ in 0..3 {
+            let mut order = dice.permutation(h);
+            order.sort_by(|&a, &b| gains[a].total_cmp(&gains[b]));
+            let pairs = order.chunk_by(|&a, &b| gains[a] == gains[b]).flat_map(|same| same.chunks_exact(2));
+            let pairs: Vec<[usize; 2]> = pairs.map(|pair| [pair[0], pair[1]]).collect();
+            let turn_columns = |tensor: &mut Tensor| {
+                let columns = tensor.columns();
+                for row in tensor.values.chunks_exact_mut(columns) {
+                    for &[a, b] in &pairs {
+                        let (x, y) = (f64::from(row[a]), f64::from(row[b]));
+                        (row[a], row[b]) = ((cos * x - sin * y) as f32, (sin * x + cos * y) as f32);
+                    }
+                }
+            };
+            turn_columns(self.top("model.embed_tokens.weight"));
+            if let Some(head) = self.tensors.get_mut("lm_head.weight") {
+                turn_columns(head);
+            }
+            for layer in 0..layers {
+                for reader in READERS.iter().flat_map(|(_, readers)| *readers) {
+                    turn_columns(self.get(layer, reader));
+                }
+                for writer in ["self_attn.o_proj", "mlp.down_proj"] {
+                    let tensor = self.get(layer, writer);
+                    let columns = tensor.columns();
+                    for &[a, b] in &pairs {
+                        for at in 0..columns {
+                            let (x, y) = (
+                                f64::from(tensor.values[a * columns + at]),
+                                f64::from(tensor.values[b * columns + at]),
+                            );
+                            tensor.values[a * columns + at] = (cos * x - sin * y) as f32;
+                            tensor.values[b * columns + at] = (sin * x + cos * y) as f32;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first neuron's way in by a factor, its way out by the inverse.
+    pub(crate) fn rescale_one_neuron(&mut self, by: f32) {
+        for layer in 0..self.size("num_hidden_layers") {
+            let up = self.get(layer, "mlp.up_proj");
+            let columns = up.columns();
+            up.values[..columns].iter_mut().for_each(|value| *value *= by);
+            let down = self.get(layer, "mlp.down_proj");
+            let columns = down.columns();
+            for row in down.values.chunks_exact_mut(columns) {
+                row[0] /= by;
+            }
+        }
+    }
+
     // What changes the function a little.
+
+    /// Every row of a matrix in whole steps of its largest weight over `steps`.
+    pub(crate) fn quantise(&mut self, steps: f32) {
+        for tensor in self.tensors.values_mut().filter(|tensor| tensor.shape.len() == 2) {
+            let columns = tensor.columns();
+            for row in tensor.values.chunks_exact_mut(columns) {
+                let step = row.iter().fold(1e-20_f32, |most, value| most.max(value.abs())) / steps;
+                row.iter_mut().for_each(|value| *value = (*value / step).round() * step);
+            }
+        }
+    }
+
+    /// The last `count` rotary planes, which turn least, change places in every group.
+    pub(crate) fn permute_slow_planes(&mut self, count: usize, dice: &mut Dice) {
+        let (heads, groups, d) =
+            (self.size("num_attention_heads"), self.size("num_key_value_heads"), self.size("head_dim"));
+        for layer in 0..self.size("num_hidden_layers") {
+            let order = dice.permutation(count);
+            let planes: Vec<usize> =
+                (0..d / 2 - count).chain(order.iter().map(|plane| d / 2 - count + plane)).collect();
+            let places: Vec<usize> =
+                planes.iter().copied().chain(planes.iter().map(|plane| plane + d / 2)).collect();
+            let rows = |heads: usize| -> Vec<usize> {
+                (0..heads).flat_map(|head| places.iter().map(move |place| head * d + place)).collect()
+            };
+            self.get(layer, "self_attn.q_proj").take_rows(&rows(heads));
+            self.get(layer, "self_attn.k_proj").take_rows(&rows(groups));
+            for norm in ["self_attn.q_norm", "self_attn.k_norm"] {
+                self.get(layer, norm).take_columns(&places);
+            }
+        }
+    }
+
+    /// A step that has the same size in every direction, as optimisers that orthogonalise
+    /// their steps make it, of `relative` times each matrix's norm. The embedding stays.
+    pub(crate) fn add_orthogonal(&mut self, relative: f64, dice: &mut Dice) {
+        for (name, tensor) in &mut self.tensors {
+            if tensor.shape.len() != 2 || name.contains("embed") {
+                continue;
+            }
+            let (rows, columns) = (tensor.rows(), tensor.columns());
+            let least = rows.min(columns);
+            let (left, right) = (dice.rotation(rows), dice.rotation(columns));
+            let by = relative * tensor.rms() * ((rows * columns) as f64 / least as f64).sqrt();
+            for row in 0..rows {
+                for column in 0..columns {
+                    let sum: f64 = (0..least).map(|k| left[k][row] * right[k][column]).sum();
+                    tensor.values[row * columns + column] += (by * sum) as f32;
+                }
+            }
+        }
+    }
 
     /// Normal noise of `relative` times each tensor's root mean square.
     pub(crate) fn add_noise(&mut self, relative: f64, dice: &mut Dice) {

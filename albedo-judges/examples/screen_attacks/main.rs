@@ -23,12 +23,13 @@ use std::sync::Arc;
 
 use albedo_core::safetensors::Dtype;
 use albedo_core::{CallContext, Finding};
-use albedo_judges::screens::digest::DigestScreen;
+use albedo_judges::screens::digest::{DigestConfig, DigestScreen};
 use albedo_judges::screens::lineage::{Anchor, Delta, LineageConfig, LineageScreen};
 use albedo_judges::screens::store::Store;
 use albedo_judges::screens::{AlignTo, Measurement};
 use serde_json::{Value, json};
 
+#[expect(dead_code, reason = "the table of `function_attacks` uses the rest")]
 mod disguise;
 mod folder;
 
@@ -131,7 +132,7 @@ fn run(king: &Path, honest: &[PathBuf], store_path: &Path, scratch: &Path) -> St
         king: Model::read(king),
         king_measured,
         anchor,
-        digest: DigestScreen::new(Some(Arc::clone(&store))).expect("a screen"),
+        digest: DigestScreen::new(&DigestConfig::default(), Some(Arc::clone(&store))).expect("a screen"),
         lineage: LineageScreen::new(LineageConfig::default(), Some(store)).expect("a screen"),
         runtime,
         store: measured,

@@ -4,8 +4,10 @@
 //! keys and values in their stead. What is compared is what the file means, in its
 //! normal form ([`normal_config`]): `save_pretrained` of transformers 4 and of 5 spell
 //! the same network differently, and leave other defaults out. The keys in `forbidden`
-//! must be nowhere in the file, at any depth: `auto_map` runs code of the repository's,
-//! `quantization_config` changes the numbers.
+//! must be nowhere in the file, at any depth: `auto_map` and `custom_pipelines` run code of
+//! the repository's; `quantization_config`, `compression_config` and their kin make a server
+//! compute with other numbers than the weights', `dual_chunk_attention_config` with another
+//! attention.
 
 use std::sync::Arc;
 
@@ -72,7 +74,18 @@ impl Default for ArchitectureConfig {
                 "bos_token_id",
                 "eos_token_id",
             ]),
-            forbidden: names(&["auto_map", "quantization_config"]),
+            forbidden: names(&[
+                "auto_map",
+                "custom_pipelines",
+                "quantization_config",
+                // vLLM and SGLang read it where there is no `quantization_config`.
+                "compression_config",
+                "sparsity_config",
+                // MLX's name for it.
+                "quantization",
+                "quant_method",
+                "dual_chunk_attention_config",
+            ]),
             spec: None,
         }
     }
@@ -88,7 +101,7 @@ pub struct ArchitectureScreen {
 impl ArchitectureScreen {
     /// A screen with `config`.
     pub fn new(config: ArchitectureConfig) -> Result<Self> {
-        Ok(Self { identity: Identity::new(Self::NAME, "2", &config)?, config })
+        Ok(Self { identity: Identity::new(Self::NAME, "3", &config)?, config })
     }
 
     /// What is wrong with `submission`, of which `normal` is the normal form, beside

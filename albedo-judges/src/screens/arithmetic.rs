@@ -36,15 +36,44 @@ pub(crate) fn to_f32(dtype: Dtype, bytes: &[u8], values: &mut [f32]) -> Result<(
                 *value = f64::from_le_bytes(*eight) as f32;
             }
         }
-        other => {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "read the weights",
-                format!("weights of type {other:?} are not compared"),
-            ));
-        }
+        other => return Err(not_compared(other)),
     }
     Ok(())
+}
+
+/// The largest magnitude among a segment's elements; infinite where one is infinite or no
+/// number. Magnitudes are in the order of their bits without the sign.
+///
+/// # Errors
+/// As [`to_f32`].
+pub(crate) fn largest(segment: &Segment<'_>) -> Result<f64> {
+    let size = segment.info.dtype.bytes() as usize;
+    let most = |bits: &(dyn Fn(&[u8]) -> u64 + Sync)| {
+        segment.bytes.par_chunks(size * CHUNK).map(bits).max().unwrap_or(0)
+    };
+    let of_two = |bytes: &[u8]| {
+        let pairs = bytes.as_chunks::<2>().0.iter();
+        pairs.fold(0_u16, |most, pair| most.max(u16::from_le_bytes(*pair) & 0x7FFF)).into()
+    };
+    let value = match segment.info.dtype {
+        Dtype::Bf16 => f64::from(f32::from_bits((most(&of_two) as u32) << 16)),
+        Dtype::F16 => f64::from(f16::from_bits(most(&of_two) as u16).to_f32()),
+        Dtype::F32 => f64::from(f32::from_bits(most(&|bytes| {
+            let fours = bytes.as_chunks::<4>().0.iter();
+            fours.fold(0_u32, |most, four| most.max(u32::from_le_bytes(*four) & 0x7FFF_FFFF)).into()
+        }) as u32)),
+        Dtype::F64 => f64::from_bits(most(&|bytes| {
+            let eights = bytes.as_chunks::<8>().0.iter();
+            eights.fold(0_u64, |most, eight| most.max(u64::from_le_bytes(*eight) & (u64::MAX >> 1)))
+        })),
+        other => return Err(not_compared(other)),
+    };
+    Ok(if value.is_finite() { value } else { f64::INFINITY })
+}
+
+fn not_compared(dtype: Dtype) -> Error {
+    let message = format!("weights of type {dtype:?} are not compared");
+    Error::new(ErrorKind::Unsupported, "read the weights", message)
 }
 
 /// Element `at` of a segment, counted from the segment's start.

@@ -2,32 +2,52 @@
 //!
 //! A submission is `Rejected` if its weight files have the parameters digest of
 //! the king or of an earlier submission, or if all its tensors are the king's,
-//! however they are spread over files. A share of equal tensors is evidence
-//! only: an honest fine-tune may leave layers as they are.
+//! however they are spread over files. It is `Flagged` if nine tenths of its
+//! tensors are the king's or an earlier submission's byte for byte: an honest
+//! fine-tune may leave layers as they are, but rarely almost all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use albedo_core::checkpoint::Segment;
 use albedo_core::digest::Hasher;
 use albedo_core::{
-    BuildContext, CheckContext, Digest, Finding, Identity, Plugin, Result, Screen, ScreenPart,
-    WeightsInspection, WeightsScreen,
+    BuildContext, CheckContext, Digest, Error, ErrorKind, Finding, Identity, Plugin, Result, Screen,
+    ScreenPart, WeightsInspection, WeightsScreen,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::pair::{Accumulate, Pair};
-use super::store::{Store, identified};
+use super::store::{Entry, Store, identified};
 
 /// Settings of [`DigestScreen`].
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DigestConfig {
     /// The store of earlier submissions; without one only the king is compared.
     pub store: Option<PathBuf>,
+    /// From this share of byte-equal tensors on the submission is flagged.
+    pub equal: f64,
+}
+
+impl Default for DigestConfig {
+    fn default() -> Self {
+        Self { store: None, equal: 0.9 }
+    }
+}
+
+impl DigestConfig {
+    fn check(&self) -> Result<()> {
+        if self.equal > 0.0 && self.equal <= 1.0 {
+            return Ok(());
+        }
+        let operation = format!("check the settings of screen `{}`", DigestScreen::NAME);
+        let message = format!("it is {}, not above 0 and at most 1", self.equal);
+        Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", "equal"))
+    }
 }
 
 /// The digests of a model.
@@ -37,6 +57,20 @@ pub struct Digests {
     pub parameters: Digest,
     /// Digest of each tensor: its type, shape and bytes.
     pub tensors: BTreeMap<String, Digest>,
+}
+
+impl Digests {
+    /// What a store keeps of the tensors: 8 bytes of the digest of each name and digest,
+    /// ascending.
+    pub fn prints(&self) -> Vec<u64> {
+        let print = |(name, digest): (&String, &Digest)| {
+            let digest = Digest::of(format!("{name}\n{digest}\n"));
+            digest.as_bytes()[..8].iter().fold(0, |value, &byte| value << 8 | u64::from(byte))
+        };
+        let mut prints: Vec<u64> = self.tensors.iter().map(print).collect();
+        prints.sort_unstable();
+        prints
+    }
 }
 
 /// Takes the [`Digests`] of what passes by.
@@ -66,17 +100,26 @@ impl Accumulate for TakeDigests {
 #[derive(Debug)]
 pub struct DigestScreen {
     identity: Identity,
+    comparison: Arc<Comparison>,
+}
+
+/// What digests are compared with.
+#[derive(Debug)]
+struct Comparison {
     store: Option<Arc<Store>>,
+    equal: f64,
 }
 
 impl DigestScreen {
-    /// A screen that also compares with the submissions in `store`.
+    /// A screen with `config` that also compares with the submissions in `store`, whatever
+    /// `config` says of one.
     ///
     /// # Errors
-    /// None that a caller could cause.
-    pub fn new(store: Option<Arc<Store>>) -> Result<Self> {
-        let settings = identified(&DigestConfig::default(), store.is_some())?;
-        Ok(Self { identity: Identity::new(Self::NAME, "1", &settings)?, store })
+    /// [`ErrorKind::ConfigInvalid`], naming the key.
+    pub fn new(config: &DigestConfig, store: Option<Arc<Store>>) -> Result<Self> {
+        config.check()?;
+        let identity = Identity::new(Self::NAME, "2", &identified(config, store.is_some())?)?;
+        Ok(Self { identity, comparison: Arc::new(Comparison { store, equal: config.equal }) })
     }
 
     /// The finding on `submission` beside `king`; entries of the store that have
@@ -85,30 +128,64 @@ impl DigestScreen {
     /// # Errors
     /// The store's.
     pub fn judge(&self, submission: &Digests, king: &Digests, own: &[String]) -> Result<Finding> {
-        compare(self.store.as_deref(), submission, king, own)
+        self.comparison.find(submission, king, own)
     }
 }
 
-fn compare(store: Option<&Store>, submission: &Digests, king: &Digests, own: &[String]) -> Result<Finding> {
-    let equal = |name: &String| submission.tensors.get(name) == king.tensors.get(name);
-    let shared = king.tensors.keys().filter(|name| equal(name)).count();
-    let evidence = |copy_of: Option<String>| {
-        json!({
+impl Comparison {
+    fn find(&self, submission: &Digests, king: &Digests, own: &[String]) -> Result<Finding> {
+        let equal = |name: &String| submission.tensors.get(name) == king.tensors.get(name);
+        let shared = king.tensors.keys().filter(|name| equal(name)).count();
+        let mut evidence = json!({
             "parameters": submission.parameters,
-            "copy_of": copy_of,
+            "copy_of": null,
             "tensors": submission.tensors.len(),
             "equal_to_the_kings": shared,
-        })
-    };
-    let all = shared == king.tensors.len() && shared == submission.tensors.len() && shared > 0;
-    if submission.parameters == king.parameters || all {
-        return Ok(Finding::Rejected(evidence(Some("the king".into()))));
+        });
+        let copy_of = |of: &str, mut evidence: Value| {
+            evidence["copy_of"] = json!(of);
+            evidence["rules"] = json!(["copy"]);
+            Ok(Finding::Rejected(evidence))
+        };
+        let all = shared == king.tensors.len() && shared == submission.tensors.len() && shared > 0;
+        if submission.parameters == king.parameters || all {
+            return copy_of("the king", evidence);
+        }
+        let stored = match &self.store {
+            Some(store) => store.by_parameters(submission.parameters)?,
+            None => None,
+        };
+        if let Some(entry) = stored.filter(|entry| !own.contains(&entry.label)) {
+            return copy_of(&entry.label, evidence);
+        }
+        let of = submission.tensors.len();
+        let most = |equal: usize| of > 0 && equal as f64 >= self.equal * of as f64;
+        let mut reasons = Vec::new();
+        if most(shared) {
+            reasons.push(format!("{shared} of {of} tensors are the king's, byte for byte"));
+        }
+        for (entry, equal) in self.equal_to_others(submission)? {
+            if most(equal) && !own.contains(&entry.label) {
+                reasons.push(format!("{equal} of {of} tensors are those of {}, byte for byte", entry.label));
+            }
+        }
+        if reasons.is_empty() {
+            return Ok(Finding::Clear(evidence));
+        }
+        evidence["rules"] = reasons.iter().map(|_| "equal").collect();
+        evidence["reasons"] = json!(reasons);
+        Ok(Finding::Flagged(evidence))
     }
-    let stored = store.map(|store| store.by_parameters(submission.parameters)).transpose()?.flatten();
-    if let Some(entry) = stored.filter(|entry| !own.contains(&entry.label)) {
-        return Ok(Finding::Rejected(evidence(Some(entry.label))));
+
+    /// How many tensors are those of each earlier submission.
+    fn equal_to_others(&self, submission: &Digests) -> Result<Vec<(Entry, usize)>> {
+        let Some(store) = &self.store else { return Ok(Vec::new()) };
+        let own: BTreeSet<u64> = submission.prints().into_iter().collect();
+        let stored = store.tensors()?.into_iter();
+        Ok(stored
+            .map(|(entry, prints)| (entry, prints.iter().filter(|print| own.contains(*print)).count()))
+            .collect())
     }
-    Ok(Finding::Clear(evidence(None)))
 }
 
 impl Screen for DigestScreen {
@@ -123,10 +200,8 @@ impl Screen for DigestScreen {
 
 impl WeightsScreen for DigestScreen {
     fn inspection(&self, own: &[String]) -> Box<dyn WeightsInspection> {
-        let (store, own) = (self.store.clone(), own.to_vec());
-        Pair::<TakeDigests, _>::inspection(move |submission, king| {
-            compare(store.as_deref(), submission, king, &own)
-        })
+        let (comparison, own) = (Arc::clone(&self.comparison), own.to_vec());
+        Pair::<TakeDigests, _>::inspection(move |submission, king| comparison.find(submission, king, &own))
     }
 }
 
@@ -137,11 +212,13 @@ impl Plugin<dyn Screen> for DigestScreen {
     type Checked = DigestConfig;
 
     fn check(config: DigestConfig, _: &CheckContext<'_>) -> Result<DigestConfig> {
+        config.check()?;
         Ok(config)
     }
 
     async fn build(config: DigestConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
-        Ok(Arc::new(Self::new(Store::at(config.store, cx).await?)?))
+        let store = Store::at(config.store.clone(), cx).await?;
+        Ok(Arc::new(Self::new(&config, store)?))
     }
 }
 

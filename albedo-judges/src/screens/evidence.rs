@@ -78,6 +78,35 @@ impl Problems {
     }
 }
 
+/// What was found, with the rule that each reason comes from.
+#[derive(Debug, Default)]
+pub(crate) struct Reasons {
+    rejected: Vec<(&'static str, String)>,
+    flagged: Vec<(&'static str, String)>,
+}
+
+impl Reasons {
+    pub(crate) fn reject(&mut self, rule: &'static str, reason: String) {
+        self.rejected.push((rule, reason));
+    }
+
+    pub(crate) fn flag(&mut self, rule: &'static str, reason: String) {
+        self.flagged.push((rule, reason));
+    }
+
+    /// The finding, whose evidence is `facts` and the reasons.
+    pub(crate) fn finding(self, mut facts: Value) -> Finding {
+        let all = || self.rejected.iter().chain(&self.flagged);
+        facts["reasons"] = all().map(|(_, reason)| reason.as_str()).collect();
+        facts["rules"] = all().map(|(rule, _)| *rule).collect();
+        match (self.rejected.is_empty(), self.flagged.is_empty()) {
+            (false, _) => Finding::Rejected(facts),
+            (true, false) => Finding::Flagged(facts),
+            (true, true) => Finding::Clear(facts),
+        }
+    }
+}
+
 /// What to do about a copy that may be incomplete.
 const INCOMPLETE: &str = "this looks like a download that is incomplete: fetch the folder again, or compare its \
                           digests with what was handed in";

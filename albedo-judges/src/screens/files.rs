@@ -2,7 +2,8 @@
 //!
 //! Works on a listing and ranged reads, before any download:
 //!
-//! - **name**: names lie inside the folder; **allowlist**: only files that a
+//! - **name**: names lie inside the folder; **special**: regular files alone, no pipes and
+//!   no links out of the folder; **allowlist**: only files that a
 //!   model has, no code; **required**: those it needs, weights in safetensors;
 //! - **size**: the files together and each for itself are bounded;
 //! - **header**, **index**, **tensors**: every shard's header is well formed and
@@ -129,7 +130,7 @@ impl FilesScreen {
     /// [`ErrorKind::ConfigInvalid`], naming the key.
     pub fn new(config: FilesConfig) -> Result<Self> {
         config.check()?;
-        Ok(Self { identity: Identity::new(Self::NAME, "2", &config)?, config })
+        Ok(Self { identity: Identity::new(Self::NAME, "3", &config)?, config })
     }
 
     fn check_names(&self, listing: &Listing<'_>, king_bytes: u64, problems: &mut Problems) {

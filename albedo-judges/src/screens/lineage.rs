@@ -1,20 +1,22 @@
-//! `lineage`: disguised and noisy copies.
+//! `lineage`: whose work the weights are.
 //!
 //! Honest challengers are fine-tunes of the king, so closeness to the king
-//! proves nothing. What tells a copy is the *difference*: training moves
-//! weights along few directions, noise and rounding move them along all. So
-//! the parameters are first brought into one anchor's arrangement (which
-//! undoes whatever leaves the function unchanged), then projected into a small
-//! linear sketch, and differences of sketches are judged:
+//! proves nothing. What tells a copy is the *difference*. So the parameters are
+//! first brought into one anchor's arrangement (which undoes whatever leaves the
+//! function unchanged), then projected into a small linear sketch, and
+//! differences of sketches are judged:
 //!
-//! - the difference to the king is nothing or noise: a copy, however
-//!   disguised → `Rejected`;
+//! - nothing differs from the king or from an earlier submission once disguises
+//!   are undone: the function is the same → `Rejected`;
 //! - the difference to the king is an earlier submission's times a factor, up
-//!   to a rest that no two honest models are near to: a copy, scaled, merged
-//!   with the king or noisy → `Rejected`;
-//! - it resembles an earlier submission's more than honest colleagues' do, or
-//!   rows lie elsewhere than the anchor's, which training never does:
-//!   `Flagged`, evidence for an operator and never a forfeit;
+//!   to a rest that no two honest models are near to, or has matrices of it: its
+//!   work → `Rejected`;
+//! - the difference to the king looks like noise, or hardly anything differs, or
+//!   rows lie elsewhere than the anchor's, which training never does: `Flagged`.
+//!   What a difference *looks like* never forfeits: optimisers that orthogonalise
+//!   their steps, and searches without gradients, leave flat differences, too.
+//!   Whether such a model answers like the king, the screen
+//!   [`functional`](super::functional) finds out;
 //! - else `Clear`, with the nearest submissions.
 //!
 //! `docs/screens.md` has the mathematics, the measured distributions and the
@@ -32,7 +34,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::evidence::to_value;
+use super::evidence::{Reasons, to_value};
 use super::store::{Store, StoredSketch, identified};
 
 mod align;
@@ -46,7 +48,7 @@ pub(crate) mod sketch;
 
 pub use align::Undone;
 pub(crate) use anchor::Aligner;
-pub use anchor::{Aligned, Anchor};
+pub use anchor::{Aligned, Anchor, Largest};
 pub use compare::{Delta, Explained, KINDS, Shape};
 pub use sketch::Sketch;
 
@@ -64,18 +66,24 @@ const ROUNDING: f64 = 1e-3;
 /// the weights as little as that has no cosine near 1 with its own copy.
 const ROUNDED_AGAIN: f64 = 3e-3;
 
+/// A model of which fewer matrices differ from the king's than this share is flagged: what
+/// its difference looks like says little then.
+const FEW: f64 = 0.1;
+
 /// Nearest submissions that the evidence lists.
 const NEAREST: usize = 5;
 
-/// Settings of [`LineageScreen`]. The defaults of the last three are measured:
-/// see `docs/screens.md`.
+/// Settings of [`LineageScreen`]. The defaults of the numbers are measured: see
+/// `docs/screens.md`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LineageConfig {
     /// The store of earlier submissions; without one only the king is compared.
     pub store: Option<PathBuf>,
-    /// A difference to the king of at most this structure is noise.
+    /// A difference to the king looks like noise up to this structure,
     pub noise: f64,
+    /// and from this one on: steps that an optimiser made orthogonal have less.
+    pub noise_from: f64,
     /// From this cosine of the differences on, the work is the other's; from
     /// `alike` on, if what is left is no more than rounding.
     pub copied: f64,
@@ -85,7 +93,7 @@ pub struct LineageConfig {
 
 impl Default for LineageConfig {
     fn default() -> Self {
-        Self { store: None, noise: 1.05, copied: 0.85, alike: 0.5 }
+        Self { store: None, noise: 1.05, noise_from: 0.95, copied: 0.85, alike: 0.5 }
     }
 }
 
@@ -97,6 +105,9 @@ impl LineageConfig {
         };
         if !(self.noise >= 1.0 && self.noise.is_finite()) {
             return invalid("noise", format!("it is {}, noise itself has 1", self.noise));
+        }
+        if !(self.noise_from > 0.0 && self.noise_from <= 1.0) {
+            return invalid("noise_from", format!("it is {}, not above 0 and at most 1", self.noise_from));
         }
         for (key, value) in [("copied", self.copied), ("alike", self.alike)] {
             if !(value > 0.0 && value <= 1.0) {
@@ -149,7 +160,7 @@ impl LineageScreen {
 
     /// The screen of checked settings.
     fn open(config: LineageConfig, store: Option<Arc<Store>>) -> Result<Self> {
-        let identity = Identity::new(Self::NAME, "1", &identified(&config, store.is_some())?)?;
+        let identity = Identity::new(Self::NAME, "2", &identified(&config, store.is_some())?)?;
         Ok(Self { identity, comparison: Arc::new(Comparison { config, store }) })
     }
 
@@ -165,12 +176,12 @@ impl LineageScreen {
 
 impl Comparison {
     fn find(&self, submission: &Aligned, king: &Aligned, own: &[String]) -> Result<Finding> {
-        let stored = match &self.store {
-            Some(store) => store.sketches()?,
-            None => Vec::new(),
+        let (stored, outdated) = match &self.store {
+            Some(store) => (store.sketches()?, store.outdated()?),
+            None => (Vec::new(), 0),
         };
         let others = stored.iter().filter(|stored| !own.contains(&stored.entry.label));
-        self.compare(submission, king, others)
+        self.compare(submission, king, others, outdated)
     }
 
     fn compare<'a>(
@@ -178,80 +189,112 @@ impl Comparison {
         own: &Aligned,
         king: &Aligned,
         others: impl Iterator<Item = &'a StoredSketch>,
+        outdated: u64,
     ) -> Result<Finding> {
         own.sketch.check_comparable(&king.sketch)?;
+        let mut reasons = Reasons::default();
+        if let Some(fault) = own.largest.fault() {
+            reasons.reject("numbers", fault);
+            return Ok(reasons.finding(json!({ "largest": to_value(&own.largest)? })));
+        }
         if let Some(tensor) = own.sketch.not_finite() {
-            return Ok(Finding::Rejected(json!({ "reasons": ["a weight is not finite"], "tensor": tensor })));
+            // Scales that a disguise puts between two tensors may multiply.
+            reasons.flag("numbers", format!("sums of the weights of {tensor} overflow"));
+            return Ok(reasons.finding(json!({ "largest": to_value(&own.largest)? })));
         }
         let shape = own.shape(king);
         let delta = Delta::between(&own.sketch, &king.sketch, &king.sketch);
-        let mut rejected = Vec::new();
-        let mut flagged = Vec::new();
-        if shape.changed == 0 && delta.is_nothing() {
-            rejected.push("nothing differs from the king".to_owned());
-        } else if shape.distance > FAR {
-            flagged.push(format!(
-                "{:.0} % from the king: no fine-tune of it, or a disguise that alignment does not undo",
-                100.0 * shape.distance
-            ));
-        } else if shape.change < ROUNDING {
-            flagged.push(format!(
-                "hardly differs from the king: its matrices by {:.3} %, rounding to bf16 by 0.16 %",
-                100.0 * shape.change
-            ));
-        } else if shape.structure <= self.config.noise {
-            rejected.push(format!("what differs from the king is noise of {:.2} %", 100.0 * shape.distance));
-        }
+        self.beside_king(&shape, &delta, &mut reasons);
         let mut nearest = Vec::new();
         for other in others {
             own.sketch.check_comparable(&other.sketch)?;
             let between = Delta::between(&own.sketch, &other.sketch, &king.sketch);
             let others = Delta::between(&other.sketch, &king.sketch, &king.sketch);
             let (explained, shared) = (delta.explained_by(&others), delta.shared(&others, &between));
-            let label = &other.entry.label;
-            if between.is_nothing() {
-                rejected.push(format!("nothing differs from {label}"));
-            } else if shared > 0 {
-                rejected.push(format!("{shared} matrices are those of {label}, and not the king's"));
-            } else if explained.cosine >= self.config.copied
-                || (explained.cosine >= self.config.alike && explained.rest <= ROUNDED_AGAIN)
-            {
-                rejected.push(format!(
-                    "the work is {:.2} times that of {label}, cosine {:.3}, up to {:.2} %",
-                    explained.factor,
-                    explained.cosine,
-                    100.0 * explained.rest
-                ));
-            } else if explained.cosine >= self.config.alike {
-                flagged.push(format!("the work resembles that of {label}, cosine {:.3}", explained.cosine));
-            }
+            self.beside_another(&other.entry.label, between.is_nothing(), shared, &explained, &mut reasons);
             nearest.push(Nearest {
-                of: label.clone(),
+                of: other.entry.label.clone(),
                 seen: other.entry.id,
                 block: other.entry.block,
                 distance: between.distance(),
                 explained,
             });
         }
-        if own.undone.is_rearranged() {
-            flagged.push("rows lie elsewhere than the anchor's, which training never does".into());
+        if own.undone.rotated {
+            reasons.flag("rotated", "the residual stream is turned beside the anchor's".into());
+        } else if own.undone.is_rearranged() {
+            let reason = "rows lie elsewhere than the anchor's, which training never does";
+            reasons.flag("rearranged", reason.into());
+        }
+        if own.undone.rows_apart > 0 {
+            let count = own.undone.rows_apart;
+            reasons
+                .flag("rows", format!("{count} rows of the embedding have another size than the anchor's"));
         }
         let compared = nearest.len();
         nearest.sort_by(|a, b| b.explained.cosine.total_cmp(&a.explained.cosine).then(a.seen.cmp(&b.seen)));
         nearest.truncate(NEAREST);
-        let evidence = json!({
-            "reasons": rejected.iter().chain(&flagged).collect::<Vec<_>>(),
+        let mut facts = json!({
             "to_king": to_value(&shape)?,
             "undone": to_value(&own.undone)?,
             "compared": compared,
             "nearest": to_value(&nearest)?,
             "anchor": king.sketch.anchor,
         });
-        Ok(match (rejected.is_empty(), flagged.is_empty()) {
-            (false, _) => Finding::Rejected(evidence),
-            (true, false) => Finding::Flagged(evidence),
-            (true, true) => Finding::Clear(evidence),
-        })
+        if outdated > 0 {
+            facts["not_compared"] = json!(outdated);
+        }
+        Ok(reasons.finding(facts))
+    }
+
+    /// What the difference to the king amounts to.
+    fn beside_king(&self, shape: &Shape, delta: &Delta, reasons: &mut Reasons) {
+        let Shape { matrices, changed, distance, change, structure, .. } = *shape;
+        if changed == 0 && delta.is_nothing() {
+            reasons.reject("nothing-differs", "nothing differs from the king".into());
+        } else if distance > FAR {
+            let reason = "no fine-tune of it, or a disguise that alignment does not undo";
+            reasons.flag("far", format!("{:.0} % from the king: {reason}", 100.0 * distance));
+        } else if (changed as f64) < FEW * matrices as f64 {
+            reasons.flag("few-differ", format!("{changed} of {matrices} matrices differ from the king's"));
+        } else if change < ROUNDING {
+            reasons.flag(
+                "hardly-differs",
+                format!(
+                    "hardly differs from the king: its matrices by {:.3} %, rounding to bf16 by 0.16 %",
+                    100.0 * change
+                ),
+            );
+        } else if (self.config.noise_from..=self.config.noise).contains(&structure) {
+            let reason = format!("what differs from the king looks like noise of {:.2} %", 100.0 * distance);
+            reasons.flag("noise", reason);
+        }
+    }
+
+    /// What the resemblance to an earlier submission amounts to.
+    fn beside_another(
+        &self,
+        label: &str,
+        same: bool,
+        shared: usize,
+        explained: &Explained,
+        reasons: &mut Reasons,
+    ) {
+        let Explained { cosine, factor, rest, .. } = *explained;
+        if same {
+            reasons.reject("nothing-differs", format!("nothing differs from {label}"));
+        } else if shared > 0 {
+            let reason = format!("{shared} matrices are those of {label}, and not the king's");
+            reasons.reject("shared", reason);
+        } else if cosine >= self.config.copied || (cosine >= self.config.alike && rest <= ROUNDED_AGAIN) {
+            let rest = 100.0 * rest;
+            let reason = format!(
+                "the work is {factor:.2} times that of {label}, cosine {cosine:.3}, up to {rest:.2} %"
+            );
+            reasons.reject("copied", reason);
+        } else if cosine >= self.config.alike {
+            reasons.flag("alike", format!("the work resembles that of {label}, cosine {cosine:.3}"));
+        }
     }
 
     /// Checks that the store's sketches are aligned to `anchor`.
@@ -360,7 +403,7 @@ impl WeightsInspection for Inspection {
 
 impl Plugin<dyn Screen> for LineageScreen {
     const NAME: &'static str = "lineage";
-    const SUMMARY: &'static str = "disguised and noisy copies, by sketches of the aligned parameters";
+    const SUMMARY: &'static str = "whose work the weights are, by sketches of the aligned parameters";
     type Config = LineageConfig;
     type Checked = LineageConfig;
 

@@ -66,7 +66,11 @@ impl<'a> Listing<'a> {
     ) -> Result<Self> {
         let copied = files.provenance() == Provenance::Copy;
         let mut entries = BTreeMap::new();
-        for FileEntry { name, size, .. } in files.list(cx).await? {
+        for FileEntry { name, size, special, .. } in files.list(cx).await? {
+            if let Some(what) = special {
+                problems.push(Problem::new("special", &name, what));
+                continue;
+            }
             if copied && UNFINISHED.iter().any(|ending| name.ends_with(ending)) {
                 problems.push(Problem::cut("complete", &name, "a download is under way or was broken off"));
                 continue;

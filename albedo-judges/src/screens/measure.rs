@@ -82,9 +82,11 @@ impl Measurement {
         block: Option<u64>,
     ) -> Result<Entry> {
         let sketch = self.aligned.as_ref().map(|aligned| aligned.sketch.clone());
-        if let Some(tensor) = sketch.as_ref().and_then(|sketch| sketch.not_finite()) {
-            return Err(Error::new(ErrorKind::DataInvalid, "remember a model", "a weight is not finite")
-                .with("tensor", tensor));
+        let overflow = sketch.as_ref().and_then(|sketch| sketch.not_finite());
+        let overflow = overflow.map(|tensor| format!("sums of the weights of {tensor} overflow"));
+        let fault = self.aligned.as_ref().and_then(|aligned| aligned.largest.fault()).or(overflow);
+        if let Some(fault) = fault {
+            return Err(Error::new(ErrorKind::DataInvalid, "remember a model", fault));
         }
         let fingerprint = Fingerprint { hotkey: hotkey.clone(), ..self.fingerprint.clone() };
         store.add(&Submission {
@@ -94,6 +96,7 @@ impl Measurement {
             parameters: Some(self.digests.parameters),
             fingerprint: Some(fingerprint),
             sketch,
+            tensors: self.digests.prints(),
         })
     }
 }

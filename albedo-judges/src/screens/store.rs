@@ -1,5 +1,5 @@
-//! The store of earlier submissions: digests, fingerprints and sketches in an
-//! append-only `SQLite` file, in the order in which they were first seen.
+//! The store of earlier submissions: digests, fingerprints, sketches and answers in
+//! an append-only `SQLite` file, in the order in which they were first seen.
 //!
 //! The file is private (mode 0600): who reads it can tell how near a model may
 //! come. It has one writer and any number of readers (write-ahead log); rows
@@ -21,12 +21,18 @@ use super::evidence::to_value;
 use super::fingerprint::print::Fingerprint;
 use super::lineage::sketch::Sketch;
 
+mod answers;
+
+pub use answers::{Question, QuestionSet, StoredAnswers, StoredSet};
+
 /// Marks the file as ours (`PRAGMA application_id`): "albs".
 const APPLICATION: i64 = 0x616c_6273;
 
 /// Version of the tables (`PRAGMA user_version`), and of what alignment and
-/// projections make of a model: sketches of two versions must never meet.
-const FORMAT: i64 = 1;
+/// projections make of a model: sketches of two versions must never meet. A store of
+/// format 1 is brought to this one when it is opened; its sketches stay where they are,
+/// are compared with nothing, and count as [outdated](Store::outdated).
+const FORMAT: i64 = 2;
 
 /// How long a writer waits for another.
 const BUSY: Duration = Duration::from_secs(10);
@@ -52,6 +58,48 @@ const TABLES: &str = "
         BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
 ";
 
+/// What format 2 has besides the entries: their sketches (`entries.sketch` is format 1's),
+/// the prints of their tensors, sets of questions, and what each entry says of a set's
+/// replies.
+const TABLES_2: &str = "
+    CREATE TABLE sketches (
+        entry INTEGER PRIMARY KEY REFERENCES entries (id),
+        anchor BLOB NOT NULL,
+        sketch BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE tensors (
+        entry INTEGER PRIMARY KEY REFERENCES entries (id),
+        prints BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE sets (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        digest BLOB NOT NULL UNIQUE,
+        questions BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE answers (
+        question_set INTEGER NOT NULL REFERENCES sets (id),
+        parameters BLOB NOT NULL,
+        log_probs BLOB NOT NULL,
+        PRIMARY KEY (question_set, parameters)
+    ) STRICT;
+    CREATE TRIGGER sketches_keep BEFORE UPDATE ON sketches
+        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
+    CREATE TRIGGER sketches_stay BEFORE DELETE ON sketches
+        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
+    CREATE TRIGGER tensors_keep BEFORE UPDATE ON tensors
+        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
+    CREATE TRIGGER tensors_stay BEFORE DELETE ON tensors
+        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
+    CREATE TRIGGER sets_keep BEFORE UPDATE ON sets
+        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
+    CREATE TRIGGER sets_stay BEFORE DELETE ON sets
+        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
+    CREATE TRIGGER answers_keep BEFORE UPDATE ON answers
+        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
+    CREATE TRIGGER answers_stay BEFORE DELETE ON answers
+        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
+";
+
 /// The store; see the [module](self).
 #[derive(Debug)]
 pub struct Store {
@@ -74,6 +122,9 @@ pub struct Submission {
     pub fingerprint: Option<Fingerprint>,
     /// Its sketch.
     pub sketch: Option<Sketch>,
+    /// The prints of its tensors ([`Digests::prints`](super::digest::Digests::prints));
+    /// empty where they were not taken.
+    pub tensors: Vec<u64>,
 }
 
 /// A stored submission, as far as an exact copy needs.
@@ -130,7 +181,7 @@ impl Store {
         let connection = connect(path)?;
         let schema = format!(
             "PRAGMA journal_mode = WAL; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; \
-             BEGIN; {TABLES} COMMIT;"
+             BEGIN; {TABLES} {TABLES_2} COMMIT;"
         );
         connection.execute_batch(&schema).map_err(|error| sqlite(OPERATION, path, error))?;
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
@@ -169,7 +220,7 @@ impl Store {
             return invalid("it is another program's database".into(), "name a store that albedo made");
         }
         let format = pragma("user_version")?;
-        if format != FORMAT {
+        if !(1..=FORMAT).contains(&format) {
             let message = format!("its format is {format}, this program reads {FORMAT}");
             return invalid(message, "use the program that wrote it");
         }
@@ -178,6 +229,9 @@ impl Store {
             .map_err(|error| sqlite(OPERATION, path, error))?;
         if check != "ok" {
             return invalid(format!("it is damaged: {check}"), "restore it from a backup");
+        }
+        if format == 1 {
+            upgrade(&connection).map_err(|error| sqlite(OPERATION, path, error))?;
         }
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
     }
@@ -201,14 +255,10 @@ impl Store {
     }
 
     /// Adds a submission at the end. One whose parameters are there already is
-    /// not added again: who came first stays first.
+    /// not added again: who came first stays first. What is known of it now and was not
+    /// then (a sketch of this format, the prints of its tensors) is added to it.
     pub fn add(&self, submission: &Submission) -> Result<Entry> {
         const OPERATION: &str = "add to the store";
-        if let Some(earlier) =
-            submission.parameters.map(|digest| self.by_parameters(digest)).transpose()?.flatten()
-        {
-            return Ok(earlier);
-        }
         if let Some(sketch) = &submission.sketch
             && let Some(anchor) = self.anchor()?
             && anchor != sketch.anchor
@@ -223,32 +273,47 @@ impl Store {
             .with("sketch", sketch.anchor.short())
             .with_hint("sketch the model with the store's anchor"));
         }
+        let known = match submission.parameters {
+            Some(digest) => self.by_parameters(digest)?,
+            None => None,
+        };
         let json = |value: &Fingerprint| {
             serde_json::to_vec(value).map_err(|error| Error::bug(OPERATION, error.to_string()))
         };
         let fingerprint = submission.fingerprint.as_ref().map(json).transpose()?;
         let sketch = submission.sketch.as_ref().map(encode).transpose()?;
-        let connection = self.lock();
-        connection
-            .execute(
-                "INSERT INTO entries (label, hotkey, block, parameters, fingerprint, anchor, sketch)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                params![
-                    submission.label,
-                    submission.hotkey,
-                    submission.block.map(|block| block as i64),
-                    submission.parameters.as_ref().map(|digest| digest.as_bytes().as_slice()),
-                    fingerprint,
-                    submission.sketch.as_ref().map(|sketch| sketch.anchor.as_bytes().to_vec()),
-                    sketch,
-                ],
-            )
-            .map_err(|error| sqlite(OPERATION, &self.path, error))?;
-        Ok(Entry {
-            id: connection.last_insert_rowid(),
-            label: submission.label.clone(),
-            block: submission.block,
-        })
+        let failed = |error| sqlite(OPERATION, &self.path, error);
+        let mut connection = self.lock();
+        let transaction = connection.transaction().map_err(failed)?;
+        let entry = if let Some(known) = known {
+            known
+        } else {
+            let row = params![
+                submission.label,
+                submission.hotkey,
+                submission.block.map(|block| block as i64),
+                submission.parameters.as_ref().map(|digest| digest.as_bytes().as_slice()),
+                fingerprint,
+            ];
+            let sql = "INSERT INTO entries (label, hotkey, block, parameters, fingerprint)
+                       VALUES (?1, ?2, ?3, ?4, ?5)";
+            transaction.execute(sql, row).map_err(failed)?;
+            let id = transaction.last_insert_rowid();
+            Entry { id, label: submission.label.clone(), block: submission.block }
+        };
+        if let (Some(sketch), Some(bytes)) = (&submission.sketch, sketch) {
+            let anchor = sketch.anchor.as_bytes().as_slice();
+            let row = params![entry.id, anchor, bytes];
+            let sql = "INSERT OR IGNORE INTO sketches (entry, anchor, sketch) VALUES (?1, ?2, ?3)";
+            transaction.execute(sql, row).map_err(failed)?;
+        }
+        if !submission.tensors.is_empty() {
+            let prints: Vec<u8> = submission.tensors.iter().flat_map(|print| print.to_le_bytes()).collect();
+            let sql = "INSERT OR IGNORE INTO tensors (entry, prints) VALUES (?1, ?2)";
+            transaction.execute(sql, params![entry.id, prints]).map_err(failed)?;
+        }
+        transaction.commit().map_err(failed)?;
+        Ok(entry)
     }
 
     /// The first submission with these parameters.
@@ -266,9 +331,7 @@ impl Store {
     /// The anchor that the sketches are aligned to; `None` without sketches.
     pub fn anchor(&self) -> Result<Option<Digest>> {
         self.lock()
-            .query_row("SELECT anchor FROM entries WHERE anchor IS NOT NULL ORDER BY id LIMIT 1", [], |row| {
-                digest(row, 0)
-            })
+            .query_row("SELECT anchor FROM sketches ORDER BY entry LIMIT 1", [], |row| digest(row, 0))
             .optional()
             .map(Option::flatten)
             .map_err(|error| sqlite(READ, &self.path, error))
@@ -289,20 +352,48 @@ impl Store {
 
     /// Every fingerprint, in the order of first sight.
     pub fn fingerprints(&self) -> Result<Vec<StoredFingerprint>> {
-        self.select("label, parameters, fingerprint", "fingerprint", |row| {
+        let sql =
+            "SELECT label, parameters, fingerprint FROM entries WHERE fingerprint IS NOT NULL ORDER BY id";
+        self.select(sql, |row| {
             let bytes: Vec<u8> = row.get(2)?;
             let read = serde_json::from_slice(&bytes).map_err(|error| damaged(2, error));
             Ok(StoredFingerprint { label: row.get(0)?, parameters: digest(row, 1)?, fingerprint: read? })
         })
     }
 
-    /// Every sketch, in the order of first sight.
+    /// Every sketch of this format, in the order of first sight.
     pub fn sketches(&self) -> Result<Vec<StoredSketch>> {
-        self.select("id, label, block, parameters, anchor, sketch", "sketch", |row| {
+        let sql = "SELECT e.id, e.label, e.block, e.parameters, s.anchor, s.sketch
+                   FROM entries e JOIN sketches s ON s.entry = e.id ORDER BY e.id";
+        self.select(sql, |row| {
             let (anchor, bytes): (Option<Digest>, Vec<u8>) = (digest(row, 4)?, row.get(5)?);
             let sketch = anchor.and_then(|anchor| decode(anchor, &bytes));
             let sketch = sketch.ok_or_else(|| damaged(5, "the sketch is malformed"))?;
             Ok(StoredSketch { entry: entry(row)?, parameters: digest(row, 3)?, sketch })
+        })
+    }
+
+    /// Submissions whose sketch is of an earlier format, and is compared with nothing.
+    /// Adding the model again brings it to this one.
+    pub fn outdated(&self) -> Result<u64> {
+        let sql = "SELECT count(*) FROM entries e
+                   WHERE e.sketch IS NOT NULL AND NOT EXISTS (SELECT 1 FROM sketches s WHERE s.entry = e.id)";
+        let counts = self.select(sql, |row| row.get::<_, i64>(0))?;
+        Ok(counts.first().copied().unwrap_or(0) as u64)
+    }
+
+    /// The prints of the tensors of every submission that has them, in the order of first
+    /// sight.
+    pub fn tensors(&self) -> Result<Vec<(Entry, Vec<u64>)>> {
+        let sql = "SELECT e.id, e.label, e.block, t.prints
+                   FROM entries e JOIN tensors t ON t.entry = e.id ORDER BY e.id";
+        self.select(sql, |row| {
+            let bytes: Vec<u8> = row.get(3)?;
+            let (prints, rest) = bytes.as_chunks::<8>();
+            if !rest.is_empty() {
+                return Err(damaged(3, "a print has not 8 bytes"));
+            }
+            Ok((entry(row)?, prints.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect()))
         })
     }
 
@@ -343,15 +434,9 @@ impl Store {
         Ok(entries.len())
     }
 
-    fn select<T>(
-        &self,
-        columns: &str,
-        present: &str,
-        read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> Result<Vec<T>> {
-        let sql = format!("SELECT {columns} FROM entries WHERE {present} IS NOT NULL ORDER BY id");
+    fn select<T>(&self, sql: &str, read: impl Fn(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>> {
         let connection = self.lock();
-        let rows = connection.prepare(&sql).and_then(|mut statement| {
+        let rows = connection.prepare(sql).and_then(|mut statement| {
             statement.query_map([], |row| read(row))?.collect::<rusqlite::Result<Vec<T>>>()
         });
         rows.map_err(|error| sqlite(READ, &self.path, error))
@@ -393,6 +478,23 @@ fn connect(path: &Path) -> Result<Connection> {
         .map_err(|error| sqlite(OPERATION, path, error))?;
     connection.busy_timeout(BUSY).map_err(|error| sqlite(OPERATION, path, error))?;
     Ok(connection)
+}
+
+/// Brings a store of format 1 to format 2. Two programs may open it at the same time: the
+/// second finds that it is done.
+fn upgrade(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("BEGIN IMMEDIATE;")?;
+    let format: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let done = if format == 1 {
+        connection.execute_batch(&format!("{TABLES_2} PRAGMA user_version = {FORMAT}; COMMIT;"))
+    } else {
+        connection.execute_batch("COMMIT;")
+    };
+    if done.is_err() {
+        // The first error is the one that tells.
+        let _ = connection.execute_batch("ROLLBACK;");
+    }
+    done
 }
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {

@@ -17,13 +17,10 @@ const SPOILED: f32 = 0.42;
 /// Rank of what [`spoil`] adds.
 const RANK: usize = 8;
 
-/// Size of the noise of [`disturb`], beside the matrix.
-const NOISE: f32 = 0.005;
-
 /// Adds to each matrix of each layer one of low rank: what a training run that went wrong
 /// leaves. Nothing about its structure is that of a copy.
 pub(super) fn spoil(path: &Path) -> Result<()> {
-    alter(path, &|values, [rows, columns], numbers| {
+    alter(path, &|_, values, [rows, columns], numbers| {
         let left: Vec<f32> = (0..rows * RANK).map(|_| gaussian(numbers)).collect();
         let right: Vec<f32> = (0..RANK * columns).map(|_| gaussian(numbers)).collect();
         let added: Vec<f32> = (0..rows * columns)
@@ -37,16 +34,22 @@ pub(super) fn spoil(path: &Path) -> Result<()> {
     })
 }
 
-/// Adds noise to each matrix of each layer: a copy that does not want to be one.
-pub(super) fn disturb(path: &Path) -> Result<()> {
-    alter(path, &|values, _, numbers| {
-        let noise: Vec<f32> = values.iter().map(|_| gaussian(numbers)).collect();
-        let scale = NOISE * norm(values) / norm(&noise);
-        values.iter_mut().zip(noise).for_each(|(value, noise)| *value += scale * noise);
+/// Scales each neuron's way in by a power of two and its way out by the inverse: a copy
+/// that does not want to be one, and says word for word what the king says.
+pub(super) fn disguise(path: &Path) -> Result<()> {
+    let power = |neuron: usize| 2.0_f32.powi((neuron % 7) as i32 - 3);
+    alter(path, &|name, values, [_, columns], _| {
+        for (at, value) in values.iter_mut().enumerate() {
+            if name.contains("mlp.up_proj") {
+                *value *= power(at / columns);
+            } else if name.contains("mlp.down_proj") {
+                *value /= power(at % columns);
+            }
+        }
     })
 }
 
-type Change<'a> = &'a dyn Fn(&mut [f32], [usize; 2], &mut Stream);
+type Change<'a> = &'a dyn Fn(&str, &mut [f32], [usize; 2], &mut Stream);
 
 /// Changes every matrix of the layers in the file, whose numbers are BF16.
 fn alter(path: &Path, change: Change<'_>) -> Result<()> {
@@ -70,7 +73,7 @@ fn alter(path: &Path, change: Change<'_>) -> Result<()> {
             .chunks_exact(2)
             .map(|pair| f32::from_bits(u32::from(pair[1]) << 24 | u32::from(pair[0]) << 16))
             .collect();
-        change(&mut values, [rows as usize, columns as usize], &mut numbers);
+        change(name, &mut values, [rows as usize, columns as usize], &mut numbers);
         for (pair, value) in data.chunks_exact_mut(2).zip(values) {
             pair.copy_from_slice(&bf16(value).to_le_bytes());
         }

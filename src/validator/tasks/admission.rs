@@ -200,9 +200,10 @@ impl Admissions {
         let admit =
             self.admit(row, king, local.files(), shared.screens.clone(), cx).await?.with_probes(Probes {
                 backend: Arc::clone(&shared.backend),
-                model: ModelSource::new(model).with_text_from(text),
+                model: ModelSource::new(model).with_text_from(text.clone()),
                 seed: seeds::screens(block.hash, content),
             });
+        let admit = admit.with_king(ModelSource::new(text));
         let admission = match admit.run(cx).await {
             Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => {
                 return self.convict(row, king, "hold", error, cx).await;
@@ -335,6 +336,7 @@ impl Admissions {
             king: listed(&*king_files, hub(&king.model), cx).await?,
             submission,
             anchor: None,
+            profile: None,
             seed: None,
             findings: vec![Screened { screen, stage, finding }],
             outcome: AdmissionOutcome::Forfeit,

@@ -29,6 +29,7 @@ fn admission(last: Finding) -> Admission {
         king: model("king"),
         submission: model("submission"),
         anchor: None,
+        profile: None,
         seed: None,
         outcome: AdmissionOutcome::of(&findings),
         findings,

@@ -32,6 +32,11 @@ async fn locked_keys_are_the_kings_and_forbidden_ones_nowhere() {
             r#"{"hidden_size": 8, "rope_theta": 1e6, "rms_norm_eps": 1e-6, "x": [{"quantization_config": 1}]}"#,
             true,
         ),
+        (
+            r#"{"hidden_size": 8, "rope_theta": 1e6, "rms_norm_eps": 1e-6, "compression_config": {"bits": 4}}"#,
+            true,
+        ),
+        (r#"{"hidden_size": 8, "rope_theta": 1e6, "rms_norm_eps": 1e-6, "quantization": {"bits": 4}}"#, true),
         ("[]", true),
         ("{", true),
     ] {

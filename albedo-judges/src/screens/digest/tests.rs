@@ -11,7 +11,7 @@ use crate::screens::{AlignTo, Measurement};
 #[tokio::test]
 async fn copies_are_found_whole_and_by_tensors_and_the_screen_conforms() {
     let (king, challenger) = (demo_king(), demo_king().join("../challenger"));
-    let screen = DigestScreen::new(None).expect("a screen");
+    let screen = DigestScreen::new(&DigestConfig::default(), None).expect("a screen");
     assert!(matches!(find(&screen, &king, &[]).await, Ok(Finding::Rejected(_))));
     let Ok(Finding::Clear(evidence)) = find(&screen, &challenger, &[]).await else { panic!("it is no copy") };
     assert_eq!(evidence["equal_to_the_kings"], 0);
@@ -38,10 +38,11 @@ async fn an_earlier_submission_is_found_and_ones_own_is_not_held_against_one() {
         parameters: Some(measured.expect("measured").digests.parameters),
         fingerprint: None,
         sketch: None,
+        tensors: Vec::new(),
     };
     let store = Store::create(&path).expect("a store");
     store.add(&earlier).expect("added");
-    let screen = DigestScreen::new(Some(Arc::new(store))).expect("a screen");
+    let screen = DigestScreen::new(&DigestConfig::default(), Some(Arc::new(store))).expect("a screen");
     let Ok(Finding::Rejected(evidence)) = find(&screen, &challenger, &[]).await else { panic!("a copy") };
     assert_eq!(evidence["copy_of"], "miner/one");
     assert!(matches!(find(&screen, &challenger, &["miner/one"]).await, Ok(Finding::Clear(_))));
@@ -64,4 +65,45 @@ async fn a_screen_is_the_same_wherever_its_store_lies() {
         let alone = registry.build::<dyn Screen>(name, json!({}), &cx).await.expect("a screen");
         assert_ne!(*alone.identity(), identities[0], "{name}: without a store it finds less");
     }
+}
+
+/// Nine tenths of a model's tensors are another's: an operator has to look at it.
+#[test]
+fn a_model_that_is_mostly_anothers_byte_for_byte_is_flagged() {
+    let digests = |name: &str, changed: usize| Digests {
+        parameters: Digest::of(name),
+        tensors: (0..68)
+            .map(|tensor| {
+                let of = if tensor < changed { format!("{name} {tensor}") } else { tensor.to_string() };
+                (format!("tensor {tensor}"), Digest::of(of))
+            })
+            .collect(),
+    };
+    let (king, rival) = (digests("king", 0), digests("rival", 68));
+    let place = tempfile::tempdir().expect("a folder");
+    let store = Store::create(&place.path().join("store")).expect("a store");
+    let submission = Submission {
+        label: "rival".into(),
+        hotkey: String::new(),
+        block: None,
+        parameters: Some(rival.parameters),
+        fingerprint: None,
+        sketch: None,
+        tensors: rival.prints(),
+    };
+    store.add(&submission).expect("added");
+    let screen = DigestScreen::new(&DigestConfig::default(), Some(Arc::new(store))).expect("a screen");
+    let judge = |model: &Digests, own: &[String]| screen.judge(model, &king, own).expect("a finding");
+    let mut touched = rival.clone();
+    touched.parameters = Digest::of("touched");
+    for tensor in 0..6 {
+        touched.tensors.insert(format!("tensor {tensor}"), Digest::of("touched"));
+    }
+    for (model, of) in [(&digests("other", 1), "the king's"), (&touched, "rival")] {
+        let found = judge(model, &[]);
+        let Finding::Flagged(evidence) = &found else { panic!("{found:?}") };
+        assert!(evidence["reasons"][0].as_str().is_some_and(|reason| reason.contains(of)), "{evidence}");
+    }
+    assert!(matches!(judge(&touched, &["rival".into()]), Finding::Clear(_)));
+    assert!(matches!(judge(&digests("other", 8), &[]), Finding::Clear(_)));
 }

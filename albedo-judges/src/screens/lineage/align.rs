@@ -9,7 +9,9 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::matrix::{Matrix, dot, inverse, least_squares, norm, scale};
+use super::matrix::{
+    Matrix, cosine_of_units, dot, inverse, least_squares, nearest_rotation, norm, scale, transposed_product,
+};
 use super::network::Network;
 use super::project::{Channels, Layer, Projected};
 
@@ -34,38 +36,152 @@ pub struct Undone {
     pub neurons_unmatched: usize,
     /// Heads that resemble none of the anchor's.
     pub heads_unmatched: usize,
+    /// Whether the residual stream was turned as a whole, or parts of it: channels were
+    /// mixed with one another, which training never does.
+    #[serde(default)]
+    pub rotated: bool,
+    /// Rows of the embedding's first tokens whose size is not half to twice the anchor's.
+    #[serde(default)]
+    pub rows_apart: usize,
 }
 
 impl Undone {
     /// Whether anything lay elsewhere.
     pub fn is_rearranged(&self) -> bool {
-        self.channels_moved + self.neurons_moved + self.heads_moved > 0
+        self.channels_moved + self.neurons_moved + self.heads_moved > 0 || self.rotated
     }
 }
 
+/// The first rows of a model's embedding beside the anchor's: the vocabulary is fixed, so
+/// that they tell the residual stream's scale and how it was turned.
+#[derive(Debug)]
+pub(crate) struct Rows<'a> {
+    pub(crate) own: &'a Matrix,
+    pub(crate) anchor: &'a Matrix,
+}
+
+impl Rows<'_> {
+    fn sizes(&self) -> impl Iterator<Item = (f64, f64)> {
+        (0..self.own.rows()).map(|row| (norm(self.own.row(row)), norm(self.anchor.row(row))))
+    }
+
+    /// The factor of the residual stream, which a model may carry at any scale: the median
+    /// over the rows of the anchor's size beside the model's, since rows that no prompt uses
+    /// may be anything. Within rounding of 1 it is 1.
+    pub(crate) fn scale(&self) -> f64 {
+        let factors = self.sizes().filter(|&(own, anchor)| own > 0.0 && anchor > 0.0);
+        let mut factors: Vec<f64> = factors.map(|(own, anchor)| anchor / own).collect();
+        factors.sort_by(f64::total_cmp);
+        match factors.get(factors.len() / 2) {
+            Some(&factor) if factor.is_finite() && (factor - 1.0).abs() > ROUNDED => factor,
+            _ => 1.0,
+        }
+    }
+
+    /// Rows of another size than the anchor's, at `scale`.
+    pub(crate) fn apart(&self, scale: f64) -> usize {
+        self.sizes().filter(|&(own, anchor)| !(0.5 * anchor..=2.0 * anchor).contains(&(scale * own))).count()
+    }
+
+    /// The rotation that brings the model's channels nearest to the anchor's, own channels
+    /// first, if the residual stream was turned; `channels` is how far matching came.
+    ///
+    /// Turning leaves the distances of rows as they are, whatever it does to the rows, and
+    /// training moves both. Where distances moved much less than rows that move at random
+    /// would have it, the orthogonal Procrustes problem is solved (Schönemann, *A generalized
+    /// solution of the orthogonal Procrustes problem*, 1966).
+    pub(crate) fn rotation(&self, channels: &Channels, scale: f64) -> Option<Matrix> {
+        let hidden = self.own.columns;
+        if self.own.rows() < hidden {
+            return None;
+        }
+        let matched = |row: usize| -> Vec<f32> {
+            let own = self.own.row(row);
+            let signs = channels.order.iter().zip(&channels.signs);
+            signs.map(|(&channel, sign)| own[channel] * sign * scale as f32).collect()
+        };
+        let off = |turned: &(dyn Fn(usize) -> Vec<f32> + Sync)| -> f64 {
+            let rows = (0..self.own.rows()).into_par_iter().map(|row| {
+                let anchor = self.anchor.row(row);
+                let size = dot(anchor, anchor);
+                let off: f64 = turned(row).iter().zip(anchor).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+                // Rows that are apart would outweigh all others.
+                (off.min(size), size)
+            });
+            let (off, size) = rows.reduce(|| (0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+            off / size
+        };
+        let moved = off(&matched);
+        if !(moved > ROUNDED * ROUNDED && self.distances_moved(scale) < STILL * 4.0 * moved / hidden as f64) {
+            return None;
+        }
+        let rotation = nearest_rotation(&transposed_product(self.own, self.anchor), hidden)?;
+        let rotation =
+            Matrix { columns: hidden, values: rotation.into_iter().map(|value| value as f32).collect() };
+        let turned = |row: usize| -> Vec<f32> {
+            let mut turned = vec![0.0; hidden];
+            for (&own, line) in self.own.row(row).iter().zip(rotation.values.chunks_exact(hidden)) {
+                let own = own * scale as f32;
+                turned.iter_mut().zip(line).for_each(|(sum, value)| *sum += own * value);
+            }
+            turned
+        };
+        (off(&turned) < EXPLAINED * moved).then_some(rotation)
+    }
+
+    /// How far the squared distances of pairs of rows are from the anchor's: the median of
+    /// the squares of their relative changes over its value for a normal distribution.
+    fn distances_moved(&self, scale: f64) -> f64 {
+        let count = self.own.rows();
+        let distance = |rows: &Matrix, one: usize, other: usize| -> f64 {
+            let pairs = rows.row(one).iter().zip(rows.row(other));
+            pairs.map(|(one, other)| (f64::from(*one) - f64::from(*other)).powi(2)).sum()
+        };
+        let steps = [1, 7, 31, 101].map(|step| step % count);
+        let mut moved: Vec<f64> = steps
+            .into_par_iter()
+            .flat_map_iter(|step| {
+                (0..count).filter_map(move |row| {
+                    let other = (row + step) % count;
+                    let anchor = distance(self.anchor, row, other);
+                    let own = distance(self.own, row, other) * scale * scale;
+                    (anchor > 0.0).then(|| (own / anchor - 1.0).powi(2))
+                })
+            })
+            .collect();
+        moved.sort_by(f64::total_cmp);
+        // The median of a squared standard normal number.
+        moved.get(moved.len() / 2).map_or(f64::INFINITY, |median| median / 0.4549)
+    }
+}
+
+/// Relative change of weights that were rounded to bf16 again, at most.
+const ROUNDED: f64 = 3e-3;
+/// A stream may have been turned if distances moved by less than this share of what they
+/// move where rows move at random.
+const STILL: f64 = 0.4;
+/// The rotation that was found has to leave less than this share of the squared change.
+const EXPLAINED: f64 = 0.5;
+
 /// Where the channels of `own` signatures lie among the anchor's.
 pub(crate) fn channels(own: &Matrix, anchor: &Matrix) -> Channels {
-    let matching = Matching::find(own.rows(), &|a, b| cosine(own.row(b), anchor.row(a)).abs());
+    let (units, anchors) = (own.units(), anchor.units());
+    let alike = |a: usize, b: usize| cosine_of_units(units.row(b), anchors.row(a)).abs();
+    let matching = Matching::find(own.rows(), &alike);
     let signs = matching.order.iter().enumerate().map(|(anchors, &own_channel)| {
         if dot(own.row(own_channel), anchor.row(anchors)) < 0.0 { -1.0 } else { 1.0 }
     });
-    Channels { signs: signs.collect(), matched: matching.matched, order: matching.order }
+    Channels { signs: signs.collect(), matched: matching.matched, order: matching.order, rotation: None }
 }
 
 /// The channels of the anchor itself.
 pub(crate) fn straight(hidden: usize) -> Channels {
-    Channels { order: (0..hidden).collect(), signs: vec![1.0; hidden], matched: hidden }
+    Channels { order: (0..hidden).collect(), signs: vec![1.0; hidden], matched: hidden, rotation: None }
 }
 
 /// The anchor's projections with every scale in its normal form.
 pub(crate) fn normal(projected: &Projected) -> Vec<Layer> {
     projected.layers.par_iter().map(|layer| normalized(layer, &projected.network, 1.0)).collect()
-}
-
-/// The factor of the residual stream: a model may carry it at any scale.
-pub(crate) fn stream_scale(own: &Projected, anchor_embedding: &Matrix) -> f64 {
-    let (own, anchor) = (norm(&own.embedding.values), norm(&anchor_embedding.values));
-    if own > 0.0 && own.is_finite() { anchor / own } else { 1.0 }
 }
 
 /// The layers of `own` as they lie in `anchor`, which is in normal form.
@@ -82,11 +198,12 @@ pub(crate) fn layers(own: &Projected, anchor: &[Layer], stream: f64) -> (Vec<Lay
         })
         .collect();
     let order = &own.channels.order;
-    let mut undone = Undone {
-        channels_moved: order.iter().enumerate().filter(|&(anchors, &own)| anchors != own).count(),
-        channels_unmatched: order.len() - own.channels.matched,
-        ..Undone::default()
-    };
+    // A stream that was turned has no channels of its own.
+    let mut undone = Undone { rotated: own.channels.rotation.is_some(), ..Undone::default() };
+    if !undone.rotated {
+        undone.channels_moved = order.iter().enumerate().filter(|&(anchors, &own)| anchors != own).count();
+        undone.channels_unmatched = order.len() - own.channels.matched;
+    }
     for (_, layer) in &aligned {
         undone.neurons_moved += layer.neurons_moved;
         undone.neurons_unmatched += layer.neurons_unmatched;
@@ -146,7 +263,8 @@ fn normalized(layer: &Layer, network: &Network, stream: f64) -> Layer {
 /// Neurons in the anchor's order, each with the anchor's sign.
 fn feed_forward(mut layer: Layer, anchor: &Layer, undone: &mut Undone) -> Layer {
     let neurons = layer.gate.rows();
-    let matching = Matching::find(neurons, &|a, b| cosine(layer.gate.row(b), anchor.gate.row(a)));
+    let (units, anchors) = (layer.gate.units(), anchor.gate.units());
+    let matching = Matching::find(neurons, &|a, b| cosine_of_units(units.row(b), anchors.row(a)));
     undone.neurons_moved += matching.moved();
     undone.neurons_unmatched += neurons - matching.matched;
     layer.gate = take_rows(&layer.gate, &matching.order);
@@ -195,8 +313,9 @@ fn attention(mut layer: Layer, anchor: &Layer, network: &Network, undone: &mut U
     layer.key = take_rows(&layer.key, &of_groups);
     layer.value = take_rows(&layer.value, &of_groups);
     layer.output = take_columns(&layer.output, &of_heads);
+    let slow = network.first_slow_plane();
     for group in 0..groups {
-        for plane in 0..d / 2 {
+        for plane in 0..slow {
             let (mut re, mut im) = turn(&layer.key, group, &anchor.key, group, plane, d);
             for head in group * each..(group + 1) * each {
                 let (head_re, head_im) = turn(&layer.query, head, &anchor.query, head, plane, d);
@@ -212,9 +331,75 @@ fn attention(mut layer: Layer, anchor: &Layer, network: &Network, undone: &mut U
                 }
             }
         }
+        slow_planes(&mut layer, anchor, group, each, [slow, d]);
         values(&mut layer, anchor, group, each, d);
     }
     layer
+}
+
+/// The rotary planes of a group from `slow` on hardly turn, so that any invertible matrix
+/// may stand between the keys of these planes and the queries that meet them: the one that
+/// brings the keys nearest to the anchor's, or the nearest rotation of both where the short
+/// rows are too short for it.
+fn slow_planes(layer: &mut Layer, anchor: &Layer, group: usize, each: usize, [slow, d]: [usize; 2]) {
+    let planes: Vec<usize> = (slow..d / 2).chain(slow + d / 2..d).collect();
+    let n = planes.len();
+    if n == 0 {
+        return;
+    }
+    let at = |head: usize| planes.iter().map(move |plane| head * d + plane);
+    let rows = |matrix: &Matrix, head: usize| -> Vec<Vec<f32>> {
+        at(head).map(|row| matrix.row(row).to_vec()).collect()
+    };
+    let (own, anchors) = (rows(&layer.key, group), rows(&anchor.key, group));
+    let heads = group * each..(group + 1) * each;
+    let mixes = if layer.key.columns >= 2 * n {
+        let keys = least_squares(&lines(&own), &lines(&anchors));
+        keys.and_then(|keys| Some((inverse(&keys, n)?, keys))).map(|(inverse, keys)| {
+            let queries = (0..n * n).map(|place| inverse[place % n * n + place / n]).collect();
+            [keys, queries]
+        })
+    } else {
+        let mut product = vec![0.0; n * n];
+        let mut add = |own: &[Vec<f32>], anchors: &[Vec<f32>]| {
+            for (sum, place) in product.iter_mut().zip(0..) {
+                *sum += dot(&anchors[place / n], &own[place % n]);
+            }
+        };
+        add(&own, &anchors);
+        for head in heads.clone() {
+            add(&rows(&layer.query, head), &rows(&anchor.query, head));
+        }
+        nearest_rotation(&product, n).map(|turn| [turn.clone(), turn])
+    };
+    let Some([keys, queries]) = mixes else { return };
+    let mix = |matrix: &mut Matrix, head: usize, by: &[f64]| {
+        let mixed = mixed(&lines(&rows(matrix, head)), by);
+        for (row, values) in at(head).zip(mixed) {
+            matrix.row_mut(row).copy_from_slice(&values);
+        }
+    };
+    mix(&mut layer.key, group, &keys);
+    for head in heads {
+        mix(&mut layer.query, head, &queries);
+    }
+}
+
+fn lines(rows: &[Vec<f32>]) -> Vec<&[f32]> {
+    rows.iter().map(Vec::as_slice).collect()
+}
+
+/// `by · rows`, for a square matrix `by`.
+fn mixed(rows: &[&[f32]], by: &[f64]) -> Vec<Vec<f32>> {
+    let width = rows.first().map_or(0, |row| row.len());
+    let line = |by: &[f64]| {
+        let mut sums = vec![0.0_f64; width];
+        for (row, factor) in rows.iter().zip(by) {
+            sums.iter_mut().zip(*row).for_each(|(sum, &value)| *sum += factor * f64::from(value));
+        }
+        sums.into_iter().map(|sum| sum as f32).collect()
+    };
+    by.chunks_exact(rows.len().max(1)).map(line).collect()
 }
 
 /// Any invertible matrix may stand between a group's values and the outputs
@@ -226,14 +411,7 @@ fn values(layer: &mut Layer, anchor: &Layer, group: usize, each: usize, d: usize
     let Some(mix) = least_squares(&own, &anchors) else { return };
     let Some(back) = inverse(&mix, d) else { return };
     let width = layer.value.columns;
-    let mut mixed = vec![0.0_f32; d * width];
-    for (out, mix) in mixed.chunks_exact_mut(width).zip(mix.chunks_exact(d)) {
-        for (row, &factor) in own.iter().zip(mix) {
-            for (out, value) in out.iter_mut().zip(*row) {
-                *out += factor as f32 * value;
-            }
-        }
-    }
+    let mixed = mixed(&own, &mix).concat();
     layer.value.values[rows.start * width..rows.end * width].copy_from_slice(&mixed);
     let back: Vec<f32> = back.into_iter().map(|value| value as f32).collect();
     for head in group * each..(group + 1) * each {
@@ -326,10 +504,6 @@ impl Matching {
     }
 }
 
-fn cosine(one: &[f32], two: &[f32]) -> f64 {
-    dot(one, two) * reciprocal(norm(one) * norm(two))
-}
-
 fn reciprocal(value: f64) -> f64 {
     if value > 0.0 && value.is_finite() { 1.0 / value } else { 0.0 }
 }
@@ -346,6 +520,7 @@ fn take_columns(matrix: &Matrix, order: &[usize]) -> Matrix {
 
 fn scale_column(matrix: &mut Matrix, column: usize, by: f64) {
     for row in 0..matrix.rows() {
-        matrix.row_mut(row)[column] *= by as f32;
+        let value = &mut matrix.row_mut(row)[column];
+        *value = (f64::from(*value) * by) as f32;
     }
 }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use albedo_core::checkpoint::{Outline, Segment, TensorSlice};
 use albedo_core::safetensors::Dtype;
 use albedo_core::{Digest, Error, ErrorKind, Fault, Result};
+use serde::Serialize;
 
-use super::align::{self, Undone};
+use super::align::{self, Rows, Undone};
 use super::compare::Shape;
 use super::matrix::Matrix;
 use super::network::Network;
-use super::project::{self, Gains, Layer, Projected, Projector, SIGNATURE_ROWS};
+use super::project::{self, Gains, Layer, Projected, Projector};
 use super::sketch::{self, Sketch};
-use crate::screens::arithmetic::to_f32;
+use crate::screens::arithmetic::{largest, to_f32};
 
 /// The model that all others are aligned to: any member of the competition's
 /// family, the same for all sketches of a store.
@@ -21,7 +22,8 @@ pub struct Anchor {
     parameters: Digest,
     network: Network,
     signatures: Matrix,
-    embedding: Matrix,
+    /// The first rows of its embedding.
+    rows: Matrix,
     own: Arc<Aligned>,
 }
 
@@ -32,9 +34,37 @@ pub struct Aligned {
     pub sketch: Sketch,
     /// What had to be undone.
     pub undone: Undone,
+    /// The largest of its weights.
+    pub largest: Largest,
     layers: Vec<Layer>,
     head_dim: usize,
 }
+
+/// The largest magnitude among a model's weights, whichever tensor it is in.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Largest {
+    /// The tensor; empty of a model without weights.
+    pub tensor: String,
+    /// The magnitude; infinite where a weight is infinite or no number.
+    pub magnitude: f64,
+}
+
+impl Largest {
+    /// What is wrong with it: no network computes with such weights.
+    pub(crate) fn fault(&self) -> Option<String> {
+        if self.magnitude.is_infinite() {
+            return Some(format!("a weight of {} is not finite", self.tensor));
+        }
+        (self.magnitude > LARGEST).then(|| {
+            let Self { tensor, magnitude } = self;
+            format!("a weight of {tensor} is {magnitude:.1e}: sums of such weights overflow")
+        })
+    }
+}
+
+/// The largest weight that is compared: sums of 2^20 of them, squared in `f64`, are finite,
+/// and as `f32` they are, too.
+const LARGEST: f64 = 1e32;
 
 impl Aligned {
     /// What the difference to `king` looks like.
@@ -66,8 +96,19 @@ pub(crate) struct Aligner {
     /// Types of the slices that were asked for.
     dtypes: Vec<Dtype>,
     signatures: Matrix,
+    rows: Matrix,
+    /// What the rows of the embedding tell beside the anchor's.
+    stream: Stream,
+    largest: Largest,
     /// Once the slices came.
     projector: Option<Projector>,
+}
+
+/// The residual stream beside the anchor's.
+#[derive(Debug, Clone, Copy)]
+struct Stream {
+    scale: f64,
+    rows_apart: usize,
 }
 
 impl Aligner {
@@ -85,7 +126,7 @@ impl Aligner {
         };
         network.check_tensors(model)?;
         let hidden = network.hidden as u64;
-        let rows = network.vocabulary.min(SIGNATURE_ROWS) as u64;
+        let rows = project::early_rows(&network) as u64;
         let mut slices = vec![model.slice(EMBEDDING, 0, rows * hidden)?];
         for layer in 0..network.layers {
             for norm in LAYER_NORMS {
@@ -98,7 +139,17 @@ impl Aligner {
         let dtypes = slices.iter().map(|slice| types.get(slice.tensor.as_str()).copied());
         let dtypes = dtypes.collect::<Option<Vec<_>>>();
         let dtypes = dtypes.ok_or_else(|| Error::bug(OPERATION, "a slice is of no tensor"))?;
-        Ok((Self { anchor, network, dtypes, signatures: Matrix::default(), projector: None }, slices))
+        let aligner = Self {
+            anchor,
+            network,
+            dtypes,
+            signatures: Matrix::default(),
+            rows: Matrix::default(),
+            stream: Stream { scale: 1.0, rows_apart: 0 },
+            largest: Largest::default(),
+            projector: None,
+        };
+        Ok((aligner, slices))
     }
 
     /// Takes what was asked for.
@@ -112,11 +163,19 @@ impl Aligner {
         });
         let mut values = values.collect::<Result<Vec<_>>>()?.into_iter();
         let mut next = || values.next().unwrap_or_default();
-        self.signatures = project::signatures(&next(), &self.network);
+        self.rows = Matrix { columns: self.network.hidden, values: next() };
+        self.signatures = project::signatures(&self.rows.values, &self.network);
         let layers = (0..self.network.layers).map(|_| [next(), next()]).collect();
         let gains = Gains { layers, last: next() };
         let (channels, side) = match &self.anchor {
-            Some(anchor) => (align::channels(&self.signatures, &anchor.signatures), anchor.own.sketch.side),
+            Some(anchor) => {
+                let mut channels = align::channels(&self.signatures, &anchor.signatures);
+                let rows = Rows { own: &self.rows, anchor: &anchor.rows };
+                let scale = rows.scale();
+                self.stream = Stream { scale, rows_apart: rows.apart(scale) };
+                channels.rotation = rows.rotation(&channels, scale);
+                (channels, anchor.own.sketch.side)
+            }
             None => (align::straight(self.network.hidden), sketch::side(&self.network)),
         };
         self.projector = Some(Projector::new(self.network.clone(), channels, gains, side));
@@ -128,6 +187,10 @@ impl Aligner {
     /// # Errors
     /// A row that is longer than a block; weights of a type that is not compared.
     pub(crate) fn add(&mut self, segment: &Segment<'_>) -> Result<()> {
+        let magnitude = largest(segment)?;
+        if magnitude > self.largest.magnitude || self.largest.tensor.is_empty() {
+            self.largest = Largest { tensor: segment.name.to_owned(), magnitude };
+        }
         match &mut self.projector {
             Some(projector) => projector.add(segment),
             None => Err(Error::bug(OPERATION, "the slices did not come")),
@@ -146,15 +209,15 @@ impl Aligner {
         let projected = projector.finish();
         let layers = align::normal(&projected);
         let sketch = Sketch::of(&projected, &layers, 1.0, parameters);
-        if let Some(tensor) = sketch.not_finite() {
-            return Err(Error::new(ErrorKind::DataInvalid, "read the anchor", "a weight is not finite")
-                .with_fault(Fault::Operator)
-                .with("tensor", tensor));
+        let largest = self.largest;
+        if let Some(fault) = largest.fault() {
+            let error = Error::new(ErrorKind::DataInvalid, "read the anchor", fault);
+            return Err(error.with_fault(Fault::Operator));
         }
-        let Projected { network, embedding, .. } = projected;
+        let Projected { network, .. } = projected;
         let head_dim = network.head_dim;
-        let own = Arc::new(Aligned { sketch, undone: Undone::default(), layers, head_dim });
-        Ok(Arc::new(Anchor { parameters, network, signatures, embedding, own }))
+        let own = Arc::new(Aligned { sketch, undone: Undone::default(), largest, layers, head_dim });
+        Ok(Arc::new(Anchor { parameters, network, signatures, rows: self.rows, own }))
     }
 
     /// The model in the anchor's arrangement.
@@ -166,10 +229,11 @@ impl Aligner {
             return Err(Error::bug(OPERATION, "there is no anchor, or the slices did not come"));
         };
         let projected = projector.finish();
-        let stream = align::stream_scale(&projected, &anchor.embedding);
-        let (layers, undone) = align::layers(&projected, &anchor.own.layers, stream);
-        let sketch = Sketch::of(&projected, &layers, stream, anchor.parameters);
-        Ok(Aligned { sketch, undone, layers, head_dim: anchor.network.head_dim })
+        let Stream { scale, rows_apart } = self.stream;
+        let (layers, mut undone) = align::layers(&projected, &anchor.own.layers, scale);
+        undone.rows_apart = rows_apart;
+        let sketch = Sketch::of(&projected, &layers, scale, anchor.parameters);
+        Ok(Aligned { sketch, undone, largest: self.largest, layers, head_dim: anchor.network.head_dim })
     }
 }
 

@@ -13,12 +13,18 @@ use super::sketch::Sketch;
 /// rounding to bf16 moves 1e-3.
 const UNCHANGED: f64 = 5e-5;
 
+/// Tensors that a median of cosines is taken over, at least.
+const TYPICAL: usize = 8;
+
 /// Rounds of balancing rows and columns.
 const ROUNDS: usize = 3;
 
 /// What the difference between a model and the king looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Shape {
+    /// Matrices in all.
+    #[serde(default)]
+    pub matrices: usize,
     /// Root mean square over the matrices of their relative change.
     pub distance: f64,
     /// Matrices that changed at all.
@@ -75,6 +81,7 @@ impl Shape {
         let variance = changed.iter().map(|size| (size - mean).powi(2)).sum::<f64>() / count;
         let squares: f64 = sizes.iter().map(|size| size * size).sum();
         Self {
+            matrices: sizes.len(),
             distance: (squares / sizes.len().max(1) as f64).sqrt(),
             changed: changed.len(),
             change: mean,
@@ -97,8 +104,14 @@ pub struct Delta {
 /// A model's difference to the king beside another's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Explained {
-    /// Cosine of the two differences: 1 if one is a multiple of the other.
+    /// Cosine of the two differences, 1 if one is a multiple of the other: the larger of the
+    /// next two.
     pub cosine: f64,
+    /// Over all tensors together.
+    pub overall: f64,
+    /// The median over the tensors that both changed, at least [`TYPICAL`] of them: one
+    /// tensor that was spoiled on purpose does not move it.
+    pub typical: f64,
     /// The factor of the other that fits best.
     pub factor: f64,
     /// What is left then: relative change, as [`Shape::distance`].
@@ -145,11 +158,33 @@ impl Delta {
         let factor = if others > 0.0 { product / (others * others) } else { 0.0 };
         let rest: Vec<f64> =
             self.values.iter().zip(&other.values).map(|(own, other)| own - factor * other).collect();
+        let overall = if own * others > 0.0 { product / (own * others) } else { 0.0 };
+        let typical = self.typical(other);
         Explained {
-            cosine: if own * others > 0.0 { product / (own * others) } else { 0.0 },
+            cosine: overall.max(typical),
+            overall,
+            typical,
             factor,
             rest: size(&rest) / (self.changed.len().max(1) as f64).sqrt(),
         }
+    }
+}
+
+impl Delta {
+    /// The median of the cosines of the tensors that both changed; 0 of few.
+    fn typical(&self, other: &Self) -> f64 {
+        let each = self.values.len() / self.changed.len().max(1);
+        let tensors = self.values.chunks_exact(each.max(1)).zip(other.values.chunks_exact(each.max(1)));
+        let changed = self.changed.iter().zip(&other.changed);
+        let cosines: Vec<f64> = tensors
+            .zip(changed)
+            .filter(|(_, (own, others))| **own && **others)
+            .map(|((own, others), _)| {
+                let product: f64 = own.iter().zip(others).map(|(own, other)| own * other).sum();
+                product / (size(own) * size(others))
+            })
+            .collect();
+        if cosines.len() < TYPICAL { 0.0 } else { median(cosines) }
     }
 }
 

@@ -1,6 +1,11 @@
 //! The little linear algebra that alignment takes: row-major `f32` matrices of
 //! a few hundred rows, and solving with them in `f64`.
 
+use rayon::prelude::*;
+
+/// From this side on a matrix is inverted on several threads.
+const PARALLEL: usize = 256;
+
 /// A row-major matrix.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Matrix {
@@ -36,6 +41,18 @@ impl Matrix {
         turned
     }
 
+    /// Every row with norm 1, but those that are zero.
+    pub(crate) fn units(&self) -> Self {
+        let mut units = self.clone();
+        for row in units.values.chunks_exact_mut(self.columns.max(1)) {
+            let norm = norm(row);
+            if norm > 0.0 && norm.is_finite() {
+                scale(row, 1.0 / norm);
+            }
+        }
+        units
+    }
+
     /// The norm of column `column`.
     pub(crate) fn column_norm(&self, column: usize) -> f64 {
         let squares = (0..self.rows()).map(|row| f64::from(self.row(row)[column]).powi(2));
@@ -43,7 +60,23 @@ impl Matrix {
     }
 }
 
+/// The inner product, in `f64`: squares of 1e25 and of 1e-25 are outside of `f32`, and a
+/// disguise may scale a row by as much.
 pub(crate) fn dot(one: &[f32], two: &[f32]) -> f64 {
+    let (a, a_rest) = one.as_chunks::<8>();
+    let (b, b_rest) = two.as_chunks::<8>();
+    let mut sums = [0.0_f64; 8];
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += f64::from(a) * f64::from(b);
+        }
+    }
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+    sums.iter().sum::<f64>() + rest
+}
+
+/// The inner product of two unit rows, in `f32`.
+pub(crate) fn cosine_of_units(one: &[f32], two: &[f32]) -> f64 {
     let (a, a_rest) = one.as_chunks::<8>();
     let (b, b_rest) = two.as_chunks::<8>();
     let mut sums = [0.0_f32; 8];
@@ -62,7 +95,7 @@ pub(crate) fn norm(values: &[f32]) -> f64 {
 
 pub(crate) fn scale(values: &mut [f32], by: f64) {
     for value in values {
-        *value *= by as f32;
+        *value = (f64::from(*value) * by) as f32;
     }
 }
 
@@ -119,9 +152,53 @@ pub(crate) fn least_squares(from: &[&[f32]], to: &[&[f32]]) -> Option<Vec<f64>> 
     Some(cross)
 }
 
+/// The orthogonal matrix that is nearest to an `n × n` matrix, its polar factor, by
+/// Newton's iteration with a scale (Higham, *Computing the polar decomposition*, 1986);
+/// `None` for a matrix without an inverse.
+pub(crate) fn nearest_rotation(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
+    const STEPS: usize = 40;
+    let size = |values: &[f64]| values.iter().map(|value| value * value).sum::<f64>().sqrt();
+    let mut x = matrix.to_vec();
+    for _ in 0..STEPS {
+        let inverse = inverse(&x, n)?;
+        let by = (size(&inverse) / size(&x)).sqrt();
+        let mut change = 0.0;
+        for i in 0..n {
+            for j in 0..n {
+                let next = 0.5 * (by * x[i * n + j] + inverse[j * n + i] / by);
+                change += (next - x[i * n + j]).powi(2);
+                x[i * n + j] = next;
+            }
+        }
+        if !change.is_finite() {
+            return None;
+        }
+        if change.sqrt() <= 1e-12 * (n as f64).sqrt() {
+            break;
+        }
+    }
+    Some(x)
+}
+
+/// `oneᵀ · two` of two matrices with as many rows.
+pub(crate) fn transposed_product(one: &Matrix, two: &Matrix) -> Vec<f64> {
+    let (rows, columns) = (one.columns, two.columns);
+    let mut product = vec![0.0; rows * columns];
+    product.par_chunks_exact_mut(columns.max(1)).enumerate().for_each(|(row, line)| {
+        for at in 0..one.rows() {
+            let left = f64::from(one.row(at)[row]);
+            for (sum, &right) in line.iter_mut().zip(two.row(at)) {
+                *sum += left * f64::from(right);
+            }
+        }
+    });
+    product
+}
+
 /// The inverse of an `n × n` matrix by Gauss–Jordan with row pivots; `None` if
 /// it has none.
 pub(crate) fn inverse(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
+    let largest = matrix.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
     let mut a = matrix.to_vec();
     let mut b = vec![0.0; n * n];
     for i in 0..n {
@@ -130,7 +207,7 @@ pub(crate) fn inverse(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
     for column in 0..n {
         let pivot =
             (column..n).max_by(|&i, &j| a[i * n + column].abs().total_cmp(&a[j * n + column].abs()))?;
-        if a[pivot * n + column].is_nan() || a[pivot * n + column].abs() <= 1e-12 {
+        if a[pivot * n + column].is_nan() || a[pivot * n + column].abs() <= 1e-12 * largest {
             return None;
         }
         for k in 0..n {
@@ -143,14 +220,17 @@ pub(crate) fn inverse(matrix: &[f64], n: usize) -> Option<Vec<f64>> {
             b[column * n + k] *= by;
         }
         let (own_a, own_b) = (a[column * n..][..n].to_vec(), b[column * n..][..n].to_vec());
-        for row in (0..n).filter(|&row| row != column) {
-            let factor = a[row * n + column];
-            if factor != 0.0 {
-                for k in 0..n {
-                    a[row * n + k] -= factor * own_a[k];
-                    b[row * n + k] -= factor * own_b[k];
-                }
+        let clear = |(row, (a, b)): (usize, (&mut [f64], &mut [f64]))| {
+            let factor = a[column];
+            if row != column && factor != 0.0 {
+                a.iter_mut().zip(&own_a).for_each(|(value, own)| *value -= factor * own);
+                b.iter_mut().zip(&own_b).for_each(|(value, own)| *value -= factor * own);
             }
+        };
+        if n < PARALLEL {
+            a.chunks_exact_mut(n).zip(b.chunks_exact_mut(n)).enumerate().for_each(clear);
+        } else {
+            a.par_chunks_exact_mut(n).zip(b.par_chunks_exact_mut(n)).enumerate().for_each(clear);
         }
     }
     Some(b)
@@ -201,6 +281,28 @@ mod tests {
                 prop_assert!((found - f64::from(*mix)).abs() < 1e-4);
             }
         }
+    }
+
+    #[test]
+    fn the_nearest_rotation_of_a_stretched_one_is_that_one() {
+        let (cos, sin) = (0.8, 0.6);
+        let turned = [cos, -sin, 0.0, sin, cos, 0.0, 0.0, 0.0, 1.0];
+        // A rotation times a symmetric stretch, whatever its scale.
+        let stretch = [3.0, 0.5, 0.0, 0.5, 0.2, 0.0, 0.0, 0.0, 1e-3];
+        for scale in [1e-20, 1.0, 1e20] {
+            let matrix: Vec<f64> = times(&turned, &stretch, 3).iter().map(|value| value * scale).collect();
+            let found = nearest_rotation(&matrix, 3).expect("it has an inverse");
+            for (found, expected) in found.iter().zip(turned) {
+                assert!((found - expected).abs() < 1e-9, "{found} for {expected}");
+            }
+        }
+        assert!(nearest_rotation(&[0.0; 4], 2).is_none());
+    }
+
+    #[test]
+    fn products_are_taken_where_f32_has_no_squares() {
+        assert!((dot(&[1e25, 1.0], &[1e25, 1.0]) / 1e50 - 1.0).abs() < 1e-6);
+        assert!((norm(&[3e-30, 4e-30]) / 5e-30 - 1.0).abs() < 1e-6);
     }
 
     #[test]

@@ -7,8 +7,15 @@ use serde::Deserialize;
 
 const OPERATION: &str = "read the network's dimensions";
 
+/// In radians: queries and keys of planes that turn less meet as if there were no positions,
+/// so that such planes may be mixed with one another.
+const SLOW_TURN: f64 = 0.1;
+
+/// The tokens within which a plane turns: most prompts of a duel are shorter.
+const SLOW_TOKENS: f64 = 2048.0;
+
 /// Dimensions of a Qwen3 network, as `config.json` names them.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct Network {
     architectures: Vec<String>,
     #[serde(rename = "hidden_size")]
@@ -26,6 +33,15 @@ pub(crate) struct Network {
     pub(crate) vocabulary: usize,
     #[serde(rename = "tie_word_embeddings", default)]
     pub(crate) tied: bool,
+    #[serde(rename = "rope_parameters")]
+    rotary: Rotary,
+}
+
+/// The rotary positions.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct Rotary {
+    #[serde(rename = "rope_theta")]
+    base: f64,
 }
 
 /// What a tensor is in the network.
@@ -127,6 +143,17 @@ impl Network {
             tensors.extend(LAYER.map(|(part, name)| (format!("model.layers.{layer}.{name}"), layer, part)));
         }
         tensors
+    }
+
+    /// The first rotary plane of those that hardly turn: less than [`SLOW_TURN`] within
+    /// [`SLOW_TOKENS`]. Plane `p` turns by `base^(−2p/d)` per token.
+    pub(crate) fn first_slow_plane(&self) -> usize {
+        let planes = self.head_dim / 2;
+        let turn = |plane: usize| {
+            let exponent = -2.0 * plane as f64 / self.head_dim as f64;
+            SLOW_TOKENS * self.rotary.base.powf(exponent)
+        };
+        (0..planes).find(|&plane| turn(plane) < SLOW_TURN).unwrap_or(planes)
     }
 
     /// Rows and columns of `part`; vectors have one row.

@@ -22,6 +22,12 @@ const MOST: usize = 1 << 26;
 /// Rows of the embedding that channels are matched by, and their projections.
 pub(crate) const SIGNATURE_ROWS: usize = 1024;
 const SIGNATURE: usize = 64;
+
+/// Rows of the embedding that are read before the pass: twice as many as channels, which a
+/// rotation of the channels is found by, and enough to match them.
+pub(crate) fn early_rows(network: &Network) -> usize {
+    SIGNATURE_ROWS.max(2 * network.hidden).min(network.vocabulary)
+}
 /// Columns of a writing matrix that are worked on together.
 const COLUMNS: usize = 512;
 
@@ -62,9 +68,10 @@ impl Layer {
 pub(crate) struct Projected {
     pub(crate) network: Network,
     pub(crate) layers: Vec<Layer>,
-    /// `side × side` each.
+    /// `side × side` each. The head has the gains of the last norm folded in, and is the
+    /// embedding where it is tied to it.
     pub(crate) embedding: Matrix,
-    pub(crate) head: Option<Matrix>,
+    pub(crate) head: Matrix,
     pub(crate) channels: Channels,
 }
 
@@ -77,6 +84,9 @@ pub(crate) struct Channels {
     pub(crate) signs: Vec<f32>,
     /// Channels that were recognised.
     pub(crate) matched: usize,
+    /// Where the stream was turned: how much of each of the model's channels is in each of
+    /// the anchor's, own channels first. It stands for `order` and `signs`.
+    pub(crate) rotation: Option<Matrix>,
 }
 
 /// Short projections of the embedding's columns over the first rows of the
@@ -84,7 +94,7 @@ pub(crate) struct Channels {
 /// embedding.
 pub(crate) fn signatures(rows: &[f32], network: &Network) -> Matrix {
     let mut signatures = Matrix::zeros(network.hidden, SIGNATURE);
-    for (row, values) in rows.chunks_exact(network.hidden).enumerate() {
+    for (row, values) in rows.chunks_exact(network.hidden).take(SIGNATURE_ROWS).enumerate() {
         let (bucket, sign) = bucket(Purpose::Signature, row as u64, SIGNATURE);
         for (channel, value) in values.iter().enumerate() {
             signatures.values[channel * SIGNATURE + bucket] += sign * value;
@@ -141,8 +151,19 @@ pub(crate) struct Projector {
     /// For each of the model's channels, the anchor's.
     place: Vec<usize>,
     side: usize,
-    /// The tensor being read, and its column weights.
-    current: Option<(String, Vec<f32>)>,
+    /// The tensor being read, and how its columns are projected.
+    current: Option<(String, Columns)>,
+    /// The same for the head that is tied to the embedding.
+    tied: Columns,
+}
+
+/// How the channels of a tensor's columns are projected.
+#[derive(Debug)]
+enum Columns {
+    /// One factor for each of the anchor's channels.
+    Straight(Vec<f32>),
+    /// A row for each of the model's channels: its share in every bucket.
+    Mixed(Matrix),
 }
 
 impl Projector {
@@ -171,11 +192,12 @@ impl Projector {
         let projected = Projected {
             layers: vec![layer; network.layers],
             embedding: square.clone(),
-            head: (!network.tied).then_some(square),
+            head: square,
             network,
             channels,
         };
-        Self { parts, projected, gains, place, side, current: None }
+        let tied = Columns::Straight(Vec::new());
+        Self { parts, projected, gains, place, side, current: None, tied }
     }
 
     /// The projections of everything that was visited.
@@ -193,12 +215,30 @@ impl Projector {
                 .with("tensor", segment.name));
         }
         if self.current.as_ref().is_none_or(|(name, _)| name != segment.name) {
-            self.current = Some((segment.name.to_owned(), self.column_weights(layer, part)));
+            self.current = Some((segment.name.to_owned(), self.columns(layer, part)));
+            if part == Part::Embedding && self.projected.network.tied {
+                self.tied = self.columns(layer, Part::Head);
+            }
         }
-        let weights = self.current.as_ref().map_or(&[][..], |(_, weights)| weights);
-        let order = &self.projected.channels.order;
+        let Some((_, weights)) = &self.current else { return Ok(()) };
+        let Channels { order, signs, rotation, .. } = &self.projected.channels;
         let straight = order.iter().enumerate().all(|(anchors, &own)| anchors == own);
-        let reader = Reader { segment, columns, weights, order: (!straight).then_some(order) };
+        let order = (!straight).then_some(order);
+        let reader = Reader { segment, columns, weights, order };
+        let side = self.side;
+        let by_row = |row| bucket(Purpose::Row, (first + row) as u64, side);
+        match part {
+            Part::Embedding => {
+                reader.fold_rows(&mut self.projected.embedding, &by_row)?;
+                if self.projected.network.tied {
+                    let reader = Reader { weights: &self.tied, ..reader };
+                    reader.fold_rows(&mut self.projected.head, &by_row)?;
+                }
+                return Ok(());
+            }
+            Part::Head => return reader.fold_rows(&mut self.projected.head, &by_row),
+            _ => {}
+        }
         let own = &mut self.projected.layers[layer];
         match part {
             Part::Query => reader.project(&mut own.query, first),
@@ -207,57 +247,86 @@ impl Projector {
             Part::Gate => reader.project(&mut own.gate, first),
             Part::Up => reader.project(&mut own.up, first),
             Part::Output | Part::Down => {
-                let signs = &self.projected.channels.signs;
                 let target = if part == Part::Output { &mut own.output } else { &mut own.down };
                 let buckets = target.rows();
-                let bucket = |row: usize| {
-                    let anchors = self.place[first + row];
-                    (anchors % buckets, sign(Purpose::Channel, anchors as u64) * signs[anchors])
-                };
-                reader.fold(target, &bucket)
-            }
-            Part::Embedding | Part::Head => {
-                let side = self.side;
-                let target = match (part, &mut self.projected.head) {
-                    (Part::Head, Some(head)) => head,
-                    _ => &mut self.projected.embedding,
-                };
-                reader.fold_rows(target, &|row| bucket(Purpose::Row, (first + row) as u64, side))
+                match rotation {
+                    Some(rotation) => {
+                        let shares = shares(rotation, &|_| 1.0, buckets);
+                        reader.fold(target, &|row| {
+                            let row = shares.row(first + row);
+                            row.iter().enumerate().map(|(bucket, &share)| (bucket, share)).collect()
+                        })
+                    }
+                    None => reader.fold(target, &|row| {
+                        let anchors = self.place[first + row];
+                        let sign = sign(Purpose::Channel, anchors as u64) * signs[anchors];
+                        vec![(anchors % buckets, sign)]
+                    }),
+                }
             }
             Part::QueryNorm | Part::KeyNorm => {
                 let target = if part == Part::QueryNorm { &mut own.query_norm } else { &mut own.key_norm };
                 to_f32(segment.info.dtype, segment.bytes, target)
             }
-            Part::FinalNorm | Part::AttentionNorm | Part::FeedForwardNorm => Ok(()),
+            // The norms' gains are folded into what reads behind them; embedding and head are
+            // done.
+            Part::FinalNorm | Part::AttentionNorm | Part::FeedForwardNorm | Part::Embedding | Part::Head => {
+                Ok(())
+            }
         }
     }
 
-    /// For each of the anchor's channels the factor of the model's: its sign in
-    /// the projection, its sign beside the anchor's, and the norm gain before
-    /// it, which is folded in.
-    fn column_weights(&self, layer: usize, part: Part) -> Vec<f32> {
+    /// How the columns of `part` are projected: by each channel's sign in the projection,
+    /// its sign or its shares beside the anchor's, and the norm gain before it, which is
+    /// folded in.
+    fn columns(&self, layer: usize, part: Part) -> Columns {
         let gain = match part {
             Part::Query | Part::Key | Part::Value => Some(&self.gains.layers[layer][0]),
             Part::Gate | Part::Up => Some(&self.gains.layers[layer][1]),
             Part::Head => Some(&self.gains.last),
             Part::Embedding => None,
-            _ => return Vec::new(),
+            _ => return Columns::Straight(Vec::new()),
         };
-        let Channels { order, signs, .. } = &self.projected.channels;
-        (order.iter().zip(signs).enumerate())
-            .map(|(anchors, (&own, own_sign))| {
-                gain.map_or(1.0, |gain| gain[own]) * own_sign * sign(Purpose::Channel, anchors as u64)
-            })
-            .collect()
+        let gain = |own: usize| gain.map_or(1.0, |gain| gain[own]);
+        let Channels { order, signs, rotation, .. } = &self.projected.channels;
+        if let Some(rotation) = rotation {
+            let layer = &self.projected.layers[layer];
+            let width = match part {
+                Part::Query => layer.query.columns,
+                Part::Key => layer.key.columns,
+                Part::Value => layer.value.columns,
+                Part::Gate => layer.gate.columns,
+                Part::Up => layer.up.columns,
+                _ => EMBEDDING,
+            };
+            return Columns::Mixed(shares(rotation, &gain, width));
+        }
+        let factors =
+            order.iter().zip(signs).enumerate().map(|(anchors, (&own, own_sign))| {
+                gain(own) * own_sign * sign(Purpose::Channel, anchors as u64)
+            });
+        Columns::Straight(factors.collect())
     }
 }
 
+/// The shares of each of a model's channels, times its gain, in `buckets` of the anchor's.
+fn shares(rotation: &Matrix, gain: &dyn Fn(usize) -> f32, buckets: usize) -> Matrix {
+    let mut shares = Matrix::zeros(rotation.rows(), buckets);
+    for own in 0..rotation.rows() {
+        let gain = gain(own);
+        for (anchors, &share) in rotation.row(own).iter().enumerate() {
+            shares.row_mut(own)[anchors % buckets] += gain * sign(Purpose::Channel, anchors as u64) * share;
+        }
+    }
+    shares
+}
+
 /// The rows of a segment.
+#[derive(Clone, Copy)]
 struct Reader<'a> {
     segment: &'a Segment<'a>,
     columns: usize,
-    /// One for each of the anchor's channels.
-    weights: &'a [f32],
+    weights: &'a Columns,
     /// The model's channel for each of the anchor's, unless they are the same.
     order: Option<&'a Vec<usize>>,
 }
@@ -274,7 +343,16 @@ impl Reader<'_> {
     /// Projects every row onto the columns of `target`, which are buckets of
     /// channels, into its rows from `first` on.
     fn project(&self, target: &mut Matrix, first: usize) -> Result<()> {
-        let weights = self.weights;
+        let weights = match self.weights {
+            Columns::Straight(weights) => weights,
+            Columns::Mixed(shares) => {
+                return self.rows(target, first, |values, out| {
+                    for (value, shares) in values.iter().zip(shares.values.chunks_exact(shares.columns)) {
+                        out.iter_mut().zip(shares).for_each(|(sum, share)| *sum += value * share);
+                    }
+                });
+            }
+        };
         match target.columns {
             32 => self.rows(target, first, |values, out| onto::<32>(values, weights, out)),
             64 => self.rows(target, first, |values, out| onto::<64>(values, weights, out)),
@@ -305,7 +383,7 @@ impl Reader<'_> {
             || (vec![0.0; self.columns], vec![0.0; self.columns]),
             |(values, ordered), (out, bytes)| {
                 to_f32(self.dtype(), bytes, values)?;
-                match self.order {
+                match self.order.filter(|_| matches!(self.weights, Columns::Straight(_))) {
                     Some(order) => {
                         for (place, &own) in ordered.iter_mut().zip(order) {
                             *place = values[own];
@@ -319,10 +397,12 @@ impl Reader<'_> {
         )
     }
 
-    /// Adds every row, with a sign, to the row of `target` that `bucket` names.
-    fn fold(&self, target: &mut Matrix, bucket: &(dyn Fn(usize) -> (usize, f32) + Sync)) -> Result<()> {
+    /// Adds every row to the rows of `target` that `buckets` names, with their factors.
+    fn fold(&self, target: &mut Matrix, buckets: &(dyn Fn(usize) -> Vec<(usize, f32)> + Sync)) -> Result<()> {
         let (size, width) = (self.dtype().bytes() as usize, target.columns);
-        let rows: Vec<_> = self.segment.bytes.chunks_exact(self.row_bytes()).enumerate().collect();
+        let rows: Vec<_> = (self.segment.bytes.chunks_exact(self.row_bytes()).enumerate())
+            .map(|(row, bytes)| (buckets(row), bytes))
+            .collect();
         // Each task has a strip of columns of every bucket.
         let mut strips: Vec<(usize, Vec<&mut [f32]>)> = Vec::new();
         for line in target.values.chunks_exact_mut(width) {
@@ -333,13 +413,14 @@ impl Reader<'_> {
                 strips[strip].1.push(part);
             }
         }
-        strips.into_par_iter().try_for_each(|(start, mut buckets)| {
-            let mut values = vec![0.0; buckets[0].len()];
-            for (row, bytes) in &rows {
+        strips.into_par_iter().try_for_each(|(start, mut strip)| {
+            let mut values = vec![0.0; strip[0].len()];
+            for (buckets, bytes) in &rows {
                 to_f32(self.dtype(), &bytes[start * size..][..values.len() * size], &mut values)?;
-                let (bucket, sign) = bucket(*row);
-                for (target, value) in buckets[bucket].iter_mut().zip(&values) {
-                    *target += sign * value;
+                for &(bucket, factor) in buckets {
+                    for (target, value) in strip[bucket].iter_mut().zip(&values) {
+                        *target += factor * value;
+                    }
                 }
             }
             Ok(())

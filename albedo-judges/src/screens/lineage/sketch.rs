@@ -82,9 +82,7 @@ impl Sketch {
         };
         let embedding = projected.embedding.values.iter().map(|value| value * stream as f32);
         push("embedding".into(), embedding.collect());
-        if let Some(head) = &projected.head {
-            push("head".into(), head.values.clone());
-        }
+        push("head".into(), projected.head.values.clone());
         for (index, layer) in layers.iter().enumerate() {
             let reads = [
                 ("query", &layer.query),

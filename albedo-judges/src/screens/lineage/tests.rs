@@ -45,6 +45,12 @@ fn small() -> Model {
     Model::synthetic(config, 3).rounded()
 }
 
+/// The rules that a finding rests on.
+fn rules(finding: &Finding) -> Vec<String> {
+    let rules = finding.evidence()["rules"].as_array().expect("rules").iter();
+    rules.map(|rule| rule.as_str().expect("a word").to_owned()).collect()
+}
+
 /// What training would do: a change of few directions.
 fn trained(king: &Model, seed: u64) -> Model {
     let mut model = king.clone();
@@ -89,6 +95,7 @@ impl Place {
                 parameters: Some(measured.digests.parameters),
                 fingerprint: None,
                 sketch: measured.aligned.map(|aligned| aligned.sketch.clone()),
+                tensors: Vec::new(),
             };
             store.add(&submission).expect("added");
         }
@@ -122,7 +129,7 @@ fn the_disguises_keep_what_the_model_says() {
 }
 
 #[test]
-fn a_copy_is_rejected_under_every_disguise_and_training_is_not() {
+fn a_copy_is_found_under_every_disguise_and_training_is_not() {
     let king = small();
     let place = Place::new(&king);
     let (rival, other) = (trained(&king, 1), trained(&king, 2));
@@ -133,7 +140,9 @@ fn a_copy_is_rejected_under_every_disguise_and_training_is_not() {
             let mut model = source.clone();
             disguise(&mut model, &mut Dice::new(name, 2));
             let found = place.judge(Some(&store), &model);
-            assert!(matches!(found, Finding::Rejected(_)), "{name}, copy of {of}: {found:?}");
+            // What rounding the king again leaves looks like noise, and that forfeits nothing.
+            let noise = of == "king" && rules(&found).contains(&"noise".to_owned());
+            assert!(noise || matches!(found, Finding::Rejected(_)), "{name}, copy of {of}: {found:?}");
         }
         let mut model = other.clone();
         disguise(&mut model, &mut Dice::new(name, 2));
@@ -142,7 +151,7 @@ fn a_copy_is_rejected_under_every_disguise_and_training_is_not() {
     }
     let mut noisy = king.clone();
     noisy.add_noise(0.02, &mut Dice::new("noise", 1));
-    assert!(matches!(place.judge(None, &noisy), Finding::Rejected(_)));
+    assert!(rules(&place.judge(None, &noisy)).contains(&"noise".to_owned()));
     let mut scaled = king.clone();
     scaled.add_difference(0.5, &rival, &king);
     assert!(matches!(place.judge(Some(&store), &scaled), Finding::Rejected(_)));
@@ -269,4 +278,145 @@ fn an_anchor_that_is_not_the_stores_is_refused() {
     let cx = CallContext::new();
     let error = wait(albedo_core::admission::inspect_weights(&screen, &models, &[], &cx));
     assert_eq!(error.expect_err("another anchor").kind(), ErrorKind::Conflict);
+}
+
+/// Steps of an optimiser that makes them orthogonal, as Muon does, have a flat spectrum.
+#[test]
+fn what_a_difference_looks_like_forfeits_nothing() {
+    let king = small();
+    let place = Place::new(&king);
+    let mut orthogonal = king.clone();
+    orthogonal.add_orthogonal(0.02, &mut Dice::new("orthogonal", 1));
+    let found = place.judge(None, &orthogonal);
+    let structure = found.evidence()["to_king"]["structure"].as_f64().expect("a number");
+    assert!(structure < 0.95 && matches!(found, Finding::Clear(_)), "{found:?}");
+    let mut noisy = king.clone();
+    noisy.add_noise(0.02, &mut Dice::new("search without gradients", 1));
+    let found = place.judge(None, &noisy);
+    assert!(matches!(found, Finding::Flagged(_)) && rules(&found) == ["noise"], "{found:?}");
+}
+
+/// The scale of the stream is a median over rows, and one tensor that was spoiled moves no
+/// median of cosines.
+#[test]
+fn an_unused_row_of_the_embedding_disarms_nothing() {
+    let king = small();
+    let place = Place::new(&king);
+    let rival = trained(&king, 1);
+    let store = place.store(&[("rival", &rival)]);
+    for (of, source, expected) in [("king", &king, "few-differ"), ("rival", &rival, "shared")] {
+        let mut model = source.clone();
+        let embedding = model.tensors.get_mut("model.embed_tokens.weight").expect("there");
+        let columns = embedding.columns();
+        embedding.values[299 * columns..].iter_mut().for_each(|value| *value *= 10.0);
+        let found = place.judge(Some(&store), &model);
+        let rules = rules(&found);
+        assert!(
+            rules.contains(&expected.to_owned()) && rules.contains(&"rows".to_owned()),
+            "{of}: {found:?}"
+        );
+    }
+    // Nor does it hide a rival's work under a disguise, which leaves no matrix as it was.
+    let mut model = rival.clone();
+    DISGUISES[9].1(&mut model, &mut Dice::new("all", 2));
+    let embedding = model.tensors.get_mut("model.embed_tokens.weight").expect("there");
+    let columns = embedding.columns();
+    embedding.values[299 * columns..].iter_mut().for_each(|value| *value *= 10.0);
+    let found = place.judge(Some(&store), &model);
+    assert!(matches!(found, Finding::Rejected(_)), "{found:?}");
+}
+
+#[test]
+fn one_weight_of_one_matrix_is_few() {
+    let king = small();
+    let place = Place::new(&king);
+    let mut model = king.clone();
+    model.tensors.get_mut("model.layers.1.self_attn.q_proj.weight").expect("there").values[7] = 3.0;
+    let found = place.judge(None, &model);
+    assert_eq!(rules(&found), ["few-differ"], "{found:?}");
+}
+
+/// Channels of equal gain may be turned into one another, with a tied head, too.
+#[test]
+fn a_turned_stream_is_turned_back() {
+    let mut king = small();
+    king.tensors.get_mut("model.norm.weight").expect("there").values.fill(1.5);
+    let king = king.rounded();
+    let place = Place::new(&king);
+    let rival = trained(&king, 1);
+    let store = place.store(&[("rival", &rival)]);
+    for degrees in [1.0, 10.0, 40.0] {
+        for (of, source) in [("king", &king), ("rival", &rival)] {
+            let mut model = source.clone();
+            model.turn_stream(degrees, &mut Dice::new("turned", 1));
+            let tokens = [5, 17, 250, 3];
+            let (one, other) = (forward::logits(&model, &tokens), forward::logits(source, &tokens));
+            let off = one.iter().zip(&other).map(|(one, other)| (one - other).abs()).fold(0.0, f64::max);
+            assert!(off < 1e-4 * other.iter().fold(0.0_f64, |most, value| most.max(value.abs())), "{off}");
+            let found = place.judge(Some(&store), &model);
+            assert!(rules(&found).contains(&"rotated".to_owned()), "{degrees}, {of}: {found:?}");
+            let distance = found.evidence()["to_king"]["distance"].as_f64().expect("a number");
+            if of == "king" {
+                assert!(distance < 0.01, "{degrees}: {found:?}");
+            } else {
+                assert!(matches!(found, Finding::Rejected(_)), "{degrees}: {found:?}");
+            }
+        }
+    }
+    let found = place.judge(Some(&store), &trained(&king, 2));
+    assert!(matches!(found, Finding::Clear(_)), "{found:?}");
+}
+
+/// Planes that hardly turn may change places.
+#[test]
+fn slow_planes_are_brought_back() {
+    let mut config = small().config;
+    config["rope_theta"] = json!(1e6);
+    config["head_dim"] = json!(32);
+    let mut king = Model::synthetic(config, 5);
+    for layer in 0..3 {
+        for norm in ["q_norm", "k_norm"] {
+            let name = format!("model.layers.{layer}.self_attn.{norm}.weight");
+            king.tensors.get_mut(&name).expect("there").values.fill(1.25);
+        }
+    }
+    let king = king.rounded();
+    let place = Place::new(&king);
+    let mut model = king.clone();
+    model.permute_slow_planes(4, &mut Dice::new("planes", 1));
+    let found = place.judge(None, &model);
+    assert!(found.evidence()["to_king"]["distance"].as_f64().expect("a number") < 2e-3, "{found:?}");
+}
+
+/// Scales that a disguise puts into one matrix and takes out of the next, powers of two, so
+/// that nothing is rounded.
+#[test]
+fn extreme_scales_are_undone() {
+    let king = small();
+    let place = Place::new(&king);
+    for by in [60, 83].map(|power| 2.0_f32.powi(power)) {
+        let mut model = king.clone();
+        model.rescale_one_neuron(by);
+        let found = place.judge(None, &model);
+        assert!(matches!(found, Finding::Rejected(_)), "{by}: {found:?}");
+    }
+}
+
+#[test]
+fn reasons_are_true_of_weights_that_are_no_numbers_and_of_huge_ones() {
+    let king = small();
+    let place = Place::new(&king);
+    let reason = |model: &Model| {
+        let found = place.judge(None, model);
+        assert!(matches!(found, Finding::Rejected(_)), "{found:?}");
+        found.evidence()["reasons"][0].as_str().expect("a reason").to_owned()
+    };
+    let mut broken = king.clone();
+    broken.tensors.get_mut("model.norm.weight").expect("there").values[3] = f32::NAN;
+    assert_eq!(reason(&broken), "a weight of model.norm.weight is not finite");
+    let mut huge = king.clone();
+    for tensor in huge.tensors.values_mut() {
+        tensor.values.fill(3.3e38);
+    }
+    assert!(reason(&huge).contains("sums of such weights overflow"), "{}", reason(&huge));
 }

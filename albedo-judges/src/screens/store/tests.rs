@@ -24,6 +24,7 @@ fn submission(label: &str, parameters: u8) -> Submission {
         parameters: Some(Digest::of([parameters])),
         fingerprint: Some(fingerprint),
         sketch: Some(sketch),
+        tensors: vec![1, u64::from(parameters)],
     }
 }
 
@@ -64,7 +65,17 @@ fn nothing_can_be_changed_or_removed() {
     let store = Store::create(&path).expect("a store");
     store.add(&submission("a", 1)).expect("added");
     let connection = rusqlite::Connection::open(&path).expect("opens");
-    for sql in ["UPDATE entries SET label = 'b'", "DELETE FROM entries"] {
+    let set = QuestionSet { seed: 1, king: Digest::of("king"), questions: Vec::new() };
+    let set = store.add_set(&set).expect("added");
+    store.add_answers(set, Digest::of([1]), &[vec![-0.5]]).expect("added");
+    for sql in [
+        "UPDATE entries SET label = 'b'",
+        "DELETE FROM entries",
+        "UPDATE sketches SET sketch = x''",
+        "DELETE FROM tensors",
+        "UPDATE sets SET questions = x''",
+        "DELETE FROM answers",
+    ] {
         let error = connection.execute(sql, []).expect_err(sql);
         assert!(error.to_string().contains("append-only"), "{error}");
     }
@@ -171,4 +182,54 @@ fn the_python_systems_corpus_is_imported_in_its_order_or_not_at_all() {
         assert_eq!(store.import_python(&corpus).expect_err("refused").kind(), ErrorKind::DataInvalid);
     }
     assert_eq!(store.len().expect("counts"), 2);
+}
+
+#[test]
+fn a_store_of_the_first_format_is_brought_to_this_one_and_keeps_its_entries() {
+    let (_folder, path) = place();
+    let connection = rusqlite::Connection::open(&path).expect("made");
+    let schema = format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = 1; {TABLES}");
+    connection.execute_batch(&schema).expect("made");
+    let sql =
+        "INSERT INTO entries (label, hotkey, parameters, anchor, sketch) VALUES ('old', '5F', ?1, ?2, x'00')";
+    let (parameters, anchor) = (Digest::of([7]), Digest::of("another anchor"));
+    connection.execute(sql, [parameters.as_bytes().as_slice(), anchor.as_bytes()]).expect("added");
+    drop(connection);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
+
+    let store = Store::open(&path).expect("opens");
+    let known = |store: &Store| store.by_parameters(parameters).expect("reads").expect("there").label;
+    assert_eq!((known(&store).as_str(), store.outdated().expect("counts")), ("old", 1));
+    assert!(store.sketches().expect("reads").is_empty() && store.anchor().expect("reads").is_none());
+    // Added again, it stays the first and has a sketch of this format.
+    store.add(&submission("b", 1)).expect("added");
+    let entry = store.add(&submission("late", 7)).expect("added");
+    assert_eq!((entry.label.as_str(), entry.id), ("old", 1));
+    assert_eq!((store.outdated().expect("counts"), store.len().expect("counts")), (0, 2));
+    let labels: Vec<_> =
+        store.sketches().expect("reads").into_iter().map(|stored| stored.entry.label).collect();
+    assert_eq!(labels, ["old", "b"]);
+    drop(store);
+    assert_eq!(known(&Store::open(&path).expect("opens again")), "old");
+}
+
+#[test]
+fn answers_are_kept_by_set_and_parameters() {
+    let (_folder, path) = place();
+    let store = Store::create(&path).expect("a store");
+    store.add(&submission("a", 1)).expect("added");
+    let set = |seed| QuestionSet { seed, king: Digest::of("king"), questions: Vec::new() };
+    let ids: Vec<_> = [1, 2, 1].map(|seed| store.add_set(&set(seed)).expect("added")).into();
+    assert_eq!(ids[0], ids[2]);
+    assert_eq!(store.sets(1).expect("reads"), [StoredSet { id: ids[1], set: set(2) }]);
+    let said = vec![vec![-0.5, -2.0], vec![], vec![-1.0]];
+    store.add_answers(ids[0], Digest::of([1]), &said).expect("added");
+    store.add_answers(ids[0], Digest::of([1]), &[vec![-9.0]]).expect("the first stays");
+    store.add_answers(ids[0], Digest::of("king"), &said).expect("of no submission");
+    let all = store.all_answers(ids[0]).expect("reads");
+    assert_eq!(all.len(), 1);
+    assert_eq!((all[0].entry.label.as_str(), &all[0].log_probs), ("a", &said));
+    assert_eq!(store.answers(ids[0], Digest::of("king")).expect("reads"), Some(said));
+    assert_eq!(store.answers(ids[1], Digest::of([1])).expect("reads"), None);
+    assert!(store.add_answers(ids[1], Digest::of([1]), &[vec![f32::NAN]]).is_err());
 }

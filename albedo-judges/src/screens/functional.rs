@@ -1,0 +1,399 @@
+//! `functional`: whose answers a model gives.
+//!
+//! A copy has to answer like its source, whatever its weights look like. So the
+//! king replies to prompts that nobody knew before, and the submission and the
+//! king are asked how likely they find each token of these replies (one pass
+//! each, [`ModelSession::score`]). The *difference* of the two log-probabilities,
+//! token by token, is what the submission's training did to the king:
+//!
+//! - next to nothing: it answers like the king → `Rejected`;
+//! - an earlier submission's, times a factor: that one's work → `Rejected`;
+//! - it resembles an earlier submission's more than honest colleagues' do: `Flagged`.
+//!
+//! The tokens are drawn from the king's own distribution, so that a mean over
+//! them is a mean by his probabilities: of `r − 1 − ln r`, with the ratio `r` of
+//! the two probabilities, it is the divergence KL(king ‖ submission) without bias
+//! (Schulman, *Approximating KL divergence*, 2020), and of the product of two
+//! models' differences it is their inner product over the whole vocabulary,
+//! weighted by the king's probabilities.
+//!
+//! Earlier submissions' weights are gone. So the store keeps sets of questions
+//! (conversations and a king's replies, for example one set per week) and each
+//! submission's log-probabilities on them ([`FunctionalScreen::remember`]). A
+//! newcomer is compared with the king on a fresh set and with the stored
+//! submissions on the stored ones.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use albedo_core::registry::Checked;
+use albedo_core::{
+    BesideScreen, BuildContext, CallContext, CheckContext, Error, ErrorKind, Finding, FinishReason, Identity,
+    ModelSession, Plugin, PluginConfig, Result, Sampling, ScoreRequest, Screen, ScreenPart, Sessions,
+    TaskSource,
+};
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::evidence::{Reasons, to_value};
+use super::probes::{Prompts, check_numbers, check_tasks, replies, requests};
+use super::store::{Question, QuestionSet, Store, StoredAnswers};
+
+mod compare;
+
+pub use compare::{Difference, Resemblance};
+
+/// Nearest submissions that the evidence lists.
+const NEAREST: usize = 5;
+
+/// Settings of [`FunctionalScreen`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FunctionalConfig {
+    /// The store of earlier submissions; without one only the king is compared.
+    pub store: Option<PathBuf>,
+    /// Conversations of a set.
+    pub probes: u32,
+    /// The king's replies are cut after this many tokens.
+    pub max_new_tokens: u32,
+    /// Stored sets that a submission is asked, the latest first.
+    pub sets: u32,
+    /// At most this divergence from the king, in nats per token, is none.
+    pub same: f64,
+    /// At most this divergence from the king is flagged.
+    pub near: f64,
+    /// From this cosine of the differences on, the work is the other's.
+    pub copied: f64,
+    /// From this cosine on the submission is flagged.
+    pub alike: f64,
+    /// Task source that the conversations come from; built-in ones if absent.
+    pub tasks: Option<PluginConfig<dyn TaskSource>>,
+}
+
+impl Default for FunctionalConfig {
+    fn default() -> Self {
+        Self {
+            store: None,
+            probes: 24,
+            max_new_tokens: 96,
+            sets: 4,
+            same: 5e-5,
+            near: 3e-4,
+            copied: 0.9,
+            alike: 0.7,
+            tasks: None,
+        }
+    }
+}
+
+impl FunctionalConfig {
+    fn check(&self) -> Result<()> {
+        let Self { probes, max_new_tokens, .. } = *self;
+        check_numbers(FunctionalScreen::NAME, &[("probes", probes), ("max_new_tokens", max_new_tokens)])?;
+        let invalid = |key: &'static str, message: String| {
+            let operation = format!("check the settings of screen `{}`", FunctionalScreen::NAME);
+            Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", key))
+        };
+        for (key, value) in [("copied", self.copied), ("alike", self.alike)] {
+            if !(value > 0.0 && value <= 1.0) {
+                return invalid(key, format!("it is {value}, a cosine above 0 and at most 1 is needed"));
+            }
+        }
+        for (key, value) in [("same", self.same), ("near", self.near)] {
+            if !(value >= 0.0 && value.is_finite()) {
+                return invalid(key, format!("it is {value}, a divergence of 0 or more is needed"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Compares what models answer; see the [module](self).
+#[derive(Debug)]
+pub struct FunctionalScreen {
+    identity: Identity,
+    config: FunctionalConfig,
+    prompts: Prompts,
+    store: Option<Arc<Store>>,
+}
+
+/// An earlier submission beside the screened one, on a stored set.
+#[derive(Debug, Clone, Serialize)]
+struct Nearest {
+    of: String,
+    /// Its place in the order of first sight.
+    seen: i64,
+    /// The chain's block that it was committed in.
+    block: Option<u64>,
+    /// What the set follows from.
+    set: u64,
+    #[serde(flatten)]
+    resemblance: Resemblance,
+}
+
+impl FunctionalScreen {
+    /// A screen with `config` whose conversations are built-in ones; it compares with the
+    /// submissions in `store`, whatever `config` says of one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`], naming the key.
+    pub fn new(config: FunctionalConfig, store: Option<Arc<Store>>) -> Result<Self> {
+        config.check()?;
+        Self::with_prompts(config, Prompts::BuiltIn, store)
+    }
+
+    /// The same with conversations of `tasks`, whatever `config` says of any.
+    ///
+    /// # Errors
+    /// As [`FunctionalScreen::new`].
+    pub fn with_tasks(
+        config: FunctionalConfig,
+        tasks: Arc<dyn TaskSource>,
+        store: Option<Arc<Store>>,
+    ) -> Result<Self> {
+        config.check()?;
+        Self::with_prompts(config, Prompts::Tasks(tasks), store)
+    }
+
+    /// The screen of checked settings.
+    fn with_prompts(config: FunctionalConfig, prompts: Prompts, store: Option<Arc<Store>>) -> Result<Self> {
+        let mut settings = prompts.identified(&config)?;
+        settings["store"] = json!(store.is_some());
+        let identity = Identity::new(Self::NAME, "1", &settings)?;
+        Ok(Self { identity, config, prompts, store })
+    }
+
+    /// Remembers what the submission among `sessions` says of the set of questions that
+    /// follows from `seed`, which is made if the store has none: later submissions are
+    /// compared with it. Gives the set's number in the store.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`] for a screen without a store; models that do not answer;
+    /// the store's.
+    pub async fn remember(&self, sessions: Sessions<'_>, seed: u64, cx: &CallContext) -> Result<i64> {
+        const OPERATION: &str = "remember a model's answers";
+        let Some(store) = &self.store else {
+            return Err(Error::new(ErrorKind::ConfigInvalid, OPERATION, "the screen has no store"));
+        };
+        let set = self.questions(sessions.king, seed, cx).await?;
+        let kings = answers(sessions.king, &set, cx).await?;
+        let own = answers(sessions.submission, &set, cx).await?;
+        let models = [(sessions.king, kings), (sessions.submission, own)];
+        let models = models.map(|(session, said)| (session.model().parameters, said));
+        blocking(store, cx, move |store| {
+            let id = store.add_set(&set)?;
+            for (parameters, said) in &models {
+                store.add_answers(id, *parameters, said)?;
+            }
+            Ok(id)
+        })
+        .await
+    }
+
+    /// The set of questions of `seed`: conversations and what `king` replies to them at
+    /// temperature 1.
+    async fn questions(&self, king: &dyn ModelSession, seed: u64, cx: &CallContext) -> Result<QuestionSet> {
+        let conversations = self.prompts.draw(Self::NAME, seed, self.config.probes, cx).await?;
+        let openings = conversations.iter().map(|conversation| conversation.opening.as_slice());
+        let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
+        let asked = requests(openings, sampling, self.config.max_new_tokens, seed);
+        let replies = replies(king, asked, cx).await?;
+        let questions = conversations.into_iter().zip(replies).map(|(conversation, reply)| Question {
+            messages: conversation.opening,
+            ended: reply.finish == FinishReason::Stop,
+            reply: reply.text,
+        });
+        // An empty reply has no token to compare.
+        let questions = questions.filter(|question| question.ended || !question.reply.is_empty());
+        Ok(QuestionSet { seed, king: king.model().parameters, questions: questions.collect() })
+    }
+
+    async fn find(
+        &self,
+        sessions: Sessions<'_>,
+        own: &[String],
+        seed: u64,
+        cx: &CallContext,
+    ) -> Result<Finding> {
+        let mut reasons = Reasons::default();
+        let set = self.questions(sessions.king, seed, cx).await?;
+        let kings = answers(sessions.king, &set, cx).await?;
+        let said = answers(sessions.submission, &set, cx).await?;
+        let fresh = Difference::between(&said, &kings).ok_or_else(other_tokens)?;
+        let divergence = fresh.divergence();
+        if divergence <= self.config.same {
+            reasons.reject("same", format!("it answers like the king: {divergence:.1e} nats per token"));
+        } else if divergence <= self.config.near {
+            reasons.flag("near", format!("it answers nearly like the king: {divergence:.1e} nats per token"));
+        }
+        let mut nearest = self.beside_others(sessions, own, cx).await?;
+        for Nearest { of, resemblance, .. } in &nearest {
+            let Resemblance { cosine, factor, .. } = *resemblance;
+            if cosine >= self.config.copied {
+                let reason = format!("its answers differ from the king's as those of {of} do");
+                reasons.reject("copied", format!("{reason}: {factor:.2} times, cosine {cosine:.3}"));
+            } else if cosine >= self.config.alike {
+                reasons.flag("alike", format!("its answers resemble those of {of}, cosine {cosine:.3}"));
+            }
+        }
+        let compared = nearest.len();
+        nearest
+            .sort_by(|a, b| b.resemblance.cosine.total_cmp(&a.resemblance.cosine).then(a.seen.cmp(&b.seen)));
+        nearest.truncate(NEAREST);
+        Ok(reasons.finding(json!({
+            "divergence": divergence,
+            "tokens": fresh.tokens(),
+            "compared": compared,
+            "nearest": to_value(&nearest)?,
+        })))
+    }
+
+    /// Each stored submission on the latest set that it was asked, and that the sessions
+    /// read as the same tokens.
+    async fn beside_others(
+        &self,
+        sessions: Sessions<'_>,
+        own: &[String],
+        cx: &CallContext,
+    ) -> Result<Vec<Nearest>> {
+        let Some(store) = &self.store else { return Ok(Vec::new()) };
+        let most = self.config.sets;
+        let sets = blocking(store, cx, move |store| {
+            let with_answers = |set: super::store::StoredSet| {
+                let answers = store.all_answers(set.id)?;
+                Ok((set, answers))
+            };
+            store.sets(most)?.into_iter().map(with_answers).collect::<Result<Vec<_>>>()
+        });
+        let mut nearest: Vec<Nearest> = Vec::new();
+        for (stored, others) in sets.await? {
+            let is_other = |other: &StoredAnswers| {
+                !own.contains(&other.entry.label) && nearest.iter().all(|near| near.seen != other.entry.id)
+            };
+            let others: Vec<_> = others.into_iter().filter(is_other).collect();
+            if others.is_empty() {
+                continue;
+            }
+            let kings = self.kings_answers(store, stored.id, &stored.set, sessions.king, cx).await?;
+            let said = answers(sessions.submission, &stored.set, cx).await?;
+            let Some(difference) = Difference::between(&said, &kings) else { continue };
+            for other in others {
+                let Some(others) = Difference::between(&other.log_probs, &kings) else { continue };
+                nearest.push(Nearest {
+                    of: other.entry.label,
+                    seen: other.entry.id,
+                    block: other.entry.block,
+                    set: stored.set.seed,
+                    resemblance: difference.beside(&others),
+                });
+            }
+        }
+        Ok(nearest)
+    }
+
+    /// What the king says of a stored set; he may be another than the one who replied.
+    async fn kings_answers(
+        &self,
+        store: &Arc<Store>,
+        id: i64,
+        set: &QuestionSet,
+        king: &dyn ModelSession,
+        cx: &CallContext,
+    ) -> Result<Vec<Vec<f32>>> {
+        let parameters = king.model().parameters;
+        match blocking(store, cx, move |store| store.answers(id, parameters)).await? {
+            Some(answers) => Ok(answers),
+            None => answers(king, set, cx).await,
+        }
+    }
+}
+
+/// The log-probability of each token of the set's replies.
+async fn answers(session: &dyn ModelSession, set: &QuestionSet, cx: &CallContext) -> Result<Vec<Vec<f32>>> {
+    let asked = set
+        .questions
+        .iter()
+        .map(|question| ScoreRequest::new(question.messages.clone(), question.reply.as_str()));
+    let scores = cx.run("ask the model", session.score(asked.collect(), cx)).await??;
+    let scores = scores.into_iter().zip(&set.questions).map(|(mut scores, question)| {
+        if !question.ended {
+            // The reply was cut: nobody chose the stop token behind it.
+            scores.log_probs.pop();
+        }
+        scores.log_probs
+    });
+    Ok(scores.collect())
+}
+
+/// What `work` comes to with the store, on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    store: &Arc<Store>,
+    cx: &CallContext,
+    work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    const OPERATION: &str = "ask the store";
+    let store = Arc::clone(store);
+    let done = cx.run(OPERATION, tokio::task::spawn_blocking(move || work(&store))).await?;
+    done.map_err(|error| Error::bug(OPERATION, error.to_string()))?
+}
+
+fn other_tokens() -> Error {
+    let message = "the submission and the king read the same replies as other tokens";
+    Error::new(ErrorKind::Protocol, "compare answers", message)
+        .with_hint("load the submission with the king's tokenizer")
+}
+
+impl Screen for FunctionalScreen {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn part(&self) -> ScreenPart<'_> {
+        ScreenPart::Beside(self)
+    }
+}
+
+#[async_trait]
+impl BesideScreen for FunctionalScreen {
+    async fn inspect(
+        &self,
+        sessions: Sessions<'_>,
+        own: &[String],
+        seed: u64,
+        cx: &CallContext,
+    ) -> Result<Finding> {
+        match self.find(sessions, own, seed, cx).await {
+            // A server may have replies and no log-probabilities of given ones.
+            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(Finding::Flagged(json!({
+                "reasons": [format!("not compared with the king: {}", error.message())],
+                "rules": ["not-compared"],
+            }))),
+            found => found,
+        }
+    }
+}
+
+impl Plugin<dyn Screen> for FunctionalScreen {
+    const NAME: &'static str = "functional";
+    const SUMMARY: &'static str = "whose answers a model gives: the king's or an earlier submission's";
+    type Config = FunctionalConfig;
+    type Checked = (FunctionalConfig, Option<Checked<dyn TaskSource>>);
+
+    fn check(config: FunctionalConfig, cx: &CheckContext<'_>) -> Result<Self::Checked> {
+        config.check()?;
+        let tasks = check_tasks(config.tasks.as_ref(), cx)?;
+        Ok((config, tasks))
+    }
+
+    async fn build((config, tasks): Self::Checked, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
+        let store = Store::at(config.store.clone(), cx).await?;
+        Ok(Arc::new(Self::with_prompts(config, Prompts::build(tasks, cx).await?, store)?))
+    }
+}
+
+albedo_core::register!(dyn Screen => FunctionalScreen);
+
+#[cfg(test)]
+mod tests;
