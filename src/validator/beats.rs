@@ -18,7 +18,7 @@ struct Task {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Idle {
     pub(super) task: &'static str,
-    pub(super) idle: Duration,
+    pub(super) time: Duration,
     /// More than its limit.
     pub(super) is_stalled: bool,
 }
@@ -41,8 +41,8 @@ impl Beats {
     /// Every task.
     pub(super) fn idle(&self, now: Duration) -> Vec<Idle> {
         let idle = |task: &Task| {
-            let idle = now.saturating_sub(task.at);
-            Idle { task: task.name, idle, is_stalled: idle > task.limit }
+            let time = now.saturating_sub(task.at);
+            Idle { task: task.name, time, is_stalled: time > task.limit }
         };
         self.tasks().iter().map(idle).collect()
     }

@@ -14,6 +14,7 @@
 //! The folder holds all of it, and the script goes on where it was: it looks at the chain
 //! and at the mirror, and does what is not there yet.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -220,7 +221,11 @@ fn list(folder: &Path, miner: &Miner) -> Result<(String, Digest)> {
     if order == Order::Reversed {
         lines.reverse();
     }
-    let sums: String = lines.iter().map(|(name, digest)| format!("{digest}  {name}\n")).collect();
+    let mut sums = String::new();
+    for (name, digest) in lines {
+        // Writing to a string cannot fail, here and below.
+        let _ = writeln!(sums, "{digest}  {name}");
+    }
     let digest = Digest::of(&sums);
     Ok((sums, digest))
 }
@@ -276,15 +281,11 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn configuration(tasks: &Path) -> String {
-    let miners: String = (2..)
-        .zip(&MINERS)
-        .map(|(uid, miner)| {
-            format!(
-                "\n[[chain.neurons]]\nuid = {uid}\nhotkey = \"{0}\"\ncoldkey = \"{0}'s owner\"\n",
-                miner.name
-            )
-        })
-        .collect();
+    let mut miners = String::new();
+    for (uid, Miner { name, .. }) in (2..).zip(&MINERS) {
+        let table = "[[chain.neurons]]";
+        let _ = writeln!(miners, "\n{table}\nuid = {uid}\nhotkey = \"{name}\"\ncoldkey = \"{name}'s owner\"");
+    }
     // A JSON string is a TOML string too.
     let tasks = serde_json::Value::from(tasks.display().to_string());
     format!(

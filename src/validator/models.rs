@@ -94,16 +94,13 @@ impl Models {
             }
         };
         let name = reference.to_string();
-        let held = match self.cache.held(&name, cx).await? {
-            Some(held) => held,
-            None => {
-                self.resolve(reference, cx).await?.bring(cx).await?;
-                let held = self.cache.held(&name, cx).await?;
-                held.ok_or_else(|| {
-                    Error::bug("hold a model", "it is gone from the cache").with("model", name)
-                })?
-            }
-        };
+        let mut held = self.cache.held(&name, cx).await?;
+        if held.is_none() {
+            self.resolve(reference, cx).await?.bring(cx).await?;
+            held = self.cache.held(&name, cx).await?;
+        }
+        let held =
+            held.ok_or_else(|| Error::bug("hold a model", "it is gone from the cache").with("model", name))?;
         Ok(Local { folder: held.folder().to_owned(), _held: Some(Arc::new(held)) })
     }
 

@@ -234,8 +234,8 @@ async fn gather(shared: &Shared, metrics: &Metrics) -> Result<()> {
     }
     metrics.set(FROZEN, f64::from(u8::from(shared.ledger.frozen().await?.is_some())));
     let now = shared.time.clock.now();
-    for Idle { task, idle, .. } in shared.beats.idle(now) {
-        metrics.set_of(IDLE, &[("task", task)], idle.as_secs_f64());
+    for Idle { task, time, .. } in shared.beats.idle(now) {
+        metrics.set_of(IDLE, &[("task", task)], time.as_secs_f64());
     }
     let lag = shared.ledger.lag().await?;
     metrics.set(LAG, lag.at(shared.time.now_ms()).as_secs_f64());

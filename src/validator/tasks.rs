@@ -197,13 +197,13 @@ impl Care {
             if tasks.iter().all(|idle| !idle.is_stalled) {
                 notify(&NotifyState::Watchdog);
             }
-            for Idle { task, idle, is_stalled } in tasks {
+            for Idle { task, time, is_stalled } in tasks {
                 let key = format!("{task} stands still");
                 if is_stalled {
                     let message = "the task does not get on";
                     let error = Error::new(ErrorKind::Timeout, "watch the tasks", message)
                         .with("task", task)
-                        .with("seconds", idle.as_secs())
+                        .with("seconds", time.as_secs())
                         .with_hint("see the log; start the validator again if it stays so");
                     self.raise(&key, &error).await;
                     reported.insert(task);
@@ -227,9 +227,10 @@ async fn report(shared: &Shared, key: &str, error: &Error) {
 }
 
 async fn raise(ledger: &Ledger, time: &Time, key: &str, error: &Error) {
-    match error.fault() {
-        Fault::Bug => tracing::error!(about = key, %error, "a bug: crowns are frozen"),
-        _ => tracing::warn!(about = key, %error, "to be tried again"),
+    if error.fault() == Fault::Bug {
+        tracing::error!(about = key, %error, "a bug: crowns are frozen");
+    } else {
+        tracing::warn!(about = key, %error, "to be tried again");
     }
     if let Err(unwritten) = ledger.alert(key, error, time.now_ms()).await {
         tracing::error!(about = key, %unwritten, "the alert is not in the ledger");

@@ -165,14 +165,13 @@ impl Duels {
         });
         let report = ran.await?;
         let usd = self.shared.running().end();
-        match report.record {
-            Some(record) => self.decide(duel, row, &report, record, folder, usd, cx).await,
-            None => {
-                let error =
-                    Error::new(ErrorKind::Unavailable, "run the duel", report.verdict.outcome.to_string());
-                self.void(duel, error, usd).await
-            }
+        if let Some(record) = report.record {
+            return self.decide(duel, row, &report, record, folder, usd, cx).await;
         }
+        let outcome = report.verdict.outcome.to_string();
+        let error = Error::new(ErrorKind::Unavailable, "run the duel", outcome);
+        self.tell(&error).await;
+        self.void(duel, error, usd).await
     }
 
     #[expect(clippy::too_many_arguments, reason = "a verdict is made of these")]

@@ -18,7 +18,7 @@ impl Task for Shaky {
     }
 
     fn limit(&self) -> Duration {
-        Duration::from_secs(60)
+        Duration::from_mins(1)
     }
 
     async fn step(&self, _: &CallContext) -> Result<Next> {
@@ -76,7 +76,7 @@ fn a_task_that_stands_still_is_reported_once_and_cleared() {
     run(async {
         let clock = Quick::default();
         let care = care(&clock);
-        care.beats.begin("shaky", Duration::from_secs(60), clock.state().now);
+        care.beats.begin("shaky", Duration::from_mins(1), clock.state().now);
         let cx = CallContext::new();
         // 15 looks, each after 5 seconds of a task that does nothing.
         clock.stop_after(15, cx.clone());

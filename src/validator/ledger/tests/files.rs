@@ -1,5 +1,6 @@
 //! The file: versions, damage, a second process, backups.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 
@@ -161,30 +162,15 @@ fn dump(connection: &Connection) -> rusqlite::Result<String> {
     let objects: Vec<(String, String, String)> =
         schema.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
     for (name, kind, sql) in &objects {
-        text += &format!("{sql};\n");
+        // Writing to a string cannot fail, here and below.
+        let _ = writeln!(text, "{sql};");
         if kind == "table" {
-            let mut rows = connection.prepare(&format!("SELECT * FROM {name}"))?;
-            let width = rows.column_count();
-            let mut rows = rows.query([])?;
-            while let Some(row) = rows.next()? {
-                let mut values = Vec::new();
-                for column in 0..width {
-                    values.push(match row.get_ref(column)? {
-                        rusqlite::types::ValueRef::Null => "NULL".into(),
-                        rusqlite::types::ValueRef::Integer(value) => value.to_string(),
-                        rusqlite::types::ValueRef::Real(value) => format!("{value:?}"),
-                        rusqlite::types::ValueRef::Text(value) => {
-                            format!("'{}'", String::from_utf8_lossy(value).replace('\'', "''"))
-                        }
-                        rusqlite::types::ValueRef::Blob(value) => {
-                            format!(
-                                "x'{}'",
-                                value.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-                            )
-                        }
-                    });
-                }
-                text += &format!("INSERT INTO {name} VALUES ({});\n", values.join(", "));
+            let columns = connection.prepare(&format!("SELECT * FROM {name}"))?;
+            let columns: Vec<_> = columns.column_names().map(|column| format!("quote({column})")).collect();
+            let sql = format!("SELECT {} FROM {name}", columns.join(" || ', ' || "));
+            let mut rows = connection.prepare(&sql)?;
+            for row in rows.query_map([], |row| row.get::<_, String>(0))? {
+                let _ = writeln!(text, "INSERT INTO {name} VALUES ({});", row?);
             }
         }
     }
