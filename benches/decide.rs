@@ -1,7 +1,7 @@
 //! `albedo decide` as a gate, beside the usual tests on the same simulated logs: how often
 //! a release that is no better is called better, and how often a better one is.
 //!
-//! `ALBEDO_GATES=N` simulates N gates of 1,000 equal releases each; 20 by default. The
+//! `ALBEDO_GATES=N` simulates N gates of 1,000 equal releases each; 10 by default. The
 //! figures follow from the seeds, and depend on no machine.
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench that cannot run can only say so")]
 
@@ -28,7 +28,7 @@ const METHODS: [&str; 5] = [
 ];
 
 fn main() {
-    let gates = std::env::var("ALBEDO_GATES").map_or(20, |count| count.parse().expect("a number of gates"));
+    let gates = std::env::var("ALBEDO_GATES").map_or(10, |count| count.parse().expect("a number of gates"));
     false_alarms(gates);
     power();
 }

@@ -17,7 +17,8 @@ const LARGE: u64 = 256 << 20;
 pub fn screened(admission: &Admission, look: Look) -> String {
     let mut text = String::new();
     if let Some(profile) = &admission.profile {
-        text += &format!("{:<16}{} ({})\n", "profile", profile.name, profile.screens.short());
+        let value = format!("{} ({})", profile.name, profile.screens.short());
+        text += &look.hanging("profile", 16, &value);
     }
     for Screened { screen, finding, .. } in &admission.findings {
         let (word, width) = match finding {

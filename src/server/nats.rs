@@ -1,7 +1,7 @@
 //! The jobs of a work queue over NATS JetStream, done beside the server's own.
 //!
-//! A worker takes a message when it has a place for it, looks whether the job's result is
-//! stored already, does the job otherwise, stores the result, and acknowledges the
+//! A worker takes no more messages than its engine runs together. It looks whether the
+//! job's result is stored already, does the job otherwise, stores the result, and acknowledges the
 //! message last. While it works it tells the broker so, at a third of the time after which
 //! the broker gives the message to another worker. A job that was delivered five times
 //! and still has no result is set aside with an alert.
@@ -32,8 +32,7 @@ const MOST_DELIVERIES: i64 = 5;
 /// How long a fetch waits for messages.
 const FETCH: Duration = Duration::from_secs(1);
 
-/// Messages that are fetched at a time at most: a worker takes no more than it begins at
-/// once.
+/// Messages that are fetched at a time at most.
 const BATCH: usize = 16;
 
 /// The pause before a job is given to another worker: this one does not have its model.
@@ -123,7 +122,9 @@ async fn take(
     every: Duration,
     under_way: &mut JoinSet<()>,
 ) -> Result<()> {
-    let most = state.limits().streams as usize;
+    // What waits in a worker is lost with it, and no other worker can take it meanwhile.
+    let streams = state.limits().streams;
+    let most = state.models().max_batch().map_or(streams, |together| together.min(streams)) as usize;
     loop {
         while under_way.try_join_next().is_some() {}
         let free = most.saturating_sub(under_way.len()).min(BATCH);

@@ -251,6 +251,15 @@ mod tests {
     "#;
 
     #[test]
+    fn the_guides_example_reads() {
+        let guide = include_str!("../../docs/validator.md");
+        let block = guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+        let config: ValidatorConfig = crate::config::parse(block.expect("a block")).expect("reads");
+        assert_eq!((config.chain.name(), config.judges.len()), ("subtensor", 2));
+        config.operate.check().expect("is well-formed");
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_path() {
         let registry = Registry::linked().expect("links");
         let check = |text: &str| crate::config::parse::<ValidatorConfig>(text)?.check(&registry);

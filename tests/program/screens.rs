@@ -131,7 +131,7 @@ fn copies_answer_like_their_source_whatever_their_weights_look_like() {
     touch(&model);
     let functional = |submission: &Path, more: &[&str]| {
         let fixed = ["--screen", "functional", "--probe", "7", "--set", "functional.probes=8"];
-        let found = screen(submission, &[&fixed, more].concat());
+        let found = screen(submission, &[&fixed[..], more].concat());
         let (_, finding, evidence) = found.into_iter().next().expect("a finding");
         (finding, evidence)
     };
@@ -142,7 +142,7 @@ fn copies_answer_like_their_source_whatever_their_weights_look_like() {
     assert!(evidence["divergence"].as_f64().is_some_and(|divergence| divergence > 1e-2), "{evidence}");
 
     let add = ["fingerprint", text(&challenger), "--add", text(&store), "--anchor", text(&king)];
-    let add = [&add[..], &["--label", "rival", "--king", text(&king), "--questions", "3"]].concat();
+    let add = [&add[..], &["--label", "rival", "--king", text(&king), "--questions", "3"][..]].concat();
     let line = stdout(&albedo(add));
     assert!(line.contains("entry 1 (rival)  answers set 1"), "{line}");
     fs::copy(challenger.join("model.safetensors"), model.join("model.safetensors")).expect("copied");
@@ -164,7 +164,8 @@ fn a_miner_is_told_what_to_change_and_by_which_profile() {
     fs::write(model.join("modeling.py"), "import os").expect("written");
     let king = king();
     let run = |more: &[&str]| {
-        let output = albedo([&["screen", text(&model), "--king", text(&king)], more].concat());
+        let fixed = ["screen", text(&model), "--king", text(&king)];
+        let output = albedo([&fixed[..], more].concat());
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let report = run(&["--explain"]);

@@ -79,7 +79,7 @@ impl Broker {
     fn config(&self) -> NatsConfig {
         serde_json::from_value(json!({
             "url": format!("nats://127.0.0.1:{}", self.port),
-            "ack_wait_secs": 3.0,
+            "ack_wait_secs": 5.0,
         }))
         .expect("settings")
     }
@@ -167,10 +167,12 @@ fn request(seed: u64) -> GenerateRequest {
         .with_seed(seed)
 }
 
-/// A worker in `folder`, whose broker is at `port`.
+/// A worker in `folder`, whose broker is at `port`. It has few jobs in its hands: each of
+/// them loses one of its five deliveries when the worker is killed.
 fn worker(folder: &Path, port: u16) -> Serving {
     fs::create_dir_all(folder).expect("a folder");
-    let more = format!("[nats]\nurl = \"nats://127.0.0.1:{port}\"\nack_wait_secs = 3.0\n");
+    let more =
+        format!("[limits]\nstreams = 4\n[nats]\nurl = \"nats://127.0.0.1:{port}\"\nack_wait_secs = 5.0\n");
     settings(folder, 0, ["king", "challenger"], &more);
     Serving::start(folder)
 }

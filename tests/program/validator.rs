@@ -241,6 +241,7 @@ fn those_who_watch_are_answered_and_a_signal_ends_it_well() {
 }
 
 /// Has Prometheus' own tool read the metrics, where it is installed.
+#[expect(clippy::print_stdout, reason = "says what is skipped")]
 fn check_metrics(metrics: &str) {
     let started = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn();
     let Ok(mut tool) = started else {

@@ -138,6 +138,10 @@ impl Model {
                     let pairs = bytes.as_chunks::<2>().0.iter();
                     pairs.map(|pair| f32::from_bits(u32::from(u16::from_le_bytes(*pair)) << 16)).collect()
                 }
+                Dtype::F16 => {
+                    let pairs = bytes.as_chunks::<2>().0.iter();
+                    pairs.map(|pair| half::f16::from_le_bytes(*pair).to_f32()).collect()
+                }
                 Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect(),
                 other => panic!("weights of type {other:?}"),
             };

@@ -80,9 +80,10 @@ const NEAREST: usize = 5;
 pub struct LineageConfig {
     /// The store of earlier submissions; without one only the king is compared.
     pub store: Option<PathBuf>,
-    /// A difference to the king looks like noise up to this structure,
+    /// A difference to the king looks like noise up to this structure.
     pub noise: f64,
-    /// and from this one on: steps that an optimiser made orthogonal have less.
+    /// A difference looks like noise from this structure on: steps that an optimiser made
+    /// orthogonal have less.
     pub noise_from: f64,
     /// From this cosine of the differences on, the work is the other's; from
     /// `alike` on, if what is left is no more than rounding.
