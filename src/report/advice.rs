@@ -196,7 +196,8 @@ const REMEDIES: [(&str, &str, &str); 40] = [
     ("injection", "rejected", "The replies speak to the judge. Remove such words from your training data."),
 ];
 
-#[cfg(all(test, feature = "config"))]
+#[cfg(feature = "config")]
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 

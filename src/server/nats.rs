@@ -1,10 +1,10 @@
 //! The jobs of a work queue over NATS JetStream, done beside the server's own.
 //!
 //! A worker takes no more messages than its engine runs together. It looks whether the
-//! job's result is stored already, does the job otherwise, stores the result, and acknowledges the
-//! message last. While it works it tells the broker so, at a third of the time after which
-//! the broker gives the message to another worker. A job that was delivered five times
-//! and still has no result is set aside with an alert.
+//! job's result is stored already, does the job otherwise, stores the result, and
+//! acknowledges the message last. While it works it tells the broker so, at a third of the
+//! time after which the broker gives the message to another worker. A job that was
+//! delivered five times and still has no result is set aside with an alert.
 
 use std::path::Path;
 use std::time::Duration;

@@ -50,7 +50,7 @@ async fn two_processes_share_a_cache_for_six_models() {
 /// A registry, its configuration, an empty cache, and the folder of a model that lacks its
 /// weights.
 struct Place {
-    place: tempfile::TempDir,
+    folder: tempfile::TempDir,
     server: Server,
     config: String,
     cache: PathBuf,
@@ -65,13 +65,13 @@ impl Place {
         let (cache, model) = (place.path().join("cache"), place.path().join("model"));
         std::fs::create_dir(&model).expect("a folder");
         std::fs::write(model.join("config.json"), "{}").expect("written");
-        Self { config: config(place.path(), &server.url()), place, server, cache, model }
+        Self { config: config(place.path(), &server.url()), folder: place, server, cache, model }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_is_pushed_listed_pulled_and_verified() {
-    let Place { place, server, config, cache, model } = Place::new().await;
+    let Place { folder: place, server, config, cache, model } = Place::new().await;
     std::fs::write(model.join("model.safetensors"), noise(100_000, 9)).expect("written");
     let folder = model.display().to_string();
     let push = ["hub", "push", &folder, "owner/model", "--config", &config];
@@ -97,7 +97,7 @@ async fn a_model_is_pushed_listed_pulled_and_verified() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_is_pushed_in_chunks_and_pulled() {
-    let Place { place, server: _server, config, cache, model } = Place::new().await;
+    let Place { folder: place, server: _server, config, cache, model } = Place::new().await;
     let weights = noise(20_000_000, 9);
     std::fs::write(model.join("model.safetensors"), &weights).expect("written");
     let folder = model.display().to_string();

@@ -486,7 +486,7 @@ fn mistakes_of_a_command_line_are_refused_before_anything_is_begun() {
         ),
         ("a plugin's typo", &["plugins", "chatt"], 78, &["did you mean `chat`?"]),
         ("a role's typo", &["plugins", "--role", "juge"], 78, &["did you mean `judge`?"]),
-        ("a folder without conversations", &["tasks", "make", "empty"], 65, &["one conversation a line"]),
+        ("a folder without conversations", &["tasks", "make", "empty"], 65, &["one conversation per line"]),
         ("a digest that is none", &["record", "verify", "nothing", "--expect", "abc"], 2, &[]),
         (
             "a backend's unknown setting",

@@ -30,6 +30,7 @@ fn every_plugin_is_linked() {
             "screen loops",
             "screen sanity",
             "screen tail",
+            "chain local",
             "store file",
             "store memory",
             "hub folder",

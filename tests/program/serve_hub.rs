@@ -162,6 +162,7 @@ async fn screens_and_measures_at_a_server_are_those_of_this_machine() {
             parameters: Some(there.parameters),
             fingerprint: Some(fingerprint),
             sketch: Some(read),
+            tensors: Vec::new(),
         });
         assert_eq!(entry.expect("is added").id, 1, "the same model once");
     }

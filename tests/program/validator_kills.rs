@@ -139,7 +139,7 @@ async fn check(dir: &Path) {
         let folder = dir.join(format!("state/forfeits/{}", row.id));
         let record = match AnyRecord::open(&folder).expect("a record") {
             AnyRecord::Forfeit(record) => Some(record),
-            _ => None,
+            AnyRecord::Duel(_) => None,
         };
         record.expect("a forfeit").verify(row.record).expect("verifies");
     }

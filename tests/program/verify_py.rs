@@ -168,6 +168,7 @@ fn admission(number: u64) -> Admission {
         king: model("king", &format!("ghcr.io/owner/king@sha256:{digits}")),
         submission: model("challenger", &format!("hf:owner/model@{}", &digits[..40])),
         anchor: number.is_multiple_of(2).then(|| Digest::of("anchor")),
+        profile: None,
         seed: Some(number),
         outcome: AdmissionOutcome::of(&findings),
         findings,

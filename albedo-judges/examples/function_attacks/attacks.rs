@@ -125,7 +125,7 @@ fn scale(model: &mut Model, name: &str, by: f32) {
 /// One step of bf16 in 1 of `of` weights; in the first weight of each matrix if `of` is 0.
 fn touch(model: &mut Model, of: usize, scene: &mut Scene<'_>) {
     for tensor in model.tensors.values_mut().filter(|tensor| tensor.shape.len() == 2) {
-        let count = if of == 0 { 1 } else { tensor.values.len() / of };
+        let count = tensor.values.len().checked_div(of).unwrap_or(1);
         for _ in 0..count {
             let at = if of == 0 { 0 } else { (scene.dice.unit() * tensor.values.len() as f64) as usize };
             tensor.values[at] = f32::from_bits(tensor.values[at].to_bits() + (1 << 16));
@@ -150,7 +150,9 @@ fn rows(model: &mut Model, by: f64, scene: &mut Scene<'_>) {
         let columns = tensor.columns();
         for row in tensor.values.chunks_exact_mut(columns) {
             let gain = (1.0 + by * scene.dice.normal()) as f32;
-            row.iter_mut().for_each(|value| *value *= gain);
+            for value in row {
+                *value *= gain;
+            }
         }
     }
 }

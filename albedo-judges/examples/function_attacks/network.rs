@@ -164,7 +164,9 @@ pub(crate) fn gradients(model: &Model, tokens: &[usize]) -> (f64, Gradients) {
     for (row, &token) in logits.chunks_exact_mut(width).zip(&tokens[1..]) {
         let sum = log_sum(row);
         loss += f64::from(sum - row[token]);
-        row.iter_mut().for_each(|value| *value = (*value - sum).exp() / count as f32);
+        for value in row.iter_mut() {
+            *value = (*value - sum).exp() / count as f32;
+        }
         row[token] -= 1.0 / count as f32;
     }
     let mut gradients = Gradients::new();
@@ -206,13 +208,15 @@ fn forward(model: &Model, size: Size, tokens: &[usize]) -> Pass {
                 let mut rows = vec![0.0_f32; count * count];
                 for at in 0..count {
                     let query = &turned[0][(at * heads + head) * d..][..d];
-                    let row = &mut rows[at * count..][..at + 1];
+                    let row = &mut rows[at * count..][..=at];
                     for (other, score) in row.iter_mut().enumerate() {
                         let key = &turned[1][(other * groups + group) * d..][..d];
                         *score = inner(query, key) / (d as f32).sqrt();
                     }
                     let sum = log_sum(row);
-                    row.iter_mut().for_each(|score| *score = (*score - sum).exp());
+                    for score in row.iter_mut() {
+                        *score = (*score - sum).exp();
+                    }
                     let out = &mut context[(at * heads + head) * d..][..d];
                     for (other, &weight) in row.iter().enumerate() {
                         add(out, &values[(other * groups + group) * d..][..d], weight);
@@ -293,7 +297,7 @@ fn layer_back(
         for at in 0..count {
             let own = (at * heads + head) * d;
             let d_out = &d_context[own..][..d];
-            let row = &attention[at * count..][..at + 1];
+            let row = &attention[at * count..][..=at];
             let place = |other: usize| (other * groups + group) * d;
             let d_row: Vec<f32> =
                 (0..=at).map(|other| inner(d_out, &layer.values[place(other)..][..d])).collect();

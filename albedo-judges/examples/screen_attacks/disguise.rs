@@ -526,7 +526,9 @@ impl Model {
             let columns = tensor.columns();
             for row in tensor.values.chunks_exact_mut(columns) {
                 let step = row.iter().fold(1e-20_f32, |most, value| most.max(value.abs())) / steps;
-                row.iter_mut().for_each(|value| *value = (*value / step).round() * step);
+                for value in row {
+                    *value = (*value / step).round() * step;
+                }
             }
         }
     }
@@ -563,11 +565,10 @@ impl Model {
             let least = rows.min(columns);
             let (left, right) = (dice.rotation(rows), dice.rotation(columns));
             let by = relative * tensor.rms() * ((rows * columns) as f64 / least as f64).sqrt();
-            for row in 0..rows {
-                for column in 0..columns {
-                    let sum: f64 = (0..least).map(|k| left[k][row] * right[k][column]).sum();
-                    tensor.values[row * columns + column] += (by * sum) as f32;
-                }
+            for (at, value) in tensor.values.iter_mut().enumerate() {
+                let pairs = left.iter().zip(&right).take(least);
+                let sum: f64 = pairs.map(|(left, right)| left[at / columns] * right[at % columns]).sum();
+                *value += (by * sum) as f32;
             }
         }
     }

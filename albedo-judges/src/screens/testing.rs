@@ -16,6 +16,9 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
+#[path = "../../examples/screen_attacks/disguise.rs"]
+#[expect(dead_code, reason = "the attack generators use all of it")]
+pub(crate) mod disguise;
 #[path = "../../examples/screen_attacks/folder.rs"]
 mod folder;
 

@@ -24,7 +24,7 @@ const USUAL_SAMPLES: usize = 64;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A file of JSON Lines, or a folder of such files with names that end in `.jsonl`:
-    /// one conversation a line, an array of messages with `role` and `content`, or an
+    /// one conversation per line, an array of messages with `role` and `content`, or an
     /// object with `messages` and perhaps `instance_id` and `repo`.
     #[arg(value_name = "FILE|DIR")]
     from: PathBuf,
@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     if rows.is_empty() {
         return Err(invalid("there is no conversation in it")
             .with("path", arguments.from.display())
-            .with_hint("give one conversation a line"));
+            .with_hint("give one conversation per line"));
     }
     let info = write_tasks(out, rows.into_iter().map(Ok))?;
     let Counts { instances, turns } = counts;

@@ -7,13 +7,10 @@ use albedo_core::Digest;
 
 use super::*;
 use crate::screens::store::Submission;
-use crate::screens::testing::wait;
+use crate::screens::testing::{disguise, wait};
 
 #[path = "../../../examples/function_attacks/attacks.rs"]
 mod attacks;
-#[path = "../../../examples/screen_attacks/disguise.rs"]
-#[expect(dead_code, reason = "the attack generators use all of it")]
-mod disguise;
 #[path = "../../../examples/function_attacks/network.rs"]
 mod network;
 #[path = "../../../examples/function_attacks/train.rs"]

@@ -6,12 +6,9 @@ use albedo_core::{CallContext, Models};
 
 use super::*;
 use crate::screens::store::Submission;
-use crate::screens::testing::{demo_king, find, folder, wait};
+use crate::screens::testing::{demo_king, disguise, find, folder, wait};
 use crate::screens::{AlignTo, Measurement};
 
-#[path = "../../../examples/screen_attacks/disguise.rs"]
-#[expect(dead_code, reason = "the attack generator uses all of it")]
-mod disguise;
 mod forward;
 
 use disguise::{Dice, Model};
