@@ -62,13 +62,11 @@ impl FromRequest<State> for Body {
         if declared_too_large || size > most {
             return Err(too_large());
         }
-        match read {
-            Ok(read) => read.map(|()| Self(bytes.freeze())),
-            Err(_) => {
-                let message = format!("the body was not there after {} s", limits.body_secs);
-                Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
-            }
-        }
+        let Ok(read) = read else {
+            let message = format!("the body was not there after {} s", limits.body_secs);
+            return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message));
+        };
+        read.map(|()| Self(bytes.freeze()))
     }
 }
 

@@ -109,7 +109,7 @@ pub struct Explained {
     pub cosine: f64,
     /// Over all tensors together.
     pub overall: f64,
-    /// The median over the tensors that both changed, at least [`TYPICAL`] of them: one
+    /// The median over the tensors that both changed, 0 where they are fewer than 8: one
     /// tensor that was spoiled on purpose does not move it.
     pub typical: f64,
     /// The factor of the other that fits best.
