@@ -39,7 +39,7 @@ impl FromRequest<State> for Body {
         let declared =
             headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let declared_too_large = declared.is_some_and(|declared: u64| declared > most);
-        // Whoever sends this waits for an answer before the body.
+        // A client that sends this header waits for an answer before the body.
         if declared_too_large && headers.contains_key(header::EXPECT) {
             return Err(too_large());
         }
@@ -91,7 +91,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
 }
 
-/// Reads JSON; a mistake is told with its path.
+/// Reads JSON; an error names the path of the mistake.
 pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     // serde would read a list as the fields in their order.
     if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {

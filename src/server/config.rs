@@ -19,7 +19,7 @@ use crate::{
 
 const CHECK: &str = "check the server's configuration";
 
-/// Where a server listens that is told nothing else. Source: chosen by albedo.
+/// Where a server listens by default. Source: chosen by albedo.
 const DEFAULT_PORT: u16 = 8080;
 
 /// What a server serves, to whom, and how much of it. Unknown keys are refused.

@@ -1,4 +1,4 @@
-//! What a client is told of a request that failed: a status, and the body that clients
+//! The answer to a request that failed: a status, and the body that clients
 //! of OpenAI's routes read.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use crate::{Error, ErrorKind, Retry};
 /// reply takes. Source: chosen by albedo.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// A request that failed, as its client is told.
+/// A request that failed, as its client sees it.
 pub struct ApiError(Box<Inner>);
 
 struct Inner {

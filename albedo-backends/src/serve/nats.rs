@@ -40,7 +40,7 @@ const CONNECT: &str = "connect to NATS";
 const ASK: &str = "ask the fleet";
 
 /// The longest request or result that is sent within one message; a NATS server takes
-/// 1 MiB unless it is told otherwise.
+/// 1 MiB by default.
 const INLINE: usize = 512 << 10;
 
 /// Bytes of a piece of what is longer.
