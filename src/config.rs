@@ -64,5 +64,5 @@ pub use profiles::{SCREEN_PROFILE, screen_profile};
 #[cfg(feature = "cli")]
 pub(crate) use reference::plain;
 pub use reference::{Choice, Key, Need, keys, reference};
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", all(feature = "cli", feature = "screens")))]
 pub(crate) use wire::DEFAULT_BACKEND;

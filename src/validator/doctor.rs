@@ -10,6 +10,7 @@ use super::ledger::Ledger;
 use super::models::Models;
 use super::parts::{bucket, missing_key};
 use crate::chain::{Hotkey, NetUid};
+use crate::config::DEFAULT_BACKEND;
 use crate::registry::CheckContext;
 use crate::signer::KeyFile;
 use crate::weights::check_setter;
@@ -164,8 +165,7 @@ async fn tasks(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<String
 }
 
 async fn backend(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<String> {
-    let backend =
-        config.backend.clone().unwrap_or_else(|| PluginConfig::named(super::parts::DEFAULT_BACKEND));
+    let backend = config.backend.clone().unwrap_or_else(|| PluginConfig::named(DEFAULT_BACKEND));
     let built = CheckContext::new(cx.registry()).plugin("backend", &backend)?.build(cx).await?;
     Ok(format!("`{}`; no model was loaded", built.identity().name))
 }

@@ -19,7 +19,7 @@ use crate::backends::http;
 use crate::chain::{BlockHash, BlockRef, Hotkey, Metagraph, NetUid, Subnet};
 use crate::chains::journal::ChainJournal;
 use crate::chains::ledger::Ledger as Reveals;
-use crate::config::{AdmissionConfig, default_screens, journal_key};
+use crate::config::{AdmissionConfig, DEFAULT_BACKEND, default_screens, journal_key};
 use crate::judges::screens::store::Store;
 use crate::judges::screens::{AlignTo, Measurement};
 use crate::publish::{Bucket, Place};
@@ -34,9 +34,6 @@ use crate::{
 };
 
 const OPERATION: &str = "start the validator";
-
-/// The backend of a configuration that names none.
-pub(super) const DEFAULT_BACKEND: &str = "burn";
 
 /// Everything that the tasks work with.
 #[derive(Debug)]
