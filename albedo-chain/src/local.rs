@@ -403,6 +403,19 @@ impl ChainClient for LocalChain {
         self.check_subnet(OPERATION, weights.get().key.netuid)?;
         self.database.write(OPERATION, |transaction| self.submit(transaction, weights.get()))
     }
+
+    async fn set_commitment(
+        &self,
+        netuid: NetUid,
+        hotkey: &Hotkey,
+        text: &str,
+        cx: &CallContext,
+    ) -> Result<BlockNumber> {
+        const OPERATION: &str = "commit";
+        cx.check(OPERATION)?;
+        self.check_subnet(OPERATION, netuid)?;
+        Ok(self.commit(hotkey, text, None)?.block)
+    }
 }
 
 albedo_core::register!(dyn ChainClient => LocalChain);

@@ -329,6 +329,21 @@ impl ChainClient for Subtensor {
         writer.set_weights(weights.get(), &**signer, cx).await
     }
 
+    async fn set_commitment(
+        &self,
+        netuid: NetUid,
+        hotkey: &Hotkey,
+        text: &str,
+        cx: &CallContext,
+    ) -> Result<BlockNumber> {
+        const OPERATION: &str = "commit";
+        if address::address(&self.signer(OPERATION)?.public_key()) != hotkey.0 {
+            let message = "this client has not the key of that hotkey";
+            return Err(Error::new(ErrorKind::NotFound, OPERATION, message).with("hotkey", hotkey));
+        }
+        self.commit(netuid, text, None, cx).await
+    }
+
     fn journal(&self) -> Option<Arc<dyn JournalStore>> {
         let writer = self.writer.as_ref()?;
         Some(Arc::new(writer.journal.clone()))

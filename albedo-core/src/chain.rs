@@ -152,6 +152,22 @@ pub trait ChainClient: Debug + Send + Sync + 'static {
     /// vector names; whatever the chain answers.
     async fn set_weights(&self, weights: Cleared<WeightVector>, cx: &CallContext) -> Result<WeightReceipt>;
 
+    /// Commits to `text` in plain as `hotkey`, in place of its commitment before, and waits
+    /// until it is in a block, whose number it gives. Called twice, it commits twice: ask
+    /// [`ChainClient::reveals`] first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if the hotkey is not registered, or this client has not its
+    /// key; [`ErrorKind::RateLimited`] if the chain takes no more for now; whatever else it
+    /// answers.
+    async fn set_commitment(
+        &self,
+        netuid: NetUid,
+        hotkey: &Hotkey,
+        text: &str,
+        cx: &CallContext,
+    ) -> Result<BlockNumber>;
+
     /// The store beside this client's own submissions, for the
     /// [`WeightJournal`](crate::weights::WeightJournal) that clears its
     /// vectors; `None` if the client keeps none.

@@ -6,12 +6,14 @@
 //! folder, a bucket or a web server holds; its head is a signed note. From it alone
 //! one sees a plan that was announced and has no end ([`History::check_ends`]).
 //! Besides one needs what others have: heads that they hold show a second history
-//! ([`History::check_head`]), a chain's reveals show a submission that never entered
+//! ([`History::check_head`]), heads on a chain also show when a plan was announced at the
+//! latest ([`History::attested`]), a chain's reveals show a submission that never entered
 //! ([`History::check_reveals`]), records show whether they are as they were announced
 //! ([`History::check_record`]). `docs/log.md` describes files and entries.
 //!
 //! The module is behind the feature `signatures`.
 
+mod anchor;
 mod entry;
 mod files;
 mod head;
@@ -23,6 +25,7 @@ mod reader;
 mod tiles;
 mod writer;
 
+pub use anchor::{Anchor, AnchoredHead, Attested};
 pub use entry::{Announced, End, Ended, Entry, Forfeited, Submission};
 pub use files::{FolderLog, HttpLog, LogFiles};
 pub use head::Head;

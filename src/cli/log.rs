@@ -9,8 +9,8 @@ use serde_json::json;
 use super::exit::Exit;
 use super::output::{print, print_foreign_json, print_json, shown};
 use crate::log::{
-    Announced, End, Ended, Entry, Finding, FolderLog, Forfeited, Head, History, InclusionProof, Log,
-    LogFiles, LogWriter, Revealed, Submission, verifier_key,
+    Anchor, Announced, Attested, End, Ended, Entry, Finding, FolderLog, Forfeited, Head, History,
+    InclusionProof, Log, LogFiles, LogWriter, Revealed, Submission, verifier_key,
 };
 use crate::record::{self, AnyRecord, VerifyOptions};
 use crate::signer::KeyFile;
@@ -79,7 +79,7 @@ pub(crate) struct Verify {
     #[arg(value_name = "LOG", required_unless_present = "proof")]
     place: Option<String>,
     /// Check the proof in this file instead of a log.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["place", "heads", "reveals", "records"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["place", "heads", "reveals", "records", "anchored_by"])]
     proof: Option<PathBuf>,
     /// The log's key: `ed25519:…` or `sr25519:…`. Without it, who signed
     /// the log is unknown.
@@ -95,6 +95,10 @@ pub(crate) struct Verify {
     /// Ask for those alone that could be read at this block.
     #[arg(long, value_name = "BLOCK", requires = "reveals")]
     until: Option<u64>,
+    /// The hotkey that puts heads of the log on chain: those in the list of `--reveals`
+    /// are compared with the log, and show which plans were announced by which block.
+    #[arg(long, value_name = "SS58", requires = "reveals")]
+    anchored_by: Option<String>,
     /// A record's folder: whether it is in the log, as it was announced.
     #[arg(long = "record", value_name = "DIR")]
     records: Vec<PathBuf>,
@@ -278,7 +282,7 @@ fn check_proof(path: &Path, key: Option<&PublicKey>, json: bool) -> Result<Exit>
 }
 
 async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
-    let Verify { place, key, heads, reveals, until, records, json, .. } = arguments;
+    let Verify { place, key, heads, reveals, until, anchored_by, records, json, .. } = arguments;
     let log = Log::open(files(place.as_deref().unwrap_or("."), cx)?, key.as_ref(), cx).await?;
     let history = History::new(log.head(), &log.entries(cx).await?)?;
     let mut findings = history.check_ends();
@@ -289,6 +293,7 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
         }
         findings.extend(history.check_head(&held)?);
     }
+    let mut attested = None;
     if let Some(path) = reveals {
         let bytes = fs::read(path).map_err(|error| Error::io("read the chain's reveals", path, error))?;
         let mut revealed = Revealed::read(&bytes).map_err(|error| error.with("path", path.display()))?;
@@ -296,6 +301,11 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
             revealed.retain(|revealed| revealed.block.is_none_or(|block| block <= *until));
         }
         findings.extend(history.check_reveals(&revealed));
+        if let Some(hotkey) = anchored_by {
+            let anchors = Anchor::read(&bytes, hotkey).map_err(|error| error.with("path", path.display()))?;
+            findings.extend(anchors.iter().filter_map(|anchor| history.check_anchor(anchor)));
+            attested = Some(history.attested(&anchors));
+        }
     }
     for folder in records {
         let record = AnyRecord::open(folder)?;
@@ -306,15 +316,17 @@ async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
     if *json {
         print_json(&json!({
             "origin": head.origin, "size": head.size, "root": head.root, "signed_by": key, "findings": findings,
+            "attested": attested,
         }))?;
     } else {
         let found: Vec<_> = findings.iter().map(found).collect();
         print(&format!(
-            "{}: {} entries fit together, {}{}\n{}",
+            "{}: {} entries fit together, {}{}\n{}{}",
             head.origin,
             head.size,
             head.root,
             signed_by(key.as_ref()),
+            attested.map(|attested| on_chain(&history, &attested)).unwrap_or_default(),
             found.concat()
         ))?;
     }
@@ -325,6 +337,13 @@ fn signed_by(key: Option<&PublicKey>) -> String {
     key.map_or("\n    nobody's signature was checked: give `--key`".to_owned(), |key| {
         format!("\n    signed by {key}")
     })
+}
+
+/// Which plans were announced by which block.
+fn on_chain(history: &History, attested: &[Attested]) -> String {
+    let announced = history.entries().iter().filter(|entry| matches!(entry, Entry::Announced(_))).count();
+    let plans = attested.iter().map(|at| format!("    entry {} by block {}\n", at.entry, at.block));
+    format!("on chain: {} of {announced} announced plans\n{}", attested.len(), plans.collect::<String>())
 }
 
 fn found(finding: &Finding) -> String {

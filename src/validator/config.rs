@@ -139,6 +139,23 @@ pub struct LogSettings {
     pub origin: String,
     /// The file of its ed25519 key in PKCS #8, PEM, of mode 0600.
     pub key: PathBuf,
+    /// When its head goes on chain.
+    #[serde(default)]
+    pub anchor: Anchoring,
+}
+
+/// When the head of the log goes on chain, as a commitment of the hotkey.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Anchoring {
+    /// Once per epoch, after that epoch's weights. No duel waits for it.
+    #[default]
+    PerEpoch,
+    /// Also before the seed of each duel, which follows from the block after that of the
+    /// head: the chain attests that the duel was announced before its seed was known.
+    BeforeSeed,
+    /// Never.
+    Never,
 }
 
 /// Where records and public data are published. The key of a bucket comes from the
@@ -275,6 +292,7 @@ mod tests {
             ("hubs = [{ name = \"folder\" }]", "hubs[0]"),
             ("operate.listen = \"0.0.0.0:9744\"", "key: operate.listen"),
             ("operate.webhook = {}", "url_env"),
+            ("log.anchor = \"often\"", "before-seed"),
         ] {
             let error = check(&format!("{SMALL}\n{line}")).expect_err(line);
             assert!(error.to_string().contains(words), "{line}: {error}");

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::beats::Beats;
-use super::config::{EntrySettings, ReignSettings, ValidatorConfig};
+use super::config::{Anchoring, EntrySettings, ReignSettings, ValidatorConfig};
 use super::ledger::{KingRow, Ledger};
 use super::log_folder::LogFolder;
 use super::models::{Local, Models, blocking};
@@ -56,6 +56,7 @@ pub(super) struct Shared {
     pub(super) align: AlignTo,
     pub(super) bucket: Arc<dyn Bucket>,
     pub(super) log: LogFolder,
+    pub(super) anchoring: Anchoring,
     pub(super) budget: ErrorBudget,
     pub(super) reign: ReignSettings,
     pub(super) entry: EntrySettings,
@@ -65,6 +66,8 @@ pub(super) struct Shared {
     pub(super) journal_key: JournalKey,
     pub(super) time: Time,
     pub(super) seen: watch::Sender<Option<Arc<Seen>>>,
+    /// Held while something is written to the chain: one extrinsic of the hotkey at a time.
+    pub(super) writing: tokio::sync::Mutex<()>,
     pub(super) running: Mutex<Running>,
     pub(super) beats: Arc<Beats>,
     pub(super) webhook: Option<Webhook>,
@@ -146,6 +149,7 @@ impl Shared {
             tasks: check.plugin("tasks", &config.tasks)?.build(cx).await?,
             screens: screens(config, &state, cx).await?,
             log: LogFolder::new(state.join("log"), config.log.origin.clone(), Arc::new(signer)),
+            anchoring: config.log.anchor,
             budget: ErrorBudget::new(config.reign.alpha)?,
             reign: config.reign.clone(),
             entry: config.entry.clone(),
@@ -154,6 +158,7 @@ impl Shared {
             journal_key: journal_key()?,
             time: Time::new(Arc::clone(cx.clock())),
             seen: watch::Sender::new(None),
+            writing: tokio::sync::Mutex::default(),
             running: Mutex::default(),
             beats: Arc::default(),
             webhook,

@@ -7,6 +7,7 @@
 //! | `admission` | decides who takes part; fetches and screens submissions, in order |
 //! | `duels` | plans, announces and runs the next duel, and enters its verdict |
 //! | `weights` | sets the weights that the ledger calls for, once per epoch |
+//! | `anchors` | puts the newest head of the log on chain, after the epoch's weights |
 //! | `publisher` | publishes what the outbox holds |
 //! | `alerts` | tells the webhook what stands and what is over |
 //! | `watch` | reports tasks that do not get on, and feeds the service manager while all do |
@@ -33,6 +34,7 @@ use crate::{CallContext, Error, ErrorKind, Fault, Result};
 
 mod admission;
 mod alerts;
+mod anchors;
 mod checks;
 mod contestants;
 mod duels;
@@ -75,11 +77,12 @@ trait Task: Debug + Send + Sync {
 /// # Errors
 /// A bug: a task ended by itself.
 pub(super) async fn run(shared: &Arc<Shared>, cx: &CallContext) -> Result<()> {
-    let tasks: [Arc<dyn Task>; 6] = [
+    let tasks: [Arc<dyn Task>; 7] = [
         Arc::new(follower::Follower::new(Arc::clone(shared))),
         Arc::new(admission::Admissions::new(Arc::clone(shared))),
         Arc::new(duels::Duels::new(Arc::clone(shared))),
         Arc::new(weights::Weights::new(Arc::clone(shared))),
+        Arc::new(anchors::Anchors::new(Arc::clone(shared))),
         Arc::new(publisher::Publishing::new(Arc::clone(shared))),
         Arc::new(alerts::Alerts::new(Arc::clone(shared))),
     ];

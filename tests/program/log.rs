@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::run::{albedo, error, root, stdout};
 
@@ -166,6 +166,31 @@ fn what_is_wrong_with_a_log_has_an_exit_code_of_its_own() {
     let three = log("three");
     stdout(&albedo([&["log", "append", &three, &duel][..], &origin, &entered].concat()));
     stdout(&albedo(["log", "verify", &three, "--reveals", &reveals]));
+
+    // Heads that a hotkey put on chain: the log's own dates its plan, another's contradicts it.
+    let verify = |reveals: &Value, hotkey: &str| {
+        let path = folder.path().join("anchors.json");
+        fs::write(&path, reveals.to_string()).expect("writes");
+        let arguments = ["--reveals", &text(&path), "--until", "0", "--anchored-by", hotkey, "--json"];
+        let verified = albedo([&["log", "verify", &three][..], &arguments].concat());
+        (verified.status.code(), serde_json::from_slice::<Value>(&verified.stdout).expect("JSON"))
+    };
+    let (_, verified) = verify(&json!({"block": {}, "reveals": []}), "5Own");
+    assert_eq!(verified["attested"], json!([]));
+    let head = |size: u64, root: &str, block: u64| {
+        let text = format!("albedo-log|1|{size}|{root}");
+        json!({"hotkey": "5Own", "place": {"block": block}, "content": {"text": text}})
+    };
+    let size = verified["size"].as_u64().expect("a size");
+    let own = head(size, verified["root"].as_str().expect("a root"), 12);
+    let (code, attested) = verify(&json!({"block": {}, "reveals": [own]}), "5Own");
+    assert_eq!((code, &attested["attested"]), (Some(0), &json!([{"entry": 0, "block": 12}])));
+    assert_eq!(verify(&json!({"block": {}, "reveals": [own]}), "5Other").1["attested"], json!([]));
+    let forged = [own, head(size, &pin, 13), head(size + 5, &pin, 14)];
+    let (code, found) = verify(&json!({"block": {}, "reveals": forged}), "5Own");
+    let findings: Vec<_> =
+        found["findings"].as_array().expect("a list").iter().map(|of| &of["finding"]).collect();
+    assert_eq!((code, findings), (Some(3), vec!["contradiction", "truncated"]));
 
     // Another key's log; a file that was altered.
     let other = append("one", &duel, &keys[1]);

@@ -9,7 +9,7 @@ use albedo::backends::hubs::scripted::{HuggingFace, Registry, Reply, Server};
 use albedo::backends::openai::scripted::{Answer, ScriptedServer};
 use albedo::testing::small_duel;
 use albedo::{CallContext, Digest, DuelSettings, FileStore, Rule, Seed};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::log::key;
@@ -219,7 +219,12 @@ fn logs(machine: &mut Machine) {
     let append = ["log", "append", &log, &duel, "--key", &key, "--origin", "example.com/log"];
     let appended = machine.prints("log append", &append);
     assert_eq!(appended["appended"].as_array().map(Vec::len), Some(2), "{appended}");
-    machine.prints("log verify", &["log", "verify", &log, "--key", &key_of]);
+    let [size, root] = ["size", "root"].map(|key| appended[key].to_string().replace('"', ""));
+    let head = json!({"text": format!("albedo-log|1|{size}|{root}")});
+    let anchor = json!({"hotkey": "5Own", "place": {"block": 7}, "content": head});
+    let reveals = machine.write("reveals.json", &json!({"reveals": [anchor]}).to_string());
+    let anchored = ["--reveals", &reveals, "--anchored-by", "5Own"];
+    machine.prints("log verify", &[&["log", "verify", &log, "--key", &key_of][..], &anchored].concat());
     let proof = stdout(&albedo(["log", "prove", &log, "--entry", "1"]));
     let proof = machine.write("proof", &proof);
     machine.prints("log verify --proof FILE", &["log", "verify", "--proof", &proof]);

@@ -8,13 +8,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use albedo::chain::NetUid;
+use albedo::chains::ledger::Ledger as Sightings;
+use albedo::chains::local::LocalChain;
+use albedo::log::{Anchor, End, Ended, Entry, FolderLog, History, Log};
 use albedo::record::{AnyRecord, VerifyOptions, verify_chain, verify_record};
 use albedo::reign::ErrorBudget;
 use albedo::rng::{Stream, Use};
 use albedo::validator::ledger::Ledger;
-use albedo::{CallContext, Registry, Terms};
+use albedo::{CallContext, ChainClient, Registry, Seed, Terms};
 use serde_json::Value;
 
 use crate::run::{albedo, command, demo, stdout};
@@ -72,6 +77,9 @@ async fn a_killed_competition_goes_on_as_if_nothing_had_happened() {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = folder.path().join("demo");
         prepare(&dir);
+        let config = dir.join("validator.toml");
+        let text = fs::read_to_string(&config).expect("reads");
+        fs::write(&config, text.replace("[log]\n", "[log]\nanchor = \"before-seed\"\n")).expect("writes");
         killed += disturbed(&dir, kills - killed, &mut moments);
         check(&dir).await;
         competitions += 1;
@@ -155,10 +163,51 @@ async fn check(dir: &Path) {
     let key = status["log"]["key"].as_str().expect("a key");
     let log = site.join("log");
     stdout(&albedo(["log", "verify", log.to_str().expect("UTF-8"), "--key", key]));
+    attested(dir).await;
     // One vector per epoch, and the last one is the new king's.
     let epochs = ledger.epochs(1000).await.expect("read");
     assert!(epochs.windows(2).all(|pair| pair[0].epoch > pair[1].epoch));
     assert_eq!(epochs[0].vector.shares[0].hotkey.0, "ben");
+}
+
+/// The log, and its heads that the validator's hotkey put on chain.
+pub(crate) async fn heads_on_chain(dir: &Path) -> (History, Vec<Anchor>) {
+    let cx = CallContext::new();
+    let log = Log::open(Arc::new(FolderLog::new(dir.join("state/log"))), None, &cx).await.expect("opens");
+    let history = History::new(log.head(), &log.entries(&cx).await.expect("fits")).expect("reads");
+    let chain = LocalChain::open(&dir.join("chain.sqlite")).expect("opens");
+    let sightings = Sightings::open(&dir.join("state/reveals.sqlite")).expect("opens");
+    let genesis = chain.genesis(&cx).await.expect("known");
+    let seen = sightings.sightings(genesis, NetUid(97)).await.expect("read");
+    let list = serde_json::json!({"reveals": seen}).to_string();
+    let anchors = Anchor::read(list.as_bytes(), "validator").expect("reads");
+    assert!(!anchors.is_empty(), "no head is on chain");
+    for anchor in &anchors {
+        assert_eq!(history.check_anchor(anchor), None);
+    }
+    (history, anchors)
+}
+
+/// The chain attests that each duel was announced before the block that its seed is of.
+async fn attested(dir: &Path) {
+    let (history, anchors) = heads_on_chain(dir).await;
+    let (chain, cx) = (LocalChain::open(&dir.join("chain.sqlite")).expect("opens"), CallContext::new());
+    let announced = history.entries().iter().filter(|entry| matches!(entry, Entry::Announced(_))).count();
+    assert_eq!(history.attested(&anchors).len(), announced, "{anchors:?}");
+    for (place, entry) in (0..).zip(history.entries()) {
+        let Entry::Ended(Ended { announced, end: End::Recorded { record, .. } }) = entry else { continue };
+        let duels = fs::read_dir(dir.join("state/duels")).expect("lists");
+        let mut records = duels.map(|duel| albedo::Record::open(&duel.expect("an entry").path()));
+        let record = records.find_map(|opened| opened.ok().filter(|opened| opened.digest == *record));
+        let plan = record.expect("a record").plan().clone();
+        let Entry::Announced(of) = &history.entries()[*announced as usize] else { panic!("entry {place}") };
+        let mut seeds = Vec::new();
+        for anchor in anchors.iter().filter(|anchor| anchor.head.size > *announced) {
+            let next = chain.block(anchor.block + 1, &cx).await.expect("final");
+            seeds.push(Seed::on_chain(next.hash, [of.king, of.challenger]));
+        }
+        assert!(seeds.contains(&plan.seed), "entry {place}: {anchors:?}");
+    }
 }
 
 /// Runs the duel of `record` again from its plan, in one go, and compares the digests.

@@ -11,7 +11,7 @@ use albedo::validator::ledger::Ledger;
 use albedo::{CallContext, Digest, Record};
 
 use crate::serve_jobs::{Serving, port, settings};
-use crate::validator_kills::{OUTCOMES, prepare, start};
+use crate::validator_kills::{OUTCOMES, heads_on_chain, prepare, start};
 
 /// Puts the files of `folder` into the mirror, with their list; gives the list's digest.
 fn mirror(folder: &Path, repository: &Path) -> Digest {
@@ -90,4 +90,7 @@ async fn a_competitions_models_may_run_on_a_server_that_goes_away() {
         verified.push(verify_record(&record, &VerifyOptions::default(), &cx).await.expect("verifies"));
     }
     verify_chain(&verified).expect("a chain");
+    // A head of the log goes on chain at most once per epoch, which has 20 blocks here.
+    let (_, anchors) = heads_on_chain(&dir).await;
+    assert!(anchors.windows(2).all(|pair| pair[0].block + 20 <= pair[1].block), "{anchors:?}");
 }

@@ -10,8 +10,8 @@ use super::{
     Checked, FITTING, MemoryJournal, PATIENCE, brief, broken, ends, ensure, refuses, stops, succeeds,
 };
 use crate::chain::{
-    BlockHash, BlockRef, ChainClient, EpochIndex, Hotkey, MechanismId, Metagraph, NetUid, Neuron, Reveal,
-    Subnet, Uid, WeightEffect, WeightsView,
+    BlockHash, BlockRef, ChainClient, Content, EpochIndex, Hotkey, MechanismId, Metagraph, NetUid, Neuron,
+    Reveal, Subnet, Uid, WeightEffect, WeightsView,
 };
 use crate::context::CallContext;
 use crate::error::ErrorKind;
@@ -60,7 +60,8 @@ impl Debug for ChainFixture<'_> {
 /// block, then and later; tables in their order; weights that are in force
 /// after they are set, or, with commit-reveal, from the epoch that reveals them
 /// on and not before; once, however often they are submitted, and never for a
-/// slot that changed hands; calls that can be stopped. It sets weights once.
+/// slot that changed hands; a commitment that everybody reads from its block on; calls that
+/// can be stopped. It sets weights once, and commits once.
 ///
 /// # Errors
 /// The first promise found broken.
@@ -74,6 +75,7 @@ pub async fn check_chain(chain: &dyn ChainClient, fixture: &ChainFixture<'_>) ->
     suite.same_state(&before, &state).await?;
     suite.other_branches(&before).await?;
     suite.weights(&state).await?;
+    suite.commitment().await?;
     suite.same_state(&before, &state).await?;
     stops(fixture.patience, |cx| async move { chain.head(&cx).await }).await
 }
@@ -236,6 +238,29 @@ impl Suite<'_> {
         let later = self.advance(1).await?;
         let now = self.state(&later).await?.weights;
         ensure(now == state.weights, ONCE, || format!("{} after {}", brief(&now), brief(&state.weights)))
+    }
+
+    async fn commitment(&self) -> Checked {
+        const MADE: &str = "a commitment is read from its block on";
+        const TEXT: &str = "a commitment of the conformance suite";
+        let Self { chain, fixture: ChainFixture { netuid, validator, patience, .. }, cx } = self;
+        let nobody = Hotkey("nobody".into());
+        let strange = chain.set_commitment(*netuid, &nobody, TEXT, cx);
+        refuses(*patience, "only a registered hotkey commits", strange).await?;
+        let before = self.head().await?;
+        let block = succeeds(*patience, MADE, chain.set_commitment(*netuid, validator, TEXT, cx)).await?;
+        let after = self.advance(1).await?;
+        let texts = async |at: &BlockRef| {
+            let reveals = succeeds(*patience, MADE, chain.reveals(*netuid, at, cx)).await?;
+            let made =
+                |reveal: &Reveal| reveal.hotkey == *validator && reveal.content == Content::Text(TEXT.into());
+            Ok(reveals.into_iter().filter(made).map(|reveal| reveal.place.block).collect::<Vec<_>>())
+        };
+        let (none, one) = (texts(&before).await?, texts(&after).await?);
+        let between = (before.number..=after.number).contains(&block);
+        ensure(none.is_empty() && one == [block] && between, MADE, || {
+            format!("block {block}: {none:?} at {before:?}, {one:?} at {after:?}")
+        })
     }
 
     /// A vector of a third for the first target and two for the second, cleared

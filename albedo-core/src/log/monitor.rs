@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::merkle::leaf_hash;
 use super::reader::{parse, root};
-use super::{Announced, End, Ended, Entry, Forfeited, Head, Submission};
+use super::{Anchor, AnchoredHead, Announced, Attested, End, Ended, Entry, Forfeited, Head, Submission};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Fault, Result};
 use crate::record::AnyRecord;
@@ -38,19 +38,20 @@ pub enum Finding {
         /// The first block at which everybody could read it, if the list tells.
         block: Option<u64>,
     },
-    /// A head that somebody holds has another hash for the same entries: the log's
-    /// key has signed two histories, of which both heads together are the proof.
+    /// A head that somebody holds, or that is on chain, has another hash for the same
+    /// entries: there are two histories, of which both heads together are the proof.
     Contradiction {
-        /// The head that somebody holds.
+        /// The head that somebody holds, or the text on chain.
         held: String,
         /// The log's.
         head: String,
         /// The hash that the log has for as many entries.
         root: Digest,
     },
-    /// A head that somebody holds covers more entries than the log shows.
+    /// A head that somebody holds, or that is on chain, covers more entries than the log
+    /// shows.
     Truncated {
-        /// The head that somebody holds.
+        /// The head that somebody holds, or the text on chain.
         held: String,
         /// How many entries the log shows.
         size: u64,
@@ -112,11 +113,7 @@ impl Revealed {
             Manifest(Digest),
             Revision(String),
         }
-        let list: List = serde_json::from_slice(json).map_err(|error| {
-            Error::new(ErrorKind::DataInvalid, "read the chain's reveals", error.to_string())
-                .with_fault(Fault::Operator)
-                .with_hint("give the file that `albedo chain reveals --json` printed")
-        })?;
+        let list: List = serde_json::from_slice(json).map_err(not_a_list)?;
         let revealed = |Row { hotkey, place, readable_at, submission }: Row| {
             let Committed { repository, pin } = submission?;
             let pin = match pin {
@@ -128,6 +125,13 @@ impl Revealed {
         };
         Ok(list.reveals.into_iter().filter_map(revealed).collect())
     }
+}
+
+/// A file is not what `albedo chain reveals --json` prints.
+pub(super) fn not_a_list(error: serde_json::Error) -> Error {
+    Error::new(ErrorKind::DataInvalid, "read the chain's reveals", error.to_string())
+        .with_fault(Fault::Operator)
+        .with_hint("give the file that `albedo chain reveals --json` printed")
 }
 
 /// The entries of a log that were read and compared with its head, for the
@@ -253,15 +257,46 @@ impl History {
                 .with("held", &held.origin)
                 .with("log", &self.head.origin));
         }
-        let Some(hashes) = usize::try_from(held.size).ok().and_then(|size| self.hashes.get(..size)) else {
-            return Ok(Some(Finding::Truncated { held: held.to_string(), size: self.head.size }));
+        Ok(self.compare(held.into(), || held.to_string()))
+    }
+
+    /// Compares `anchor`, a head that the log's owner put on chain, with the log.
+    pub fn check_anchor(&self, anchor: &Anchor) -> Option<Finding> {
+        self.compare(anchor.head, || anchor.head.to_string())
+    }
+
+    fn compare(&self, held: AnchoredHead, text: impl FnOnce() -> String) -> Option<Finding> {
+        let Some(root) = self.root_of(held.size) else {
+            return Some(Finding::Truncated { held: text(), size: self.head.size });
         };
-        let root = root(hashes);
-        Ok((root != held.root).then(|| Finding::Contradiction {
-            held: held.to_string(),
+        (root != held.root).then(|| Finding::Contradiction {
+            held: text(),
             head: self.head.to_string(),
             root,
-        }))
+        })
+    }
+
+    /// The hash of the tree of the first `size` entries, if there are so many.
+    fn root_of(&self, size: u64) -> Option<Digest> {
+        let size = usize::try_from(size).ok()?;
+        self.hashes.get(..size).map(root)
+    }
+
+    /// The announcements that a head on chain covers, with the first block of such a head.
+    /// Heads of another history attest nothing.
+    pub fn attested(&self, anchors: &[Anchor]) -> Vec<Attested> {
+        let mut true_heads: Vec<_> = anchors
+            .iter()
+            .filter(|anchor| self.root_of(anchor.head.size) == Some(anchor.head.root))
+            .collect();
+        true_heads.sort_by_key(|anchor| anchor.block);
+        let announced = (0..).zip(&self.entries).filter(|(_, entry)| matches!(entry, Entry::Announced(_)));
+        announced
+            .filter_map(|(entry, _)| {
+                let first = true_heads.iter().find(|anchor| anchor.head.size > entry)?;
+                Some(Attested { entry, block: first.block })
+            })
+            .collect()
     }
 
     /// Whether `record`, which was verified, is in the log as it was announced.

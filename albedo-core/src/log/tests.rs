@@ -203,6 +203,15 @@ fn a_second_history_and_a_shortened_one_are_found_by_the_heads_of_others() {
     assert!(matches!(longer, Some(Finding::Truncated { size: 20, .. })), "{longer:?}");
     let elsewhere = Head::sign("example.com/other", 0, Digest::of([]), &*key()).expect("signs");
     assert!(one.check_head(&elsewhere).is_err());
+
+    let on_chain = |head: &Head| Anchor { head: head.into(), block: 7 };
+    assert_eq!(one.check_anchor(&on_chain(&of_one)), None);
+    let held = AnchoredHead::from(&of_one).to_string();
+    assert!(
+        matches!(two.check_anchor(&on_chain(&of_one)), Some(Finding::Contradiction { held: text, .. }) if text == held)
+    );
+    let longer = one.check_anchor(&on_chain(&of_two));
+    assert!(matches!(longer, Some(Finding::Truncated { size: 20, .. })), "{longer:?}");
 }
 
 #[test]
@@ -261,6 +270,21 @@ fn a_duel_is_announced_without_its_seed_and_ended_by_its_record() {
     assert_eq!(ended.check_ends(), []);
     assert_eq!(ended.announcement(plan).expect("a plan"), None);
     assert_eq!(ended.check_record(&published).expect("checks"), None);
+
+    // What a head on chain attests: the announcements that it covers, by its own history.
+    let twice = [start[0].clone(), end(0), start[0].clone()];
+    let hashes: Vec<_> =
+        twice.iter().map(|entry| merkle::leaf_hash(&entry.to_bytes().expect("bytes"))).collect();
+    let anchor = |size: usize, block| {
+        let root = super::reader::root(&hashes[..size]);
+        Anchor { head: AnchoredHead { size: size as u64, root }, block }
+    };
+    let forged = Anchor { head: AnchoredHead { size: 3, root: Digest::of("else") }, block: 1 };
+    let attested = |anchors: &[Anchor]| {
+        history(&twice).attested(anchors).iter().map(|at| (at.entry, at.block)).collect::<Vec<_>>()
+    };
+    assert_eq!(attested(&[forged, anchor(3, 9), anchor(2, 6), anchor(1, 4), anchor(0, 2)]), [(0, 4), (2, 9)]);
+    assert_eq!(attested(&[forged, anchor(0, 2)]), []);
 
     let abandoned = Ended { announced: 0, end: End::Abandoned { reason: "no judge answers".into() } };
     let twice = history(&[start[0].clone(), Entry::Ended(abandoned), end(0), end(7)]);

@@ -1,10 +1,10 @@
 //! The log of duels: its entries are here first, and then in its folder.
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::Ledger;
 use super::sql::parsed;
-use crate::chains::database::Trouble;
+use crate::chains::database::{Trouble, damaged};
 use crate::log::{Entry, Head};
 use crate::{Error, Result};
 
@@ -45,6 +45,30 @@ impl Ledger {
         .await
     }
 
+    /// The newest signed head.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn newest_head(&self) -> Result<Option<Head>> {
+        self.look("read the log's head", |transaction| {
+            let sql = "SELECT head FROM log_heads ORDER BY size DESC LIMIT 1";
+            Ok(transaction.query_row(sql, [], head).optional()?)
+        })
+        .await
+    }
+
+    /// The signed head of the first `size` entries, if one was signed then.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn head_of(&self, size: u64) -> Result<Option<Head>> {
+        self.look("read a head of the log", move |transaction| {
+            let sql = "SELECT head FROM log_heads WHERE size = ?1";
+            Ok(transaction.query_row(sql, [size], head).optional()?)
+        })
+        .await
+    }
+
     /// How many entries the newest signed head covers.
     ///
     /// # Errors
@@ -56,6 +80,10 @@ impl Ledger {
         })
         .await
     }
+}
+
+fn head(row: &Row<'_>) -> rusqlite::Result<Head> {
+    Head::parse(&row.get::<_, String>(0)?).map_err(|error| damaged(0, error))
 }
 
 /// The place at which the entry now stands.

@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::anchors::on_chain;
 use super::checks::gone;
 use super::contestants::{Contestants, builder, settings};
 use super::turn::{Turn, next_to_duel, pause};
 use super::{Next, Task, report};
+use crate::chain::BlockNumber;
 use crate::log::{Announced, Ended, Submission};
 use crate::record::{self, FileStore, RecordStore, VerifyOptions};
 use crate::reign::Effect;
+use crate::validator::config::Anchoring;
 use crate::validator::ledger::{Crowned, Decision, Drafted, KingRow, OpenDuel, Reason, SubmissionRow};
 use crate::validator::models::blocking;
 use crate::validator::parts::{Seen, Shared};
@@ -112,8 +115,10 @@ impl Duels {
         }
         log.write(ledger, now_ms, cx).await?;
         let Some(head_block) = duel.head_block else {
-            let head = chain.head(cx).await?;
-            ledger.announced_at(duel.id, head.number).await?;
+            let Some(block) = self.announced_at(duel, cx).await? else {
+                return Ok(Next::Change(Duration::from_mins(1)));
+            };
+            ledger.announced_at(duel.id, block).await?;
             return Ok(Next::Now);
         };
         let seed = match duel.seed {
@@ -136,6 +141,18 @@ impl Duels {
             }
             Ok(next) => Ok(next),
         }
+    }
+
+    /// The block by which the duel was announced: the newest final one, or, before each seed,
+    /// that of a head on chain, once there is one.
+    async fn announced_at(&self, duel: &OpenDuel, cx: &CallContext) -> Result<Option<BlockNumber>> {
+        let shared = &*self.shared;
+        if shared.anchoring != Anchoring::BeforeSeed {
+            return Ok(Some(shared.chain.head(cx).await?.number));
+        }
+        let Some(seen) = shared.newest() else { return Ok(None) };
+        let on_chain = on_chain(shared, &seen, cx).await?;
+        Ok(on_chain.filter(|on_chain| on_chain.head.size > duel.announced).map(|on_chain| on_chain.block))
     }
 
     async fn run(&self, duel: &OpenDuel, row: &SubmissionRow, seed: Seed, cx: &CallContext) -> Result<Next> {

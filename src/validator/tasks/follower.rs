@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use super::{Next, Task};
 use crate::chain::Content;
 use crate::chains::ledger::{Seen as SeenFirst, Sighting};
+use crate::log::AnchoredHead;
 use crate::validator::ledger::Commit;
 use crate::validator::parts::{Seen, Shared};
 use crate::{CallContext, Result};
@@ -60,11 +61,12 @@ impl Task for Follower {
     }
 }
 
-/// What everybody can read of a sighting.
+/// What everybody can read of a sighting. The heads of logs that validators put on chain
+/// are nobody's submissions.
 fn readable(sighting: Sighting) -> Option<Commit> {
     let Sighting { hotkey, place, readable_at, content, seen } = sighting;
     match content {
-        Content::Text(text) => Some(Commit {
+        Content::Text(text) if AnchoredHead::parse(&text).is_none() => Some(Commit {
             hotkey,
             text,
             place,

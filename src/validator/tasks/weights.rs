@@ -52,6 +52,7 @@ impl Weights {
     async fn send(&self, row: &EpochRow, cx: &CallContext) -> Result<()> {
         let shared = &*self.shared;
         let cleared = shared.journal.clear(row.vector.clone()).await?;
+        let _writing = shared.writing.lock().await;
         let receipt = shared.chain.set_weights(cleared, cx).await?;
         shared.ledger.weights_landed(row.epoch, receipt, shared.time.now_ms()).await
     }

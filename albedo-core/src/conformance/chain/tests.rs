@@ -30,6 +30,8 @@ enum Flaw {
     Doubles,
     RefusesTwice,
     TakesStrangers,
+    LosesCommitments,
+    CommitsForStrangers,
     Mumbles,
 }
 
@@ -39,6 +41,7 @@ struct Fake {
     flaw: Flaw,
     commit_reveal: bool,
     state: Mutex<(BlockNumber, Vec<Submission>)>,
+    commitment: Mutex<Option<(BlockNumber, String)>>,
 }
 
 #[derive(Debug)]
@@ -138,17 +141,22 @@ impl ChainClient for Fake {
 
     async fn reveals(&self, _: NetUid, at: &BlockRef, _: &CallContext) -> Result<Vec<Reveal>> {
         self.known(at)?;
-        let reveal = |block| Reveal {
-            hotkey: Hotkey("miner".into()),
+        let reveal = |hotkey: &str, block, text: &str| Reveal {
+            hotkey: Hotkey(hotkey.into()),
             place: Place { block, extrinsic: Some(0), dated_by: DatedBy::Commitment },
             readable_at: Some(block),
-            content: Content::Text("model".into()),
+            content: Content::Text(text.into()),
         };
-        Ok(match self.flaw {
-            Flaw::RevealsLatestFirst => vec![reveal(4), reveal(3)],
-            Flaw::RevealsTooEarly => vec![reveal(3), reveal(at.number + 1)],
-            _ => vec![reveal(3), reveal(4)],
-        })
+        let of_miner = |block| reveal("miner", block, "model");
+        let committed = self.commitment.lock().expect("unpoisoned").clone();
+        let committed = committed.filter(|(block, _)| *block <= at.number);
+        let mut reveals = match self.flaw {
+            Flaw::RevealsLatestFirst => vec![of_miner(4), of_miner(3)],
+            Flaw::RevealsTooEarly => vec![of_miner(3), of_miner(at.number + 1)],
+            _ => vec![of_miner(3), of_miner(4)],
+        };
+        reveals.extend(committed.map(|(block, text)| reveal("validator", block, &text)));
+        Ok(reveals)
     }
 
     async fn weights(&self, _: NetUid, at: &BlockRef, _: &CallContext) -> Result<WeightsView> {
@@ -207,6 +215,23 @@ impl ChainClient for Fake {
         }
         Ok(receipt(before.unwrap_or(included)))
     }
+
+    async fn set_commitment(
+        &self,
+        _: NetUid,
+        hotkey: &Hotkey,
+        text: &str,
+        _: &CallContext,
+    ) -> Result<BlockNumber> {
+        if hotkey.0 != "validator" && self.flaw != Flaw::CommitsForStrangers {
+            return Err(Error::new(ErrorKind::NotFound, "commit", "not registered"));
+        }
+        let block = self.head_number() + 1;
+        if self.flaw != Flaw::LosesCommitments {
+            *self.commitment.lock().expect("unpoisoned") = Some((block, text.to_owned()));
+        }
+        Ok(block)
+    }
 }
 
 #[tokio::test]
@@ -229,6 +254,8 @@ async fn every_flaw_is_found() {
         (Flaw::Doubles, Some("submitting weights again has no further effect")),
         (Flaw::RefusesTwice, Some("submitting weights again has no further effect")),
         (Flaw::TakesStrangers, Some("only a registered validator sets weights")),
+        (Flaw::LosesCommitments, Some("a commitment is read from its block on")),
+        (Flaw::CommitsForStrangers, Some("only a registered hotkey commits")),
         (Flaw::Mumbles, Some("a stopped call says why")),
         (Flaw::IgnoresOwners, Some("a slot that changed hands gets no weight")),
     ] {
@@ -255,7 +282,8 @@ async fn every_flaw_of_commit_reveal_is_found() {
 /// Checks a chain without commit-reveal, or one with it from a block on.
 async fn check(flaw: Flaw, commit_reveal: Option<BlockNumber>) -> Option<Violation> {
     let state = Mutex::new((commit_reveal.unwrap_or(10), vec![]));
-    let chain = Arc::new(Fake { flaw, commit_reveal: commit_reveal.is_some(), state });
+    let chain =
+        Arc::new(Fake { flaw, commit_reveal: commit_reveal.is_some(), state, commitment: Mutex::default() });
     let advancing = Arc::clone(&chain);
     let advance = move |blocks| -> BoxFuture<'static, ()> {
         let chain = Arc::clone(&advancing);
