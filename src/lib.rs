@@ -50,7 +50,7 @@
 //! | `config` | with `cli` | [`config`]: configuration files |
 //! | `bench` | with `cli` | [`mod@bench`]: how fast a model reads and writes |
 //! | `report` | with `cli` | [`report`]: terminal progress and tables |
-//! | `tasks` | with `cli` | tasks `parquet` |
+//! | `tasks` | with `cli` | tasks `parquet`; [`export`]: records as data sets |
 //! | `cpu` | yes | backend `burn`: Qwen3 models on the CPU |
 //! | `cuda` | no | `cpu`, and backend `burn` on NVIDIA GPUs (needs LLVM to build) |
 //! | `openai` | yes | backend `openai`: chat models behind a server |
@@ -101,6 +101,8 @@ pub mod config;
 #[cfg(feature = "decide")]
 pub mod decide;
 pub mod demo;
+#[cfg(feature = "tasks")]
+pub mod export;
 mod plugins;
 pub mod prelude;
 #[cfg(feature = "publish")]

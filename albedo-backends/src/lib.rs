@@ -11,6 +11,7 @@
 //! | [`replay`] | | the replies of a record |
 //! | [`serve`] | `serve` | models behind a server of albedo's own jobs, over HTTP or, with the feature `nats`, a work queue |
 //! | [`prompts`] | `text`, with `burn` and `serve` | counting a prompt's tokens without a model |
+//! | [`tables`] | `tasks` | rows for training tools in parquet files or JSON Lines |
 //! | [`tasks`] | `tasks` | pinned trajectories in parquet shards |
 #![cfg_attr(not(feature = "cuda"), forbid(unsafe_code))]
 
@@ -28,6 +29,8 @@ pub mod prompts;
 pub mod replay;
 #[cfg(feature = "serve")]
 pub mod serve;
+#[cfg(feature = "tasks")]
+pub mod tables;
 #[cfg(feature = "tasks")]
 pub mod tasks;
 #[cfg(feature = "text")]

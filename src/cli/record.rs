@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod audit;
+mod export;
 #[cfg(feature = "publish")]
 mod fetch;
 mod show;
@@ -39,6 +40,9 @@ pub(crate) enum Command {
     /// Audit a record's replies on any device: whether they are the models', by one
     /// pass over the tokens of each.
     Audit(audit::Arguments),
+    /// Write verified records as data sets that training tools load: conversations, and
+    /// pairs of a better and a worse reply.
+    Export(export::Arguments),
     /// Sign a record's digest, in a file beside the record.
     Sign(sign::Arguments),
     /// Verify a duel and its confirmation on fresh tasks, and decide on both.
@@ -115,6 +119,7 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
         Command::Show(arguments) => show::run(arguments),
         Command::Verify(arguments) => verify(arguments, cx).await,
         Command::Audit(arguments) => audit::run(arguments, cx).await,
+        Command::Export(arguments) => export::run(arguments, cx).await,
         Command::Sign(arguments) => sign::run(arguments),
         Command::Confirm(arguments) => confirm(arguments, cx).await,
         #[cfg(feature = "publish")]

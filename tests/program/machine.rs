@@ -91,6 +91,10 @@ fn duels(machine: &mut Machine) {
     let verified = machine.prints("record verify", &again);
     assert_eq!(verified["regenerated"].as_array().map(Vec::len), Some(1), "{verified}");
 
+    let out = machine.path("data");
+    let exported = machine.prints("record export", &["record", "export", &duel, "--out", &out]);
+    assert_eq!(exported["records"], 1, "{exported}");
+
     let models = demo().join("models");
     let [king, challenger] = ["king", "challenger"].map(|side| text(&models.join(side)));
     let calibration = text(&demo().join("audit/cpu-cpu-greedy.json"));

@@ -1,0 +1,154 @@
+use std::collections::BTreeMap;
+
+use serde_json::{Value as Json, json};
+
+use super::*;
+use crate::{CallContext, MemoryStore};
+
+const GUIDE: &str = include_str!("../../docs/export.md");
+const SCHEMA: &str = include_str!("../../docs/export-1.schema.json");
+
+fn record() -> Record {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let (cx, store) = (CallContext::new(), MemoryStore::default());
+        let duel = crate::testing::small_duel().plan(&store, &cx).await.expect("plans");
+        duel.run(&store, &cx).await.expect("runs");
+        let bytes = store.record().expect("is decided");
+        Record::from_bytes(&bytes.lines, &bytes.blobs, bytes.digest).expect("reads")
+    })
+}
+
+/// The rows of `set` as JSON, of both splits.
+fn rows(folder: &Path, set: Set) -> Vec<Json> {
+    let mut rows = Vec::new();
+    for split in [Split::Train, Split::Test] {
+        let Ok(text) = fs::read_to_string(folder.join(set.name()).join(format!("{}.jsonl", split.name())))
+        else {
+            continue;
+        };
+        for line in text.lines() {
+            let row: Json = serde_json::from_str(line).expect("JSON");
+            assert_eq!(Split::of(row["repo"].as_str().expect("text")), split);
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+#[test]
+fn a_record_becomes_rows_and_pairs_that_agree_with_it() {
+    let (record, folder) = (record(), tempfile::tempdir().expect("a folder"));
+    let mut export = Export::create(folder.path(), Form::JsonLines, Some("MIT".into())).expect("begins");
+    export.add(&record).expect("adds");
+    assert!(export.add(&record).is_err(), "named twice");
+    let files = export.finish().expect("ends");
+    let (sft, pairs) = (rows(folder.path(), Set::Sft), rows(folder.path(), Set::Preferences));
+    assert_eq!(files.iter().map(|file| file.rows).sum::<u64>(), (sft.len() + pairs.len()) as u64);
+
+    let by_id: BTreeMap<_, _> = sft.iter().map(|row| (row["id"].as_str().expect("text"), row)).collect();
+    assert_eq!(by_id.len(), sft.len(), "ids are unique");
+    for sample in samples(&record) {
+        let row = |name: &str| by_id[&*format!("{}-{}-{name}", record.digest, sample.recorded.sample)];
+        let recorded = row("recorded");
+        let reference = record.text(&sample.recorded.reference).expect("a text");
+        assert_eq!(recorded["completion"], json!([{"role": "assistant", "content": reference}]));
+        let prompt = record.messages(&sample.recorded.messages).expect("messages");
+        assert_eq!(recorded["prompt"].as_array().map(Vec::len), Some(prompt.len()));
+        assert_eq!((&recorded["score"], &recorded["license"]), (&Json::Null, &json!("MIT")));
+        let score = |name: &str| row(name)["score"].as_f64().expect("a score");
+        assert!((score("king") + score("challenger") - 1.0).abs() < 1e-12);
+        let difference = sample.difference().expect("decided on");
+        assert!((score("challenger") - score("king") - difference).abs() < 1e-12);
+
+        let id = format!("{}-{}-pair", record.digest, sample.recorded.sample);
+        let pair = pairs.iter().find(|pair| pair["id"] == id);
+        assert_eq!(pair.is_some(), difference != 0.0, "{difference}");
+        let Some(pair) = pair else { continue };
+        let (chosen, rejected) =
+            if difference > 0.0 { ("challenger", "king") } else { ("king", "challenger") };
+        assert_eq!(
+            (&pair["chosen"], &pair["rejected"]),
+            (&row(chosen)["completion"], &row(rejected)["completion"])
+        );
+        assert_eq!(pair["margin"].as_f64(), Some(difference.abs()));
+    }
+    let card = fs::read_to_string(folder.path().join("README.md")).expect("a card");
+    assert!(card.starts_with("---\nlicense: \"MIT\"\nconfigs:\n- config_name: sft\n"), "{card}");
+    assert!(card.contains(&record.digest.to_string()));
+    let error = Export::create(folder.path(), Form::Parquet, None).expect_err("is not empty");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+}
+
+#[test]
+fn a_tenth_of_the_repositories_is_held_out() {
+    let test = (0..10_000).filter(|number| Split::of(&format!("owner/repo-{number}")) == Split::Test).count();
+    assert!((850..1150).contains(&test), "{test}");
+    // Exports of other versions keep the split.
+    assert_eq!(Split::of("django/django"), Split::Train);
+}
+
+/// The schema of the rows, from their columns.
+fn schema() -> String {
+    let kind = |kind: Kind| match kind {
+        Kind::Text => json!({"type": "string"}),
+        Kind::MaybeText => json!({"type": ["string", "null"]}),
+        Kind::Integer => json!({"type": "integer"}),
+        Kind::Number => json!({"type": "number"}),
+        Kind::MaybeNumber => json!({"type": ["number", "null"]}),
+        Kind::Flag => json!({"type": "boolean"}),
+        Kind::Texts => json!({"type": "array", "items": {"type": "string"}}),
+        Kind::Numbers => json!({"type": "array", "items": {"type": "number"}}),
+        Kind::Ids => json!({"type": "array", "items": {"type": "integer", "minimum": 0}}),
+        Kind::Messages => json!({"type": "array", "items": {"$ref": "#/$defs/message"}}),
+    };
+    let message = json!({
+        "type": "object",
+        "properties": {"role": {"type": "string"}, "content": {"type": "string"}},
+        "required": ["role", "content"],
+        "additionalProperties": false,
+    });
+    let mut definitions = serde_json::Map::from_iter([("message".to_owned(), message)]);
+    for set in Set::ALL {
+        let properties: serde_json::Map<_, _> =
+            set.columns().iter().map(|column| (column.name.to_owned(), kind(column.kind))).collect();
+        let required: Vec<_> = set.columns().iter().map(|column| column.name).collect();
+        let row = json!({
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": false,
+        });
+        definitions.insert(set.name().into(), row);
+    }
+    let schema = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Rows of `albedo record export`",
+        "$defs": definitions,
+    });
+    serde_json::to_string_pretty(&schema).expect("JSON") + "\n"
+}
+
+#[test]
+fn guide_and_schema_have_every_column() {
+    let schema = schema();
+    if std::env::var_os("ALBEDO_BLESS").is_some() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/export-1.schema.json");
+        fs::write(path, &schema).expect("writes");
+    }
+    assert!(
+        schema == SCHEMA,
+        "the schema has changed: write it anew with ALBEDO_BLESS=1, under another number if a column goes"
+    );
+    for set in Set::ALL {
+        let section = GUIDE.split(&format!("## `{}`\n", set.name())).nth(1).expect("a section");
+        let section = section.split("\n## ").next().unwrap_or_default();
+        let named: Vec<_> = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `"))
+            .flat_map(|line| line.split(" | ").next().unwrap_or_default().split(", "))
+            .map(|name| name.trim_matches('`'))
+            .collect();
+        assert_eq!(named, set.columns().iter().map(|column| column.name).collect::<Vec<_>>());
+    }
+}
