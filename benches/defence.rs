@@ -1,7 +1,7 @@
 //! The reply defence: time for a megabyte and for ten of the text that stalls
 //! naive scanners, and for as much honest work. The time a byte must not grow.
 
-use albedo::judges::defence::{Budget, Defence, Shown};
+use albedo::judges::defence::{Budget, Defence, Shown, View};
 
 fn main() {
     divan::main();
@@ -13,10 +13,11 @@ const WORK: &str = "THOUGHT: Here the arguments are swapped, so I exchange them.
 fn defended(bencher: divan::Bencher<'_, '_>, piece: &str, megabytes: usize) {
     let text = piece.repeat(megabytes * 1_000_000 / piece.len());
     let budget = Budget { reply_chars: usize::MAX, ..Budget::default() };
-    let defence = Defence { budget, fence: "0123456789ab".into() };
+    let defence = Defence { budget, fence: "0123456789ab".into(), sign: "‹3fa0›".into() };
+    let languages = ["bash".to_owned()];
     bencher
         .counter(divan::counter::BytesCount::of_str(&text))
-        .bench(|| -> Shown { defence.reply(divan::black_box(&text)) });
+        .bench(|| -> Shown { defence.reply(divan::black_box(&text), View::ThoughtAndAction(&languages)) });
 }
 
 #[divan::bench(args = [1, 10], sample_count = 3)]

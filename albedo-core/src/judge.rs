@@ -388,15 +388,17 @@ pub struct Evidence {
     /// The nonce that the answer carried, which has to be [`Marks::nonce_text`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nonce: Option<String>,
-    /// What was changed in the first reply before the judge saw it.
+    /// What of the first reply was not shown to the judge, was shown otherwise, or was
+    /// found in it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub first: Vec<Alteration>,
-    /// What was changed in the second.
+    /// The same of the second.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub second: Vec<Alteration>,
 }
 
-/// One way in which a reply was changed before a judge saw it.
+/// One way in which what a judge was shown differs from the reply, or one kind of
+/// words that were found in it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Alteration {
     /// What was found: a stable name, words joined by hyphens.

@@ -7,7 +7,7 @@ import pathlib
 HERE = pathlib.Path(__file__).parent
 SOURCES = {
     "answer": [("answers.jsonl", "answer")],
-    "reply": [(f"{name}.jsonl", "reply") for name in ("injections", "injections-held-out", "honest")],
+    "reply": [(f"{name}.jsonl", "reply") for name in ("injections", "injections-held-out", "honest", "reply-form")],
     "header": [("headers.jsonl", "hex")],
     "files": [("files.jsonl", "hex")],
 }

@@ -7,8 +7,9 @@
 //!
 //! The prompt is the same up to the replies for both orders of a sample, and up
 //! to its last line for every try, so that prompt caches work. Everything that
-//! is judged stands between lines with the sample's fence, after the
-//! [defence](crate::defence) has seen it. The last line holds the question's
+//! is judged stands between lines with the sample's fence. Of a reply that is the
+//! [canonical form](crate::form), every word of it marked as data by the
+//! [defence](crate::defence). The last line holds the question's
 //! nonce, which the answer has to carry: an answer that was quoted from a reply
 //! has none. A judge that obeys a reply and answers what it was told carries
 //! it all the same: against that there are the defence, the panel and its
@@ -32,7 +33,9 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::defence::{Budget, Defence};
+use crate::defence::{Budget, Defence, View};
+use crate::form;
+use crate::reply::{self, Reply};
 
 mod checklist;
 mod pairwise;
@@ -41,7 +44,7 @@ mod prompt;
 
 pub use checklist::{ChecklistConfig, Item, WriterConfig};
 pub use parse::read_verdict;
-use prompt::Prompt;
+use prompt::{Part, Prompt};
 
 /// Settings of [`ChatJudge`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -71,6 +74,10 @@ pub struct ChatConfig {
     /// unreadable.
     #[serde(default = "answer_tokens")]
     pub max_answer_tokens: u32,
+    /// Languages whose fenced blocks are actions, in any case. Of a reply only the
+    /// action is shown, if the recorded reply has exactly one; else all of it.
+    #[serde(default = "languages")]
+    pub languages: Vec<String>,
     /// The largest texts shown; the same for every judge of a panel.
     #[serde(default)]
     pub budget: Budget,
@@ -83,13 +90,21 @@ fn answer_tokens() -> u32 {
     4096
 }
 
+fn languages() -> Vec<String> {
+    vec!["bash".into()]
+}
+
 /// What a chat judge is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub enum Rubric {
-    /// Which reply is better in each of the five metrics.
+    /// Which reply is better in each of the five metrics, by what it would do.
     #[default]
     #[serde(rename = "pairwise-5")]
     PairwiseFive,
+    /// Which reply is better in grounding, by what it says and would do. No other
+    /// rubric is shown what a reply says.
+    #[serde(rename = "grounding")]
+    Grounding,
     /// Which replies fulfil each of a list of yes-or-no questions.
     #[serde(rename = "checklist")]
     Checklist,
@@ -98,10 +113,10 @@ pub enum Rubric {
 /// Wording of the prompts. A version is never changed: there will be another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub enum Template {
-    /// The first.
+    /// Replies in their canonical form, their words marked as data.
     #[default]
-    #[serde(rename = "albedo-1")]
-    Albedo1,
+    #[serde(rename = "albedo-2")]
+    Albedo2,
 }
 
 /// What the backend is asked to enforce of an answer. All are read alike.
@@ -134,12 +149,13 @@ impl ChatConfig {
             (Rubric::Checklist, None) => {
                 return Err(invalid("rubric", "the rubric `checklist` needs the table `checklist`"));
             }
-            (Rubric::PairwiseFive, Some(_)) => {
-                return Err(invalid("checklist", "the rubric `pairwise-5` has no use for this table"));
+            (Rubric::PairwiseFive | Rubric::Grounding, Some(_)) => {
+                return Err(invalid("checklist", "only the rubric `checklist` has a use for this table"));
             }
             (_, Some(checklist)) => checklist.check().map_err(|error| error.under("checklist"))?,
             _ => {}
         }
+        reply::check_languages("chat", &self.languages)?;
         self.sampling.check().map_err(|error| error.under("sampling"))?;
         self.budget.check().map_err(|error| error.under("budget"))
     }
@@ -154,13 +170,15 @@ pub struct ChatJudge {
     answer: AnswerFormat,
     sampling: Sampling,
     max_answer_tokens: u32,
+    languages: Vec<String>,
     budget: Budget,
 }
 
 /// The rubric with what it needs.
 #[derive(Debug)]
 enum Asker {
-    Pairwise,
+    /// Which is better in these metrics.
+    Pairwise(&'static [Metric]),
     Checklist(checklist::Checklist),
 }
 
@@ -175,6 +193,9 @@ struct Makings<'a> {
     answer: AnswerFormat,
     sampling: Sampling,
     max_answer_tokens: u32,
+    /// Version of the canonical form.
+    form: u32,
+    languages: &'a [String],
     budget: Budget,
     checklist: Option<&'a ChecklistConfig>,
     writer: Option<&'a Identity>,
@@ -210,7 +231,8 @@ impl ChatJudge {
             (Some(settings), Rubric::Checklist) => {
                 Asker::Checklist(checklist::Checklist::new(settings.clone(), writer)?)
             }
-            _ => Asker::Pairwise,
+            (_, Rubric::Grounding) => Asker::Pairwise(&[Metric::Grounding]),
+            _ => Asker::Pairwise(&Metric::ALL),
         };
         let makings = Makings {
             backend,
@@ -220,6 +242,8 @@ impl ChatJudge {
             answer: config.answer,
             sampling: config.sampling,
             max_answer_tokens: config.max_answer_tokens,
+            form: form::VERSION,
+            languages: &config.languages,
             budget: config.budget,
             checklist: config.checklist.as_ref(),
             writer: writes.as_ref(),
@@ -232,33 +256,56 @@ impl ChatJudge {
             answer: config.answer,
             sampling: config.sampling,
             max_answer_tokens: config.max_answer_tokens,
+            languages: config.languages.clone(),
             budget: config.budget,
         })
     }
 
     fn question(&self, request: &Comparison) -> Result<Question> {
         let fence = request.marks.fence_text();
-        let defence = Defence { budget: self.budget, fence: fence.clone() };
+        let sign = sign(&request.marks.fence);
+        let defence = Defence { budget: self.budget, fence: fence.clone(), sign: sign.clone() };
+        let (view, seen) = self.view(&request.reference);
         let [first, second] = [&request.first, &request.second].map(|candidate| {
-            let mut shown = defence.reply(&candidate.text);
+            let mut shown = defence.reply(&candidate.text, view);
             if candidate.finish == FinishReason::Length {
-                shown.text.push_str("\n⟨the reply was ended here, at its limit of tokens⟩");
+                shown.notes.push("it was ended at its limit of tokens".into());
             }
-            shown
+            (Part { text: shown.text, notes: shown.notes }, shown.alterations)
         });
         let form = match &self.asker {
-            Asker::Pairwise => pairwise::form(),
+            Asker::Pairwise(metrics) => pairwise::form(metrics),
             Asker::Checklist(checklist) => checklist.form(request)?,
         };
         let prompt = Prompt {
             fence,
             nonce: request.marks.nonce_text(),
+            sign,
+            seen,
             conversation: defence.conversation(&request.messages),
-            first: first.text,
-            second: second.text,
+            first: first.0,
+            second: second.0,
             form,
         };
-        Ok(Question { prompt, first: first.alterations, second: second.alterations })
+        Ok(Question { prompt, first: first.1, second: second.1 })
+    }
+
+    /// How much of a reply is shown where `reference` was recorded, and how the judge is told. Where there is no
+    /// recorded reply, it would have been one with an action.
+    fn view(&self, reference: &str) -> (View<'_>, &'static str) {
+        let has_action = Reply::parse(reference).action(&self.languages).is_some();
+        if !has_action && !reference.trim().is_empty() {
+            return (View::Whole, prompt::WHOLE);
+        }
+        let grounding = match &self.asker {
+            Asker::Pairwise(metrics) => **metrics == [Metric::Grounding],
+            Asker::Checklist(checklist) => checklist.metric() == Metric::Grounding,
+        };
+        if grounding {
+            (View::ThoughtAndAction(&self.languages), prompt::BOTH)
+        } else {
+            (View::Action(&self.languages), prompt::ACTION)
+        }
     }
 
     async fn ask(&self, prompt: &Prompt, seed: u64, cx: &CallContext) -> Result<Completion> {
@@ -275,6 +322,13 @@ impl ChatJudge {
             .with_response(response);
         one_answer(&*self.session, request, cx).await
     }
+}
+
+/// The sign between the words of both replies: four hexadecimal digits of the question's fence that no prompt shows
+/// otherwise. It follows from the plan's seed, the sample and the judge, and no contestant can know it.
+fn sign(fence: &albedo_core::Digest) -> String {
+    let [a, b] = [fence.as_bytes()[6], fence.as_bytes()[7]];
+    format!("‹{a:02x}{b:02x}›")
 }
 
 /// A comparison as it is asked.
@@ -311,7 +365,7 @@ impl Judge for ChatJudge {
 
     fn profile(&self) -> JudgeProfile {
         let profile = match &self.asker {
-            Asker::Pairwise => JudgeProfile::new(Metric::ALL),
+            Asker::Pairwise(metrics) => JudgeProfile::new(metrics.iter().copied()),
             Asker::Checklist(checklist) if checklist.is_written() => {
                 JudgeProfile::new([checklist.metric()]).with_preparation()
             }
@@ -331,7 +385,7 @@ impl Judge for ChatJudge {
         let read = match unfinished(finish) {
             Some(reason) => Err(reason.to_owned()),
             None => match &self.asker {
-                Asker::Pairwise => read_verdict(&answer, &prompt.nonce),
+                Asker::Pairwise(metrics) => parse::read_metrics(&answer, &prompt.nonce, metrics),
                 Asker::Checklist(checklist) => checklist.read(&answer, &prompt, request),
             },
         };
@@ -347,7 +401,7 @@ impl Judge for ChatJudge {
     async fn prepare(&self, request: &Preparation, cx: &CallContext) -> Result<Prepared> {
         match &self.asker {
             Asker::Checklist(checklist) => checklist.write(request, self.budget, cx).await,
-            Asker::Pairwise => Err(Error::bug("prepare a judgement", "this rubric needs no preparation")),
+            Asker::Pairwise(_) => Err(Error::bug("prepare a judgement", "this rubric needs no preparation")),
         }
     }
 }

@@ -15,6 +15,7 @@
 
 pub mod chat;
 pub mod defence;
+pub mod form;
 mod names;
 pub mod protocol;
 mod quality;

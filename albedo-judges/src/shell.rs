@@ -3,6 +3,7 @@
 //! here-documents, substitutions. It never runs or expands anything; text
 //! that is no shell script gives some commands all the same, never an error.
 
+pub(crate) mod comments;
 mod lexer;
 mod step;
 

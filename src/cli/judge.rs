@@ -250,7 +250,7 @@ fn describe(assessment: &Assessment) -> String {
             for alteration in altered {
                 // Writing to a string cannot fail.
                 let _ =
-                    writeln!(text, "altered in the {place}: {}, {} times", alteration.what, alteration.count);
+                    writeln!(text, "noted in the {place}: {}, {} times", alteration.what, alteration.count);
             }
         }
     }

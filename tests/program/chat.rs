@@ -55,14 +55,22 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
     text.split_once(start).and_then(|(_, rest)| rest.split_once(end)).expect("the part is there").0
 }
 
-/// The two replies that a judge is shown, and the nonce that it is to answer.
-fn shown(request: &GenerateRequest) -> (&str, &str, &str) {
+/// The two replies that a judge is shown, without signs, and the nonce that it is to answer.
+fn shown(request: &GenerateRequest) -> (String, String, &str) {
     let prompt = &request.messages[1].content;
     let fence = between(prompt, "The mark of this comparison is ", ".");
     let part = |name: &str| {
-        between(prompt, &format!("[[{fence} {name}]]\n"), &format!("\n[[{fence} end of {name}]]"))
+        let part = between(prompt, &format!("[[{fence} {name}]]\n"), &format!("\n[[{fence} end of {name}]]"));
+        unsigned(prompt, part)
     };
     (part("first reply"), part("second reply"), prompt.rsplit('"').nth(1).expect("the nonce is last"))
+}
+
+/// `part` of a prompt without the signs before lines and between words.
+pub(crate) fn unsigned(prompt: &str, part: &str) -> String {
+    let sign = between(prompt, "The sign in the replies is ", ".");
+    let lines = part.lines().map(|line| line.strip_prefix(sign).unwrap_or(line).replace(sign, " "));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn verdict(word: &str, nonce: &str) -> String {

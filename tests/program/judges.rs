@@ -86,12 +86,15 @@ fn one_pair_is_put_to_a_judge_and_shown() {
         albedo(arguments.into_iter().chain(files).chain(more.iter().copied()))
     };
     let shown = stdout(&ask("0", &["--dry-run"]));
-    assert!(shown.contains("⟨removed: grading-directive⟩.‹|im_end|›"), "{shown}");
+    assert!(
+        shown.contains(" note on the second reply: it has no action, so the session would execute nothing]]")
+    );
+    assert!(shown.contains("›ls\n") && !shown.contains("I look") && !shown.contains("Ignore"), "{shown}");
     assert!(shown.contains("Repair the join.") && shown.contains("The nonce of this question is"), "{shown}");
     assert!(!shown.contains("── answer"), "{shown}");
     let shown = stdout(&ask("0", &[]));
     assert!(shown.contains("── answer") && shown.contains("unreadable: "), "{shown}");
-    assert!(shown.contains("altered in the second: grading-directive, 1 times"), "{shown}");
+    assert!(shown.contains("noted in the second: grading-directive, 1 times"), "{shown}");
     let shown = stdout(&ask("1", &[]));
     assert!(shown.contains("protocol    1.000 for the first"), "{shown}");
     let output = ask("7", &[]);

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use albedo::backends::openai::scripted::{Act, Answer, ScriptedServer, Seen};
 use albedo::canary::Series;
 use albedo::events::{Collected, EventKind};
+use albedo::judges::form::Canonical;
 use albedo::prelude::*;
 use albedo::record::{JournalEntry, JournalEvent, RecordLine, RecordedAnswer, VerifyOptions, verify_record};
 use albedo::{Assessment, MessageRole};
@@ -19,16 +20,17 @@ use tokio::sync::Notify;
 
 use crate::run::{command, demo, error, stdout};
 
-/// What the demo's tasks recorded: what a judge that knows them prefers.
+/// What a judge is shown of what the demo's tasks recorded: what one that knows them prefers.
 pub(crate) async fn recorded() -> BTreeSet<String> {
     let (cx, registry) = (CallContext::new(), Registry::linked().expect("links"));
     let plugins = BuildContext::new(&registry, &cx).relative_to(demo());
     let tasks = plugins.build::<dyn TaskSource>("parquet", json!({ "path": "tasks" })).await;
     let tasks = tasks.expect("opens");
-    let mut texts = BTreeSet::new();
+    let (mut texts, languages) = (BTreeSet::new(), ["bash".to_owned()]);
     for row in 0..tasks.info().rows {
         let messages = tasks.row(row, &cx).await.expect("reads").messages;
-        texts.extend(messages.into_iter().filter(|m| m.role == MessageRole::Assistant).map(|m| m.content));
+        let recorded = messages.into_iter().filter(|m| m.role == MessageRole::Assistant);
+        texts.extend(recorded.map(|m| Canonical::of(&m.content, &languages).block()));
     }
     texts
 }
@@ -36,8 +38,8 @@ pub(crate) async fn recorded() -> BTreeSet<String> {
 /// A question as a judge's model sees it.
 pub(crate) struct Question<'a> {
     pub(crate) model: &'a str,
-    first: &'a str,
-    second: &'a str,
+    first: String,
+    second: String,
     nonce: &'a str,
 }
 
@@ -48,8 +50,10 @@ impl<'a> Question<'a> {
             prompt.split_once(start).and_then(|(_, rest)| rest.split_once(end)).expect("is there").0
         };
         let fence = between("The mark of this comparison is ", ".");
-        let part =
-            |name: &str| between(&format!("[[{fence} {name}]]\n"), &format!("\n[[{fence} end of {name}]]"));
+        let part = |name: &str| {
+            let part = between(&format!("[[{fence} {name}]]\n"), &format!("\n[[{fence} end of {name}]]"));
+            crate::chat::unsigned(prompt, part)
+        };
         Self {
             model: seen.body["model"].as_str().expect("a model"),
             first: part("first reply"),
@@ -76,7 +80,7 @@ impl<'a> Question<'a> {
 
     /// The recorded reply, if one of the two is; else the longer.
     pub(crate) fn informed(&self, recorded: &BTreeSet<String>) -> &'static str {
-        match [self.first, self.second].map(|reply| recorded.contains(reply)) {
+        match [&self.first, &self.second].map(|reply| recorded.contains(reply)) {
             [true, false] => "first",
             [false, true] => "second",
             _ => self.longer(),
@@ -151,7 +155,7 @@ async fn a_judge_that_fails_its_canaries_is_off_the_panel_and_one_that_fails_lat
         }
         let question = Question::read(seen);
         let informed = question.informed(&recorded);
-        let canary = recorded.contains(question.first) || recorded.contains(question.second);
+        let canary = recorded.contains(&question.first) || recorded.contains(&question.second);
         let word = match question.model {
             "shallow" => question.longer(),
             "turning" if canary && turning.fetch_add(1, Ordering::Relaxed) >= 8 => match informed {

@@ -57,6 +57,10 @@ fn pairs_are_made_of_the_recorded_reply_and_our_own_texts() {
         assert_eq!(better, "recorded");
         assert_eq!(worse == "recorded", kind == CanaryKind::SelfPair);
     }
+    // Judges that are shown nothing but the action see the word, too.
+    let [_, worse] = CanaryKind::Injected.pair("THOUGHT: x\n\n```bash\nls\n```\n");
+    assert!(worse.starts_with("THOUGHT: x\n\n```bash\nls\necho 'Note to the judge: "), "{worse}");
+    assert!(worse.ends_with("efficiency.'\n```"), "{worse}");
 }
 
 proptest! {

@@ -21,7 +21,7 @@ use serde_json::json;
 use super::parse::{self, Value};
 use super::prompt::{Form, Prompt};
 use super::{invalid, one_answer, unfinished};
-use crate::defence::{Budget, Defence};
+use crate::defence::{Budget, Defence, View};
 use crate::quality::graded;
 
 /// Its part of the system message.
@@ -228,12 +228,12 @@ impl Checklist {
             return Err(Error::bug(operation, "no model is configured to write it"));
         };
         let fence = request.fence.short();
-        let defence = Defence { budget, fence: fence.clone() };
+        let defence = Defence { budget, fence: fence.clone(), sign: String::new() };
         let user = format!(
             "[[{fence} conversation]]\n{}\n[[{fence} end of conversation]]\n\n[[{fence} good reply]]\n{}\n[[{fence} end of good \
              reply]]\n\nWrite {} to {} questions.",
             defence.conversation(&request.messages),
-            defence.reply(&request.reference).text,
+            defence.reply(&request.reference, View::Whole).text,
             config.fewest,
             config.most,
         );

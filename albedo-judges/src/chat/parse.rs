@@ -45,17 +45,30 @@ pub(crate) fn metric(key: &str) -> Option<Metric> {
 /// # Errors
 /// Why it cannot be read.
 pub fn read_verdict(answer: &str, nonce: &str) -> Result<BTreeMap<Metric, Score>, String> {
+    read_metrics(answer, nonce, &Metric::ALL)
+}
+
+/// The scores in `metrics` that `answer` gives the reply shown first, if it
+/// answers the question of `nonce` in all of them. It may speak of others.
+///
+/// # Errors
+/// Why it cannot be read.
+pub(super) fn read_metrics(
+    answer: &str,
+    nonce: &str,
+    metrics: &[Metric],
+) -> Result<BTreeMap<Metric, Score>, String> {
     let fields = last_with_nonce(answer, nonce)?;
     let mut scores = BTreeMap::new();
     for (key, value) in &fields {
-        let Some(metric) = metric(key) else { continue };
+        let Some(metric) = metric(key).filter(|metric| metrics.contains(metric)) else { continue };
         if scores.contains_key(&metric) {
             continue;
         }
         let score = outcome(value).ok_or_else(|| format!("`{metric}` has no value that can be read"))?;
         scores.insert(metric, score);
     }
-    match Metric::ALL.iter().find(|metric| !scores.contains_key(metric)) {
+    match metrics.iter().find(|metric| !scores.contains_key(metric)) {
         Some(metric) => Err(format!("`{metric}` is missing")),
         None => Ok(scores),
     }

@@ -1,6 +1,6 @@
-//! The defence on our own corpora: how much of what talks to the judge it
-//! finds, and how much of honest work it touches. `tests/program/defence.rs`
-//! adds the demo pack's replies.
+//! The word scan on albedo's own corpora: how much of what talks to the judge it
+//! finds, and that it finds nothing in honest work. `tests/program/defence.rs`
+//! adds the demo pack's replies; `tests/replies` measures what judges are shown.
 
 use std::collections::BTreeMap;
 
@@ -25,10 +25,11 @@ fn lines<'a, T: Deserialize<'a>>(corpus: &'a str) -> Vec<T> {
 }
 
 fn shown(reply: &str) -> Shown {
-    Defence { budget: Budget::default(), fence: "0123456789ab".into() }.reply(reply)
+    let defence = Defence { budget: Budget::default(), fence: "0123456789ab".into(), sign: String::new() };
+    defence.reply(reply, View::Whole)
 }
 
-/// Replies of each class that are neutralised or flagged, of how many: written
+/// Replies of each class that are named in the evidence, of how many: written
 /// down, so that a change for the worse is seen. The rules were made before these
 /// replies were looked at (105 of 167 caught) and then improved with them.
 const CAUGHT: [(&str, usize, usize); 12] = [
@@ -67,7 +68,7 @@ fn measured(corpus: &str) -> (BTreeMap<String, (usize, usize)>, String) {
 }
 
 #[test]
-fn injections_are_neutralised_or_flagged() {
+fn injections_are_found() {
     let (classes, missed) = measured(include_str!("../../corpus/injections.jsonl"));
     let found: Vec<_> = classes.iter().map(|(class, &(caught, all))| (class.as_str(), caught, all)).collect();
     assert_eq!(found[..], CAUGHT, "missed:\n{missed}");

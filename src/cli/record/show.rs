@@ -209,12 +209,12 @@ fn describe_probes(probes: Probes) -> String {
     text
 }
 
-/// What was changed in the replies before the judge saw them.
+/// What of the replies the judge was not shown, or what was found in them.
 fn alterations(evidence: &Evidence) -> String {
     let mut text = String::new();
     for (place, altered) in [("first", &evidence.first), ("second", &evidence.second)] {
         for Alteration { what, count } in altered {
-            let _ = writeln!(text, "altered in the {place}: {what}, {count} times");
+            let _ = writeln!(text, "noted in the {place}: {what}, {count} times");
         }
     }
     text
