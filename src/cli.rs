@@ -158,7 +158,7 @@ enum Command {
     /// Make, pin, verify and fetch task sets.
     #[command(subcommand)]
     Tasks(tasks::Command),
-    /// Try a judge on one pair of replies, and see how to add one.
+    /// Try a judge on one pair of replies, check a program that judges, add one.
     #[command(subcommand, after_help = judge::ADDING)]
     Judge(judge::Command),
     /// List, pull, push and verify models of hubs.

@@ -56,14 +56,14 @@
 //! | `openai` | yes | backend `openai`: chat models behind a server |
 //! | `demo` | yes | the [`demo`] pack as part of the program: two small models and tasks |
 //! | `hubs` | yes | hubs `oci` and `hf`, and the command `albedo hub push` |
-//! | `judges` | yes | judges `chat`, `protocol`, `reference-action`, `reference-likelihood`, `replay` |
+//! | `judges` | yes | judges `chat`, `process`, `protocol`, `reference-action`, `reference-likelihood`, `replay` |
 //! | `screens` | yes | `judges`, all screens, and the commands `albedo screen` and `albedo fingerprint` |
 //! | `signatures` | with `cli` | signing keys in files, verifying signatures ([`signer`]), and the log of duels ([`mod@log`]) |
 //! | `decide` | yes | [`mod@decide`]: which of two systems is better, from the logs of other tools |
 //! | `publish` | yes | [`publish`]: records, log and public data into a folder or a bucket, and a page that shows them |
 //! | `server` | yes | [`server`]: `albedo serve`, models over HTTP |
 //! | `validator` | yes | [`validator`]: the reference validator, the chain `local`, and the command `albedo validator` |
-//! | `conformance` | no | modules `conformance` and `testing`, for the tests of plugins |
+//! | `conformance` | with `cli` | modules `conformance` and `testing`, for the tests of plugins |
 //! | `chain` | no | chains `local` and `subtensor`, wallets, and the commands `albedo chain`, `wallet` and `miner` |
 //!
 //! Without any feature the crate is [`albedo_core`]: the roles, the duel engine,

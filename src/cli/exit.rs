@@ -23,7 +23,8 @@ pub enum Exit {
     Usage = 2,
     /// `albedo record verify --regenerate`, `albedo record audit` or `albedo log
     /// verify`: a reply was not reproduced, or replies or a log are not as honest ones
-    /// are. `albedo publish status --alert-after`: publishing is late.
+    /// are. `albedo judge conform`: a judge breaks a promise. `albedo publish status
+    /// --alert-after`: publishing is late.
     Found = 3,
     /// `albedo decide`: neither system was shown to be better.
     NotShown = 4,
@@ -81,7 +82,7 @@ impl Exit {
             Self::Rejected => "a screen rejected the model",
             Self::Usage => "the command line is wrong",
             Self::Found => {
-                "a reply was not reproduced, a log or replies are not as honest ones are, or publishing is late: what was found is printed"
+                "a reply was not reproduced, a log or replies are not as honest ones are, a judge breaks a promise, or publishing is late: what was found is printed"
             }
             Self::NotShown => "two systems were compared, and neither was shown to be better",
             Self::Worse => "two systems were compared, and the second is worse",

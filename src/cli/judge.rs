@@ -18,6 +18,9 @@ use crate::{
     Registry, Result,
 };
 
+#[cfg(all(feature = "judges", unix))]
+mod conform;
+
 /// What `albedo judge --help` ends with.
 pub(crate) const ADDING: &str = "\
 A judge is added by a [[judges]] table of the configuration, in the panel's order:
@@ -33,6 +36,7 @@ A judge is added by a [[judges]] table of the configuration, in the panel's orde
 
   albedo plugins --role judge            the judges there are, with their settings
   albedo judge try --config FILE …       asks one about a pair of replies
+  albedo judge conform CMD…              checks a program that judges, in any language
   albedo new judge NAME                  writes a crate with a judge of your own, and a
                                          program that has it in every command";
 
@@ -41,6 +45,10 @@ pub(crate) enum Command {
     /// Put one pair of replies to a judge, and show what it was asked and what
     /// it answered.
     Try(Try),
+    /// Check a program that judges: starts it, asks it what a duel asks and worse, and
+    /// prints which promise it breaks.
+    #[cfg(all(feature = "judges", unix))]
+    Conform(conform::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,7 +85,14 @@ pub(crate) struct Try {
 }
 
 pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
-    let Command::Try(arguments) = command;
+    match command {
+        Command::Try(arguments) => try_one(arguments, cx).await,
+        #[cfg(all(feature = "judges", unix))]
+        Command::Conform(arguments) => conform::run(arguments, cx).await,
+    }
+}
+
+async fn try_one(arguments: &Try, cx: &CallContext) -> Result<Exit> {
     let config = DuelConfig::read(&arguments.config)?;
     let registry = Registry::linked()?;
     let place = place(&config.judges, &arguments.judge)?;

@@ -108,7 +108,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
     // A client of jobs counts prompts with the tokenizer of the served model.
     const SERVE: &[&str] = &["inference", "threads", "network"];
     const SERVER: &[&str] = &["inference", "threads", "network", "database"];
-    let cases: [(&str, &str, &[&str]); 44] = [
+    let cases: [(&str, &str, &[&str]); 45] = [
         ("albedo-core", "", &[]),
         ("albedo-core", "conformance", &[]),
         ("albedo-core", "signatures", &[]),
@@ -125,6 +125,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo-backends", "scripted-server", &["network"]),
         ("albedo-backends", "tasks", &["tables"]),
         ("albedo-judges", "", &[]),
+        ("albedo-judges", "process", &[]),
         ("albedo-judges", "screens", &["threads", "database"]),
         ("albedo-chain", "", &["database"]),
         ("albedo-chain", "wallet", &["database"]),

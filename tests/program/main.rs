@@ -31,6 +31,8 @@ mod numbers;
 mod panel;
 mod peers;
 mod plugins;
+#[cfg(unix)]
+mod process;
 mod published;
 mod real_judge;
 mod run;

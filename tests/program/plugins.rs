@@ -16,6 +16,7 @@ fn every_plugin_is_linked() {
             "backend serve",
             "tasks parquet",
             "judge chat",
+            "judge process",
             "judge protocol",
             "judge reference-action",
             "judge reference-likelihood",
