@@ -47,9 +47,9 @@
 //! | feature | default | brings |
 //! | --- | --- | --- |
 //! | `cli` | yes | the `albedo` program as [`cli::main`], `bench`, `config`, `report`, `tasks` |
-//! | `config` | with `cli` | [`config`]: configuration files |
+//! | `config` | with `cli` | [`config`]: configuration files; [`rejudge`]: other judges and rules over records |
 //! | `bench` | with `cli` | [`mod@bench`]: how fast a model reads and writes |
-//! | `report` | with `cli` | [`report`]: terminal progress and tables |
+//! | `report` | with `cli` | [`report`]: terminal progress and tables, and the report of records |
 //! | `tasks` | with `cli` | tasks `parquet`; [`export`]: records as data sets |
 //! | `cpu` | yes | backend `burn`: Qwen3 models on the CPU |
 //! | `cuda` | no | `cpu`, and backend `burn` on NVIDIA GPUs (needs LLVM to build) |
@@ -107,10 +107,14 @@ mod plugins;
 pub mod prelude;
 #[cfg(feature = "publish")]
 pub mod publish;
+#[cfg(feature = "config")]
+pub mod rejudge;
 #[cfg(feature = "report")]
 pub mod report;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(any(feature = "publish", feature = "report"))]
+pub mod shown;
 #[cfg(any(feature = "publish", feature = "server"))]
 mod sqlite;
 #[cfg(feature = "validator")]

@@ -2,28 +2,39 @@
 //!
 //! [`Progress`] shows a running duel on a terminal; [`contestants`] and
 //! [`verdict`] are the tables before and after it, laid out as a [`Look`] says.
+//! [`RecordsReport`] is the report of records as a page and in Markdown.
+
+use serde::Serialize;
 
 use crate::Record;
 use crate::record::RecordedReply;
 
 mod advice;
+mod analysis;
 #[cfg(feature = "bench")]
 mod bench;
 mod event_file;
 mod explain;
 mod look;
+mod markdown;
+mod page;
 mod progress;
+mod ratings;
+mod records;
 mod screening;
 mod table;
 mod throughput;
 
 pub use advice::advice;
+pub use analysis::{Analysis, JudgeAnalysis, LengthEffect};
 #[cfg(feature = "bench")]
 pub use bench::bench;
 pub use event_file::EventFile;
 pub use explain::explain;
 pub use look::Look;
 pub use progress::{Progress, ProgressLines, say};
+pub use ratings::{Rated, Ratings};
+pub use records::{RecordsReport, Reported};
 pub use screening::{Bytes, screened};
 #[cfg(feature = "cli")]
 pub(crate) use table::times;
@@ -31,7 +42,7 @@ pub use table::{contestants, verdict};
 pub use throughput::Throughput;
 
 /// Tokens that one side read and wrote in a duel.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Tokens {
     /// Tokens of its prompts.
     pub prompt: u64,

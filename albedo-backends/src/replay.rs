@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use albedo_core::draw::DrawOutcome;
 use albedo_core::record::{RecordLine, RecordedReply, TextRef};
 use albedo_core::{
-    BuildContext, CallContext, CheckContext, Completion, Digest, DuelPlan, Error, ErrorKind, Fault,
-    GenerateRequest, Generated, Identity, Message, ModelBackend, ModelInfo, ModelRef, ModelSession,
+    BuildContext, CallContext, CheckContext, Completion, Contestant, Digest, DuelPlan, Error, ErrorKind,
+    Fault, GenerateRequest, Generated, Identity, Message, ModelBackend, ModelInfo, ModelRef, ModelSession,
     ModelSource, Plugin, Record, Result, Retry, ScoreRequest, Side, TokenScores, Usage,
 };
 use async_trait::async_trait;
@@ -37,6 +37,7 @@ pub struct ReplayConfig {
 pub struct ReplayBackend {
     record: Arc<Record>,
     plan: DuelPlan,
+    identity: Identity,
 }
 
 impl ReplayBackend {
@@ -53,14 +54,38 @@ impl ReplayBackend {
                 .with("king", &plan.king.backend.name)
                 .with("challenger", &plan.challenger.backend.name));
         }
-        Ok(Self { record, plan })
+        let identity = plan.king.backend.clone();
+        Ok(Self { record, plan, identity })
+    }
+
+    /// The two sides of `record` as contestants, whichever backends ran them: the king's
+    /// first.
+    ///
+    /// # Errors
+    /// `cx`.
+    pub async fn contestants(record: &Arc<Record>, cx: &CallContext) -> Result<[Contestant; 2]> {
+        Ok([
+            Self::contestant(record, Side::King, cx).await?,
+            Self::contestant(record, Side::Challenger, cx).await?,
+        ])
+    }
+
+    async fn contestant(record: &Arc<Record>, side: Side, cx: &CallContext) -> Result<Contestant> {
+        let plan = record.plan().clone();
+        let (identity, source) = match side {
+            Side::King => (plan.king.backend.clone(), ModelSource::served("king")),
+            Side::Challenger => (plan.challenger.backend.clone(), ModelSource::served("challenger")),
+        };
+        // Loaded, so that what a side's arithmetic did can be asked of it again.
+        let backend: Arc<dyn ModelBackend> = Arc::new(Self { record: Arc::clone(record), plan, identity });
+        Contestant::load(side, &backend, &source, cx).await
     }
 }
 
 #[async_trait]
 impl ModelBackend for ReplayBackend {
     fn identity(&self) -> &Identity {
-        &self.plan.king.backend
+        &self.identity
     }
 
     async fn load(&self, model: &ModelSource, _: &CallContext) -> Result<Arc<dyn ModelSession>> {

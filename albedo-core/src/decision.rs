@@ -42,7 +42,7 @@ mod series;
 
 pub use fixed::{FixedEvidence, samples_to_show};
 pub use margin::{LcbEvidence, MarginEvidence};
-pub use sequential::{SequentialEvidence, SequentialTest, SizeEvidence, cap};
+pub use sequential::{FUTILITY_ALPHA, SequentialEvidence, SequentialTest, SizeEvidence, cap};
 pub use series::TwoSeries;
 
 pub(crate) use betting::{Bets, Population, confidence_sequence_of, round};

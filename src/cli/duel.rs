@@ -171,7 +171,7 @@ impl Arguments {
 
 /// The judge of `panel` with the label `name`, else the one of that plugin, else that
 /// plugin with its default settings.
-fn named_judge(panel: &[PluginConfig<dyn Judge>], name: &str) -> Result<PluginConfig<dyn Judge>> {
+pub(super) fn named_judge(panel: &[PluginConfig<dyn Judge>], name: &str) -> Result<PluginConfig<dyn Judge>> {
     if let Some(place) = panel_place(panel, name)? {
         return Ok(panel[place].clone());
     }

@@ -15,7 +15,7 @@ use crate::record::{
     self, AnyRecord, Claim, Difference, ForfeitRecord, PromptCounter, Regenerated, Verification,
     VerifyOptions,
 };
-use crate::report::{self, Look};
+use crate::report::{Look, times};
 use crate::{
     Build, BuildContext, CallContext, Digest, Error, ErrorKind, Finding, Identity, PublicKey, Record,
     Registry, Result, Rule, TaskSource,
@@ -25,6 +25,8 @@ mod audit;
 mod export;
 #[cfg(feature = "publish")]
 mod fetch;
+mod rejudge;
+mod report;
 mod show;
 mod sign;
 
@@ -34,6 +36,13 @@ pub(crate) enum Command {
     /// (`--explain`), or one sample with its replies and the judges' answers
     /// (`--sample N`).
     Show(show::Arguments),
+    /// Write a report to open in a browser, in one file: who won and why, how far to
+    /// trust it, every sample with both replies and the judges' answers. Several
+    /// records: ratings of their models.
+    Report(report::Arguments),
+    /// Judge stored replies again: other judges, another rule, new verdicts beside the
+    /// old ones. No model is run.
+    Rejudge(rejudge::Arguments),
     /// Work a record's verdict out again from its facts, and compare. Several
     /// records, oldest first, must be the chain of one reign.
     Verify(Verify),
@@ -117,6 +126,8 @@ pub(crate) struct Confirm {
 pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
     match command {
         Command::Show(arguments) => show::run(arguments),
+        Command::Report(arguments) => report::run(arguments, cx).await,
+        Command::Rejudge(arguments) => rejudge::run(arguments, cx).await,
         Command::Verify(arguments) => verify(arguments, cx).await,
         Command::Audit(arguments) => audit::run(arguments, cx).await,
         Command::Export(arguments) => export::run(arguments, cx).await,
@@ -150,13 +161,13 @@ fn describe_confirmation(confirmation: &Confirmation) -> String {
             stage.samples,
             stage.mean,
             stage.least_mean,
-            report::times(stage.log_e_value)
+            times(stage.log_e_value)
         )
     });
     let look = Look::of_stdout();
     let outcome =
         if *crowned { look.good("The challenger is crowned") } else { look.strong("The king holds") };
-    let (found, needed) = (report::times(*log_e_value), report::times(-alpha.ln()));
+    let (found, needed) = (times(*log_e_value), times(-alpha.ln()));
     format!("{}{outcome}: evidence of both together {found} of {needed}\n", stages.concat())
 }
 

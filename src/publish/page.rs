@@ -23,10 +23,11 @@ macro_rules! page_files {
     };
 }
 
-/// The files of the page. Modules that the report of a record uses too: `styles.css`,
-/// `dom.js` (text is never markup), `format.js` (numbers), `chart.js` (evidence),
-/// `cards.js` (samples).
-pub const PAGE_FILES: [PageFile; 8] = page_files![
+/// The files of the page. Modules that the report of records uses too: `styles.css`,
+/// `dom.js` (text is never markup), `format.js` (numbers), `chart.js` (drawings),
+/// `diff.js` (what two texts do not share), `cards.js` (samples), `duel.js` (the parts of
+/// a duel).
+pub const PAGE_FILES: [PageFile; 10] = page_files![
     "index.html",
     "styles.css",
     "page.js",
@@ -34,7 +35,9 @@ pub const PAGE_FILES: [PageFile; 8] = page_files![
     "dom.js",
     "format.js",
     "chart.js",
+    "diff.js",
     "cards.js",
+    "duel.js",
 ];
 
 /// Writes the page into `bucket`, the files that others name first.

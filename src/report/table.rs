@@ -52,7 +52,7 @@ pub fn verdict(plan: &DuelPlan, verdict: &Verdict, tokens: [Tokens; 2], look: Lo
 }
 
 /// What the duel came to, for a reader who knows nothing of it.
-fn sentence(verdict: &Verdict, plan: &DuelPlan, look: Look) -> String {
+pub(super) fn sentence(verdict: &Verdict, plan: &DuelPlan, look: Look) -> String {
     let outcome = match verdict.outcome {
         Outcome::Dethroned => look.good("The challenger is crowned"),
         Outcome::KingHolds(_) => look.strong("The king holds"),

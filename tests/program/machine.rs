@@ -85,6 +85,13 @@ fn duels(machine: &mut Machine) {
     let verdict = machine.prints("duel", &small);
     let shown = machine.prints("record show", &["record", "show", &duel]);
     assert_eq!(shown["verdict"], verdict["verdict"]);
+    let report = machine.path("report.html");
+    let reported = machine.prints("record report", &["record", "report", &duel, "--out", &report]);
+    assert_eq!(reported["records"][0]["digest"], shown["digest"]);
+    let study = machine.path("study");
+    let again = ["record", "rejudge", &duel, "--judge", "reference-action", "--out", &study];
+    let rejudged = machine.prints("record rejudge", &again);
+    assert_eq!(rejudged["records"][0]["before"], shown["verdict"]);
     let sample = machine.prints("record show --sample N", &["record", "show", &duel, "--sample", "1"]);
     assert!(sample["items"].as_array().is_some_and(|lines| lines.len() > 3), "{sample}");
     let again = ["record", "verify", &duel, "--regenerate", "1", "--demo"];

@@ -35,6 +35,8 @@ mod plugins;
 mod process;
 mod published;
 mod real_judge;
+mod rejudged;
+mod reported;
 mod run;
 #[cfg(unix)]
 mod screens;

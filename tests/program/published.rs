@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::run::{albedo, command, error, root, stdout};
 
 /// Runs `duel` and keeps its record in `folder`.
-fn record(duel: &DuelBuilder, folder: &Path) {
+pub(crate) fn record(duel: &DuelBuilder, folder: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let (store, cx) = (FileStore::create(folder).expect("a store"), CallContext::new());
@@ -21,13 +21,13 @@ fn record(duel: &DuelBuilder, folder: &Path) {
     });
 }
 
-fn settings(seed: u64) -> DuelSettings {
+pub(crate) fn settings(seed: u64) -> DuelSettings {
     let rule = Rule::Margin { win_margin: 2.0 };
     let generation = GenerationSettings { max_new_tokens: 1024, ..GenerationSettings::default() };
     DuelSettings { samples: 8, rule, generation, seed: Seed::from(seed), ..DuelSettings::default() }
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
@@ -92,7 +92,7 @@ fn records_are_pushed_and_the_queue_tells_what_waits() {
 }
 
 /// A reply that would like to run, and to be read backwards.
-fn hostile(mark: &str) -> String {
+pub(crate) fn hostile(mark: &str) -> String {
     format!(
         "<script>document.title='{mark}';fetch('/{mark}')</script><img src=/{mark}.png onerror=\"fetch('/{mark}')\">\
          <svg onload=fetch('/{mark}')><iframe srcdoc=\"<script>parent.document.title='{mark}'</script>\"></iframe>\

@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::stats::Interval;
 
 /// Level at which "the mean is at least the win margin" is given up.
-const FUTILITY_ALPHA: f64 = 0.05;
+pub const FUTILITY_ALPHA: f64 = 0.05;
 
 /// Samples before futility may end a duel, or a quarter of the cap if that is
 /// less.

@@ -151,10 +151,10 @@ pub(super) fn index_blobs(file: impl Read + Seek, path: &Path) -> Result<BlobInd
 }
 
 /// Whole lines with their ends, of at most [`MAX_LINE`] bytes.
-struct Lines<R>(BufReader<R>);
+pub(super) struct Lines<R>(BufReader<R>);
 
 impl<R: Read> Lines<R> {
-    fn new(file: R) -> Self {
+    pub(super) fn new(file: R) -> Self {
         Self(BufReader::new(file))
     }
 }
@@ -174,7 +174,7 @@ impl<R: Read> Iterator for Lines<R> {
     }
 }
 
-fn malformed(path: &Path, at: impl std::fmt::Display, why: impl std::fmt::Display) -> Error {
+pub(super) fn malformed(path: &Path, at: impl std::fmt::Display, why: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::DataInvalid, "read the journal", format!("it is malformed: {why}"))
         .with("path", path.display())
         .with("at", at)

@@ -11,7 +11,7 @@ use crate::cli::output::{next, print, print_json, shown, word, words};
 use crate::missing::{Probes, SideProbes};
 use crate::order::Order;
 use crate::record::{AnyRecord, ForfeitRecord, RecordLine, RecordedAnswer, RecordedReply};
-use crate::report::{self, Look};
+use crate::report::{self, Analysis, Look};
 use crate::{Alteration, Assessment, Error, ErrorKind, Evidence, Fault, FinishReason, Record, Result};
 
 #[derive(Debug, clap::Args)]
@@ -41,6 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit> {
             let folder = word(&arguments.folder);
             next(&[
                 (format!("record show {folder} --sample 0"), "a sample whole: replies and judges' answers"),
+                (format!("record report {folder}"), "a page to open in a browser, with every sample"),
                 (format!("record verify {folder}"), "works the verdict out again from what is recorded"),
             ]);
         }
@@ -49,6 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit> {
                 "digest": record.digest,
                 "plan": record.plan(),
                 "verdict": record.verdict(),
+                "analysis": Analysis::of(&record)?,
             }))?;
         }
         (Some(sample), false) => print(&one_sample(&record, sample)?)?,

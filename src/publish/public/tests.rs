@@ -95,6 +95,8 @@ fn a_page_shows_the_numbers_of_the_record_and_nothing_of_this_machine() {
         assert_eq!(last.samples, duel.verdict().samples);
         if let crate::decision::Evidence::Sequential(evidence) = &duel.verdict().decision.evidence {
             assert_eq!(last.log_e_value, Some(evidence.log_e_value));
+            assert_eq!(last.futility_log_e_value, Some(evidence.futility_log_e_value));
+            assert!(trace.futility_boundary.is_some());
         }
         let text = serde_json::to_string(&(data, &files.pages)).expect("JSON");
         assert!(!text.contains(env!("CARGO_MANIFEST_DIR")), "a path of this machine is published");

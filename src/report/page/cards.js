@@ -1,25 +1,28 @@
 // Sample cards: the task, both replies, and every judge in both orders. They take what
 // SampleCard and SampleNumbers hold. Every text in them is somebody else's.
 
+import { differences } from './diff.js';
 import { el, verbatim } from './dom.js';
 import { count, fixed, points } from './format.js';
 
-// A text and what is left out of it.
-export function text(content, name) {
+// A text and what is left out of it. `parts` are the same text in parts, of which those that
+// another text lacks are marked.
+export function text(content, name, parts = [[content.text, false]]) {
   return [
-    el('pre', { class: 'text', dir: 'auto', tabindex: '0', 'aria-label': name }, verbatim(content.text)),
+    el('pre', { class: 'text', dir: 'auto', tabindex: '0', 'aria-label': name },
+      parts.map(([part, alone]) => (alone ? el('mark', { class: 'alone' }, verbatim(part)) : verbatim(part)))),
     content.cut > 0 && el('p', { class: 'quiet' }, `${count(content.cut)} more bytes are in the record.`),
   ];
 }
 
 const ENDS = { stop: 'ended by itself', length: 'cut at the limit', unknown: 'the provider did not say how it ended' };
 
-function reply(side, card) {
+function reply(side, card, parts) {
   const name = side === 'king' ? 'King' : 'Challenger';
   const tokens = card.tokens === null || card.tokens === undefined ? '' : `, ${count(card.tokens)} tokens`;
   return el('section', { class: `reply ${side}`, 'aria-label': `${name}'s reply` },
     el('h4', {}, name, el('span', { class: 'quiet' }, card.content ? `${ENDS[card.note] || card.note}${tokens}` : card.note)),
-    card.content ? text(card.content, `${name}'s reply`) : el('p', { class: 'quiet' }, 'There is no reply.'));
+    card.content ? text(card.content, `${name}'s reply`, parts) : el('p', { class: 'quiet' }, 'There is no reply.'));
 }
 
 const STATES = {
@@ -91,7 +94,17 @@ function content(texts, numbers, judges) {
       el('summary', {}, 'The task', el('span', { class: 'quiet' }, earlier > 0 ? `after ${count(earlier)} earlier messages` : '')),
       texts.messages.map((message) => [el('h6', {}, message.role), text(message, `Message of the ${message.role}`)]),
       el('h6', {}, 'what the data set recorded'), text(texts.reference, 'Recorded reply')),
-    el('div', { class: 'replies' }, reply('king', texts.replies[0]), reply('challenger', texts.replies[1])),
+    replies(texts.replies),
     el('div', { class: 'judges' }, texts.judges.map((card) => judge(card, numbers.cells[card.judge], judges[card.judge].name))),
   ];
+}
+
+// Both replies side by side; what one of them has alone is marked.
+function replies([king, challenger]) {
+  const both = king.content && challenger.content;
+  const same = both && king.content.text === challenger.content.text;
+  const marked = both && !same ? differences(king.content.text, challenger.content.text) : null;
+  return el('div', {},
+    el('div', { class: 'replies' }, reply('king', king, marked ? marked[0] : undefined), reply('challenger', challenger, marked ? marked[1] : undefined)),
+    both && el('p', { class: 'quiet small' }, same ? 'Both replies are the same.' : marked ? 'What one reply has and the other lacks is marked.' : 'The replies have too little in common for their differences to be marked.'));
 }

@@ -51,8 +51,10 @@ function superscript(number) {
 // The evidence that the challenger is better, against the boundary of a crown.
 export function evidenceChart(trace) {
   const values = trace.points.map((point) => point.log_e_value);
-  const lowest = Math.max(Math.min(0, ...values), -6 * TEN);
-  const highest = Math.max(trace.boundary, ...values);
+  const given = (value) => value !== null && value !== undefined;
+  const hopeless = trace.points.filter((point) => given(point.futility_log_e_value));
+  const lowest = Math.max(values.reduce((low, value) => Math.min(low, value), 0), -6 * TEN);
+  const highest = values.reduce((high, value) => Math.max(high, value), trace.boundary);
   const last = trace.points.at(-1);
   const said = last
     ? `Evidence ${factor(last.log_e_value)} after ${last.samples} of at most ${trace.cap} samples; a crown needs ${factor(trace.boundary)}.`
@@ -73,6 +75,16 @@ export function evidenceChart(trace) {
     );
     for (const look of trace.looks) {
       if (look < trace.cap) root.append(svg('line', { class: 'look', x1: at.x(look), x2: at.x(look), y1: inner.bottom, y2: inner.bottom - 6 }));
+    }
+    const clamp = (value) => Math.max(Math.min(value, highest), lowest);
+    if (hopeless.length > 0) {
+      const end = at.y(trace.futility_boundary);
+      const apart = Math.abs(end - boundary) > 30;
+      root.append(
+        svg('line', { class: 'boundary hopeless', x1: inner.left, x2: inner.right, y1: end, y2: end }),
+        apart ? svg('text', { class: 'note hopeless', x: inner.left + 6, y: end - 7 }, `out of reach at ${factor(trace.futility_boundary)}`) : '',
+        svg('path', { class: 'hopeless', d: path([[at.x(0), at.y(0)], ...hopeless.map((point) => [at.x(point.samples), at.y(clamp(point.futility_log_e_value))])]) }),
+      );
     }
     const places = [[at.x(0), at.y(0)], ...trace.points.map((point) => [at.x(point.samples), at.y(Math.max(point.log_e_value, lowest))])];
     root.append(svg('path', { class: 'evidence', d: path(places) }));
@@ -131,26 +143,71 @@ export function marginMark(numbers, reach) {
   return root;
 }
 
-// Every sample's difference, in plan order: up is the challenger's.
+// Every sample's difference, in plan order: up is the challenger's. Where there are more
+// samples than pixels, a bar is the mean of some.
 export function sampleStrip(samples, chosen) {
+  const lowest = samples.reduce((low, sample) => Math.min(low, sample.difference), Infinity);
+  const highest = samples.reduce((high, sample) => Math.max(high, sample.difference), -Infinity);
   return responsive((width) => {
     const height = 96;
-    const step = Math.max(width / samples.length, 1);
+    const many = samples.length > width ? Math.ceil(samples.length / (width / 2)) : 1;
+    const bars = Array.from({ length: Math.ceil(samples.length / many) }, (_, index) => samples.slice(index * many, (index + 1) * many));
+    const step = width / Math.max(bars.length, 1);
     const bar = Math.max(Math.min(step - 1, 14), 0.75);
     const y = (difference) => height / 2 - (difference / 100) * (height / 2 - 6);
-    const root = svg('svg', { width, height, viewBox: `0 0 ${width} ${height}`, role: 'img', class: 'strip', 'aria-label': `Differences of ${samples.length} samples, from ${fixed(Math.min(...samples.map((sample) => sample.difference)), 2)} to ${fixed(Math.max(...samples.map((sample) => sample.difference)), 2)} points.` });
-    samples.forEach((sample, index) => {
-      const [from, to] = [y(Math.max(sample.difference, 0)), y(Math.min(sample.difference, 0))];
-      const missing = sample.cells.some((cell) => cell.missing);
-      const side = sample.difference > 0 ? 'challenger' : sample.difference < 0 ? 'king' : 'tie';
+    const root = svg('svg', { width, height, viewBox: `0 0 ${width} ${height}`, role: 'img', class: 'strip', 'aria-label': `Differences of ${samples.length} samples, from ${fixed(lowest, 2)} to ${fixed(highest, 2)} points.` });
+    bars.forEach((group, index) => {
+      const difference = group.reduce((sum, sample) => sum + sample.difference, 0) / group.length;
+      const [from, to] = [y(Math.max(difference, 0)), y(Math.min(difference, 0))];
+      const missing = group.some((sample) => sample.cells.some((cell) => cell.missing));
+      const side = difference > 0 ? 'challenger' : difference < 0 ? 'king' : 'tie';
+      const name = many > 1 ? `samples ${group[0].sample} to ${group.at(-1).sample}: ${points(difference)} points on average` : `sample ${group[0].sample}: ${points(difference)} points`;
       root.append(svg('rect', {
         class: `bar ${side}${missing ? ' missing' : ''}`, x: (index * step).toFixed(2), y: Math.min(from, to - 1).toFixed(2),
-        width: bar.toFixed(2), height: Math.max(to - from, 2).toFixed(2), onclick: () => chosen(sample.sample),
-      }, svg('title', {}, `sample ${sample.sample}: ${points(sample.difference)} points`)));
+        width: bar.toFixed(2), height: Math.max(to - from, 2).toFixed(2), onclick: () => chosen(group[0].sample),
+      }, svg('title', {}, name)));
     });
     root.append(svg('line', { class: 'zero', x1: 0, x2: width, y1: height / 2, y2: height / 2 }));
     return root;
   });
+}
+
+// How much longer the challenger's reply is against who is preferred: a dot per sample, at
+// most 2,000 of them. `samples` are [characters, points].
+export function lengthChart(samples, said) {
+  const every = Math.ceil(samples.length / 2000);
+  const shown = samples.filter((_, index) => index % every === 0);
+  const reach = shown.reduce((most, [length]) => Math.max(most, Math.abs(length)), 1);
+  return responsive((width) => {
+    const narrow = width < 480;
+    const signed = (value) => (value === 0 ? '0' : points(value).replace(/\.00$/, ''));
+    const long = (value) => (value > 0 ? `+${count(value)}` : value < 0 ? `\u2212${count(-value)}` : '0');
+    const { root, at, inner } = frame(
+      { width, height: narrow ? 200 : 240, left: 56, right: 12, top: 12, bottom: 30 },
+      { domain: [-reach, reach], ticks: ticks(-reach, reach, narrow ? 4 : 6).map((value) => ({ value, text: long(Math.round(value)) })) },
+      { domain: [-105, 105], ticks: [-100, -50, 0, 50, 100].map((value) => ({ value, text: signed(value) })) },
+      said,
+    );
+    root.append(
+      svg('line', { class: 'zero', x1: inner.left, x2: inner.right, y1: at.y(0), y2: at.y(0) }),
+      svg('line', { class: 'zero', x1: at.x(0), x2: at.x(0), y1: inner.top, y2: inner.bottom }),
+    );
+    for (const [length, difference] of shown) {
+      const side = difference > 0 ? 'challenger' : difference < 0 ? 'king' : 'tie';
+      root.append(svg('circle', { class: `point ${side}`, cx: at.x(length).toFixed(1), cy: at.y(difference).toFixed(1), r: 3 }));
+    }
+    return root;
+  });
+}
+
+// A rating with its interval in a row of a table, on a scale that all rows share.
+export function ratingMark(rating, interval, [low, high]) {
+  const [width, height] = [220, 20];
+  const x = (value) => 5 + ((value - low) / (high - low || 1)) * (width - 10);
+  return svg('svg', { width, height, viewBox: `0 0 ${width} ${height}`, class: 'margin', 'aria-hidden': 'true' },
+    low < 0 && high > 0 ? svg('line', { class: 'zero', x1: x(0), x2: x(0), y1: 2, y2: height - 2 }) : null,
+    svg('line', { class: 'whisker', x1: x(interval.low), x2: x(interval.high), y1: height / 2, y2: height / 2 }),
+    svg('circle', { class: 'now', cx: x(rating), cy: height / 2, r: 4 }));
 }
 
 // What is left of a budget.

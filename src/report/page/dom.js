@@ -6,7 +6,8 @@ const SVG = 'http://www.w3.org/2000/svg';
 const ATTRIBUTES = new Set([
   'class', 'id', 'title', 'role', 'lang', 'dir', 'type', 'value', 'scope', 'colspan', 'open', 'tabindex', 'hidden',
   'for', 'name', 'disabled', 'selected', 'datetime', 'x', 'y', 'x1', 'x2', 'y1', 'y2', 'cx', 'cy', 'r', 'd', 'width',
-  'height', 'viewBox', 'points', 'text-anchor', 'preserveAspectRatio', 'rx', 'transform',
+  'height', 'viewBox', 'points', 'text-anchor', 'preserveAspectRatio', 'rx', 'transform', 'placeholder', 'autocomplete',
+  'spellcheck',
 ]);
 
 // An element `tag` with attributes and children, which are nodes, texts, or nothing.

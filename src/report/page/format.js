@@ -28,6 +28,12 @@ export function chance(value) {
   return value < 1e-6 ? value.toExponential(2).replace('-', MINUS) : String(Number(value.toPrecision(3)));
 }
 
+// A factor whose natural logarithm is `log`, as the program prints it.
+export function times(log) {
+  const ten = log / Math.LN10;
+  return Math.abs(ten) < 6 ? `\u00d7${fixed(Math.exp(log), 1)}` : `\u00d710^${fixed(ten, 1)}`;
+}
+
 // A whole number with its thousands apart.
 export function count(value) {
   return String(value).replace(/\B(?=(\d{3})+$)/g, '\u202f');

@@ -1,9 +1,9 @@
 // The page: who reigns, what runs, what was decided, and how to check it oneself.
 
-import { budgetBar, evidenceChart, marginMark, meanChart, sampleStrip } from './chart.js';
-import { sampleCard } from './cards.js';
+import { budgetBar, marginMark } from './chart.js';
 import * as data from './data.js';
 import { el, show, verbatim } from './dom.js';
+import { admissionPart, charts, code, facts, label, number, samplesPart, scoresPart, trustPart } from './duel.js';
 import { chance, count, day, duration, fixed, interval, model, moment, outcome, points, short } from './format.js';
 
 const ROWS = 50;
@@ -16,17 +16,8 @@ let turn = 0;
 // ---- small parts
 
 const link = (digest, ...children) => el('a', { href: `#/duel/${digest}` }, children);
-const label = (name, value, note) => el('div', { class: 'fact' }, el('dt', {}, name), el('dd', {}, value, note && el('span', { class: 'quiet' }, note)));
-const facts = (...rows) => el('dl', { class: 'facts' }, rows);
-const code = (text) => el('code', { class: 'digest' }, text);
 const heading = (name, ...lead) => el('header', { class: 'heading' }, el('h1', {}, name), el('p', { class: 'lead' }, lead));
 const tag = (entry) => el('span', { class: `tag ${entry.outcome}` }, outcome(entry)[0]);
-
-// A number of the record, where it stands in `albedo record show --json`.
-function number(path, value, format = points) {
-  return el('span', { class: 'number', 'data-path': path, 'data-form': format.name }, format(value));
-}
-const two = (value) => fixed(value, 2);
 
 function who(submission, name) {
   if (!submission) return el('span', { title: name.parameters || '' }, verbatim(model(name)));
@@ -120,14 +111,6 @@ function runningPart({ duel }) {
     el('div', { class: 'running' }, who(duel.submission, duel.challenger),
       el('p', { class: 'quiet' }, duel.attempt && `Attempt ${count(duel.attempt)} of this reign: `, state, duel.missing > 0 && `, ${count(duel.missing)} ${duel.missing === 1 ? 'answer' : 'answers'} missing`, '.')),
     charts(trace));
-}
-
-function charts(trace) {
-  if (trace.points.length === 0) return el('p', { class: 'quiet' }, 'There is no evidence yet.');
-  const evidence = trace.boundary !== null && trace.boundary !== undefined;
-  return el('div', { class: 'charts' },
-    evidence && el('figure', {}, el('figcaption', {}, 'Evidence that the challenger is better', el('span', { class: 'quiet' }, 'how much a bet on it has grown')), evidenceChart(trace)),
-    el('figure', {}, el('figcaption', {}, 'Mean difference in points', el('span', { class: 'quiet' }, evidence ? 'with its 95 % confidence sequence; the line is the least win' : 'the line is the least win')), meanChart(trace)));
 }
 
 function kingsPart(kings) {
@@ -242,7 +225,7 @@ async function duel(digest, sample) {
       el('p', { class: 'quiet' }, number('verdict.samples', verdict.samples, count), ' of ', number('plan.samples', plan.samples, count), ' samples')));
   const nodes = [title];
   if (all.admission) nodes.push(admissionPart(all.admission));
-  if (verdict) nodes.push(charts(all.evidence), scoresPart(all), trustPart(all), samplesPart(all, sample));
+  if (verdict) nodes.push(charts(all.evidence), scoresPart(all), trustPart(all), samplesPart(all, { first: sample, load: texts(all) }).node);
   nodes.push(provenancePart(all), verifyPart(digest));
   return { title: `${word}: ${short(digest)}`, updated: [], nodes };
 }
@@ -251,89 +234,14 @@ function missing() {
   return { title: 'Not found', updated: [], nodes: [el('h1', {}, 'There is no such record here.'), el('p', {}, el('a', { class: 'more', href: '#/history' }, 'All records'))] };
 }
 
-const scoreOf = (margin) => 50 + margin / 2;
-
-function scoresPart({ plan, verdict }) {
-  const row = (name, path, margin, extra) => el('tr', {}, el('th', { scope: 'row' }, verbatim(name)),
-    el('td', { class: 'right number king', 'data-derived': path }, two(scoreOf(-margin))), el('td', { class: 'right number challenger' }, two(scoreOf(margin))),
-    el('td', { class: 'right' }, number(path, margin)), extra);
-  const judges = verdict.judges.map((judge, place) => row(judge.judge, `verdict.judges.${place}.margin`, judge.margin, [
-    el('td', { class: 'right' }, number(`verdict.judges.${place}.flips`, judge.flips, count)),
-    el('td', { class: 'right' }, number(`verdict.judges.${place}.missing`, judge.missing, count))]));
-  const metrics = Object.entries(verdict.metrics).map(([metric, margin]) => row(metric, `verdict.metrics.${metric}`, margin));
-  const head = (...names) => el('thead', {}, el('tr', {}, names.map((name, place) => el('th', { scope: 'col', class: place ? 'right' : '' }, name))));
-  return el('section', { class: 'columns' },
-    el('div', {}, el('h2', {}, 'By judge'), el('div', { class: 'table' }, el('table', {}, head('Judge', 'King', 'Challenger', 'Margin', 'Flips', 'Missing'), el('tbody', {}, judges)))),
-    el('div', {}, el('h2', {}, 'By metric'), el('div', { class: 'table' }, el('table', {}, head('Metric', 'King', 'Challenger', 'Margin'), el('tbody', {}, metrics))),
-      el('p', { class: 'quiet' }, `${plan.judges.length} ${plan.judges.length === 1 ? 'judge' : 'judges'}, each asked in both orders. Scores are of 100.`)));
-}
-
-function trustPart({ plan, verdict }) {
-  const flips = verdict.judges.reduce((sum, judge) => sum + judge.flips, 0);
-  const scored = verdict.cells - verdict.missing;
-  const causes = Object.entries(verdict.causes || {});
-  const evidence = verdict.decision.evidence;
-  const seconds = verdict.drift;
-  return el('section', {}, el('h2', {}, 'How far to trust it'), facts(
-    evidence.log_e_value !== undefined && label('Evidence', ['e^', number('verdict.decision.evidence.log_e_value', evidence.log_e_value, two)], ` of e^${two(-Math.log(evidence.alpha))} for a crown`),
-    label('Missing', [number('verdict.missing', verdict.missing, count), ' of ', number('verdict.cells', verdict.cells, count), ' answers'], causes.length > 0 && causes.map(([cause, many]) => ` ${many} by ${cause}`).join(',')),
-    verdict.missing > 0 && label('With those for the king', verdict.dethroned_if_missing_for_king ? 'crowned' : 'not crowned'),
-    label('Order flips', [el('span', { class: 'number' }, `${fixed(scored === 0 ? 0 : (100 * flips) / scored, 1)} %`)], ' of the scored answers prefer another side in the other order'),
-    seconds && label('Drift', [number('verdict.drift.early', seconds.early), ' points in the first half, ', number('verdict.drift.late', seconds.late), ' in the second']),
-    verdict.overflows && label('Overflows', [number('verdict.overflows.king', verdict.overflows.king, count), ' of the king, ', number('verdict.overflows.challenger', verdict.overflows.challenger, count), ' of the challenger']),
-    label('Rule', [plan.rule.name, ', win margin ', number('plan.rule.win_margin', plan.rule.win_margin, two), ' points'])));
-}
-
-function samplesPart(all, first) {
-  const list = el('div', { class: 'cards' });
-  const kinds = [
-    ['all', 'All', () => true], ['challenger', 'Challenger better', (sample) => sample.difference > 0], ['king', 'King better', (sample) => sample.difference < 0],
-    ['flips', 'Order flips', (sample) => sample.cells.some((cell) => cell.flipped)], ['missing', 'Missing answers', (sample) => sample.cells.some((cell) => cell.missing)],
-  ];
-  const load = async (sample) => {
+// What reads the texts of a sample of `all`.
+function texts(all) {
+  return async (sample) => {
     const page = await data.samples(all.digest, Math.floor(sample / all.page_size));
     const card = page && page.samples.find((card) => card.sample === sample);
     if (!card) throw new Error('they are not published');
     return card;
   };
-  let [kind, shown] = ['all', Math.max(ROWS, (first ?? 0) + 1)];
-  function draw() {
-    const fits = all.samples.filter(kinds.find(([value]) => value === kind)[2]);
-    show(list, fits.slice(0, shown).map((sample) => sampleCard(sample, all.judges, load)),
-      fits.length === 0 && el('p', { class: 'quiet' }, 'No such sample.'),
-      fits.length > shown && el('button', { type: 'button', class: 'more', onclick: () => { shown += ROWS; draw(); } }, `Show more (${count(fits.length - shown)})`));
-  }
-  const buttons = kinds.map(([value, name, fits]) => {
-    const many = all.samples.filter(fits).length;
-    return el('button', { type: 'button', 'aria-pressed': value === kind ? 'true' : 'false', disabled: many === 0, onclick: () => {
-      [kind, shown] = [value, ROWS];
-      buttons.forEach((button, place) => button.setAttribute('aria-pressed', kinds[place][0] === kind ? 'true' : 'false'));
-      draw();
-    } }, name, el('span', { class: 'number' }, ` ${count(many)}`));
-  });
-  draw();
-  const asked = first === undefined ? null : [...list.children].find((card) => card.getAttribute('data-sample') === String(first));
-  if (asked) asked.open = true;
-  const open = (sample) => {
-    [kind, shown] = ['all', Math.max(shown, sample + 1)];
-    draw();
-    const card = document.getElementById(`sample-${sample}`);
-    card.open = true;
-    card.scrollIntoView({ block: 'start' });
-    card.querySelector('summary').focus();
-  };
-  return el('section', {}, el('h2', {}, 'Samples'),
-    el('p', { class: 'quiet' }, 'Each bar is a sample, in the order in which the rule consumed them: up for the challenger, down for the king.'),
-    sampleStrip(all.samples, open),
-    el('div', { class: 'filter', role: 'group', 'aria-label': 'Samples' }, buttons), list);
-}
-
-function admissionPart(admission) {
-  return el('section', {}, el('h2', {}, 'What the screens found'),
-    el('div', { class: 'table' }, el('table', {},
-      el('thead', {}, el('tr', {}, ['Screen', 'Stage', 'Finding', 'Evidence'].map((name) => el('th', { scope: 'col' }, name)))),
-      el('tbody', {}, admission.findings.map((found) => el('tr', {}, el('th', { scope: 'row' }, verbatim(found.screen.name)), el('td', {}, found.stage), el('td', {}, el('span', { class: `tag ${found.finding}` }, found.finding)),
-        el('td', {}, found.evidence !== null && found.evidence !== undefined && el('details', {}, el('summary', {}, 'Show'), el('pre', { class: 'text' }, verbatim(JSON.stringify(found.evidence, null, 2)))))))))));
 }
 
 function provenancePart({ digest, entry, plan }) {

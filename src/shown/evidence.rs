@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Range;
-use crate::decision::SequentialTest;
+use crate::decision::{FUTILITY_ALPHA, SequentialTest};
 use crate::{DuelPlan, Rule};
 
 /// Points at which the confidence sequence is worked out, at most: each takes time in
@@ -24,6 +24,10 @@ pub struct EvidenceTrace {
     /// alpha). None where the rule has no such evidence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boundary: Option<f64>,
+    /// The logarithm of the e-value that shows that a win by the margin is out of reach.
+    /// None where the rule has no such evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub futility_boundary: Option<f64>,
     /// The number of samples after which the rule looks at the mean, rising.
     pub looks: Vec<u32>,
     /// One per sample, in plan order.
@@ -40,6 +44,10 @@ pub struct EvidencePoint {
     /// The natural logarithm of the e-value against "the challenger is not better".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_e_value: Option<f64>,
+    /// The natural logarithm of the e-value against "the challenger wins by the margin": at
+    /// some points alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub futility_log_e_value: Option<f64>,
     /// The 95 % confidence sequence of the mean in points: at some points alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Range>,
@@ -68,15 +76,13 @@ impl EvidenceTrace {
                 test.consume(*difference);
             }
             let shown = count % every == 0 || count == differences.len();
-            let interval = test
-                .as_ref()
-                .filter(|_| shown)
-                .map(|test| test.evidence(&differences[..count]).confidence.into());
+            let so_far = test.as_ref().filter(|_| shown).map(|test| test.evidence(&differences[..count]));
             points.push(EvidencePoint {
                 samples: count as u32,
                 mean: 100.0 * (sum / count as f64),
                 log_e_value: test.as_ref().map(SequentialTest::log_e_value),
-                interval,
+                futility_log_e_value: so_far.as_ref().map(|evidence| evidence.futility_log_e_value),
+                interval: so_far.map(|evidence| evidence.confidence.into()),
             });
         }
         let boundary = test.is_some().then(|| -plan.terms.alpha().ln());
@@ -85,6 +91,7 @@ impl EvidenceTrace {
             cap: plan.samples,
             win_margin,
             boundary,
+            futility_boundary: test.is_some().then(|| -FUTILITY_ALPHA.ln()),
             looks: plan.looks.clone(),
             points,
         }

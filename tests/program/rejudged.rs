@@ -1,0 +1,80 @@
+//! New verdicts from stored replies.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::published::text;
+use crate::run::{albedo, command, error, stdout};
+
+#[test]
+fn records_are_judged_again_by_other_judges_and_rules() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    for seed in ["1", "2"] {
+        let duel =
+            ["duel", "--demo", "--rule", "margin", "--samples", "4", "--judge", "protocol", "--seed", seed];
+        stdout(&albedo([&duel[..], &["--out", text(&path(seed))]].concat()));
+    }
+    let (one, two, study) = (path("1"), path("2"), path("study"));
+    let rejudge = |more: &[&str]| {
+        let arguments = ["record", "rejudge", text(&one), text(&two), "--out", text(&study)];
+        albedo([&arguments[..], more].concat())
+    };
+
+    // The same judge says the same, and needs no model and no tasks.
+    let same: Value =
+        serde_json::from_str(&stdout(&rejudge(&["--judge", "protocol", "--json"]))).expect("JSON");
+    for record in same["records"].as_array().expect("records") {
+        assert_eq!(record["before"]["margin"], record["after"]["margin"], "{record}");
+        assert_eq!(record["before"]["judges"], record["after"]["judges"], "{record}");
+    }
+
+    // Another judge: its answers are a record that verifies, and are kept.
+    let other: Value =
+        serde_json::from_str(&stdout(&rejudge(&["--judge", "reference-action", "--json"]))).expect("JSON");
+    let judged = other["records"][0]["judged"].as_str().expect("a folder").to_owned();
+    assert_eq!(other["records"][0]["after"]["judges"][0]["judge"], "reference-action");
+    assert!(stdout(&albedo(["record", "verify", &judged])).contains("verified"));
+    let journal = format!("{judged}/journal.jsonl");
+    let lines = || fs::read_to_string(&journal).expect("reads").lines().count();
+    let before = lines();
+    let by_rule: Value = serde_json::from_str(&stdout(&rejudge(&[
+        "--judge",
+        "reference-action",
+        "--rule",
+        "sequential",
+        "--json",
+    ])))
+    .expect("JSON");
+    assert_eq!(by_rule["records"][0]["judged"], judged.as_str(), "another rule asks nobody");
+    assert_eq!(lines(), before, "nothing was asked again");
+
+    // Another rule alone.
+    let table = stdout(&rejudge(&["--rule", "margin-lcb"]));
+    assert!(table.contains("of 2 records have another outcome"), "{table}");
+
+    // A run that was killed goes on: a journal cut at any line is completed.
+    fs::remove_file(format!("{judged}/record.jsonl")).expect("removes");
+    fs::remove_file(format!("{judged}/record.digest")).expect("removes");
+    let text = fs::read_to_string(&journal).expect("reads");
+    let cut: String = text.lines().take(text.lines().count() / 2).map(|line| format!("{line}\n")).collect();
+    fs::write(&journal, cut).expect("writes");
+    let resumed: Value =
+        serde_json::from_str(&stdout(&rejudge(&["--judge", "reference-action", "--json"]))).expect("JSON");
+    assert_eq!(resumed["records"], other["records"]);
+}
+
+#[test]
+fn what_cannot_be_judged_again_is_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nothing = albedo(["record", "rejudge", "albedo-core/tests/fixtures/record-3"]);
+    assert!(!nothing.status.success() && error(&nothing).contains("--rule NAME"), "{}", error(&nothing));
+    let mut forfeit =
+        command(["record", "rejudge", "albedo-core/tests/fixtures/forfeit-3", "--rule", "margin"]);
+    let forfeit = forfeit.args(["--out", text(folder.path())]).output().expect("starts");
+    assert!(!forfeit.status.success() && error(&forfeit).contains("not admitted"), "{}", error(&forfeit));
+    let unknown =
+        albedo(["record", "rejudge", "albedo-core/tests/fixtures/record-3", "--judge", "protocoll"]);
+    assert!(!unknown.status.success() && error(&unknown).contains("protocol"), "{}", error(&unknown));
+}

@@ -1,0 +1,157 @@
+//! The report of records: what the command writes, refuses, and shows in a browser.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use albedo::Duel;
+use albedo::testing::{Rows, ScriptedJudge, ScriptedSession, completion, small_duel};
+use serde_json::Value;
+
+use crate::published::{hostile, record, settings, text};
+use crate::run::{albedo, error, root, stdout};
+
+/// The JSON in the element `id` of a report.
+fn embedded(report: &str, id: &str) -> Value {
+    let begin = format!("<script type=\"application/json\" id=\"{id}\">");
+    let (_, rest) = report.split_once(&begin).expect(id);
+    let (json, _) = rest.split_once("</script>").expect("an end");
+    assert!(!json.contains(['<', '>', '&']), "{id} can end its element");
+    serde_json::from_str(json).expect("JSON")
+}
+
+/// A duel whose replies are hostile, and differ from task to task in who is better.
+fn hostile_duel(folder: &Path, mark: &str) {
+    let side = |name: &str, odd: bool| {
+        let hostile = hostile(mark);
+        ScriptedSession::new(name, move |request| {
+            // Both sides have one seed, so that each sample is better for one of them.
+            let words = if (request.seed % 2 == 1) == odd {
+                "I wrote a patch, and all the tests pass."
+            } else {
+                "ls"
+            };
+            Ok(completion(&format!("{hostile} {words}")))
+        })
+        .contestant()
+    };
+    let quality = |reply: &str| (reply.len() as f64 / 1000.0).min(1.0);
+    let duel = Duel::builder(side("king", true), side("challenger", false))
+        .tasks(Arc::new(Rows::numbered(20)))
+        .judge(Arc::new(ScriptedJudge::preferring("length", quality)))
+        .judge(Arc::new(ScriptedJudge::preferring("<b>brevity</b>", move |reply| 0.4 - 0.4 * quality(reply))))
+        .settings(settings(3));
+    record(&duel, folder);
+}
+
+#[test]
+fn the_report_has_the_numbers_of_the_record_and_is_one_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (duel, report) = (folder.path().join("duel"), folder.path().join("duel.html"));
+    record(&small_duel().settings(settings(1)), &duel);
+    let written = stdout(&albedo(["record", "report", text(&duel), "--out", text(&report)]));
+    assert!(written.contains("duel.html: 1 record"), "{written}");
+    let page = fs::read_to_string(&report).expect("reads");
+    let shown: Value =
+        serde_json::from_str(&stdout(&albedo(["record", "show", text(&duel), "--json"]))).expect("JSON");
+    let reported = embedded(&page, "record-0");
+    for key in ["digest", "plan", "verdict", "analysis"] {
+        assert_eq!(reported[key], shown[key], "{key}");
+    }
+    let verified: Value =
+        serde_json::from_str(&stdout(&albedo(["record", "verify", text(&duel), "--json"]))).expect("JSON");
+    assert_eq!(reported["claims"], verified["records"][0]["claims"]);
+    assert_eq!(reported["costs"]["judges"][0]["calls"], 16, "from the journal: eight samples in both orders");
+    let texts = embedded(&page, "record-0-texts-0");
+    assert_eq!(texts.as_array().map(Vec::len), Some(8));
+
+    // One file: nothing that a browser would ask for.
+    let head = page.split_once("<style>").expect("styles").0;
+    assert!(
+        head.contains("default-src 'none'") && !page.contains(" src=") && !page.contains("<link"),
+        "{head}"
+    );
+
+    let markdown = stdout(&albedo(["record", "report", text(&duel), "--format", "markdown"]));
+    let margin = format!("{:+.2} points", shown["verdict"]["margin"].as_f64().expect("a number"));
+    let digest = shown["digest"].as_str().expect("a text");
+    for part in [margin.as_str(), digest, "| **Panel** |", "| **recomputed** | panel, rule and verdict |"] {
+        assert!(markdown.contains(part), "{part}: {markdown}");
+    }
+}
+
+#[test]
+fn several_records_are_rated_and_what_does_not_verify_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let side = |text: &str| ScriptedSession::saying(text, text).contestant();
+    for (king, challenger) in [("a", "aaa"), ("aaa", "aaaaa"), ("aaaaa", "a")] {
+        let judge = ScriptedJudge::preferring("length", |reply| (reply.len() as f64 / 20.0).min(1.0));
+        let duel = Duel::builder(side(king), side(challenger))
+            .tasks(Arc::new(Rows::numbered(20)))
+            .judge(Arc::new(judge))
+            .settings(settings(1));
+        record(&duel, &path(king));
+    }
+    let records: Vec<PathBuf> = ["a", "aaa", "aaaaa"].map(path).into();
+    let report = path("report.html");
+    let mut arguments = vec!["record", "report"];
+    arguments.extend(records.iter().map(|record| text(record)));
+    arguments.extend(["--out", text(&report), "--json"]);
+    let said: Value = serde_json::from_str(&stdout(&albedo(arguments.clone()))).expect("JSON");
+    let models = said["ratings"]["models"].as_array().expect("models");
+    let rating = |at: usize| models[at]["rating"].as_f64().expect("a number");
+    assert!(models.len() == 3 && rating(0) < rating(1) && rating(1) < rating(2), "{said}");
+    assert!(said["ratings"]["fit"]["p_value"].as_f64().is_some_and(|p| p > 0.05), "no circle: {said}");
+    let page = fs::read_to_string(&report).expect("reads");
+    assert_eq!(embedded(&page, "study")["ratings"], said["ratings"]);
+
+    // Another file is not replaced, a report is.
+    let notes = path("notes.html");
+    fs::write(&notes, "<p>mine").expect("writes");
+    let refused = albedo(["record", "report", text(&records[0]), "--out", text(&notes)]);
+    assert!(!refused.status.success() && error(&refused).contains("--out FILE"), "{}", error(&refused));
+    assert_eq!(fs::read_to_string(&notes).expect("reads"), "<p>mine");
+    stdout(&albedo(arguments));
+
+    // A record that is altered, or none.
+    let lines = records[1].join("record.jsonl");
+    let whole = fs::read_to_string(&lines).expect("reads");
+    fs::write(&lines, whole.replace("\"challenger\"", "\"king\"")).expect("writes");
+    let altered = albedo(["record", "report", text(&records[1]), "--out", text(&path("altered.html"))]);
+    assert_eq!(altered.status.code(), Some(65), "{}", error(&altered));
+    assert!(!path("altered.html").exists());
+    let none = albedo(["record", "report", text(&path("none")), "--format", "markdown"]);
+    assert_eq!(none.status.code(), Some(66), "{}", error(&none));
+    let both = albedo(["record", "report", text(&records[0]), "--format", "markdown", "--json"]);
+    assert!(!both.status.success() && error(&both).contains("--out FILE"), "{}", error(&both));
+}
+
+#[test]
+fn a_browser_reads_the_report_and_runs_nothing_of_it() {
+    let (folder, mark) = (tempfile::tempdir().expect("a folder"), "pwned");
+    let (duel, report) = (folder.path().join("duel"), folder.path().join("report.html"));
+    hostile_duel(&duel, mark);
+    stdout(&albedo(["record", "report", text(&duel), "--out", text(&report)]));
+    let page = fs::read_to_string(&report).expect("reads");
+    assert!(!page.contains(&hostile(mark)), "a hostile reply is in the page as it was written");
+    let shown = |name: &str, arguments: &[&str]| -> PathBuf {
+        let path = folder.path().join(name);
+        let output = albedo([&["record", "show", text(&duel), "--json"][..], arguments].concat());
+        fs::write(&path, stdout(&output)).expect("writes");
+        path
+    };
+    let (show, sample) = (shown("show.json", &[]), shown("sample.json", &["--sample", "0"]));
+    let judge = Command::new(root().join(".ci/report-judge"))
+        .args([text(&report), text(&show), text(&sample), mark])
+        .output()
+        .expect("bash starts");
+    let said = String::from_utf8_lossy(&judge.stdout).into_owned();
+    assert!(judge.status.success(), "{said}{}", String::from_utf8_lossy(&judge.stderr));
+    if said.starts_with("skipped") {
+        eprintln!("no browser judged the report: {said}");
+    } else {
+        assert!(said.starts_with("judged"), "{said}");
+    }
+}
