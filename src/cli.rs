@@ -32,7 +32,7 @@ mod hub;
 mod init;
 mod judge;
 mod log;
-#[cfg(feature = "chain")]
+#[cfg(any(feature = "chain", feature = "validator"))]
 mod miner;
 mod new;
 mod output;
@@ -179,8 +179,8 @@ enum Command {
     #[cfg(feature = "chain")]
     #[command(subcommand)]
     Wallet(wallet::Command),
-    /// Register, and commit to a model.
-    #[cfg(feature = "chain")]
+    /// Check a model, pack and upload it, register, commit to it, and see where it stands.
+    #[cfg(any(feature = "chain", feature = "validator"))]
     #[command(subcommand)]
     Miner(miner::Command),
     /// List what a configuration chooses by name: backends, judges, screens, rules, …,
@@ -356,7 +356,7 @@ fn dispatch(command: Command, runtime: &tokio::runtime::Runtime, cx: &CallContex
         Command::Chain(command) => runtime.block_on(chain::run(&command, cx)),
         #[cfg(feature = "chain")]
         Command::Wallet(command) => wallet::run(&command),
-        #[cfg(feature = "chain")]
+        #[cfg(any(feature = "chain", feature = "validator"))]
         Command::Miner(command) => runtime.block_on(miner::run(&command, cx)),
         Command::Plugins(arguments) => plugins::run(&arguments),
         Command::New(arguments) => new::run(&arguments),

@@ -65,7 +65,7 @@ mod publisher;
 pub use bucket::{
     Bucket, Conditions, Content, FolderBucket, Mode, Object, ObjectBucket, Place, Version, Written, probe,
 };
-pub use fetch::{Fetched, fetch};
+pub use fetch::{Fetched, document, fetch};
 pub use index::Reader;
 pub use log::LogSource;
 pub use manifest::{ManifestFile, RecordManifest};

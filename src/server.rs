@@ -84,8 +84,8 @@ pub use self::models::{HeldModel, ModelState, Models, ServedModel};
 pub use self::state::State;
 pub use crate::backends::serve::protocol::{EngineIdentity, SessionKey};
 
-/// What is under way when the time for it is over is told, and given this long to say
-/// so to its client.
+/// Work that is still under way at the end of the stopping time is cancelled. It has this long
+/// to say so to its client.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// What is done once every configured model is loaded.

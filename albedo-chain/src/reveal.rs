@@ -5,6 +5,7 @@
 //! | `v4\|REPOSITORY\|sha256:…` | a repository at Hippius, pinned by its manifest |
 //! | `v4\|REPOSITORY\|sha256:…\|HOTKEY` | the same, with the author, who has to be the signer |
 //! | `v7\|REPOSITORY\|PIN` | pinned by `sha256:…` at Hippius, or by a git revision at Hugging Face |
+//! | `vN\|REPOSITORY\|PIN` | the same in a later competition, whose version `N` is above 7 |
 
 use std::fmt;
 
@@ -12,13 +13,16 @@ use albedo_core::Digest;
 use albedo_core::chain::Hotkey;
 use serde::{Deserialize, Serialize};
 
+/// The version of the first competition's commitments; every later one has a higher version.
+pub const FIRST_VERSION: u8 = 7;
+
 /// The longest repository name that is read: both hubs allow less.
 const MAX_REPOSITORY: usize = 256;
 
 /// A submission, as it was committed to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Submission {
-    /// Version of the text: 4 or 7.
+    /// Version of the text: 4 or 7, above 7 in a later competition.
     pub version: u8,
     /// Name of the repository, with its namespace.
     pub repository: String,
@@ -57,6 +61,11 @@ impl fmt::Display for Submission {
 pub enum Refusal {
     /// It does not begin with a version that is known.
     Version,
+    /// It does not begin with the version of the competition.
+    Competition {
+        /// The competition's version.
+        version: u8,
+    },
     /// Too few or too many parts.
     Parts,
     /// A repository name that no hub has.
@@ -74,6 +83,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Version => f.write_str("it begins neither with `v4|` nor with `v7|`"),
+            Self::Competition { version } => {
+                write!(f, "it does not begin with `v{version}|`, as the competition's commitments do")
+            }
             Self::Parts => f.write_str("it has not the parts of its version"),
             Self::Repository => f.write_str("its repository is no `namespace/name` of a hub"),
             Self::Pin => f.write_str("its pin is no digest, and no full git revision"),
@@ -97,12 +109,44 @@ impl fmt::Display for Refusal {
 /// # Errors
 /// The first rule that it breaks.
 pub fn parse(text: &str, signer: &Hotkey) -> Result<Submission, Refusal> {
+    read(text, signer, &[4, FIRST_VERSION]).unwrap_or(Err(Refusal::Version))
+}
+
+/// The same in the competition whose commitments have `version`: the first one, of version
+/// [`FIRST_VERSION`], takes version 4, too.
+///
+/// ```
+/// use albedo_chain::reveal::{Refusal, parse_of};
+/// use albedo_core::chain::Hotkey;
+///
+/// let signer = Hotkey("5DfhGyQdFobKM8NsWvEeAKk5EQQgYe9AydgJ7rMB6E1EqRzV".into());
+/// let text = format!("v8|someone/model|sha256:{}", "ab".repeat(32));
+/// assert_eq!(parse_of(&text, &signer, 8).unwrap().version, 8);
+/// assert_eq!(parse_of(&text, &signer, 9), Err(Refusal::Competition { version: 9 }));
+/// ```
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn parse_of(text: &str, signer: &Hotkey, version: u8) -> Result<Submission, Refusal> {
+    if version <= FIRST_VERSION {
+        return parse(text, signer);
+    }
+    read(text, signer, &[version]).unwrap_or(Err(Refusal::Competition { version }))
+}
+
+/// The submission of one of `versions`; `None` if the text begins with none of them.
+fn read(text: &str, signer: &Hotkey, versions: &[u8]) -> Option<Result<Submission, Refusal>> {
     let mut parts = text.split('|');
-    let version = match parts.next() {
-        Some("v4") => 4,
-        Some("v7") => 7,
-        _ => return Err(Refusal::Version),
-    };
+    let first = parts.next()?;
+    let version = versions.iter().copied().find(|version| first == format!("v{version}"))?;
+    Some(parts_of(version, parts, signer))
+}
+
+fn parts_of<'a>(
+    version: u8,
+    mut parts: impl Iterator<Item = &'a str>,
+    signer: &Hotkey,
+) -> Result<Submission, Refusal> {
     let (repository, pin, author) = match (parts.next(), parts.next(), parts.next(), parts.next()) {
         (Some(repository), Some(pin), None, None) => (repository, pin, None),
         (Some(repository), Some(pin), Some(author), None) if version == 4 => (repository, pin, Some(author)),
@@ -115,7 +159,7 @@ pub fn parse(text: &str, signer: &Hotkey) -> Result<Submission, Refusal> {
         Some(digits) if is_hex(digits, &[64]) => {
             Pin::Manifest(digits.parse().map_err(|_: albedo_core::Error| Refusal::Pin)?)
         }
-        None if version == 7 && is_hex(pin, &[40, 64]) => Pin::Revision(pin.to_owned()),
+        None if version >= FIRST_VERSION && is_hex(pin, &[40, 64]) => Pin::Revision(pin.to_owned()),
         _ => return Err(Refusal::Pin),
     };
     match author {

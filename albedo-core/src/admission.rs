@@ -19,6 +19,7 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::backend::{ModelBackend, ModelSource};
 use crate::context::CallContext;
@@ -94,6 +95,27 @@ pub struct ScreenedModel {
     /// Digest of its parameters, once its weights were read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Digest>,
+}
+
+impl ScreenedModel {
+    /// The model whose files are `files`, by its listing alone: no weight is read, and
+    /// [`ScreenedModel::parameters`] is absent. `reference` is where it can be fetched.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::list`].
+    pub async fn listed(files: &dyn ModelFiles, reference: Option<HubRef>, cx: &CallContext) -> Result<Self> {
+        let mut listing = files.list(cx).await?;
+        listing.sort_by(|a, b| a.name.cmp(&b.name));
+        let names: Vec<_> =
+            listing.iter().map(|file| json!({ "name": file.name, "size": file.size })).collect();
+        Ok(Self {
+            reference,
+            files: listing.len() as u64,
+            bytes: listing.iter().fold(0, |sum, file| sum.saturating_add(file.size)),
+            listing: Digest::of_json(&names)?,
+            parameters: None,
+        })
+    }
 }
 
 /// One screen's finding.
@@ -274,6 +296,7 @@ pub struct Admit {
     probes: Option<Probes>,
     king: Option<ModelSource>,
     profile: Option<ScreenProfile>,
+    questions: Option<u64>,
 }
 
 impl Admit {
@@ -288,6 +311,7 @@ impl Admit {
             probes: None,
             king: None,
             profile: None,
+            questions: None,
         }
     }
 
@@ -329,13 +353,24 @@ impl Admit {
         self
     }
 
+    /// Once every screen has passed the submission, has those that compare answers keep what
+    /// it answers to the questions that follow from `seed` ([`BesideScreen::remember`]):
+    /// later submissions are compared with it. Takes effect at a behaviour stage with a king.
+    ///
+    /// [`BesideScreen::remember`]: crate::BesideScreen::remember
+    #[must_use]
+    pub fn with_questions(mut self, seed: u64) -> Self {
+        self.questions = Some(seed);
+        self
+    }
+
     /// Runs the stages. Emits how far the weights are read
     /// ([`crate::EventKind::Progress`]).
     ///
     /// # Errors
     /// A listing that cannot be read; the challenger's, for files that are not what its
     /// own listing declares ([`ModelFiles::hold`]); cancellation, and a deadline that
-    /// passes.
+    /// passes; what keeps a screen from remembering the answers.
     /// What goes wrong in a screen is a finding.
     pub async fn run(&self, cx: &CallContext) -> Result<Admission> {
         self.run_observed(&mut |_| (), cx).await

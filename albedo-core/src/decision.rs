@@ -37,11 +37,13 @@ use crate::registry::nearest;
 mod betting;
 mod fixed;
 mod margin;
+mod power;
 mod sequential;
 mod series;
 
 pub use fixed::{FixedEvidence, samples_to_show};
 pub use margin::{LcbEvidence, MarginEvidence};
+pub use power::Power;
 pub use sequential::{FUTILITY_ALPHA, SequentialEvidence, SequentialTest, SizeEvidence, cap};
 pub use series::TwoSeries;
 

@@ -134,6 +134,17 @@ pub trait BesideScreen: Debug + Send + Sync {
         seed: u64,
         cx: &CallContext,
     ) -> Result<Finding>;
+
+    /// Keeps what the submission among `sessions` answers to the questions that follow from
+    /// `seed`, so that later submissions are compared with it. Admission calls it once every
+    /// screen has passed the submission. A screen that keeps nothing does nothing.
+    ///
+    /// # Errors
+    /// What kept it from asking or from writing.
+    async fn remember(&self, sessions: Sessions<'_>, seed: u64, cx: &CallContext) -> Result<()> {
+        let _ = (sessions, seed, cx);
+        Ok(())
+    }
 }
 
 /// The loaded models that a [`BesideScreen`] compares.

@@ -14,8 +14,8 @@ pub(crate) enum Command {
     /// Print the JSON schema of a duel's configuration, with the settings of
     /// every plugin that this program was built with.
     Schema,
-    /// Print every key of a duel's configuration as Markdown: type, default, unit,
-    /// meaning, and how it looks in TOML.
+    /// Print every key of the configuration files of a duel, a server and a validator as
+    /// Markdown: type, default, unit, meaning, and how it looks in TOML.
     Reference,
     /// Check a configuration without loading a model or asking anybody.
     Check {

@@ -10,6 +10,8 @@ use serde_json::json;
 use super::exit::Exit;
 use super::output::{print, print_json};
 use crate::backends::cache::{Cache, Held};
+#[cfg(feature = "hubs")]
+use crate::backends::hubs::oci::{OciHub, OciHubConfig};
 use crate::report::Bytes;
 use crate::{
     BuildContext, CallContext, Digest, Error, ErrorKind, Fault, FileEntry, HubRef, ModelFiles, ModelHub,
@@ -47,7 +49,7 @@ pub(crate) struct Options {
     config: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -97,6 +99,17 @@ impl Options {
         let hub = config.hubs.into_iter().find(|hub| hub.name() == name);
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         Ok((hub.unwrap_or_else(|| PluginConfig::named(name)), folder))
+    }
+
+    /// The container registry, with its settings.
+    #[cfg(feature = "hubs")]
+    pub(super) fn oci(&self, cx: &CallContext) -> Result<OciHub> {
+        let (settings, _) = self.hub(HubRef::OCI)?;
+        let registry = Registry::linked()?;
+        registry.check::<dyn ModelHub>(HubRef::OCI, settings.settings())?;
+        let config: OciHubConfig = serde_json::from_value(settings.settings().clone().into())
+            .map_err(|error| Error::bug("read a hub's settings", error.to_string()))?;
+        OciHub::build_with(&config, &BuildContext::new(&registry, cx))
     }
 }
 
@@ -242,14 +255,9 @@ async fn verify(one: &One, cx: &CallContext) -> Result<Exit> {
 impl Push {
     async fn run(&self, bar: &Bytes, cx: &CallContext) -> Result<Exit> {
         use crate::backends::files::FolderFiles;
-        use crate::backends::hubs::oci::{Layout, OciHub, OciHubConfig};
+        use crate::backends::hubs::oci::Layout;
 
-        let (settings, _) = self.options.hub(HubRef::OCI)?;
-        let registry = Registry::linked()?;
-        registry.check::<dyn ModelHub>(HubRef::OCI, settings.settings())?;
-        let config: OciHubConfig = serde_json::from_value(settings.settings().clone().into())
-            .map_err(|error| Error::bug("read a hub's settings", error.to_string()))?;
-        let hub = OciHub::build_with(&config, &BuildContext::new(&registry, cx))?;
+        let hub = self.options.oci(cx)?;
         let files = FolderFiles::new(&self.folder);
         let layout = match self.chunked {
             Some(from) => {

@@ -1,184 +1,66 @@
-//! `albedo miner`.
+//! `albedo miner`: from a folder to a submission. `check` and `pack` say what will be handed
+//! in, `upload` brings it to the registry, `commit` signs it, `status` says where it stands.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
-
-use crate::chain::NetUid;
-use crate::chains::journal::ChainJournal;
-use crate::chains::reveal;
-use crate::chains::subtensor::{Subtensor, SubtensorConfig};
-use crate::chains::timelock::Beacon;
-use crate::{CallContext, Error, ErrorKind, Fault, Result};
-use serde_json::{Value, json};
-
-use super::chain::{ChainArguments, in_words};
 use super::exit::Exit;
-use super::output::{print, print_json};
-use super::wallet::{PasswordArguments, WalletArguments, agreed};
+use crate::{CallContext, Result};
+
+#[cfg(feature = "chain")]
+mod chain;
+#[cfg(feature = "validator")]
+mod check;
+#[cfg(feature = "validator")]
+mod draft;
+#[cfg(feature = "validator")]
+mod pack;
+#[cfg(feature = "validator")]
+mod status;
+#[cfg(feature = "validator")]
+mod trial;
+#[cfg(feature = "validator")]
+mod upload;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
+    /// Screen a model as a validator does, before anybody else sees it; `--duel` also duels it
+    /// with the king.
+    #[cfg(feature = "validator")]
+    Check(check::Arguments),
+    /// Say what a checked model will be in the registry, and what to commit to. Nothing is
+    /// uploaded.
+    #[cfg(feature = "validator")]
+    Pack(pack::Arguments),
+    /// Upload a packed model. An upload that was interrupted goes on.
+    #[cfg(feature = "validator")]
+    Upload(upload::Arguments),
+    /// Say where a submission stands at a validator, why, and what to do.
+    #[cfg(feature = "validator")]
+    Status(status::Arguments),
     /// Register a hotkey on the subnet, at the price that is shown.
-    Register(Register),
+    #[cfg(feature = "chain")]
+    Register(chain::Register),
     /// Commit to a model: hidden at first, unless it is to be plain.
-    Commit(Commit),
+    #[cfg(feature = "chain")]
+    Commit(chain::Commit),
     /// What a hotkey has committed to.
-    Commits(Commits),
-}
-
-/// What every command here needs.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Common {
-    #[command(flatten)]
-    chain: ChainArguments,
-    #[command(flatten)]
-    wallet: WalletArguments,
-    /// Name of the hotkey.
-    #[arg(long, value_name = "NAME", default_value = "default")]
-    hotkey: String,
-    /// The subnet.
-    #[arg(long, value_name = "N", default_value_t = 97)]
-    netuid: u16,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Writing {
-    #[command(flatten)]
-    common: Common,
-    #[command(flatten)]
-    password: PasswordArguments,
-    /// SQLite file of everything that this key signs.
-    #[arg(long, value_name = "FILE")]
-    journal: PathBuf,
-    /// Do not ask.
-    #[arg(long)]
-    yes: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Register {
-    #[command(flatten)]
-    writing: Writing,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Commit {
-    #[command(flatten)]
-    writing: Writing,
-    /// The submission: `v7|REPOSITORY|PIN`.
-    #[arg(value_name = "TEXT")]
-    text: String,
-    /// Hide it for so many blocks.
-    #[arg(long, value_name = "BLOCKS", default_value_t = 3)]
-    hidden_for: u64,
-    /// Commit in plain text.
-    #[arg(long, conflicts_with = "hidden_for")]
-    plain: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Commits {
-    #[command(flatten)]
-    common: Common,
+    #[cfg(feature = "chain")]
+    Commits(chain::Commits),
 }
 
 pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
     match command {
-        Command::Register(arguments) => register(arguments, cx).await,
-        Command::Commit(arguments) => commit(arguments, cx).await,
-        Command::Commits(arguments) => commits(arguments, cx).await,
+        #[cfg(feature = "validator")]
+        Command::Check(arguments) => check::run(arguments, cx).await,
+        #[cfg(feature = "validator")]
+        Command::Pack(arguments) => pack::run(arguments, cx).await,
+        #[cfg(feature = "validator")]
+        Command::Upload(arguments) => upload::run(arguments, cx).await,
+        #[cfg(feature = "validator")]
+        Command::Status(arguments) => status::run(arguments, cx).await,
+        #[cfg(feature = "chain")]
+        Command::Register(arguments) => chain::register(arguments, cx).await,
+        #[cfg(feature = "chain")]
+        Command::Commit(arguments) => chain::commit(arguments, cx).await,
+        #[cfg(feature = "chain")]
+        Command::Commits(arguments) => chain::commits(arguments, cx).await,
     }
-}
-
-async fn register(Register { writing }: &Register, cx: &CallContext) -> Result<Exit> {
-    let common = &writing.common;
-    let wallet = common.wallet.open()?;
-    let hotkey = crate::chains::wallet::read_public(&wallet.hotkey_public(&common.hotkey)?)?.address();
-    let hotkey = crate::chain::Hotkey(hotkey);
-    let client = writing.client()?;
-    let netuid = NetUid(common.netuid);
-    let cost = client.registration_cost(netuid, cx).await?;
-    let preview = format!(
-        "register {hotkey} on subnet {} for {cost} rao ({} TAO), paid by the coldkey; no more than that",
-        common.netuid,
-        tao(cost)
-    );
-    if !agreed(&preview, writing.yes)? {
-        return Ok(Exit::Done);
-    }
-    let coldkey = writing.password.open(&wallet.coldkey())?;
-    let block = client.register(netuid, &hotkey, cost, &coldkey, cx).await?;
-    common.done(
-        &json!({"hotkey": hotkey, "block": block, "cost": cost}),
-        &format!("registered in block {block}\n"),
-    )
-}
-
-async fn commit(arguments: &Commit, cx: &CallContext) -> Result<Exit> {
-    let Commit { writing, text, hidden_for, plain } = arguments;
-    let common = &writing.common;
-    let wallet = common.wallet.open()?;
-    let key = writing.password.open(&wallet.hotkey(&common.hotkey)?)?;
-    let submission = reveal::parse(text, &key.hotkey()).map_err(|refusal| {
-        Error::new(ErrorKind::DataInvalid, "commit", refusal.to_string()).with_fault(Fault::Operator)
-    })?;
-    let hidden = (!plain).then_some(*hidden_for);
-    let how = hidden.map_or("in plain text".to_owned(), |blocks| format!("hidden for {blocks} blocks"));
-    let preview = format!("commit {submission} as {} on subnet {}, {how}", key.hotkey(), common.netuid);
-    if !agreed(&preview, writing.yes)? {
-        return Ok(Exit::Done);
-    }
-    let client = writing.client()?.with_signer(Arc::new(key));
-    let block = client.commit(NetUid(common.netuid), text, hidden, cx).await?;
-    common.done(&json!({"submission": submission, "block": block}), &format!("committed in block {block}\n"))
-}
-
-async fn commits(Commits { common }: &Commits, cx: &CallContext) -> Result<Exit> {
-    let public = common.wallet.open()?.hotkey_public(&common.hotkey)?;
-    let address = crate::chains::wallet::read_public(&public)?.address();
-    let chain = common.chain.build(cx).await?;
-    let head = chain.head(cx).await?;
-    let mut reveals = chain.reveals(NetUid(common.netuid), &head, cx).await?;
-    reveals.retain(|reveal| reveal.hotkey.0 == address);
-    let lines =
-        reveals.iter().map(|reveal| format!("{}  {}\n", reveal.place.block, in_words(&reveal.content)));
-    let text = lines.collect::<Vec<_>>().concat();
-    common.done(&json!({"block": head, "reveals": reveals}), &text)
-}
-
-impl Common {
-    fn done(&self, value: &Value, text: &str) -> Result<Exit> {
-        if self.json {
-            print_json(value)?;
-        } else {
-            print(text)?;
-        }
-        Ok(Exit::Done)
-    }
-}
-
-impl Writing {
-    /// A client that can write. Miners write to Bittensor's chain alone.
-    fn client(&self) -> Result<Subtensor> {
-        const OPERATION: &str = "read the chain's settings";
-        let invalid = |message: String| Error::new(ErrorKind::ConfigInvalid, OPERATION, message);
-        if self.common.chain.name() != "subtensor" {
-            return Err(invalid("only chain `subtensor` can be written to from here".into()));
-        }
-        let settings = Value::Object(self.common.chain.settings()?);
-        let config: SubtensorConfig =
-            serde_json::from_value(settings).map_err(|error| invalid(error.to_string()))?;
-        let poll = Duration::from_millis(config.poll_ms);
-        let journal = ChainJournal::open(&self.journal)?;
-        Ok(Subtensor::new(&config)?.with_journal(journal, Beacon::quicknet(), poll))
-    }
-}
-
-/// An amount in TAO, exactly.
-fn tao(rao: u64) -> String {
-    format!("{}.{:09}", rao / 1_000_000_000, rao % 1_000_000_000)
 }

@@ -17,6 +17,7 @@ use crate::{
     BuildContext, CallContext, Clock, Error, ErrorKind, Fault, Registry, Resources, Result, SystemClock,
 };
 
+mod competition;
 mod orders;
 mod show;
 mod tail;
@@ -58,6 +59,11 @@ pub(crate) enum Command {
     Unfreeze(Unfreeze),
     /// Copy the ledger, whole and at once, while the validator may go on.
     Backup(Backup),
+    /// Enter the first king, who earns nothing. Says what it would do; `--yes` does it.
+    Genesis(competition::First),
+    /// End the competition and begin another one, whose commitments have a version of their own:
+    /// older ones are ignored, and the history is kept. Says what it would do; `--yes` does it.
+    Reset(competition::Again),
     /// Try everything that the validator needs, and say what to do about what does not work.
     Doctor(Looking),
 }
@@ -163,9 +169,34 @@ impl Which {
         self.open(Ledger::beside)
     }
 
+    /// The configuration.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], saying how to get one; as [`ValidatorConfig::read`].
+    fn config(&self) -> Result<ValidatorConfig> {
+        let path = self.file();
+        ValidatorConfig::read(&path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                let message = "the configuration file does not exist";
+                let hint = if self.demo {
+                    format!("`albedo validator run{}` makes the demo with its configuration", self.again())
+                } else {
+                    "name another file with `--config FILE`, or write this one: `albedo validator run --demo` writes \
+                     one to begin with, `validator-demo/validator.toml`, and `albedo config reference` lists the keys"
+                        .into()
+                };
+                Error::new(ErrorKind::NotFound, "read the configuration", message)
+                    .with_fault(Fault::Operator)
+                    .with("path", path.display())
+                    .with_hint(hint)
+                    .with_source(error)
+            }
+            _ => error,
+        })
+    }
+
     fn open(&self, open: fn(&Path) -> Result<Ledger>) -> Result<Ledger> {
-        let opened = ValidatorConfig::read(&self.file()).and_then(|config| open(&config.ledger()));
-        opened.map_err(|error| match error.kind() {
+        open(&self.config()?.ledger()).map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
                 error.with_hint(format!("start the validator once: `albedo validator run{}`", self.again()))
             }
@@ -206,6 +237,8 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
         Command::Retry(Retry { id, which }) => orders::retry(which, id).await,
         Command::Abandon(Abandon { id, reason, which }) => orders::abandon(which, id, reason).await,
         Command::Unfreeze(Unfreeze { which }) => orders::unfreeze(which).await,
+        Command::Genesis(arguments) => competition::genesis(arguments, cx).await,
+        Command::Reset(arguments) => competition::reset(arguments, cx).await,
         Command::Doctor(Looking { which, json }) => orders::check(which, *json, cx).await,
     }
 }
@@ -235,7 +268,7 @@ async fn work(which: &Which, cx: &CallContext) -> Result<Exit> {
     let demo = which.demo.then(|| DemoCompetition::open(&which.dir)).transpose()?;
     let config = match &demo {
         Some(demo) => demo.config()?,
-        None => ValidatorConfig::read(&which.file())?,
+        None => which.config()?,
     };
     let registry = Registry::linked()?;
     config.check(&registry)?;

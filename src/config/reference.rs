@@ -32,14 +32,14 @@ const HEAD: &str = "\
 
 <!-- Made by `albedo config reference`, and compared with it by a test. Edit the types' documentation. -->
 
-Every key of a duel's configuration file and of a server's, from the program itself: `albedo config reference` prints this
-page for the plugins that your program has. [configuration.md](configuration.md) explains how the parts fit together. In the
+Every key of the configuration files of a duel, a server and a validator, from the program itself: `albedo config reference`
+prints this page for the plugins that your program has. [configuration.md](configuration.md) explains how the parts fit together. In the
 TOML below, keys have their defaults; those in comments have none, or take another form.
 
 ";
 
-/// Every key of a duel's configuration, of a server's, and of the plugins of `registry`
-/// that one can name, as Markdown.
+/// Every key of a duel's configuration, of a server's, of a validator's, and of the plugins
+/// of `registry` that one can name, as Markdown.
 pub fn reference(registry: &Registry) -> String {
     let schema = DuelConfig::schema(registry);
     let mut text = HEAD.to_owned();
@@ -64,6 +64,8 @@ pub fn reference(registry: &Registry) -> String {
     }
     #[cfg(feature = "server")]
     server(&mut text, registry);
+    #[cfg(feature = "validator")]
+    validator(&mut text, registry);
     text.trim_end().to_owned() + "\n"
 }
 
@@ -83,6 +85,23 @@ fn server(text: &mut String, registry: &Registry) {
         if definition.is_null() {
             continue;
         }
+        *text += &chapter(title, &prose(definition), table, &keys(definition, &schema));
+    }
+}
+
+/// Adds the keys of a validator's configuration.
+#[cfg(feature = "validator")]
+fn validator(text: &mut String, registry: &Registry) {
+    let schema = crate::validator::ValidatorConfig::schema(registry);
+    *text += &chapter("## The validator's file", &prose(&schema), "", &keys::own_keys(&schema));
+    for (definition, title, table) in [
+        ("EntrySettings", "## `[entry]`", "[entry]"),
+        ("ReignSettings", "## `[reign]`", "[reign]"),
+        ("LogSettings", "## `[log]`", "[log]"),
+        ("PublishSettings", "## `[publish]`", "[publish]"),
+        ("OperateSettings", "## `[operate]`", "[operate]"),
+    ] {
+        let definition = &schema["$defs"][definition];
         *text += &chapter(title, &prose(definition), table, &keys(definition, &schema));
     }
 }
@@ -192,6 +211,38 @@ mod tests {
         for (of, key) in of_plugins.chain(of_the_duel) {
             assert!(!key.meaning.is_empty(), "{of}: {} has no meaning", key.path);
             assert!(!key.kind.is_empty(), "{of}: {} has no type", key.path);
+        }
+    }
+
+    #[cfg(feature = "validator")]
+    #[test]
+    fn the_validators_keys_are_there_with_their_meanings_and_defaults() {
+        use crate::validator::{EntrySettings, ReignSettings, ValidatorConfig};
+
+        let registry = Registry::linked().expect("a registry");
+        let schema = ValidatorConfig::schema(&registry);
+        for key in keys::own_keys(&schema) {
+            assert!(!key.meaning.is_empty() && !key.kind.is_empty(), "{}", key.path);
+        }
+        let reference = reference(&registry);
+        let blocks = blocks(&reference);
+        let block = |table: &str| {
+            let block = blocks.iter().find(|block| block.starts_with(table)).expect("a block");
+            block
+                .parse::<::toml::Table>()
+                .expect("is TOML")
+                .remove(table.trim_matches(['[', ']']))
+                .expect("a table")
+        };
+        let entry: EntrySettings = block("[entry]").try_into().expect("reads");
+        let reign: ReignSettings = block("[reign]").try_into().expect("reads");
+        assert_eq!((entry, reign), (EntrySettings::default(), ReignSettings::default()));
+        for line in [
+            "| `screen_profile` | text | none |",
+            "| `webhook.after_secs` |",
+            "| `to` | text | **required** |",
+        ] {
+            assert!(reference.contains(line), "{line}");
         }
     }
 

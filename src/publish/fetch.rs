@@ -1,10 +1,11 @@
 //! Fetching a published record, every byte compared with its digest.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::manifest::{MAX_MANIFEST, ManifestFile, RecordManifest};
 use crate::digest::Hasher;
@@ -115,6 +116,51 @@ pub async fn fetch(
             Err(error)
         }
     }
+}
+
+/// Most bytes of a document of the public data. Source: albedo; the largest lists 2,000
+/// submissions in about 1 MB.
+const MOST_DOCUMENT: u64 = 64 << 20;
+
+/// The document `name` of the public data at `place`, a web address or a folder.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] if nothing is published there; [`ErrorKind::DataInvalid`] for
+/// what is no such document; the transport's.
+pub async fn document<T: DeserializeOwned>(
+    place: &str,
+    name: &str,
+    transport: &dyn HttpTransport,
+    cx: &CallContext,
+) -> Result<T> {
+    const READ: &str = "read the public data";
+    let missing = |error: Error| match error.kind() {
+        ErrorKind::NotFound => Error::new(ErrorKind::NotFound, READ, "no validator publishes there")
+            .with_fault(Fault::Operator)
+            .with("place", place)
+            .with("document", name)
+            .with_hint("name the address or the folder that a validator publishes to")
+            .with_source(error),
+        _ => error,
+    };
+    let bytes = if place.starts_with("http://") || place.starts_with("https://") {
+        let url = format!("{}/{name}", place.trim_end_matches('/'));
+        get(transport, url, cx).await.map_err(missing)?.read(MOST_DOCUMENT as usize).await?.to_vec()
+    } else {
+        let path = Path::new(place).join(name);
+        let io = |error| Error::io(READ, &path, error);
+        let mut bytes = Vec::new();
+        let opened = File::open(&path).map_err(io).map_err(missing)?;
+        opened.take(MOST_DOCUMENT).read_to_end(&mut bytes).map_err(io)?;
+        bytes
+    };
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Error::new(ErrorKind::DataInvalid, READ, error.to_string())
+            .with_fault(Fault::Infrastructure)
+            .with("place", place)
+            .with("document", name)
+            .with_hint("use the albedo that the validator uses, or a newer one")
+    })
 }
 
 async fn get(transport: &dyn HttpTransport, url: String, cx: &CallContext) -> Result<HttpResponse> {

@@ -17,7 +17,7 @@ use crate::{BuildContext, CallContext, Digest, Error, EventKind, Result};
 /// Who may ask a server.
 #[derive(Debug, Clone)]
 pub(super) struct Access {
-    /// Digest of the token; its comparison tells nothing of the token itself.
+    /// Digest of the token; its comparison reveals nothing of the token itself.
     token: Option<Digest>,
     metrics: Metrics,
     /// Where alerts go.

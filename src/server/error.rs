@@ -135,12 +135,12 @@ impl ApiError {
         self.0.status
     }
 
-    /// What the client is told.
+    /// The body that the client gets.
     pub fn body(&self) -> ErrorResponse {
         ErrorResponse { error: self.0.body.clone() }
     }
 
-    /// The error that it is told of, if it comes from one.
+    /// The error that it reports, if it comes from one.
     pub fn cause(&self) -> Option<&Error> {
         self.0.cause.as_ref()
     }

@@ -90,7 +90,7 @@ impl EventSink for Activity {
     }
 }
 
-/// Tells that the process answers.
+/// Answers while the process runs.
 #[utoipa::path(
     get,
     path = "/healthz",
@@ -117,8 +117,8 @@ pub struct Readiness {
     pub waiting_for: Vec<String>,
 }
 
-/// Tells whether every configured model is there: 503 before, and when the server is
-/// told to stop.
+/// Answers whether every configured model is there: 503 before, and while the server
+/// stops.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -141,7 +141,7 @@ pub(super) async fn readyz(From(state): From<State>) -> Response {
     (status, Json(Readiness { status: word, waiting_for })).into_response()
 }
 
-/// Tells what the server counts, as Prometheus reads it.
+/// Answers what the server counts, as Prometheus reads it.
 #[utoipa::path(
     get,
     path = "/metrics",
@@ -153,10 +153,10 @@ pub(super) async fn metrics(From(state): From<State>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-/// Tells the service manager, if one started the process.
+/// Notifies the service manager, if one started the process.
 pub(crate) fn notify(change: &NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(change)) {
-        tracing::warn!(%error, "the service manager cannot be told `{change}`");
+        tracing::warn!(%error, "the service manager cannot be notified of `{change}`");
     }
 }
 

@@ -7,8 +7,8 @@
 //! | `screen` | screens of behaviour, run where the model is |
 //! | `routes` | `/v1/jobs`, `/v1/engine`, `/v1/files` |
 //!
-//! A job is its request: asking again finds it. Its result is on the disk before anybody
-//! is told, and stays until it is acknowledged. What was under way when the server died
+//! A job is its request: asking again finds it. Its result is on the disk before the
+//! server announces it, and stays until it is acknowledged. What was under way when the server died
 //! is done again. The types of requests and results are those of
 //! [`protocol`](crate::backends::serve::protocol).
 
@@ -150,7 +150,7 @@ impl Jobs {
     }
 
     /// Lets the job's result go; cancels it if it is not over. `unfinished_only` leaves a
-    /// result where it is. Tells whether the job is known.
+    /// result where it is. Returns whether the job is known.
     pub(super) async fn let_go(&self, id: Digest, unfinished_only: bool) -> Result<bool> {
         let cancelled = Error::cancelled("do the job").with_retry(Retry::Backoff);
         let before = self.0.store.let_go(id, unfinished_only, WireError::from(&cancelled)).await?;

@@ -227,7 +227,7 @@ fn key(metric: Metric, labels: &[(&'static str, &str)]) -> Key {
     Key::from_parts(metric.name, labels)
 }
 
-/// Resident bytes and open files of the process, where the system tells.
+/// Resident bytes and open files of the process, where the system reports them.
 fn process() -> Option<(f64, f64)> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

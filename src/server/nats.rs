@@ -2,7 +2,7 @@
 //!
 //! A worker takes no more messages than its engine runs together. It looks whether the
 //! job's result is stored already, does the job otherwise, stores the result, and
-//! acknowledges the message last. While it works it tells the broker so, at a third of the
+//! acknowledges the message last. While it works it says so to the broker, at a third of the
 //! time after which the broker gives the message to another worker. A job that was
 //! delivered five times and still has no result is set aside with an alert.
 
@@ -161,7 +161,7 @@ enum Done {
     PassOn(Error),
 }
 
-/// Does the job of `message`, tells the broker so as often as `every` says, and
+/// Does the job of `message`, reports progress to the broker at the interval `every`, and
 /// acknowledges it.
 async fn one(state: State, fleet: Fleet, message: Message, every: Duration) {
     let deliveries = message.info().map_or(1, |info| info.delivered);

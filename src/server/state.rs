@@ -77,7 +77,7 @@ impl State {
         &self.0.activity
     }
 
-    /// Cancelled when the server is told to stop: nothing new is begun. What is under
+    /// Cancelled when the server stops: nothing new is begun. What is under
     /// way goes on until [`State::work`] is cancelled.
     pub fn stopping(&self) -> &CallContext {
         &self.0.stopping

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::operate::OperateSettings;
-use crate::config::{ModelConfig, read};
+use crate::config::{ModelConfig, SCREEN_PROFILE, read, screen_profile};
 use crate::registry::CheckContext;
 use crate::reign::ErrorBudget;
 use crate::{
@@ -51,8 +51,10 @@ pub struct ValidatorConfig {
     /// How often the chain is asked for a new block, in milliseconds.
     #[serde(default = "three_seconds")]
     pub poll_ms: u64,
-    /// The first king, who earns nothing; screens align every model to it.
-    pub genesis: ModelConfig,
+    /// The first king, who earns nothing; screens align every model to it. It may be absent
+    /// once `albedo validator genesis` has entered it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub genesis: Option<ModelConfig>,
     /// Who may take part.
     #[serde(default)]
     pub entry: EntrySettings,
@@ -66,7 +68,11 @@ pub struct ValidatorConfig {
     pub tasks: PluginConfig<dyn TaskSource>,
     /// The panel, in order.
     pub judges: Vec<PluginConfig<dyn Judge>>,
-    /// The screens, in order; those of `albedo screen` if absent. The store of those that
+    /// The profile of screens, whose name and digest every admission records; the newest one
+    /// if neither this nor `screens` is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub screen_profile: Option<String>,
+    /// Instead of a profile, the screens one by one, in order. The store of those that
     /// remember submissions is the validator's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub screens: Option<Vec<PluginConfig<dyn Screen>>>,
@@ -198,6 +204,12 @@ impl ValidatorConfig {
         Ok(Self { folder, ..config })
     }
 
+    /// The JSON schema of a validator's configuration file, with the settings of every
+    /// plugin of `registry`.
+    pub fn schema(registry: &Registry) -> serde_json::Value {
+        registry.schema::<Self>()
+    }
+
     /// Checks every setting, also of the plugins that it names, without touching anything
     /// outside.
     ///
@@ -227,7 +239,10 @@ impl ValidatorConfig {
         }
         self.operate.check()?;
         self.duel.check().map_err(|error| error.under("duel"))?;
-        self.genesis.model().map_err(|error| error.under("genesis"))?;
+        if let Some(genesis) = &self.genesis {
+            genesis.model().map_err(|error| error.under("genesis"))?;
+        }
+        self.chosen_screens()?;
         let cx = CheckContext::new(registry);
         cx.plugin("chain", &self.chain)?;
         cx.plugin("tasks", &self.tasks)?;
@@ -238,6 +253,25 @@ impl ValidatorConfig {
             cx.plugin("backend", backend)?;
         }
         Ok(())
+    }
+
+    /// The screens, in order, and the name of the profile that they are of, if they are of one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`] for an unknown profile, and for a profile beside screens.
+    pub(super) fn chosen_screens(&self) -> Result<(Vec<PluginConfig<dyn Screen>>, Option<&str>)> {
+        match (&self.screen_profile, &self.screens) {
+            (Some(_), Some(_)) => {
+                let message = "name a screen profile or the screens one by one, not both";
+                let error = Error::new(ErrorKind::ConfigInvalid, "choose the screens", message);
+                Err(error.with("key", "screen_profile").with_hint("remove one of the two"))
+            }
+            (None, Some(screens)) => Ok((screens.clone(), None)),
+            (profile, None) => {
+                let name = profile.as_deref().unwrap_or(SCREEN_PROFILE);
+                Ok((screen_profile(name)?, Some(name)))
+            }
+        }
     }
 
     /// The ledger's file.
@@ -289,6 +323,8 @@ mod tests {
             ("duel.samples = 0", "key: duel.samples"),
             ("backend.name = \"brun\"", "did you mean `burn`?"),
             ("screens = [{ name = \"fils\" }]", "key: screens[0]"),
+            ("screen_profile = \"sn97\"", "there is no screen profile `sn97`"),
+            ("screen_profile = \"sn97-2026-12\"\nscreens = []", "not both"),
             ("hubs = [{ name = \"folder\" }]", "hubs[0]"),
             ("operate.listen = \"0.0.0.0:9744\"", "key: operate.listen"),
             ("operate.webhook = {}", "url_env"),

@@ -1,22 +1,19 @@
 //! `albedo validator doctor`: everything that a validator needs, tried one by one.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::config::ValidatorConfig;
+use super::genesis::{Genesis, first_king, genesis_files};
 use super::ledger::Ledger;
-use super::models::Models;
 use super::parts::{bucket, missing_key};
 use crate::chain::{Hotkey, NetUid};
 use crate::config::DEFAULT_BACKEND;
 use crate::registry::CheckContext;
 use crate::signer::KeyFile;
 use crate::weights::check_setter;
-use crate::{
-    BuildContext, ChainClient, Error, ErrorKind, Fault, ModelFiles, ModelRef, PluginConfig, Result, Signer,
-};
+use crate::{BuildContext, ChainClient, Error, ErrorKind, Fault, PluginConfig, Result, Signer};
 
 /// What was found of one thing.
 #[derive(Debug, Clone)]
@@ -68,7 +65,7 @@ pub async fn doctor(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Vec<Chec
     checks.push(match &config.operate.webhook {
         None => Check {
             name: "webhook",
-            found: Found::Skipped("nobody is told of alerts: `operate.webhook` is not set".into()),
+            found: Found::Skipped("alerts are sent nowhere: `operate.webhook` is not set".into()),
         },
         Some(webhook) => {
             let secret = cx.secret(&webhook.url_env);
@@ -147,16 +144,11 @@ async fn permit(
 }
 
 async fn genesis(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<String> {
-    let models = Models::build(&config.hubs, &config.entry, cx).await?;
-    let genesis = cx.model(&config.genesis.model()?);
-    let files: Arc<dyn ModelFiles> = match &genesis {
-        // Its bytes stay at the hub.
-        ModelRef::Hub(reference) => Arc::new(models.resolve(reference, cx.call()).await?),
-        _ => models.local(&genesis, cx.call()).await?.files(),
-    };
-    let files = files.list(cx.call()).await?;
-    let bytes: u64 = files.iter().map(|file| file.size).sum();
-    Ok(format!("{genesis}: {} files, {:.1} MB", files.len(), bytes as f64 / 1e6))
+    // What is wrong with the ledger, its own check says.
+    let ledger = Ledger::read(&config.ledger()).ok();
+    let model = first_king(config, ledger.as_ref(), cx).await?;
+    let Genesis { model, files, bytes } = genesis_files(config, &model, cx).await?;
+    Ok(format!("{model}: {files} files, {:.1} MB", bytes as f64 / 1e6))
 }
 
 async fn tasks(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<String> {

@@ -4,6 +4,7 @@
 //! | file | keeps |
 //! |---|---|
 //! | `commits` | what miners committed to, in the order of first sight |
+//! | `competitions` | competitions, one after the other |
 //! | `submissions` | where each submission stands, and every move that it made |
 //! | `duels` | attempts, shares, announcements, seeds; the verdict as one transaction |
 //! | `log` | entries of the log of duels until and after they are in its folder |
@@ -29,6 +30,7 @@ use crate::{Error, ErrorKind, Fault, Result};
 
 mod alerts;
 mod commits;
+mod competitions;
 mod duels;
 mod epochs;
 mod kings;
@@ -41,6 +43,7 @@ mod views;
 
 pub use alerts::Alert;
 pub use commits::Commit;
+pub use competitions::{Competition, Ends, Reset};
 pub use duels::{Attempt, Crowned, Decision, Drafted, OpenDuel};
 pub use epochs::EpochRow;
 pub use kings::KingRow;
@@ -50,15 +53,14 @@ pub use views::{Counts, DuelRow, Totals};
 
 const OPEN: &str = "open the ledger";
 
-/// The file. What brings format 1 to format 2 will be an upgrade: a script that was
-/// released never changes.
+/// The file. A script that was released never changes: a new format is one more upgrade.
 const FORMAT: Format = Format {
     name: "ledger",
     // "albv"
     application: 0x616c_6276,
-    version: 1,
+    version: 2,
     tables: include_str!("ledger/schema/1.sql"),
-    upgrades: &[],
+    upgrades: &[include_str!("ledger/schema/2.sql")],
     exclusive: false,
 };
 
@@ -116,6 +118,16 @@ impl Ledger {
         Ok(Self::of(Database::open_to_read(path, FORMAT)?, None))
     }
 
+    /// Opens the ledger at `path` to look at while no validator works with it, and keeps one
+    /// away meanwhile.
+    ///
+    /// # Errors
+    /// As [`Ledger::read`]; [`ErrorKind::Conflict`] if a validator has it open.
+    pub fn read_alone(path: &Path) -> Result<Self> {
+        let database = Database::open_to_read(path, FORMAT)?;
+        Ok(Self::of(database, Some(lock(path)?)))
+    }
+
     /// A ledger that ends with the process: for tests.
     ///
     /// # Errors
@@ -129,7 +141,7 @@ impl Ledger {
         Self { database: Arc::new(database), changed, _lock: lock.map(Arc::new) }
     }
 
-    /// Counts the transactions of this process: a receiver is told of each.
+    /// Counts the transactions of this process: the receiver wakes with each.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }

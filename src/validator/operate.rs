@@ -51,7 +51,7 @@ impl OperateSettings {
     pub fn check(&self) -> Result<()> {
         match self.listen {
             Some(address) if !address.ip().is_loopback() => {
-                let message = "whoever reaches the address could read it: there is no token";
+                let message = "everybody who reaches the address could read the metrics: there is no token";
                 Err(Error::new(ErrorKind::ConfigInvalid, "check the validator's settings", message)
                     .with("key", "operate.listen")
                     .with_hint("name a loopback address such as 127.0.0.1:9744, and a proxy before it"))

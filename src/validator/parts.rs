@@ -1,6 +1,6 @@
 //! What a configuration names, built once, and what all tasks share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,8 @@ use tokio::sync::watch;
 
 use super::beats::Beats;
 use super::config::{Anchoring, EntrySettings, ReignSettings, ValidatorConfig};
-use super::ledger::{KingRow, Ledger};
+use super::genesis::first_king;
+use super::ledger::{Competition, KingRow, Ledger};
 use super::log_folder::LogFolder;
 use super::models::{Local, Models, blocking};
 use super::running::Running;
@@ -19,7 +20,7 @@ use crate::backends::http;
 use crate::chain::{BlockHash, BlockRef, Hotkey, Metagraph, NetUid, Subnet};
 use crate::chains::journal::ChainJournal;
 use crate::chains::ledger::Ledger as Reveals;
-use crate::config::{AdmissionConfig, DEFAULT_BACKEND, default_screens, journal_key};
+use crate::config::{AdmissionConfig, DEFAULT_BACKEND, journal_key};
 use crate::judges::screens::store::Store;
 use crate::judges::screens::{AlignTo, Measurement};
 use crate::publish::{Bucket, Place};
@@ -30,7 +31,7 @@ use crate::signer::KeyFile;
 use crate::weights::{JournalStore, WeightJournal};
 use crate::{
     BuildContext, CallContext, ChainClient, Clock, DuelSettings, Error, ErrorKind, Fault, Judge,
-    ModelBackend, ModelFiles, ModelRef, PluginConfig, Result, Screen, TaskSource,
+    ModelBackend, ModelFiles, ModelRef, PluginConfig, Result, Screen, ScreenProfile, TaskSource,
 };
 
 const OPERATION: &str = "start the validator";
@@ -50,6 +51,8 @@ pub(super) struct Shared {
     pub(super) tasks: Arc<dyn TaskSource>,
     pub(super) judges: Vec<Arc<dyn Judge>>,
     pub(super) screens: Vec<Arc<dyn Screen>>,
+    /// The profile that the screens are of, if they are of one.
+    pub(super) profile: Option<ScreenProfile>,
     pub(super) store: Arc<Store>,
     pub(super) genesis: ModelRef,
     /// What every model is aligned to.
@@ -115,15 +118,16 @@ impl Shared {
         let state = config.state();
         std::fs::create_dir_all(&state).map_err(|error| Error::io(OPERATION, &state, error))?;
         config.operate.check_disk(&state)?;
-        // First: a second validator is told before it touches anything.
+        // First: a second validator ends here, before it touches anything.
         let ledger = Ledger::open(&config.ledger())?;
         let signer = KeyFile::open(&cx.path(&config.log.key)).map_err(missing_key)?;
         let check = CheckContext::new(cx.registry());
 
-        let genesis = cx.model(&config.genesis.model()?);
+        let genesis = first_king(config, Some(&ledger), cx).await?;
+        let competition = ledger.competition().await?;
         let models = Models::build(&config.hubs, &config.entry, cx).await?;
         let local = models.local(&genesis, cx.call()).await.map_err(|error| error.with("key", "genesis"))?;
-        let (store, align) = remember_genesis(&state, &local, cx.call()).await?;
+        let (store, align) = remember_genesis(&store_of(&state, &competition), &local, cx.call()).await?;
 
         let chain = check.plugin("chain", &config.chain)?.build(cx).await?;
         let journal = match chain.journal() {
@@ -136,6 +140,7 @@ impl Shared {
             judges.push(judge.build(cx).await?);
         }
         let bucket = bucket(config, cx)?;
+        let (screens, profile) = screens(config, &store_of(&state, &competition), cx).await?;
         let (hotkey, netuid) = (Hotkey(config.hotkey.clone()), NetUid(config.netuid));
         let webhook = config.operate.webhook.as_ref();
         let webhook = webhook.map(|webhook| Webhook::new(webhook, hotkey.clone(), netuid, cx)).transpose()?;
@@ -147,7 +152,8 @@ impl Shared {
             journal: WeightJournal::new(journal),
             backend: check.plugin("backend", &backend)?.build(cx).await?,
             tasks: check.plugin("tasks", &config.tasks)?.build(cx).await?,
-            screens: screens(config, &state, cx).await?,
+            screens,
+            profile,
             log: LogFolder::new(state.join("log"), config.log.origin.clone(), Arc::new(signer)),
             anchoring: config.log.anchor,
             budget: ErrorBudget::new(config.reign.alpha)?,
@@ -233,13 +239,18 @@ pub(super) fn missing_key(error: Error) -> Error {
         .with_source(error)
 }
 
+/// The file of the store of a competition's submissions: what was entered in an earlier
+/// competition may be entered again.
+fn store_of(state: &Path, competition: &Competition) -> PathBuf {
+    match competition.id {
+        1 => state.join("screens.sqlite"),
+        id => state.join(format!("screens-{id}.sqlite")),
+    }
+}
+
 /// The store of submissions, which knows the first king, and what models are aligned to.
-async fn remember_genesis(
-    state: &std::path::Path,
-    genesis: &Local,
-    cx: &CallContext,
-) -> Result<(Arc<Store>, AlignTo)> {
-    let path = state.join("screens.sqlite");
+async fn remember_genesis(store: &Path, genesis: &Local, cx: &CallContext) -> Result<(Arc<Store>, AlignTo)> {
+    let path = store.to_owned();
     let store = blocking(OPERATION, move || Store::open_or_create(&path)).await?;
     let files: Arc<dyn ModelFiles> = Arc::new(FolderFiles::new(&genesis.folder));
     let measured = Measurement::take(files, AlignTo::Itself, cx).await?;
@@ -251,17 +262,20 @@ async fn remember_genesis(
     Ok((store, align))
 }
 
+/// The screens with the validator's store, and the profile that they are of.
 async fn screens(
     config: &ValidatorConfig,
-    state: &std::path::Path,
+    store: &Path,
     cx: &BuildContext<'_>,
-) -> Result<Vec<Arc<dyn Screen>>> {
+) -> Result<(Vec<Arc<dyn Screen>>, Option<ScreenProfile>)> {
     let mut named = AdmissionConfig::new(ModelRef::served("king"), ModelRef::served("submission"));
-    named.screens = config.screens.clone().unwrap_or_else(default_screens);
-    named.set("store", &json!(state.join("screens.sqlite")), cx.registry());
+    let (chosen, profile) = config.chosen_screens()?;
+    named.screens = chosen;
+    named.set("store", &json!(store), cx.registry());
     let mut built = Vec::new();
     for screen in CheckContext::new(cx.registry()).plugins("screens", &named.screens)? {
         built.push(screen.build(cx).await?);
     }
-    Ok(built)
+    let profile = profile.map(|name| ScreenProfile::new(name, &built)).transpose()?;
+    Ok((built, profile))
 }

@@ -48,7 +48,7 @@ impl Validator {
     }
 
     /// Waits until the chain answers, and checks that the validator may work there;
-    /// gives who reigns. `waiting` is told why it waits.
+    /// gives who reigns. It calls `waiting` with the reason while it waits.
     ///
     /// # Errors
     /// The operator's: the ledger is another competition's, or the hotkey is not

@@ -2,8 +2,24 @@
 //! seed is [`Seed::on_chain`](crate::Seed::on_chain), of the block after its announcement.
 
 use crate::Digest;
-use crate::chain::BlockHash;
+use crate::chain::{BlockHash, BlockNumber};
 use crate::rng::derive_seed;
+
+/// Blocks of a week of Bittensor's, 12 seconds each.
+const WEEK: BlockNumber = 7 * 24 * 60 * 5;
+
+/// The block that questions of the screens follow from when bytes were held at `head`: one
+/// per week, so that submissions of one week answer the same
+/// ([`Seed::of_questions`](crate::Seed::of_questions)).
+///
+/// ```
+/// use albedo::validator::seeds::week;
+///
+/// assert_eq!((week(0), week(50_399), week(50_400), week(100_000)), (0, 0, 50_400, 50_400));
+/// ```
+pub const fn week(head: BlockNumber) -> BlockNumber {
+    head - head % WEEK
+}
 
 /// What the screens' probes of a submission follow from: the hash of the first block
 /// finalised after its bytes were held, and the digest of its content.

@@ -9,7 +9,7 @@
 //! | `weights` | sets the weights that the ledger calls for, once per epoch |
 //! | `anchors` | puts the newest head of the log on chain, after the epoch's weights |
 //! | `publisher` | publishes what the outbox holds |
-//! | `alerts` | tells the webhook what stands and what is over |
+//! | `alerts` | sends alerts that begin and end to the webhook |
 //! | `watch` | reports tasks that do not get on, and feeds the service manager while all do |
 
 use std::any::Any;
@@ -187,8 +187,8 @@ impl Care {
         }
     }
 
-    /// Reports tasks that have not got on within their limits, and has the others told
-    /// of what other processes write into the ledger.
+    /// Reports tasks that have not got on within their limits. Wakes the others when another
+    /// process has written the ledger.
     async fn watch(&self, cx: &CallContext) {
         // An earlier process may have left alerts.
         let mut reported: BTreeSet<_> =

@@ -1,4 +1,4 @@
-//! Alerts for whoever carries a pager: a POST per alert that begins or ends.
+//! Alerts for the operator: one POST per alert that begins or ends.
 
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ pub struct WebhookSettings {
     /// The form of the message.
     #[serde(default)]
     pub form: Form,
-    /// Seconds that an outage stands before somebody is told of it. A bug and what an
-    /// operator has to mend are told of at once.
+    /// Seconds that an outage stands before its alert is sent. A bug, and what an operator
+    /// has to mend, is sent at once.
     #[serde(default = "two_minutes")]
     pub after_secs: u64,
     /// Seconds within which the same alert is not sent twice.

@@ -305,6 +305,14 @@ fn validators(machine: &mut Machine) {
     let moves = prints("validator submission")["items"][0]["moves"].as_array().map(Vec::len);
     assert!(moves > Some(5), "{moves:?}");
     prints("validator doctor");
+    let king = crate::run::demo().join("models/king");
+    let genesis = ["validator", "genesis", king.to_str().expect("UTF-8")];
+    let (empty, bare) = crate::validator::folder("");
+    let bare = ["--config", bare.to_str().expect("UTF-8")];
+    assert_eq!(machine.prints("validator genesis", &[&genesis[..], &bare].concat())["became"], "preview");
+    drop(empty);
+    let reset = ["validator", "reset", "v8", "--reason", "a larger model"];
+    assert_eq!(machine.prints("validator reset", &[&reset[..], &config].concat())["became"], "preview");
 }
 
 #[test]

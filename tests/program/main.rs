@@ -23,6 +23,8 @@ mod loads;
 mod log;
 mod machine;
 mod machine_guide;
+#[cfg(feature = "validator")]
+mod miner;
 mod mistakes;
 mod mistakes_table;
 mod new;

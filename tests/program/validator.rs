@@ -118,17 +118,151 @@ fn commands_that_look_say_what_to_do_where_there_is_nothing() {
     let output = albedo(["validator", "status", "--config", text(&config)]);
     assert_eq!(output.status.code(), Some(66));
     assert!(error(&output).contains("start the validator once"), "{}", error(&output));
-    let output = albedo(["validator", "queue", "--config", "no-such-file.toml"]);
+}
+
+#[test]
+fn a_configuration_that_is_not_there_is_named_with_a_way_to_get_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let none = folder.path().join("no-such-file.toml");
+    for command in [
+        &["run"][..],
+        &["status"],
+        &["status", "--json"],
+        &["queue"],
+        &["history"],
+        &["submission", "1"],
+        &["retry", "1"],
+        &["abandon", "1", "--reason", "x"],
+        &["unfreeze"],
+        &["backup", "copy.sqlite"],
+        &["doctor"],
+    ] {
+        let output = albedo([&["validator"][..], command, &["--config", text(&none)]].concat());
+        let line = error(&output);
+        assert_eq!(output.status.code(), Some(66), "{command:?}: {line}");
+        assert!(
+            line.contains("the configuration file does not exist") && line.contains(text(&none)),
+            "{line}"
+        );
+        assert!(line.contains("`--config FILE`") && !line.contains("start the validator once"), "{line}");
+    }
+    let dir = folder.path().join("none");
+    let output = albedo(["validator", "status", "--demo", "--dir", text(&dir)]);
     assert_eq!(output.status.code(), Some(66));
+    assert!(error(&output).contains("albedo validator run --demo --dir"), "{}", error(&output));
 }
 
 /// Puts a ledger with a king, a lost duel and an open one into `folder`.
 pub(crate) fn ledger(folder: &Path) {
     let state = folder.join("state");
     fs::create_dir_all(&state).expect("makes");
-    let made = rusqlite::Connection::open(state.join("ledger.sqlite")).expect("opens");
+    let path = state.join("ledger.sqlite");
+    let made = rusqlite::Connection::open(&path).expect("opens");
     let fixture = fs::read_to_string(crate::run::root().join("src/validator/ledger/fixtures/ledger-1.sql"));
     made.execute_batch(&fixture.expect("the fixture")).expect("the fixture is whole");
+    drop(made);
+    // Brought to the newest format, as a validator does.
+    drop(albedo::validator::ledger::Ledger::open(&path).expect("opens"));
+}
+
+#[test]
+fn the_first_king_is_entered_once() {
+    let (folder, config) = folder("");
+    let named = fs::read_to_string(&config).expect("reads");
+    let bare: String =
+        named.lines().filter(|line| !line.starts_with("genesis")).map(|line| format!("{line}\n")).collect();
+    fs::write(&config, &bare).expect("writes");
+    key(folder.path());
+    let (king, other) = (demo().join("models/king"), demo().join("models/challenger"));
+    let genesis = |model: &Path, more: &[&str]| {
+        albedo([&["validator", "genesis", text(model), "--config", text(&config)][..], more].concat())
+    };
+    let said = stdout(&genesis(&king, &[]));
+    assert!(said.contains("would enter it"), "{said}");
+    assert!(!folder.path().join("state").exists(), "a preview changes nothing");
+    let (code, line) = refused(&config);
+    assert_eq!(code, Some(78), "{line}");
+    assert!(line.contains("there is no first king") && line.contains("albedo validator genesis"), "{line}");
+    let became = |output: &std::process::Output| -> Value {
+        serde_json::from_str::<Value>(&stdout(output)).expect("JSON")["became"].clone()
+    };
+    assert_eq!(became(&genesis(&king, &["--yes", "--json"])), "done");
+    assert_eq!(became(&genesis(&king, &["--yes", "--json"])), "already");
+    assert_eq!(became(&genesis(&king, &["--json"])), "already");
+    for (model, code, words) in [
+        (other.as_path(), 78, "the competition has another first king"),
+        (Path::new("no-such-folder"), 66, "there is no such folder"),
+        (Path::new("oci:owner/model@sha256:12"), 78, "sha256"),
+    ] {
+        let output = genesis(model, &["--yes"]);
+        assert_eq!(output.status.code(), Some(code), "{}", error(&output));
+        assert!(error(&output).contains(words), "{}", error(&output));
+    }
+    // The configuration may repeat the ledger's king, and names no other.
+    permit(&config);
+    fs::write(
+        &config,
+        fs::read_to_string(&config).expect("reads") + &format!("\n[genesis]\npath = '{}'\n", other.display()),
+    )
+    .expect("writes");
+    let (code, line) = refused(&config);
+    assert_eq!(code, Some(78), "{line}");
+    assert!(line.contains("another first king than the ledger has"), "{line}");
+}
+
+#[test]
+fn another_competition_begins_once_and_not_under_a_validator() {
+    let (folder, config) = folder("");
+    let another = demo().join("models/king");
+    let reset = |more: &[&str]| {
+        let fixed = ["validator", "reset", "--reason", "a larger model", "--config", text(&config)];
+        albedo([&fixed[..], more].concat())
+    };
+    let output = reset(&["v8"]);
+    assert_eq!(output.status.code(), Some(66), "{}", error(&output));
+    assert!(error(&output).contains("albedo validator genesis"), "{}", error(&output));
+
+    ledger(folder.path());
+    let path = folder.path().join("state/ledger.sqlite");
+    let json =
+        |output: &std::process::Output| -> Value { serde_json::from_str(&stdout(output)).expect("JSON") };
+    let preview = json(&reset(&["v8", "--json"]));
+    assert_eq!((&preview["became"], &preview["set_aside"]), (&json!("preview"), &json!([3])), "{preview}");
+    assert_eq!((&preview["abandoned"], &preview["reign"]), (&json!(1), &json!(2)), "{preview}");
+    let said = stdout(&reset(&["v8"]));
+    assert!(said.contains("would end") && said.contains("its share stays spent"), "{said}");
+    let status =
+        |key: &str| json(&albedo(["validator", "status", "--json", "--config", text(&config)]))[key].clone();
+    assert_eq!(
+        (&status("king")["id"], &status("submissions")["duelling"]),
+        (&json!(2), &json!(1)),
+        "nothing changed"
+    );
+
+    let working = albedo::validator::ledger::Ledger::open(&path).expect("opens");
+    for more in [&["v8"][..], &["v8", "--yes"]] {
+        let output = reset(more);
+        assert_eq!(output.status.code(), Some(75), "{}", error(&output));
+        assert!(error(&output).contains("another validator works with it"), "{}", error(&output));
+    }
+    drop(working);
+    for (more, code, words) in [
+        (&["v7", "--yes"][..], 78, "name `v8`"),
+        (&["eight"], 2, "a version is `v` and a number"),
+        (&["v8", "--genesis", "no-such-folder"], 66, "there is no such folder"),
+    ] {
+        let output = reset(more);
+        assert_eq!(output.status.code(), Some(code), "{}", error(&output));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{}", error(&output));
+    }
+
+    assert_eq!(json(&reset(&["v8", "--yes", "--json"]))["became"], "done");
+    assert_eq!(json(&reset(&["v8", "--yes", "--json"]))["became"], "already");
+    let king = status("king");
+    assert_eq!((&king["id"], &king["hotkey"], &king["competition"]), (&json!(3), &Value::Null, &json!(2)));
+    assert_eq!(king["model"]["folder"], text(&another));
+    assert_eq!(status("competition")["version"], 8);
+    assert_eq!(status("submissions"), json!({ "crowned": 1, "lost": 1, "set_aside": 1 }));
 }
 
 /// Registers the validator on the chain of the configuration, with a permit.

@@ -11,8 +11,6 @@ use crate::context::CallContext;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::events::EventKind;
-use crate::files::ModelFiles;
-use crate::model_ref::HubRef;
 use crate::screen::{Finding, Screen, ScreenPart, ScreenStage, Sessions, WeightsInspection, WeightsScreen};
 
 const OPERATION: &str = "screen the submission";
@@ -27,8 +25,8 @@ pub(super) async fn run(
     let _stop = Stop(cx.clone());
     let [king, submission] = &admit.references;
     let mut admission = Admission {
-        king: listed(&*admit.models.king, king.clone(), cx).await?,
-        submission: listed(&*admit.models.submission, submission.clone(), cx).await?,
+        king: ScreenedModel::listed(&*admit.models.king, king.clone(), cx).await?,
+        submission: ScreenedModel::listed(&*admit.models.submission, submission.clone(), cx).await?,
         anchor: None,
         profile: admit.profile.clone(),
         seed: None,
@@ -69,23 +67,6 @@ impl Drop for Stop {
     fn drop(&mut self) {
         self.0.cancel();
     }
-}
-
-async fn listed(
-    files: &dyn ModelFiles,
-    reference: Option<HubRef>,
-    cx: &CallContext,
-) -> Result<ScreenedModel> {
-    let mut listing = files.list(cx).await?;
-    listing.sort_by(|a, b| a.name.cmp(&b.name));
-    let names: Vec<_> = listing.iter().map(|file| json!({ "name": file.name, "size": file.size })).collect();
-    Ok(ScreenedModel {
-        reference,
-        files: listing.len() as u64,
-        bytes: listing.iter().fold(0, |sum, file| sum.saturating_add(file.size)),
-        listing: Digest::of_json(&names)?,
-        parameters: None,
-    })
 }
 
 /// What could not be found out is unverified.
@@ -264,6 +245,14 @@ async fn behaviour(
             _ => Err(changed_stage(&**screen)),
         };
         findings.push(settle(found, cx)?);
+    }
+    let passed = findings.iter().all(|found| matches!(found, Finding::Clear(_) | Finding::Flagged(_)));
+    if let (Some(seed), true, Ok(submission), Some(Ok(king))) = (admit.questions, passed, &loaded, &king) {
+        for screen in screens {
+            if let ScreenPart::Beside(part) = screen.part() {
+                part.remember(Sessions { submission: &**submission, king: &**king }, seed, cx).await?;
+            }
+        }
     }
     Ok(findings)
 }

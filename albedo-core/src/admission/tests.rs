@@ -231,9 +231,9 @@ async fn an_error_is_unverified_with_its_fault_and_the_submission_is_not_loaded_
     assert!(admission.is_admitted() && admission.findings.is_empty() && admission.seed.is_none());
 }
 
-/// Says which models it was shown.
+/// Says which models it was shown, and keeps what the questions follow from.
 #[derive(Debug)]
-struct Beside(Identity);
+struct Beside(Identity, Mutex<Vec<u64>>);
 
 impl Screen for Beside {
     fn identity(&self) -> &Identity {
@@ -257,12 +257,38 @@ impl BesideScreen for Beside {
         let models = [sessions.submission, sessions.king].map(|session| session.model().parameters);
         Ok(Finding::Clear(json!({ "models": models, "own": own, "seed": seed })))
     }
+
+    async fn remember(&self, _: Sessions<'_>, seed: u64, _: &CallContext) -> Result<()> {
+        self.1.lock().expect("a lock").push(seed);
+        Ok(())
+    }
+}
+
+/// What later submissions are compared with is kept of those alone that pass.
+#[tokio::test]
+async fn answers_are_remembered_once_every_screen_has_passed() {
+    let identity = Identity { name: "beside".into(), version: "1".into(), config: Digest::of("{}") };
+    let beside = Arc::new(Beside(identity, Mutex::default()));
+    let kept = || beside.1.lock().expect("a lock").clone();
+    let admit = |others: Vec<Arc<dyn Screen>>| {
+        let screens = others.into_iter().chain([Arc::clone(&beside) as Arc<dyn Screen>]).collect();
+        let admit = Admit::new(screens, models().2).with_probes(probes("model"));
+        admit.with_king(ModelSource::served("king"))
+    };
+    let run = async |admit: Admit| admit.run(&CallContext::new()).await.expect("runs");
+    assert!(run(admit(Vec::new())).await.is_admitted());
+    assert!(kept().is_empty(), "nobody asked for it");
+    let rejects = fake("no", ScreenStage::Behaviour, || Ok(Finding::Rejected(json!({}))));
+    let rejected = run(admit(vec![rejects]).with_questions(5)).await;
+    assert_eq!((rejected.outcome, kept()), (AdmissionOutcome::Forfeit, vec![]));
+    assert!(run(admit(Vec::new()).with_questions(5)).await.is_admitted());
+    assert_eq!(kept(), [5]);
 }
 
 #[tokio::test]
 async fn the_king_is_run_for_screens_that_compare_and_his_outage_is_nobodys_fault() {
     let identity = Identity { name: "beside".into(), version: "1".into(), config: Digest::of("{}") };
-    let screens: Vec<Arc<dyn Screen>> = vec![Arc::new(Beside(identity))];
+    let screens: Vec<Arc<dyn Screen>> = vec![Arc::new(Beside(identity, Mutex::default()))];
     let profile = ScreenProfile::new("a profile", &screens).expect("a profile");
     let admit = Admit::new(screens, models().2).with_probes(probes("model")).with_own(["label"]);
     let run = async |admit: &Admit| admit.run(&CallContext::new()).await.expect("runs");

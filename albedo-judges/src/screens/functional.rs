@@ -22,15 +22,22 @@
 //! submission's log-probabilities on them ([`FunctionalScreen::remember`]). A
 //! newcomer is compared with the king on a fresh set and with the stored
 //! submissions on the stored ones.
+//!
+//! Two colleagues who both trained an earlier king differ from the present one by
+//! the same crown, and resemble each other for that reason alone. So a stored
+//! submission is compared on the set that most kings have answered, once from each
+//! of these kings, and the least resemblance counts: a copy resembles its source
+//! from wherever it is looked at.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use albedo_core::registry::Checked;
 use albedo_core::{
-    BesideScreen, BuildContext, CallContext, CheckContext, Error, ErrorKind, Finding, FinishReason, Identity,
-    ModelSession, Plugin, PluginConfig, Result, Sampling, ScoreRequest, Screen, ScreenPart, Sessions,
-    TaskSource,
+    BesideScreen, BuildContext, CallContext, CheckContext, Digest, Error, ErrorKind, Finding, FinishReason,
+    Identity, ModelSession, Plugin, PluginConfig, Result, Sampling, ScoreRequest, Screen, ScreenPart,
+    Sessions, TaskSource,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -39,7 +46,7 @@ use serde_json::json;
 
 use super::evidence::{Reasons, to_value};
 use super::probes::{Prompts, check_numbers, check_tasks, replies, requests};
-use super::store::{Question, QuestionSet, Store, StoredAnswers};
+use super::store::{Question, QuestionSet, Store, StoredAnswers, StoredSet};
 
 mod compare;
 
@@ -129,6 +136,8 @@ struct Nearest {
     block: Option<u64>,
     /// What the set follows from.
     set: u64,
+    /// Kings from whom the two were compared: the resemblance is the least of them.
+    kings: usize,
     #[serde(flatten)]
     resemblance: Resemblance,
 }
@@ -161,13 +170,14 @@ impl FunctionalScreen {
     fn with_prompts(config: FunctionalConfig, prompts: Prompts, store: Option<Arc<Store>>) -> Result<Self> {
         let mut settings = prompts.identified(&config)?;
         settings["store"] = json!(store.is_some());
-        let identity = Identity::new(Self::NAME, "1", &settings)?;
+        let identity = Identity::new(Self::NAME, "2", &settings)?;
         Ok(Self { identity, config, prompts, store })
     }
 
-    /// Remembers what the submission among `sessions` says of the set of questions that
-    /// follows from `seed`, which is made if the store has none: later submissions are
-    /// compared with it. Gives the set's number in the store.
+    /// Remembers what the submission and the king among `sessions` say of the set of
+    /// questions that follows from `seed` and the king, which is made if the store has none,
+    /// and of the latest stored sets: later submissions are compared with it. Answers that
+    /// are stored are not asked again. Gives the number of the seed's set in the store.
     ///
     /// # Errors
     /// [`ErrorKind::ConfigInvalid`] for a screen without a store; models that do not answer;
@@ -177,19 +187,31 @@ impl FunctionalScreen {
         let Some(store) = &self.store else {
             return Err(Error::new(ErrorKind::ConfigInvalid, OPERATION, "the screen has no store"));
         };
-        let set = self.questions(sessions.king, seed, cx).await?;
-        let kings = answers(sessions.king, &set, cx).await?;
-        let own = answers(sessions.submission, &set, cx).await?;
-        let models = [(sessions.king, kings), (sessions.submission, own)];
-        let models = models.map(|(session, said)| (session.model().parameters, said));
-        blocking(store, cx, move |store| {
-            let id = store.add_set(&set)?;
-            for (parameters, said) in &models {
-                store.add_answers(id, *parameters, said)?;
+        let king = sessions.king.model().parameters;
+        let most = self.config.sets;
+        let mut sets = blocking(store, cx, move |store| store.sets(most)).await?;
+        // Replies on a GPU may come out otherwise a second time: a set is made once.
+        let known = sets.iter().find(|stored| stored.set.seed == seed && stored.set.king == king);
+        let id = match known {
+            Some(stored) => stored.id,
+            None => {
+                let set = self.questions(sessions.king, seed, cx).await?;
+                let added = set.clone();
+                let id = blocking(store, cx, move |store| store.add_set(&added)).await?;
+                sets.push(StoredSet { id, set });
+                id
             }
-            Ok(id)
-        })
-        .await
+        };
+        for stored in sets {
+            for session in [sessions.king, sessions.submission] {
+                let (set, parameters) = (stored.id, session.model().parameters);
+                if blocking(store, cx, move |store| store.answers(set, parameters)).await?.is_none() {
+                    let said = answers(session, &stored.set, cx).await?;
+                    blocking(store, cx, move |store| store.add_answers(set, parameters, &said)).await?;
+                }
+            }
+        }
+        Ok(id)
     }
 
     /// The set of questions of `seed`: conversations and what `king` replies to them at
@@ -250,8 +272,8 @@ impl FunctionalScreen {
         })))
     }
 
-    /// Each stored submission on the latest set that it was asked, and that the sessions
-    /// read as the same tokens.
+    /// Each stored submission on the set that most kings have answered, the latest of
+    /// several, and that the sessions read as the same tokens.
     async fn beside_others(
         &self,
         sessions: Sessions<'_>,
@@ -261,36 +283,69 @@ impl FunctionalScreen {
         let Some(store) = &self.store else { return Ok(Vec::new()) };
         let most = self.config.sets;
         let sets = blocking(store, cx, move |store| {
-            let with_answers = |set: super::store::StoredSet| {
-                let answers = store.all_answers(set.id)?;
-                Ok((set, answers))
+            let sets = store.sets(most)?;
+            let kings: BTreeSet<_> = sets.iter().map(|stored| stored.set.king).collect();
+            let with_answers = |stored: StoredSet| {
+                let answers = store.all_answers(stored.id)?;
+                let kings =
+                    kings.iter().map(|king| Ok::<_, Error>((*king, store.answers(stored.id, *king)?)));
+                let kings: Vec<_> = kings.collect::<Result<_>>()?;
+                Ok((stored, answers, kings))
             };
-            store.sets(most)?.into_iter().map(with_answers).collect::<Result<Vec<_>>>()
+            sets.into_iter().map(with_answers).collect::<Result<Vec<_>>>()
         });
-        let mut nearest: Vec<Nearest> = Vec::new();
-        for (stored, others) in sets.await? {
-            let is_other = |other: &StoredAnswers| {
-                !own.contains(&other.entry.label) && nearest.iter().all(|near| near.seen != other.entry.id)
-            };
-            let others: Vec<_> = others.into_iter().filter(is_other).collect();
+        let now = sessions.king.model().parameters;
+        let mut nearest: BTreeMap<i64, Nearest> = BTreeMap::new();
+        for (stored, mut others, kings) in sets.await? {
+            others.retain(|other| !own.contains(&other.entry.label));
             if others.is_empty() {
                 continue;
             }
-            let kings = self.kings_answers(store, stored.id, &stored.set, sessions.king, cx).await?;
             let said = answers(sessions.submission, &stored.set, cx).await?;
-            let Some(difference) = Difference::between(&said, &kings) else { continue };
+            let mut bases =
+                vec![(now, self.kings_answers(store, stored.id, &stored.set, sessions.king, cx).await?)];
+            let earlier = kings.into_iter().filter(|(king, _)| *king != now);
+            bases.extend(earlier.filter_map(|(king, said)| Some((king, said?))));
             for other in others {
-                let Some(others) = Difference::between(&other.log_probs, &kings) else { continue };
-                nearest.push(Nearest {
+                let Some((kings, resemblance)) = self.least(&said, &other, &bases) else { continue };
+                let id = other.entry.id;
+                if nearest.get(&id).is_some_and(|near| near.kings >= kings) {
+                    continue;
+                }
+                let near = Nearest {
                     of: other.entry.label,
-                    seen: other.entry.id,
+                    seen: id,
                     block: other.entry.block,
                     set: stored.set.seed,
-                    resemblance: difference.beside(&others),
-                });
+                    kings,
+                    resemblance,
+                };
+                nearest.insert(id, near);
             }
         }
-        Ok(nearest)
+        Ok(nearest.into_values().collect())
+    }
+
+    /// The least resemblance of `said` and the answers of `other`, from each of the kings in
+    /// `bases`, and how many these are; `None` where the tokens are others.
+    fn least(
+        &self,
+        said: &[Vec<f32>],
+        other: &StoredAnswers,
+        bases: &[(Digest, Vec<Vec<f32>>)],
+    ) -> Option<(usize, Resemblance)> {
+        let from = |(king, kings): &(Digest, Vec<Vec<f32>>)| {
+            let own = Difference::between(said, kings)?;
+            let mut found = own.beside(&Difference::between(&other.log_probs, kings)?);
+            // From a king himself nothing resembles him, except what answers like him.
+            if *king == other.parameters && own.divergence() <= self.config.same {
+                found = Resemblance { cosine: 1.0, factor: 1.0, ..found };
+            }
+            Some(found)
+        };
+        let found: Vec<_> = bases.iter().filter_map(from).collect();
+        let least = found.iter().copied().min_by(|a, b| a.cosine.total_cmp(&b.cosine))?;
+        Some((found.len(), least))
     }
 
     /// What the king says of a stored set; he may be another than the one who replied.
@@ -371,6 +426,17 @@ impl BesideScreen for FunctionalScreen {
                 "rules": ["not-compared"],
             }))),
             found => found,
+        }
+    }
+
+    async fn remember(&self, sessions: Sessions<'_>, seed: u64, cx: &CallContext) -> Result<()> {
+        if self.store.is_none() {
+            return Ok(());
+        }
+        match FunctionalScreen::remember(self, sessions, seed, cx).await {
+            // As above: there is nothing to compare later submissions with.
+            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+            remembered => remembered.map(drop),
         }
     }
 }

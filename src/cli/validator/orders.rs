@@ -6,7 +6,7 @@ use super::super::output::{note, print, print_json};
 use super::{Which, choose};
 use crate::report::Look;
 use crate::validator::ledger::SubmissionRow;
-use crate::validator::{Check, Found, ValidatorConfig, doctor};
+use crate::validator::{Check, Found, doctor};
 use crate::{BuildContext, CallContext, Error, ErrorKind, Fault, Registry, Result};
 
 /// What follows for a validator at work.
@@ -55,7 +55,7 @@ fn one(mut rows: Vec<SubmissionRow>, id: &str) -> Result<SubmissionRow> {
 }
 
 pub(super) async fn check(which: &Which, as_json: bool, cx: &CallContext) -> Result<Exit> {
-    let config = ValidatorConfig::read(&which.file())?;
+    let config = which.config()?;
     let registry = Registry::linked()?;
     let build = BuildContext::new(&registry, cx).with_resources(super::resources(&config));
     let checks = doctor(&config, &build).await;

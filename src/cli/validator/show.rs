@@ -8,7 +8,7 @@ use super::super::exit::Exit;
 use super::super::output::{print, print_json};
 use crate::report::Look;
 use crate::validator::ledger::{
-    Alert, Counts, DuelRow, EpochRow, KingRow, Ledger, OpenDuel, SubmissionRow, Totals,
+    Alert, Competition, Counts, DuelRow, EpochRow, KingRow, Ledger, OpenDuel, SubmissionRow, Totals,
 };
 use crate::validator::table::{State, action, name};
 use crate::{Digest, Result};
@@ -24,6 +24,7 @@ pub(super) fn time(at_ms: u64) -> String {
 
 /// What is known of the competition now.
 struct Known {
+    competition: Competition,
     king: Option<KingRow>,
     spent: Totals,
     counts: Counts,
@@ -43,6 +44,7 @@ impl Known {
             None => Totals::default(),
         };
         Ok(Self {
+            competition: ledger.competition().await?,
             king,
             spent,
             counts: ledger.counts().await?,
@@ -57,10 +59,10 @@ impl Known {
 }
 
 pub(super) async fn status_json(ledger: &Ledger) -> Result<Value> {
-    let Known { king, spent, counts, open, epochs, alerts, frozen, signed, waiting } =
+    let Known { competition, king, spent, counts, open, epochs, alerts, frozen, signed, waiting } =
         Known::of(ledger).await?;
     Ok(json!({
-        "king": king, "kings": ledger.kings().await?, "spent": spent, "submissions": counts, "epochs": epochs,
+        "competition": competition, "king": king, "kings": ledger.kings().await?, "spent": spent, "submissions": counts, "epochs": epochs,
         "duel": open.map(|open| json!({ "id": open.id, "submission": open.submission, "attempt": open.attempt,
             "runs": open.began, "voids": open.voids })),
         "log_entries": signed, "waits_to_be_published": waiting, "alerts": alerts, "frozen": frozen,
@@ -68,10 +70,14 @@ pub(super) async fn status_json(ledger: &Ledger) -> Result<Value> {
 }
 
 pub(super) async fn status(ledger: &Ledger) -> Result<String> {
-    let Known { king, spent, counts, open, epochs, alerts, frozen, signed, waiting } =
+    let Known { competition, king, spent, counts, open, epochs, alerts, frozen, signed, waiting } =
         Known::of(ledger).await?;
     let look = Look::of_stdout();
     let mut text = String::new();
+    if competition.id > 1 {
+        let Competition { id, version, reason, .. } = &competition;
+        text += &look.entry("competition", &format!("{id}, commitments v{version}: {reason}"));
+    }
     match &king {
         Some(king) => {
             let whose = king

@@ -119,7 +119,7 @@ fn digest(text: &str) -> Result<Digest, JobError> {
     text.parse().map_err(JobError)
 }
 
-/// Tells what computes replies, and the models that are offered by name.
+/// Describes what computes replies, and the models that are offered by name.
 #[utoipa::path(
     get,
     path = "/v1/engine",
@@ -131,7 +131,7 @@ pub(in crate::server) async fn engine(From(state): From<State>) -> Result<Json<E
     Ok(Json(info(&state)))
 }
 
-/// What the server tells of itself.
+/// How the server describes itself.
 pub(in crate::server) fn info(state: &State) -> EngineInfo {
     let EngineIdentity { backend, build, device } = state.models().engine().clone();
     let models = state.models().list().into_iter();
@@ -223,7 +223,7 @@ async fn known(state: &State, id: Digest) -> Result<JobStatus, JobError> {
     Ok(state.jobs().status(id).await?.ok_or_else(|| unknown(id))?)
 }
 
-/// Tells how far a job is.
+/// Reports how far a job is.
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}",

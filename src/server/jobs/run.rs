@@ -230,7 +230,7 @@ pub(in crate::server) fn check_engine(request: &JobRequest, engine: Digest) -> R
         .with_fault(Fault::Infrastructure)
         .with("wanted", wanted)
         .with("found", engine)
-        .with_hint("GET /v1/engine tells what runs here; records of two engines are not mixed"))
+        .with_hint("GET /v1/engine answers what runs here; records of two engines are not mixed"))
 }
 
 /// Whether every model that the request names is held here.

@@ -1,8 +1,8 @@
 //! Jobs, their events and their results in one SQLite file.
 //!
 //! One thread owns the file. It takes everything that waits into one transaction, and
-//! answers nobody before that transaction is on the disk (`synchronous=FULL`), so that
-//! what anybody was told is there after a crash.
+//! answers once that transaction is on the disk (`synchronous=FULL`), so that every answer
+//! is true after a crash.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -198,7 +198,7 @@ impl Store {
     }
 
     /// Stores what the job came to, unless its result is there already: the first one
-    /// stands. Tells whether this one was stored.
+    /// stands. Returns whether this one was stored.
     pub(super) async fn end(&self, id: Digest, ended: Ended) -> Result<bool> {
         self.run(move |connection| {
             let key = id.to_string();
@@ -483,7 +483,7 @@ fn write(connection: &Connection, waiting: &mpsc::Receiver<Command>) {
         if let Err(error) = &committed {
             tracing::error!("the store of jobs fails: {error}");
             if !connection.is_autocommit() {
-                // Nothing of it was told to anybody.
+                // No caller has had an answer to any of it.
                 let _ = connection.execute_batch("ROLLBACK");
             }
         }

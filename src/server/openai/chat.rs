@@ -49,9 +49,9 @@ pub(crate) struct ChatRequest {
     /// Same seed, same reply; random if absent. Reply `i` of several has the seed plus
     /// `i`.
     seed: Option<i64>,
-    /// Whether the log-probability of each token is told.
+    /// Whether the answer has the log-probability of each token.
     logprobs: Option<bool>,
-    /// How many of the likeliest tokens are told at each place, 0 to 20.
+    /// How many of the likeliest tokens the answer has at each place, 0 to 20.
     top_logprobs: Option<u32>,
     /// Only `{"type": "text"}`.
     response_format: Option<Value>,

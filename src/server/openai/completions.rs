@@ -49,7 +49,7 @@ pub(crate) struct CompletionRequest {
     stop: Option<Stop>,
     /// Same seed, same text; random if absent. Text `i` of several has the seed plus `i`.
     seed: Option<i64>,
-    /// Tell the log-probability of each token and of this many of the likeliest at its
+    /// Return the log-probability of each token and of this many of the likeliest at its
     /// place, 0 to 20.
     logprobs: Option<u32>,
     /// Whether the answer begins with the prompt; with `logprobs` it has those of the

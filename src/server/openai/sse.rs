@@ -32,7 +32,7 @@ pub(super) trait Chunks: Send + 'static {
 /// An answer that sends `replies` as they come.
 ///
 /// # Errors
-/// The first piece's: the answer has not begun then, and its status tells.
+/// The first piece's: the answer has not begun then, and its status reports it.
 pub(super) async fn respond<C: Chunks>(
     mut pieces: Replies,
     chunks: C,

@@ -97,9 +97,9 @@ impl Ledger {
         self.look("read whether crowns are frozen", frozen).await
     }
 
-    /// The next notice for the webhook at `now_ms`: an alert that has begun, or one that it
-    /// was told of and that is over. An outage has to stand for `after`; within `quiet`,
-    /// nothing is said again.
+    /// The next notice for the webhook at `now_ms`: an alert that has begun, or one whose
+    /// beginning was sent and that is over. An outage has to stand for `after`; within
+    /// `quiet`, nothing is sent again.
     pub(in crate::validator) async fn untold(
         &self,
         after: Duration,
@@ -118,10 +118,10 @@ impl Ledger {
         .await
     }
 
-    /// The webhook was told.
+    /// The webhook has the notice.
     pub(in crate::validator) async fn told(&self, notice: &Notice, now_ms: u64) -> Result<()> {
         let (key, stands) = (notice.alert.key.clone(), !notice.is_over);
-        self.write("note that somebody was told", move |transaction| {
+        self.write("note that a notice was sent", move |transaction| {
             let sql = "UPDATE alerts SET told = ?2, told_ms = ?3 WHERE key = ?1";
             transaction.execute(sql, params![key, stands, now_ms])?;
             Ok(())

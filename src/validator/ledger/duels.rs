@@ -22,7 +22,7 @@ use crate::{Digest, DuelSettings, Error, ErrorKind, Fault, ModelRef, Outcome, Re
 pub struct Attempt {
     /// The king.
     pub king: i64,
-    /// Its number within the reign, from 1, whoever tries.
+    /// Its number within the reign, from 1; the challengers share the count.
     pub number: u64,
     /// Its share of the reign's error budget.
     pub share: f64,
@@ -226,18 +226,7 @@ impl Ledger {
     /// # Errors
     /// A bug: it is not planned.
     pub async fn abandon(&self, duel: i64, reason: String, now_ms: u64) -> Result<()> {
-        self.write("abandon a duel", move |transaction| {
-            let submission = submission_of(transaction, duel)?;
-            apply(transaction, submission, Move::Abandon, &Reason::new(reason.clone()), now_ms)?;
-            let announced: u64 =
-                transaction
-                    .query_row("SELECT announced FROM duels WHERE id = ?1", [duel], |row| row.get(0))?;
-            append(transaction, &Entry::Ended(Ended { announced, end: End::Abandoned { reason } }))?;
-            let sql = "UPDATE duels SET ended_ms = ?2, outcome = 'abandoned' WHERE id = ?1";
-            transaction.execute(sql, params![duel, now_ms])?;
-            Ok(())
-        })
-        .await
+        self.write("abandon a duel", move |transaction| abandon(transaction, duel, &reason, now_ms)).await
     }
 
     /// Enters a verdict: the submission's outcome, the new king, the weights that it calls
@@ -327,8 +316,8 @@ fn decide(transaction: &Transaction<'_>, decision: &Decision, now_ms: u64) -> Re
     )?;
     if let Some(Crowned { hotkey, model, parameters, block }) = crowned {
         transaction.execute(
-            "INSERT INTO kings (hotkey, model, parameters, submission, record, crowned_ms, crowned_block) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO kings (hotkey, model, parameters, submission, record, crowned_ms, crowned_block, competition) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 hotkey.0,
                 json(model)?,
@@ -337,12 +326,31 @@ fn decide(transaction: &Transaction<'_>, decision: &Decision, now_ms: u64) -> Re
                 record.to_string(),
                 now_ms,
                 block,
+                super::competitions::present(transaction)?.id,
             ],
         )?;
         call_weights(transaction, transaction.last_insert_rowid(), now_ms)?;
     }
     let place = append(transaction, &Entry::Ended(ended.clone()))?;
     outbox::put_record(transaction, *record, folder, open.submission, place, now_ms)
+}
+
+/// Gives a planned duel up within a transaction.
+pub(super) fn abandon(
+    transaction: &Transaction<'_>,
+    duel: i64,
+    reason: &str,
+    now_ms: u64,
+) -> Result<(), Trouble> {
+    let submission = submission_of(transaction, duel)?;
+    apply(transaction, submission, Move::Abandon, &Reason::new(reason), now_ms)?;
+    let sql = "SELECT announced FROM duels WHERE id = ?1";
+    let announced: u64 = transaction.query_row(sql, [duel], |row| row.get(0))?;
+    let end = End::Abandoned { reason: reason.to_owned() };
+    append(transaction, &Entry::Ended(Ended { announced, end }))?;
+    let sql = "UPDATE duels SET ended_ms = ?2, outcome = 'abandoned' WHERE id = ?1";
+    transaction.execute(sql, params![duel, now_ms])?;
+    Ok(())
 }
 
 /// Called before the move: a submission with an outcome cannot be changed any more.

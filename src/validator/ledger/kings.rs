@@ -3,6 +3,7 @@
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 use serde::Serialize;
 
+use super::competitions::present;
 use super::sql::{digest, json, parsed};
 use super::{Ledger, outbox};
 use crate::chain::{BlockNumber, Hotkey};
@@ -29,6 +30,8 @@ pub struct KingRow {
     pub crowned_ms: u64,
     /// The finalised head when it was crowned.
     pub crowned_block: Option<BlockNumber>,
+    /// The competition.
+    pub competition: i64,
 }
 
 impl Ledger {
@@ -68,10 +71,7 @@ impl Ledger {
             if let Some(king) = newest(transaction)? {
                 return Ok(king);
             }
-            let sql = "INSERT INTO kings (model, crowned_ms) VALUES (?1, ?2)";
-            transaction.execute(sql, params![json(&genesis)?, now_ms])?;
-            let king = transaction.last_insert_rowid();
-            call_weights(transaction, king, now_ms)?;
+            enter_first(transaction, &genesis, now_ms)?;
             outbox::mark_documents(transaction, now_ms)?;
             newest(transaction)?.ok_or_else(|| Error::bug("enter the first king", "it is gone").into())
         })
@@ -124,10 +124,23 @@ impl Ledger {
     }
 }
 
-/// Calls for weights for the kings so far, the newest first.
+/// Enters the first king of the present competition, who earns nothing.
+pub(super) fn enter_first(
+    transaction: &Transaction<'_>,
+    genesis: &ModelRef,
+    now_ms: u64,
+) -> Result<(), Trouble> {
+    let sql = "INSERT INTO kings (model, crowned_ms, competition) VALUES (?1, ?2, ?3)";
+    let competition = present(transaction)?.id;
+    transaction.execute(sql, params![json(genesis)?, now_ms, competition])?;
+    call_weights(transaction, transaction.last_insert_rowid(), now_ms)
+}
+
+/// Calls for weights for the kings of the present competition so far, the newest first.
 pub(super) fn call_weights(transaction: &Transaction<'_>, king: i64, now_ms: u64) -> Result<(), Trouble> {
-    let kings = all(transaction)?;
-    let hotkeys: Vec<_> = kings.iter().filter_map(|king| king.hotkey.as_ref()).collect();
+    let (kings, competition) = (all(transaction)?, present(transaction)?.id);
+    let kings = kings.iter().filter(|king| king.competition == competition);
+    let hotkeys: Vec<_> = kings.filter_map(|king| king.hotkey.as_ref()).collect();
     transaction.execute(
         "INSERT INTO weight_calls (at_ms, king, hotkeys) VALUES (?1, ?2, ?3)",
         params![now_ms, king, json(&hotkeys)?],
@@ -145,8 +158,8 @@ pub(super) fn all(transaction: &Transaction<'_>) -> Result<Vec<KingRow>, Trouble
     Ok(statement.query_map([], king)?.collect::<rusqlite::Result<_>>()?)
 }
 
-const SELECT: &str =
-    "SELECT id, hotkey, model, parameters, submission, record, crowned_ms, crowned_block FROM kings";
+const SELECT: &str = "SELECT id, hotkey, model, parameters, submission, record, crowned_ms, crowned_block, \
+     competition FROM kings";
 
 fn king(row: &Row<'_>) -> rusqlite::Result<KingRow> {
     Ok(KingRow {
@@ -158,5 +171,6 @@ fn king(row: &Row<'_>) -> rusqlite::Result<KingRow> {
         record: digest(row, 5)?,
         crowned_ms: row.get(6)?,
         crowned_block: row.get(7)?,
+        competition: row.get(8)?,
     })
 }

@@ -91,7 +91,7 @@ impl Ledger {
         .await
     }
 
-    /// Tells the receivers of [`Ledger::changes`] if another process has written the ledger
+    /// Wakes the receivers of [`Ledger::changes`] if another process has written the ledger
     /// since the version `before`; gives the version now.
     pub(in crate::validator) async fn notice_others(&self, before: Option<i64>) -> Result<i64> {
         let version = self.look("look for changes of others", |transaction| {

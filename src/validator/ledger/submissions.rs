@@ -45,6 +45,8 @@ pub struct SubmissionRow {
     pub voids: u32,
     /// When it is looked at again.
     pub due_ms: u64,
+    /// The competition.
+    pub competition: i64,
 }
 
 /// A move that a submission made.
@@ -252,7 +254,7 @@ pub(super) fn apply(
 }
 
 const COLUMNS: &str = "id, hotkey, text, repository, pin, block, extrinsic, dated_by, readable_at, state, since_ms, \
-                       reason, content, held_block, screened_king, record, voids, due_ms";
+                       reason, content, held_block, screened_king, record, voids, due_ms, competition";
 
 pub(super) fn find(transaction: &Transaction<'_>, id: i64) -> Result<SubmissionRow, Trouble> {
     let sql = format!("SELECT {COLUMNS} FROM submissions WHERE id = ?1");
@@ -292,5 +294,6 @@ fn submission(row: &Row<'_>) -> rusqlite::Result<SubmissionRow> {
         record: digest(row, 15)?,
         voids: row.get(16)?,
         due_ms: row.get(17)?,
+        competition: row.get(18)?,
     })
 }

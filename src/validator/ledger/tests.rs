@@ -10,6 +10,7 @@ use crate::{Digest, DuelSettings, Error, ErrorKind, Fault, ModelRef, Outcome, Se
 use super::*;
 
 mod books;
+mod competitions;
 mod files;
 
 /// The commitment of `hotkey` to a model of its own, at `block`.

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The table as it stands in the design, row by row. Whoever changes `after` has to
-/// change it here too.
+/// The table as it stands in the design, row by row. A change of `after` has to be made
+/// here, too.
 const ALLOWED: [(&str, &str, &str); 30] = [
     ("seen", "admit", "admitted"),
     ("seen", "set_aside", "set_aside"),

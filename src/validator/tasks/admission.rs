@@ -21,7 +21,7 @@ use crate::validator::seeds;
 use crate::validator::table::{Move, State};
 use crate::{
     Admission, AdmissionOutcome, Admit, CallContext, Digest, Error, ErrorKind, Fault, Finding, HubRef,
-    Identity, ModelFiles, ModelRef, ModelSource, Models, Result, Screen, ScreenStage, Screened, Side,
+    Identity, ModelFiles, ModelRef, ModelSource, Models, Result, Screen, ScreenStage, Screened, Seed, Side,
 };
 
 /// How long the task may go without progress: reading the weights of a model says so with
@@ -82,7 +82,7 @@ impl Admissions {
     /// Whether its hotkey and repository may take part.
     async fn enter(&self, row: &SubmissionRow, seen: &Seen, cx: &CallContext) -> Result<Looked> {
         let shared = &*self.0;
-        let all = shared.ledger.submissions().await?;
+        let all = shared.ledger.entered().await?;
         let swaps = shared.reveals.swaps(shared.chain_id(cx).await?, shared.netuid).await?;
         let miners = Miners::new(&swaps);
         let why = barred(row, &all, shared.entry.per_hotkey, &miners, &seen.metagraph, &swaps);
@@ -121,7 +121,7 @@ impl Admissions {
         };
         let files: Arc<dyn ModelFiles> = Arc::new(files);
         let row = SubmissionRow { content: Some(found), ..row.clone() };
-        if let Some(first) = same_content(&row, &shared.ledger.submissions().await?) {
+        if let Some(first) = same_content(&row, &shared.ledger.entered().await?) {
             let why =
                 format!("{} entered the same files before, in block {}", first.hotkey, first.place.block);
             if first.hotkey == row.hotkey {
@@ -172,8 +172,8 @@ impl Admissions {
                 return self.convict(row, king, "hold", error, cx).await;
             }
         }
-        // Read after the bytes are here: no block before it can have been known to whoever
-        // uploaded them.
+        // Read after the bytes are here: the miner who uploaded them cannot have known the
+        // block after it.
         let head = shared.chain.head(cx).await?;
         let reason = Reason::new("its files are here and have their digests").held_at(head.number);
         self.step_from(row, Move::Hold, reason).await
@@ -203,7 +203,8 @@ impl Admissions {
                 model: ModelSource::new(model).with_text_from(text.clone()),
                 seed: seeds::screens(block.hash, content),
             });
-        let admit = admit.with_king(ModelSource::new(text));
+        let week = shared.chain.block(seeds::week(held), cx).await?;
+        let admit = admit.with_king(ModelSource::new(text)).with_questions(Seed::of_questions(week.hash));
         let admission = match admit.run(cx).await {
             Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => {
                 return self.convict(row, king, "hold", error, cx).await;
@@ -317,7 +318,7 @@ impl Admissions {
         let reference = self.reference(row)?;
         // What is wrong may be the listing itself.
         let submission = match shared.models.resolve(&reference, cx).await {
-            Ok(files) => listed(&files, Some(reference.clone()), cx).await,
+            Ok(files) => ScreenedModel::listed(&files, Some(reference.clone()), cx).await,
             Err(error) => Err(error),
         };
         let submission = match submission {
@@ -333,7 +334,7 @@ impl Admissions {
         let king_files = shared.models.local(&king.model, cx).await?.files();
         let screen = Identity::new(name, "1", &json!({}))?;
         Ok(Admission {
-            king: listed(&*king_files, hub(&king.model), cx).await?,
+            king: ScreenedModel::listed(&*king_files, hub(&king.model), cx).await?,
             submission,
             anchor: None,
             profile: None,
@@ -356,7 +357,12 @@ impl Admissions {
         let king_files = king_files.map_err(|error| error.charged_to(|_| Side::King))?.files();
         let models = Models { anchor: shared.anchor(king, cx).await?, ..Models::new(king_files, submission) };
         let references = (hub(&king.model), self.reference(row).ok());
-        Ok(Admit::new(screens, models).with_own([label(row)]).with_references(references.0, references.1))
+        let admit = Admit::new(screens, models).with_own([label(row)]);
+        let admit = admit.with_references(references.0, references.1);
+        Ok(match &shared.profile {
+            Some(profile) => admit.with_profile(profile.clone()),
+            None => admit,
+        })
     }
 
     fn reference(&self, row: &SubmissionRow) -> Result<HubRef> {
@@ -458,21 +464,4 @@ fn rejected(admission: &Admission) -> String {
             format!("screen `{}` rejected it{}", screened.screen.name, copy.unwrap_or_default())
         },
     )
-}
-
-async fn listed(
-    files: &dyn ModelFiles,
-    reference: Option<HubRef>,
-    cx: &CallContext,
-) -> Result<ScreenedModel> {
-    let mut listing = files.list(cx).await?;
-    listing.sort_by(|a, b| a.name.cmp(&b.name));
-    let names: Vec<_> = listing.iter().map(|file| json!({ "name": file.name, "size": file.size })).collect();
-    Ok(ScreenedModel {
-        reference,
-        files: listing.len() as u64,
-        bytes: listing.iter().fold(0, |sum, file| sum.saturating_add(file.size)),
-        listing: Digest::of_json(&names)?,
-        parameters: None,
-    })
 }

@@ -1,4 +1,4 @@
-//! Tells the webhook of alerts that begin and end.
+//! Sends alerts that begin and end to the webhook.
 
 use std::sync::Arc;
 use std::time::Duration;

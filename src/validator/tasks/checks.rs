@@ -111,6 +111,7 @@ mod tests {
             record: None,
             voids: 0,
             due_ms: 0,
+            competition: 1,
         }
     }
 

@@ -30,7 +30,7 @@ impl Contestants {
     /// Both sides of the duel of `row`, loaded unless they are.
     ///
     /// # Errors
-    /// The king's or the challenger's, for their own files; ours.
+    /// The king's or the challenger's, for their own files; else the validator's.
     pub(super) async fn load(
         &self,
         shared: &Shared,
@@ -44,7 +44,7 @@ impl Contestants {
         let kings = match &*loaded {
             Some((id, kings)) if *id == king.id => kings.clone(),
             _ => {
-                // Whoever reigned before frees the device first.
+                // The former king leaves the device first.
                 *loaded = None;
                 let source =
                     ModelSource { parameters: king.parameters, ..ModelSource::new(king_model.clone()) };

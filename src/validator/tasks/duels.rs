@@ -48,7 +48,7 @@ impl Duels {
         Self { shared, contestants: Contestants::default() }
     }
 
-    /// Plans the duel of whoever's turn it is.
+    /// Plans the duel of the submission whose turn it is.
     async fn plan_next(&self, seen: &Seen, cx: &CallContext) -> Result<Next> {
         let Shared { ledger, time, .. } = &*self.shared;
         let (king, now_ms) = (self.shared.king().await?, time.now_ms());
@@ -245,7 +245,7 @@ impl Duels {
         self.well().await
     }
 
-    /// What was told of the duel is over.
+    /// The alerts of the duel are over.
     async fn well(&self) -> Result<Next> {
         for key in [KING, SETTINGS, DUEL] {
             self.shared.ledger.well(key, self.shared.time.now_ms()).await?;

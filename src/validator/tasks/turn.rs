@@ -116,6 +116,7 @@ mod tests {
             record: None,
             voids: 0,
             due_ms,
+            competition: 1,
         }
     }
 

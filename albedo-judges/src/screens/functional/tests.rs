@@ -177,6 +177,48 @@ fn a_new_king_asks_the_stored_questions_himself() {
     assert!(matches!(found, Finding::Clear(_)), "{found:?}");
 }
 
+/// Those who trained an earlier king share what the crown has changed since, and nothing
+/// else: they are compared from that king, too.
+#[test]
+fn a_crown_makes_nobody_a_copy() {
+    let (_folder, store) = place();
+    let screen =
+        FunctionalScreen::new(FunctionalConfig::default(), Some(Arc::clone(&store))).expect("a screen");
+    let (old, king) = (Scored::new("old king", 0, 0.0, 0.0), Scored::new("king", 9, 0.5, 0.0));
+    let (first, rival) = (Scored::new("first", 5, 0.1, 0.0), Scored::new("rival", 1, 0.1, 0.0));
+    for model in [&old, &rival] {
+        let submission = Submission {
+            label: model.info.architecture.clone(),
+            hotkey: String::new(),
+            block: None,
+            parameters: Some(model.info.parameters),
+            fingerprint: None,
+            sketch: None,
+            tensors: Vec::new(),
+        };
+        store.add(&submission).expect("added");
+    }
+    let remember = |model: &Scored, king: &Scored| {
+        let sessions = Sessions { submission: model, king };
+        wait(screen.remember(sessions, 1, &CallContext::new())).expect("remembered")
+    };
+    let sets = [remember(&first, &old), remember(&rival, &king)];
+    assert_ne!(sets[0], sets[1], "each king has replies of his own");
+    assert_eq!(remember(&rival, &king), sets[1], "a set is made once");
+    assert_eq!(store.sets(9).expect("reads").len(), 2);
+
+    // From the king alone, their answers differ by the crown: cosine 0.96.
+    let colleague = find(&screen, &king, &Scored::new("colleague", 2, 0.1, 0.0), &[]);
+    assert!(matches!(colleague, Finding::Clear(_)), "{colleague:?}");
+    let nearest = &colleague.evidence()["nearest"];
+    assert_eq!((&nearest[0]["kings"], &nearest[1]["kings"]), (&json!(2), &json!(2)), "{nearest}");
+    for (name, trained, size, of) in [("copy", 1, 0.1, "rival"), ("the old king again", 0, 0.0, "old king")] {
+        let found = find(&screen, &king, &Scored::new(name, trained, size, 1e-4), &[]);
+        assert!(matches!(found, Finding::Rejected(_)) && rules(&found).contains("copied"), "{found:?}");
+        assert_eq!(found.evidence()["nearest"][0]["of"], of, "{found:?}");
+    }
+}
+
 /// A backend that cannot score is no fault of anybody's, and is seen.
 #[test]
 fn without_log_probabilities_nothing_is_compared_and_that_is_flagged() {

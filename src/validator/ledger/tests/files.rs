@@ -129,6 +129,22 @@ async fn the_ledger_of_format_1_is_read() {
     assert_eq!(ledger.kings().await.expect("read").len(), 2);
     assert_eq!(ledger.log_entries(0).await.expect("read").len(), 5);
     ledger.decide(decision(&open, LOST), 99).await.expect("and gone on with");
+    assert_eq!(ledger.competition().await.expect("read").version, 7);
+}
+
+#[tokio::test]
+async fn the_ledger_of_format_2_is_read() {
+    let (_folder, path) = folder();
+    let connection = Connection::open(&path).expect("opens");
+    connection.execute_batch(include_str!("../fixtures/ledger-2.sql")).expect("the fixture is whole");
+    drop(connection);
+    let ledger = Ledger::open(&path).expect("opens");
+    let competitions = ledger.competitions().await.expect("read");
+    assert_eq!(competitions.iter().map(|one| one.version).collect::<Vec<_>>(), [7, 8]);
+    let entered = ledger.entered().await.expect("read");
+    assert_eq!(entered.iter().map(|row| row.hotkey.0.as_str()).collect::<Vec<_>>(), ["dan"]);
+    assert_eq!(ledger.submissions().await.expect("read").len(), 4);
+    assert_eq!(ledger.first_king().await.expect("read").map(|king| king.id), Some(3));
 }
 
 /// Writes the fixture of the newest format: its SQL goes to standard output.
@@ -144,6 +160,12 @@ async fn print_a_fixture() {
             ledger.decide(decision(&duel, outcome), 8).await.expect("decided");
         }
     }
+    let genesis = ModelRef::from(Path::new("another"));
+    let reset = Reset { version: 8, genesis, reason: "a larger model".into() };
+    ledger.reset(reset, 9).await.expect("begun");
+    let dan = commit("dan", 9);
+    let dan = Commit { text: dan.text.replace("v7|", "v8|"), ..dan };
+    ledger.observe(vec![dan], 10).await.expect("observed");
     let dump = ledger.look("dump", |transaction| Ok(dump(transaction)?)).await.expect("dumped");
     println!("{dump}");
 }
