@@ -321,16 +321,16 @@ impl Sample<'_> {
     }
 
     /// The columns that every row begins with.
-    fn head(&self, name: &str) -> Result<Vec<Value>> {
+    fn head(&self, name: &str) -> Vec<Value> {
         let (record, sample) = (self.record.digest, self.recorded.sample);
         let instance = self.draw.map_or_else(String::new, |draw| draw.instance_id.clone());
-        Ok(vec![
+        vec![
             Value::Text(format!("{record}-{sample}-{name}")),
             Value::Text(record.to_string()),
             Value::Integer(sample.into()),
             Value::Text(self.repo.to_owned()),
             Value::Text(instance),
-        ])
+        ]
     }
 
     /// The columns that every row ends with, about the judges.
@@ -354,7 +354,7 @@ impl Sample<'_> {
         let mut rows = Vec::new();
         let mut add = |name: &str, text: &str, model: Option<Digest>, of: Option<&Finished<'_>>| {
             let side = of.map(|finished| finished.side);
-            let mut row = self.head(name)?;
+            let mut row = self.head(name);
             row.extend([
                 Value::Text(name.to_owned()),
                 Value::MaybeText(model.map(|digest| digest.to_string())),
@@ -368,16 +368,15 @@ impl Sample<'_> {
             ]);
             row.extend(self.tail(side, license));
             rows.push(row);
-            Ok::<_, Error>(())
         };
-        add("recorded", self.record.text(&self.recorded.reference)?, None, None)?;
+        add("recorded", self.record.text(&self.recorded.reference)?, None, None);
         for finished in self.finished()? {
             let contestant = match finished.side {
                 Side::King => &plan.king,
                 Side::Challenger => &plan.challenger,
             };
             let name = finished.side.to_string();
-            add(&name, finished.text, Some(contestant.model.parameters), Some(&finished))?;
+            add(&name, finished.text, Some(contestant.model.parameters), Some(&finished));
         }
         Ok(rows)
     }
@@ -399,7 +398,7 @@ impl Sample<'_> {
                 matches!(cell, Cell::Scored { flipped: false, .. }) && agrees
             })
         });
-        let mut row = self.head("pair")?;
+        let mut row = self.head("pair");
         row.extend([
             Value::Messages(self.record.messages(&self.recorded.messages)?),
             reply(chosen),

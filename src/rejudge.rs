@@ -110,12 +110,10 @@ impl Rejudge {
         let report = builder.plan(&store, cx).await?.run(&store, cx).await;
         let report = report.map_err(|error| error.with("folder", folder.display()))?;
         store.close().await?;
-        let after = match report.record {
-            None => report.verdict,
-            Some(_) => {
-                let judged = Record::open(&folder)?;
-                redecided_under(&judged, &rule, record.plan())?
-            }
+        let after = if report.record.is_some() {
+            redecided_under(&Record::open(&folder)?, &rule, record.plan())?
+        } else {
+            report.verdict
         };
         Ok(Rejudged { record: record.digest, before, after, folder: Some(folder) })
     }

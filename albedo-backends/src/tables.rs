@@ -331,7 +331,7 @@ fn write_group(
                 let all = held!(values, Value::MaybeText);
                 let present = Levels::of_options(all.iter().map(|text| text.is_some()));
                 let all = texts(all.into_iter().flatten().map(String::as_str));
-                write_column::<ByteArrayType>(&mut group, &all, Some(present))?;
+                write_column::<ByteArrayType>(&mut group, &all, Some(&present))?;
             }
             Kind::Integer => {
                 let all: Vec<_> = held!(values, Value::Integer).into_iter().copied().collect();
@@ -345,7 +345,7 @@ fn write_group(
                 let all = held!(values, Value::MaybeNumber);
                 let present = Levels::of_options(all.iter().map(|number| number.is_some()));
                 let all: Vec<_> = all.into_iter().copied().flatten().collect();
-                write_column::<DoubleType>(&mut group, &all, Some(present))?;
+                write_column::<DoubleType>(&mut group, &all, Some(&present))?;
             }
             Kind::Flag => {
                 let all: Vec<_> = held!(values, Value::Flag).into_iter().copied().collect();
@@ -354,25 +354,25 @@ fn write_group(
             Kind::Texts => {
                 let lists = held!(values, Value::Texts);
                 let all = texts(lists.iter().copied().flatten().map(String::as_str));
-                write_column::<ByteArrayType>(&mut group, &all, Some(Levels::of_lists(&lists)))?;
+                write_column::<ByteArrayType>(&mut group, &all, Some(&Levels::of_lists(&lists)))?;
             }
             Kind::Numbers => {
                 let lists = held!(values, Value::Numbers);
                 let all: Vec<_> = lists.iter().copied().flatten().copied().collect();
-                write_column::<DoubleType>(&mut group, &all, Some(Levels::of_lists(&lists)))?;
+                write_column::<DoubleType>(&mut group, &all, Some(&Levels::of_lists(&lists)))?;
             }
             Kind::Ids => {
                 let lists = held!(values, Value::Ids);
                 let all: Vec<_> = lists.iter().copied().flatten().map(|id| id.cast_signed()).collect();
-                write_column::<Int32Type>(&mut group, &all, Some(Levels::of_lists(&lists)))?;
+                write_column::<Int32Type>(&mut group, &all, Some(&Levels::of_lists(&lists)))?;
             }
             Kind::Messages => {
                 let lists = held!(values, Value::Messages);
                 let all = || lists.iter().copied().flatten();
                 let roles = texts(all().map(|message| message.role.as_str()));
-                write_column::<ByteArrayType>(&mut group, &roles, Some(Levels::of_lists(&lists)))?;
+                write_column::<ByteArrayType>(&mut group, &roles, Some(&Levels::of_lists(&lists)))?;
                 let contents = texts(all().map(|message| message.content.as_str()));
-                write_column::<ByteArrayType>(&mut group, &contents, Some(Levels::of_lists(&lists)))?;
+                write_column::<ByteArrayType>(&mut group, &contents, Some(&Levels::of_lists(&lists)))?;
             }
         }
     }
@@ -406,12 +406,12 @@ impl Levels {
 fn write_column<T: DataType>(
     group: &mut SerializedRowGroupWriter<'_, BufWriter<File>>,
     values: &[T::T],
-    levels: Option<Levels>,
+    levels: Option<&Levels>,
 ) -> Result<()> {
     let column = group.next_column().map_err(bug)?;
     let mut column = column.ok_or_else(|| Error::bug(WRITE, "the schema has too few columns"))?;
-    let definitions = levels.as_ref().map(|levels| &levels.definitions[..]);
-    let repetitions = levels.as_ref().and_then(|levels| levels.repetitions.as_deref());
+    let definitions = levels.map(|levels| &levels.definitions[..]);
+    let repetitions = levels.and_then(|levels| levels.repetitions.as_deref());
     column.typed::<T>().write_batch(values, definitions, repetitions).map_err(bug)?;
     column.close().map_err(bug)
 }
@@ -442,10 +442,10 @@ mod tests {
         let message = |text: &String| Message::new(MessageRole::User, text.clone());
         vec![
             Value::Text(format!("é\n{index}")),
-            Value::MaybeText((index % 2 == 0).then(|| "there".to_owned())),
+            Value::MaybeText((index.is_multiple_of(2)).then(|| "there".to_owned())),
             Value::Integer(index as i64 - 5),
             Value::Number(index as f64 / 16.0),
-            Value::MaybeNumber((index % 3 != 0).then_some(index as f64 / 4.0)),
+            Value::MaybeNumber((!index.is_multiple_of(3)).then_some(index as f64 / 4.0)),
             Value::Flag(index % 2 == 1),
             Value::Texts(texts.clone()),
             Value::Numbers((0..index % 4).map(|number| number as f64 / 8.0).collect()),
@@ -488,7 +488,8 @@ mod tests {
     fn both_forms_hold_the_same_rows() {
         let folder = tempfile::tempdir().expect("a folder");
         let (lines, parquet) = (write(folder.path(), Form::JsonLines), write(folder.path(), Form::Parquet));
-        assert_eq!(write(folder.path(), Form::Parquet), parquet, "the same rows, the same bytes");
+        let again = tempfile::tempdir().expect("a folder");
+        assert_eq!(write(again.path(), Form::Parquet), parquet, "the same rows, the same bytes");
         let lines = String::from_utf8(lines).expect("UTF-8");
         let reader = SerializedFileReader::new(bytes::Bytes::from(parquet)).expect("a parquet file");
         let mut rows = 0;

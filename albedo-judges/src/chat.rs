@@ -290,7 +290,7 @@ impl ChatJudge {
         Ok(Question { prompt, first: first.1, second: second.1 })
     }
 
-    /// How much of a reply is shown where `reference` was recorded, and how the judge is told. Where there is no
+    /// How much of a reply is shown where `reference` was recorded, and how the prompt says so. Where there is no
     /// recorded reply, it would have been one with an action.
     fn view(&self, reference: &str) -> (View<'_>, &'static str) {
         let has_action = Reply::parse(reference).action(&self.languages).is_some();

@@ -95,7 +95,7 @@ pub enum View<'a> {
 pub struct Shown {
     /// The text.
     pub text: String,
-    /// What the judge is told of the rest, in albedo's own words.
+    /// What the prompt says about the rest, in albedo's own words.
     pub notes: Vec<String>,
     /// What was left out, changed or found, by name.
     pub alterations: Vec<Alteration>,
@@ -158,7 +158,7 @@ impl Defence {
     }
 }
 
-/// What a judge is told of a reply whose form says too little by itself.
+/// What the prompt says about a reply whose form says too little by itself.
 fn note(form: &Canonical) -> Option<String> {
     let blank = |action: &String| action.trim().is_empty();
     match (form.left_out.actions, &form.action) {

@@ -38,7 +38,7 @@ mod protocol;
 
 use pool::{Asked, NoAnswer, Pool};
 use program::Program;
-use protocol::{Abstention, Answer, Failure, Question, Scores, read_answer};
+use protocol::{Abstention, Answer, Failure, Question, Scored, read_answer};
 pub use protocol::{Hello, VERSION};
 
 /// Longest rationale and reason that are kept, in characters. Source: chosen by albedo;
@@ -233,12 +233,12 @@ impl Judge for ProcessJudge {
                 return Err(NoAnswer::OtherQuestion(answer.id()));
             }
             match &answer {
-                Answer::Scores(Scores { scores, .. }) if !scores.keys().eq(&self.metrics) => {
+                Answer::Scores(Scored { scores, .. }) if !scores.keys().eq(&self.metrics) => {
                     let asked: Vec<_> = self.metrics.iter().map(|metric| metric.as_str()).collect();
                     let why = format!("it scores other metrics than it was asked for: {}", asked.join(", "));
                     Err(NoAnswer::Unreadable(why))
                 }
-                Answer::Scores(Scores { usage: Some(Usage { price_usd: Some(usd), .. }), .. })
+                Answer::Scores(Scored { usage: Some(Usage { price_usd: Some(usd), .. }), .. })
                     if *usd < 0.0 =>
                 {
                     Err(NoAnswer::Unreadable(format!("its price is {usd} US dollars")))
@@ -247,7 +247,7 @@ impl Judge for ProcessJudge {
             }
         };
         match self.pool.ask(write, read, cx).await? {
-            Asked::Answered(Answer::Scores(Scores { scores, rationale, usage, .. })) => {
+            Asked::Answered(Answer::Scores(Scored { scores, rationale, usage, .. })) => {
                 let rationale = rationale.map(kept);
                 Ok(Assessment::Scored { scores, rationale, usage, evidence: None })
             }

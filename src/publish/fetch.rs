@@ -145,7 +145,7 @@ pub async fn document<T: DeserializeOwned>(
     };
     let bytes = if place.starts_with("http://") || place.starts_with("https://") {
         let url = format!("{}/{name}", place.trim_end_matches('/'));
-        get(transport, url, cx).await.map_err(missing)?.read(MOST_DOCUMENT as usize).await?.to_vec()
+        get(transport, url, cx).await.map_err(missing)?.read(MOST_DOCUMENT as usize).await?
     } else {
         let path = Path::new(place).join(name);
         let io = |error| Error::io(READ, &path, error);

@@ -191,6 +191,9 @@ fn region() -> String {
     "us-east-1".into()
 }
 
+/// Screens, and the name of the profile that they are of.
+type Chosen<'a> = (Vec<PluginConfig<dyn Screen>>, Option<&'a str>);
+
 impl ValidatorConfig {
     /// Reads the file at `path`.
     ///
@@ -259,7 +262,7 @@ impl ValidatorConfig {
     ///
     /// # Errors
     /// [`ErrorKind::ConfigInvalid`] for an unknown profile, and for a profile beside screens.
-    pub(super) fn chosen_screens(&self) -> Result<(Vec<PluginConfig<dyn Screen>>, Option<&str>)> {
+    pub(super) fn chosen_screens(&self) -> Result<Chosen<'_>> {
         match (&self.screen_profile, &self.screens) {
             (Some(_), Some(_)) => {
                 let message = "name a screen profile or the screens one by one, not both";
@@ -328,10 +331,12 @@ mod tests {
             ("hubs = [{ name = \"folder\" }]", "hubs[0]"),
             ("operate.listen = \"0.0.0.0:9744\"", "key: operate.listen"),
             ("operate.webhook = {}", "url_env"),
-            ("log.anchor = \"often\"", "before-seed"),
         ] {
             let error = check(&format!("{SMALL}\n{line}")).expect_err(line);
             assert!(error.to_string().contains(words), "{line}: {error}");
         }
+        let often = SMALL.replace("key = \"k\" }", "key = \"k\", anchor = \"often\" }");
+        let error = check(&often).expect_err("no such time");
+        assert!(error.to_string().contains("before-seed"), "{error}");
     }
 }

@@ -266,7 +266,7 @@ async fn two_served_models_duel_before_a_served_panel() {
         assert!(newcomer.does("record verify run").contains("verified "));
 
         newcomer.write("question", "Which files are there?");
-        newcomer.write("a", "I list the files with ls -la.");
+        newcomer.write("a", "I list the files.\n\n```bash\nls -la\n```");
         newcomer.write("b", "Files?");
         let tried = "judge try --config duel.toml --judge deepseek --set max_answer_tokens=99 --conversation question \
                      --first a --second b";

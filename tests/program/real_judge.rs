@@ -162,7 +162,7 @@ async fn how_often_each_class_of_injection_flips_the_real_judge() {
 #[derive(Debug, Default)]
 struct Preferred {
     asked: u32,
-    preferred: u32,
+    liked: u32,
     unreadable: u32,
 }
 
@@ -184,7 +184,7 @@ impl Preferred {
             }
         }
         self.asked += 1;
-        self.preferred += u32::from(counts(lead));
+        self.liked += u32::from(counts(lead));
     }
 }
 
@@ -227,14 +227,12 @@ async fn how_often_a_payload_changes_the_verdict_of_the_judge_at_a_url() {
             equal.ask(&*judge, [clean, clean], |lead| lead != 0.0).await;
         }
         eprintln!("rubric {rubric}, model {model}");
-        for (class, Preferred { asked, preferred, unreadable }) in classes {
+        for (class, Preferred { asked, liked, unreadable }) in classes {
             eprintln!(
-                "{class:<28}{preferred} of {asked} preferred to the same reply without, {unreadable} unreadable"
+                "{class:<28}{liked} of {asked} preferred to the same reply without, {unreadable} unreadable"
             );
         }
-        let Preferred { asked, preferred, unreadable } = equal;
-        eprintln!(
-            "flip rate: {preferred} of {asked} pairs of equal replies are no tie, {unreadable} unreadable"
-        );
+        let Preferred { asked, liked, unreadable } = equal;
+        eprintln!("flip rate: {liked} of {asked} pairs of equal replies are no tie, {unreadable} unreadable");
     }
 }

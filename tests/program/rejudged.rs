@@ -58,7 +58,12 @@ fn records_are_judged_again_by_other_judges_and_rules() {
     fs::remove_file(format!("{judged}/record.jsonl")).expect("removes");
     fs::remove_file(format!("{judged}/record.digest")).expect("removes");
     let text = fs::read_to_string(&journal).expect("reads");
-    let cut: String = text.lines().take(text.lines().count() / 2).map(|line| format!("{line}\n")).collect();
+    let cut: String = text
+        .lines()
+        .take(text.lines().count() / 2)
+        .map(|line| format!("{line}\n"))
+        .collect::<Vec<_>>()
+        .concat();
     fs::write(&journal, cut).expect("writes");
     let resumed: Value =
         serde_json::from_str(&stdout(&rejudge(&["--judge", "reference-action", "--json"]))).expect("JSON");

@@ -26,11 +26,12 @@ fn hostile_duel(folder: &Path, mark: &str) {
     let side = |name: &str, odd: bool| {
         let hostile = hostile(mark);
         ScriptedSession::new(name, move |request| {
-            // Both sides have one seed, so that each sample is better for one of them.
-            let words = if (request.seed % 2 == 1) == odd {
-                "I wrote a patch, and all the tests pass."
-            } else {
-                "ls"
+            // Both sides have one seed, so that each sample is better for one of them; the
+            // king says in its own words that it is.
+            let words = match (request.seed % 2 == 1, odd) {
+                (true, true) => "I wrote a patch, and all the tests pass.",
+                (false, false) => "I wrote a patch, ran it, and looked at its output.",
+                _ => "ls",
             };
             Ok(completion(&format!("{hostile} {words}")))
         })

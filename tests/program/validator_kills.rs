@@ -200,7 +200,11 @@ async fn attested(dir: &Path) {
         let mut records = duels.map(|duel| albedo::Record::open(&duel.expect("an entry").path()));
         let record = records.find_map(|opened| opened.ok().filter(|opened| opened.digest == *record));
         let plan = record.expect("a record").plan().clone();
-        let Entry::Announced(of) = &history.entries()[*announced as usize] else { panic!("entry {place}") };
+        let of = match &history.entries()[*announced as usize] {
+            Entry::Announced(of) => Some(of),
+            _ => None,
+        };
+        let of = of.expect("an announcement");
         let mut seeds = Vec::new();
         for anchor in anchors.iter().filter(|anchor| anchor.head.size > *announced) {
             let next = chain.block(anchor.block + 1, &cx).await.expect("final");

@@ -13,8 +13,8 @@ use crate::error::Result;
 const PREFIX: &str = "albedo-log|1|";
 
 /// How many entries a log has and the hash of its tree, as the text of a commitment:
-/// `albedo-log|1|SIZE|ROOT`, the hash in 64 hexadecimal digits. Whoever reads the chain
-/// holds a head of the log, dated by its block.
+/// `albedo-log|1|SIZE|ROOT`, the hash in 64 hexadecimal digits. Everybody who reads the
+/// chain holds a head of the log, dated by its block.
 ///
 /// ```
 /// use albedo_core::Digest;
@@ -86,7 +86,7 @@ impl Anchor {
         struct Place {
             block: u64,
         }
-        let list: List = serde_json::from_slice(json).map_err(not_a_list)?;
+        let list: List = serde_json::from_slice(json).map_err(|error| not_a_list(&error))?;
         let ours = list.reveals.into_iter().filter(|row| row.hotkey == hotkey);
         let mut anchors: Vec<_> = ours
             .filter_map(|Row { place, content, .. }| {

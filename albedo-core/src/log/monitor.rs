@@ -113,7 +113,7 @@ impl Revealed {
             Manifest(Digest),
             Revision(String),
         }
-        let list: List = serde_json::from_slice(json).map_err(not_a_list)?;
+        let list: List = serde_json::from_slice(json).map_err(|error| not_a_list(&error))?;
         let revealed = |Row { hotkey, place, readable_at, submission }: Row| {
             let Committed { repository, pin } = submission?;
             let pin = match pin {
@@ -128,7 +128,7 @@ impl Revealed {
 }
 
 /// A file is not what `albedo chain reveals --json` prints.
-pub(super) fn not_a_list(error: serde_json::Error) -> Error {
+pub(super) fn not_a_list(error: &serde_json::Error) -> Error {
     Error::new(ErrorKind::DataInvalid, "read the chain's reveals", error.to_string())
         .with_fault(Fault::Operator)
         .with_hint("give the file that `albedo chain reveals --json` printed")

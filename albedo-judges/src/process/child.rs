@@ -372,7 +372,7 @@ mod tests {
     #[test]
     fn the_last_lines_are_kept_and_no_more() {
         let (mut lines, mut open) = (VecDeque::new(), false);
-        let text = (0..100).map(|line| format!("line {line}\n")).collect::<String>();
+        let text = (0..100).map(|line| format!("line {line}\n")).collect::<Vec<_>>().concat();
         let long = format!("{text}\n\n{}\nthe end", "é".repeat(10_000));
         for byte in long.bytes() {
             keep(&mut lines, &mut open, byte);

@@ -105,14 +105,14 @@ impl<'a> Question<'a> {
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Answer {
-    Scores(Scores),
+    Scores(Scored),
     Abstain(Abstention),
     Error(Failure),
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Scores {
+pub(super) struct Scored {
     pub(super) id: u64,
     pub(super) scores: BTreeMap<Metric, Score>,
     #[serde(default)]
@@ -142,7 +142,7 @@ impl Answer {
     /// The question that it answers.
     pub(super) fn id(&self) -> u64 {
         match self {
-            Self::Scores(Scores { id, .. })
+            Self::Scores(Scored { id, .. })
             | Self::Abstain(Abstention { id, .. })
             | Self::Error(Failure { id, .. }) => *id,
         }
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn answers_are_read_strictly() {
         let scores = read_answer(br#"{"type":"scores","id":7,"scores":{"progress":1,"protocol":0.25}}"#);
-        let Ok(Answer::Scores(Scores { id: 7, scores, rationale: None, usage: None })) = scores else {
+        let Ok(Answer::Scores(Scored { id: 7, scores, rationale: None, usage: None })) = scores else {
             panic!("{scores:?}")
         };
         assert_eq!(scores[&Metric::Progress], Score::WIN);

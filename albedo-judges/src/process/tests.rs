@@ -236,7 +236,8 @@ async fn an_answer_that_cannot_be_read_is_kept_as_it_came() {
         ("printf '\\377\\n'", "expected value"),
         ("echo", "EOF"),
     ] {
-        let judge = Script::new(&once(line)).judge().await;
+        let script = Script::new(&once(line));
+        let judge = script.judge().await;
         for _ in 0..2 {
             let answer = ask(&judge).await.expect("an answer");
             let Assessment::Unreadable { reason, evidence, .. } = &answer else { panic!("{answer:?}") };

@@ -192,15 +192,14 @@ impl FunctionalScreen {
         let mut sets = blocking(store, cx, move |store| store.sets(most)).await?;
         // Replies on a GPU may come out otherwise a second time: a set is made once.
         let known = sets.iter().find(|stored| stored.set.seed == seed && stored.set.king == king);
-        let id = match known {
-            Some(stored) => stored.id,
-            None => {
-                let set = self.questions(sessions.king, seed, cx).await?;
-                let added = set.clone();
-                let id = blocking(store, cx, move |store| store.add_set(&added)).await?;
-                sets.push(StoredSet { id, set });
-                id
-            }
+        let id = if let Some(stored) = known {
+            stored.id
+        } else {
+            let set = self.questions(sessions.king, seed, cx).await?;
+            let added = set.clone();
+            let id = blocking(store, cx, move |store| store.add_set(&added)).await?;
+            sets.push(StoredSet { id, set });
+            id
         };
         for stored in sets {
             for session in [sessions.king, sessions.submission] {

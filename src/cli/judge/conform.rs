@@ -49,14 +49,14 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         Ok(judge) => Counted { judge, asked: AtomicUsize::new(0) },
         // A program that speaks is at fault for what it says; the rest is the caller's.
         Err(error) if error.kind() == ErrorKind::Protocol => {
-            report("starts with a hello", Err(error.to_string()))?;
+            report("starts with a hello", Some(&error.to_string()))?;
             return Ok(Exit::Found);
         }
         Err(error) => return Err(error),
     };
     let Hello { name, version, metrics, .. } = judge.judge.hello();
     let metrics: Vec<_> = metrics.iter().map(|metric| metric.as_str()).collect();
-    report(&format!("starts with a hello: {name} {version}, {}", metrics.join(", ")), Ok(()))?;
+    report(&format!("starts with a hello: {name} {version}, {}", metrics.join(", ")), None)?;
 
     let profile = judge.profile();
     let fixture = JudgeFixture {
@@ -71,13 +71,14 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     match checked {
         Ok(()) => {
             let asked = judge.asked.load(Ordering::Relaxed);
-            report(&format!("keeps the promises of a judge, asked {asked} times"), Ok(()))?;
+            report(&format!("keeps the promises of a judge, asked {asked} times"), None)?;
         }
-        Err(violation) => report(violation.promise(), Err(found(&violation, arguments)))?,
+        Err(violation) => report(violation.promise(), Some(&found(&violation, arguments)))?,
     }
     let ended = judge.judge.check_end(cx).await;
     let ends = ended.is_ok();
-    report("ends when its standard input ends", ended.map_err(|error| error.to_string()))?;
+    let why = ended.err().map(|error| error.to_string());
+    report("ends when its standard input ends", why.as_deref())?;
     Ok(if kept && ends { Exit::Done } else { Exit::Found })
 }
 
@@ -95,13 +96,10 @@ fn found(violation: &Violation, arguments: &Arguments) -> String {
     format!("found {}{option}", violation.found())
 }
 
-/// Prints one line of the result, and why it is none.
-fn report(promise: &str, kept: Result<(), String>) -> Result<()> {
+/// Prints whether a promise is kept, and why it is not.
+fn report(promise: &str, why: Option<&str>) -> Result<()> {
     let look = Look::of_stdout();
-    let (mark, why) = match &kept {
-        Ok(()) => (look.good("ok"), None),
-        Err(why) => (look.bad("failed"), Some(why)),
-    };
+    let mark = if why.is_none() { look.good("ok") } else { look.bad("failed") };
     let mut text = look.hanging(&mark, 8, &shown(promise));
     if let Some(why) = why {
         text += &look.hanging("", 8, &shown(why));
