@@ -376,9 +376,9 @@ impl Bars {
 }
 
 /// The style of a bar; `BAR` in its template is the width of the bar, which follows the
-/// terminal's.
+/// terminal's: what stands after the bar fits into 60 columns.
 fn style(template: &str) -> ProgressStyle {
-    let columns = if Look::of_stderr().width() < 80 { "16" } else { "30" };
+    let columns = if Look::of_stderr().width() < 80 { "8" } else { "30" };
     ProgressStyle::with_template(&template.replace("BAR", columns))
         .unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -3,13 +3,14 @@
 //!
 //! ```console
 //! cargo run --release -p albedo-judges --features screens --example function_attacks -- \
-//!     [--kings N] [--rivals N] [--seeds N] [--kinds N] [--json FILE] KING [KING…]
+//!     [--only N] [--rivals N] [--seeds N] [--kinds N] [--questions N] [--json FILE] KING [KING…]
 //! ```
 //!
 //! Each KING is a model folder with a tied head. Texts are the kings' own, sampled from the
 //! token `--start` (4090 in the demo pack) on: no tokenizer is needed. Fine-tunes are trained
-//! here, on texts of the other king where there are two. `docs/screens.md` says how to read
-//! it; without arguments a small slice of the demo's king is run.
+//! here, on texts of the next king where there are several. `--only` attacks that king alone,
+//! counted from 0, so that several processes share the work. `docs/screens.md` says how to
+//! read it; without arguments a small slice of the demo's king is run.
 #![expect(
     clippy::print_stdout,
     clippy::expect_used,
@@ -54,6 +55,8 @@ const TEXTS: usize = 128;
 /// What a run takes.
 struct Options {
     kings: Vec<PathBuf>,
+    /// The only king to attack.
+    only: Option<usize>,
     rivals: usize,
     seeds: u64,
     kinds: usize,
@@ -68,7 +71,8 @@ fn main() {
     std::fs::create_dir_all(&scratch).expect("a scratch folder");
     let models: Vec<Model> = options.kings.iter().map(|path| Model::read(path)).collect();
     let mut rows = Vec::new();
-    for (index, king) in models.iter().enumerate() {
+    let wanted = |index: usize| options.only.is_none_or(|only| only == index);
+    for (index, king) in models.iter().enumerate().filter(|(index, _)| wanted(*index)) {
         // A better model's texts, as a challenger is trained on.
         let teacher = &models[(index + 1) % models.len()];
         let began = Instant::now();
@@ -95,13 +99,14 @@ fn options() -> Options {
         |name: &str, otherwise: usize| option(name).map_or(otherwise, |text| text.parse().expect("a number"));
     let (rivals, seeds, kinds) = (number("--rivals", 2), number("--seeds", 1), number("--kinds", usize::MAX));
     let (questions, start) = (number("--questions", 16), number("--start", 4090));
+    let only = option("--only").map(|text| text.parse().expect("a number"));
     let json = option("--json").map(PathBuf::from);
     let mut kings: Vec<PathBuf> = arguments.into_iter().map(PathBuf::from).collect();
     if kings.is_empty() {
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/demo/models");
         kings = vec![demo.join("king")];
     }
-    Options { kings, rivals, seeds: seeds as u64, kinds, questions, start, json }
+    Options { kings, only, rivals, seeds: seeds as u64, kinds, questions, start, json }
 }
 
 /// `count` texts that `model` writes at temperature 1 from `start` on.
