@@ -23,6 +23,8 @@ mod chat;
 mod config;
 #[cfg(feature = "decide")]
 mod decide;
+#[cfg(feature = "distil")]
+mod distil;
 mod duel;
 mod exit;
 #[cfg(feature = "screens")]
@@ -131,6 +133,9 @@ enum Command {
     /// Decide which of two systems is better, from the logs of other tools.
     #[cfg(feature = "decide")]
     Decide(decide::Arguments),
+    /// Train the next challenger on the traces of duels, or the demo's.
+    #[cfg(feature = "distil")]
+    Distil(distil::Arguments),
     /// Measure the prefill, decode and load time of a model.
     Bench(bench::Arguments),
     /// Serve models over HTTP: OpenAI's routes for people and tools, jobs for validators.
@@ -333,6 +338,8 @@ fn dispatch(command: Command, runtime: &tokio::runtime::Runtime, cx: &CallContex
         Command::Chat(arguments) => runtime.block_on(chat::run(&arguments, cx)),
         #[cfg(feature = "decide")]
         Command::Decide(arguments) => decide::run(&arguments),
+        #[cfg(feature = "distil")]
+        Command::Distil(arguments) => runtime.block_on(distil::run(&arguments, cx)),
         Command::Bench(arguments) => runtime.block_on(bench::run(&arguments, cx)),
         #[cfg(feature = "server")]
         Command::Serve(arguments) => runtime.block_on(serve::run(&arguments, cx)),

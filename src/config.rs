@@ -54,7 +54,7 @@ pub use admission::{AdmissionConfig, default_screens};
 #[cfg(feature = "cli")]
 pub(crate) use duel::{BOTH_SIDES, label};
 pub use duel::{DuelConfig, ModelConfig, SavedDuel};
-#[cfg(feature = "server")]
+#[cfg(any(feature = "distil", feature = "server"))]
 pub(crate) use file::folder;
 pub use file::{parse, read};
 #[cfg(feature = "server")]

@@ -242,18 +242,18 @@ impl Export {
 }
 
 /// A sample of a record with everything that its rows need.
-struct Sample<'a> {
+pub(crate) struct Sample<'a> {
     record: &'a Record,
-    recorded: RecordedSample<'a>,
-    repo: &'a str,
-    draw: Option<&'a RowDraw>,
+    pub(crate) recorded: RecordedSample<'a>,
+    pub(crate) repo: &'a str,
+    pub(crate) draw: Option<&'a RowDraw>,
     /// The places of the judges that had failed a canary before, and were not listened to.
     failed: BTreeSet<usize>,
     cluster: Option<&'a Cluster>,
 }
 
 /// The samples of `record`.
-fn samples(record: &Record) -> Vec<Sample<'_>> {
+pub(crate) fn samples(record: &Record) -> Vec<Sample<'_>> {
     let (mut recorded, mut drawn) = (record.samples().into_iter(), None);
     let mut samples: Vec<Sample<'_>> = Vec::new();
     for line in &record.lines {
@@ -275,11 +275,22 @@ fn samples(record: &Record) -> Vec<Sample<'_>> {
 }
 
 /// A reply that was finished.
-struct Finished<'a> {
+pub(crate) struct Finished<'a> {
     side: Side,
-    text: &'a str,
-    ids: &'a [u32],
-    is_cut: bool,
+    pub(crate) text: &'a str,
+    pub(crate) ids: &'a [u32],
+    /// It ended at the limit of its length.
+    pub(crate) is_cut: bool,
+}
+
+/// A pair of which the panel prefers one reply.
+pub(crate) struct Preferred<'a> {
+    pub(crate) chosen: Finished<'a>,
+    rejected: Finished<'a>,
+    /// By how much, above 0 and at most 1.
+    pub(crate) margin: f64,
+    /// The difference, challenger minus king.
+    difference: f64,
 }
 
 impl Sample<'_> {
@@ -301,6 +312,17 @@ impl Sample<'_> {
             }
         }
         Ok(finished)
+    }
+
+    /// The pair, where both sides wrote something else and the panel prefers one.
+    pub(crate) fn preferred(&self) -> Result<Option<Preferred<'_>>> {
+        let Ok([king, challenger]) = <[Finished<'_>; 2]>::try_from(self.finished()?) else { return Ok(None) };
+        let Some(difference) = self.difference() else { return Ok(None) };
+        if difference == 0.0 || king.text == challenger.text {
+            return Ok(None);
+        }
+        let (chosen, rejected) = if difference > 0.0 { (challenger, king) } else { (king, challenger) };
+        Ok(Some(Preferred { chosen, rejected, margin: difference.abs(), difference }))
     }
 
     /// The names of the judges whose cells `takes` takes.
@@ -383,14 +405,9 @@ impl Sample<'_> {
 
     /// The pair, where the panel prefers one reply.
     fn preference(&self, license: Option<&str>) -> Result<Option<Vec<Value>>> {
-        let finished = self.finished()?;
-        let (Some(difference), [king, challenger]) = (self.difference(), &finished[..]) else {
+        let Some(Preferred { chosen, rejected, margin, difference }) = self.preferred()? else {
             return Ok(None);
         };
-        if difference == 0.0 || king.text == challenger.text {
-            return Ok(None);
-        }
-        let (chosen, rejected) = if difference > 0.0 { (challenger, king) } else { (king, challenger) };
         let reply = |of: &Finished<'_>| Value::Messages(vec![Message::new(MessageRole::Assistant, of.text)]);
         let is_clear = self.cluster.is_some_and(|cluster| {
             cluster.cells.iter().all(|cell| {
@@ -401,12 +418,12 @@ impl Sample<'_> {
         let mut row = self.head("pair");
         row.extend([
             Value::Messages(self.record.messages(&self.recorded.messages)?),
-            reply(chosen),
-            reply(rejected),
+            reply(&chosen),
+            reply(&rejected),
             Value::Ids(chosen.ids.to_vec()),
             Value::Ids(rejected.ids.to_vec()),
             Value::Text(chosen.side.to_string()),
-            Value::Number(difference.abs()),
+            Value::Number(margin),
             Value::Flag(is_clear),
         ]);
         row.extend(self.tail(Some(chosen.side), license));

@@ -60,6 +60,7 @@
 //! | `screens` | yes | `judges`, all screens, and the commands `albedo screen` and `albedo fingerprint` |
 //! | `signatures` | with `cli` | signing keys in files, verifying signatures ([`signer`]), and the log of duels ([`mod@log`]) |
 //! | `decide` | yes | [`mod@decide`]: which of two systems is better, from the logs of other tools |
+//! | `distil` | yes | [`distil`]: the traces of duels train the next challenger |
 //! | `publish` | yes | [`publish`]: records, log and public data into a folder or a bucket, and a page that shows them |
 //! | `server` | yes | [`server`]: `albedo serve`, models over HTTP |
 //! | `validator` | yes | [`validator`]: the reference validator, the chain `local`, and the command `albedo validator` |
@@ -98,9 +99,13 @@ pub mod bench;
 pub mod cli;
 #[cfg(feature = "config")]
 pub mod config;
+#[cfg(any(feature = "cli", feature = "distil"))]
+mod conversations;
 #[cfg(feature = "decide")]
 pub mod decide;
 pub mod demo;
+#[cfg(feature = "distil")]
+pub mod distil;
 #[cfg(feature = "tasks")]
 pub mod export;
 mod plugins;

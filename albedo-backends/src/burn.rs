@@ -27,6 +27,7 @@ mod requests;
 mod sample;
 mod session;
 mod thread;
+pub mod train;
 mod turns;
 mod weights;
 

@@ -10,7 +10,7 @@
 //! | [`openai`] | `openai` | chat models behind an OpenAI-compatible server |
 //! | [`replay`] | | the replies of a record |
 //! | [`serve`] | `serve` | models behind a server of albedo's own jobs, over HTTP or, with the feature `nats`, a work queue |
-//! | [`prompts`] | `text`, with `burn` and `serve` | counting a prompt's tokens without a model |
+//! | [`prompts`] | `text`, with `burn` and `serve` | prompts and conversations as tokens, without a model |
 //! | [`tables`] | `tasks` | rows for training tools in parquet files or JSON Lines |
 //! | [`tasks`] | `tasks` | pinned trajectories in parquet shards |
 #![cfg_attr(not(feature = "cuda"), forbid(unsafe_code))]

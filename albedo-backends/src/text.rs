@@ -1,6 +1,7 @@
 //! From messages to token ids and back: a model's tokenizer, chat template and
 //! stop ids.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use albedo_core::pretrained::{chat_template, normal_generation, stop_ids, token_text};
@@ -189,7 +190,6 @@ impl ChatText {
     }
 
     /// The token that closes a turn.
-    #[cfg_attr(not(feature = "burn"), expect(dead_code, reason = "only an engine asks"))]
     pub(crate) fn end_of_turn(&self) -> u32 {
         self.end_of_turn
     }
@@ -204,9 +204,17 @@ impl ChatText {
     }
 
     /// One more than the highest id.
-    #[cfg_attr(not(feature = "burn"), expect(dead_code, reason = "only an engine asks"))]
     pub(crate) fn vocab_size(&self) -> u32 {
         self.vocab_size
+    }
+
+    /// Digest of which text has which id.
+    ///
+    /// # Errors
+    /// None that a caller could cause.
+    pub(crate) fn vocabulary(&self) -> Result<Digest> {
+        let ids: BTreeMap<String, u32> = self.tokenizer.get_vocab(true).into_iter().collect();
+        Digest::of_json(&ids)
     }
 }
 

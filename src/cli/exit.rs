@@ -17,12 +17,13 @@ use crate::{AdmissionOutcome, Error, ErrorKind, Fault};
 pub enum Exit {
     /// The command did what it was asked, whatever the verdict.
     Done = 0,
-    /// A screen rejected the model: it forfeits.
+    /// A screen rejected the model: it forfeits. `albedo distil`: the result did not pass
+    /// its gate.
     Rejected = 1,
     /// The command line is wrong.
     Usage = 2,
     /// `albedo record verify --regenerate`, `albedo record audit` or `albedo log
-    /// verify`: a reply was not reproduced, or replies or a log are not as honest ones
+    /// verify`: a reply was not reproduced, or (`albedo distil verify`) a step was not, or replies or a log are not as honest ones
     /// are. `albedo judge conform`: a judge breaks a promise. `albedo publish status
     /// --alert-after`: publishing is late.
     Found = 3,
@@ -79,7 +80,7 @@ impl Exit {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Done => "done, whatever the verdict",
-            Self::Rejected => "a screen rejected the model",
+            Self::Rejected => "a screen rejected the model, or a distilled one did not pass its gate",
             Self::Usage => "the command line is wrong",
             Self::Found => {
                 "a reply was not reproduced, a log or replies are not as honest ones are, a judge breaks a promise, or publishing is late: what was found is printed"

@@ -32,7 +32,7 @@ const HEAD: &str = "\
 
 <!-- Made by `albedo config reference`, and compared with it by a test. Edit the types' documentation. -->
 
-Every key of the configuration files of a duel, a server and a validator, from the program itself: `albedo config reference`
+Every key of the configuration files of a duel, a server, a validator and a distillation, from the program itself: `albedo config reference`
 prints this page for the plugins that your program has. [configuration.md](configuration.md) explains how the parts fit together. In the
 TOML below, keys have their defaults; those in comments have none, or take another form.
 
@@ -66,7 +66,26 @@ pub fn reference(registry: &Registry) -> String {
     server(&mut text, registry);
     #[cfg(feature = "validator")]
     validator(&mut text, registry);
+    #[cfg(feature = "distil")]
+    distillation(&mut text, registry);
     text.trim_end().to_owned() + "\n"
+}
+
+/// Adds the keys of a distillation's configuration.
+#[cfg(feature = "distil")]
+fn distillation(text: &mut String, registry: &Registry) {
+    let schema = crate::distil::DistilConfig::schema(registry);
+    *text += &chapter("## The distillation's file", &prose(&schema), "", &keys::own_keys(&schema));
+    for (definition, title, table) in [
+        ("StudentSettings", "## `[student]`", "[student]"),
+        ("DataSettings", "## `[data]`", "[data]"),
+        ("StageSettings", "## `[[stage]]`", "[[stage]]"),
+        ("TrainSettings", "## `[train]`", "[train]"),
+        ("GateSettings", "## `[gate]`", "[gate]"),
+    ] {
+        let definition = &schema["$defs"][definition];
+        *text += &chapter(title, &prose(definition), table, &keys(definition, &schema));
+    }
 }
 
 /// Adds the keys of a server's configuration.

@@ -108,7 +108,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
     // A client of jobs counts prompts with the tokenizer of the served model.
     const SERVE: &[&str] = &["inference", "threads", "network"];
     const SERVER: &[&str] = &["inference", "threads", "network", "database"];
-    let cases: [(&str, &str, &[&str]); 45] = [
+    let cases: [(&str, &str, &[&str]); 46] = [
         ("albedo-core", "", &[]),
         ("albedo-core", "conformance", &[]),
         ("albedo-core", "signatures", &[]),
@@ -142,6 +142,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo", "cuda", GPU),
         ("albedo", "decide", &[]),
         ("albedo", "demo", &[]),
+        ("albedo", "distil", &["inference", "threads", "tables", "database"]),
         ("albedo", "hubs", &["network"]),
         ("albedo", "openai", &["network"]),
         ("albedo", "publish", &["network", "database"]),

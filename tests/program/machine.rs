@@ -75,7 +75,26 @@ async fn every_command_prints_what_the_guide_documents() {
     hubs(&mut machine).await;
     publishing(&mut machine).await;
     validators(&mut machine);
+    #[cfg(feature = "distil")]
+    distillations(&mut machine);
     assert_eq!(machine.guide.unchecked(is_here), [""; 0], "documented, and compared with nothing");
+}
+
+#[cfg(feature = "distil")]
+fn distillations(machine: &mut Machine) {
+    let config = format!(
+        "gate = \"none\"\n[student]\npath = {:?}\n[data]\ntasks = [{:?}]\nheld_out_rows = 1\n[[stage]]\n\
+         objective = \"sft\"\nsteps = 2\n[train]\naccumulate = 1\nmax_tokens = 256\n",
+        text(&demo().join("models/king")),
+        text(&demo().join("distil.jsonl.gz"))
+    );
+    let config = machine.write("distil.toml", &config);
+    let out = machine.path("distil");
+    let data = machine.prints("distil data", &["distil", "data", "--config", &config, "--out", &out]);
+    let distilled = machine.prints("distil", &["distil", "--config", &config, "--out", &out]);
+    assert_eq!((&data["plan"], distilled["steps"].as_u64()), (&distilled["plan"], Some(2)));
+    let verified = machine.prints("distil verify", &["distil", "verify", &out]);
+    assert_eq!(verified["parameters"], distilled["parameters"]);
 }
 
 fn duels(machine: &mut Machine) {

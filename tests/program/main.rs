@@ -13,6 +13,8 @@ mod dependencies;
 mod dialects;
 #[cfg(target_os = "linux")]
 mod disks;
+#[cfg(feature = "distil")]
+mod distil;
 mod duel;
 mod faults;
 mod folders;

@@ -159,8 +159,11 @@ mod tests {
     /// The repository's demo pack; a published package has none beside it.
     fn files() -> Option<Vec<(String, Vec<u8>)>> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo");
-        let config = fs::read(root.join("duel.toml")).ok()?;
-        let mut files = vec![("duel.toml".to_owned(), config)];
+        fs::read(root.join("duel.toml")).ok()?;
+        let mut files = Vec::new();
+        for name in ["duel.toml", "distil.jsonl.gz"] {
+            files.push((name.to_owned(), fs::read(root.join(name)).expect("reads")));
+        }
         for folder in ["models", "tasks"] {
             collect(&root, &root.join(folder), &mut files);
         }

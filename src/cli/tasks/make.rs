@@ -1,22 +1,16 @@
 //! `albedo tasks make`.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::backends::tasks::write_tasks;
 use crate::cli::exit::Exit;
 use crate::cli::output::{next, print, print_json, warn, word};
-use crate::{Error, ErrorKind, Fault, Message, MessageRole, Result, TaskRow};
-
-const READ: &str = "read the conversations";
-
-/// The longest line that is read, in bytes, as of `albedo generate`.
-const MAX_LINE: u64 = 64 << 20;
+use crate::conversations::{conversations, turns};
+use crate::{Error, ErrorKind, Fault, Result, TaskRow};
 
 /// Samples of a duel whose configuration names no number.
 const USUAL_SAMPLES: usize = 64;
@@ -37,7 +31,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
-    let files = files(&arguments.from)?;
+    // Every line is read before anything is written.
+    let rows = conversations(&arguments.from)?;
     let out = &arguments.out;
     let taken = out.exists() && fs::read_dir(out).map_or(true, |mut entries| entries.next().is_some());
     if taken {
@@ -47,16 +42,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
             .with_hint("name a new one with `--out`"));
     }
     let mut counts = Counts::default();
-    let lines = files.iter().flat_map(|path| Lines::open(path));
-    // Every line is read before anything is written.
-    let rows = lines.collect::<Result<Vec<_>>>()?;
     for row in &rows {
         counts.add(row);
-    }
-    if rows.is_empty() {
-        return Err(invalid("there is no conversation in it")
-            .with("path", arguments.from.display())
-            .with_hint("give one conversation per line"));
     }
     let info = write_tasks(out, rows.into_iter().map(Ok))?;
     let Counts { instances, turns } = counts;
@@ -110,203 +97,5 @@ impl Counts {
     fn add(&mut self, row: &TaskRow) {
         self.instances.insert(row.instance_id.clone());
         self.turns += turns(&row.messages);
-    }
-}
-
-/// Assistant's turns with something before them: a duel asks for another in place of one.
-fn turns(messages: &[Message]) -> usize {
-    messages.iter().skip(1).filter(|message| message.role == MessageRole::Assistant).count()
-}
-
-/// The file `path`, or the `.jsonl` files of the folder, in the order of their names.
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    let io = |error| Error::io(READ, path, error);
-    if !fs::metadata(path).map_err(io)?.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut files = Vec::new();
-    for entry in fs::read_dir(path).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        if path.extension().is_some_and(|extension| extension == "jsonl") {
-            files.push(path);
-        }
-    }
-    files.sort_unstable();
-    if files.is_empty() {
-        return Err(invalid("no file in the folder ends in `.jsonl`")
-            .with("path", path.display())
-            .with_hint("give a file, or a folder of files, with one conversation per line"));
-    }
-    Ok(files)
-}
-
-fn invalid(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::DataInvalid, READ, message).with_fault(Fault::Operator)
-}
-
-/// The rows in one file.
-struct Lines {
-    path: PathBuf,
-    reader: Box<dyn BufRead>,
-    line: u64,
-}
-
-impl Lines {
-    /// Opens the file; one that cannot be opened gives its error as its only row.
-    fn open(path: &Path) -> Box<dyn Iterator<Item = Result<TaskRow>>> {
-        match File::open(path) {
-            Ok(file) => {
-                Box::new(Self { path: path.to_owned(), reader: Box::new(BufReader::new(file)), line: 0 })
-            }
-            Err(error) => Box::new(std::iter::once(Err(Error::io(READ, path, error)))),
-        }
-    }
-
-    /// The next line that is not blank; none at the end.
-    fn text(&mut self) -> Result<Option<String>> {
-        loop {
-            self.line += 1;
-            let mut text = String::new();
-            let read = (&mut self.reader).take(MAX_LINE + 1).read_line(&mut text);
-            let read = read.map_err(|error| match error.kind() {
-                io::ErrorKind::InvalidData => invalid("the line is not UTF-8"),
-                _ => Error::io(READ, &self.path, error),
-            })?;
-            if read as u64 > MAX_LINE {
-                return Err(invalid(format!("the line has more than {MAX_LINE} bytes")));
-            }
-            if read == 0 {
-                return Ok(None);
-            }
-            if !text.trim().is_empty() {
-                return Ok(Some(text));
-            }
-        }
-    }
-
-    fn row(&mut self) -> Result<Option<TaskRow>> {
-        let Some(text) = self.text()? else { return Ok(None) };
-        let stem = self.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        Conversation::read(&text)?.row(&stem, self.line).map(Some)
-    }
-}
-
-impl Iterator for Lines {
-    type Item = Result<TaskRow>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let row = self.row().transpose()?;
-        Some(row.map_err(|error| error.with("file", self.path.display()).with("line", self.line)))
-    }
-}
-
-/// A line as it is written; other keys are somebody else's.
-#[derive(Deserialize)]
-struct Conversation {
-    instance_id: Option<String>,
-    repo: Option<String>,
-    messages: Vec<Said>,
-}
-
-#[derive(Deserialize)]
-struct Said {
-    role: String,
-    content: Value,
-}
-
-impl Conversation {
-    fn read(text: &str) -> Result<Self> {
-        let malformed = |error: serde_json::Error| {
-            invalid(error.to_string()).with_hint(
-                "a line is an array of messages with `role` and `content`, or an object with `messages`",
-            )
-        };
-        if text.trim_start().starts_with('[') {
-            let messages = serde_json::from_str(text).map_err(malformed)?;
-            return Ok(Self { instance_id: None, repo: None, messages });
-        }
-        serde_json::from_str(text).map_err(malformed)
-    }
-
-    /// The row; what is not said of it follows from the file's name and the line.
-    fn row(self, stem: &str, line: u64) -> Result<TaskRow> {
-        let messages = self.messages.into_iter().enumerate();
-        let messages: Vec<_> = messages
-            .map(|(place, said)| said.message().map_err(|error| error.with("message", place)))
-            .collect::<Result<_>>()?;
-        if turns(&messages) == 0 {
-            return Err(invalid(
-                "no message of the assistant has one before it: there is nothing to ask for",
-            )
-            .with_hint("a duel asks both models for the assistant's message in place of the recorded one"));
-        }
-        let named = |name: Option<String>, usual: String| match name {
-            Some(name) if name.is_empty() => Err(invalid("`instance_id` or `repo` is empty")),
-            name => Ok(name.unwrap_or(usual)),
-        };
-        Ok(TaskRow {
-            instance_id: named(self.instance_id, format!("{stem}-{line}"))?,
-            repo: named(self.repo, stem.to_owned())?,
-            messages,
-        })
-    }
-}
-
-impl Said {
-    fn message(self) -> Result<Message> {
-        use MessageRole::{Assistant, System, Tool, User};
-        let role = [System, User, Assistant, Tool].into_iter().find(|role| role.as_str() == self.role);
-        let role = role.ok_or_else(|| {
-            invalid(format!("unknown role `{}`", self.role.chars().take(32).collect::<String>()))
-                .with_hint("roles are `system`, `user`, `assistant` and `tool`")
-        })?;
-        match self.content {
-            Value::String(content) => Ok(Message::new(role, content)),
-            _ => Err(invalid("`content` is no text").with_hint(
-                "write what the message says as one text; a tool call, too, as the model writes it",
-            )),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lines(text: &str) -> Vec<Result<TaskRow>> {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("chats.jsonl");
-        fs::write(&path, text).expect("writes");
-        Lines::open(&path).collect()
-    }
-
-    const TURNS: &str = r#"[{"role":"user","content":"Hi"},{"role":"assistant","content":"Ho"}]"#;
-
-    #[test]
-    fn a_line_is_a_conversation_and_blank_lines_are_none() {
-        let named = format!(r#"{{"instance_id":"a","repo":"r","messages":{TURNS},"score":3}}"#);
-        let rows = lines(&format!("{TURNS}\n\n{named}\n"));
-        let rows: Vec<_> = rows.into_iter().map(|row| row.expect("reads")).collect();
-        let names: Vec<_> = rows.iter().map(|row| (row.instance_id.as_str(), row.repo.as_str())).collect();
-        assert_eq!(names, [("chats-1", "chats"), ("a", "r")]);
-        assert_eq!(rows[0].messages, rows[1].messages);
-    }
-
-    #[test]
-    fn a_mistake_has_its_line() {
-        for (line, words) in [
-            ("{", "EOF while parsing"),
-            (r#"{"mesages":[]}"#, "missing field `messages`"),
-            (r#"[{"role":"human","content":"Hi"}]"#, "unknown role `human`"),
-            (r#"[{"role":"user","content":null}]"#, "`content` is no text"),
-            (r#"[{"role":"assistant","content":"Hi"}]"#, "there is nothing to ask for"),
-            ("[]", "there is nothing to ask for"),
-        ] {
-            let rows = lines(&format!("{TURNS}\n{line}\n"));
-            let error = rows.into_iter().find_map(Result::err).expect(line);
-            let text = error.to_string();
-            assert!(text.contains(words) && text.contains("chats.jsonl, line: 2"), "{text}");
-            assert_eq!((error.kind(), error.fault()), (ErrorKind::DataInvalid, Fault::Operator));
-        }
     }
 }

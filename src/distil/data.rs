@@ -1,0 +1,441 @@
+//! What a distillation learns from: the rows of records and task sets, what is held out of
+//! them, and what was left out, counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{DistilConfig, Split, StageSettings, Turns, Weight};
+use super::order::Place;
+use super::rename::renamed;
+use crate::backends::burn::train::Row;
+use crate::backends::prompts::{ConversationTokens, PromptText};
+use crate::rng::{Stream, Use, derive_seed};
+use crate::{BuildContext, Digest, Error, ErrorKind, Fault, Message, MessageRole, Result};
+
+mod sources;
+
+use sources::HeldOut;
+
+pub(super) const READ: &str = "read the data of the distillation";
+
+/// One pass in so many keeps the names of a row, where they are replaced. Source: as the
+/// demo's models were trained.
+const KEEPS_NAMES: u64 = 16;
+
+/// What is trained on, and what is not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DataReport {
+    /// Digest of everything that is trained on and measured on, in order.
+    pub digest: Digest,
+    /// Where it comes from.
+    pub sources: Vec<SourceReport>,
+    /// What the stages learn from, by their `turns`.
+    pub sets: Vec<SetReport>,
+    /// What is held out: conversations, and their repositories.
+    pub held_out: Held,
+    /// What is not trained on, and why.
+    pub left_out: LeftOut,
+}
+
+/// A source of data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// As the configuration names it; of several records the folder's name, too.
+    pub name: String,
+    /// The record's digest, the digest of a task set's manifest, or that of the rows of a
+    /// file.
+    pub digest: Digest,
+    /// Its license, if it was stated.
+    pub license: Option<String>,
+    /// Conversations that it has, before anything is left out.
+    pub rows: u64,
+}
+
+/// What some stages learn from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SetReport {
+    /// Which replies.
+    pub turns: Turns,
+    /// Conversations.
+    pub rows: u64,
+    /// Tokens of one pass, prompts included, without new names.
+    pub tokens: u64,
+    /// Tokens of one pass that the loss is on.
+    pub supervised: u64,
+    /// Conversations that the length cap has cut.
+    pub cut: u64,
+    /// Conversations of which the cap has left no reply.
+    pub dropped: u64,
+    /// Tokens of replies that the cap has taken away.
+    pub cut_supervised: u64,
+    /// Repositories.
+    pub repos: u64,
+    /// Conversations by license; `unknown` where none was stated.
+    pub licenses: BTreeMap<String, u64>,
+}
+
+/// What is held out.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Held {
+    /// Conversations.
+    pub rows: u64,
+    /// Repositories.
+    pub repos: u64,
+    /// Conversations that the loss is measured on.
+    pub measured: u64,
+}
+
+/// Conversations that are not trained on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Contamination: a held-out task has the same id.
+    pub same_task: u64,
+    /// Contamination: a held-out task begins with the same text.
+    pub same_text: u64,
+    /// Their repository is held out.
+    pub held_out_repos: u64,
+    /// They are the beginning of another one, or the same.
+    pub repeated: u64,
+    /// The winner's reply ended at the limit of its length.
+    pub unfinished: u64,
+    /// Samples whose replies the panel finds equal, or did not judge.
+    pub undecided: u64,
+    /// Records of submissions that were not admitted, which have no replies.
+    pub forfeits: u64,
+}
+
+/// A conversation to learn from, or to measure on.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Example {
+    id: String,
+    repo: String,
+    instance: String,
+    /// The reply that is learnt is the last message.
+    messages: Vec<Message>,
+    /// The reply of a duel.
+    reply: Option<Reply>,
+    #[serde(skip)]
+    license: Option<String>,
+}
+
+/// A reply of a duel as it was sampled.
+#[derive(Debug, Clone, Serialize)]
+struct Reply {
+    /// Empty if the backend did not tell.
+    ids: Vec<u32>,
+    /// What the panel made of it, above 0 and at most 1.
+    margin: f64,
+}
+
+/// The rows of the data, encoded for a student.
+#[derive(Debug)]
+pub(super) struct View {
+    text: PromptText,
+    sets: BTreeMap<Turns, Vec<Example>>,
+    measured: Vec<Row>,
+    rename: bool,
+    seed: u64,
+    max_tokens: usize,
+    pub(super) report: DataReport,
+}
+
+/// What the length cap did to a conversation.
+#[derive(Debug, Default)]
+struct Counted {
+    tokens: usize,
+    supervised: usize,
+    cut_supervised: usize,
+}
+
+impl View {
+    /// Reads, verifies and counts everything that `config` names.
+    ///
+    /// # Errors
+    /// A source that is missing or malformed, a record that does not verify; a record of
+    /// held-out tasks; replies of another tokenizer than the student's; nothing to learn
+    /// from.
+    pub(super) async fn read(config: &DistilConfig, cx: &BuildContext<'_>) -> Result<Self> {
+        let student = config.path(&config.student.path);
+        let text = PromptText::load(&student).map_err(|error| error.under("student.path"))?;
+        let wanted: BTreeSet<Turns> = config.stage.iter().map(|stage| stage.turns).collect();
+        let mut held = HeldOut::read(config, cx).await?;
+        let read = sources::read(config, &text, &wanted, &held, cx).await?;
+        let sources::Read { mut sets, sources, mut left_out } = read;
+
+        let by_repo = config.data.split == Split::Repo;
+        if by_repo && held.is_empty() {
+            // Without a set of its own, one repository in ten is held out.
+            held.take_tenth(&sets);
+        }
+        for examples in sets.values_mut() {
+            examples.retain(|example| held.admits(example, by_repo, &mut left_out));
+        }
+        let mut view = Self {
+            text,
+            sets: BTreeMap::new(),
+            measured: Vec::new(),
+            rename: config.data.rename,
+            seed: config.train.seed,
+            max_tokens: config.train.max_tokens,
+            report: DataReport {
+                digest: Digest::of(""),
+                sources,
+                sets: Vec::new(),
+                held_out: Held { rows: held.examples().len() as u64, repos: held.repos(), measured: 0 },
+                left_out,
+            },
+        };
+        for (turns, examples) in sets {
+            let (kept, report) = view.count(turns, examples)?;
+            if kept.is_empty() {
+                return Err(nothing_left(&report, &view.report.left_out));
+            }
+            view.report.sets.push(report);
+            view.sets.insert(turns, kept);
+        }
+        let measured = view.measure(held.examples(), config.data.held_out_rows.0)?;
+        view.report.held_out.measured = measured.len() as u64;
+        view.report.digest = Digest::of_json(&(&view.sets, &measured))?;
+        Ok(view)
+    }
+
+    /// Measures `examples`, and gives those of which the length cap leaves something.
+    fn count(&self, turns: Turns, examples: Vec<Example>) -> Result<(Vec<Example>, SetReport)> {
+        let mut report = SetReport {
+            turns,
+            rows: 0,
+            tokens: 0,
+            supervised: 0,
+            cut: 0,
+            dropped: 0,
+            cut_supervised: 0,
+            repos: 0,
+            licenses: BTreeMap::new(),
+        };
+        let (mut kept, mut repos) = (Vec::new(), BTreeSet::new());
+        for example in examples {
+            let named = |error: Error| error.with("conversation", &example.id);
+            let Counted { tokens, supervised, cut_supervised } =
+                counted(self.tokens(&example, &example.messages, true).map_err(named)?, self.max_tokens);
+            report.cut_supervised += cut_supervised as u64;
+            if supervised == 0 {
+                report.dropped += 1;
+                continue;
+            }
+            report.cut += u64::from(cut_supervised > 0);
+            report.tokens += tokens as u64;
+            report.supervised += supervised as u64;
+            let license = example.license.clone().unwrap_or_else(|| "unknown".into());
+            *report.licenses.entry(license).or_default() += 1;
+            repos.insert(example.repo.clone());
+            kept.push(example);
+        }
+        (report.rows, report.repos) = (kept.len() as u64, repos.len() as u64);
+        Ok((kept, report))
+    }
+
+    /// Encodes what the loss is measured on: at most `most` of `examples`, the same for every
+    /// seed of the training. Gives those that were taken.
+    fn measure<'a>(&mut self, examples: &'a [Example], most: usize) -> Result<Vec<&'a Example>> {
+        let mut places: Vec<usize> = (0..examples.len()).collect();
+        let mut stream = Stream::new(derive_seed("albedo distil held out 1", &[]), Use::RowDraw);
+        for last in (1..places.len()).rev() {
+            places.swap(last, stream.below(last as u64 + 1) as usize);
+        }
+        let mut taken = Vec::new();
+        for place in places.into_iter().take(most) {
+            let example = &examples[place];
+            let rows = self.text.conversation(&example.messages);
+            let rows = rows.map_err(|error| error.with("conversation", &example.id))?;
+            let rows = rows_of(rows, self.max_tokens, 1.0);
+            if !rows.is_empty() {
+                self.measured.extend(rows);
+                taken.push(example);
+            }
+        }
+        Ok(taken)
+    }
+
+    /// The rows that the loss is measured on.
+    pub(super) fn measured(&self) -> &[Row] {
+        &self.measured
+    }
+
+    /// How many conversations a stage learns from.
+    pub(super) fn len(&self, turns: Turns) -> usize {
+        self.sets.get(&turns).map_or(0, Vec::len)
+    }
+
+    /// Steps that `stage` takes with `accumulate` conversations each.
+    pub(super) fn steps(&self, stage: &StageSettings, accumulate: usize) -> u64 {
+        let set = self.report.sets.iter().find(|set| set.turns == stage.turns);
+        let mean = set.map_or(1.0, |set| set.tokens as f64 / set.rows.max(1) as f64);
+        match (stage.steps, stage.tokens) {
+            (Some(steps), _) => steps,
+            (None, tokens) => {
+                let steps = tokens.unwrap_or_default() as f64 / (mean * accumulate as f64);
+                (steps.round() as u64).max(1)
+            }
+        }
+    }
+
+    /// What a stage reads at `place`, as engines name it: the conversation and the number of
+    /// its copy.
+    pub(super) fn name(&self, turns: Turns, place: Place) -> String {
+        let id =
+            self.sets.get(&turns).and_then(|set| set.get(place.row)).map_or("", |example| &example.id[..]);
+        format!("{id} {}", self.copy(id, place.pass).unwrap_or_default())
+    }
+
+    /// The number of the copy that pass `pass` makes of the row; none if it keeps its names.
+    fn copy(&self, id: &str, pass: u64) -> Option<u64> {
+        let parts = [&self.seed.to_le_bytes()[..], id.as_bytes(), &pass.to_le_bytes()];
+        let keeps = derive_seed("albedo distil copy 1", &parts).is_multiple_of(KEEPS_NAMES);
+        (self.rename && !keeps).then_some(pass + 1)
+    }
+
+    /// The rows of the conversation at `place`.
+    ///
+    /// # Errors
+    /// A copy that the tokenizer refuses.
+    pub(super) fn rows(&self, stage: &StageSettings, place: Place) -> Result<Vec<Row>> {
+        let example = self.sets.get(&stage.turns).and_then(|set| set.get(place.row));
+        let example = example.ok_or_else(|| Error::bug(READ, "there is no such row"))?;
+        let weight = match (&example.reply, stage.weight) {
+            (Some(reply), Weight::Margin) => reply.margin as f32,
+            _ => 1.0,
+        };
+        let named = |error: Error| error.with("conversation", &example.id);
+        if let Some(copy) = self.copy(&example.id, place.pass) {
+            let messages = renamed(&example.messages, &example.repo, self.seed, &example.id, copy);
+            let rows =
+                rows_of(self.tokens(example, &messages, false).map_err(named)?, self.max_tokens, weight);
+            // New names can be longer: a copy that the length cap leaves nothing of is not used.
+            if !rows.is_empty() {
+                return Ok(rows);
+            }
+        }
+        let tokens = self.tokens(example, &example.messages, true).map_err(named)?;
+        Ok(rows_of(tokens, self.max_tokens, weight))
+    }
+
+    /// The prompt of one turn of the conversation at `place`, drawn by seed, row and pass
+    /// among those that leave `room` tokens of the length cap for a reply; none if none does.
+    ///
+    /// # Errors
+    /// A copy that the tokenizer refuses.
+    pub(super) fn prompt(
+        &self,
+        stage: &StageSettings,
+        place: Place,
+        room: usize,
+    ) -> Result<Option<Vec<Message>>> {
+        let example = self.sets.get(&stage.turns).and_then(|set| set.get(place.row));
+        let example = example.ok_or_else(|| Error::bug(READ, "there is no such row"))?;
+        let messages = match self.copy(&example.id, place.pass) {
+            None => example.messages.clone(),
+            Some(copy) => renamed(&example.messages, &example.repo, self.seed, &example.id, copy),
+        };
+        let is_turn = |(place, message): (usize, &Message)| {
+            (place > 0 && message.role == MessageRole::Assistant).then_some(place)
+        };
+        let mut turns: Vec<usize> = messages.iter().enumerate().filter_map(is_turn).collect();
+        let parts = [&self.seed.to_le_bytes()[..], example.id.as_bytes(), &place.pass.to_le_bytes()];
+        let mut stream = Stream::new(derive_seed("albedo distil turn 1", &parts), Use::RowDraw);
+        while !turns.is_empty() {
+            let turn = turns.swap_remove(stream.below(turns.len() as u64) as usize);
+            let prompt = &messages[..turn];
+            let named = |error: Error| error.with("conversation", &example.id);
+            let tokens = self.text.answered(prompt, &[]).map_err(named)?.ids.len();
+            if tokens + room <= self.max_tokens {
+                return Ok(Some(prompt.to_vec()));
+            }
+            // A later prompt is longer still.
+            turns.retain(|other| *other < turn);
+        }
+        Ok(None)
+    }
+
+    /// The row of a reply with those ids to `prompt`.
+    ///
+    /// # Errors
+    /// Messages that the template refuses.
+    pub(super) fn answered(&self, prompt: &[Message], ids: &[u32]) -> Result<Vec<Row>> {
+        Ok(rows_of(vec![self.text.answered(prompt, ids)?], self.max_tokens, 1.0))
+    }
+
+    /// The tokens of `messages`, which are `example`'s or a copy of them. Sampled ids are
+    /// taken as they are where the text is the one that was sampled.
+    fn tokens(
+        &self,
+        example: &Example,
+        messages: &[Message],
+        is_original: bool,
+    ) -> Result<Vec<ConversationTokens>> {
+        match (&example.reply, messages.split_last()) {
+            (Some(reply), Some((_, prompt))) if is_original && !reply.ids.is_empty() => {
+                Ok(vec![self.text.answered(prompt, &reply.ids)?])
+            }
+            (Some(_), _) => {
+                // Only the last turn is the winner's.
+                let mut rows = self.text.conversation(messages)?;
+                let mut last = rows.pop().into_iter().collect::<Vec<_>>();
+                for row in &mut last {
+                    row.replies.drain(..row.replies.len().saturating_sub(1));
+                }
+                Ok(last)
+            }
+            (None, _) => self.text.conversation(messages),
+        }
+    }
+}
+
+/// What `max_tokens` leaves of `rows`.
+fn counted(rows: Vec<ConversationTokens>, max_tokens: usize) -> Counted {
+    let mut counted = Counted::default();
+    for mut row in rows {
+        let whole = row.reply_tokens();
+        if row.cut(max_tokens) {
+            counted.tokens += row.ids.len();
+            counted.supervised += row.reply_tokens();
+        }
+        counted.cut_supervised += whole - row.reply_tokens();
+    }
+    counted
+}
+
+/// `rows` as the engine takes them: the loss is on replies and the tokens that close them.
+fn rows_of(rows: Vec<ConversationTokens>, max_tokens: usize, weight: f32) -> Vec<Row> {
+    let mut taken = Vec::new();
+    for mut row in rows {
+        if row.cut(max_tokens) {
+            let mut weights = vec![0.0; row.ids.len()];
+            for reply in &row.replies {
+                weights[reply.clone()].fill(weight);
+            }
+            taken.push(Row { ids: row.ids, weights });
+        }
+    }
+    taken
+}
+
+/// The text that a task begins with: what its user says first.
+fn statement(messages: &[Message]) -> Digest {
+    let said = messages.iter().find(|message| message.role == MessageRole::User);
+    Digest::of(said.map_or("", |message| &message.content[..]))
+}
+
+fn nothing_left(set: &SetReport, left_out: &LeftOut) -> Error {
+    let contaminated = left_out.same_task + left_out.same_text + left_out.held_out_repos;
+    Error::new(ErrorKind::DataInvalid, READ, "there is no conversation to learn from")
+        .with_fault(Fault::Operator)
+        .with("turns", set.turns.name())
+        .with("held out", contaminated)
+        .with("too long", set.dropped)
+        .with("undecided", left_out.undecided)
+        .with_hint("name more data, raise `train.max_tokens`, or hold out less")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,478 @@
+//! Training, stage by stage, so that a process that is killed anywhere goes on from its
+//! newest checkpoint with the same bits.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::config::{DistilConfig, Gate, Objective};
+use super::data::View;
+use super::order::Order;
+use super::record::{
+    Checkpoint, DistilPlan, DistilRecord, HeldOutLoss, Metrics, MetricsFile, ModelFacts, StagePlan, State,
+    checkpoint_folder, parameters,
+};
+use super::sample::Sampler;
+use crate::backends::burn::train::{Row, Settings, Step, Trainer};
+use crate::durable;
+use crate::rng::derive_seed;
+use crate::{BuildContext, CallContext, Clock, Digest, Error, ErrorKind, Fault, Result};
+
+mod again;
+
+pub use again::{Again, regenerate};
+
+const PREPARE: &str = "prepare the distillation";
+const TRAIN: &str = "distil";
+
+/// What happens in a distillation, for people who watch it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Happening<'a> {
+    /// It goes on after a stop, with this many steps done.
+    Resumed(u64),
+    /// A stage begins or goes on: its number, from 1, and its steps.
+    Stage(usize, u64),
+    /// A step was taken, of so many over all stages.
+    Step(&'a Metrics, u64),
+    /// The loss on held-out conversations was measured.
+    Measured(&'a HeldOutLoss),
+    /// A checkpoint was written after so many steps.
+    Saved(u64),
+    /// The result's behaviour is screened.
+    Screening,
+    /// The result duels its start.
+    Duelling,
+}
+
+/// Who watches a distillation, from the thread that trains.
+pub type Watcher = Arc<dyn Fn(&Happening<'_>) + Send + Sync>;
+
+/// The same for a call.
+pub(super) type Watch<'a> = &'a (dyn Fn(&Happening<'_>) + Send + Sync);
+
+/// A distillation whose data are read and whose plan is frozen.
+#[derive(Debug)]
+pub struct Distillation {
+    pub(super) config: DistilConfig,
+    /// Its folder.
+    pub(super) folder: PathBuf,
+    pub(super) plan: DistilPlan,
+    view: View,
+    /// Samples the student's own replies, if a stage learns from them.
+    sampler: Option<Sampler>,
+}
+
+impl Distillation {
+    /// Reads the data and the models that `config` names and freezes the plan. Nothing is
+    /// written.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the settings, the data or the models' files; a teacher with
+    /// another vocabulary.
+    pub async fn prepare(config: DistilConfig, cx: &BuildContext<'_>) -> Result<Self> {
+        config.check(cx.registry())?;
+        let student = config.path(&config.student.path);
+        let facts = ModelFacts::of(&student).map_err(|error| error.under("student.path"))?;
+        let view = View::read(&config, cx).await?;
+        let mut stages = Vec::new();
+        for (number, stage) in config.stage.iter().enumerate() {
+            let under = |error: Error| error.under(format_args!("stage[{number}]"));
+            let teacher = match &stage.teacher {
+                Some(teacher) => Some(teacher_facts(&config.path(teacher), &facts).map_err(under)?),
+                None => None,
+            };
+            let steps = view.steps(stage, config.train.accumulate);
+            let engine = config.settings(stage, steps);
+            let conversations = view.len(stage.turns);
+            let mut order = Order::new(config.train.seed, number, conversations);
+            let mut read = Vec::new();
+            for step in 0..steps {
+                for place in order.step(step, config.train.accumulate) {
+                    read.extend_from_slice(view.name(stage.turns, place).as_bytes());
+                    read.push(b'\n');
+                }
+            }
+            stages.push(StagePlan {
+                settings: stage.clone(),
+                engine,
+                teacher,
+                conversations: conversations as u64,
+                order: Digest::of(&read),
+            });
+        }
+        let plan = DistilPlan {
+            build: crate::build(),
+            seed: config.train.seed,
+            student: facts,
+            data: view.report.clone(),
+            stages,
+            accumulate: config.train.accumulate,
+            max_tokens: config.train.max_tokens,
+            rename: config.data.rename,
+            checkpoint_every: config.train.checkpoint_every,
+            gate: config.gate.clone(),
+        };
+        let folder = config.path(&config.student.out);
+        let samples = config.stage.iter().any(|stage| stage.objective == Objective::OnPolicy);
+        let sampler = if samples { Some(Sampler::build(cx).await?) } else { None };
+        Ok(Self { config, folder, plan, view, sampler })
+    }
+
+    /// What will be done.
+    pub fn plan(&self) -> &DistilPlan {
+        &self.plan
+    }
+
+    /// The folder of its record, its checkpoints and the model.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Trains, or goes on, exports the result and leads it through its gate. What is done
+    /// already is not done again. The record says what came of it.
+    ///
+    /// # Errors
+    /// The folder holds another distillation, or another process works in it; a loss that is
+    /// not finite; a full disk; a duel that is void. In each case the last checkpoint is
+    /// kept, and the same call goes on from it.
+    pub async fn run(self, watch: Watcher, cx: &BuildContext<'_>) -> Result<DistilRecord> {
+        let lock = self.lock()?;
+        let mut record = self.record()?;
+        if record.state != State::Running {
+            return Ok(record);
+        }
+        let candidate = self.folder.join("candidate");
+        let is_there = record.model.is_some_and(|model| parameters(&candidate).is_ok_and(|own| own == model));
+        let this = Arc::new(self);
+        if !is_there {
+            let (worker, call, clock) = (Arc::clone(&this), cx.call().clone(), Arc::clone(cx.clock()));
+            let shown = Arc::clone(&watch);
+            let trained = tokio::task::spawn_blocking(move || {
+                worker.train(&mut record, &*shown, &*clock, &call).map(|()| record)
+            });
+            record =
+                trained.await.map_err(|error| Error::bug(TRAIN, error.to_string()).with_source(error))??;
+        }
+        match &this.config.gate {
+            Gate::Open(_) => record.state = State::Exported,
+            Gate::Closed(gate) => {
+                let report = super::gate::judge(&this, gate, &candidate, &*watch, cx).await?;
+                record.state = if report.passed { State::Exported } else { State::Refused };
+                record.gate = Some(report);
+            }
+        }
+        if record.state == State::Exported {
+            let model = this.folder.join("model");
+            // A process that ended here has put it there before.
+            if model.exists() {
+                fs::remove_dir_all(&model).map_err(|error| Error::io(TRAIN, &model, error))?;
+            }
+            fs::rename(&candidate, &model).map_err(|error| Error::io(TRAIN, &model, error))?;
+        }
+        record.write(&this.folder)?;
+        drop(lock);
+        Ok(record)
+    }
+
+    /// Keeps other processes out of the folder while the file is open.
+    fn lock(&self) -> Result<File> {
+        fs::create_dir_all(&self.folder).map_err(|error| Error::io(PREPARE, &self.folder, error))?;
+        let path = self.folder.join("lock");
+        let file = File::options().create(true).append(true).open(&path);
+        let file = file.map_err(|error| Error::io(PREPARE, &path, error))?;
+        durable::lock(PREPARE, &file, &path)?;
+        Ok(file)
+    }
+
+    /// The record that the folder holds, if it is this plan's; a new one in a new folder.
+    fn record(&self) -> Result<DistilRecord> {
+        let conflict = |message: &str| {
+            Error::new(ErrorKind::Conflict, PREPARE, message)
+                .with_fault(Fault::Operator)
+                .with("folder", self.folder.display())
+                .with_hint("choose another folder with `--out DIR` or `student.out`")
+        };
+        if let Some(record) = DistilRecord::read(&self.folder)? {
+            let differences = record.plan.differences(&self.plan);
+            if differences.is_empty() {
+                return Ok(record);
+            }
+            return Err(
+                conflict("the folder holds another distillation").with("differs in", differences.join(", "))
+            );
+        }
+        let others = fs::read_dir(&self.folder).map_err(|error| Error::io(PREPARE, &self.folder, error))?;
+        let mut names = others.flatten().map(|entry| entry.file_name()).filter(|name| name != "lock");
+        if names.any(|name| !name.to_string_lossy().ends_with(".partial")) {
+            return Err(conflict("the folder is not empty"));
+        }
+        let record = DistilRecord::new(self.plan.clone());
+        record.write(&self.folder)?;
+        Ok(record)
+    }
+
+    /// Takes the steps that are left and exports the result as `candidate/`.
+    fn train(
+        &self,
+        record: &mut DistilRecord,
+        watch: Watch<'_>,
+        clock: &dyn Clock,
+        cx: &CallContext,
+    ) -> Result<()> {
+        self.measure_models(record, watch)?;
+        let newest = record.newest(&self.folder).cloned();
+        let mut done = newest.as_ref().map_or(0, |checkpoint| checkpoint.step);
+        record.truncate(done);
+        let mut trainer = self.open(done, newest.as_ref())?;
+        if self.plan.max_tokens > trainer.context() {
+            let message = "the length cap is longer than what student and teacher can read";
+            return Err(Error::new(ErrorKind::ConfigInvalid, TRAIN, message)
+                .with("key", "train.max_tokens")
+                .with("max_tokens", self.plan.max_tokens)
+                .with("context", trainer.context())
+                .with_hint("lower it to the context"));
+        }
+        if done > 0 {
+            watch(&Happening::Resumed(done));
+        }
+        let mut metrics = MetricsFile::open(&self.folder, done)?;
+        let mut pace = Pace { begun: clock.now(), tokens: 0, steps: 0 };
+        let all = self.plan.steps();
+        // A step that was reached twice over has its evaluation still to come.
+        while let Some((number, within)) = self.plan.stage_of(done) {
+            let stage = &self.plan.stages[number];
+            if within == 0 && done > 0 {
+                trainer = trainer.stage(&stage.engine, self.teacher(number).as_deref())?;
+            }
+            watch(&Happening::Stage(number + 1, stage.engine.steps));
+            let mut order = Order::new(self.plan.seed, number, stage.conversations as usize);
+            for step in within..stage.engine.steps {
+                if cx.is_cancelled() {
+                    if record.checkpoints.last().is_none_or(|last| last.step < done) {
+                        self.save(&trainer, done, record, watch)?;
+                    }
+                    return Err(Error::cancelled(TRAIN)
+                        .with("steps", format!("{done} of {all}"))
+                        .with_hint("the same command goes on from the checkpoint"));
+                }
+                let rows =
+                    self.rows(number, step, &mut order, &trainer, &self.folder.join("sampling"), cx)?;
+                let taken = trainer.step(&rows).map_err(|error| self.stopped(error, done + 1, record))?;
+                if !taken.loss.is_finite() {
+                    let error = Error::new(ErrorKind::Overflow, TRAIN, "the loss is not finite");
+                    return Err(self.stopped(error, done + 1, record));
+                }
+                done += 1;
+                record.losses.push(taken.loss);
+                pace.add(&taken);
+                let line = pace.metrics(done, number + 1, &taken, all, clock);
+                metrics.add(&line)?;
+                watch(&Happening::Step(&line, all));
+                let at_end = step + 1 == stage.engine.steps;
+                if at_end {
+                    self.measure(&trainer, format!("stage {}", number + 1), record, watch)?;
+                }
+                if at_end || done.is_multiple_of(self.plan.checkpoint_every) {
+                    self.save(&trainer, done, record, watch)?;
+                }
+            }
+        }
+        record.model = Some(self.export(&trainer)?);
+        record.write(&self.folder)
+    }
+
+    /// The trainer after `done` steps, which `checkpoint` holds.
+    fn open(&self, done: u64, checkpoint: Option<&Checkpoint>) -> Result<Trainer> {
+        // The step before tells the stage: its checkpoint is the stage's.
+        let number = match done {
+            0 => 0,
+            done => self.plan.stage_of(done - 1).map_or(0, |(number, _)| number),
+        };
+        let student = self.config.path(&self.config.student.path);
+        let engine = &self.plan.stages[number].engine;
+        let mut trainer = Trainer::open(&student, engine, self.teacher(number).as_deref())?;
+        if let Some(checkpoint) = checkpoint {
+            let folder = checkpoint.folder(&self.folder);
+            trainer.resume(&folder).map_err(|error| error.with("checkpoint", folder.display()))?;
+        }
+        Ok(trainer)
+    }
+
+    /// The folder of the teacher of stage `number`.
+    fn teacher(&self, number: usize) -> Option<PathBuf> {
+        self.config.stage[number].teacher.as_ref().map(|teacher| self.config.path(teacher))
+    }
+
+    /// What step `step` of stage `number` reads. What the student samples of it follows from
+    /// `trainer`, which is written to `scratch` in between.
+    fn rows(
+        &self,
+        number: usize,
+        step: u64,
+        order: &mut Order,
+        trainer: &Trainer,
+        scratch: &Path,
+        cx: &CallContext,
+    ) -> Result<Vec<Row>> {
+        let stage = &self.config.stage[number];
+        let places = order.step(step, self.plan.accumulate);
+        let mut rows = Vec::new();
+        let Some(sampler) = self.sampler.as_ref().filter(|_| stage.objective == Objective::OnPolicy) else {
+            for place in places {
+                rows.extend(self.view.rows(stage, place)?);
+            }
+            return Ok(rows);
+        };
+        let mut prompts = Vec::new();
+        for place in places {
+            prompts.extend(self.view.prompt(stage, place, stage.reply_cap() as usize)?);
+        }
+        if prompts.is_empty() {
+            let message = "no prompt of the step leaves room for a reply";
+            return Err(Error::new(ErrorKind::ConfigInvalid, TRAIN, message)
+                .with("key", format!("stage[{number}].max_new_tokens"))
+                .with_hint("lower it, or raise `train.max_tokens`"));
+        }
+        let parts = [self.plan.seed, number as u64, step].map(u64::to_le_bytes);
+        let seed = derive_seed("albedo distil samples of a step 1", &[&parts[0], &parts[1], &parts[2]]);
+        let replies = sampler.replies(trainer, stage, prompts.clone(), seed, scratch, cx)?;
+        for (prompt, reply) in prompts.iter().zip(&replies) {
+            rows.extend(self.view.answered(prompt, reply)?);
+        }
+        Ok(rows)
+    }
+
+    /// Measures the student and the teachers, once.
+    fn measure_models(&self, record: &mut DistilRecord, watch: Watch<'_>) -> Result<()> {
+        let mut models = BTreeMap::new();
+        models.insert("student".to_owned(), self.config.path(&self.config.student.path));
+        for (number, stage) in self.config.stage.iter().enumerate() {
+            if stage.objective != Objective::Sft
+                && let Some(teacher) = self.teacher(number)
+            {
+                models.insert(format!("teacher of stage {}", number + 1), teacher);
+            }
+        }
+        for (of, folder) in models {
+            if record.nats(&of).is_none() && !self.view.measured().is_empty() {
+                let engine = Settings { pass_tokens: self.config.train.pass_tokens, ..Settings::default() };
+                self.measure(&Trainer::open(&folder, &engine, None)?, of, record, watch)?;
+            }
+        }
+        record.write(&self.folder)
+    }
+
+    fn measure(
+        &self,
+        trainer: &Trainer,
+        of: String,
+        record: &mut DistilRecord,
+        watch: Watch<'_>,
+    ) -> Result<()> {
+        if self.view.measured().is_empty() {
+            return Ok(());
+        }
+        let loss = HeldOutLoss { nats: trainer.evaluate(self.view.measured())?, of };
+        watch(&Happening::Measured(&loss));
+        record.held_out.push(loss);
+        Ok(())
+    }
+
+    /// Writes a checkpoint, then the record that names it; the oldest is deleted last.
+    fn save(&self, trainer: &Trainer, done: u64, record: &mut DistilRecord, watch: Watch<'_>) -> Result<()> {
+        let folder = checkpoint_folder(&self.folder, done);
+        if let Some(parent) = folder.parent() {
+            fs::create_dir_all(parent).map_err(|error| Error::io(TRAIN, parent, error))?;
+        }
+        let digest = trainer.save(&folder).map_err(|error| self.kept(error, record))?;
+        record.checkpoints.retain(|checkpoint| checkpoint.step != done);
+        record.checkpoints.push(Checkpoint { step: done, digest });
+        record.write(&self.folder).map_err(|error| self.kept(error, record))?;
+        for old in record.checkpoints.iter().rev().skip(self.config.train.keep) {
+            let old = old.folder(&self.folder);
+            if old.exists() {
+                fs::remove_dir_all(&old).map_err(|error| Error::io(TRAIN, &old, error))?;
+            }
+        }
+        watch(&Happening::Saved(done));
+        Ok(())
+    }
+
+    /// Writes the result into `candidate/`, whole or not at all; gives its digest.
+    fn export(&self, trainer: &Trainer) -> Result<Digest> {
+        let (partial, candidate) = (self.folder.join("candidate.partial"), self.folder.join("candidate"));
+        for folder in [&partial, &candidate] {
+            if folder.exists() {
+                fs::remove_dir_all(folder).map_err(|error| Error::io(TRAIN, folder, error))?;
+            }
+        }
+        trainer.export(&partial)?;
+        fs::rename(&partial, &candidate).map_err(|error| Error::io(TRAIN, &candidate, error))?;
+        parameters(&candidate)
+    }
+
+    /// `error`, which ended the training at `step`, with what is left of it.
+    fn stopped(&self, error: Error, step: u64, record: &DistilRecord) -> Error {
+        let error = self.kept(error.with("step of all stages", step), record);
+        match error.kind() {
+            ErrorKind::Overflow => {
+                error.with_hint("lower `train.rate` and begin anew in another folder with `--out DIR`")
+            }
+            _ => error,
+        }
+    }
+
+    /// `error` with the checkpoint that is kept.
+    fn kept(&self, error: Error, record: &DistilRecord) -> Error {
+        match record.newest(&self.folder) {
+            Some(checkpoint) => error.with("last checkpoint", checkpoint.folder(&self.folder).display()),
+            None => error,
+        }
+    }
+}
+
+/// How fast the steps are taken.
+struct Pace {
+    begun: Duration,
+    tokens: u64,
+    steps: u64,
+}
+
+impl Pace {
+    fn add(&mut self, step: &Step) {
+        self.tokens += step.tokens;
+        self.steps += 1;
+    }
+
+    fn metrics(&self, done: u64, stage: usize, step: &Step, all: u64, clock: &dyn Clock) -> Metrics {
+        let seconds = clock.now().saturating_sub(self.begun).as_secs_f64().max(1e-6);
+        Metrics {
+            step: done,
+            stage,
+            loss: step.loss,
+            gradient_norm: step.gradient_norm,
+            rate: step.rate,
+            tokens: step.tokens,
+            supervised: step.supervised,
+            tokens_per_second: self.tokens as f64 / seconds,
+            seconds_left: seconds / self.steps.max(1) as f64 * all.saturating_sub(done) as f64,
+        }
+    }
+}
+
+/// The facts of a teacher, whose vocabulary has to be the student's.
+fn teacher_facts(folder: &Path, student: &ModelFacts) -> Result<ModelFacts> {
+    let facts = ModelFacts::of(folder).map_err(|error| error.under("teacher"))?;
+    if facts.vocabulary == student.vocabulary {
+        return Ok(facts);
+    }
+    let message = "the teacher has another vocabulary than the student: its ids mean other texts";
+    Err(Error::new(ErrorKind::Unsupported, PREPARE, message)
+        .with_fault(Fault::Operator)
+        .with("key", "teacher")
+        .with("teacher", folder.display())
+        .with_hint("choose a teacher with the student's tokenizer, or `objective = \"sft\"` on its replies"))
+}
