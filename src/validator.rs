@@ -9,6 +9,8 @@
 //! | [`seeds`] | seeds from blocks that nobody could know before |
 //! | [`ValidatorConfig`] | the configuration file |
 //! | [`Validator`] | its tasks: chain, admission, duels, weights, publishing, each by itself |
+//! | [`FollowTerms`] | whom a validator without a GPU follows, and how much it audits |
+//! | [`Import`] | where another system stood |
 //! | [`doctor()`] | everything that a validator needs, tried one by one |
 //! | [`DemoCompetition`] | a competition in a folder, with scripted miners |
 //!
@@ -45,7 +47,9 @@ mod beats;
 mod config;
 mod demo;
 mod doctor;
+mod following;
 mod genesis;
+mod import;
 mod log_folder;
 mod models;
 mod operate;
@@ -55,10 +59,14 @@ mod running;
 mod tasks;
 mod webhook;
 
-pub use config::{EntrySettings, LogSettings, PublishSettings, ReignSettings, ValidatorConfig};
+pub use config::{
+    EntrySettings, FollowSettings, LogSettings, PublishSettings, ReignSettings, ValidatorConfig,
+};
 pub use demo::{DemoCompetition, story};
 pub use doctor::{Check, Found, doctor};
+pub use following::{FollowTerms, coverage, missed};
 pub use genesis::{Genesis, genesis_files, is_same_model};
+pub use import::{Found as ImportFound, Import, Unread, read_import};
 pub use operate::OperateSettings;
 pub use run::Validator;
 pub use webhook::{Form, WebhookSettings};

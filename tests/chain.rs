@@ -257,3 +257,192 @@ async fn every_command_prints_what_the_guide_documents() {
     assert_eq!(epochs["items"].as_array().map(Vec::len), Some(2), "{epochs}");
     assert_eq!(guide.unchecked(is_here), [""; 0], "documented, and compared with nothing");
 }
+
+/// A whole validator before the node: it sets weights, and puts the head of its log of duels on
+/// chain, which are read back from the node's blocks.
+#[cfg(feature = "validator")]
+mod whole_validator {
+    use std::collections::BTreeMap;
+    use std::fmt::Write;
+    use std::fs;
+    use std::process::Child;
+
+    use albedo::Digest;
+    use albedo::chain::Content;
+    use albedo::log::{AnchoredHead, FolderLog, Log};
+
+    use super::*;
+
+    /// Blocks of an epoch.
+    const TEMPO: u16 = 30;
+
+    /// Looks before the test gives up: two minutes.
+    const LOOKS: u32 = 2400;
+
+    fn neuron(key: &Keypair, validator_permit: bool) -> TestNeuron {
+        TestNeuron {
+            hotkey: key.public_key(),
+            coldkey: key.public_key(),
+            registered_at: 0,
+            validator_permit,
+            stake: if validator_permit { 1_000 } else { 0 },
+            last_update: 0,
+        }
+    }
+
+    /// The king's files as a miner's: a mirror pins them by the digest of their list.
+    fn upload(king: &Path, mirror: &Path) -> Digest {
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(king).expect("lists") {
+            let entry = entry.expect("an entry");
+            let bytes = fs::read(entry.path()).expect("reads");
+            files.insert(entry.file_name().to_string_lossy().into_owned(), bytes);
+        }
+        let mut sums = String::new();
+        for (name, bytes) in &files {
+            writeln!(sums, "{}  {name}", Digest::of(bytes)).expect("writes");
+        }
+        let digest = Digest::of(&sums);
+        let place = mirror.join("miner/model").join(digest.to_string());
+        fs::create_dir_all(&place).expect("makes");
+        for (name, bytes) in &files {
+            fs::write(place.join(name), bytes).expect("writes");
+        }
+        fs::write(place.join("SHA256SUMS"), sums).expect("writes");
+        digest
+    }
+
+    fn start(folder: &Path) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_albedo"))
+            .current_dir(folder)
+            .args(["validator", "run"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("albedo starts")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn weights_and_the_logs_head_are_in_the_nodes_blocks() {
+        let place = tempfile::tempdir().expect("a folder");
+        let folder = place.path();
+        let key =
+            ["wallet", "regenerate", "--wallet-path", "w", "--wallet", "m", "--plain", "--hotkey", "default"];
+        stdout(&albedo(folder, &key, &format!("{PHRASE}\n")));
+        let validator = Keypair::from_phrase(&Phrase::new(PHRASE), Scheme::Sr25519).expect("a key");
+        let miner = Keypair::from_seed(&[9; 32], Scheme::Sr25519).expect("a key");
+        let subnet = TestSubnet {
+            tempo: TEMPO,
+            weights_rate_limit: 5,
+            commit_reveal: false,
+            neurons: vec![neuron(&miner, false), neuron(&validator, true)],
+            ..TestSubnet::new(NETUID)
+        };
+        let node = TestNode::start(&metadata::newest(), 2, subnet).await;
+        node.set_pace(Pace::Instant);
+        node.produce(60);
+
+        // The miner hands in the king's own files.
+        let pack = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo");
+        let king = pack.join("models/king");
+        let digest = upload(&king, &folder.join("mirror"));
+        let client = |key: Keypair, journal: &str| {
+            let config = SubtensorConfig {
+                endpoints: vec![node.endpoint()],
+                genesis: BlockHash(node.genesis()).to_string(),
+                ..SubtensorConfig::default()
+            };
+            let journal = ChainJournal::open(&folder.join(journal)).expect("opens");
+            Subtensor::new(&config)
+                .expect("good settings")
+                .with_journal(journal, node.beacon(), Duration::from_millis(2))
+                .with_signer(Arc::new(key))
+        };
+        let cx = CallContext::new();
+        let (netuid, of_miner) = (NetUid(NETUID), miner.hotkey());
+        let text = format!("v7|miner/model|sha256:{digest}");
+        client(miner, "miner.sqlite").set_commitment(netuid, &of_miner, &text, &cx).await.expect("commits");
+
+        albedo::signer::KeyFile::from_seed(&[7; 32]).save_new(&folder.join("log.pem")).expect("a key");
+        let config = format!(
+            r#"
+state = "state"
+cache = "cache"
+hotkey = "{ADDRESS}"
+poll_ms = 50
+genesis = {{ path = '{king}' }}
+tasks = {{ name = "parquet", path = '{tasks}' }}
+judges = [{{ name = "protocol" }}]
+screens = [{{ name = "files" }}, {{ name = "architecture" }}, {{ name = "digest" }}]
+hubs = [{{ name = "folder", path = "mirror" }}]
+entry = {{ manifests = "folder" }}
+backend = {{ name = "replay", record = '{record}' }}
+log = {{ origin = "example.invalid/log", key = "log.pem" }}
+publish = {{ to = "site" }}
+
+[chain]
+name = "subtensor"
+endpoints = ["{endpoint}"]
+genesis = "{genesis}"
+journal = "chain.sqlite"
+poll_ms = 50
+wallet = {{ path = "w", name = "m", hotkey = "default" }}
+"#,
+            king = king.display(),
+            tasks = pack.join("tasks").display(),
+            record =
+                Path::new(env!("CARGO_MANIFEST_DIR")).join("albedo-core/tests/fixtures/record-3").display(),
+            endpoint = node.endpoint(),
+            genesis = BlockHash(node.genesis()),
+        );
+        fs::write(folder.join("validator.toml"), config).expect("writes");
+        let mut process = start(folder);
+        let signer = validator.public_key();
+        let is_done = |call: &str| {
+            node.landed().iter().any(|landed| {
+                landed.signer == signer && landed.failure.is_none() && landed.call.contains(call)
+            })
+        };
+        for _ in 0..LOOKS {
+            assert_eq!(process.try_wait().expect("asks"), None, "the validator has ended");
+            if is_done("weights") && is_done("commitment") {
+                break;
+            }
+            node.produce(1);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // One extrinsic of the key at a time, and one vector per epoch.
+        let landed: Vec<_> = node.landed().into_iter().filter(|landed| landed.signer == signer).collect();
+        let _ = process.kill();
+        process.wait().expect("ends");
+        assert!(landed.iter().all(|landed| landed.failure.is_none()), "{landed:?}");
+        let mut epochs: Vec<_> = landed
+            .iter()
+            .filter(|landed| landed.call.contains("weights"))
+            .map(|landed| landed.epoch)
+            .collect();
+        let count = epochs.len();
+        epochs.dedup();
+        assert!(count > 0 && epochs.len() == count, "{landed:?}");
+
+        let reader = client(validator, "reader.sqlite");
+        let head = reader.head(&cx).await.expect("a head");
+        let ours = reader.reveals(netuid, &head, &cx).await.expect("read").into_iter();
+        let ours = ours.filter(|reveal| reveal.hotkey.0 == ADDRESS);
+        let heads: Vec<_> = ours
+            .filter_map(|reveal| match reveal.content {
+                Content::Text(text) => AnchoredHead::parse(&text),
+                _ => None,
+            })
+            .collect();
+        let log =
+            Log::open(Arc::new(FolderLog::new(folder.join("site/log"))), None, &cx).await.expect("published");
+        assert_eq!(heads, [AnchoredHead::from(log.head())], "the head on chain is the log's");
+        assert_eq!(log.head().size, 1, "the copy of the king is a forfeit");
+        let weights = reader.weights(netuid, &head, &cx).await.expect("read");
+        let uid = albedo::chain::Uid(1);
+        let row = weights.rows.iter().find(|row| row.validator == uid).expect("the validator's row");
+        // The first king earns nothing: slot 0 gets everything.
+        assert_eq!(row.weights.iter().map(|(uid, _)| uid.0).collect::<Vec<_>>(), [0], "{row:?}");
+    }
+}

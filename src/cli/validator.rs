@@ -9,15 +9,17 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::output::{next, note, print, print_json, print_on, word};
+use super::source::absolute;
 use crate::report::Look;
 use crate::validator::ledger::{Ledger, SubmissionRow};
 use crate::validator::table::{action, name};
-use crate::validator::{DemoCompetition, Validator, ValidatorConfig, story};
+use crate::validator::{DemoCompetition, FollowTerms, Validator, ValidatorConfig, story};
 use crate::{
     BuildContext, CallContext, Clock, Error, ErrorKind, Fault, Registry, Resources, Result, SystemClock,
 };
 
 mod competition;
+mod import;
 mod orders;
 mod show;
 mod tail;
@@ -64,6 +66,9 @@ pub(crate) enum Command {
     /// End the competition and begin another one, whose commitments have a version of their own:
     /// older ones are ignored, and the history is kept. Says what it would do; `--yes` does it.
     Reset(competition::Again),
+    /// Start where the Python system stands: its kings, the hotkeys that have taken part, its
+    /// fingerprints. Says what it would do; `--yes` does it.
+    Import(import::Arguments),
     /// Try everything that the validator needs, and say what to do about what does not work.
     Doctor(Looking),
 }
@@ -86,6 +91,11 @@ pub(crate) struct Which {
 pub(crate) struct Run {
     #[command(flatten)]
     which: Which,
+    /// Follow this validator instead of running duels: verify what it publishes, and set the
+    /// weights that follow. Its hotkey, or the web address or folder of its public data;
+    /// the configuration names the other one under `follow`.
+    #[arg(long, value_name = "HOTKEY|URL", conflicts_with = "demo")]
+    follow: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -218,7 +228,7 @@ impl Which {
 
 pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
     match command {
-        Command::Run(arguments) => work(&arguments.which, cx).await,
+        Command::Run(Run { which, follow }) => work(which, follow.as_deref(), cx).await,
         Command::Status(Status { looking: Looking { which, json: true }, .. }) => {
             print_json(&show::status_json(&which.ledger()?).await?)?;
             Ok(Exit::Done)
@@ -239,6 +249,7 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
         Command::Unfreeze(Unfreeze { which }) => orders::unfreeze(which).await,
         Command::Genesis(arguments) => competition::genesis(arguments, cx).await,
         Command::Reset(arguments) => competition::reset(arguments, cx).await,
+        Command::Import(arguments) => import::run(arguments).await,
         Command::Doctor(Looking { which, json }) => orders::check(which, *json, cx).await,
     }
 }
@@ -264,12 +275,15 @@ async fn watched(ledger: &Ledger, watch: bool, cx: &CallContext) -> Result<Exit>
     }
 }
 
-async fn work(which: &Which, cx: &CallContext) -> Result<Exit> {
+async fn work(which: &Which, follow: Option<&str>, cx: &CallContext) -> Result<Exit> {
     let demo = which.demo.then(|| DemoCompetition::open(&which.dir)).transpose()?;
-    let config = match &demo {
+    let mut config = match &demo {
         Some(demo) => demo.config()?,
         None => which.config()?,
     };
+    if let Some(named) = follow {
+        config.follow.get_or_insert_default().name(&followed(named)?)?;
+    }
     let registry = Registry::linked()?;
     config.check(&registry)?;
     let build = BuildContext::new(&registry, cx).with_resources(resources(&config));
@@ -280,16 +294,23 @@ async fn work(which: &Which, cx: &CallContext) -> Result<Exit> {
         king => king?,
     };
     let look = Look::of_stdout();
+    let what = match validator.follows() {
+        Some(terms) => format!("following {}, setting weights of", terms.at),
+        None => "validating".to_owned(),
+    };
     print(&format!(
         "{}{}",
         look.paragraph(&format!(
-            "validating subnet {} as {}, by {}",
+            "{what} subnet {} as {}, by {}",
             config.netuid,
             config.hotkey,
             which.file().display()
         )),
         look.paragraph(&format!("king {}: {}", king.id, king.model)),
     ))?;
+    if let Some(terms) = validator.follows() {
+        note(&audits(terms));
+    }
     if let Some(address) = validator.address() {
         note(&format!("http://{address} answers /metrics, /healthz and /readyz"));
     }
@@ -329,6 +350,27 @@ async fn work(which: &Which, cx: &CallContext) -> Result<Exit> {
         _ => note(&format!("stopped; `albedo validator run{}` goes on", which.again())),
     }
     Ok(Exit::Done)
+}
+
+/// Whom `--follow` names: a folder is taken from the working directory, not from that of the
+/// configuration.
+fn followed(named: &str) -> Result<String> {
+    if named.contains("://") || !named.contains(['/', '\\', '.']) {
+        return Ok(named.to_owned());
+    }
+    Ok(absolute(Path::new(named))?.display().to_string())
+}
+
+/// What a follower takes on trust, in a sentence.
+fn audits(terms: &FollowTerms) -> String {
+    match &terms.calibrated {
+        Some([written, audited]) => format!(
+            "{} replies per duel are audited (written on {written}, audited on {audited}); `albedo validator status` says what \
+             that would miss; answers of remote judges are taken on trust",
+            terms.audit_replies
+        ),
+        None => "no reply is audited: that the models wrote them is taken on trust, and so are answers of remote judges".into(),
+    }
 }
 
 /// What the plugins of `config` share.

@@ -114,6 +114,7 @@ fn validator(text: &mut String, registry: &Registry) {
     let schema = crate::validator::ValidatorConfig::schema(registry);
     *text += &chapter("## The validator's file", &prose(&schema), "", &keys::own_keys(&schema));
     for (definition, title, table) in [
+        ("FollowSettings", "## `[follow]`", "[follow]"),
         ("EntrySettings", "## `[entry]`", "[entry]"),
         ("ReignSettings", "## `[reign]`", "[reign]"),
         ("LogSettings", "## `[log]`", "[log]"),

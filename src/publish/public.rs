@@ -195,6 +195,12 @@ pub struct Status {
     pub stale_after_secs: u64,
     /// Who wrote it.
     pub source: StatusSource,
+    /// The hotkey of the validator that wrote it: heads of its log are on chain under it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validator: Option<String>,
+    /// The competitions of the validator, the present one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub competitions: Vec<PublicCompetition>,
     /// The reign; none before the first king.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reign: Option<Reign>,
@@ -221,6 +227,23 @@ pub enum StatusSource {
     /// The publisher, from the records alone: there is no queue, and a king is the
     /// challenger of the last record with a crown.
     Records,
+}
+
+/// A competition: it begins with a first king, and ends when another one begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PublicCompetition {
+    /// Its number, from 1.
+    pub number: u64,
+    /// What its commitments begin with, as `v8`; the first competition takes `v4` beside `v7`.
+    pub version: String,
+    /// When it began; none of the first, which began with the validator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began_at: Option<u64>,
+    /// Why it began, in a sentence.
+    pub reason: String,
+    /// Its first king, who earns nothing: the king's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_king: Option<u64>,
 }
 
 /// The reign of the king.
@@ -267,6 +290,9 @@ pub struct King {
     /// Its share of the weights now, from 0 to 1; none if it earns nothing any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
+    /// The number of its competition, where a validator says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub competition: Option<u64>,
 }
 
 /// A submission that waits.
@@ -362,6 +388,9 @@ pub struct SubmissionStatus {
     /// The record that says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<Digest>,
+    /// The number of its competition, where a validator says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub competition: Option<u64>,
 }
 
 /// The states of a submission. The first seven are on the way, in this order.
@@ -475,8 +504,15 @@ impl Status {
             let Some(numbers) = &entry.numbers else { continue };
             if kings.is_empty() {
                 let (model, number) = (entry.king.clone(), 1);
-                let unknown =
-                    King { number, model, submission: None, record: None, crowned_at: None, weight: None };
+                let unknown = King {
+                    number,
+                    model,
+                    submission: None,
+                    record: None,
+                    crowned_at: None,
+                    weight: None,
+                    competition: None,
+                };
                 kings.push(unknown);
             }
             if let Some(attempt) = numbers.attempt {
@@ -491,6 +527,7 @@ impl Status {
                     record: Some(entry.record),
                     crowned_at: Some(entry.decided_at),
                     weight: None,
+                    competition: None,
                 });
             }
         }
@@ -502,6 +539,8 @@ impl Status {
             updated_at,
             stale_after_secs: 7 * 24 * 3600,
             source: StatusSource::Records,
+            validator: None,
+            competitions: Vec::new(),
             reign,
             kings,
             queue: Vec::new(),

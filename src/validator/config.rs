@@ -6,12 +6,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::operate::OperateSettings;
-use crate::config::{ModelConfig, SCREEN_PROFILE, read, screen_profile};
+use crate::config::{DEFAULT_BACKEND, ModelConfig, SCREEN_PROFILE, read, screen_profile};
 use crate::registry::CheckContext;
 use crate::reign::ErrorBudget;
 use crate::{
-    ChainClient, DuelSettings, Error, ErrorKind, Judge, ModelBackend, ModelHub, PluginConfig, Registry,
-    Result, Screen, TaskSource,
+    ChainClient, DuelSettings, Error, ErrorKind, Fault, Judge, ModelBackend, ModelHub, PluginConfig,
+    PublicKey, Registry, Result, Screen, TaskSource,
 };
 
 /// What a validator works with. Unknown keys are refused; relative paths are taken from
@@ -61,12 +61,18 @@ pub struct ValidatorConfig {
     /// The error budget of a reign, and who earns.
     #[serde(default)]
     pub reign: ReignSettings,
-    /// The backend that loads models; `burn` by default.
+    /// The backend that loads models; `burn` by default. With `follow`, the one that audits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<PluginConfig<dyn ModelBackend>>,
-    /// The tasks.
-    pub tasks: PluginConfig<dyn TaskSource>,
+    /// A validator that this one follows: it then needs no tasks, judges, log or place to
+    /// publish to, and runs no duel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow: Option<FollowSettings>,
+    /// The tasks. With `follow`, the drawn rows are compared with them, if they are here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<PluginConfig<dyn TaskSource>>,
     /// The panel, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub judges: Vec<PluginConfig<dyn Judge>>,
     /// The profile of screens, whose name and digest every admission records; the newest one
     /// if neither this nor `screens` is there.
@@ -85,9 +91,11 @@ pub struct ValidatorConfig {
     #[serde(default)]
     pub duel: DuelSettings,
     /// The log of duels.
-    pub log: LogSettings,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogSettings>,
     /// Where records and public data are published.
-    pub publish: PublishSettings,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish: Option<PublishSettings>,
     /// How the validator is watched.
     #[serde(default)]
     pub operate: OperateSettings,
@@ -179,6 +187,97 @@ pub struct PublishSettings {
     pub region: String,
 }
 
+/// A validator that is followed: what it publishes is verified, and the weights that follow
+/// from it are set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FollowSettings {
+    /// Its hotkey, whose heads of the log on chain are compared with its log; by default the
+    /// one that its public data name when they are read first.
+    pub hotkey: Option<String>,
+    /// The web address or the folder of its public data.
+    pub at: Option<String>,
+    /// The key of its log, `ed25519:…`; by default the one that its public data name when they
+    /// are read first.
+    pub key: Option<String>,
+    /// Replies that are audited per duel; 0 takes them on trust.
+    pub audit_replies: u32,
+    /// The calibration of the audits: for the device that writes the replies and the one of
+    /// `backend`.
+    pub calibration: Option<PathBuf>,
+}
+
+impl Default for FollowSettings {
+    fn default() -> Self {
+        Self { hotkey: None, at: None, key: None, audit_replies: 8, calibration: None }
+    }
+}
+
+impl FollowSettings {
+    /// Adds `named`, which is a web address, a folder or a hotkey.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`], the operator's: the settings name another one.
+    pub fn name(&mut self, named: &str) -> Result<()> {
+        let is_place = named.contains(['/', '\\', '.']);
+        let (key, setting) =
+            if is_place { ("follow.at", &mut self.at) } else { ("follow.hotkey", &mut self.hotkey) };
+        if let Some(other) = setting.as_deref().filter(|other| *other != named) {
+            let message = "the configuration follows another validator";
+            return Err(Error::new(ErrorKind::ConfigInvalid, "choose whom to follow", message)
+                .with_fault(Fault::Operator)
+                .with("key", key)
+                .with("configuration", other)
+                .with("named", named)
+                .with_hint("change the configuration, or leave `--follow` out"));
+        }
+        *setting = Some(named.to_owned());
+        Ok(())
+    }
+
+    /// The web address or the folder of the public data.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`], the operator's: nothing names it.
+    pub(super) fn place(&self) -> Result<&str> {
+        self.at.as_deref().filter(|at| !at.is_empty()).ok_or_else(|| {
+            let message = "nothing says where its public data are: a hotkey has one commitment on chain, the head of its log";
+            Error::new(ErrorKind::ConfigInvalid, "follow a validator", message)
+                .with_fault(Fault::Operator)
+                .with("key", "follow.at")
+                .with_hint("name the web address or the folder that it publishes to")
+        })
+    }
+
+    fn check(&self, has_backend: bool) -> Result<()> {
+        self.place()?;
+        let invalid = |key: &'static str, message: String, hint: &str| {
+            let error = Error::new(ErrorKind::ConfigInvalid, "check the validator's settings", message);
+            Err(error.with_fault(Fault::Operator).with("key", key).with_hint(hint))
+        };
+        if let Some(key) = &self.key
+            && let Err(error) = key.parse::<PublicKey>()
+        {
+            return invalid(
+                "follow.key",
+                error.message().to_owned(),
+                "write it as the public data do: `ed25519:…`",
+            );
+        }
+        let lacks = match (self.audit_replies, has_backend, &self.calibration) {
+            (0, ..) | (_, true, Some(_)) => return Ok(()),
+            (_, false, _) => "backend",
+            (_, true, None) => "follow.calibration",
+        };
+        invalid(
+            lacks,
+            format!("nothing can audit {} replies per duel: `{lacks}` is missing", self.audit_replies),
+            "name a device under `backend` (`name = \"burn\"` is this machine's CPU) and `follow.calibration`, or set \
+             `follow.audit_replies = 0`, which takes the replies on trust",
+        )
+    }
+}
+
 fn subnet_97() -> u16 {
     97
 }
@@ -234,8 +333,16 @@ impl ValidatorConfig {
         if self.poll_ms == 0 {
             return invalid("poll_ms", "the chain cannot be asked without a pause");
         }
-        if self.judges.is_empty() {
-            return invalid("judges", "there is no judge");
+        match &self.follow {
+            Some(follow) => follow.check(self.backend.is_some())?,
+            None => {
+                if self.judges.is_empty() {
+                    return invalid("judges", "there is no judge");
+                }
+                self.tasks()?;
+                self.log()?;
+                self.publish()?;
+            }
         }
         if self.hotkey.is_empty() {
             return invalid("hotkey", "it is empty");
@@ -248,7 +355,9 @@ impl ValidatorConfig {
         self.chosen_screens()?;
         let cx = CheckContext::new(registry);
         cx.plugin("chain", &self.chain)?;
-        cx.plugin("tasks", &self.tasks)?;
+        if let Some(tasks) = &self.tasks {
+            cx.plugin("tasks", tasks)?;
+        }
         cx.plugins("judges", &self.judges)?;
         cx.plugins("screens", self.screens.as_deref().unwrap_or_default())?;
         cx.plugins("hubs", &self.hubs)?;
@@ -256,6 +365,35 @@ impl ValidatorConfig {
             cx.plugin("backend", backend)?;
         }
         Ok(())
+    }
+
+    /// The tasks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`]: they are missing.
+    pub fn tasks(&self) -> Result<&PluginConfig<dyn TaskSource>> {
+        needed("tasks", self.tasks.as_ref())
+    }
+
+    /// The log of duels.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`]: it is missing.
+    pub fn log(&self) -> Result<&LogSettings> {
+        needed("log", self.log.as_ref())
+    }
+
+    /// Where records and public data are published.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`]: it is missing.
+    pub fn publish(&self) -> Result<&PublishSettings> {
+        needed("publish", self.publish.as_ref())
+    }
+
+    /// The backend, which is [`DEFAULT_BACKEND`] unless another one is named.
+    pub(super) fn backend(&self) -> PluginConfig<dyn ModelBackend> {
+        self.backend.clone().unwrap_or_else(|| PluginConfig::named(DEFAULT_BACKEND))
     }
 
     /// The screens, in order, and the name of the profile that they are of, if they are of one.
@@ -288,6 +426,16 @@ impl ValidatorConfig {
     }
 }
 
+/// What only a validator that follows another one may leave out.
+fn needed<'a, T>(key: &'static str, setting: Option<&'a T>) -> Result<&'a T> {
+    setting.ok_or_else(|| {
+        let message = format!("missing key `{key}`");
+        Error::new(ErrorKind::ConfigInvalid, "check the validator's settings", message)
+            .with("key", key)
+            .with_hint("only a validator with `follow` goes without it")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,6 +462,15 @@ mod tests {
     }
 
     #[test]
+    fn the_guides_follower_reads() {
+        let guide = include_str!("../../docs/validator.md");
+        let blocks = guide.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let block = blocks.filter(|block| block.contains("[follow]")).collect::<String>();
+        let config: ValidatorConfig = crate::config::parse(&block).expect("reads");
+        config.follow.expect("follows").check(config.backend.is_some()).expect("is well-formed");
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_path() {
         let registry = Registry::linked().expect("links");
         let check = |text: &str| crate::config::parse::<ValidatorConfig>(text)?.check(&registry);
@@ -335,8 +492,59 @@ mod tests {
             let error = check(&format!("{SMALL}\n{line}")).expect_err(line);
             assert!(error.to_string().contains(words), "{line}: {error}");
         }
+        for lacking in [
+            "tasks.name = \"parquet\"\n        tasks.path = \"t\"",
+            "publish.to = \"p\"",
+            "log = { origin = \"o\", key = \"k\" }",
+        ] {
+            let text = SMALL.replace(lacking, "");
+            assert_ne!(text, SMALL);
+            let error = check(&text).expect_err(lacking);
+            assert!(error.to_string().contains("missing key"), "{error}");
+        }
         let often = SMALL.replace("key = \"k\" }", "key = \"k\", anchor = \"often\" }");
         let error = check(&often).expect_err("no such time");
         assert!(error.to_string().contains("before-seed"), "{error}");
+    }
+
+    const FOLLOWER: &str = r#"
+        state = "s"
+        hotkey = "h"
+        chain.name = "local"
+        follow.at = "https://duels.example.com/subnet-97"
+    "#;
+
+    #[test]
+    fn a_follower_says_what_it_audits_with_or_that_it_does_not() {
+        let registry = Registry::linked().expect("links");
+        let check = |more: &str| {
+            crate::config::parse::<ValidatorConfig>(&format!("{FOLLOWER}\n{more}"))?.check(&registry)
+        };
+        check("follow.audit_replies = 0").expect("on trust");
+        check("backend.name = \"burn\"\nfollow.calibration = \"c.json\"").expect("audits");
+        for (more, words) in [
+            ("", "`backend` is missing"),
+            ("backend.name = \"burn\"", "`follow.calibration` is missing"),
+            ("follow.audit_replies = 0\nfollow.key = \"x\"", "key: follow.key"),
+            ("follow.audit = 1", "unknown key"),
+        ] {
+            let error = check(more).expect_err(more);
+            assert!(error.to_string().contains(words), "{more}: {error}");
+        }
+    }
+
+    #[test]
+    fn whom_to_follow_is_named_once() {
+        let mut follow = FollowSettings::default();
+        let error = follow.place().expect_err("nothing names it");
+        assert!(error.to_string().contains("follow.at"), "{error}");
+        follow.name("5DfhGyQdFobKM8NsWvEeAKk5EQQgYe9AydgJ7rMB6E1EqRzV").expect("a hotkey");
+        follow.name("https://duels.example.com").expect("an address");
+        follow.name("https://duels.example.com").expect("the same");
+        assert_eq!(follow.place().expect("named"), "https://duels.example.com");
+        let error = follow.name("./site").expect_err("another one");
+        assert!(error.to_string().contains("follow.at"), "{error}");
+        let error = follow.name("5F").expect_err("another one");
+        assert!(error.to_string().contains("follow.hotkey"), "{error}");
     }
 }

@@ -359,6 +359,9 @@ name = "fingerprint-v2"
 name = "lineage"
 
 [[screens]]
+name = "functional"
+
+[[screens]]
 name = "sanity"
 
 # A fixed number of samples, since the demo has 200 tasks: `sequential`, the default, asks
@@ -402,7 +405,7 @@ mod tests {
         let config: ValidatorConfig =
             crate::config::parse(&configuration(Path::new("/a \"b\"/tasks"))).expect("reads");
         config.check(&Registry::linked().expect("links")).expect("is well-formed");
-        assert_eq!(config.tasks.settings()["path"], "/a \"b\"/tasks");
+        assert_eq!(config.tasks().expect("named").settings()["path"], "/a \"b\"/tasks");
         assert!(MINERS.iter().all(|miner| story(miner.name).is_some()));
     }
 

@@ -4,16 +4,17 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::config::ValidatorConfig;
+use super::config::{FollowSettings, ValidatorConfig};
+use super::following::{Auditor, Source};
 use super::genesis::{Genesis, first_king, genesis_files};
 use super::ledger::Ledger;
 use super::parts::{bucket, missing_key};
 use crate::chain::{Hotkey, NetUid};
-use crate::config::DEFAULT_BACKEND;
+use crate::log::Log;
 use crate::registry::CheckContext;
 use crate::signer::KeyFile;
 use crate::weights::check_setter;
-use crate::{BuildContext, ChainClient, Error, ErrorKind, Fault, PluginConfig, Result, Signer};
+use crate::{BuildContext, ChainClient, Error, ErrorKind, Fault, Result, Signer};
 
 /// What was found of one thing.
 #[derive(Debug, Clone)]
@@ -54,14 +55,22 @@ pub async fn doctor(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Vec<Chec
     let cx = &cx.relative_to(&config.folder);
     checks.push(disk(config));
     checks.push(ledger(config).await);
-    let key = KeyFile::open(&cx.path(&config.log.key)).map_err(missing_key);
-    checks.push(Check::of("log key", key.map(|key| key.key().to_string())));
-    checks.extend(chain(config, cx).await);
-    checks.push(Check::of("first king", genesis(config, cx).await));
-    checks.push(Check::of("tasks", tasks(config, cx).await));
-    checks.push(Check::of("backend", backend(config, cx).await));
-    checks.push(Check::of("judges", judges(config, cx).await));
-    checks.push(Check::of("publishing", published(config, cx).await));
+    match &config.follow {
+        Some(follow) => {
+            checks.extend(chain(config, cx).await);
+            checks.push(Check::of("followed", followed(config, follow, cx).await));
+            checks.push(audits(config, follow, cx).await);
+        }
+        None => {
+            checks.push(Check::of("log key", log_key(config, cx)));
+            checks.extend(chain(config, cx).await);
+            checks.push(Check::of("first king", genesis(config, cx).await));
+            checks.push(Check::of("tasks", tasks(config, cx).await));
+            checks.push(Check::of("backend", backend(config, cx).await));
+            checks.push(Check::of("judges", judges(config, cx).await));
+            checks.push(Check::of("publishing", published(config, cx).await));
+        }
+    }
     checks.push(match &config.operate.webhook {
         None => Check {
             name: "webhook",
@@ -109,6 +118,48 @@ async fn ledger(config: &ValidatorConfig) -> Check {
     }
 }
 
+fn log_key(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<String> {
+    let key = KeyFile::open(&cx.path(&config.log()?.key)).map_err(missing_key)?;
+    Ok(key.key().to_string())
+}
+
+/// The validator that is followed: its public data, and the head of its log.
+async fn followed(
+    config: &ValidatorConfig,
+    follow: &FollowSettings,
+    cx: &BuildContext<'_>,
+) -> Result<String> {
+    let source = Source::of(config, follow, cx)?;
+    let status = source.status(cx.call()).await?;
+    let named = follow.key.as_deref().or(status.log.as_ref().map(|log| log.key.as_str()));
+    let key = named.map(str::parse).transpose()?;
+    let log = Log::open(source.log(), key.as_ref(), cx.call()).await?;
+    let hotkey =
+        follow.hotkey.as_ref().or(status.validator.as_ref()).map_or("an unnamed hotkey", String::as_str);
+    Ok(format!("{hotkey} at {}: a log of {} entries", source.place(), log.head().size))
+}
+
+async fn audits(config: &ValidatorConfig, follow: &FollowSettings, cx: &BuildContext<'_>) -> Check {
+    const NAME: &str = "audits";
+    match Auditor::build(config, follow, cx).await {
+        Ok(None) => Check {
+            name: NAME,
+            found: Found::Skipped(
+                "`follow.audit_replies` is 0: that the models wrote the replies is taken on trust".into(),
+            ),
+        },
+        Ok(Some(auditor)) => {
+            let [written, audited] = auditor.calibrated();
+            let said = format!(
+                "{} replies per duel, written on {written}, audited on {audited}",
+                follow.audit_replies
+            );
+            Check::of(NAME, Ok(said))
+        }
+        Err(error) => Check::of(NAME, Err(error)),
+    }
+}
+
 /// The chain, and whether the hotkey may set weights there.
 async fn chain(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Vec<Check> {
     let built = match CheckContext::new(cx.registry()).plugin("chain", &config.chain) {
@@ -152,13 +203,12 @@ async fn genesis(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<Stri
 }
 
 async fn tasks(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<String> {
-    let tasks = CheckContext::new(cx.registry()).plugin("tasks", &config.tasks)?.build(cx).await?;
+    let tasks = CheckContext::new(cx.registry()).plugin("tasks", config.tasks()?)?.build(cx).await?;
     Ok(format!("{} rows", tasks.info().rows))
 }
 
 async fn backend(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<String> {
-    let backend = config.backend.clone().unwrap_or_else(|| PluginConfig::named(DEFAULT_BACKEND));
-    let built = CheckContext::new(cx.registry()).plugin("backend", &backend)?.build(cx).await?;
+    let built = CheckContext::new(cx.registry()).plugin("backend", &config.backend())?.build(cx).await?;
     Ok(format!("`{}`; no model was loaded", built.identity().name))
 }
 

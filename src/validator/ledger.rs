@@ -10,6 +10,8 @@
 //! | `log` | entries of the log of duels until and after they are in its folder |
 //! | `kings` | who reigned, and what weights that calls for |
 //! | `epochs` | the vector of each epoch, and what became of it |
+//! | `followed` | a validator that is followed: how far, and why no further |
+//! | `imports` | what has taken part in another system |
 //! | `outbox` | what waits to be published |
 //! | `alerts` | what somebody should look at, and the freeze after a bug |
 //! | `orders` | what an operator asks for beside a validator at work |
@@ -33,6 +35,8 @@ mod commits;
 mod competitions;
 mod duels;
 mod epochs;
+mod followed;
+mod imports;
 mod kings;
 mod log;
 mod orders;
@@ -46,6 +50,11 @@ pub use commits::Commit;
 pub use competitions::{Competition, Ends, Reset};
 pub use duels::{Attempt, Crowned, Decision, Drafted, OpenDuel};
 pub use epochs::EpochRow;
+pub use followed::{
+    Cause, Choice, Effect, FollowedCrown, FollowedDuel, FollowedRecord, FollowedRow, FollowedTotals, Refusal,
+    Verified,
+};
+pub use imports::{Import, Imported, ImportedKing};
 pub use kings::KingRow;
 pub use orders::VOIDS;
 pub use submissions::{MoveRow, Reason, SubmissionRow};
@@ -58,9 +67,9 @@ const FORMAT: Format = Format {
     name: "ledger",
     // "albv"
     application: 0x616c_6276,
-    version: 2,
+    version: 3,
     tables: include_str!("ledger/schema/1.sql"),
-    upgrades: &[include_str!("ledger/schema/2.sql")],
+    upgrades: &[include_str!("ledger/schema/2.sql"), include_str!("ledger/schema/3.sql")],
     exclusive: false,
 };
 
@@ -162,8 +171,16 @@ impl Ledger {
         operation: &'static str,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Trouble> + Send + 'static,
     ) -> Result<T> {
-        let written = self.database.write_async(operation, work).await?;
-        self.changed.send_modify(|changes| *changes += 1);
+        let counted = move |transaction: &Transaction<'_>| {
+            let before = transaction.total_changes();
+            let written = work(transaction)?;
+            Ok::<_, Trouble>((written, transaction.total_changes() != before))
+        };
+        let (written, has_changed) = self.database.write_async(operation, counted).await?;
+        // Whoever waits for a change is not woken by a transaction that made none.
+        if has_changed {
+            self.changed.send_modify(|changes| *changes += 1);
+        }
         Ok(written)
     }
 

@@ -19,8 +19,7 @@ use super::config::EntrySettings;
 pub(super) struct Models {
     hubs: BTreeMap<String, Arc<dyn ModelHub>>,
     cache: Cache,
-    manifests: String,
-    revisions: String,
+    entry: EntrySettings,
 }
 
 /// A model on this machine, which cannot go while this value lives.
@@ -56,8 +55,7 @@ impl Models {
                 hubs.insert(name.clone(), built);
             }
         }
-        let (manifests, revisions) = (entry.manifests.clone(), entry.revisions.clone());
-        Ok(Self { hubs, cache: Cache::of(cx)?, manifests, revisions })
+        Ok(Self { hubs, cache: Cache::of(cx)?, entry: entry.clone() })
     }
 
     /// What a commitment to `pin` of `repository` refers to.
@@ -65,12 +63,7 @@ impl Models {
     /// # Errors
     /// No hub has such a name or revision.
     pub(super) fn reference(&self, repository: &str, pin: &str) -> Result<HubRef> {
-        match pin.strip_prefix("sha256:") {
-            Some(digest) => {
-                HubRef::new(&self.manifests, repository, Revision::Sha256(digest.parse::<Digest>()?))
-            }
-            None => format!("{}:{repository}@{pin}", self.revisions).parse(),
-        }
+        reference(&self.entry, repository, pin)
     }
 
     /// The files of `reference`: at its hub until they are held.
@@ -124,6 +117,19 @@ impl Models {
         let ModelRef::Hub(reference) = model else { return Ok(()) };
         let (cache, name) = (self.cache.clone(), reference.to_string());
         blocking("keep the king's files", move || cache.keep("king", &name)).await
+    }
+}
+
+/// What `pin` of `repository` refers to, with the hubs of `entry`.
+///
+/// # Errors
+/// No hub has such a name or revision.
+pub(super) fn reference(entry: &EntrySettings, repository: &str, pin: &str) -> Result<HubRef> {
+    match pin.strip_prefix("sha256:") {
+        Some(digest) => {
+            HubRef::new(&entry.manifests, repository, Revision::Sha256(digest.parse::<Digest>()?))
+        }
+        None => format!("{}:{repository}@{pin}", entry.revisions).parse(),
     }
 }
 

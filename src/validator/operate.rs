@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::beats::Idle;
-use super::parts::Shared;
+use super::parts::Base;
 use super::table::{STATES, name};
 use super::webhook::WebhookSettings;
 use crate::server::Readiness;
@@ -96,6 +96,10 @@ const SET: Metric =
 const ALERTS: Metric = Metric::gauge("albedo_validator_alerts", "Alerts that stand, by who has to act.");
 const FROZEN: Metric =
     Metric::gauge("albedo_validator_frozen", "1 while no crown falls after a bug, else 0.");
+const REFUSED: Metric =
+    Metric::gauge("albedo_validator_refused", "1 while a followed validator is refused, else 0.");
+const FOLLOWED: Metric =
+    Metric::gauge("albedo_validator_followed_entries", "Entries of a followed log that were verified.");
 const IDLE: Metric = Metric::gauge("albedo_validator_idle_seconds", "Seconds since each task last got on.");
 const LAG: Metric =
     Metric::gauge("albedo_validator_publish_lag_seconds", "How long the oldest publication has waited.");
@@ -103,7 +107,7 @@ const WAITING: Metric = Metric::gauge("albedo_validator_publish_waiting", "Publi
 const FREE: Metric = Metric::gauge("albedo_validator_free_bytes", "Free bytes on the disk of the state.");
 
 /// Every metric.
-const ALL: [Metric; 16] = [
+const ALL: [Metric; 18] = [
     SUBMISSIONS,
     KING,
     ATTEMPTS,
@@ -114,6 +118,8 @@ const ALL: [Metric; 16] = [
     SET,
     ALERTS,
     FROZEN,
+    REFUSED,
+    FOLLOWED,
     IDLE,
     LAG,
     WAITING,
@@ -156,10 +162,10 @@ impl Routes {
     ///
     /// # Errors
     /// The operating system's.
-    pub(super) async fn serve(&self, shared: &Arc<Shared>, cx: &CallContext) -> Result<()> {
+    pub(super) async fn serve(&self, base: &Arc<Base>, cx: &CallContext) -> Result<()> {
         let failed = |error: std::io::Error| Error::new(ErrorKind::Unavailable, LISTEN, error.to_string());
         let listener = self.listener.try_clone().and_then(tokio::net::TcpListener::from_std);
-        let watched = Watched { shared: Arc::clone(shared), metrics: Metrics::of(&ALL)? };
+        let watched = Watched { base: Arc::clone(base), metrics: Metrics::of(&ALL)? };
         let router = Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
@@ -174,20 +180,20 @@ impl Routes {
 
 #[derive(Clone)]
 struct Watched {
-    shared: Arc<Shared>,
+    base: Arc<Base>,
     metrics: Metrics,
 }
 
 /// Ready once the chain was followed to a block, while every task gets on.
 async fn readyz(State(watched): State<Watched>) -> Response {
-    let Shared { beats, time, .. } = &*watched.shared;
+    let Base { beats, time, .. } = &*watched.base;
     let mut waiting_for: Vec<String> = beats
         .idle(time.clock.now())
         .iter()
         .filter(|idle| idle.is_stalled)
         .map(|idle| idle.task.into())
         .collect();
-    if watched.shared.newest().is_none() {
+    if watched.base.newest().is_none() {
         waiting_for.push("chain".into());
     }
     let ready = waiting_for.is_empty();
@@ -197,7 +203,7 @@ async fn readyz(State(watched): State<Watched>) -> Response {
 }
 
 async fn metrics(State(watched): State<Watched>) -> Response {
-    match gather(&watched.shared, &watched.metrics).await {
+    match gather(&watched.base, &watched.metrics).await {
         Ok(()) => {
             let kind = "text/plain; version=0.0.4; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], watched.metrics.render()).into_response()
@@ -207,40 +213,44 @@ async fn metrics(State(watched): State<Watched>) -> Response {
 }
 
 /// Sets every metric to what the ledger and the tasks say now.
-async fn gather(shared: &Shared, metrics: &Metrics) -> Result<()> {
-    let counts = shared.ledger.counts().await?;
+async fn gather(base: &Base, metrics: &Metrics) -> Result<()> {
+    let counts = base.ledger.counts().await?;
     for state in STATES {
         let count = counts.get(name(state)).copied().unwrap_or_default();
         metrics.set_of(SUBMISSIONS, &[("state", name(state))], count as f64);
     }
-    if let Some(king) = shared.ledger.king().await? {
-        let spent = shared.ledger.spent(king.id).await?;
+    if let Some(king) = base.ledger.king().await? {
+        let spent = base.ledger.spent(king.id).await?;
         metrics.set(KING, king.id as f64);
         metrics.set(ATTEMPTS, spent.attempts as f64);
         metrics.set(ALPHA, spent.alpha);
         metrics.set(USD, spent.usd);
     }
-    if let Some(seen) = shared.newest() {
+    if let Some(seen) = base.newest() {
         metrics.set(BLOCK, seen.head.number as f64);
         metrics.set(EPOCH, seen.subnet.epoch as f64);
     }
-    if let Some(epoch) = shared.ledger.last_landed().await? {
+    if let Some(epoch) = base.ledger.last_landed().await? {
         metrics.set(SET, epoch.epoch as f64);
     }
-    let alerts = shared.ledger.alerts().await?;
+    let alerts = base.ledger.alerts().await?;
     for fault in ["infrastructure", "operator", "bug", "contestant"] {
         let standing = alerts.iter().filter(|alert| alert.fault.starts_with(fault)).count();
         metrics.set_of(ALERTS, &[("fault", fault)], standing as f64);
     }
-    metrics.set(FROZEN, f64::from(u8::from(shared.ledger.frozen().await?.is_some())));
-    let now = shared.time.clock.now();
-    for Idle { task, time, .. } in shared.beats.idle(now) {
+    metrics.set(FROZEN, f64::from(u8::from(base.ledger.frozen().await?.is_some())));
+    if let Some(followed) = base.ledger.followed().await? {
+        metrics.set(REFUSED, f64::from(u8::from(followed.refusal.is_some())));
+        metrics.set(FOLLOWED, followed.next as f64);
+    }
+    let now = base.time.clock.now();
+    for Idle { task, time, .. } in base.beats.idle(now) {
         metrics.set_of(IDLE, &[("task", task)], time.as_secs_f64());
     }
-    let lag = shared.ledger.lag().await?;
-    metrics.set(LAG, lag.at(shared.time.now_ms()).as_secs_f64());
+    let lag = base.ledger.lag().await?;
+    metrics.set(LAG, lag.at(base.time.now_ms()).as_secs_f64());
     metrics.set(WAITING, lag.waiting as f64);
-    if let Ok(about) = rustix::fs::statvfs(&shared.state) {
+    if let Ok(about) = rustix::fs::statvfs(&base.state) {
         metrics.set(FREE, about.f_bavail.saturating_mul(about.f_frsize) as f64);
     }
     Ok(())

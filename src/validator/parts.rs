@@ -1,5 +1,6 @@
 //! What a configuration names, built once, and what all tasks share.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,7 +21,7 @@ use crate::backends::http;
 use crate::chain::{BlockHash, BlockRef, Hotkey, Metagraph, NetUid, Subnet};
 use crate::chains::journal::ChainJournal;
 use crate::chains::ledger::Ledger as Reveals;
-use crate::config::{AdmissionConfig, DEFAULT_BACKEND, journal_key};
+use crate::config::{AdmissionConfig, journal_key};
 use crate::judges::screens::store::Store;
 use crate::judges::screens::{AlignTo, Measurement};
 use crate::publish::{Bucket, Place};
@@ -31,21 +32,37 @@ use crate::signer::KeyFile;
 use crate::weights::{JournalStore, WeightJournal};
 use crate::{
     BuildContext, CallContext, ChainClient, Clock, DuelSettings, Error, ErrorKind, Fault, Judge,
-    ModelBackend, ModelFiles, ModelRef, PluginConfig, Result, Screen, ScreenProfile, TaskSource,
+    ModelBackend, ModelFiles, ModelRef, Result, Screen, ScreenProfile, TaskSource,
 };
 
 const OPERATION: &str = "start the validator";
 
-/// Everything that the tasks work with.
+/// What every validator works with, whether it runs duels or follows one that does.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Base {
     pub(super) ledger: Ledger,
     pub(super) reveals: Reveals,
     pub(super) chain: Arc<dyn ChainClient>,
     pub(super) netuid: NetUid,
     pub(super) hotkey: Hotkey,
-    pub(super) genesis_hash: std::sync::OnceLock<BlockHash>,
+    genesis_hash: std::sync::OnceLock<BlockHash>,
     pub(super) journal: WeightJournal<Arc<dyn JournalStore>>,
+    pub(super) reign: ReignSettings,
+    pub(super) budget: ErrorBudget,
+    pub(super) poll: Duration,
+    pub(super) state: PathBuf,
+    pub(super) time: Time,
+    pub(super) seen: watch::Sender<Option<Arc<Seen>>>,
+    /// Held while something is written to the chain: one extrinsic of the hotkey at a time.
+    pub(super) writing: tokio::sync::Mutex<()>,
+    pub(super) beats: Arc<Beats>,
+    pub(super) webhook: Option<Webhook>,
+}
+
+/// Everything that the tasks of a validator that runs duels work with.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) base: Arc<Base>,
     pub(super) models: Models,
     pub(super) backend: Arc<dyn ModelBackend>,
     pub(super) tasks: Arc<dyn TaskSource>,
@@ -60,20 +77,18 @@ pub(super) struct Shared {
     pub(super) bucket: Arc<dyn Bucket>,
     pub(super) log: LogFolder,
     pub(super) anchoring: Anchoring,
-    pub(super) budget: ErrorBudget,
-    pub(super) reign: ReignSettings,
     pub(super) entry: EntrySettings,
     pub(super) duel: DuelSettings,
-    pub(super) poll: Duration,
-    pub(super) state: PathBuf,
     pub(super) journal_key: JournalKey,
-    pub(super) time: Time,
-    pub(super) seen: watch::Sender<Option<Arc<Seen>>>,
-    /// Held while something is written to the chain: one extrinsic of the hotkey at a time.
-    pub(super) writing: tokio::sync::Mutex<()>,
     pub(super) running: Mutex<Running>,
-    pub(super) beats: Arc<Beats>,
-    pub(super) webhook: Option<Webhook>,
+}
+
+impl Deref for Shared {
+    type Target = Base;
+
+    fn deref(&self) -> &Base {
+        &self.base
+    }
 }
 
 /// The newest finalised block whose commitments are in the ledger.
@@ -107,40 +122,23 @@ impl Time {
     }
 }
 
-impl Shared {
-    /// Builds what `config` names and opens what is kept in its state's folder.
+impl Base {
+    /// Opens the ledger and builds what `config` names of the chain.
     ///
     /// # Errors
-    /// Whatever is wrong with the settings or the files that they name.
+    /// [`ErrorKind::Conflict`] if another validator works with the ledger; whatever is wrong
+    /// with the settings.
     pub(super) async fn build(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<Self> {
-        config.check(cx.registry())?;
-        let cx = &cx.relative_to(&config.folder);
         let state = config.state();
         std::fs::create_dir_all(&state).map_err(|error| Error::io(OPERATION, &state, error))?;
         config.operate.check_disk(&state)?;
         // First: a second validator ends here, before it touches anything.
         let ledger = Ledger::open(&config.ledger())?;
-        let signer = KeyFile::open(&cx.path(&config.log.key)).map_err(missing_key)?;
-        let check = CheckContext::new(cx.registry());
-
-        let genesis = first_king(config, Some(&ledger), cx).await?;
-        let competition = ledger.competition().await?;
-        let models = Models::build(&config.hubs, &config.entry, cx).await?;
-        let local = models.local(&genesis, cx.call()).await.map_err(|error| error.with("key", "genesis"))?;
-        let (store, align) = remember_genesis(&store_of(&state, &competition), &local, cx.call()).await?;
-
-        let chain = check.plugin("chain", &config.chain)?.build(cx).await?;
+        let chain = CheckContext::new(cx.registry()).plugin("chain", &config.chain)?.build(cx).await?;
         let journal = match chain.journal() {
             Some(journal) => journal,
             None => Arc::new(ChainJournal::open(&state.join("weights.sqlite"))?),
         };
-        let backend = config.backend.clone().unwrap_or_else(|| PluginConfig::named(DEFAULT_BACKEND));
-        let mut judges = Vec::new();
-        for judge in check.plugins("judges", &config.judges)? {
-            judges.push(judge.build(cx).await?);
-        }
-        let bucket = bucket(config, cx)?;
-        let (screens, profile) = screens(config, &store_of(&state, &competition), cx).await?;
         let (hotkey, netuid) = (Hotkey(config.hotkey.clone()), NetUid(config.netuid));
         let webhook = config.operate.webhook.as_ref();
         let webhook = webhook.map(|webhook| Webhook::new(webhook, hotkey.clone(), netuid, cx)).transpose()?;
@@ -150,31 +148,15 @@ impl Shared {
             hotkey,
             genesis_hash: std::sync::OnceLock::new(),
             journal: WeightJournal::new(journal),
-            backend: check.plugin("backend", &backend)?.build(cx).await?,
-            tasks: check.plugin("tasks", &config.tasks)?.build(cx).await?,
-            screens,
-            profile,
-            log: LogFolder::new(state.join("log"), config.log.origin.clone(), Arc::new(signer)),
-            anchoring: config.log.anchor,
-            budget: ErrorBudget::new(config.reign.alpha)?,
             reign: config.reign.clone(),
-            entry: config.entry.clone(),
-            duel: config.duel.clone(),
+            budget: ErrorBudget::new(config.reign.alpha)?,
             poll: Duration::from_millis(config.poll_ms),
-            journal_key: journal_key()?,
             time: Time::new(Arc::clone(cx.clock())),
             seen: watch::Sender::new(None),
             writing: tokio::sync::Mutex::default(),
-            running: Mutex::default(),
             beats: Arc::default(),
             webhook,
             chain,
-            models,
-            judges,
-            store,
-            genesis,
-            align,
-            bucket,
             ledger,
             state,
         })
@@ -192,6 +174,53 @@ impl Shared {
         }
         let hash = self.chain.genesis(cx).await?;
         Ok(*self.genesis_hash.get_or_init(|| hash))
+    }
+}
+
+impl Shared {
+    /// Builds what `config` names and opens what is kept in its state's folder.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the settings or the files that they name.
+    pub(super) async fn build(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<Self> {
+        config.check(cx.registry())?;
+        let cx = &cx.relative_to(&config.folder);
+        let base = Base::build(config, cx).await?;
+        let (log, state) = (config.log()?, config.state());
+        let signer = KeyFile::open(&cx.path(&log.key)).map_err(missing_key)?;
+        let check = CheckContext::new(cx.registry());
+
+        let genesis = first_king(config, Some(&base.ledger), cx).await?;
+        let competition = base.ledger.competition().await?;
+        let models = Models::build(&config.hubs, &config.entry, cx).await?;
+        let local = models.local(&genesis, cx.call()).await.map_err(|error| error.with("key", "genesis"))?;
+        let (store, align) = remember_genesis(&store_of(&state, &competition), &local, cx.call()).await?;
+
+        let mut judges = Vec::new();
+        for judge in check.plugins("judges", &config.judges)? {
+            judges.push(judge.build(cx).await?);
+        }
+        let bucket = bucket(config, cx)?;
+        let (screens, profile) = screens(config, &store_of(&state, &competition), cx).await?;
+        Ok(Self {
+            backend: check.plugin("backend", &config.backend())?.build(cx).await?,
+            tasks: check.plugin("tasks", config.tasks()?)?.build(cx).await?,
+            screens,
+            profile,
+            log: LogFolder::new(state.join("log"), log.origin.clone(), Arc::new(signer)),
+            anchoring: log.anchor,
+            entry: config.entry.clone(),
+            duel: config.duel.clone(),
+            journal_key: journal_key()?,
+            running: Mutex::default(),
+            models,
+            judges,
+            store,
+            genesis,
+            align,
+            bucket,
+            base: Arc::new(base),
+        })
     }
 
     /// Who reigns.
@@ -219,11 +248,12 @@ impl Shared {
 
 /// Where the configuration publishes to.
 pub(super) fn bucket(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn Bucket>> {
-    let place = match config.publish.to.parse::<Place>()? {
+    let publish = config.publish()?;
+    let place = match publish.to.parse::<Place>()? {
         Place::Folder(folder) => Place::Folder(cx.path(folder)),
         bucket @ Place::S3 { .. } => bucket,
     };
-    let (endpoint, region) = (config.publish.endpoint.as_deref(), &config.publish.region);
+    let (endpoint, region) = (publish.endpoint.as_deref(), &publish.region);
     place.open(endpoint, region, &SystemSecrets::from_env(), http::transport(cx))
 }
 

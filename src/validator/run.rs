@@ -7,9 +7,10 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 use super::config::ValidatorConfig;
+use super::following::{FollowTerms, Following};
 use super::ledger::{KingRow, Ledger};
 use super::operate::Routes;
-use super::parts::Shared;
+use super::parts::{Base, Shared};
 use super::tasks;
 use crate::chain::{Hotkey, NetUid};
 use crate::server::health::notify;
@@ -22,8 +23,17 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// A validator at work; see the [module](super).
 #[derive(Debug)]
 pub struct Validator {
-    shared: Arc<Shared>,
+    work: Work,
     routes: Option<Routes>,
+}
+
+/// What it does.
+#[derive(Debug)]
+enum Work {
+    /// It runs duels.
+    Duels(Arc<Shared>),
+    /// It follows a validator that does.
+    Follows(Arc<Following>),
 }
 
 impl Validator {
@@ -33,8 +43,26 @@ impl Validator {
     /// [`ErrorKind::Conflict`] if another validator works with the ledger; whatever is
     /// wrong with the settings or the files that they name.
     pub async fn open(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<Self> {
-        let shared = Arc::new(Shared::build(config, cx).await?);
-        Ok(Self { shared, routes: config.operate.listen.map(Routes::bind).transpose()? })
+        let work = match &config.follow {
+            None => Work::Duels(Arc::new(Shared::build(config, cx).await?)),
+            Some(follow) => Work::Follows(Arc::new(Following::build(config, follow, cx).await?)),
+        };
+        Ok(Self { work, routes: config.operate.listen.map(Routes::bind).transpose()? })
+    }
+
+    fn base(&self) -> &Arc<Base> {
+        match &self.work {
+            Work::Duels(shared) => &shared.base,
+            Work::Follows(following) => &following.base,
+        }
+    }
+
+    /// Whom it follows, and how much of that it audits; none if it runs duels of its own.
+    pub fn follows(&self) -> Option<&FollowTerms> {
+        match &self.work {
+            Work::Duels(_) => None,
+            Work::Follows(following) => Some(&following.terms),
+        }
     }
 
     /// Where `/metrics`, `/healthz` and `/readyz` are answered, if anywhere.
@@ -44,7 +72,7 @@ impl Validator {
 
     /// Its ledger.
     pub fn ledger(&self) -> &Ledger {
-        &self.shared.ledger
+        &self.base().ledger
     }
 
     /// Waits until the chain answers, and checks that the validator may work there;
@@ -54,9 +82,10 @@ impl Validator {
     /// The operator's: the ledger is another competition's, or the hotkey is not
     /// registered or has no permit. [`ErrorKind::Cancelled`].
     pub async fn begin(&self, waiting: &(dyn Fn(&Error) + Sync), cx: &CallContext) -> Result<KingRow> {
-        let Shared { ledger, time, netuid, hotkey, genesis, .. } = &*self.shared;
+        let base = &**self.base();
+        let Base { ledger, time, netuid, hotkey, .. } = base;
         let chain = loop {
-            match self.shared.chain_id(cx).await {
+            match base.chain_id(cx).await {
                 Err(error) if error.fault() == Fault::Infrastructure => {
                     waiting(&error);
                     cx.run("wait for the chain", time.sleep(ASK_AGAIN)).await?;
@@ -64,12 +93,20 @@ impl Validator {
                 chain => break chain?,
             }
         };
-        ledger.bind(format!("chain {chain}, subnet {}, hotkey {hotkey}", netuid.0)).await?;
-        let head = self.shared.chain.head(cx).await?;
-        let subnet = self.shared.chain.subnet(*netuid, &head, cx).await?;
-        let metagraph = self.shared.chain.metagraph(*netuid, &head, cx).await?;
+        // A ledger of duels and one that follows somebody are never the same.
+        let follows = if self.follows().is_some() { ", following another validator" } else { "" };
+        ledger.bind(format!("chain {chain}, subnet {}, hotkey {hotkey}{follows}", netuid.0)).await?;
+        let head = base.chain.head(cx).await?;
+        let subnet = base.chain.subnet(*netuid, &head, cx).await?;
+        let metagraph = base.chain.metagraph(*netuid, &head, cx).await?;
         check_setter(hotkey, &subnet, &metagraph).map_err(|error| not_permitted(&error, hotkey, *netuid))?;
-        self.shared.log.write(ledger, time.now_ms(), cx).await?;
+        let genesis = match &self.work {
+            Work::Duels(shared) => {
+                shared.log.write(ledger, time.now_ms(), cx).await?;
+                &shared.genesis
+            }
+            Work::Follows(following) => &following.genesis,
+        };
         ledger.begin_reign(genesis.clone(), time.now_ms()).await
     }
 
@@ -82,12 +119,15 @@ impl Validator {
         let inner = cx.child();
         let watched = async {
             match &self.routes {
-                Some(routes) => routes.serve(&self.shared, &inner).await,
+                Some(routes) => routes.serve(self.base(), &inner).await,
                 None => Ok(()),
             }
         };
         let working = async {
-            let ran = tasks::run(&self.shared, &inner).await;
+            let ran = match &self.work {
+                Work::Duels(shared) => tasks::run(shared, &inner).await,
+                Work::Follows(following) => tasks::run_following(following, &inner).await,
+            };
             inner.cancel();
             ran
         };

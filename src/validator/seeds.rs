@@ -1,5 +1,5 @@
-//! Seeds of the screens from blocks that nobody could know before bytes were held. A duel's
-//! seed is [`Seed::on_chain`](crate::Seed::on_chain), of the block after its announcement.
+//! Seeds of the screens and of audits, from blocks that nobody could know before. A duel's seed
+//! is [`Seed::on_chain`](crate::Seed::on_chain), of the block after its announcement.
 
 use crate::Digest;
 use crate::chain::{BlockHash, BlockNumber};
@@ -36,4 +36,21 @@ pub const fn week(head: BlockNumber) -> BlockNumber {
 /// ```
 pub fn screens(block: BlockHash, content: Digest) -> u64 {
     derive_seed("screens", &[&block.0, content.as_bytes()])
+}
+
+/// What chooses the replies of `record` that a follower audits: the hash of the first block
+/// finalised after the record was published, so that its author could not know them.
+///
+/// ```
+/// use albedo::Digest;
+/// use albedo::chain::BlockHash;
+/// use albedo::validator::seeds;
+///
+/// let (block, record) = (BlockHash([7; 32]), Digest::of("record"));
+/// let seed = seeds::audit(block, record);
+/// assert_ne!(seed, seeds::audit(BlockHash([8; 32]), record));
+/// assert_ne!(seed, seeds::audit(block, Digest::of("another record")));
+/// ```
+pub fn audit(block: BlockHash, record: Digest) -> u64 {
+    derive_seed("audit", &[&block.0, record.as_bytes()])
 }

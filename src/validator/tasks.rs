@@ -11,6 +11,9 @@
 //! | `publisher` | publishes what the outbox holds |
 //! | `alerts` | sends alerts that begin and end to the webhook |
 //! | `watch` | reports tasks that do not get on, and feeds the service manager while all do |
+//!
+//! A validator that follows another one has `follower`, `weights` and `alerts`, and `followed`
+//! in place of the others: it verifies what the followed one publishes.
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -26,8 +29,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::beats::{Beats, Idle};
+use super::following::Following;
 use super::ledger::Ledger;
-use super::parts::{Seen, Shared, Time};
+use super::parts::{Base, Seen, Shared, Time};
 use crate::events::{Event, EventSink};
 use crate::server::health::notify;
 use crate::{CallContext, Error, ErrorKind, Fault, Result};
@@ -38,6 +42,7 @@ mod anchors;
 mod checks;
 mod contestants;
 mod duels;
+mod followed;
 mod follower;
 mod publisher;
 mod turn;
@@ -72,29 +77,49 @@ trait Task: Debug + Send + Sync {
     async fn step(&self, cx: &CallContext) -> Result<Next>;
 }
 
-/// Runs all tasks until `cx` is cancelled.
+/// Runs the tasks of a validator that runs duels until `cx` is cancelled.
 ///
 /// # Errors
 /// A bug: a task ended by itself.
 pub(super) async fn run(shared: &Arc<Shared>, cx: &CallContext) -> Result<()> {
+    let base = &shared.base;
     let tasks: [Arc<dyn Task>; 7] = [
-        Arc::new(follower::Follower::new(Arc::clone(shared))),
+        Arc::new(follower::Follower::new(Arc::clone(base), true)),
         Arc::new(admission::Admissions::new(Arc::clone(shared))),
         Arc::new(duels::Duels::new(Arc::clone(shared))),
-        Arc::new(weights::Weights::new(Arc::clone(shared))),
+        Arc::new(weights::Weights::new(Arc::clone(base), false)),
         Arc::new(anchors::Anchors::new(Arc::clone(shared))),
         Arc::new(publisher::Publishing::new(Arc::clone(shared))),
-        Arc::new(alerts::Alerts::new(Arc::clone(shared))),
+        Arc::new(alerts::Alerts::new(Arc::clone(base))),
     ];
+    run_all(base, &tasks, cx).await
+}
+
+/// Runs the tasks of a validator that follows another one until `cx` is cancelled.
+///
+/// # Errors
+/// A bug: a task ended by itself.
+pub(super) async fn run_following(following: &Arc<Following>, cx: &CallContext) -> Result<()> {
+    let base = &following.base;
+    let tasks: [Arc<dyn Task>; 4] = [
+        Arc::new(follower::Follower::new(Arc::clone(base), false)),
+        Arc::new(followed::Followed::new(Arc::clone(following))),
+        Arc::new(weights::Weights::new(Arc::clone(base), true)),
+        Arc::new(alerts::Alerts::new(Arc::clone(base))),
+    ];
+    run_all(base, &tasks, cx).await
+}
+
+async fn run_all(base: &Base, tasks: &[Arc<dyn Task>], cx: &CallContext) -> Result<()> {
     let mut set = JoinSet::new();
-    for task in &tasks {
-        let (task, care) = (Arc::clone(task), Care::of(shared));
+    for task in tasks {
+        let (task, care) = (Arc::clone(task), Care::of(base));
         care.beats.begin(task.name(), task.limit(), care.time.clock.now());
         let beat = Beating { task: task.name(), care: care.clone() };
         let cx = cx.child().with_events(Arc::new(beat));
         set.spawn(async move { care.keep_going(&*task, &cx).await });
     }
-    let (care, inner, outer) = (Care::of(shared), cx.child(), cx.clone());
+    let (care, inner, outer) = (Care::of(base), cx.child(), cx.clone());
     set.spawn(async move { care.watch(&inner).await });
     while let Some(ended) = set.join_next().await {
         if outer.is_cancelled() {
@@ -133,9 +158,9 @@ struct Care {
 }
 
 impl Care {
-    fn of(shared: &Shared) -> Self {
-        let (ledger, time) = (shared.ledger.clone(), shared.time.clone());
-        Self { ledger, time, seen: shared.seen.subscribe(), beats: Arc::clone(&shared.beats) }
+    fn of(base: &Base) -> Self {
+        let (ledger, time) = (base.ledger.clone(), base.time.clone());
+        Self { ledger, time, seen: base.seen.subscribe(), beats: Arc::clone(&base.beats) }
     }
 
     fn beat(&self, task: &'static str) {
@@ -225,8 +250,8 @@ impl Care {
 }
 
 /// Raises an alert of a task.
-async fn report(shared: &Shared, key: &str, error: &Error) {
-    raise(&shared.ledger, &shared.time, key, error).await;
+async fn report(base: &Base, key: &str, error: &Error) {
+    raise(&base.ledger, &base.time, key, error).await;
 }
 
 async fn raise(ledger: &Ledger, time: &Time, key: &str, error: &Error) {
@@ -243,6 +268,17 @@ async fn raise(ledger: &Ledger, time: &Time, key: &str, error: &Error) {
 fn said(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
+}
+
+/// Runs `work` on a thread of its own, so that what it makes need not move between threads.
+/// It ends with its context, not by being dropped.
+async fn on_thread<T: Send + 'static, F: Future<Output = Result<T>>>(
+    operation: &'static str,
+    work: impl FnOnce() -> F + Send + 'static,
+) -> Result<T> {
+    let runtime = tokio::runtime::Handle::current();
+    let done = tokio::task::spawn_blocking(move || runtime.block_on(work())).await;
+    done.map_err(|error| Error::bug(operation, error.to_string()))?
 }
 
 #[cfg(test)]

@@ -203,14 +203,14 @@ fn what_is_wrong_with_a_log_has_an_exit_code_of_its_own() {
 }
 
 /// A folder that Python's web server serves.
-struct Served {
+pub(crate) struct Served {
     server: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Served {
     /// None if there is no Python.
-    fn start(folder: &str) -> Option<Self> {
+    pub(crate) fn start(folder: &str) -> Option<Self> {
         let mut command = Command::new("python3");
         command.args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", folder]);
         let mut server = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;

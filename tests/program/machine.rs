@@ -329,8 +329,12 @@ fn validators(machine: &mut Machine) {
     let (empty, bare) = crate::validator::folder("");
     let bare = ["--config", bare.to_str().expect("UTF-8")];
     assert_eq!(machine.prints("validator genesis", &[&genesis[..], &bare].concat())["became"], "preview");
-    drop(empty);
     let reset = ["validator", "reset", "v8", "--reason", "a larger model"];
+    let python = tempfile::tempdir().expect("a folder");
+    crate::import::state(python.path());
+    let import = ["validator", "import", python.path().to_str().expect("UTF-8")];
+    assert_eq!(machine.prints("validator import", &[&import[..], &bare].concat())["became"], "preview");
+    drop(empty);
     assert_eq!(machine.prints("validator reset", &[&reset[..], &config].concat())["became"], "preview");
 }
 

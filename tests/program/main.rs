@@ -18,7 +18,11 @@ mod distil;
 mod duel;
 mod faults;
 mod folders;
+#[cfg(feature = "validator")]
+mod follow;
 mod generate;
+#[cfg(feature = "validator")]
+mod import;
 mod judges;
 mod kill;
 mod loads;
@@ -40,6 +44,8 @@ mod process;
 mod published;
 mod real_judge;
 mod rejudged;
+#[cfg(feature = "validator")]
+mod remembered;
 mod reported;
 mod run;
 #[cfg(unix)]

@@ -43,19 +43,19 @@ pub(crate) struct Again {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Changing {
     #[command(flatten)]
-    which: Which,
+    pub(super) which: Which,
     /// Do it. Without this, the command says what it would do and changes nothing.
     #[arg(long)]
-    yes: bool,
+    pub(super) yes: bool,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// What became of a command that previews.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Became {
+pub(super) enum Became {
     /// It was only said what it would do.
     Preview,
     /// It was done.
@@ -67,12 +67,12 @@ enum Became {
 impl Changing {
     /// Opens the ledger: to look at, or to change with `--yes`. No validator works with it
     /// meanwhile.
-    fn open(&self, config: &ValidatorConfig) -> Result<Ledger> {
+    pub(super) fn open(&self, config: &ValidatorConfig) -> Result<Ledger> {
         let path = config.ledger();
         if self.yes && path.exists() { Ledger::open(&path) } else { Ledger::read_alone(&path) }
     }
 
-    fn say(&self, became: Became) {
+    pub(super) fn say(&self, became: Became) {
         if became == Became::Preview && !self.json {
             note("nothing was changed; the same command with `--yes` does it");
         }
@@ -80,7 +80,7 @@ impl Changing {
 }
 
 /// Milliseconds since the Unix epoch.
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
@@ -92,7 +92,7 @@ async fn looked_at(config: &ValidatorConfig, model: &ModelRef, cx: &CallContext)
 }
 
 /// The first king that the configuration names.
-fn configured(config: &ValidatorConfig) -> Result<Option<ModelRef>> {
+pub(super) fn configured(config: &ValidatorConfig) -> Result<Option<ModelRef>> {
     let named = config.genesis.as_ref().map(ModelConfig::model).transpose()?;
     Ok(named.map(|model| model.relative_to(&config.folder)))
 }

@@ -5,7 +5,7 @@ use super::super::exit::Exit;
 use super::super::output::{note, print, print_json};
 use super::{Which, choose};
 use crate::report::Look;
-use crate::validator::ledger::SubmissionRow;
+use crate::validator::ledger::{Refusal, SubmissionRow};
 use crate::validator::{Check, Found, doctor};
 use crate::{BuildContext, CallContext, Error, ErrorKind, Fault, Registry, Result};
 
@@ -33,9 +33,17 @@ pub(super) async fn abandon(which: &Which, id: &str, reason: &str) -> Result<Exi
 }
 
 pub(super) async fn unfreeze(which: &Which) -> Result<Exit> {
-    match which.beside()?.unfreeze().await? {
-        Some(bug) => print(&format!("crowns fall again; the bug was: {bug}\n"))?,
-        None => print("nothing was frozen\n")?,
+    let ledger = which.beside()?;
+    match (ledger.unfreeze().await?, ledger.forgive().await?) {
+        (None, None) => print("nothing was frozen\n")?,
+        (bug, refusal) => {
+            if let Some(bug) = bug {
+                print(&format!("crowns fall again; the bug was: {bug}\n"))?;
+            }
+            if let Some(Refusal { message, .. }) = refusal {
+                print(&format!("the validator is followed again; what was wrong: {message}\n"))?;
+            }
+        }
     }
     Ok(Exit::Done)
 }

@@ -8,7 +8,8 @@ use super::super::exit::Exit;
 use super::super::output::{print, print_json};
 use crate::report::Look;
 use crate::validator::ledger::{
-    Alert, Competition, Counts, DuelRow, EpochRow, KingRow, Ledger, OpenDuel, SubmissionRow, Totals,
+    Alert, Competition, Counts, DuelRow, EpochRow, FollowedRow, FollowedTotals, KingRow, Ledger, OpenDuel,
+    SubmissionRow, Totals,
 };
 use crate::validator::table::{State, action, name};
 use crate::{Digest, Result};
@@ -34,6 +35,7 @@ struct Known {
     frozen: Option<String>,
     signed: u64,
     waiting: u64,
+    followed: Option<(FollowedRow, FollowedTotals)>,
 }
 
 impl Known {
@@ -54,23 +56,31 @@ impl Known {
             frozen: ledger.frozen().await?,
             signed: ledger.signed().await?,
             waiting: ledger.lag().await?.waiting,
+            followed: match ledger.followed().await? {
+                Some(row) => Some((row, ledger.followed_totals().await?)),
+                None => None,
+            },
         })
     }
 }
 
 pub(super) async fn status_json(ledger: &Ledger) -> Result<Value> {
-    let Known { competition, king, spent, counts, open, epochs, alerts, frozen, signed, waiting } =
+    let Known { competition, king, spent, counts, open, epochs, alerts, frozen, signed, waiting, followed } =
         Known::of(ledger).await?;
     Ok(json!({
         "competition": competition, "king": king, "kings": ledger.kings().await?, "spent": spent, "submissions": counts, "epochs": epochs,
         "duel": open.map(|open| json!({ "id": open.id, "submission": open.submission, "attempt": open.attempt,
             "runs": open.began, "voids": open.voids })),
         "log_entries": signed, "waits_to_be_published": waiting, "alerts": alerts, "frozen": frozen,
+        "followed": followed.map(|(row, totals)| json!({ "hotkey": row.hotkey, "origin": row.origin, "key": row.key,
+            "news_epoch": row.news_epoch, "entries": row.next, "caught_up": row.caught_up, "refusal": row.refusal,
+            "records": totals.records, "on_chain": totals.on_chain, "replies": totals.replies, "audited": totals.audited,
+            "attempts": totals.attempts, "coverage": totals.coverage() })),
     }))
 }
 
 pub(super) async fn status(ledger: &Ledger) -> Result<String> {
-    let Known { competition, king, spent, counts, open, epochs, alerts, frozen, signed, waiting } =
+    let Known { competition, king, spent, counts, open, epochs, alerts, frozen, signed, waiting, followed } =
         Known::of(ledger).await?;
     let look = Look::of_stdout();
     let mut text = String::new();
@@ -92,19 +102,25 @@ pub(super) async fn status(ledger: &Ledger) -> Result<String> {
                 100.0 * spent.alpha,
                 spent.usd
             );
-            text += &look.entry("reign", &spent);
+            if followed.is_none() {
+                text += &look.entry("reign", &spent);
+            }
         }
         None => text += &look.entry("king", "none yet"),
     }
-    let counted: Vec<_> =
-        counts.iter().map(|(state, count)| format!("{count} {}", state.replace('_', " "))).collect();
-    text +=
-        &look.entry("submissions", &if counted.is_empty() { "none yet".into() } else { counted.join(", ") });
-    let duel = open.map_or("none".to_owned(), |open| {
-        let state = if open.began { "runs" } else { "is planned" };
-        format!("attempt {} {state}, submission {}, {} voids", open.attempt, open.submission, open.voids)
-    });
-    text += &look.entry("duel", &duel);
+    if let Some((row, totals)) = &followed {
+        text += &followed_lines(look, row, *totals);
+    } else {
+        let counted: Vec<_> =
+            counts.iter().map(|(state, count)| format!("{count} {}", state.replace('_', " "))).collect();
+        text += &look
+            .entry("submissions", &if counted.is_empty() { "none yet".into() } else { counted.join(", ") });
+        let duel = open.map_or("none".to_owned(), |open| {
+            let state = if open.began { "runs" } else { "is planned" };
+            format!("attempt {} {state}, submission {}, {} voids", open.attempt, open.submission, open.voids)
+        });
+        text += &look.entry("duel", &duel);
+    }
     for (place, row) in epochs.iter().enumerate() {
         let parts = row.parts()?;
         let shares: Vec<_> =
@@ -118,8 +134,10 @@ pub(super) async fn status(ledger: &Ledger) -> Result<String> {
         text += &look.entry(label, &format!("epoch {}: {}, {what}", row.epoch, shares.join(", ")));
     }
     text += &look.entry("log", &format!("{signed} entries under a signed head"));
-    text +=
-        &look.entry("publishing", &if waiting == 0 { "all done".into() } else { format!("{waiting} wait") });
+    if followed.is_none() {
+        text += &look
+            .entry("publishing", &if waiting == 0 { "all done".into() } else { format!("{waiting} wait") });
+    }
     for (place, alert) in alerts.iter().enumerate() {
         let label = if place == 0 { look.bad("alerts") } else { String::new() };
         let line = format!(
@@ -138,6 +156,33 @@ pub(super) async fn status(ledger: &Ledger) -> Result<String> {
         );
     }
     Ok(text)
+}
+
+/// Whom it follows, how far, and what is taken on trust.
+fn followed_lines(look: Look, row: &FollowedRow, totals: FollowedTotals) -> String {
+    let FollowedTotals { records, on_chain, attempts, .. } = totals;
+    let mut text = look.entry("follows", &format!("{}, log {}, {}", row.hotkey, row.origin, row.key));
+    let all = if row.caught_up { "" } else { ", not all of its log yet: no weights are set before" };
+    text += &look.entry(
+        "followed",
+        &format!(
+            "{} entries of its log, {records} records verified, {attempts} attempts against this king{all}",
+            row.next
+        ),
+    );
+    text += &look.entry("audits", &totals.coverage());
+    text += &look.entry(
+        "on trust",
+        &format!(
+            "answers of remote judges; {} of {records} submissions, whose commitments the chain no longer shows",
+            records.saturating_sub(on_chain)
+        ),
+    );
+    if let Some(refusal) = &row.refusal {
+        text += &look
+            .entry(&look.bad("refused"), &format!("the last weights are set again: {}", refusal.message));
+    }
+    text
 }
 
 pub(super) async fn queue(ledger: &Ledger, as_json: bool) -> Result<Exit> {

@@ -32,6 +32,8 @@ struct Printed {
     /// The newest epoch whose weights landed.
     epoch: Option<u64>,
     alerts: BTreeMap<String, u64>,
+    /// Entries of a followed log.
+    followed: u64,
 }
 
 impl Tail {
@@ -39,7 +41,8 @@ impl Tail {
     pub(super) async fn new(ledger: Ledger, demo: bool) -> Result<Self> {
         let moves = ledger.moves(None, 0).await?.last().map_or(0, |row| row.id);
         let epoch = ledger.last_landed().await?.map(|row| row.epoch);
-        let printed = Printed { moves, epoch, alerts: BTreeMap::new() };
+        let followed = ledger.followed().await?.map_or(0, |row| row.next);
+        let printed = Printed { moves, epoch, alerts: BTreeMap::new(), followed };
         Ok(Self { ledger, demo, progress: Mutex::default(), printed: tokio::sync::Mutex::new(printed) })
     }
 
@@ -77,6 +80,24 @@ impl Tail {
                 shares.join(", ")
             );
             printed.epoch = Some(row.epoch);
+        }
+        let followed = self.ledger.followed().await?.map_or(0, |row| row.next);
+        for row in self.ledger.followed_records(printed.followed).await? {
+            if row.place >= followed {
+                break;
+            }
+            let audited = match row.audited {
+                0 => "no reply audited".to_owned(),
+                audited => format!("{audited} of {} replies audited", row.replies),
+            };
+            let _ = writeln!(
+                text,
+                "{:>10}entry {}: record {} is verified, {audited}",
+                "",
+                row.place,
+                row.record.short()
+            );
+            printed.followed = row.place + 1;
         }
         let look = Look::of_stdout();
         let alerts = self.ledger.alerts().await?;

@@ -97,9 +97,19 @@ function reignPart(status, index) {
         el('p', {}, el('span', { class: 'number big' }, chance(reign.left)), ` of ${chance(reign.alpha)} is left`),
         el('p', { class: 'quiet' }, `A king ever falls to a challenger that is not better with a chance of at most ${chance(reign.alpha)}, however many try. The next attempt may spend ${chance(reign.next_share)}.`)),
       facts(
+        competition(status),
         label('Records', el('span', { class: 'number' }, count(index ? index.records : 0))),
         label('Waiting', el('span', { class: 'number' }, count(status.queue.length))),
         status.registration && label('Registration', el('span', { class: 'number' }, `${fixed(status.registration.rao / 1e9, 4)} TAO`), `at block ${count(status.registration.block)}`))));
+}
+
+// Which competition runs, by what its commitments begin with, and why it began.
+function competition({ competitions }) {
+  const present = competitions && competitions[0];
+  if (!present) return null;
+  const since = present.began_at ? `, since ${day(present.began_at)}` : '';
+  return label('Competition', el('span', { class: 'number' }, `${count(present.number)}, `), code(verbatim(present.version)), since,
+    present.number > 1 && el('span', { class: 'quiet' }, ': ', verbatim(present.reason)));
 }
 
 function runningPart({ duel }) {

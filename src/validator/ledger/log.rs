@@ -27,7 +27,7 @@ impl Ledger {
     /// # Errors
     /// A bug: it covers more than there are.
     pub async fn keep_head(&self, head: &Head, now_ms: u64) -> Result<()> {
-        let (size, text) = (head.size, head.to_string());
+        let (size, head) = (head.size, head.clone());
         self.write("keep a head of the log", move |transaction| {
             let entries: u64 =
                 transaction.query_row("SELECT count(*) FROM log_entries", [], |row| row.get(0))?;
@@ -38,9 +38,7 @@ impl Ledger {
                 );
                 return Err(error.with("folder", size).with("ledger", entries).into());
             }
-            let sql = "INSERT OR IGNORE INTO log_heads (size, head, at_ms) VALUES (?1, ?2, ?3)";
-            transaction.execute(sql, params![size, text, now_ms])?;
-            Ok(())
+            keep(transaction, &head, now_ms)
         })
         .await
     }
@@ -84,6 +82,13 @@ impl Ledger {
 
 fn head(row: &Row<'_>) -> rusqlite::Result<Head> {
     Head::parse(&row.get::<_, String>(0)?).map_err(|error| damaged(0, error))
+}
+
+/// Keeps a signed head of the log.
+pub(super) fn keep(transaction: &Transaction<'_>, head: &Head, now_ms: u64) -> Result<(), Trouble> {
+    let sql = "INSERT OR IGNORE INTO log_heads (size, head, at_ms) VALUES (?1, ?2, ?3)";
+    transaction.execute(sql, params![head.size, head.to_string(), now_ms])?;
+    Ok(())
 }
 
 /// The place at which the entry now stands.

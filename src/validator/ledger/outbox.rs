@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::Ledger;
+use super::followed::is_followers;
 use super::submissions::find;
 use crate::chains::database::{Trouble, damaged};
 use crate::log::Submission;
@@ -150,8 +151,11 @@ impl Stored {
     }
 }
 
-/// Has the documents written anew from the ledger.
+/// Has the documents written anew from the ledger, unless it is one that publishes nothing.
 pub(super) fn mark_documents(transaction: &Transaction<'_>, now_ms: u64) -> Result<(), Trouble> {
+    if is_followers(transaction)? {
+        return Ok(());
+    }
     DOCUMENTS.iter().try_for_each(|name| put(transaction, name, None, now_ms))
 }
 

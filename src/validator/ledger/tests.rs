@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use crate::chain::{DatedBy, Hotkey, Place};
-use crate::log::{Announced, End, Ended};
+use crate::log::{Announced, End, Ended, Entry};
 use crate::reign::ErrorBudget;
 use crate::validator::table::{Move, State};
 use crate::verdict::Holds;
@@ -12,6 +12,7 @@ use super::*;
 mod books;
 mod competitions;
 mod files;
+mod followed;
 
 /// The commitment of `hotkey` to a model of its own, at `block`.
 fn commit(hotkey: &str, block: u64) -> Commit {

@@ -16,7 +16,7 @@ use crate::judges::screens::Measurement;
 use crate::record::FileStore;
 use crate::validator::ledger::{KingRow, Reason, SubmissionRow};
 use crate::validator::models::{blocking, content};
-use crate::validator::parts::{Seen, Shared};
+use crate::validator::parts::{Base, Seen, Shared};
 use crate::validator::seeds;
 use crate::validator::table::{Move, State};
 use crate::{
@@ -54,7 +54,7 @@ impl Admissions {
     }
 
     async fn step_from(&self, row: &SubmissionRow, step: Move, reason: Reason) -> Result<Looked> {
-        let Shared { ledger, time, .. } = &*self.0;
+        let Base { ledger, time, .. } = &**self.0;
         ledger.step(row.id, step, reason, time.now_ms()).await?;
         Ok(Looked::Moved)
     }
@@ -87,6 +87,16 @@ impl Admissions {
         let miners = Miners::new(&swaps);
         let why = barred(row, &all, shared.entry.per_hotkey, &miners, &seen.metagraph, &swaps);
         let why = why.or_else(|| self.reference(row).err().map(|error| error.to_string()));
+        let why = match why {
+            None => {
+                let (ledger, first) = (&shared.ledger, miners.first(&row.hotkey));
+                match ledger.used_before(&row.hotkey, &row.repository, &row.pin).await? {
+                    None => ledger.used_before(first, &row.repository, &row.pin).await?,
+                    used => used,
+                }
+            }
+            why => why,
+        };
         match why {
             Some(why) => self.step_from(row, Move::SetAside, Reason::new(why)).await,
             None => {
@@ -142,7 +152,8 @@ impl Admissions {
 
     /// Waits for files that may still be uploaded, or ends it.
     async fn absent(&self, row: &SubmissionRow, head: BlockNumber) -> Result<Looked> {
-        let Shared { entry, ledger, time, .. } = &*self.0;
+        let Base { ledger, time, .. } = &**self.0;
+        let entry = &self.0.entry;
         let until = row.readable_at.saturating_add(entry.upload_blocks);
         if head > until {
             let why = format!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Next, Task};
-use crate::validator::parts::Shared;
+use crate::validator::parts::Base;
 use crate::{CallContext, Result};
 
 /// How long one message may take. Source: albedo.
@@ -16,11 +16,11 @@ const LIMIT: Duration = Duration::from_mins(10);
 const LOOK: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
-pub(super) struct Alerts(Arc<Shared>);
+pub(super) struct Alerts(Arc<Base>);
 
 impl Alerts {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self(shared)
+    pub(super) fn new(base: Arc<Base>) -> Self {
+        Self(base)
     }
 }
 
@@ -35,7 +35,7 @@ impl Task for Alerts {
     }
 
     async fn step(&self, cx: &CallContext) -> Result<Next> {
-        let Shared { webhook, ledger, time, .. } = &*self.0;
+        let Base { webhook, ledger, time, .. } = &*self.0;
         let Some(webhook) = webhook else { return Ok(Next::After(LIMIT / 2)) };
         let [after, quiet] =
             [webhook.settings.after_secs, webhook.settings.quiet_secs].map(Duration::from_secs);

@@ -46,7 +46,8 @@ impl Anchors {
 
     /// Whether a newer head than `on_chain` goes there now.
     async fn is_due(&self, seen: &Seen, on_chain: Option<OnChain>) -> Result<bool> {
-        let Shared { ledger, anchoring, .. } = &*self.shared;
+        let Shared { anchoring, .. } = &*self.shared;
+        let ledger = &self.shared.ledger;
         if *anchoring == Anchoring::BeforeSeed {
             let waiting = ledger.open_duel().await?.filter(|duel| duel.head_block.is_none());
             let covers = |place| on_chain.is_some_and(|on_chain| on_chain.head.size > place);

@@ -12,7 +12,7 @@ use super::anchors::on_chain;
 use super::checks::gone;
 use super::contestants::{Contestants, builder, settings};
 use super::turn::{Turn, next_to_duel, pause};
-use super::{Next, Task, report};
+use super::{Next, Task, on_thread, report};
 use crate::chain::BlockNumber;
 use crate::log::{Announced, Ended, Submission};
 use crate::record::{self, FileStore, RecordStore, VerifyOptions};
@@ -20,7 +20,7 @@ use crate::reign::Effect;
 use crate::validator::config::Anchoring;
 use crate::validator::ledger::{Crowned, Decision, Drafted, KingRow, OpenDuel, Reason, SubmissionRow};
 use crate::validator::models::blocking;
-use crate::validator::parts::{Seen, Shared};
+use crate::validator::parts::{Base, Seen, Shared};
 use crate::validator::running::{Beginning, RunningSink};
 use crate::validator::table::{Move, State};
 use crate::{
@@ -50,7 +50,7 @@ impl Duels {
 
     /// Plans the duel of the submission whose turn it is.
     async fn plan_next(&self, seen: &Seen, cx: &CallContext) -> Result<Next> {
-        let Shared { ledger, time, .. } = &*self.shared;
+        let Base { ledger, time, .. } = &**self.shared;
         let (king, now_ms) = (self.shared.king().await?, time.now_ms());
         let live = ledger.live().await?;
         let row = match next_to_duel(&live, king.id, now_ms) {
@@ -80,7 +80,7 @@ impl Duels {
     }
 
     async fn plan(&self, row: &SubmissionRow, king: &KingRow, cx: &CallContext) -> Result<()> {
-        let Shared { ledger, time, budget, .. } = &*self.shared;
+        let Base { ledger, time, budget, .. } = &**self.shared;
         let sides = self.contestants.load(&self.shared, king, row, cx).await?;
         let attempt = ledger.next_attempt(king.id, *budget).await?;
         let settings = settings(&self.shared, &attempt);
@@ -94,7 +94,7 @@ impl Duels {
 
     /// Goes on with the duel that is planned or runs.
     async fn go_on(&self, duel: &OpenDuel, cx: &CallContext) -> Result<Next> {
-        let Shared { ledger, log, chain, time, poll, .. } = &*self.shared;
+        let Base { ledger, chain, time, poll, .. } = &**self.shared;
         let row = ledger.submission(duel.submission).await?;
         if row.state == State::Duelling {
             // The process that ran it has ended.
@@ -113,7 +113,7 @@ impl Duels {
         if row.due_ms > now_ms {
             return Ok(Next::Change(Duration::from_millis(row.due_ms - now_ms).min(Duration::from_mins(1))));
         }
-        log.write(ledger, now_ms, cx).await?;
+        self.shared.log.write(ledger, now_ms, cx).await?;
         let Some(head_block) = duel.head_block else {
             let Some(block) = self.announced_at(duel, cx).await? else {
                 return Ok(Next::Change(Duration::from_mins(1)));
@@ -156,7 +156,7 @@ impl Duels {
     }
 
     async fn run(&self, duel: &OpenDuel, row: &SubmissionRow, seed: Seed, cx: &CallContext) -> Result<Next> {
-        let Shared { ledger, time, state, .. } = &*self.shared;
+        let Base { ledger, time, state, .. } = &**self.shared;
         let kings = ledger.kings().await?;
         let king = kings.into_iter().find(|king| king.id == duel.king);
         let king = king.ok_or_else(|| Error::bug("run the duel", "its king is gone"))?;
@@ -202,7 +202,7 @@ impl Duels {
         usd: f64,
         cx: &CallContext,
     ) -> Result<Next> {
-        let Shared { ledger, chain, time, .. } = &*self.shared;
+        let Base { ledger, chain, time, .. } = &**self.shared;
         let (path, inner) = (folder.clone(), cx.clone());
         // A crown rests on what a stranger would find.
         let record = on_thread("verify the record", move || async move {
@@ -254,7 +254,7 @@ impl Duels {
     }
 
     async fn void(&self, duel: &OpenDuel, error: Error, usd: f64) -> Result<Next> {
-        let Shared { ledger, time, .. } = &*self.shared;
+        let Base { ledger, time, .. } = &**self.shared;
         let now_ms = time.now_ms();
         let due = now_ms + pause(error.fault(), duel.voids).as_millis() as u64;
         ledger.void_duel(duel.id, error, usd, due, now_ms).await?;
@@ -342,17 +342,6 @@ async fn run_in(
     }
     shared.running().begin(planned.plan(), beginning);
     planned.run(store, cx).await
-}
-
-/// Runs `work` on a thread of its own, so that what it makes need not move between threads.
-/// It ends with its context, not by being dropped.
-async fn on_thread<T: Send + 'static, F: Future<Output = Result<T>>>(
-    operation: &'static str,
-    work: impl FnOnce() -> F + Send + 'static,
-) -> Result<T> {
-    let runtime = tokio::runtime::Handle::current();
-    let done = tokio::task::spawn_blocking(move || runtime.block_on(work())).await;
-    done.map_err(|error| Error::bug(operation, error.to_string()))?
 }
 
 /// The submission as the log and records name it.

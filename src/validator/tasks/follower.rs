@@ -1,4 +1,5 @@
-//! Reads every final block and enters its commitments.
+//! Reads every final block and enters its commitments; where another validator is followed,
+//! they are only remembered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,7 @@ use crate::chain::Content;
 use crate::chains::ledger::{Seen as SeenFirst, Sighting};
 use crate::log::AnchoredHead;
 use crate::validator::ledger::Commit;
-use crate::validator::parts::{Seen, Shared};
+use crate::validator::parts::{Base, Seen};
 use crate::{CallContext, Result};
 
 /// How long a chain may show no new block before that is reported. Source: albedo; a
@@ -20,14 +21,16 @@ const LIMIT: Duration = Duration::from_mins(5);
 
 #[derive(Debug)]
 pub(super) struct Follower {
-    shared: Arc<Shared>,
+    base: Arc<Base>,
+    /// Whether commitments become submissions.
+    enters: bool,
     /// Everything that was sighted before is in the validator's ledger.
     caught_up: AtomicBool,
 }
 
 impl Follower {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, caught_up: AtomicBool::new(false) }
+    pub(super) fn new(base: Arc<Base>, enters: bool) -> Self {
+        Self { base, enters, caught_up: AtomicBool::new(false) }
     }
 }
 
@@ -42,7 +45,7 @@ impl Task for Follower {
     }
 
     async fn step(&self, cx: &CallContext) -> Result<Next> {
-        let Shared { ledger, reveals, chain, netuid, seen, time, poll, .. } = &*self.shared;
+        let Base { ledger, reveals, chain, netuid, seen, time, poll, .. } = &*self.base;
         let head = chain.head(cx).await?;
         if seen.borrow().as_ref().is_some_and(|seen| seen.head == head) {
             return Ok(Next::After(*poll));
@@ -50,9 +53,14 @@ impl Task for Follower {
         let caught_up = self.caught_up.swap(false, Ordering::Relaxed);
         let new = reveals.follow_to(&**chain, *netuid, &head, cx).await?;
         // A process that was killed between the two has left some in between.
-        let sighted =
-            if caught_up { new } else { reveals.sightings(self.shared.chain_id(cx).await?, *netuid).await? };
-        ledger.observe(sighted.into_iter().filter_map(readable).collect(), time.now_ms()).await?;
+        if self.enters {
+            let sighted = if caught_up {
+                new
+            } else {
+                reveals.sightings(self.base.chain_id(cx).await?, *netuid).await?
+            };
+            ledger.observe(sighted.into_iter().filter_map(readable).collect(), time.now_ms()).await?;
+        }
         let subnet = chain.subnet(*netuid, &head, cx).await?;
         let metagraph = chain.metagraph(*netuid, &head, cx).await?;
         seen.send_replace(Some(Arc::new(Seen { head, subnet, metagraph })));

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use super::{Next, Task};
 use crate::publish::{Backoff, Failure, Item, Lag, Next as Due, Outbox, Publisher, Settings, Work};
 use crate::validator::ledger::outbox::What;
-use crate::validator::parts::Shared;
+use crate::validator::parts::{Base, Shared};
 use crate::{CallContext, Error, Result};
 
 pub(in crate::validator) mod documents;
@@ -58,7 +58,8 @@ impl Task for Publishing {
     }
 
     async fn step(&self, cx: &CallContext) -> Result<Next> {
-        let Shared { ledger, log, bucket, time, .. } = &*self.shared;
+        let Shared { log, bucket, .. } = &*self.shared;
+        let Base { ledger, time, .. } = &**self.shared;
         log.write(ledger, time.now_ms(), cx).await?;
         let mut state = self.state.lock().await;
         let Opened { publisher, signed, fresh_ms } = &mut *state;

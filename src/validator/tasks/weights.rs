@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use super::{Next, Task, report};
 use crate::chain::{EpochIndex, MechanismId, Subnet};
-use crate::validator::ledger::EpochRow;
-use crate::validator::parts::{Seen, Shared};
+use crate::validator::ledger::{Choice, EpochRow};
+use crate::validator::parts::{Base, Seen};
 use crate::weights::{EqualSplit, Share, WeightKey, WeightVector, are_in_force, check_setter};
 use crate::{CallContext, Error, ErrorKind, Result};
 
@@ -21,7 +21,9 @@ const EPOCHS: EpochIndex = 2;
 
 #[derive(Debug)]
 pub(super) struct Weights {
-    shared: Arc<Shared>,
+    base: Arc<Base>,
+    /// Whether the kings are those of a validator that is followed.
+    follows: bool,
     in_force: Mutex<InForce>,
 }
 
@@ -44,52 +46,55 @@ impl InForce {
 }
 
 impl Weights {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, in_force: Mutex::default() }
+    pub(super) fn new(base: Arc<Base>, follows: bool) -> Self {
+        Self { base, follows, in_force: Mutex::default() }
     }
 
     /// Sends the vector of the epoch, which was kept before.
     async fn send(&self, row: &EpochRow, cx: &CallContext) -> Result<()> {
-        let shared = &*self.shared;
-        let cleared = shared.journal.clear(row.vector.clone()).await?;
-        let _writing = shared.writing.lock().await;
-        let receipt = shared.chain.set_weights(cleared, cx).await?;
-        shared.ledger.weights_landed(row.epoch, receipt, shared.time.now_ms()).await
+        let base = &*self.base;
+        let cleared = base.journal.clear(row.vector.clone()).await?;
+        let _writing = base.writing.lock().await;
+        let receipt = base.chain.set_weights(cleared, cx).await?;
+        base.ledger.weights_landed(row.epoch, receipt, base.time.now_ms()).await
     }
 
     /// The vector that the epoch gets; none before there is a call for weights.
     async fn choose(&self, seen: &Seen, cx: &CallContext) -> Result<Option<EpochRow>> {
-        let shared = &*self.shared;
-        let Some((call, kings)) = shared.ledger.called_weights().await? else { return Ok(None) };
-        let policy = EqualSplit { kings: shared.reign.kings, burn: crate::chain::Uid(shared.reign.burn) };
-        // After a bug, the last vector that landed is set again until somebody has looked.
-        let last = match shared.ledger.frozen().await? {
-            Some(_) => shared.ledger.last_landed().await?,
-            None => None,
+        let base = &*self.base;
+        let Some((call, kings)) = base.ledger.called_weights().await? else { return Ok(None) };
+        let policy = EqualSplit { kings: base.reign.kings, burn: crate::chain::Uid(base.reign.burn) };
+        // After a bug, and while a followed validator is refused, the last vector that landed is
+        // set again.
+        let last = match base.ledger.choice(self.follows).await? {
+            Choice::Last => base.ledger.last_landed().await?,
+            Choice::Called => None,
+            Choice::None => return Ok(None),
         };
         let shares: Vec<Share> = match last {
             Some(last) => last.vector.shares,
             None => policy.shares(&kings, &seen.subnet, &seen.metagraph)?,
         };
         let key = WeightKey {
-            genesis: shared.chain_id(cx).await?,
-            netuid: shared.netuid,
+            genesis: base.chain_id(cx).await?,
+            netuid: base.netuid,
             mechanism: MechanismId(0),
             epoch: seen.subnet.epoch,
-            hotkey: shared.hotkey.clone(),
+            hotkey: base.hotkey.clone(),
         };
         let vector = WeightVector { key, version_key: seen.subnet.weights_version, shares };
-        shared.ledger.choose_vector(call, vector, shared.time.now_ms()).await.map(Some)
+        base.ledger.choose_vector(call, vector, base.time.now_ms()).await.map(Some)
     }
 
-    /// Reports epochs that go by without this validator's weights in force.
-    async fn check_force(&self, seen: &Seen, cx: &CallContext) -> Result<()> {
+    /// Reports epochs that go by without this validator's weights in force; gives whether it
+    /// did.
+    async fn check_force(&self, seen: &Seen, cx: &CallContext) -> Result<bool> {
         const KEY: &str = "weights are not in force";
-        let shared = &*self.shared;
-        let uid = seen.metagraph.of(&shared.hotkey).map(|neuron| neuron.uid);
-        let view = shared.chain.weights(shared.netuid, &seen.head, cx).await?;
+        let base = &*self.base;
+        let uid = seen.metagraph.of(&base.hotkey).map(|neuron| neuron.uid);
+        let view = base.chain.weights(base.netuid, &seen.head, cx).await?;
         let row = view.rows.iter().find(|row| Some(row.validator) == uid);
-        let epochs = shared.ledger.epochs(8).await?;
+        let epochs = base.ledger.epochs(8).await?;
         let are_ours = row
             .is_some_and(|row| epochs.iter().any(|epoch| are_in_force(&epoch.vector.shares, &row.weights)));
         let silent =
@@ -101,14 +106,15 @@ impl Weights {
                     .with("epochs", epochs)
                     .with("epoch now", seen.subnet.epoch)
                     .with_hint("check registration, permit and chain: `albedo chain epochs`");
-                report(shared, KEY, &error).await;
+                report(base, KEY, &error).await;
+                return Ok(true);
             }
             None if are_ours => {
-                shared.ledger.well(KEY, shared.time.now_ms()).await?;
+                base.ledger.well(KEY, base.time.now_ms()).await?;
             }
             None => {}
         }
-        Ok(())
+        Ok(false)
     }
 }
 
@@ -123,17 +129,18 @@ impl Task for Weights {
     }
 
     async fn step(&self, cx: &CallContext) -> Result<Next> {
-        let shared = &*self.shared;
+        let base = &*self.base;
         let wait = Next::Change(Duration::from_mins(1));
-        let Some(seen) = shared.newest() else { return Ok(wait) };
+        let Some(seen) = base.newest() else { return Ok(wait) };
         let epoch = seen.subnet.epoch;
-        self.check_force(&seen, cx).await?;
-        shared.ledger.weights_missed(epoch, "the epoch was over before they landed".into()).await?;
-        let row = match shared.ledger.epoch(epoch).await? {
+        // Raising an alert changes the ledger, for which this task would not wait then.
+        let wait = if self.check_force(&seen, cx).await? { Next::After(base.poll) } else { wait };
+        base.ledger.weights_missed(epoch, "the epoch was over before they landed".into()).await?;
+        let row = match base.ledger.epoch(epoch).await? {
             Some(row) if row.is_settled() => return Ok(wait),
             Some(row) => Some(row),
             None => {
-                check_setter(&shared.hotkey, &seen.subnet, &seen.metagraph)?;
+                check_setter(&base.hotkey, &seen.subnet, &seen.metagraph)?;
                 self.choose(&seen, cx).await?
             }
         };

@@ -147,25 +147,47 @@ async fn the_ledger_of_format_2_is_read() {
     assert_eq!(ledger.first_king().await.expect("read").map(|king| king.id), Some(3));
 }
 
+#[tokio::test]
+async fn the_ledger_of_format_3_is_read() {
+    let (_folder, path) = folder();
+    let connection = Connection::open(&path).expect("opens");
+    connection.execute_batch(include_str!("../fixtures/ledger-3.sql")).expect("the fixture is whole");
+    drop(connection);
+    let ledger = Ledger::open(&path).expect("opens");
+    let followed = ledger.followed().await.expect("read").expect("followed");
+    assert_eq!((followed.hotkey.0.as_str(), followed.next, followed.caught_up), ("them", 1, false));
+    assert_eq!(followed.refusal.map(|refusal| refusal.cause), Some(Cause::Log));
+    assert_eq!(ledger.followed_duel().await.expect("read").map(|duel| duel.king), Some(3));
+    assert_eq!(ledger.followed_totals().await.expect("read").replies, 24);
+    let used = ledger.used_before(&Hotkey("cat".into()), "a/b", "sha256:0").await.expect("read");
+    assert_eq!(used.as_deref(), Some("the hotkey has taken part before"));
+    assert_eq!(ledger.can_import(super::followed::import().source).await.expect("read"), Imported::Already);
+}
+
 /// Writes the fixture of the newest format: its SQL goes to standard output.
 #[tokio::test]
 #[ignore = "run it once for a new format, and keep what it prints"]
 async fn print_a_fixture() {
     let ledger = Ledger::in_memory().expect("a ledger");
-    let ids = clear(&ledger, &["ann", "bob", "cat"]).await;
-    for (id, outcome) in [(ids[0], Some(LOST)), (ids[1], Some(Outcome::Dethroned)), (ids[2], None)] {
-        let duel = plan(&ledger, id).await.expect("planned");
-        begin(&ledger, &duel).await;
-        if let Some(outcome) = outcome {
-            ledger.decide(decision(&duel, outcome), 8).await.expect("decided");
-        }
-    }
-    let genesis = ModelRef::from(Path::new("another"));
-    let reset = Reset { version: 8, genesis, reason: "a larger model".into() };
-    ledger.reset(reset, 9).await.expect("begun");
-    let dan = commit("dan", 9);
-    let dan = Commit { text: dan.text.replace("v7|", "v8|"), ..dan };
-    ledger.observe(vec![dan], 10).await.expect("observed");
+    ledger.import(super::followed::import(), 1).await.expect("entered");
+    let key = crate::signer::KeyFile::from_seed(&[7; 32]);
+    let head = crate::log::Head::sign("example.com/log", 1, Digest::of("root"), &key).expect("signed");
+    ledger.follow(&Hotkey("them".into()), &head, "key", 5).await.expect("followed");
+    let entries = vec![Entry::Announced(announced("a"))];
+    ledger.keep_followed(entries, &head, "news".into(), 5, 2).await.expect("kept");
+    let effect = Effect::Announced { king: Digest::of("king") };
+    ledger.follow_entry(0, effect, 5, 3).await.expect("followed");
+    let verified = Verified {
+        place: 0,
+        record: Digest::of("record"),
+        announced: Some(0),
+        seen_block: 9,
+        on_chain: true,
+        replies: 24,
+    };
+    ledger.note_verified(verified, 4).await.expect("noted");
+    let refusal = Refusal { cause: Cause::Log, message: "two histories".into() };
+    ledger.refuse(Some(refusal)).await.expect("noted");
     let dump = ledger.look("dump", |transaction| Ok(dump(transaction)?)).await.expect("dumped");
     println!("{dump}");
 }

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::unknown;
 use crate::publish::public::{
-    FORMAT, King, PublicLog, PublicSubmission, Queued, Registration, Reign, Status, StatusSource,
-    SubmissionStatus, Submissions,
+    FORMAT, King, PublicCompetition, PublicLog, PublicSubmission, Queued, Registration, Reign, Status,
+    StatusSource, SubmissionStatus, Submissions,
 };
-use crate::validator::ledger::{KingRow, SubmissionRow};
+use crate::validator::ledger::{Competition, KingRow, SubmissionRow};
 use crate::validator::parts::Shared;
 use crate::validator::running::name;
 use crate::validator::table::{action, is_final};
@@ -61,6 +61,8 @@ async fn status(shared: &Shared, now_ms: u64) -> Result<Status> {
         updated_at: now_ms / 1000,
         stale_after_secs: STALE_SECS,
         source: StatusSource::Validator,
+        validator: Some(shared.hotkey.0.clone()),
+        competitions: competitions(shared).await?,
         reign,
         kings,
         queue: rows.iter().filter(|row| !is_final(row.state)).map(queued).collect(),
@@ -71,6 +73,19 @@ async fn status(shared: &Shared, now_ms: u64) -> Result<Status> {
             size: shared.ledger.signed().await?,
         }),
     })
+}
+
+/// The competitions, the present one first.
+async fn competitions(shared: &Shared) -> Result<Vec<PublicCompetition>> {
+    let kings = shared.ledger.kings().await?;
+    let public = |competition: &Competition| PublicCompetition {
+        number: competition.id as u64,
+        version: format!("v{}", competition.version),
+        began_at: (competition.began_ms > 0).then_some(competition.began_ms / 1000),
+        reason: sentence(&competition.reason),
+        first_king: kings.iter().rfind(|king| king.competition == competition.id).map(|king| king.id as u64),
+    };
+    Ok(shared.ledger.competitions().await?.iter().rev().map(public).collect())
 }
 
 async fn submissions(shared: &Shared, now_ms: u64) -> Result<Submissions> {
@@ -84,6 +99,7 @@ async fn submissions(shared: &Shared, now_ms: u64) -> Result<Submissions> {
         reason: sentence(&row.reason),
         action: action(row.state).into(),
         record: row.record,
+        competition: Some(row.competition as u64),
     };
     Ok(Submissions {
         format: FORMAT,
@@ -103,6 +119,7 @@ fn public_king(king: &KingRow, rows: &[SubmissionRow], weights: &BTreeMap<String
         record: king.record,
         crowned_at: Some(king.crowned_ms / 1000),
         weight: king.hotkey.as_ref().and_then(|hotkey| weights.get(&hotkey.0).copied()),
+        competition: Some(king.competition as u64),
     }
 }
 
