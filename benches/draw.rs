@@ -115,6 +115,7 @@ fn plan(sampler: Sampler, tasks: &TaskSetInfo) -> DuelPlan {
         terms: Terms::default(),
         previous: None,
         canaries: None,
+        twins: None,
         effect_prior: None,
         admission: None,
         call_tries: None,

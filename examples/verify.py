@@ -328,6 +328,7 @@ PLAN = fields(
                 {
                     "watched": true,
                     "reference_scores": true,
+                    "twins": U32,
                     "offline": fields({"settings": anything, "behaviour": digest}),
                 },
             )
@@ -362,6 +363,7 @@ PLAN = fields(
             }
         ),
         "admission": ADMISSION,
+        "twins": fields({"share": U32}),
         "call_tries": U32,
         "behaviour": fields({"rule": digest, "sampler": digest, "panel": digest}, {"template": digest}),
         "rule_version": positive,
@@ -433,6 +435,13 @@ LINES = {
     "preparation": fields({"sample": U32, "judge": U32, "text": text}),
     "assessment": fields(
         {"sample": U32, "judge": U32, "order": ORDER, "answer": ANSWER}, {"asked": U32}
+    ),
+    "twin": fields(
+        {"sample": U32, "judge": U32, "side": one_of("king", "challenger")}, {"drawn": true, "text": TEXT}
+    ),
+    "twin_assessment": fields(
+        {"sample": U32, "judge": U32, "side": one_of("king", "challenger"), "order": ORDER, "answer": ANSWER},
+        {"asked": U32},
     ),
     "probes": fields(
         {
@@ -693,6 +702,55 @@ def cell_of(version, metrics, answers, probes):
     if (lack, neutral) in (("refused", "refused"), ("abstained", "abstained")):
         return {"missing_for": "question"}
     return {"missing_for": "outage"}
+
+
+# Twins
+
+
+def draws(plan, judge, index):
+    """Whether the replies of sample `index` are compared with their twins whatever they say."""
+    if "twins" not in plan or "twins" not in judge:
+        return False
+    run, place = divmod(index, plan["twins"]["share"])
+    seed = derive("twin", [seed_bytes(plan["seed"]), run.to_bytes(4, "little")])
+    return Stream(seed, 2).below(plan["twins"]["share"]) == place
+
+
+def twin_cell(judge, place, line, answers):
+    cell = {"judge": place, "side": line["side"]}
+    if "drawn" in line:
+        cell["drawn"] = True
+    gain = 0.0
+    if answers is not None:
+        compared = plain_cell(judge["metrics"], answers)
+        gain = None if compared == "missing" else 0.0 - cell_difference(compared)
+    if gain is not None:
+        cell["gain"] = gain
+        if gain > 0.5:
+            cell["replaced"] = True
+    return cell
+
+
+def twins_of(plan, clusters):
+    cells = [cell for cluster in clusters for cell in cluster.get("twins", [])]
+    deltas = []
+    for cluster in clusters:
+        gains = {(cell["judge"], cell["side"]): cell.get("gain") for cell in cluster.get("twins", []) if "drawn" in cell}
+        both = [
+            gains[place, "challenger"] - gain
+            for (place, side), gain in gains.items()
+            if side == "king" and gain is not None and gains.get((place, "challenger")) is not None
+        ]
+        if both:
+            deltas.append(max(-1.0, min(1.0, total(both) / len(both))))
+    low, high = confidence(deltas, scale_of(0.05, max(1, plan["samples"] // plan["twins"]["share"])))
+    return {
+        "compared": len(cells), "unanswered": sum("gain" not in cell for cell in cells),
+        "king": sum("replaced" in cell and cell["side"] == "king" for cell in cells),
+        "challenger": sum("replaced" in cell and cell["side"] == "challenger" for cell in cells),
+        "samples": len(deltas), "delta": 100.0 * (total(deltas) / max(1, len(deltas))) + 0.0,
+        "interval": {"low": low, "high": high},
+    }
 
 
 # The rules
@@ -1029,6 +1087,8 @@ def verdict_of(plan, version, clusters, overflows, ruling, decision):
         for name, value in (("drift", drift(differences)), ("strata", strata(clusters))):
             if value is not None:
                 verdict[name] = value
+    if "twins" in plan:
+        verdict["twins"] = twins_of(plan, clusters)
     return verdict
 
 
@@ -1122,6 +1182,10 @@ def check_plan(plan, format, origin):
         require("canaries" not in plan and not watched, "canaries are not of its format")
     version = plan.get("rule_version", 1)
     require(version in (1, 2), "no such version of the rules")
+    makes_twins = any("twins" in judge for judge in plan["judges"])
+    require(("twins" in plan) == makes_twins, "twins that no judge makes")
+    if makes_twins:
+        require(format >= 3 and version > 1 and plan["twins"]["share"] > 0, "no such twins")
     if version == 1:
         scores = any("reference_scores" in judge for judge in plan["judges"])
         require(not scores and "effect_prior" not in plan, "the plan is not of its version of the rules")
@@ -1297,13 +1361,18 @@ class Walk:
         same = pair and self.version > 1 and all(
             replies[0]["completed"][key] == replies[1]["completed"][key] for key in ("text", "finish")
         )
-        cells = []
+        cells, twins = [], []
         for place, judge in enumerate(self.plan["judges"]):
             replied = "missing" if not pair else "same" if same and "reference_scores" not in judge else "pair"
             self.preparation(index, place, replied)
+            compared = self.twins(index, place, judge, replied)
             answers = [
                 self.answer((0, index), place, order, judge, replied) for order in ("king_first", "challenger_first")
             ]
+            asked = any(type(answer) is dict and "answered" in answer for answer in answers)
+            if replied == "pair" and asked and draws(self.plan, judge, index):
+                require(len(compared) == 2, "a reply of a drawn sample has no twin")
+            twins += compared
             probes = self.probes(index, place, answers)
             self.likelihood(judge, replies, answers)
             if unjudged is not None:
@@ -1314,6 +1383,8 @@ class Walk:
         cluster = {"line": "cluster", "sample": index, "cells": cells, "difference": difference}
         if self.version > 1 and sample["repo"]:
             cluster["stratum"] = sample["repo"]
+        if twins:
+            cluster["twins"] = twins
         require(canonical(self.line("cluster")) == canonical(cluster), "the cluster does not follow")
         return cluster
 
@@ -1333,6 +1404,26 @@ class Walk:
             line = self.line()
             require((line["sample"], line["judge"]) == (index, place), "another preparation")
             require(replied == "pair" and self.format >= 2, "a preparation for nothing")
+
+    def twins(self, index, place, judge, replied):
+        cells, sides = [], ["king", "challenger"]
+        while self.next < len(self.lines) and self.lines[self.next]["line"] == "twin":
+            line = self.line()
+            require((line["sample"], line["judge"]) == (index, place), "another twin")
+            require(line["side"] in sides, "twins out of order")
+            del sides[: sides.index(line["side"]) + 1]
+            planned = "twins" in self.plan and "twins" in judge and replied == "pair" and not self.void[place]
+            require(planned, "a twin that is not planned")
+            drawn = draws(self.plan, judge, index)
+            require(("drawn" in line) == drawn and (drawn or "text" in line), "another draw of twins")
+            answers = None
+            if "text" in line:
+                question = (5 if line["side"] == "king" else 6, index)
+                answers = [
+                    self.answer(question, place, order, judge, replied) for order in ("king_first", "challenger_first")
+                ]
+            cells.append(twin_cell(judge, place, line, answers))
+        return cells
 
     def probes(self, index, place, answers):
         found = None
@@ -1378,9 +1469,11 @@ class Walk:
             self.void[place] = self.void[place] or not passed
 
     def answer(self, question, place, order, judge, replied):
-        kind = ["assessment", "canary_assessment"][question[0]]
+        kind = {0: "assessment", 1: "canary_assessment"}.get(question[0], "twin_assessment")
         line = self.line(kind)
-        of = line["sample"] if question[0] == 0 else line["canary"]
+        of = line["canary"] if question[0] == 1 else line["sample"]
+        if question[0] > 1:
+            require(line["side"] == ("king" if question[0] == 5 else "challenger"), "another side's twin")
         require((of, line["judge"], line["order"]) == (question[1], place, order), "another answer")
         answer, asked = line["answer"], line.get("asked", 1)
         require(line.get("asked") != 1, "1 is left out")
@@ -1488,6 +1581,8 @@ def verify(folder):
         references = []
         if line["line"] == "sample":
             references = [line["messages"], line["reference"]]
+        elif line["line"] == "twin" and "text" in line:
+            references = [line["text"]]
         elif line["line"] == "reply" and "completed" in line["reply"]:
             references = [line["reply"]["completed"]["text"]]
         named += references

@@ -165,6 +165,18 @@ pub struct Export {
     license: Option<String>,
     writers: BTreeMap<(Set, Split), TableWriter>,
     records: Vec<Digest>,
+    /// The folder was made for this export, and holds nothing that counts yet.
+    is_new: bool,
+}
+
+/// An export that ends before its first row leaves no folder behind that was not there.
+impl Drop for Export {
+    fn drop(&mut self) {
+        if self.is_new && self.writers.is_empty() {
+            // A folder that holds something stays.
+            let _ = fs::remove_dir(&self.folder);
+        }
+    }
 }
 
 impl Export {
@@ -175,6 +187,7 @@ impl Export {
     /// [`ErrorKind::Conflict`] if the folder holds something; what the disk meets.
     pub fn create(folder: &Path, form: Form, license: Option<String>) -> Result<Self> {
         let io = |error| Error::io(EXPORT, folder, error);
+        let is_new = !folder.exists();
         fs::create_dir_all(folder).map_err(io)?;
         if fs::read_dir(folder).map_err(io)?.next().is_some() {
             return Err(Error::new(ErrorKind::Conflict, EXPORT, "the folder is not empty")
@@ -182,7 +195,8 @@ impl Export {
                 .with("path", folder.display())
                 .with_hint("name a new one"));
         }
-        Ok(Self { folder: folder.to_owned(), form, license, writers: BTreeMap::new(), records: Vec::new() })
+        let (folder, writers, records) = (folder.to_owned(), BTreeMap::new(), Vec::new());
+        Ok(Self { folder, form, license, writers, records, is_new })
     }
 
     /// Adds the rows of `record`, which was verified.

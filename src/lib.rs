@@ -108,6 +108,8 @@ pub mod demo;
 pub mod distil;
 #[cfg(feature = "tasks")]
 pub mod export;
+#[cfg(feature = "config")]
+pub mod judge_eval;
 mod plugins;
 pub mod prelude;
 #[cfg(feature = "publish")]

@@ -35,6 +35,7 @@ use crate::panel::{Cell, Cluster};
 use crate::plan::{DuelPlan, Limits};
 use crate::record::{JournalEvent, RecordBuilder, RecordLine, RecordStore};
 use crate::tasks::TaskSource;
+use crate::twin::TwinReport;
 use crate::verdict::{Outcome, Overflows, Verdict};
 
 mod answer;
@@ -379,6 +380,9 @@ impl Duel {
             journal.store.publish(&digests).await?;
         }
         let event = JournalEvent::Ended { verdict: Box::new(verdict.clone()), record: digest };
+        if let Some(message) = verdict.twins.as_ref().and_then(TwinReport::finding) {
+            journal.cx.emit(EventKind::Alert { message });
+        }
         match decided {
             Some(_) => journal.cx.emit(event),
             None => journal.write(event, vec![]).await?,
@@ -397,6 +401,11 @@ impl Duel {
             _ => None,
         });
         let Some((digest, plan)) = opened else { return Ok(self) };
+        // A duel that a build without twins began goes on without.
+        if plan.twins.is_none() && self.plan.twins.is_some() {
+            self.plan = self.plan.without_twins();
+            self.digest = self.plan.digest()?;
+        }
         if let Some(version) = &plan.version {
             let older = self.plan.as_frozen_by(version);
             if older == **plan {
@@ -427,3 +436,5 @@ pub(crate) mod scripted;
 mod side_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twin_tests;

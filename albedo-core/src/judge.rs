@@ -14,6 +14,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::Identity;
 use crate::marks::Marks;
+use crate::twin::Twin;
 
 /// Compares two replies to the same conversation, without knowing which side wrote
 /// which. The duel asks about each pair in both orders and takes the mean, so that
@@ -77,6 +78,16 @@ pub trait Judge: Debug + Send + Sync + 'static {
         Ok(None)
     }
 
+    /// The twin of the first reply of `request` ([`crate::twin`]): a reply with the same action and without whatever its
+    /// outcome does not need, in which the words that stand for others follow from `words`. None if the judge would be
+    /// shown the same of both. Asked of judges whose [`JudgeProfile::twins`] says so; a pure function.
+    ///
+    /// # Errors
+    /// The request lacks what the judge's [`JudgeProfile`] asks for.
+    fn twin(&self, _request: &Comparison, _words: u64) -> Result<Option<Twin>> {
+        Ok(None)
+    }
+
     /// Writes what both orders of a sample share, before any reply is seen: a
     /// checklist, for example. Asked once per sample, if the judge's
     /// [`JudgeProfile::preparation`] says so, journalled, and handed over as [`Comparison::preparation`].
@@ -110,6 +121,9 @@ pub struct JudgeProfile {
     /// Canaries are put before the judge: it reads replies as text that could talk
     /// to it ([`crate::canary`]).
     pub canaries: bool,
+    /// Version of the twins that the judge makes ([`Judge::twin`]), if some replies are compared with their twins
+    /// before it.
+    pub twins: Option<u32>,
     /// The judge's settings, defaults filled in, if its answers follow from the
     /// comparison alone: no model, network, file or clock is asked. They stand in
     /// the plan, so that anyone can ask the judge again.
@@ -124,6 +138,7 @@ impl JudgeProfile {
             reference_scores: false,
             preparation: false,
             canaries: false,
+            twins: None,
             offline: None,
         }
     }
@@ -151,6 +166,12 @@ impl JudgeProfile {
     #[must_use]
     pub fn with_canaries(self) -> Self {
         Self { canaries: true, ..self }
+    }
+
+    /// Compares some replies with their twins before the judge, which makes them as `version` does.
+    #[must_use]
+    pub fn with_twins(self, version: u32) -> Self {
+        Self { twins: Some(version), ..self }
     }
 }
 

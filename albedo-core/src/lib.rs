@@ -45,6 +45,7 @@ pub mod order;
 pub mod plan;
 pub mod sample;
 pub mod seed;
+pub mod twin;
 
 // Decision.
 pub mod calibrate;

@@ -14,7 +14,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, hmac};
-use crate::error::Result;
+use crate::error::{Result, Side};
 use crate::identity::Identity;
 use crate::order::Order;
 use crate::seed::Seed;
@@ -77,6 +77,9 @@ pub enum Question {
     /// ([`crate::missing`]). The side's reply stands for the king's, or the neutral
     /// text does.
     Probe(u32, Probe),
+    /// A side's reply to the sample at this place, beside its own twin ([`crate::twin`]). The reply stands for the
+    /// king's, whoever wrote it.
+    Twin(u32, Side),
 }
 
 /// What a judge is asked about that has given no score.
@@ -93,7 +96,8 @@ pub enum Probe {
 
 impl Question {
     /// 0 for a sample, 1 for a canary, 2, 3 or 4 for a probe of neutral text, the
-    /// king's or the challenger's reply; and the number (little-endian).
+    /// king's or the challenger's reply, 5 or 6 for the king's or the challenger's reply beside its twin; and the number
+    /// (little-endian).
     fn bytes(self) -> [u8; 5] {
         let (kind, number) = match self {
             Self::Sample(sample) => (0, sample),
@@ -101,6 +105,8 @@ impl Question {
             Self::Probe(sample, Probe::Neutral) => (2, sample),
             Self::Probe(sample, Probe::King) => (3, sample),
             Self::Probe(sample, Probe::Challenger) => (4, sample),
+            Self::Twin(sample, Side::King) => (5, sample),
+            Self::Twin(sample, Side::Challenger) => (6, sample),
         };
         let [a, b, c, d] = number.to_le_bytes();
         [kind, a, b, c, d]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::judge::{Assessment, Metric, Score};
 use crate::missing::Cause;
+use crate::twin::TwinCell;
 
 /// How the panel is put together.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -189,19 +190,29 @@ pub struct Cluster {
     /// first version. Since record format 3.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stratum: String,
+    /// What came of replies and their twins, by judge, the king's first. Since record format 3.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub twins: Vec<TwinCell>,
 }
 
 impl Cluster {
     /// The cluster of `cells` under `reducer`.
     pub fn new(sample: u32, cells: Vec<Cell>, reducer: Reducer) -> Self {
         let differences: Vec<_> = cells.iter().map(Cell::difference).collect();
-        Self { sample, difference: reducer.reduce(&differences), cells, stratum: String::new() }
+        let (stratum, twins) = (String::new(), Vec::new());
+        Self { sample, difference: reducer.reduce(&differences), cells, stratum, twins }
     }
 
     /// The cluster of a sample of `stratum`.
     #[must_use]
     pub fn in_stratum(self, stratum: impl Into<String>) -> Self {
         Self { stratum: stratum.into(), ..self }
+    }
+
+    /// The cluster with what came of its replies and their twins.
+    #[must_use]
+    pub fn with_twins(self, twins: Vec<TwinCell>) -> Self {
+        Self { twins, ..self }
     }
 
     /// The same cluster with missing cells counted as wins of the king in all of

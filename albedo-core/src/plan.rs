@@ -20,6 +20,7 @@ use crate::reign::EffectPrior;
 use crate::rng::derive_seed;
 use crate::seed::Seed;
 use crate::tasks::TaskSetInfo;
+use crate::twin::TwinSettings;
 
 /// Most values that the rule `margin-lcb` draws in all its resamples: about ten
 /// seconds' work.
@@ -72,6 +73,8 @@ pub struct DuelSettings {
     /// Questions with known answers for judges that read replies; none unless
     /// this is set. A duel for a crown should have them.
     pub canaries: Option<CanarySettings>,
+    /// When judges that read replies compare a reply with its own twin, to find out whether its text talks to them.
+    pub twins: TwinSettings,
     /// How true effects spread, by the reign's earlier duels: for the shrunken
     /// estimate beside the verdict, which is left out without it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,6 +96,7 @@ impl Default for DuelSettings {
             limits: Limits::default(),
             previous: None,
             canaries: None,
+            twins: TwinSettings::default(),
             effect_prior: None,
         }
     }
@@ -323,6 +327,9 @@ pub struct DuelPlan {
     /// The canaries, if there are any. Since record format 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canaries: Option<CanaryPlan>,
+    /// The twins, if a judge makes any. Since record format 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twins: Option<TwinSettings>,
     /// The challenger's admission beside the king, as it may be
     /// [published](Admission::published); none if it was not screened. Since record
     /// format 3.
@@ -386,7 +393,17 @@ impl DuelPlan {
         for judge in &mut plan.judges {
             judge.offline = None;
         }
-        plan
+        plan.without_twins()
+    }
+
+    /// The plan as a build without twins would have frozen it.
+    #[must_use]
+    pub(crate) fn without_twins(mut self) -> Self {
+        self.twins = None;
+        for judge in &mut self.judges {
+            judge.twins = None;
+        }
+        self
     }
 
     /// What the rule needs besides the clusters.

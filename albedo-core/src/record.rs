@@ -51,7 +51,7 @@ pub use costs::{Costs, Spent};
 pub use file_store::FileStore;
 pub use forfeit::{AnyRecord, ForfeitRecord};
 pub use journal::{JournalEntry, planned};
-pub use reader::{Record, RecordedSample};
+pub use reader::{Record, RecordedSample, RecordedTwin};
 pub(crate) use regenerate::require_models;
 pub use regenerate::{Difference, Regenerated, regenerate};
 #[cfg(any(test, feature = "signatures"))]
@@ -138,7 +138,40 @@ pub enum RecordLine {
         /// What it wrote.
         text: String,
     },
-    /// One judge's answer, judges in panel order, the king-first order first.
+    /// A side's reply was compared with its twin before a judge, after what that judge wrote and before its answers; the
+    /// king's first. Its answers follow, if it was asked. Since format 3.
+    Twin {
+        /// The sample.
+        sample: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// Whose reply.
+        side: Side,
+        /// Whether the sample was drawn; if not, the judge suspects the reply.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        drawn: bool,
+        /// The twin; none if the judge would be shown the same of both, and was not asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<TextRef>,
+    },
+    /// A judge's answer about a reply and its twin, that with the reply shown first coming first. Since format 3.
+    TwinAssessment {
+        /// The sample.
+        sample: u32,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// Whose reply.
+        side: Side,
+        /// What it saw first; the reply stands for the king's.
+        order: Order,
+        /// As for [`RecordLine::Assessment`].
+        #[serde(default = "first", skip_serializing_if = "is_first")]
+        asked: u32,
+        /// Its answer, or why there is none.
+        answer: RecordedAnswer,
+    },
+    /// One judge's answer, judges in panel order, the king-first order first. A twin stands for a reply that had beaten
+    /// it ([`crate::twin::MAX_GAIN`]).
     Assessment {
         /// The sample.
         sample: u32,
@@ -392,6 +425,21 @@ pub enum JournalEvent {
         /// The answer.
         assessment: Assessment,
     },
+    /// A judge answered about a side's reply and its twin. Since format 3.
+    Twinned {
+        /// The sample.
+        sample: u32,
+        /// Whose reply.
+        side: Side,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// What it saw first; the reply stands for the king's.
+        order: Order,
+        /// The try that answered, from 1.
+        call_try: u32,
+        /// The answer.
+        assessment: Assessment,
+    },
     /// The challenger has won with missing cells as ties, and not with them as wins
     /// of the king: whatever is not scored of the first samples is asked for again.
     /// Since format 3.
@@ -498,6 +546,15 @@ pub enum Call {
         /// The judge's place in the panel.
         judge: u32,
         /// As for [`JournalEvent::Probed`].
+        order: Order,
+    },
+    /// A judge's answer about a side's reply and its twin.
+    Twin {
+        /// Whose reply.
+        side: Side,
+        /// The judge's place in the panel.
+        judge: u32,
+        /// As for [`JournalEvent::Twinned`].
         order: Order,
     },
 }

@@ -28,7 +28,7 @@ mod sizes;
 pub use agreement::{Kappa, Scale, cohen_kappa, krippendorff_alpha};
 pub use length::{LengthControlled, length_controlled};
 pub use means::{MeanEstimate, cluster_bootstrap, clustered_mean};
-pub use proportions::{Proportion, mcnemar_exact, proportion};
+pub use proportions::{Proportion, exact_proportion, mcnemar_exact, proportion};
 pub use ratings::{Fit, Pairings, Ratings, bradley_terry};
 pub use sizes::{detectable_effect, samples_for};
 

@@ -42,6 +42,7 @@ use crate::judge::{
 };
 use crate::plan::DuelSettings;
 use crate::tasks::{TaskRow, TaskSetInfo, TaskSource};
+use crate::twin::Twin;
 
 const ANSWER: &str = "answer a request";
 
@@ -246,6 +247,7 @@ impl ModelBackend for ScriptedBackend {
 
 type Compare = dyn Fn(&Comparison) -> Result<Assessment> + Send + Sync;
 type Prepare = dyn Fn(&Preparation) -> Result<Prepared> + Send + Sync;
+type MakeTwin = dyn Fn(&str) -> Option<Twin> + Send + Sync;
 
 /// A judge that answers as its script says.
 pub struct ScriptedJudge {
@@ -253,6 +255,7 @@ pub struct ScriptedJudge {
     profile: JudgeProfile,
     compare: Box<Compare>,
     prepare: Option<Box<Prepare>>,
+    twin: Option<Box<MakeTwin>>,
     asked: Mutex<Vec<Comparison>>,
 }
 
@@ -268,6 +271,7 @@ impl ScriptedJudge {
             profile: JudgeProfile::new([Metric::Correctness]),
             compare: Box::new(compare),
             prepare: None,
+            twin: None,
             asked: Mutex::default(),
         }
     }
@@ -306,6 +310,14 @@ impl ScriptedJudge {
         self
     }
 
+    /// The judge with twins: what `twin` makes of a reply.
+    #[must_use]
+    pub fn with_twins(mut self, twin: impl Fn(&str) -> Option<Twin> + Send + Sync + 'static) -> Self {
+        self.profile.twins = Some(1);
+        self.twin = Some(Box::new(twin));
+        self
+    }
+
     /// The comparisons that it was asked for, in order of arrival.
     pub fn asked(&self) -> Vec<Comparison> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -326,6 +338,10 @@ impl Judge for ScriptedJudge {
 
     fn profile(&self) -> JudgeProfile {
         self.profile.clone()
+    }
+
+    fn twin(&self, request: &Comparison, _: u64) -> Result<Option<Twin>> {
+        Ok(self.twin.as_ref().and_then(|twin| twin(&request.first.text)))
     }
 
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {

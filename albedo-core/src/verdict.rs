@@ -13,6 +13,7 @@ use crate::missing::Cause;
 use crate::panel::{Cell, Cluster};
 use crate::plan::DuelPlan;
 use crate::stats::{Interval, bootstrap_interval};
+use crate::twin::TwinReport;
 
 /// Share of the samples consumed above which a challenger forfeits whose own
 /// arithmetic overflowed on them. Source: albedo. A trained model overflows on none;
@@ -146,6 +147,10 @@ pub struct Verdict {
     /// version. Since format 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strata: Option<Strata>,
+    /// What comparing replies with their twins showed; none if the plan has no twins. It decides nothing but which of
+    /// the two was judged. Since format 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twins: Option<TwinReport>,
     /// By judge, in panel order.
     pub judges: Vec<JudgeScore>,
     /// Challenger minus king in points by metric, mean over the judges that
@@ -336,6 +341,7 @@ impl Verdict {
                 .then(|| bootstrap_interval(&differences, 0.95, plan.seed.entropy()).scaled(100.0)),
             drift: Drift::of(&differences).filter(|_| !first),
             strata: Strata::of(clusters).filter(|_| !first),
+            twins: TwinReport::of(plan, clusters),
             judges,
             metrics,
             missing,

@@ -15,6 +15,9 @@
 //! it all the same: against that there are the defence, the panel and its
 //! canaries.
 //!
+//! Some replies are also compared with their own twin (the module `twin` makes it, [`albedo_core::twin`] says when), to
+//! find out whether the text of an action talks to the judge.
+//!
 //! Only the final content of an answer is read, never its reasoning. An answer
 //! that was cut, or whose provider does not say that it was not, is unreadable.
 
@@ -23,6 +26,7 @@ use std::sync::Arc;
 
 use albedo_core::backend::ResponseFormat;
 use albedo_core::registry::Checked;
+use albedo_core::twin::Twin;
 use albedo_core::{
     Alteration, Assessment, BuildContext, CallContext, CheckContext, Comparison, Completion, Error,
     ErrorKind, Evidence, FinishReason, GenerateRequest, Identity, Judge, JudgeProfile, Message, Metric,
@@ -33,9 +37,10 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::defence::{Budget, Defence, View};
-use crate::form;
+use crate::defence::{Budget, Defence, View, is_suspicious};
+use crate::form::{self, Canonical};
 use crate::reply::{self, Reply};
+use crate::twin;
 
 mod checklist;
 mod pairwise;
@@ -371,11 +376,34 @@ impl Judge for ChatJudge {
             }
             Asker::Checklist(checklist) => JudgeProfile::new([checklist.metric()]),
         };
-        profile.with_canaries()
+        profile.with_canaries().with_twins(twin::VERSION)
     }
 
     fn prompt(&self, request: &Comparison) -> Result<Option<Vec<Message>>> {
         Ok(Some(self.question(request)?.prompt.messages()))
+    }
+
+    /// The first reply's action without prose, with nonce words where its outcome needs no others. Where the recorded
+    /// reply has no action, replies are shown whole, and there is no twin.
+    fn twin(&self, request: &Comparison, words: u64) -> Result<Option<Twin>> {
+        let (languages, thought) = match self.view(&request.reference).0 {
+            View::Whole => return Ok(None),
+            View::Action(languages) => (languages, false),
+            View::ThoughtAndAction(languages) => (languages, true),
+        };
+        let form = Canonical::of(&request.first.text, languages);
+        let Some(action) = &form.action else { return Ok(None) };
+        let conversation = request.messages.iter().map(|message| message.content.as_str());
+        let known: Vec<_> = conversation.chain([&*request.reference]).collect();
+        let twinned = twin::of(action, &known.join("\n"), words);
+        let shows_thought = thought && !form.thought.is_empty();
+        if !shows_thought && twinned.script == *action {
+            return Ok(None);
+        }
+        let suspected = twinned.suspected || is_suspicious(&request.first.text);
+        let action = Some(twinned.script.into_owned());
+        let text = Canonical { thought: String::new(), action, ..form }.block();
+        Ok(Some(Twin { text, suspected }))
     }
 
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {

@@ -158,6 +158,11 @@ impl Defence {
     }
 }
 
+/// Whether the word scan finds a forged verdict or a directive to the judge in `text`.
+pub(crate) fn is_suspicious(text: &str) -> bool {
+    !scan::scan(text).findings.is_empty()
+}
+
 /// What the prompt says about a reply whose form says too little by itself.
 fn note(form: &Canonical) -> Option<String> {
     let blank = |action: &String| action.trim().is_empty();

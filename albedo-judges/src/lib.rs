@@ -31,3 +31,4 @@ pub mod screens;
 mod shell;
 #[cfg(test)]
 mod testing;
+mod twin;

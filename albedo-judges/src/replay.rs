@@ -13,9 +13,10 @@ use albedo_core::missing::{NEUTRAL, Probed};
 use albedo_core::order::Order;
 use albedo_core::plan::JudgePlan;
 use albedo_core::record::{RecordedAnswer, RecordedReply};
+use albedo_core::twin::Twin;
 use albedo_core::{
     Assessment, BuildContext, CallContext, CheckContext, Comparison, Digest, Error, ErrorKind, Fault,
-    Identity, Judge, JudgeProfile, Plugin, Record, Result, Retry, Score,
+    Identity, Judge, JudgeProfile, Plugin, Record, Result, Retry, Score, Side,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -47,6 +48,8 @@ pub struct ReplayJudge {
     plan: JudgePlan,
     reference_scores: bool,
     answers: BTreeMap<Question, Replayed>,
+    /// By the digests of the conversation and of a reply.
+    twins: BTreeMap<[Digest; 2], Twin>,
 }
 
 /// Digests of the conversation, the first reply and the second.
@@ -68,7 +71,7 @@ impl ReplayJudge {
     pub fn new(record: &Record, judge: &JudgeKey) -> Result<Self> {
         let plans = &record.plan().judges;
         let place = find(plans, judge)?;
-        let (mut answers, mut scored) = (BTreeMap::new(), false);
+        let (mut answers, mut twins, mut scored) = (BTreeMap::new(), BTreeMap::new(), false);
         for sample in record.samples() {
             let [
                 RecordedReply::Completed { text: king, reference_scores, .. },
@@ -78,10 +81,23 @@ impl ReplayJudge {
                 continue;
             };
             scored |= reference_scores.is_some();
-            let recorded = sample.answers.iter().skip(place * Order::BOTH.len());
-            for ([first, second], answer) in
-                [[king, challenger], [challenger, king]].into_iter().zip(recorded)
-            {
+            let mut questions = Vec::new();
+            let mut judged = [king, challenger];
+            for twin in sample.twins.iter().filter(|twin| twin.judge as usize == place) {
+                let Some(text) = &twin.text else { continue };
+                let reply = &mut judged[usize::from(twin.side == Side::Challenger)];
+                let made = Twin { text: record.text(text)?.to_owned(), suspected: !twin.drawn };
+                twins.insert([sample.messages.sha256, reply.sha256], made);
+                let pairs = [[*reply, text], [text, *reply]];
+                questions.extend(pairs.into_iter().zip(twin.answers.iter().copied()));
+                if twin.is_replaced(&plans[place].metrics) {
+                    *reply = text;
+                }
+            }
+            let [king, challenger] = judged;
+            let recorded = sample.answers.iter().skip(place * Order::BOTH.len()).copied();
+            questions.extend([[king, challenger], [challenger, king]].into_iter().zip(recorded));
+            for ([first, second], answer) in questions {
                 let answer = match answer {
                     RecordedAnswer::Answered(assessment) => Replayed::Answer(assessment.clone()),
                     RecordedAnswer::Missing { kind: Some(kind) } => Replayed::Missing(*kind),
@@ -112,7 +128,7 @@ impl ReplayJudge {
         // Plans by the rules' first version do not say it of a judge.
         let first = record.plan().rule_version == RuleVersion::First;
         let reference_scores = if first { scored } else { plan.reference_scores };
-        Ok(Self { plan, reference_scores, answers })
+        Ok(Self { plan, reference_scores, answers, twins })
     }
 }
 
@@ -143,8 +159,14 @@ impl Judge for ReplayJudge {
     }
 
     fn profile(&self) -> JudgeProfile {
-        let profile = JudgeProfile::new(self.plan.metrics.iter().copied());
+        let mut profile = JudgeProfile::new(self.plan.metrics.iter().copied());
+        profile.twins = self.plan.twins;
         if self.reference_scores { profile.with_reference_scores() } else { profile }
+    }
+
+    fn twin(&self, request: &Comparison, _: u64) -> Result<Option<Twin>> {
+        let reply = [Digest::of_json(&request.messages)?, Digest::of(&*request.first.text)];
+        Ok(self.twins.get(&reply).cloned())
     }
 
     async fn compare(&self, request: &Comparison, _: &CallContext) -> Result<Assessment> {

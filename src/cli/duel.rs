@@ -19,6 +19,8 @@ use crate::{
     Fault, FileStore, Judge, ModelRef, Outcome, Record, Registry, Result, Rule, Seed, Verdict,
 };
 
+mod size;
+
 /// What `albedo duel --help` ends with.
 const EXAMPLES: &str = "\
 Two models of a server are named in a configuration, here duel.toml. `albedo init --remote`
@@ -97,6 +99,13 @@ pub(crate) struct Arguments {
     /// --resume instead of what it was begun with.
     #[arg(long, value_name = "USD")]
     budget_usd: Option<f64>,
+    /// Run nothing: print how many samples show a lead of so many points, and what the duel would take. What earlier
+    /// duels took is read from the folders of `--after`.
+    #[arg(long, value_name = "POINTS", conflicts_with_all = ["resume", "confirm", "out", "explain"])]
+    size_for: Option<f64>,
+    /// SD of a sample's difference in points, for `--size-for` [default: that of the records of `--after`, else 48].
+    #[arg(long, value_name = "POINTS", requires = "size_for")]
+    sd: Option<f64>,
     /// Explain the words and numbers of the verdict.
     #[arg(long, conflicts_with = "json")]
     explain: bool,
@@ -186,6 +195,10 @@ pub(super) fn named_judge(panel: &[PluginConfig<dyn Judge>], name: &str) -> Resu
 
 /// Runs the duel with its progress on standard error.
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
+    if let Some(margin) = arguments.size_for {
+        let (config, json) = (arguments.config()?, arguments.json);
+        return size::run(&config, margin, arguments.sd, &arguments.after, json);
+    }
     let progress = Arc::new(Progress::default());
     let cx = &cx.with_events(progress.clone());
     let begun = begin(arguments, cx).await.inspect_err(|_| progress.finish())?;

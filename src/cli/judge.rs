@@ -20,6 +20,7 @@ use crate::{
 
 #[cfg(all(feature = "judges", unix))]
 mod conform;
+mod eval;
 
 /// What `albedo judge --help` ends with.
 pub(crate) const ADDING: &str = "\
@@ -36,6 +37,7 @@ A judge is added by a [[judges]] table of the configuration, in the panel's orde
 
   albedo plugins --role judge            the judges there are, with their settings
   albedo judge try --config FILE …       asks one about a pair of replies
+  albedo judge eval --pairs FILE …       how often it is right about pairs that are labelled
   albedo judge conform CMD…              checks a program that judges, in any language
   albedo new judge NAME                  writes a crate with a judge of your own, and a
                                          program that has it in every command";
@@ -45,6 +47,8 @@ pub(crate) enum Command {
     /// Put one pair of replies to a judge, and show what it was asked and what
     /// it answered.
     Try(Try),
+    /// Ask judges about pairs whose better reply is known: how often they are right, agree, and follow order or length.
+    Eval(eval::Arguments),
     /// Check a program that judges: starts it, asks it what a duel asks and worse, and
     /// prints which promise it breaks.
     #[cfg(all(feature = "judges", unix))]
@@ -87,6 +91,7 @@ pub(crate) struct Try {
 pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
     match command {
         Command::Try(arguments) => try_one(arguments, cx).await,
+        Command::Eval(arguments) => eval::run(arguments, cx).await,
         #[cfg(all(feature = "judges", unix))]
         Command::Conform(arguments) => conform::run(arguments, cx).await,
     }

@@ -423,7 +423,7 @@ fn describe_forfeit(record: &ForfeitRecord) -> String {
 
 /// Reads the record in `folder`; says so where a duel has none yet, and where the folder
 /// holds several.
-fn open(folder: &Path) -> Result<AnyRecord> {
+pub(super) fn open(folder: &Path) -> Result<AnyRecord> {
     AnyRecord::open(folder).map_err(|error| {
         if error.kind() != ErrorKind::NotFound || folder.join("record.digest").exists() {
             return error;

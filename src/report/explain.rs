@@ -8,8 +8,17 @@ use crate::decision::Evidence;
 /// The words that [`explain`] explains, each with a section of its own in
 /// `docs/read-a-verdict.md`.
 #[cfg(test)]
-const WORDS: [&str; 8] =
-    ["score", "margin", "interval", "evidence", "shrunken estimate", "order flips", "missing", "drift"];
+const WORDS: [&str; 9] = [
+    "score",
+    "margin",
+    "interval",
+    "evidence",
+    "shrunken estimate",
+    "order flips",
+    "missing",
+    "drift",
+    "twins and delta",
+];
 
 /// What the words of a verdict mean, with the numbers of this one: one entry per word.
 pub fn explain(verdict: &Verdict, look: Look) -> String {
@@ -83,6 +92,16 @@ fn meanings(verdict: &Verdict) -> Vec<(&'static str, String)> {
             "drift",
             "The margin of the first half of the samples against that of the second. Beyond about 3 standard errors \
              something has changed during the duel, for example a provider's model."
+                .into(),
+        ));
+    }
+    if verdict.twins.is_some() {
+        meanings.push((
+            "twins and delta",
+            "A judge compares some replies with their twins: the same action, with nonce words where its outcome needs no \
+             others. They should tie. A reply that wins talks to the judge, and its twin is judged instead. The delta is \
+             how much more the challenger's replies win against their twins than the king's, over samples that the seed \
+             drew. It decides nothing."
                 .into(),
         ));
     }

@@ -115,6 +115,19 @@ fn of_duel(duel: &DuelPart) -> Vec<Vec<String>> {
     if let (Some(sd), Some(error)) = (analysis.sd, analysis.standard_error) {
         facts.push(row("SD of samples", format!("{sd:.2} points, standard error {error:.2}")));
     }
+    if let (Some(compared), Some(king), Some(challenger)) =
+        (number("/twins/compared"), number("/twins/king"), number("/twins/challenger"))
+    {
+        let said =
+            format!("{compared} comparisons; judged by their twins: king {king}, challenger {challenger}");
+        facts.push(row("Twins", said));
+    }
+    if let (Some(delta), Some(low), Some(high)) =
+        (number("/twins/delta"), number("/twins/interval/low"), number("/twins/interval/high"))
+        && whole("/twins/samples") > 0.0
+    {
+        facts.push(row("Delta", format!("{delta:+.1} points, {low:+.1} to {high:+.1}; 0 is expected")));
+    }
     if let Some(alpha) = analysis.agreement {
         facts.push(row("Agreement", format!("Krippendorff's alpha {alpha:.2}")));
     }

@@ -6,6 +6,7 @@ use super::{Look, Tokens};
 use crate::decision::{Evidence, SequentialEvidence};
 use crate::missing::Cause;
 use crate::plan::{ContestantPlan, DuelPlan};
+use crate::twin::TwinReport;
 use crate::verdict::{Forfeit, Holds, MAX_OVERFLOWED, Overflows, VoidReason, share};
 use crate::{Outcome, Verdict};
 
@@ -193,6 +194,11 @@ fn trust(plan: &DuelPlan, verdict: &Verdict, look: Look) -> String {
             ),
         );
     }
+    if let Some(twins) = &verdict.twins {
+        for (name, value) in twin_entries(twins, look) {
+            entry(name, &value);
+        }
+    }
     if let Some(strata) = &verdict.strata {
         let rho = strata.rho;
         entry(
@@ -201,6 +207,36 @@ fn trust(plan: &DuelPlan, verdict: &Verdict, look: Look) -> String {
         );
     }
     text
+}
+
+/// What comparing replies with their twins showed.
+fn twin_entries(twins: &TwinReport, look: Look) -> Vec<(&'static str, String)> {
+    let TwinReport { compared, unanswered, king, challenger, .. } = *twins;
+    let mut text = format!("{} of a reply with its twin", counted(compared, "comparison", "comparisons"));
+    if unanswered > 0 {
+        text += &format!(", {unanswered} without an answer");
+    }
+    if king + challenger > 0 {
+        let replaced = format!(
+            "; judged by their twins: {king} of the king's replies, {challenger} of the challenger's"
+        );
+        text += &look.warning(&replaced);
+    }
+    let mut entries = vec![("twins", text)];
+    if twins.samples > 0 {
+        let delta = format!(
+            "{:+.1} points, {:+.1} to {:+.1}, over {}; 0 is expected",
+            twins.delta,
+            twins.interval.low,
+            twins.interval.high,
+            counted(twins.samples, "drawn sample", "drawn samples"),
+        );
+        entries.push(("delta", delta));
+    }
+    if let Some(finding) = twins.finding() {
+        entries.push(("finding", look.warning(&finding)));
+    }
+    entries
 }
 
 fn evidence(evidence: &Evidence) -> String {

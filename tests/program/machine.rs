@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::log::key;
 use crate::machine_guide::{Guide, commands_with_json};
 use crate::panel::Question;
-use crate::run::{albedo, command, demo, stdout};
+use crate::run::{albedo, command, demo, root, stdout};
 
 /// The program before the guide, in a folder of its own.
 struct Machine {
@@ -108,6 +108,8 @@ fn duels(machine: &mut Machine) {
     let reported = machine.prints("record report", &["record", "report", &duel, "--out", &report]);
     assert_eq!(reported["records"][0]["digest"], shown["digest"]);
     let study = machine.path("study");
+    let size = ["duel", "--demo", "--rule", "margin", "--size-for", "10", "--after", &duel];
+    assert_eq!(machine.prints("duel --size-for", &size)["sd_from"], "earlier records");
     let again = ["record", "rejudge", &duel, "--judge", "reference-action", "--out", &study];
     let rejudged = machine.prints("record rejudge", &again);
     assert_eq!(rejudged["records"][0]["before"], shown["verdict"]);
@@ -180,6 +182,11 @@ async fn judges(machine: &mut Machine) {
     assert_eq!((&dry["assessment"], &dry["prompt"]), (&Value::Null, &chat["prompt"]));
     let questions = server.seen()[asked..].iter().filter(|seen| seen.path.ends_with("completions")).count();
     assert_eq!(questions, 0, "a dry run asks nothing");
+    let pairs = root().join("examples/judge-eval/pairs.jsonl");
+    let pairs = pairs.to_str().expect("UTF-8");
+    let eval = ["judge", "eval", "--pairs", pairs, "--judge", "reference-action", "--judge", "protocol"];
+    let evaluated = machine.prints("judge eval", &eval);
+    assert_eq!((&evaluated["pairs"], &evaluated["judges"][1]["judge"]), (&8.into(), &"protocol".into()));
 }
 
 async fn tasks(machine: &mut Machine) {

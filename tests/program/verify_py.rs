@@ -19,6 +19,7 @@ use albedo::record::{AnyRecord, CanonicalRecord, Digests, VerifyOptions, verify_
 use albedo::reign::EffectPrior;
 use albedo::rng::{Stream, Use};
 use albedo::testing::{self, Rows, ScriptedBackend, ScriptedJudge, ScriptedSession, completion};
+use albedo::twin::{Twin, TwinSettings};
 use albedo::{
     Admission, AdmissionOutcome, Alteration, Digest, Evidence, Finding, GenerateRequest, Message,
     MessageRole, Overflow, Prepared, Retry, Sampler, ScreenStage, Screened, TaskRow, Terms, TokenScores,
@@ -133,7 +134,14 @@ fn judge(name: &'static str, number: u64, metrics: &'static [Metric], watched: b
     });
     let mut profile = JudgeProfile::new(metrics.iter().copied());
     profile.canaries = watched;
-    let judge = judge.with_profile(profile);
+    let mut judge = judge.with_profile(profile);
+    if number % 5 == 3 {
+        judge = judge.with_twins(move |reply| {
+            let suspected = below(&format!("{number} suspects {reply}"), 3) == 0;
+            let text = format!("twin of {reply}");
+            (below(&format!("{number} has a twin of {reply}"), 4) > 0).then_some(Twin { text, suspected })
+        });
+    }
     if number % 6 == 4 {
         let prepare = |_: &albedo::Preparation| Ok(Prepared { text: "a list".into(), usage: None });
         return Arc::new(judge.with_preparation(prepare));
@@ -209,6 +217,7 @@ async fn record(number: u64, registry: &Registry) -> Option<CanonicalRecord> {
     settings.panel.max_missing = 0.9;
     settings.context_tokens = Some(256 + 500 + (number % 5) as u32 * 60);
     settings.limits.call_tries = 1 + (number % 3) as u32;
+    settings.twins = TwinSettings { share: 2 + (number % 4) as u32 };
     settings.previous = number.is_multiple_of(5).then(|| Digest::of("before"));
     if number % 4 >= 2 && number % 8 < 4 {
         settings.terms = Terms::Reign { attempt: 3, share: 2e-4 };

@@ -88,6 +88,7 @@ pub async fn check_comparison(judge: &dyn Judge, comparison: &Comparison, fixtur
             })?;
         }
     }
+    twins(judge, comparison)?;
     let there = ask(judge, &with(second, first), fixture).await?;
     let own = ask(judge, &with(first, first), fixture).await?;
     if !fixture.symmetric {
@@ -101,6 +102,19 @@ pub async fn check_comparison(judge: &dyn Judge, comparison: &Comparison, fixtur
         Assessment::Abstained { .. } | Assessment::Unreadable { .. } => true,
     };
     ensure(ties, "a reply ties with itself", || brief(&own))
+}
+
+/// A judge that says so makes twins, as a function of the first reply and the words' seed alone; others make none.
+fn twins(judge: &dyn Judge, comparison: &Comparison) -> Checked {
+    let promise = "a twin follows from the reply";
+    let twin =
+        |request: &Comparison| judge.twin(request, 1).or_else(|error| broken(promise, error.to_string()));
+    let made = twin(comparison)?;
+    ensure(made.is_none() || judge.profile().twins.is_some(), "a judge says that it makes twins", || {
+        "its profile does not say so".into()
+    })?;
+    let beside = Comparison { second: comparison.first.clone(), ..comparison.clone() };
+    ensure(twin(&beside)? == made, promise, || "another for another second reply".into())
 }
 
 async fn ask(judge: &dyn Judge, comparison: &Comparison, fixture: &JudgeFixture) -> Checked<Assessment> {

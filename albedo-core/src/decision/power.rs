@@ -72,6 +72,7 @@ impl Power {
                     cells: Vec::new(),
                     difference: differences[at],
                     stratum: String::new(),
+                    twins: Vec::new(),
                 };
                 drawn += 1;
                 Some(cluster)

@@ -56,6 +56,7 @@ fn plan(sampler: Sampler, seed: u64, rows: u64, samples: u32, prompt_limit: u32)
         terms: Terms::default(),
         previous: None,
         canaries: None,
+        twins: None,
         admission: None,
         effect_prior: None,
         call_tries: None,

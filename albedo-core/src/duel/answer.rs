@@ -1,9 +1,12 @@
 //! One judge's answers to a sample or canary.
 
-use crate::error::{Error, ErrorKind};
-use crate::judge::Assessment;
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Side};
+use crate::judge::{Assessment, Metric};
 use crate::missing::{Probed, Probes};
 use crate::record::RecordedAnswer;
+use crate::twin::TwinCell;
 
 /// A judge's answer to one question in one order, as the record keeps it.
 #[derive(Debug, Clone)]
@@ -19,10 +22,30 @@ pub(super) struct JudgedAnswer {
 #[derive(Debug, Clone)]
 pub(super) struct Judged {
     pub(super) preparation: Option<String>,
+    /// Replies and their twins, the king's first.
+    pub(super) twins: Vec<JudgedTwin>,
     /// The king-first order first.
     pub(super) answers: [JudgedAnswer; 2],
     /// What it made of neutral text, if it gave no score.
     pub(super) probes: Option<Probes>,
+}
+
+/// A reply and its twin before one judge.
+#[derive(Debug, Clone)]
+pub(super) struct JudgedTwin {
+    pub(super) side: Side,
+    pub(super) drawn: bool,
+    /// The twin and the answers about it, that with the reply shown first coming first; none if there was nothing to
+    /// ask.
+    pub(super) asked: Option<(Arc<str>, [JudgedAnswer; 2])>,
+}
+
+impl JudgedTwin {
+    /// What came of it before judge `judge` with `metrics`.
+    pub(super) fn cell(&self, judge: u32, metrics: &[Metric]) -> TwinCell {
+        let answers = self.asked.as_ref().map(|(_, answers)| answers.each_ref().map(|judged| &judged.answer));
+        TwinCell::new(judge, self.side, self.drawn, metrics, answers)
+    }
 }
 
 impl JudgedAnswer {
@@ -77,6 +100,6 @@ impl Judged {
 
     /// `answer` in both orders.
     fn of(answer: JudgedAnswer) -> Self {
-        Self { preparation: None, answers: [answer.clone(), answer], probes: None }
+        Self { preparation: None, twins: Vec::new(), answers: [answer.clone(), answer], probes: None }
     }
 }

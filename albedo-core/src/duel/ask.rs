@@ -78,6 +78,7 @@ impl Asking<'_> {
             Question::Sample(_) => Call::Assessment { judge, order },
             Question::Canary(canary) => Call::Canary { canary, judge, order },
             Question::Probe(_, probe) => Call::Probe { probe, judge, order },
+            Question::Twin(_, side) => Call::Twin { side, judge, order },
         };
         loop {
             if let Some(assessment) = stored.standing(self.call_tries) {
@@ -102,6 +103,9 @@ impl Asking<'_> {
                 }
                 Question::Probe(sample, probe) => {
                     JournalEvent::Probed { sample, probe, judge, order, call_try, assessment }
+                }
+                Question::Twin(sample, side) => {
+                    JournalEvent::Twinned { sample, side, judge, order, call_try, assessment }
                 }
             };
             self.journal.write(event, vec![]).await?;
@@ -137,7 +141,7 @@ impl Asking<'_> {
         let paid = paying.paid(&plan.identity.name, prepared.usage);
         let (text, usage) = (prepared.text.clone(), prepared.usage);
         let event = match question {
-            Question::Sample(sample) | Question::Probe(sample, _) => {
+            Question::Sample(sample) | Question::Probe(sample, _) | Question::Twin(sample, _) => {
                 JournalEvent::Prepared { sample, judge, call_try, text, usage }
             }
             Question::Canary(canary) => {

@@ -143,11 +143,12 @@ impl DuelBuilder {
             admission.check_admits(king.model().parameters, challenger.model().parameters)?;
         }
         let mut judge_plans = plan_judges(&judges, canaries.is_some())?;
-        if rule_version.is_first() {
-            for judge in &mut judge_plans {
-                judge.reference_scores = false;
-            }
+        let first = rule_version.is_first();
+        for judge in &mut judge_plans {
+            judge.reference_scores &= !first;
+            judge.twins = judge.twins.filter(|_| !first && !settings.twins.is_off());
         }
+        let twins = judge_plans.iter().any(|judge| judge.twins.is_some()).then_some(settings.twins);
         let info = tasks.info();
         let samples = settings.planned_samples();
         if info.rows < u64::from(samples) {
@@ -201,6 +202,7 @@ impl DuelBuilder {
             terms: settings.terms,
             previous: settings.previous,
             canaries,
+            twins,
             admission,
             effect_prior: settings.effect_prior.filter(|_| !rule_version.is_first()),
             call_tries: Some(settings.limits.call_tries),
@@ -276,6 +278,7 @@ pub(super) fn plan_judges(judges: &[Arc<dyn Judge>], canaries: bool) -> Result<V
             metrics: profile.metrics.into_iter().collect(),
             watched: canaries && profile.canaries,
             reference_scores: profile.reference_scores,
+            twins: profile.twins,
             offline: offline_judge(&**judge)?,
         };
         if plan.metrics.is_empty() {

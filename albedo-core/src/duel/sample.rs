@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 
 use super::Duel;
-use super::answer::{Judged, JudgedAnswer};
+use super::answer::{Judged, JudgedAnswer, JudgedTwin};
 use super::ask::{Asked, Asking, Panelist};
 use super::reply::Reply;
-use super::stored::{StoredAnswer, StoredCanary, StoredProbes, StoredSample};
+use super::stored::{StoredAnswer, StoredCanary, StoredProbes, StoredSample, StoredTwins};
 use crate::backend::FinishReason;
 use crate::canary::{CanaryDraw, Series, VoidJudges};
 use crate::digest::canonical_json;
@@ -25,6 +25,7 @@ use crate::panel::{Cell, Cluster};
 use crate::plan::DuelPlan;
 use crate::record::{JournalEvent, RecordBuilder, RecordLine, RecordedReply};
 use crate::sample::Sample;
+use crate::twin::{self, Twin};
 
 /// What a sample needs of the duel around it.
 #[derive(Clone, Copy)]
@@ -42,6 +43,14 @@ struct Probing<'a> {
     panelist: Panelist<'a>,
     king: &'a Candidate,
     challenger: &'a Candidate,
+}
+
+/// What judges have answered about a sample before, by judge.
+struct StoredAnswers {
+    preparations: BTreeMap<u32, String>,
+    answers: BTreeMap<(u32, Order), StoredAnswer>,
+    probes: BTreeMap<u32, StoredProbes>,
+    twins: BTreeMap<u32, StoredTwins>,
 }
 
 /// A canary before a sample, and what the journal holds of it, by judge.
@@ -111,8 +120,9 @@ impl SampleRun<'_> {
         let (canary, (king, challenger)) = futures::try_join!(canary, pair)?;
         let judged = match (king.candidate(), challenger.candidate()) {
             (Some(king), Some(challenger)) => {
-                let StoredSample { preparations, answers, probes, .. } = stored;
-                self.assess(&sample, &king, &challenger, preparations, answers, probes).await?
+                let StoredSample { preparations, answers, probes, twins, .. } = stored;
+                let stored = StoredAnswers { preparations, answers, probes, twins };
+                self.assess(&sample, &king, &challenger, stored).await?
             }
             _ => vec![Judged::no_pair(); self.duel.judges.len()],
         };
@@ -125,14 +135,14 @@ impl SampleRun<'_> {
         sample: &Sample,
         king: &Candidate,
         challenger: &Candidate,
-        mut preparations: BTreeMap<u32, String>,
-        mut stored: BTreeMap<(u32, Order), StoredAnswer>,
-        mut probes: BTreeMap<u32, StoredProbes>,
+        mut stored: StoredAnswers,
     ) -> Result<Vec<Judged>> {
         let judges = (0..self.duel.judges.len()).map(|judge| {
-            let preparation = preparations.remove(&(judge as u32));
-            let probes = probes.remove(&(judge as u32)).unwrap_or_default();
-            let stored = Order::BOTH.map(|order| stored.remove(&(judge as u32, order)).unwrap_or_default());
+            let preparation = stored.preparations.remove(&(judge as u32));
+            let probes = stored.probes.remove(&(judge as u32)).unwrap_or_default();
+            let twins = stored.twins.remove(&(judge as u32)).unwrap_or_default();
+            let stored =
+                Order::BOTH.map(|order| stored.answers.remove(&(judge as u32, order)).unwrap_or_default());
             async move {
                 if self.void[judge].load(Ordering::Relaxed) {
                     return Ok(Judged::void());
@@ -160,6 +170,9 @@ impl SampleRun<'_> {
                     .with_preparation(shared.clone())
                     .with_marks(marks)
                 };
+                let twins =
+                    self.twins(sample.index, panelist, [king, challenger], &comparison, twins).await?;
+                let [king, challenger] = &judged_of(panelist, [king, challenger], &twins);
                 let king_first = |marks| comparison(king, challenger, marks);
                 let challenger_first = |marks| comparison(challenger, king, marks);
                 let king_first =
@@ -174,10 +187,50 @@ impl SampleRun<'_> {
                 let answers = asking.both(asked, panelist, king_first, challenger_first).await?;
                 let probed = Probing { sample: sample.index, panelist, king, challenger };
                 let probes = self.probes(probed, &answers, comparison, probes).await?;
-                Ok(Judged { preparation, answers, probes })
+                Ok(Judged { preparation, twins, answers, probes })
             }
         });
         join_all(judges).await.into_iter().collect()
+    }
+
+    /// What `panelist` makes of the replies and their twins, where the sample is drawn or it suspects a reply.
+    async fn twins(
+        &self,
+        sample: u32,
+        panelist: Panelist<'_>,
+        replies: [&Candidate; 2],
+        comparison: &(impl Fn(&Candidate, &Candidate, Marks) -> Comparison + Sync),
+        mut stored: StoredTwins,
+    ) -> Result<Vec<JudgedTwin>> {
+        let plan = &self.duel.plan;
+        let (Some(settings), Some(_)) = (plan.twins, panelist.plan.twins) else { return Ok(Vec::new()) };
+        let drawn = settings.draws(&plan.seed, sample);
+        let words = twin::words(&plan.seed, sample);
+        let mut twins = Vec::new();
+        for (side, reply) in Side::BOTH.into_iter().zip(replies) {
+            let twin = panelist.judge.twin(&comparison(reply, reply, Marks::default()), words)?;
+            let answers = Order::BOTH.map(|order| stored.remove(&(side, order)).unwrap_or_default());
+            if drawn || twin.as_ref().is_some_and(|twin| twin.suspected) {
+                twins.push((side, reply, twin, answers));
+            }
+        }
+        let asked = twins.into_iter().map(|(side, reply, twin, answers)| async move {
+            let Some(Twin { text, .. }) = twin else { return Ok(JudgedTwin { side, drawn, asked: None }) };
+            let text: Arc<str> = text.into();
+            let twin = Candidate { text: Arc::clone(&text), ..reply.clone() };
+            let [reply_first_stored, twin_first_stored] = answers;
+            let asked = Asked { question: Question::Twin(sample, side), sample: Some(sample) };
+            let asking = &self.asking;
+            let reply_first = |marks| comparison(reply, &twin, marks);
+            let twin_first = |marks| comparison(&twin, reply, marks);
+            let reply_first =
+                asking.answer(asked, panelist, Order::KingFirst, reply_first, reply_first_stored);
+            let twin_first =
+                asking.answer(asked, panelist, Order::ChallengerFirst, twin_first, twin_first_stored);
+            let answers = asking.both(asked, panelist, reply_first, twin_first).await?;
+            Ok(JudgedTwin { side, drawn, asked: Some((text, answers)) })
+        });
+        try_join_all(asked).await
     }
 
     /// What a judge makes of neutral text, if `answers` call for it.
@@ -244,6 +297,19 @@ impl SampleRun<'_> {
     }
 }
 
+/// What `panelist` is asked about in place of `replies`: the twin of a reply that has beaten it.
+fn judged_of(panelist: Panelist<'_>, replies: [&Candidate; 2], twins: &[JudgedTwin]) -> [Candidate; 2] {
+    let mut judged = replies.map(Clone::clone);
+    for twin in twins {
+        if let Some((text, _)) = &twin.asked
+            && twin.cell(panelist.place, &panelist.plan.metrics).replaced
+        {
+            judged[usize::from(twin.side == Side::Challenger)].text = Arc::clone(text);
+        }
+    }
+    judged
+}
+
 impl FinishedCanary {
     /// Writes the lines of the canary. A judge that fails it is `void` from here on.
     fn write(self, record: &mut RecordBuilder, plan: &DuelPlan, void: &mut VoidJudges) -> Result<()> {
@@ -303,7 +369,11 @@ impl FinishedSample {
             let answers = judged.answers.each_ref().map(|judged| &judged.answer);
             missing::cell(plan.rule_version, &judge.metrics, answers, judged.probes.as_ref())
         });
-        let cluster = Cluster::new(self.sample.index, cells.collect(), plan.panel.reducer);
+        let twins = (0..).zip(self.judged.iter().zip(&plan.judges)).flat_map(|(place, (judged, judge))| {
+            judged.twins.iter().map(move |twin| twin.cell(place, &judge.metrics))
+        });
+        let twins = twins.collect();
+        let cluster = Cluster::new(self.sample.index, cells.collect(), plan.panel.reducer).with_twins(twins);
         if plan.rule_version.is_first() { cluster } else { cluster.in_stratum(&*self.sample.repo) }
     }
 
@@ -324,9 +394,17 @@ impl FinishedSample {
             }
             record.line(&RecordLine::Reply { sample, side, reply })?;
         }
-        for (judge, Judged { preparation, answers, probes }) in (0..).zip(self.judged) {
+        for (judge, Judged { preparation, twins, answers, probes }) in (0..).zip(self.judged) {
             if let Some(text) = preparation {
                 record.line(&RecordLine::Preparation { sample, judge, text })?;
+            }
+            for JudgedTwin { side, drawn, asked } in twins {
+                let text = asked.as_ref().map(|(text, _)| record.text(text));
+                record.line(&RecordLine::Twin { sample, judge, side, drawn, text })?;
+                let answers = asked.into_iter().flat_map(|(_, answers)| answers);
+                for (order, JudgedAnswer { asked, answer, .. }) in Order::BOTH.into_iter().zip(answers) {
+                    record.line(&RecordLine::TwinAssessment { sample, judge, side, order, asked, answer })?;
+                }
             }
             for (order, JudgedAnswer { asked, answer, .. }) in Order::BOTH.into_iter().zip(answers) {
                 record.line(&RecordLine::Assessment { sample, judge, order, asked, answer })?;

@@ -55,15 +55,22 @@ pub(super) struct StoredSample {
     pub(super) answers: BTreeMap<(u32, Order), StoredAnswer>,
     /// What judges have made of neutral text.
     pub(super) probes: BTreeMap<u32, StoredProbes>,
+    /// What judges have made of replies and their twins.
+    pub(super) twins: BTreeMap<u32, StoredTwins>,
 }
 
 /// What one judge has made of neutral text.
 pub(super) type StoredProbes = BTreeMap<(Probe, Order), StoredAnswer>;
 
+/// What one judge has made of replies and their twins.
+pub(super) type StoredTwins = BTreeMap<(Side, Order), StoredAnswer>;
+
 impl StoredSample {
     /// Whatever is not scored is asked for again, and its cause found out again.
     fn forget_unless_scored(&mut self) {
         self.answers.values_mut().for_each(StoredAnswer::forget_unless_scored);
+        let twins = self.twins.values_mut().flat_map(BTreeMap::values_mut);
+        twins.for_each(StoredAnswer::forget_unless_scored);
         for answer in self.probes.values_mut().flat_map(BTreeMap::values_mut) {
             answer.forget();
         }
@@ -287,6 +294,10 @@ impl Stored {
                         .entry((probe, order))
                         .or_default()
                         .add(assessment);
+                }
+                JournalEvent::Twinned { sample, side, judge, order, assessment, .. } => {
+                    let sample = stored.samples.entry(sample).or_default();
+                    sample.twins.entry(judge).or_default().entry((side, order)).or_default().add(assessment);
                 }
                 JournalEvent::AskedAgain { samples } => {
                     stored.asked_again = stored.asked_again.max(samples);

@@ -21,6 +21,10 @@ pub struct JudgePlan {
     /// not known of plans by the rules' first version.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reference_scores: bool,
+    /// Version of the twins that it makes, if some replies are compared with their twins before it
+    /// ([`crate::twin`]). Since record format 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twins: Option<u32>,
     /// How anyone can ask it again, if its answers follow from the comparison alone.
     /// Since record format 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]

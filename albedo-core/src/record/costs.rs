@@ -100,7 +100,8 @@ impl Costs {
             }
             JournalEvent::Prepared { judge, .. }
             | JournalEvent::Assessed { judge, .. }
-            | JournalEvent::Probed { judge, .. } => self.judges.get_mut(*judge as usize),
+            | JournalEvent::Probed { judge, .. }
+            | JournalEvent::Twinned { judge, .. } => self.judges.get_mut(*judge as usize),
             JournalEvent::CanaryPrepared { .. } | JournalEvent::CanaryAssessed { .. } => {
                 Some(&mut self.canaries)
             }

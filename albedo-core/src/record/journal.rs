@@ -50,7 +50,8 @@ impl JournalEvent {
             Self::Prepared { usage, .. } | Self::CanaryPrepared { usage, .. } => *usage,
             Self::Assessed { assessment, .. }
             | Self::CanaryAssessed { assessment, .. }
-            | Self::Probed { assessment, .. } => assessment.usage(),
+            | Self::Probed { assessment, .. }
+            | Self::Twinned { assessment, .. } => assessment.usage(),
             _ => None,
         }
     }

@@ -11,10 +11,12 @@ use super::canonical::{Digests, check_format};
 use super::{RecordLine, RecordedAnswer, RecordedReply, TextRef};
 use crate::backend::Message;
 use crate::digest::{Digest, canonical_json};
-use crate::error::{Error, ErrorKind, Fault, Result};
+use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::files::read_bounded;
+use crate::judge::Metric;
 use crate::missing::Probes;
 use crate::plan::DuelPlan;
+use crate::twin::TwinCell;
 use crate::verdict::Verdict;
 
 /// A record whose bytes are whole and canonical, and have the digest that
@@ -69,6 +71,31 @@ pub struct RecordedSample<'a> {
     pub answers: Vec<&'a RecordedAnswer>,
     /// What judges made of neutral text, by their places in the panel.
     pub probes: BTreeMap<u32, &'a Probes>,
+    /// Replies and their twins, as judges compared them.
+    pub twins: Vec<RecordedTwin<'a>>,
+}
+
+/// A reply and its twin before one judge.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordedTwin<'a> {
+    /// The judge's place in the panel.
+    pub judge: u32,
+    /// Whose reply.
+    pub side: Side,
+    /// Whether the sample was drawn; if not, the judge suspects the reply.
+    pub drawn: bool,
+    /// The twin; none if the judge would be shown the same of both, and was not asked.
+    pub text: Option<TextRef>,
+    /// The judge's answers, that with the reply shown first coming first.
+    pub answers: Vec<&'a RecordedAnswer>,
+}
+
+impl RecordedTwin<'_> {
+    /// Whether the twin was judged in place of the reply, by the answers of a judge with `metrics`.
+    pub fn is_replaced(&self, metrics: &[Metric]) -> bool {
+        let answers = <[&RecordedAnswer; 2]>::try_from(self.answers.clone()).ok();
+        TwinCell::new(self.judge, self.side, self.drawn, metrics, answers).replaced
+    }
 }
 
 impl Record {
@@ -135,13 +162,28 @@ impl Record {
         for line in &self.lines {
             match (line, samples.last_mut()) {
                 (&RecordLine::Sample { sample, messages, reference, .. }, _) => {
-                    let (replies, answers, probes) = (Vec::new(), Vec::new(), BTreeMap::new());
-                    samples.push(RecordedSample { sample, messages, reference, replies, answers, probes });
+                    samples.push(RecordedSample {
+                        sample,
+                        messages,
+                        reference,
+                        replies: Vec::new(),
+                        answers: Vec::new(),
+                        probes: BTreeMap::new(),
+                        twins: Vec::new(),
+                    });
                 }
                 (RecordLine::Reply { reply, .. }, Some(sample)) => sample.replies.push(reply),
                 (RecordLine::Assessment { answer, .. }, Some(sample)) => sample.answers.push(answer),
                 (RecordLine::Probes { judge, probes, .. }, Some(sample)) => {
                     sample.probes.insert(*judge, probes);
+                }
+                (&RecordLine::Twin { judge, side, drawn, text, .. }, Some(sample)) => {
+                    sample.twins.push(RecordedTwin { judge, side, drawn, text, answers: Vec::new() });
+                }
+                (RecordLine::TwinAssessment { answer, .. }, Some(sample)) => {
+                    if let Some(twin) = sample.twins.last_mut() {
+                        twin.answers.push(answer);
+                    }
                 }
                 _ => {}
             }
@@ -252,7 +294,8 @@ pub(super) fn read_lines(file: &[u8]) -> Result<Vec<RecordLine>> {
 fn texts_of(line: &RecordLine) -> Vec<TextRef> {
     match line {
         RecordLine::Sample { messages, reference, .. } => vec![*messages, *reference],
-        RecordLine::Reply { reply: RecordedReply::Completed { text, .. }, .. } => vec![*text],
+        RecordLine::Reply { reply: RecordedReply::Completed { text, .. }, .. }
+        | RecordLine::Twin { text: Some(text), .. } => vec![*text],
         _ => vec![],
     }
 }

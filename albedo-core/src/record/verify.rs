@@ -24,6 +24,7 @@ use crate::panel::{Cell, Cluster};
 use crate::plan::{DuelPlan, DuelSettings, JudgePlan, Limits};
 use crate::registry::Registry;
 use crate::tasks::TaskSource;
+use crate::twin::{TwinCell, TwinSettings};
 use crate::verdict::{Outcome, Overflows, Verdict};
 
 mod again;
@@ -237,6 +238,12 @@ impl<'a> Walk<'a> {
         {
             return Err(wrong(2, "the plan has what its version of the rules does not know"));
         }
+        if (*format < 3 || plan.rule_version.is_first()) && plan.twins.is_some() {
+            return Err(wrong(
+                2,
+                "the plan has twins, which its format or its version of the rules does not know",
+            ));
+        }
         if *format < 3 && plan.rule_version != RuleVersion::First {
             return Err(wrong(2, "the plan names a version of the rules, which its format does not know"));
         }
@@ -337,7 +344,7 @@ impl<'a> Walk<'a> {
         let unjudged = RecordedReply::unjudged(replies);
         let same = RecordedReply::are_the_same(replies) && !self.plan.rule_version.is_first();
         self.overflows.count(replies.map(RecordedReply::overflowed));
-        let mut cells = Vec::new();
+        let (mut cells, mut twins) = (Vec::new(), Vec::new());
         for (judge, plan) in (0..).zip(&self.plan.judges) {
             let replies = match pair {
                 false => Replies::Missing,
@@ -345,17 +352,21 @@ impl<'a> Walk<'a> {
                 true => Replies::Pair,
             };
             self.preparation(index, judge, replies)?;
+            let compared = self.twins(index, judge, plan, replies)?;
             let question = Question::Sample(index);
             let king_first = self.answer(question, judge, Order::KingFirst, plan, replies)?;
             let challenger_first = self.answer(question, judge, Order::ChallengerFirst, plan, replies)?;
             let answers = [king_first, challenger_first];
+            self.check_drawn(index, plan, replies, &compared, answers)?;
+            twins.extend(compared);
             let probes = self.probes(index, judge, answers)?;
             cells.push(match unjudged {
                 Some(difference) => Cell::unjudged(&plan.metrics, difference),
                 None => missing::cell(self.plan.rule_version, &plan.metrics, answers, probes),
             });
         }
-        let cluster = Cluster::new(index, cells, self.plan.panel.reducer).in_stratum(stratum);
+        let cluster =
+            Cluster::new(index, cells, self.plan.panel.reducer).in_stratum(stratum).with_twins(twins);
         let recorded = self.line()?;
         if !matches!(recorded, RecordLine::Cluster(_)) {
             return Err(self.unexpected(format!("the cluster of sample {index}")));
@@ -421,6 +432,62 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// The lines in which `judge` compared replies with their twins.
+    fn twins(&mut self, index: u32, judge: u32, plan: &JudgePlan, replies: Replies) -> Result<Vec<TwinCell>> {
+        let mut cells: Vec<TwinCell> = Vec::new();
+        while let Some(RecordLine::Twin { sample, judge: whose, side, drawn, text }) =
+            self.record.lines.get(self.next)
+        {
+            self.next += 1;
+            if (*sample, *whose) != (index, judge) || cells.last().is_some_and(|last| last.side >= *side) {
+                return Err(self.unexpected("the next reply's twin or the next answer"));
+            }
+            let settings = self.plan.twins.filter(|_| plan.twins.is_some());
+            let Some(settings) = settings.filter(|_| replies == Replies::Pair) else {
+                return Err(wrong(self.next, "a judge compares a reply with a twin where none is planned"));
+            };
+            if self.void.contains(judge as usize) {
+                return Err(wrong(self.next, "a judge is listened to that has failed a canary"));
+            }
+            if *drawn != settings.draws(&self.plan.seed, index) || (!drawn && text.is_none()) {
+                return Err(wrong(
+                    self.next,
+                    "whether a sample is drawn for twins does not follow from the seed",
+                ));
+            }
+            let answers = match text {
+                None => None,
+                Some(_) => {
+                    let question = Question::Twin(index, *side);
+                    let reply_first = self.answer(question, judge, Order::KingFirst, plan, replies)?;
+                    let twin_first = self.answer(question, judge, Order::ChallengerFirst, plan, replies)?;
+                    Some([reply_first, twin_first])
+                }
+            };
+            cells.push(TwinCell::new(judge, *side, *drawn, &plan.metrics, answers));
+        }
+        Ok(cells)
+    }
+
+    /// Whether both replies of a drawn sample were compared with their twins by a judge that gave `answers`. One that
+    /// could not prepare itself was asked nothing.
+    fn check_drawn(
+        &self,
+        index: u32,
+        plan: &JudgePlan,
+        replies: Replies,
+        compared: &[TwinCell],
+        answers: [&RecordedAnswer; 2],
+    ) -> Result<()> {
+        let settings = self.plan.twins.filter(|_| plan.twins.is_some() && replies == Replies::Pair);
+        let drawn = settings.is_some_and(|settings| settings.draws(&self.plan.seed, index));
+        let asked = answers.iter().any(|answer| matches!(answer, RecordedAnswer::Answered(_)));
+        if drawn && asked && compared.len() != Side::BOTH.len() {
+            return Err(wrong(self.next, "the sample is drawn for twins, and a reply has none"));
+        }
+        Ok(())
+    }
+
     /// The line in which `judge`, who gave `answers`, was asked about neutral text, if
     /// they call for it.
     fn probes(
@@ -464,12 +531,18 @@ impl<'a> Walk<'a> {
             {
                 (*asked, answer)
             }
+            RecordLine::TwinAssessment { sample, judge: whose, side, order: seen, asked, answer }
+                if (Question::Twin(*sample, *side), *whose, *seen) == (question, judge, order) =>
+            {
+                (*asked, answer)
+            }
             _ => {
                 let name = &plan.identity.name;
                 let asked = match question {
                     Question::Sample(sample) => format!("sample {sample}"),
                     Question::Canary(canary) => format!("canary {canary}"),
                     Question::Probe(sample, _) => format!("a probe of sample {sample}"),
+                    Question::Twin(sample, side) => format!("the {side}'s twin in sample {sample}"),
                 };
                 return Err(self.unexpected(format!("the answer of judge `{name}` to {asked}")));
             }
@@ -588,6 +661,7 @@ fn check_plan(plan: &DuelPlan) -> Result<(), String> {
         limits: Limits { call_tries: plan.call_tries.unwrap_or(1), ..Limits::default() },
         previous: plan.previous,
         canaries: plan.canaries.as_ref().map(|canaries| canaries.settings),
+        twins: plan.twins.unwrap_or(TwinSettings::OFF),
         effect_prior: plan.effect_prior,
     };
     settings.check().map_err(|error| error.message().to_owned())?;
@@ -614,6 +688,10 @@ fn check_plan(plan: &DuelPlan) -> Result<(), String> {
             return Err("a judge is watched, and there are no canaries".into());
         }
         None => {}
+    }
+    let makes_twins = plan.judges.iter().any(|judge| judge.twins.is_some());
+    if plan.twins.is_some() != makes_twins || plan.twins.is_some_and(TwinSettings::is_off) {
+        return Err("the plan has twins that no judge makes, or none for a judge that makes them".into());
     }
     let mut judges = plan.judges.iter().enumerate();
     if judges.any(|(place, judge)| plan.judges[..place].iter().any(|other| other.identity == judge.identity))

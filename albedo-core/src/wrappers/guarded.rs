@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Reach, Result, Retry};
 use crate::identity::Identity;
 use crate::judge::{Assessment, Comparison, Judge, JudgeProfile, Preparation, Prepared};
 use crate::rng::derive_seed;
+use crate::twin::Twin;
 
 const OPEN: &str = "open the routes";
 const GENERATE: &str = "generate replies over the routes";
@@ -163,6 +164,10 @@ impl Judge for Guarded<dyn Judge> {
 
     fn prompt(&self, request: &Comparison) -> Result<Option<Vec<Message>>> {
         self.first.prompt(request)
+    }
+
+    fn twin(&self, request: &Comparison, words: u64) -> Result<Option<Twin>> {
+        self.first.twin(request, words)
     }
 
     async fn compare(&self, request: &Comparison, cx: &CallContext) -> Result<Assessment> {

@@ -191,6 +191,10 @@ fn table(ended: &[(&PathBuf, Result<Rejudged>)], look: Look) -> String {
         let (numbers, words) = numbers;
         text += &look.hanging(&numbers, 29, &format!("{}: {words}", folder.display()));
     }
-    let of = if judged == 1 { "1 record".to_owned() } else { format!("{judged} records") };
-    text + &format!("\n{turned} of {of} have another outcome\n")
+    // Where none was judged, the errors say all.
+    match judged {
+        0 => text,
+        1 => text + &format!("\n{turned} of 1 record has another outcome\n"),
+        _ => text + &format!("\n{turned} of {judged} records have another outcome\n"),
+    }
 }

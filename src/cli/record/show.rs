@@ -104,7 +104,10 @@ fn lines_of(record: &Record, wanted: u32) -> Result<Vec<&RecordLine>> {
             RecordLine::Sample { sample, .. }
             | RecordLine::Reply { sample, .. }
             | RecordLine::Preparation { sample, .. }
-            | RecordLine::Assessment { sample, .. } => *sample == wanted,
+            | RecordLine::Twin { sample, .. }
+            | RecordLine::TwinAssessment { sample, .. }
+            | RecordLine::Assessment { sample, .. }
+            | RecordLine::Probes { sample, .. } => *sample == wanted,
             RecordLine::Cluster(cluster) => cluster.sample == wanted,
             _ => false,
         })
@@ -156,6 +159,23 @@ fn one_sample(record: &Record, wanted: u32) -> Result<String> {
                 RecordedReply::Missing { kind } => section(format!("{side}: missing ({})", words(kind)), ""),
                 _ => section(format!("{side}: in a form that this build does not know"), ""),
             },
+            RecordLine::Twin { judge, side, drawn, text, .. } => {
+                let name = judges.get(*judge as usize).map_or("?", |judge| judge.identity.name.as_str());
+                let why = if *drawn { "the sample is drawn" } else { "the reply may talk to a judge" };
+                let body = match text {
+                    Some(text) => record.text(text)?,
+                    None => "not asked: the judge would be shown the same, a tie",
+                };
+                section(format!("{name}: twin of the {side}'s reply, as {why}"), body);
+            }
+            RecordLine::TwinAssessment { judge, side, order, answer, .. } => {
+                let name = judges.get(*judge as usize).map_or("?", |judge| judge.identity.name.as_str());
+                let order = match order {
+                    Order::KingFirst => "reply first",
+                    Order::ChallengerFirst => "twin first",
+                };
+                section(format!("{name}, the {side}'s reply and its twin, {order}"), &describe(answer));
+            }
             RecordLine::Preparation { judge, text, .. } => {
                 let name = judges.get(*judge as usize).map_or("?", |judge| judge.identity.name.as_str());
                 section(format!("{name}, before it saw the replies"), text);

@@ -17,6 +17,7 @@ use crate::chain::BlockNumber;
 use crate::log::{Announced, Ended, Submission};
 use crate::record::{self, FileStore, RecordStore, VerifyOptions};
 use crate::reign::Effect;
+use crate::twin::TwinReport;
 use crate::validator::config::Anchoring;
 use crate::validator::ledger::{Crowned, Decision, Drafted, KingRow, OpenDuel, Reason, SubmissionRow};
 use crate::validator::models::blocking;
@@ -32,10 +33,11 @@ use crate::{
 /// Source: albedo.
 const LIMIT: Duration = Duration::from_mins(30);
 
-/// Alerts: the king cannot be loaded, an operator has to act, the duel is void.
+/// Alerts: the king cannot be loaded, an operator has to act, the duel is void, judges prefer one side for its words.
 const KING: &str = "the king";
 const SETTINGS: &str = "the duel's settings";
 const DUEL: &str = "the duel";
+const DELTA: &str = "a duel's delta";
 
 #[derive(Debug)]
 pub(super) struct Duels {
@@ -241,6 +243,15 @@ impl Duels {
             crowned,
         };
         ledger.decide(decision, time.now_ms()).await?;
+        match verdict.twins.as_ref().and_then(TwinReport::finding) {
+            Some(finding) => {
+                let error = Error::new(ErrorKind::Unexpected, "trust the duel's judges", finding)
+                    .with_fault(Fault::Operator)
+                    .with("record", digest);
+                super::report(&self.shared, DELTA, &error).await;
+            }
+            None => ledger.well(DELTA, time.now_ms()).await?,
+        }
         self.contestants.drop_challenger().await;
         self.well().await
     }
