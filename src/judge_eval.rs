@@ -351,7 +351,7 @@ impl Evaluation {
                     None
                 }
             };
-            *answer = (assessment, (clock.now() - begun).as_secs_f64());
+            *answer = (assessment, clock.now().saturating_sub(begun).as_secs_f64());
         }
         Ok(Answers(answers))
     }
@@ -516,7 +516,8 @@ fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
     (scale > 0.0).then(|| both / scale)
 }
 
-#[cfg(all(test, feature = "conformance"))]
+#[cfg(feature = "conformance")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::Score;
@@ -525,7 +526,7 @@ mod tests {
     /// 100 pairs: `good` and `bad` replies in turn, half of the good ones longer.
     fn pairs() -> Vec<LabelledPair> {
         let pair = |place: usize| {
-            let good = format!("good {place}{}", if place % 2 == 0 { " and long" } else { "" });
+            let good = format!("good {place}{}", if place.is_multiple_of(2) { " and long" } else { "" });
             let bad = format!("bad {place}{}", if place % 2 == 1 { " and long" } else { "" });
             let messages = vec![Message::new(MessageRole::User, format!("task {place}"))];
             let (a, b, label) = if place % 4 < 2 { (good, bad, Label::A) } else { (bad, good, Label::B) };
@@ -547,7 +548,7 @@ mod tests {
     fn right_80() -> ScriptedJudge {
         ScriptedJudge::new("right", |request| {
             let good = request.first.text.starts_with("good");
-            let right = place(request) % 5 != 0;
+            let right = !place(request).is_multiple_of(5);
             Ok(Assessment::scored([(
                 Metric::Correctness,
                 if good == right { Score::WIN } else { Score::LOSS },

@@ -2,7 +2,7 @@
 //!
 //! | module | feature | what |
 //! | --- | --- | --- |
-//! | [`burn`] | `burn` | Qwen3 models in-process, on the CPU |
+//! | [`burn`] | `burn` | Qwen3 models in-process, on the CPU; [`burn::train`] trains them |
 //! | [`http`] | `http` | the one HTTP client |
 //! | [`cache`] | | models of hubs on this machine, under a quota |
 //! | [`files`] | | a model's files in a local folder |

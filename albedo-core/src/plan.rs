@@ -73,7 +73,9 @@ pub struct DuelSettings {
     /// Questions with known answers for judges that read replies; none unless
     /// this is set. A duel for a crown should have them.
     pub canaries: Option<CanarySettings>,
-    /// When judges that read replies compare a reply with its own twin, to find out whether its text talks to them.
+    /// When judges that read replies compare a reply with its own twin, to find out whether its text talks to them. Unless
+    /// it is set, twins are on, and one sample in 16 is drawn.
+    #[serde(skip_serializing_if = "TwinSettings::is_default")]
     pub twins: TwinSettings,
     /// How true effects spread, by the reign's earlier duels: for the shrunken
     /// estimate beside the verdict, which is left out without it.

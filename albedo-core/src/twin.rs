@@ -63,6 +63,11 @@ impl TwinSettings {
         self.share == 0
     }
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Whether a duel with `seed` draws sample `sample`: of every [`TwinSettings::share`] samples in a row the one whose
     /// place among them is the first number of their stream. So no duel draws more than its share.
     pub fn draws(self, seed: &Seed, sample: u32) -> bool {

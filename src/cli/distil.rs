@@ -130,7 +130,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     match &arguments.command {
         Some(Command::Data(data)) => show_data(data, cx).await,
         Some(Command::Verify(verify)) => verify::run(verify, cx).await,
-        None => distil(arguments, cx).await,
+        None => Box::pin(distil(arguments, cx)).await,
     }
 }
 
@@ -175,8 +175,8 @@ async fn distil(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     }
     let progress = Arc::new(TrainingProgress::new(plan.steps()));
     let shown = Arc::clone(&progress);
-    let ended =
-        distillation.run(Arc::new(move |happening: &Happening<'_>| shown.on(happening)), &build).await;
+    let training = distillation.run(Arc::new(move |happening: &Happening<'_>| shown.on(happening)), &build);
+    let ended = Box::pin(training).await;
     progress.finish();
     duel.finish();
     let record = ended?;

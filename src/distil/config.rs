@@ -638,9 +638,8 @@ mod tests {
         let [whole, gate] = blocks[..] else { panic!("{} blocks", blocks.len()) };
         let open = checked(whole).expect("in order");
         assert_eq!((open.stage.len(), open.data.rename), (2, true));
-        let ungated: String =
-            whole.lines().filter(|line| !line.starts_with("gate")).map(|line| format!("{line}\n")).collect();
-        let closed = checked(&format!("{ungated}{gate}")).expect("in order");
+        let ungated = whole.lines().filter(|line| !line.starts_with("gate")).collect::<Vec<_>>().join("\n");
+        let closed = checked(&format!("{ungated}\n{gate}")).expect("in order");
         let Gate::Closed(gate) = closed.gate else { panic!("a gate") };
         assert_eq!((gate.samples, gate.screens), (Some(128), behaviour()));
     }

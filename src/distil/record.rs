@@ -2,6 +2,7 @@
 //! what came of it, and `metrics.jsonl`, which says how it went.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -434,6 +435,10 @@ pub(super) fn parameters(folder: &Path) -> Result<Digest> {
             .with("path", folder.display())
             .with_hint("name the folder of a model with `*.safetensors`"));
     }
-    let lines: String = files.iter().map(|(name, digest)| format!("{digest}  {name}\n")).collect();
+    let mut lines = String::new();
+    for (name, digest) in files {
+        // Writing to a string cannot fail.
+        let _ = writeln!(lines, "{digest}  {name}");
+    }
     Ok(Digest::of(lines))
 }

@@ -127,9 +127,12 @@ fn collect<'a>(text: &'a str, names: &mut BTreeSet<&'a str>, kept: &mut BTreeSet
                 let list = ahead.find(')').unwrap_or(0);
                 parameters = end..end + list;
             }
-        } else if ahead.starts_with(".py") || is_assigned(behind, ahead) || is_compound(name) {
-            names.insert(name);
-        } else if behind.ends_with("self.") || behind.ends_with("cls.") {
+        } else if ahead.starts_with(".py")
+            || behind.ends_with("self.")
+            || behind.ends_with("cls.")
+            || is_assigned(behind, ahead)
+            || is_compound(name)
+        {
             names.insert(name);
         } else if parameters.contains(&start) {
             // A parameter, not its default value.

@@ -214,7 +214,8 @@ fn twin_entries(twins: &TwinReport, look: Look) -> Vec<(&'static str, String)> {
     let TwinReport { compared, unanswered, king, challenger, .. } = *twins;
     let mut text = format!("{} of a reply with its twin", counted(compared, "comparison", "comparisons"));
     if unanswered > 0 {
-        text += &format!(", {unanswered} without an answer");
+        // Writing to a string cannot fail.
+        let _ = write!(text, ", {unanswered} without an answer");
     }
     if king + challenger > 0 {
         let replaced = format!(

@@ -68,10 +68,10 @@ pub struct ValidatorConfig {
     /// publish to, and runs no duel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follow: Option<FollowSettings>,
-    /// The tasks. With `follow`, the drawn rows are compared with them, if they are here.
+    /// The tasks. Needed unless `follow` is there, which compares the drawn rows with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks: Option<PluginConfig<dyn TaskSource>>,
-    /// The panel, in order.
+    /// The panel, in order. Needed unless `follow` is there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub judges: Vec<PluginConfig<dyn Judge>>,
     /// The profile of screens, whose name and digest every admission records; the newest one
@@ -90,10 +90,10 @@ pub struct ValidatorConfig {
     /// previous record are the validator's.
     #[serde(default)]
     pub duel: DuelSettings,
-    /// The log of duels.
+    /// The log of duels. Needed unless `follow` is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogSettings>,
-    /// Where records and public data are published.
+    /// Where records and public data are published. Needed unless `follow` is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish: Option<PublishSettings>,
     /// How the validator is watched.
@@ -333,16 +333,15 @@ impl ValidatorConfig {
         if self.poll_ms == 0 {
             return invalid("poll_ms", "the chain cannot be asked without a pause");
         }
-        match &self.follow {
-            Some(follow) => follow.check(self.backend.is_some())?,
-            None => {
-                if self.judges.is_empty() {
-                    return invalid("judges", "there is no judge");
-                }
-                self.tasks()?;
-                self.log()?;
-                self.publish()?;
+        if let Some(follow) = &self.follow {
+            follow.check(self.backend.is_some())?;
+        } else {
+            if self.judges.is_empty() {
+                return invalid("judges", "there is no judge");
             }
+            self.tasks()?;
+            self.log()?;
+            self.publish()?;
         }
         if self.hotkey.is_empty() {
             return invalid("hotkey", "it is empty");

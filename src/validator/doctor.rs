@@ -55,21 +55,18 @@ pub async fn doctor(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Vec<Chec
     let cx = &cx.relative_to(&config.folder);
     checks.push(disk(config));
     checks.push(ledger(config).await);
-    match &config.follow {
-        Some(follow) => {
-            checks.extend(chain(config, cx).await);
-            checks.push(Check::of("followed", followed(config, follow, cx).await));
-            checks.push(audits(config, follow, cx).await);
-        }
-        None => {
-            checks.push(Check::of("log key", log_key(config, cx)));
-            checks.extend(chain(config, cx).await);
-            checks.push(Check::of("first king", genesis(config, cx).await));
-            checks.push(Check::of("tasks", tasks(config, cx).await));
-            checks.push(Check::of("backend", backend(config, cx).await));
-            checks.push(Check::of("judges", judges(config, cx).await));
-            checks.push(Check::of("publishing", published(config, cx).await));
-        }
+    if let Some(follow) = &config.follow {
+        checks.extend(chain(config, cx).await);
+        checks.push(Check::of("followed", followed(config, follow, cx).await));
+        checks.push(audits(config, follow, cx).await);
+    } else {
+        checks.push(Check::of("log key", log_key(config, cx)));
+        checks.extend(chain(config, cx).await);
+        checks.push(Check::of("first king", genesis(config, cx).await));
+        checks.push(Check::of("tasks", tasks(config, cx).await));
+        checks.push(Check::of("backend", backend(config, cx).await));
+        checks.push(Check::of("judges", judges(config, cx).await));
+        checks.push(Check::of("publishing", published(config, cx).await));
     }
     checks.push(match &config.operate.webhook {
         None => Check {

@@ -42,7 +42,8 @@ impl Place {
     fn config(&self, name: &str, gate: &str, data: &str, stages: &str, train: &str) -> String {
         let king = demo().join("models/king");
         let text = format!(
-            "{gate}\n[student]\npath = {king:?}\n[data]\nheld_out_rows = 2\n{data}\n{stages}\n{TRAIN}{train}"
+            "{gate}\n[student]\npath = \"{}\"\n[data]\nheld_out_rows = 2\n{data}\n{stages}\n{TRAIN}{train}",
+            king.display()
         );
         fs::write(self.path(name), text).expect("writes");
         self.text(name)
@@ -162,10 +163,12 @@ fn killed_at_any_time_it_goes_on_to_the_same_bits() {
     let stages = "[[stage]]\nobjective = \"sft\"\nsteps = 3\n[[stage]]\nobjective = \"kd\"\nsteps = 4\ntop = 16\n\
                   divergence = { jsd = 0.5 }";
     let teacher = demo().join("models/challenger");
-    let stages = format!("{stages}\nteacher = {teacher:?}");
+    // What the student samples follows from its bits.
+    let own = "[[stage]]\nobjective = \"on-policy\"\nsteps = 3\nmax_new_tokens = 8";
+    let stages = format!("{stages}\nteacher = {teacher:?}\n{own}\nteacher = {teacher:?}");
     let config = place.config("two.toml", "gate = \"none\"", "tasks = [\"train.jsonl\"]", &stages, "");
     stdout(&place.distil(&config, "whole"));
-    for lines in [1, 3, 4, 6, 7] {
+    for lines in [1, 3, 4, 7, 9] {
         killed(&place, &config, "cut", lines);
     }
     stdout(&place.distil(&config, "cut"));

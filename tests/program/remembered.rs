@@ -82,7 +82,7 @@ async fn a_functional_copy_of_an_earlier_submission_is_caught() {
     let begin = text.find("[[screens]]").expect("screens");
     let end = text.find("# A fixed number of samples").expect("their end");
     let screens = ["files", "architecture", "digest", "functional"];
-    let screens: String = screens.iter().map(|name| format!("[[screens]]\nname = \"{name}\"\n\n")).collect();
+    let screens = screens.map(|name| format!("[[screens]]\nname = \"{name}\"\n\n")).concat();
     let text = format!("{}{screens}{}", &text[..begin], &text[end..]);
     let neuron = "[[chain.neurons]]\nuid = 9\nhotkey = \"gus\"\ncoldkey = \"gus's owner\"\n\n";
     fs::write(&config, text.replace("# Who reigns first", &format!("{neuron}# Who reigns first")))

@@ -192,7 +192,7 @@ async fn lines_about_twins_follow_from_the_seed_and_the_answers() {
         record.lines.iter().position(|line| matches!(line, RecordLine::Twin { .. })).expect("is there");
     let changes: [(&str, Change); 4] = [
         ("the sample is drawn for twins, and a reply has none", |lines, place| {
-            drop(lines.drain(place..place + 6))
+            drop(lines.drain(place..place + 6));
         }),
         ("does not follow from the seed", |lines, place| {
             if let RecordLine::Twin { drawn, .. } = &mut lines[place] {

@@ -4,7 +4,6 @@
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::reader::LINES;
 use super::{Record, RecordLine, RecordedAnswer, RecordedReply, Regenerated};
@@ -12,7 +11,7 @@ use crate::behaviour::Behaviour;
 use crate::canary::{Series, VoidJudges};
 use crate::context::CallContext;
 use crate::decision::{Decider, Decision, RuleVersion};
-use crate::digest::{Digest, canonical_json};
+use crate::digest::Digest;
 use crate::draw::{DrawOutcome, Replay};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::judge::Assessment;
@@ -24,16 +23,19 @@ use crate::panel::{Cell, Cluster};
 use crate::plan::{DuelPlan, DuelSettings, JudgePlan, Limits};
 use crate::registry::Registry;
 use crate::tasks::TaskSource;
-use crate::twin::{TwinCell, TwinSettings};
+use crate::twin::TwinSettings;
 use crate::verdict::{Outcome, Overflows, Verdict};
 
 mod again;
 mod claims;
+mod lines;
 mod reign;
 mod tasks;
+mod twins;
 
 pub use again::AskedAgain;
 use again::{ask_again, settings_fit};
+use lines::compare_lines;
 pub use reign::{ChainedAlpha, verify_chain};
 pub use tasks::{PromptCounter, Prompts};
 use tasks::{check_tasks, count_prompts};
@@ -432,62 +434,6 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The lines in which `judge` compared replies with their twins.
-    fn twins(&mut self, index: u32, judge: u32, plan: &JudgePlan, replies: Replies) -> Result<Vec<TwinCell>> {
-        let mut cells: Vec<TwinCell> = Vec::new();
-        while let Some(RecordLine::Twin { sample, judge: whose, side, drawn, text }) =
-            self.record.lines.get(self.next)
-        {
-            self.next += 1;
-            if (*sample, *whose) != (index, judge) || cells.last().is_some_and(|last| last.side >= *side) {
-                return Err(self.unexpected("the next reply's twin or the next answer"));
-            }
-            let settings = self.plan.twins.filter(|_| plan.twins.is_some());
-            let Some(settings) = settings.filter(|_| replies == Replies::Pair) else {
-                return Err(wrong(self.next, "a judge compares a reply with a twin where none is planned"));
-            };
-            if self.void.contains(judge as usize) {
-                return Err(wrong(self.next, "a judge is listened to that has failed a canary"));
-            }
-            if *drawn != settings.draws(&self.plan.seed, index) || (!drawn && text.is_none()) {
-                return Err(wrong(
-                    self.next,
-                    "whether a sample is drawn for twins does not follow from the seed",
-                ));
-            }
-            let answers = match text {
-                None => None,
-                Some(_) => {
-                    let question = Question::Twin(index, *side);
-                    let reply_first = self.answer(question, judge, Order::KingFirst, plan, replies)?;
-                    let twin_first = self.answer(question, judge, Order::ChallengerFirst, plan, replies)?;
-                    Some([reply_first, twin_first])
-                }
-            };
-            cells.push(TwinCell::new(judge, *side, *drawn, &plan.metrics, answers));
-        }
-        Ok(cells)
-    }
-
-    /// Whether both replies of a drawn sample were compared with their twins by a judge that gave `answers`. One that
-    /// could not prepare itself was asked nothing.
-    fn check_drawn(
-        &self,
-        index: u32,
-        plan: &JudgePlan,
-        replies: Replies,
-        compared: &[TwinCell],
-        answers: [&RecordedAnswer; 2],
-    ) -> Result<()> {
-        let settings = self.plan.twins.filter(|_| plan.twins.is_some() && replies == Replies::Pair);
-        let drawn = settings.is_some_and(|settings| settings.draws(&self.plan.seed, index));
-        let asked = answers.iter().any(|answer| matches!(answer, RecordedAnswer::Answered(_)));
-        if drawn && asked && compared.len() != Side::BOTH.len() {
-            return Err(wrong(self.next, "the sample is drawn for twins, and a reply has none"));
-        }
-        Ok(())
-    }
-
     /// The line in which `judge`, who gave `answers`, was asked about neutral text, if
     /// they call for it.
     fn probes(
@@ -702,49 +648,6 @@ fn check_plan(plan: &DuelPlan) -> Result<(), String> {
         return Err("a judge's metrics are empty or out of order".into());
     }
     Ok(())
-}
-
-/// Compares a line with what it has to be, byte for byte.
-fn compare_lines(number: usize, recorded: &RecordLine, actual: &RecordLine) -> Result<()> {
-    if canonical_json(recorded)? == canonical_json(actual)? {
-        return Ok(());
-    }
-    let value = |line| {
-        serde_json::to_value(line)
-            .map_err(|error| Error::bug(OPERATION, error.to_string()).with_source(error))
-    };
-    let (field, recorded, actual) = first_difference(&value(recorded)?, &value(actual)?, String::new());
-    Err(wrong(number, format!("`{field}` does not follow from the lines before"))
-        .with("recorded", recorded)
-        .with("recomputed", actual))
-}
-
-/// The path of the first difference between two values, and both values there.
-fn first_difference(recorded: &Value, actual: &Value, path: String) -> (String, Value, Value) {
-    let inner = match (recorded, actual) {
-        (Value::Object(recorded), Value::Object(actual)) => {
-            recorded.keys().chain(actual.keys()).find_map(|key| {
-                let (recorded, actual) = (recorded.get(key), actual.get(key));
-                let point = if path.is_empty() { "" } else { "." };
-                (recorded.map(Value::to_string) != actual.map(Value::to_string))
-                    .then(|| (format!("{path}{point}{key}"), recorded, actual))
-            })
-        }
-        (Value::Array(recorded), Value::Array(actual)) => {
-            (0..recorded.len().max(actual.len())).find_map(|index| {
-                let (recorded, actual) = (recorded.get(index), actual.get(index));
-                (recorded.map(Value::to_string) != actual.map(Value::to_string))
-                    .then(|| (format!("{path}[{index}]"), recorded, actual))
-            })
-        }
-        _ => None,
-    };
-    match inner {
-        Some((path, recorded, actual)) => {
-            first_difference(recorded.unwrap_or(&Value::Null), actual.unwrap_or(&Value::Null), path)
-        }
-        None => (path, recorded.clone(), actual.clone()),
-    }
 }
 
 /// Line `number`, counted from 1, is wrong.

@@ -115,7 +115,7 @@ impl Reader<'_> {
                 b'#' => {
                     let start = self.at;
                     self.skip_line();
-                    self.push(Kind::Idle, vec![start..self.at]);
+                    self.push_part(Kind::Idle, start..self.at);
                 }
                 b'<' | b'>' if self.peek(1) == Some(b'(') => self.word(),
                 b'<' | b'>' => self.redirection(false),
@@ -143,6 +143,10 @@ impl Reader<'_> {
     fn skip_escaped(&mut self) {
         let rest = &self.script[self.at + 1..];
         self.at += 1 + rest.chars().next().map_or(0, char::len_utf8);
+    }
+
+    fn push_part(&mut self, kind: Kind, range: Range<usize>) {
+        self.push(kind, vec![range]);
     }
 
     fn push(&mut self, kind: Kind, ranges: Vec<Range<usize>>) {
@@ -404,7 +408,7 @@ impl Reader<'_> {
             let line = &script[range.clone()];
             let trimmed = line.trim_start();
             if let Some(end) = until {
-                self.push(Kind::Idle, vec![range.clone()]);
+                self.push_part(Kind::Idle, range.clone());
                 if line.contains(end) {
                     until = None;
                 }
@@ -412,20 +416,20 @@ impl Reader<'_> {
             }
             let opens = if prose { None } else { comment(trimmed) };
             if let Some((length, end)) = opens {
-                self.push(Kind::Idle, vec![range.clone()]);
+                self.push_part(Kind::Idle, range.clone());
                 until = end.filter(|end| !trimmed[length..].contains(*end));
                 continue;
             }
             let code_ends = if prose { line.len() } else { trailing_comment(line) };
             if code_ends < line.len() {
-                self.push(Kind::Idle, vec![range.start + code_ends..range.end]);
+                self.push_part(Kind::Idle, range.start + code_ends..range.end);
             }
             let strings = quoted(&line[..code_ends]);
             if strings.is_empty() && !line.contains(['(', '{', '=', ';', '<']) {
-                self.push(Kind::Content, vec![range.start..range.start + code_ends]);
+                self.push_part(Kind::Content, range.start..range.start + code_ends);
             }
             for string in strings {
-                self.push(Kind::Content, vec![range.start + string.start..range.start + string.end]);
+                self.push_part(Kind::Content, range.start + string.start..range.start + string.end);
             }
         }
     }

@@ -92,21 +92,20 @@ fn scratch(folder: &Path) -> Result<tempfile::TempDir> {
 }
 
 fn told(record: &DistilRecord, again: Option<&Again>) -> String {
-    let mut text = format!("the record is whole: {} of {} steps\n", record.losses.len(), record.plan.steps());
-    let Some(again) = again else { return text };
+    let whole = format!("the record is whole: {} of {} steps\n", record.losses.len(), record.plan.steps());
+    let Some(again) = again else { return whole };
     let Again { from, steps, other_loss, checkpoints, model } = again;
     let losses = match other_loss {
         None => "all losses have the recorded bits".to_owned(),
         Some(step) => format!("the loss of step {step} has OTHER bits"),
     };
-    text += &format!("took {steps} steps again after step {from}: {losses}\n");
-    for (step, same) in checkpoints {
-        let word = if *same { "the recorded digest" } else { "ANOTHER digest" };
-        text += &format!("the checkpoint after step {step} has {word}\n");
-    }
-    if let Some(same) = model {
-        let word = if *same { "the recorded digest" } else { "ANOTHER digest" };
-        text += &format!("the model has {word}\n");
-    }
-    text
+    let word = |same: bool| if same { "the recorded digest" } else { "ANOTHER digest" };
+    let mut lines = vec![whole, format!("took {steps} steps again after step {from}: {losses}\n")];
+    lines.extend(
+        checkpoints
+            .iter()
+            .map(|(step, same)| format!("the checkpoint after step {step} has {}\n", word(*same))),
+    );
+    lines.extend(model.map(|same| format!("the model has {}\n", word(same))));
+    lines.concat()
 }

@@ -8,10 +8,10 @@ use crate::cli::exit::Exit;
 use crate::cli::output::{print, print_json};
 use crate::config::DuelConfig;
 use crate::decision::samples_to_show;
-use crate::record::{Costs, Spent};
+use crate::record::{Costs, RecordLine, Spent};
 use crate::report::Look;
 use crate::stats::detectable_effect;
-use crate::{Error, ErrorKind, Fault, Record, RecordLine, Result, Rule};
+use crate::{Error, Fault, Record, Result, Rule};
 
 /// SD of a sample's difference in points where no earlier record says more. Source: right or wrong on real
 /// software-engineering tasks, measured on 500 of them; graded judges have less.
@@ -155,7 +155,7 @@ impl Size {
             planned,
             detectable: detectable_effect(u64::from(planned), sd, alpha, 0.9),
             calls: Calls { samples: of_samples, canaries, twins, total },
-            usd: if offline { Some(0.0) } else { priced.then(|| each * total as f64) },
+            usd: if offline { Some(0.0) } else { priced.then_some(each * total as f64) },
             seconds: (before.samples > 0).then(|| before.seconds / before.samples as f64 * count as f64),
         })
     }

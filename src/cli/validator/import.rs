@@ -60,13 +60,12 @@ pub(super) async fn run(arguments: &Arguments) -> Result<Exit> {
             }
             // The fingerprints first: killed after them, the next run finds them there.
             import.remember(&config)?;
-            let ledger = match before {
-                Some(ledger) => ledger,
-                None => {
-                    let state = config.state();
-                    std::fs::create_dir_all(&state).map_err(|error| Error::io(OPERATION, &state, error))?;
-                    Ledger::open(&config.ledger())?
-                }
+            let ledger = if let Some(ledger) = before {
+                ledger
+            } else {
+                let state = config.state();
+                std::fs::create_dir_all(&state).map_err(|error| Error::io(OPERATION, &state, error))?;
+                Ledger::open(&config.ledger())?
             };
             ledger.import(entered.clone(), now_ms()).await?;
             Became::Done

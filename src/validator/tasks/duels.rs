@@ -250,7 +250,9 @@ impl Duels {
                     .with("record", digest);
                 super::report(&self.shared, DELTA, &error).await;
             }
-            None => ledger.well(DELTA, time.now_ms()).await?,
+            None => {
+                ledger.well(DELTA, time.now_ms()).await?;
+            }
         }
         self.contestants.drop_challenger().await;
         self.well().await

@@ -6,7 +6,7 @@ use albedo_core::Result;
 use burn::tensor::{Device, Tensor};
 
 use super::kernels::{add, exp_minus, exp_scaled, max, softmax_backward};
-use super::matrix::{Values, product, product_at, product_bt, rows_of, tensor};
+use super::matrix::{Values, product, product_at, product_bt, rows_of};
 
 /// Positions whose queries go through a product together: enough for it to be fast, few
 /// enough that little is computed above the diagonal and thrown away.
@@ -116,6 +116,7 @@ pub(super) fn backward(heads: &Heads, group: usize, dmixed: &Tensor<2>, device: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::burn::train::matrix::tensor;
 
     /// Causal attention and its derivative in Burn's automatic differentiation.
     #[test]

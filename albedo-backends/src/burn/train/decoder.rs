@@ -272,7 +272,9 @@ impl Decoder {
                 for (q, out) in q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
                     rms_norm(q, &layer.q_norm, self.eps, out);
                     rotate(out, cosines, sines);
-                    out.iter_mut().for_each(|value| *value *= scale);
+                    for value in out.iter_mut() {
+                        *value *= scale;
+                    }
                 }
                 let out = &mut keys[at(position, dim)];
                 rms_norm(row(k, head, dim), &layer.k_norm, self.eps, out);

@@ -79,7 +79,7 @@ pub(super) fn safetensors(tensors: &Tensors<'_>, precision: Precision, metadata:
     for (_, values) in tensors.values() {
         match precision {
             Precision::Bf16 => {
-                bytes.extend(values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()))
+                bytes.extend(values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()));
             }
             Precision::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
         }

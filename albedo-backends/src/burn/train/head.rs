@@ -145,7 +145,9 @@ fn cross_entropy(logits: &mut [f32], id: u32, share: Option<f32>) -> f64 {
     let loss = f64::from(sum).ln() + f64::from(max) - f64::from(own);
     if let Some(share) = share {
         let scale = share / sum;
-        logits.iter_mut().for_each(|value| *value *= scale);
+        for value in logits.iter_mut() {
+            *value *= scale;
+        }
         logits[id] -= share;
     }
     loss
@@ -167,7 +169,9 @@ fn divergence(own: &mut [f32], others: &mut [f32], distil: &Distil, share: Optio
             log_softmax(others);
             let loss = compare(others, own, distil.divergence);
             if let Some(share) = share {
-                own.iter_mut().for_each(|value| *value *= share);
+                for value in own.iter_mut() {
+                    *value *= share;
+                }
             }
             loss
         }
@@ -279,7 +283,9 @@ fn log_softmax(logits: &mut [f32]) {
     // A copy of some kB, so that the logits stay.
     let sum = exp_minus(&mut logits.to_vec(), max);
     let log_sum = (f64::from(sum).ln() + f64::from(max)) as f32;
-    logits.iter_mut().for_each(|logit| *logit -= log_sum);
+    for logit in logits.iter_mut() {
+        *logit -= log_sum;
+    }
 }
 
 #[cfg(test)]

@@ -171,7 +171,9 @@ fn with_momentum(mean: &[f32], gradient: &[f32], scale: f64, momentum: f64) -> (
 fn orthogonal(mut values: Vec<f32>, [rows, columns]: [usize; 2], device: &Device) -> Result<Vec<f32>> {
     let squares: f64 = values.iter().map(|value| f64::from(*value) * f64::from(*value)).sum();
     let scale = 1.0 / (squares.sqrt() as f32 + SMALLEST_NORM);
-    values.iter_mut().for_each(|value| *value *= scale);
+    for value in &mut values {
+        *value *= scale;
+    }
     let [a, b, c] = QUINTIC;
     let tall = rows > columns;
     let mut x: Tensor<2> = tensor(values, columns, device);

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::decision::Rule;
+use crate::digest::canonical_json;
 use crate::duel::Duel;
 use crate::duel::scripted::*;
 use crate::judge::Score;
