@@ -77,8 +77,8 @@ pub enum Question {
     /// ([`crate::missing`]). The side's reply stands for the king's, or the neutral
     /// text does.
     Probe(u32, Probe),
-    /// A side's reply to the sample at this place, beside its own twin ([`crate::twin`]). The reply stands for the
-    /// king's, whoever wrote it.
+    /// A side's reply to the sample at this place, beside its own twin ([`crate::twin`]). The reply stands in the
+    /// king's place, also where it is the challenger's.
     Twin(u32, Side),
 }
 

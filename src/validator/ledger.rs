@@ -177,7 +177,7 @@ impl Ledger {
             Ok::<_, Trouble>((written, transaction.total_changes() != before))
         };
         let (written, has_changed) = self.database.write_async(operation, counted).await?;
-        // Whoever waits for a change is not woken by a transaction that made none.
+        // A transaction that changed nothing wakes none of the tasks that wait for a change.
         if has_changed {
             self.changed.send_modify(|changes| *changes += 1);
         }

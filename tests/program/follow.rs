@@ -458,7 +458,7 @@ async fn replies_that_are_not_the_models_are_refused_by_an_audit() {
     let status: Value = serde_json::from_str(&status).expect("JSON");
     assert_eq!(status["followed"]["refusal"]["cause"], "audit", "{status}");
 
-    // Whoever has looked at it may follow it all the same.
+    // An operator who has looked at it can go on following.
     let said = stdout(&albedo(["validator", "unfreeze", "--config", &scene.config()]));
     assert!(said.contains("is followed again"), "{said}");
     scene.caught_up(entries.len()).await;

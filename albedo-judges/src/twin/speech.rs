@@ -1,4 +1,4 @@
-//! Whether words speak to whoever compares replies.
+//! Whether words address a judge that compares replies.
 //!
 //! A text that wants to be preferred has to say which of two texts is meant: it points at itself or at its rival, or
 //! names the reader. So words speak if they name a reader, or if a pointing word stands near a word for a text. Code and

@@ -552,7 +552,7 @@ fn checkpoints_that_do_not_fit_are_refused() {
 /// Tokens per second of a step on the demo's king: 4 rows of 700 tokens, all of them
 /// learnt.
 #[test]
-#[ignore = "a measurement: run it alone"]
+#[ignore = "prints speeds and compares nothing: other tests beside it would change them"]
 fn measure_the_demo_model() {
     let rows: Vec<Row> = (0..4)
         .map(|row: u32| Row {
