@@ -9,12 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
+use self::wrong::{Stop, Wrong, against, evidence};
 use super::{Next, Task, on_thread, report};
 use crate::chain::{BlockNumber, BlockRef, Content, EpochIndex, Hotkey};
 use crate::chains::ledger::Sighting;
-use crate::log::{
-    Anchor, AnchoredHead, Announced, End, Ended, Entry, Finding, Head, History, Log, Submission,
-};
+use crate::log::{Anchor, AnchoredHead, Announced, End, Ended, Entry, Head, History, Log, Submission};
 use crate::record::{AnyRecord, RecordedReply, VerifyOptions, verify_record};
 use crate::validator::following::{Following, coverage, unknown_genesis};
 use crate::validator::ledger::{
@@ -26,6 +25,8 @@ use crate::{
     CallContext, Digest, Error, ErrorKind, Fault, ModelRef, Outcome, PublicKey, Record, Registry, Result,
     Terms,
 };
+
+mod wrong;
 
 /// How long the task may go without a step: an audit reads whole replies on a CPU. Source:
 /// albedo.
@@ -61,63 +62,6 @@ struct Looked {
     said: Option<Refusal>,
     /// Alerts of an earlier process may stand.
     is_begun: bool,
-}
-
-/// What keeps the validator from being followed.
-#[derive(Debug, Clone)]
-struct Wrong {
-    cause: Cause,
-    error: Error,
-}
-
-impl Wrong {
-    fn new(cause: Cause, message: impl Into<String>) -> Self {
-        let error = Error::new(ErrorKind::Conflict, OPERATION, message).with_fault(Fault::Operator);
-        Self { cause, error }
-    }
-
-    fn with(self, key: &'static str, value: impl std::fmt::Display) -> Self {
-        Self { error: self.error.with(key, value), ..self }
-    }
-
-    fn with_hint(self, hint: &str) -> Self {
-        Self { error: self.error.with_hint(hint), ..self }
-    }
-
-    fn refusal(&self) -> Refusal {
-        Refusal { cause: self.cause, message: self.error.to_string() }
-    }
-}
-
-/// Why a step ended before an entry was followed.
-#[derive(Debug)]
-enum Stop {
-    /// Something is to come first.
-    Waits,
-    Wrong(Wrong),
-    Failed(Error),
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<Wrong> for Stop {
-    fn from(wrong: Wrong) -> Self {
-        Self::Wrong(wrong)
-    }
-}
-
-/// An error that is evidence against the validator is one; any other stays a failure.
-fn evidence(cause: Cause) -> impl Fn(Error) -> Stop {
-    move |error| match error.kind() {
-        ErrorKind::DataInvalid | ErrorKind::DigestMismatch | ErrorKind::Conflict => {
-            Stop::Wrong(Wrong { cause, error: error.with_fault(Fault::Operator) })
-        }
-        _ => Stop::Failed(error),
-    }
 }
 
 /// Whether there may be more to follow.
@@ -686,25 +630,6 @@ fn replies(record: &AnyRecord) -> u32 {
     let AnyRecord::Duel(record) = record else { return 0 };
     let replies = record.samples().into_iter().flat_map(|sample| sample.replies);
     replies.filter(|reply| !matches!(reply, RecordedReply::Missing { .. })).count() as u32
-}
-
-/// What a head of `size` entries, which is `held`, shows of the log.
-fn against(cause: Cause, finding: &Finding, size: u64, held: &str) -> Wrong {
-    let wrong = match finding {
-        Finding::Truncated { size, .. } => {
-            Wrong::new(cause, format!("{held} covers more entries than the log shows")).with("shown", size)
-        }
-        Finding::Contradiction { root, .. } => {
-            Wrong::new(cause, format!("{held} and the log contradict each other: there are two histories"))
-                .with("the log's hash", root)
-        }
-        _ => Wrong::new(cause, format!("{held} is not the log's")),
-    };
-    let hint = match finding {
-        Finding::Truncated { .. } => "ask its operator; it is followed again once the log shows them",
-        _ => "ask its operator; a validator with one history is followed in another folder under `state`",
-    };
-    wrong.with("entries", size).with_hint(hint)
 }
 
 fn unnamed(message: &str, key: &'static str, hint: &str) -> Error {
