@@ -1,16 +1,15 @@
 //! `albedo record audit`, from the duel to the alarm.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;
 
 use albedo::prelude::*;
-use albedo::record::Digests;
 use albedo::testing::{ScriptedSession, identity};
-use albedo::{Digest, GenerateRequest, ModelSessionExt, canonical_json};
+use albedo::{GenerateRequest, ModelSessionExt};
 use serde_json::{Value, json};
 
+use crate::folders::forge;
 use crate::run::{albedo, demo, error, stdout};
 
 #[path = "../../examples/audit_calibrate/weights.rs"]
@@ -54,24 +53,12 @@ fn the_demo_duels_replies_are_its_models() {
     assert_eq!(report(&audit(&folder, &["--replies", "5"]))["replies"], 5);
 
     // Other tokens than those of the text.
-    let lines = fs::read_to_string(folder.join("record.jsonl")).expect("reads");
-    let mut bytes = Vec::new();
-    let mut altered = false;
-    for line in lines.lines() {
-        let mut line: Value = serde_json::from_str(line).expect("JSON");
-        if !altered && line["line"] == "reply" {
-            let ids = line["reply"]["completed"]["tokens"]["ids"].as_array_mut().expect("ids");
-            let middle = ids.len() / 2;
-            ids[middle] = json!(ids[middle].as_u64().expect("an id") + 1);
-            altered = true;
-        }
-        bytes.extend(canonical_json(&line).expect("writes"));
-        bytes.push(b'\n');
-    }
-    let blobs = Digest::of(fs::read(folder.join("record.blobs")).expect("reads"));
-    let digests = Digests { format: albedo::record::FORMAT, lines: Digest::of(&bytes), blobs };
-    fs::write(folder.join("record.jsonl"), bytes).expect("writes");
-    fs::write(folder.join("record.digest"), digests.to_string()).expect("writes");
+    forge(&folder, |lines| {
+        let reply = lines.iter_mut().find(|line| line["line"] == "reply").expect("a reply");
+        let ids = reply["reply"]["completed"]["tokens"]["ids"].as_array_mut().expect("ids");
+        let middle = ids.len() / 2;
+        ids[middle] = json!(ids[middle].as_u64().expect("an id") + 1);
+    });
     stdout(&albedo(["record", "verify", text(&folder)]));
     let output = audit(&folder, &[]);
     assert_eq!(output.status.code(), Some(3));

@@ -13,6 +13,23 @@ use tempfile::TempDir;
 
 use crate::run::{command, demo, error, stdout};
 
+/// Changes the lines of the record in `folder`, hashes it anew, and gives its digest.
+pub(crate) fn forge(folder: &Path, change: impl FnOnce(&mut Vec<Value>)) -> Digest {
+    let lines = fs::read_to_string(folder.join("record.jsonl")).expect("reads");
+    let mut lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    change(&mut lines);
+    let mut bytes = Vec::new();
+    for line in lines {
+        bytes.extend(canonical_json(&line).expect("writes"));
+        bytes.push(b'\n');
+    }
+    let blobs = Digest::of(fs::read(folder.join("record.blobs")).expect("reads"));
+    let digests = Digests { format: albedo::record::FORMAT, lines: Digest::of(&bytes), blobs };
+    fs::write(folder.join("record.jsonl"), bytes).expect("writes");
+    fs::write(folder.join("record.digest"), digests.to_string()).expect("writes");
+    digests.root()
+}
+
 /// A small duel in a folder, and a configuration that makes the same plan.
 struct Made {
     place: TempDir,
@@ -79,19 +96,7 @@ impl Made {
 
     /// Changes the lines of the record, and hashes it anew.
     fn forge(&self, change: impl Fn(&mut Vec<Value>)) {
-        let mut lines: Vec<Value> = (self.read("record.jsonl").lines())
-            .map(|line| serde_json::from_str(line).expect("JSON"))
-            .collect();
-        change(&mut lines);
-        let mut bytes = Vec::new();
-        for line in lines {
-            bytes.extend(canonical_json(&line).expect("writes"));
-            bytes.push(b'\n');
-        }
-        let blobs = Digest::of(fs::read(self.path("record.blobs")).expect("reads"));
-        let digests = Digests { format: albedo::record::FORMAT, lines: Digest::of(&bytes), blobs };
-        fs::write(self.path("record.jsonl"), bytes).expect("writes");
-        fs::write(self.path("record.digest"), digests.to_string()).expect("writes");
+        forge(Path::new(&self.folder()), change);
     }
 
     /// Drops the record and what the journal has behind its first `lines` lines.

@@ -13,14 +13,14 @@ use std::time::Duration;
 use albedo::chain::{BlockNumber, Hotkey, NetUid};
 use albedo::chains::local::{LocalChain, LocalChainConfig};
 use albedo::log::{AnchoredHead, Announced, End, Ended, Entry, FolderLog, Head, History, Log, LogWriter};
-use albedo::record::Digests;
 use albedo::signer::KeyFile;
 use albedo::validator::ValidatorConfig;
 use albedo::validator::ledger::{Alert, EpochRow, FollowedRow, Ledger};
 use albedo::weights::Share;
-use albedo::{CallContext, ChainClient, Digest, Outcome, canonical_json};
+use albedo::{CallContext, ChainClient, Digest, Outcome};
 use serde_json::Value;
 
+use crate::folders::forge;
 use crate::log::Served;
 use crate::run::{albedo, command, demo, error, stdout};
 use crate::validator_kills::{prepare, start};
@@ -413,24 +413,14 @@ async fn an_altered_reply_is_refused_until_it_is_put_right() {
 
 /// Has the record in `folder` with another token in every reply; gives its digest.
 fn other_tokens(folder: &Path) -> Digest {
-    let lines = fs::read_to_string(folder.join("record.jsonl")).expect("reads");
-    let mut bytes = Vec::new();
-    for line in lines.lines() {
-        let mut line: Value = serde_json::from_str(line).expect("JSON");
-        if line["line"] == "reply"
-            && let Some(ids) = line["reply"]["completed"]["tokens"]["ids"].as_array_mut()
-        {
-            let middle = ids.len() / 2;
-            ids[middle] = Value::from(ids[middle].as_u64().expect("an id") + 1);
+    forge(folder, |lines| {
+        for line in lines.iter_mut().filter(|line| line["line"] == "reply") {
+            if let Some(ids) = line["reply"]["completed"]["tokens"]["ids"].as_array_mut() {
+                let middle = ids.len() / 2;
+                ids[middle] = Value::from(ids[middle].as_u64().expect("an id") + 1);
+            }
         }
-        bytes.extend(canonical_json(&line).expect("writes"));
-        bytes.push(b'\n');
-    }
-    let blobs = Digest::of(fs::read(folder.join("record.blobs")).expect("reads"));
-    let digests = Digests { format: albedo::record::FORMAT, lines: Digest::of(&bytes), blobs };
-    fs::write(folder.join("record.jsonl"), bytes).expect("writes");
-    fs::write(folder.join("record.digest"), digests.to_string()).expect("writes");
-    digests.root()
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
