@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Clock;
 use crate::panel::{Cell, Reducer};
 use crate::record::{RecordLine, RecordedReply};
-use crate::stats::{Kappa, Proportion, Scale, cohen_kappa, exact_proportion, krippendorff_alpha};
+use crate::stats::{
+    Kappa, Proportion, Scale, cohen_kappa, correlation, exact_proportion, krippendorff_alpha,
+};
 use crate::{
     Assessment, CallContext, Candidate, Comparison, Digest, DuelSecret, Error, ErrorKind, Fault,
     FinishReason, Judge, JudgementKey, Message, MessageRole, Metric, Order, Preparation, Question, Reach,
@@ -500,20 +502,6 @@ impl Took {
         self.mean_seconds = seconds.iter().sum::<f64>() / seconds.len() as f64;
         self.p95_seconds = seconds[(seconds.len() * 19).div_ceil(20).max(1) - 1];
     }
-}
-
-/// Pearson's correlation; none if one side never varies.
-fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
-    let n = pairs.len() as f64;
-    let (one, other) = pairs.iter().fold((0.0, 0.0), |sum, pair| (sum.0 + pair.0 / n, sum.1 + pair.1 / n));
-    let (mut both, mut squares, mut other_squares) = (0.0, 0.0, 0.0);
-    for pair in pairs {
-        both += (pair.0 - one) * (pair.1 - other);
-        squares += (pair.0 - one).powi(2);
-        other_squares += (pair.1 - other).powi(2);
-    }
-    let scale = (squares * other_squares).sqrt();
-    (scale > 0.0).then(|| both / scale)
 }
 
 #[cfg(feature = "conformance")]

@@ -8,6 +8,7 @@
 //! | how often does something happen | [`proportion`] |
 //! | who is stronger, of many who met in pairs | [`bradley_terry`] |
 //! | do raters agree | [`cohen_kappa`], [`krippendorff_alpha`] |
+//! | do two numbers go together | [`correlation`] |
 //! | would the longer reply have won anyway | [`length_controlled`] |
 //! | how many samples does an effect need | [`samples_for`], [`detectable_effect`] |
 //!
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::rng::{Stream, Use};
 
 mod agreement;
+mod correlation;
 mod distributions;
 mod length;
 mod means;
@@ -26,6 +28,7 @@ mod ratings;
 mod sizes;
 
 pub use agreement::{Kappa, Scale, cohen_kappa, krippendorff_alpha};
+pub use correlation::correlation;
 pub use length::{LengthControlled, length_controlled};
 pub use means::{MeanEstimate, cluster_bootstrap, clustered_mean};
 pub use proportions::{Proportion, exact_proportion, mcnemar_exact, proportion};

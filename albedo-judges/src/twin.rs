@@ -19,6 +19,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use albedo_core::rng::{Stream, Use, derive_seed};
+
 mod names;
 mod script;
 mod speech;
@@ -142,24 +144,16 @@ fn nonce(word: &str, seed: u64) -> String {
     // Few English words are made of these.
     const CONSONANTS: &[u8] = b"zxqvkjw";
     const VOWELS: &[u8] = b"aeiou";
-    let mut state = word.to_lowercase().bytes().fold(seed, |state, byte| mixed(state ^ u64::from(byte)));
+    let key = derive_seed("twin word", &[&seed.to_le_bytes(), word.to_lowercase().as_bytes()]);
+    let mut drawn = Stream::new(key, Use::RowDraw);
     let upper = word.chars().all(|c| c.is_uppercase() || !c.is_alphabetic());
     let capital = word.chars().next().is_some_and(char::is_uppercase);
     let letter = |(place, _): (usize, char)| {
         let letters = if place % 2 == 0 { CONSONANTS } else { VOWELS };
-        state = mixed(state);
-        let c = char::from(letters[(state >> 32) as usize % letters.len()]);
+        let c = char::from(letters[drawn.below(letters.len() as u64) as usize]);
         if upper || (capital && place == 0) { c.to_ascii_uppercase() } else { c }
     };
     word.chars().enumerate().map(letter).collect()
-}
-
-/// `SplitMix64` (Steele, Lea and Flood, *Fast splittable pseudorandom number generators*, 2014).
-fn mixed(state: u64) -> u64 {
-    let mut z = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

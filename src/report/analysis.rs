@@ -6,7 +6,9 @@ use serde::Serialize;
 use super::{Tokens, tokens};
 use crate::panel::Cell;
 use crate::record::{RecordLine, RecordedAnswer, RecordedReply};
-use crate::stats::{LengthControlled, Proportion, Scale, krippendorff_alpha, length_controlled, proportion};
+use crate::stats::{
+    LengthControlled, Proportion, Scale, correlation, krippendorff_alpha, length_controlled, proportion,
+};
 use crate::{Assessment, Record, Result};
 
 /// Level of every interval here.
@@ -191,20 +193,6 @@ fn standard_error(values: &[f64]) -> Option<f64> {
     sd(values).map(|sd| sd / (values.len() as f64).sqrt())
 }
 
-/// Pearson's correlation; none if one side never varies.
-fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
-    let (one, other): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
-    let (center, other_center) = (mean(&one), mean(&other));
-    let (mut both, mut squares, mut other_squares) = (0.0, 0.0, 0.0);
-    for (one, other) in pairs {
-        both += (one - center) * (other - other_center);
-        squares += (one - center).powi(2);
-        other_squares += (other - other_center).powi(2);
-    }
-    let scale = (squares * other_squares).sqrt();
-    (scale > 0.0).then(|| both / scale)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -256,10 +244,6 @@ mod tests {
 
     #[test]
     fn correlations_need_something_that_varies() {
-        assert_eq!(correlation(&[]), None);
-        assert_eq!(correlation(&[(1.0, 2.0), (1.0, 3.0)]), None);
-        let line = [(1.0, -2.0), (2.0, -4.0), (5.0, -10.0)];
-        assert!((correlation(&line).expect("varies") + 1.0).abs() < 1e-12);
         assert_eq!((sd(&[]), sd(&[3.0]), sd(&[1.0, 3.0])), (None, None, Some(2.0_f64.sqrt())));
     }
 }

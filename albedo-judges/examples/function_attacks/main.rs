@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use albedo_core::CallContext;
+use albedo_core::stats::exact_proportion;
 use albedo_judges::screens::functional::{Difference, FunctionalConfig};
 use albedo_judges::screens::lineage::{Anchor, LineageConfig, LineageScreen};
 use albedo_judges::screens::store::Store;
@@ -36,14 +37,12 @@ mod attacks;
 mod disguise;
 #[path = "../screen_attacks/folder.rs"]
 mod folder;
-mod interval;
 mod network;
 mod train;
 
 use attacks::{ATTACKS, Class, Scene};
 use disguise::{Dice, Model};
 use folder::folder;
-use interval::exact;
 use train::{RECIPES, train};
 
 /// Tokens of a prompt, and of a prompt and its reply.
@@ -352,12 +351,15 @@ fn report(rows: &[Value]) {
         for screen in ["lineage", "functional", "either"] {
             let count = |word: &str| rows.iter().filter(|row| row[screen] == word).count();
             let (n, rejected, flagged) = (rows.len(), count("rejected"), count("flagged"));
-            let shown = |(low, high): (f64, f64)| format!("{:.1}–{:.1} %", 100.0 * low, 100.0 * high);
+            let shown = |count: usize| {
+                let share = exact_proportion(count as u64, n as u64, 0.95).expect("a group has rows");
+                format!("{:.1}–{:.1} %", 100.0 * share.interval.low, 100.0 * share.interval.high)
+            };
             println!(
                 "| {class}: {screen} | {of} | {n} | {rejected} | {flagged} | {} | {} | {} |",
                 n - rejected - flagged,
-                shown(exact(rejected, n)),
-                shown(exact(rejected + flagged, n)),
+                shown(rejected),
+                shown(rejected + flagged),
             );
         }
     }
