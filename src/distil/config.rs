@@ -471,6 +471,7 @@ impl DistilConfig {
         at_least("train.checkpoint_every", self.train.checkpoint_every, 1)?;
         at_least("train.keep", self.train.keep as u64, 2)?;
         at_least("data.held_out_rows", self.data.held_out_rows.0 as u64, 1)?;
+        self.trained(1).check().map_err(|error| error.under("train"))?;
         for (place, stage) in self.stage.iter().enumerate() {
             let under = |error: Error| error.under(format_args!("stage[{place}]"));
             stage.check(&self.data).map_err(under)?;
@@ -490,7 +491,6 @@ impl DistilConfig {
 
     /// What the engine is asked to do in a stage of `steps` steps.
     pub(super) fn settings(&self, stage: &StageSettings, steps: u64) -> Settings {
-        let train = &self.train;
         let objective = match stage.objective {
             Objective::Sft => Learnt::Sft,
             Objective::Kd | Objective::OnPolicy => {
@@ -503,11 +503,22 @@ impl DistilConfig {
                 })
             }
         };
+        let trained = self.trained(steps);
         Settings {
             objective,
+            rate: stage.rate.unwrap_or(trained.rate),
+            muon_rate: stage.muon_rate.unwrap_or(trained.muon_rate),
+            ..trained
+        }
+    }
+
+    /// What the table `[train]` says of `steps` steps.
+    fn trained(&self, steps: u64) -> Settings {
+        let train = &self.train;
+        Settings {
             optimizer: train.optimizer,
-            rate: stage.rate.unwrap_or(train.rate),
-            muon_rate: stage.muon_rate.unwrap_or(train.muon_rate),
+            rate: train.rate,
+            muon_rate: train.muon_rate,
             weight_decay: train.weight_decay,
             clip: train.clip,
             steps,

@@ -21,7 +21,7 @@ use crate::{Build, Digest, Error, ErrorKind, Fault, Outcome, Result, Screened};
 /// Version of the form of `distil.json` that this build writes.
 pub const SCHEMA: u32 = 1;
 
-const RECORD: &str = "distil.json";
+pub(super) const RECORD: &str = "distil.json";
 const METRICS: &str = "metrics.jsonl";
 const READ: &str = "read the record of a distillation";
 const WRITE: &str = "write the record of a distillation";

@@ -11,8 +11,8 @@ use super::config::{DistilConfig, Gate, Objective};
 use super::data::View;
 use super::order::Order;
 use super::record::{
-    Checkpoint, DistilPlan, DistilRecord, HeldOutLoss, Metrics, MetricsFile, ModelFacts, StagePlan, State,
-    checkpoint_folder, parameters,
+    Checkpoint, DistilPlan, DistilRecord, HeldOutLoss, Metrics, MetricsFile, ModelFacts, RECORD, StagePlan,
+    State, checkpoint_folder, parameters,
 };
 use super::sample::Sampler;
 use crate::backends::burn::train::{Row, Settings, Step, Trainer};
@@ -187,7 +187,8 @@ impl Distillation {
         Ok(file)
     }
 
-    /// The record that the folder holds, if it is this plan's; a new one in a new folder.
+    /// The record that the folder holds, if it is this plan's; a new one in a folder in which
+    /// no step was taken.
     fn record(&self) -> Result<DistilRecord> {
         let conflict = |message: &str| {
             Error::new(ErrorKind::Conflict, PREPARE, message)
@@ -195,19 +196,24 @@ impl Distillation {
                 .with("folder", self.folder.display())
                 .with_hint("choose another folder with `--out DIR` or `student.out`")
         };
-        if let Some(record) = DistilRecord::read(&self.folder)? {
-            let differences = record.plan.differences(&self.plan);
-            if differences.is_empty() {
-                return Ok(record);
-            }
-            return Err(
-                conflict("the folder holds another distillation").with("differs in", differences.join(", "))
-            );
-        }
         let others = fs::read_dir(&self.folder).map_err(|error| Error::io(PREPARE, &self.folder, error))?;
-        let mut names = others.flatten().map(|entry| entry.file_name()).filter(|name| name != "lock");
-        if names.any(|name| !name.to_string_lossy().ends_with(".partial")) {
-            return Err(conflict("the folder is not empty"));
+        let has_more = others
+            .flatten()
+            .map(|entry| entry.file_name())
+            .any(|name| name != "lock" && name != RECORD && !name.to_string_lossy().ends_with(".partial"));
+        match DistilRecord::read(&self.folder)? {
+            Some(record) => {
+                let differences = record.plan.differences(&self.plan);
+                if differences.is_empty() {
+                    return Ok(record);
+                }
+                if has_more {
+                    return Err(conflict("the folder holds another distillation")
+                        .with("differs in", differences.join(", ")));
+                }
+            }
+            None if has_more => return Err(conflict("the folder is not empty")),
+            None => {}
         }
         let record = DistilRecord::new(self.plan.clone());
         record.write(&self.folder)?;

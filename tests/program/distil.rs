@@ -55,6 +55,17 @@ impl Place {
         self.config("plain.toml", "gate = \"none\"", "tasks = [\"train.jsonl\"]\nrename = true", stage, "")
     }
 
+    /// A copy of a model of the demo.
+    fn copied(&self, model: &str, name: &str) -> PathBuf {
+        let copy = self.path(name);
+        fs::create_dir(&copy).expect("makes");
+        for entry in fs::read_dir(demo().join(model)).expect("lists") {
+            let path = entry.expect("lists").path();
+            fs::copy(&path, copy.join(path.file_name().expect("a name"))).expect("copies");
+        }
+        copy
+    }
+
     fn distil(&self, config: &str, out: &str) -> Output {
         albedo(["distil", "--config", config, "--out", &self.text(out)])
     }
@@ -302,14 +313,8 @@ fn a_result_passes_its_gate_or_is_kept_aside_with_the_evidence() {
 fn bad_input_is_one_line_with_its_code() {
     let place = Place::new();
     let plain = fs::read_to_string(place.plain()).expect("reads");
-    let challenger = demo().join("models/challenger");
     // A teacher whose ids mean other texts.
-    let other = place.path("teacher");
-    fs::create_dir(&other).expect("makes");
-    for entry in fs::read_dir(&challenger).expect("lists") {
-        let path = entry.expect("lists").path();
-        fs::copy(&path, other.join(path.file_name().expect("a name"))).expect("copies");
-    }
+    let other = place.copied("models/challenger", "teacher");
     let text = fs::read_to_string(other.join("tokenizer.json")).expect("reads");
     let mut tokenizer: Value = serde_json::from_str(&text).expect("JSON");
     let vocab = tokenizer["model"]["vocab"].as_object_mut().expect("a vocabulary");
@@ -331,6 +336,7 @@ fn bad_input_is_one_line_with_its_code() {
         (kd(Path::new("nowhere")), 66, "nowhere"),
         (plain.replace("max_tokens = 512", "max_tokens = 9999"), 78, "train.max_tokens"),
         (plain.replace("[train]", "[train]\npass_tokens = 0"), 78, "pass_tokens"),
+        (plain.replace("rate = 1e-4", "rate = -1.0"), 78, "key: train.rate"),
     ] {
         fs::write(place.path("bad.toml"), &text).expect("writes");
         let output = place.distil(&place.text("bad.toml"), "bad");
@@ -338,6 +344,18 @@ fn bad_input_is_one_line_with_its_code() {
         assert!(found == code && said.contains(words) && said.starts_with("error: "), "{found}: {said}");
         let _ = fs::remove_dir_all(place.path("bad"));
     }
+    // Weights that are cut short: once they are whole, the same folder is begun anew.
+    let student = place.copied("models/king", "student");
+    let weights = student.join("model.safetensors");
+    let whole = fs::read(&weights).expect("reads");
+    fs::write(&weights, &whole[..whole.len() / 2]).expect("writes");
+    let config = plain.replace(&king, &format!("{student:?}")).replace("steps = 5", "steps = 1");
+    fs::write(place.path("mended.toml"), config).expect("writes");
+    let (_, said) = failed(&place.distil(&place.text("mended.toml"), "mended"));
+    assert!(said.contains("fetch the file again"), "{said}");
+    fs::write(&weights, whole).expect("writes");
+    stdout(&place.distil(&place.text("mended.toml"), "mended"));
+
     // No number stays finite at such a rate.
     let wild = plain
         .replace("rate = 1e-4", "rate = 1e30\nwarmup = 0")
