@@ -66,7 +66,7 @@ pub async fn fetch(
             .with("path", folder.display())
             .with_hint("name another folder with `--out`"));
     }
-    let mut answer = get(transport, format!("{base}/manifest.json"), cx).await?;
+    let mut answer = get(OPERATION, transport, format!("{base}/manifest.json"), cx).await?;
     let manifest = RecordManifest::parse(&answer.read(MAX_MANIFEST as usize).await?)?;
     if manifest.record != wanted {
         return Err(Error::new(ErrorKind::DigestMismatch, OPERATION, "the manifest is another record's")
@@ -145,7 +145,7 @@ pub async fn document<T: DeserializeOwned>(
     };
     let bytes = if place.starts_with("http://") || place.starts_with("https://") {
         let url = format!("{}/{name}", place.trim_end_matches('/'));
-        get(transport, url, cx).await.map_err(missing)?.read(MOST_DOCUMENT as usize).await?
+        get(READ, transport, url, cx).await.map_err(missing)?.read(MOST_DOCUMENT as usize).await?
     } else {
         let path = Path::new(place).join(name);
         let io = |error| Error::io(READ, &path, error);
@@ -163,23 +163,28 @@ pub async fn document<T: DeserializeOwned>(
     })
 }
 
-async fn get(transport: &dyn HttpTransport, url: String, cx: &CallContext) -> Result<HttpResponse> {
-    let request = HttpRequest::get(OPERATION, url).with_redirects(Redirects::SameOrigin);
+async fn get(
+    operation: &'static str,
+    transport: &dyn HttpTransport,
+    url: String,
+    cx: &CallContext,
+) -> Result<HttpResponse> {
+    let request = HttpRequest::get(operation, url).with_redirects(Redirects::SameOrigin);
     let address = request.address().to_owned();
     let answer = transport.send(request, cx).await?;
     match answer.status() {
         StatusCode::OK => Ok(answer),
         StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => {
-            Err(Error::new(ErrorKind::NotFound, OPERATION, "there is no such record at the address")
+            Err(Error::new(ErrorKind::NotFound, operation, "there is no such record at the address")
                 .with_fault(Fault::Operator)
                 .with("address", address)
                 .with("status", answer.status().as_u16())
                 .with_hint("check the address: it ends with `/records/DIGEST`"))
         }
-        status => Err(Error::new(ErrorKind::Unavailable, OPERATION, format!("the server answers {status}"))
+        status => Err(Error::new(ErrorKind::Unavailable, operation, format!("the server answers {status}"))
             .with_fault(Fault::Infrastructure)
             .with("address", address)
-            .with_hint("try again when the server answers, or fetch the record from another one")),
+            .with_hint("try again when the server answers, or name another place")),
     }
 }
 
@@ -203,7 +208,7 @@ async fn download(
         .with("bytes", size)
         .with("most", most));
     }
-    let mut answer = get(transport, format!("{base}/{at}"), cx).await?;
+    let mut answer = get(OPERATION, transport, format!("{base}/{at}"), cx).await?;
     let path = folder.join(name);
     let io = |error| Error::io(OPERATION, &path, error);
     let mut to = File::create(&path).map_err(io)?;
