@@ -224,7 +224,7 @@ impl Scene {
     }
 
     /// Looks until `found` says something of the ledger.
-    #[expect(clippy::panic, reason = "what a test waits for in vain")]
+    #[expect(clippy::panic, reason = "a test that waited in vain fails here")]
     async fn until<T>(&mut self, what: &str, mut found: impl AsyncFnMut(&Ledger) -> Option<T>) -> T {
         for _ in 0..LOOKS {
             if let Some(process) = &mut self.process {
@@ -243,7 +243,7 @@ impl Scene {
 
     /// Makes a block with each look until `found` says something; the validator writes its
     /// public data with each.
-    #[expect(clippy::panic, reason = "what a test waits for in vain")]
+    #[expect(clippy::panic, reason = "a test that waited in vain fails here")]
     async fn blocks_until<T>(&mut self, what: &str, mut found: impl AsyncFnMut(&Ledger) -> Option<T>) -> T {
         for _ in 0..LOOKS {
             if let Ok(ledger) = Ledger::read(&self.ledger_file())
