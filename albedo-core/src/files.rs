@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -112,6 +112,42 @@ fn positioned(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
 #[cfg(not(any(unix, windows)))]
 fn positioned(_: &File, _: &mut [u8], _: u64) -> io::Result<usize> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no reads by position"))
+}
+
+/// A file from a position on. Each reader has a position of its own, so that any number of
+/// them share a file, which [`io::Read`] for [`File`] does not allow.
+///
+/// ```
+/// # use std::io::Read;
+/// # let path = std::env::temp_dir().join(format!("albedo-tail-{}", std::process::id()));
+/// # std::fs::write(&path, "king and challenger")?;
+/// let file = std::fs::File::open(&path)?;
+/// let (mut one, mut other) = (String::new(), String::new());
+/// albedo_core::files::Tail::new(&file, 9).read_to_string(&mut one)?;
+/// albedo_core::files::Tail::new(&file, 9).read_to_string(&mut other)?;
+/// assert_eq!([one, other], ["challenger"; 2]);
+/// # std::fs::remove_file(&path)?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Tail<F> {
+    file: F,
+    position: u64,
+}
+
+impl<F: Deref<Target = File>> Tail<F> {
+    /// `file` from byte `position` on.
+    pub fn new(file: F, position: u64) -> Self {
+        Self { file, position }
+    }
+}
+
+impl<F: Deref<Target = File>> Read for Tail<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = read_at(&self.file, buffer, self.position)?;
+        self.position += read as u64;
+        Ok(read)
+    }
 }
 
 /// Reads as many bytes of `file` from `offset` on as `bytes` has room for.

@@ -45,6 +45,13 @@ pub(super) fn is_present() -> bool {
     false
 }
 
+/// Keeps sessions from capturing while the guard lives: Burn's own code waits on threads that
+/// are not kept apart from that.
+#[cfg(test)]
+pub(super) fn without_captures() -> std::sync::RwLockReadGuard<'static, ()> {
+    Gpu::open(0).unwrap().working()
+}
+
 /// Checks that `devices`, which share requests, are of one kind: bits are the same on one
 /// kind of GPU only.
 ///

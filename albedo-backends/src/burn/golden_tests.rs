@@ -97,6 +97,7 @@ fn the_challenger_computes_the_reference_numbers() {
 #[test]
 fn the_king_computes_the_reference_numbers_on_a_gpu() {
     if cuda::is_present() {
+        let _alone = cuda::without_captures();
         computes_the_reference_numbers(&load_on(burn::tensor::Device::cuda(0), "king"), |case| &case.king);
     }
 }

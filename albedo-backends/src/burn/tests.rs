@@ -96,6 +96,19 @@ async fn replicas_answer_as_one_does() {
     );
 }
 
+/// As devices do that load a model at once.
+#[test]
+fn many_read_the_headers_of_one_folder_at_once() {
+    let files = weights::WeightFiles::open(&demo("king")).unwrap();
+    let cx = CallContext::new();
+    std::thread::scope(|scope| {
+        let read = || (0..100).for_each(|_| drop(files.weights(&cx).unwrap()));
+        for _ in 0..4 {
+            scope.spawn(read);
+        }
+    });
+}
+
 #[test]
 fn several_devices_are_gpus_each_named_once() {
     let config = |device: &str, devices: &[u32]| {

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Seek};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::SystemTime;
 
 use albedo_core::checkpoint::is_weight_file;
 use albedo_core::digest::Hasher;
-use albedo_core::files::{open_file, read_exact_at};
+use albedo_core::files::{Tail, open_file, read_exact_at};
 use albedo_core::safetensors::{Dtype, TensorInfo, read_header};
 use albedo_core::{Artefact, CallContext, Digest, Error, ErrorKind, Reach, Result};
 use half::{bf16, f16};
@@ -136,9 +136,9 @@ impl WeightFiles {
         let mut left = BTreeMap::new();
         for weight_file in &self.files {
             cx.check(OPERATION)?;
-            let mut file = &weight_file.file;
-            file.rewind().map_err(|error| Error::io(OPERATION, &weight_file.path, error))?;
-            let header = read_header(&mut BufReader::new(file), weight_file.bytes)
+            // Several devices may load these files at once.
+            let mut start = BufReader::new(Tail::new(&weight_file.file, 0));
+            let header = read_header(&mut start, weight_file.bytes)
                 .map_err(|error| error.with("path", weight_file.path.display()))?;
             for (name, info) in header.tensors {
                 if let Some(Tensor { file: other, .. }) = left.get(&name) {

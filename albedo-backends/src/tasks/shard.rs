@@ -1,11 +1,11 @@
 //! One open shard: its footer, and rows read through its columns.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use albedo_core::files::{read_at, read_exact_at};
+use albedo_core::files::{Tail, read_exact_at};
 use albedo_core::{Error, ErrorKind, Fault, Message, MessageRole, Reach, Result, TaskRow};
 use bytes::Bytes;
 use parquet::basic::{Compression, Type as PhysicalType};
@@ -327,10 +327,10 @@ impl Length for Source {
 }
 
 impl ChunkReader for Source {
-    type T = BufReader<Tail>;
+    type T = BufReader<Tail<Arc<File>>>;
 
     fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
-        Ok(BufReader::new(Tail { file: Arc::clone(&self.file), position: start }))
+        Ok(BufReader::new(Tail::new(Arc::clone(&self.file), start)))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
@@ -341,20 +341,5 @@ impl ChunkReader for Source {
         let mut bytes = vec![0; length];
         read_exact_at(&self.file, &mut bytes, start)?;
         Ok(bytes.into())
-    }
-}
-
-/// A file from some position on.
-#[derive(Debug)]
-struct Tail {
-    file: Arc<File>,
-    position: u64,
-}
-
-impl Read for Tail {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = read_at(&self.file, buffer, self.position)?;
-        self.position += read as u64;
-        Ok(read)
     }
 }

@@ -1,5 +1,6 @@
 //! One GPU: its memory and its queue.
 
+use std::cell::Cell;
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -17,6 +18,7 @@ use cubecl::prelude::BufferArg;
 use cubecl::server::{Handle, IoError, LaunchError, ServerError};
 use cubecl::{CubeElement, Device};
 use cubek::std::config::{CubekConfig, MatmulConfig};
+use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::{CUstreamCaptureMode, cuThreadExchangeStreamCaptureMode};
 
 /// Values that are zeroed at a time.
@@ -166,16 +168,9 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// Keeps this thread, and the GPU's, out of what others capture: `CubeCL` captures in the
-    /// driver's global mode, in which any thread ends a capture by taking memory or waiting
-    /// for an event, unless it says that it has nothing to do with it.
+    /// Keeps this thread, and the GPU's, out of what others capture.
     fn capture_alone(&self) -> Result<()> {
-        let exchange = || {
-            let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-            // SAFETY: the driver is loaded, and the pointer is to a mode.
-            unsafe { cuThreadExchangeStreamCaptureMode(&raw mut mode) }.result()
-        };
-        let exchanged = exchange().and(self.client.exclusive(exchange).map_err(lost)?);
+        let exchanged = stay_apart().and(self.client.exclusive(stay_apart).map_err(lost)?);
         exchanged.map_err(|error| Error::new(ErrorKind::Unavailable, "open the GPU", error.to_string()))
     }
 
@@ -278,6 +273,7 @@ impl Gpu {
     /// # Errors
     /// A failed launch or a lost device.
     pub(super) fn read<T: Value>(&self, buffer: &Buffer<T>) -> Result<Vec<T>> {
+        let _ = stay_apart();
         let bytes = self.client.read_one(buffer.handle.clone()).map_err(lost)?;
         Ok(T::from_bytes(&bytes)[..buffer.len].to_vec())
     }
@@ -307,6 +303,7 @@ impl Gpu {
     /// # Errors
     /// A lost device.
     pub(super) fn sync(&self) -> Result<()> {
+        let _ = stay_apart();
         cubecl::future::block_on(self.client.sync()).map_err(lost)
     }
 
@@ -322,6 +319,8 @@ impl Gpu {
     /// Keeps other sessions from capturing on this GPU while the guard lives: a capture
     /// fails if another session takes memory meanwhile.
     pub(super) fn working(&self) -> RwLockReadGuard<'static, ()> {
+        // Opening found out whether the driver can.
+        let _ = stay_apart();
         self.capturing().read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -346,6 +345,23 @@ impl Gpu {
         worked?;
         Ok(CudaGraph { graph: graph? })
     }
+}
+
+/// Keeps this thread out of what others capture: `CubeCL` captures in the driver's global
+/// mode, in which any thread ends a capture by taking memory or waiting for an event, unless
+/// it says that it has nothing to do with it. It says so once.
+fn stay_apart() -> std::result::Result<(), DriverError> {
+    thread_local! {
+        static APART: Cell<bool> = const { Cell::new(false) };
+    }
+    if APART.get() {
+        return Ok(());
+    }
+    let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    // SAFETY: a GPU was opened, so that the driver is loaded, and the pointer is to a mode.
+    unsafe { cuThreadExchangeStreamCaptureMode(&raw mut mode) }.result()?;
+    APART.set(true);
+    Ok(())
 }
 
 /// Bytes that go home when they were taken over.
