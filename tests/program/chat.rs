@@ -11,6 +11,7 @@ use albedo::testing::{ScriptedBackend, ScriptedSession, completion, identity};
 use serde_json::json;
 
 use crate::numbers::numbers;
+use crate::question::{between, unsigned};
 
 /// A model that answers what a function says.
 fn model(
@@ -51,10 +52,6 @@ async fn duel(sides: [&'static str; 2], judges: Vec<Arc<dyn Judge>>, samples: u3
     duel.plan(&MemoryStore::default(), &CallContext::new()).await.expect("plans")
 }
 
-fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
-    text.split_once(start).and_then(|(_, rest)| rest.split_once(end)).expect("the part is there").0
-}
-
 /// The two replies that a judge is shown, without signs, and the nonce that it is to answer.
 fn shown(request: &GenerateRequest) -> (String, String, &str) {
     let prompt = &request.messages[1].content;
@@ -64,13 +61,6 @@ fn shown(request: &GenerateRequest) -> (String, String, &str) {
         unsigned(prompt, part)
     };
     (part("first reply"), part("second reply"), prompt.rsplit('"').nth(1).expect("the nonce is last"))
-}
-
-/// `part` of a prompt without the signs before lines and between words.
-pub(crate) fn unsigned(prompt: &str, part: &str) -> String {
-    let sign = between(prompt, "The sign in the replies is ", ".");
-    let lines = part.lines().map(|line| line.strip_prefix(sign).unwrap_or(line).replace(sign, " "));
-    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn verdict(word: &str, nonce: &str) -> String {

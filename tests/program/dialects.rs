@@ -12,10 +12,7 @@ use serde_json::{Value, json};
 
 use crate::chat::{contestant, differences};
 use crate::numbers::numbers;
-
-fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
-    text.split_once(start).and_then(|(_, rest)| rest.split_once(end)).expect("the part is there").0
-}
+use crate::question::between;
 
 /// Prefers the longer reply, with the nonce of the question.
 fn verdict(seen: &Seen) -> String {

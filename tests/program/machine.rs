@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::log::key;
 use crate::machine_guide::{Guide, commands_with_json};
-use crate::panel::Question;
+use crate::question::Question;
 use crate::run::{albedo, command, demo, root, stdout};
 
 /// The program before the guide, in a folder of its own.

@@ -2,6 +2,8 @@
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod admission;
+#[cfg(feature = "validator")]
+mod altered;
 mod attacks;
 mod audit;
 mod bench;
@@ -42,6 +44,7 @@ mod plugins;
 #[cfg(unix)]
 mod process;
 mod published;
+mod question;
 mod real_judge;
 mod rejudged;
 #[cfg(feature = "validator")]

@@ -11,7 +11,8 @@ use albedo::backends::openai::scripted::{Act, Answer, ScriptedServer};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::panel::{Question, recorded};
+use crate::panel::recorded;
+use crate::question::Question;
 use crate::run::{error, stdout};
 
 /// A user with a home of his own, in an empty folder.

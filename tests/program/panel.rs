@@ -8,7 +8,7 @@ use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use albedo::backends::openai::scripted::{Act, Answer, ScriptedServer, Seen};
+use albedo::backends::openai::scripted::{Act, Answer, ScriptedServer};
 use albedo::canary::Series;
 use albedo::events::{Collected, EventKind};
 use albedo::judges::form::Canonical;
@@ -18,6 +18,7 @@ use albedo::{Assessment, MessageRole};
 use serde_json::json;
 use tokio::sync::Notify;
 
+use crate::question::Question;
 use crate::run::{command, demo, error, stdout};
 
 /// What a judge is shown of what the demo's tasks recorded: what one that knows them prefers.
@@ -35,41 +36,7 @@ pub(crate) async fn recorded() -> BTreeSet<String> {
     texts
 }
 
-/// A question as a judge's model sees it.
-pub(crate) struct Question<'a> {
-    pub(crate) model: &'a str,
-    first: String,
-    second: String,
-    nonce: &'a str,
-}
-
-impl<'a> Question<'a> {
-    pub(crate) fn read(seen: &'a Seen) -> Self {
-        let prompt = seen.body["messages"][1]["content"].as_str().expect("a prompt");
-        let between = |start: &str, end: &str| {
-            prompt.split_once(start).and_then(|(_, rest)| rest.split_once(end)).expect("is there").0
-        };
-        let fence = between("The mark of this comparison is ", ".");
-        let part = |name: &str| {
-            let part = between(&format!("[[{fence} {name}]]\n"), &format!("\n[[{fence} end of {name}]]"));
-            crate::chat::unsigned(prompt, part)
-        };
-        Self {
-            model: seen.body["model"].as_str().expect("a model"),
-            first: part("first reply"),
-            second: part("second reply"),
-            nonce: prompt.rsplit('"').nth(1).expect("the nonce is last"),
-        }
-    }
-
-    pub(crate) fn answer(&self, word: &str) -> String {
-        json!({
-            "correctness": word, "grounding": word, "progress": word, "protocol": "tie", "efficiency": word,
-            "nonce": self.nonce,
-        })
-        .to_string()
-    }
-
+impl Question<'_> {
     fn longer(&self) -> &'static str {
         match self.first.len().cmp(&self.second.len()) {
             std::cmp::Ordering::Greater => "first",

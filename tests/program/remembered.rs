@@ -9,10 +9,10 @@ use std::time::Duration;
 use albedo::Digest;
 use albedo::chain::Hotkey;
 use albedo::chains::local::LocalChain;
-use albedo::safetensors::read_header;
 use albedo::validator::ledger::{Ledger, SubmissionRow};
 use albedo::validator::table::{State, is_final};
 
+use crate::altered::alter;
 use crate::validator_kills::{prepare, start};
 
 /// How often the competition is looked at.
@@ -24,26 +24,16 @@ const LOOKS: u32 = 6000;
 /// Scales each neuron's way in by a power of two and its way out by the inverse: the model
 /// says what it said, bit for bit.
 fn disguise(path: &Path) {
-    let mut bytes = fs::read(path).expect("reads");
-    let size = bytes.len() as u64;
-    let header = read_header(&mut &bytes[..], size).expect("a header");
-    for (name, tensor) in &header.tensors {
-        let is_in = name.contains("mlp.up_proj");
-        if !is_in && !name.contains("mlp.down_proj") {
-            continue;
+    alter(path, |name, columns, numbers| {
+        let power = |neuron: usize| 2.0_f32.powi((neuron % 5) as i32 - 2);
+        for (at, number) in numbers.iter_mut().enumerate() {
+            if name.contains("mlp.up_proj") {
+                *number *= power(at / columns);
+            } else if name.contains("mlp.down_proj") {
+                *number /= power(at % columns);
+            }
         }
-        let columns = tensor.shape[1] as usize;
-        let data = &mut bytes[tensor.range.start as usize..tensor.range.end as usize];
-        for (at, pair) in data.chunks_exact_mut(2).enumerate() {
-            let neuron = if is_in { at / columns } else { at % columns };
-            let power = 2.0_f32.powi((neuron % 5) as i32 - 2);
-            let value = f32::from_bits(u32::from(pair[1]) << 24 | u32::from(pair[0]) << 16);
-            let value = if is_in { value * power } else { value / power };
-            // A power of two leaves the digits as they are.
-            pair.copy_from_slice(&((value.to_bits() >> 16) as u16).to_le_bytes());
-        }
-    }
-    fs::write(path, bytes).expect("writes");
+    });
 }
 
 /// Puts amy's model, disguised, into the mirror as `gus/model`; gives the digest of its list.

@@ -6,7 +6,7 @@ use std::path::Path;
 use albedo::backends::openai::scripted::{Answer, ScriptedServer};
 use serde_json::Value;
 
-use crate::panel::Question;
+use crate::question::Question;
 use crate::run::{albedo, command, demo, error, stdout};
 
 const DIGITS: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";

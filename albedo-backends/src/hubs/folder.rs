@@ -49,6 +49,18 @@ impl FolderHub {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into() }
     }
+
+    /// `error`, unless all of the mirror is gone: that a model is not there cannot be known then.
+    fn absent(&self, error: Error) -> Error {
+        if error.kind() != ErrorKind::NotFound || self.folder.is_dir() {
+            return error;
+        }
+        Error::new(ErrorKind::Unavailable, RESOLVE, "the mirror's folder is not there")
+            .with_fault(Fault::Infrastructure)
+            .with("path", self.folder.display())
+            .with_hint("mount it, or correct the hub's `path`")
+            .with_source(error)
+    }
 }
 
 #[async_trait]
@@ -70,7 +82,7 @@ impl ModelHub for FolderHub {
         let listed = tokio::task::spawn_blocking(move || sums(&path, pinned));
         let listed =
             cx.run(RESOLVE, listed).await?.map_err(|error| Error::bug(RESOLVE, error.to_string()))?;
-        let names = listed.map_err(|error| error.with("reference", reference))?;
+        let names = listed.map_err(|error| self.absent(error).with("reference", reference))?;
         Ok(Arc::new(Mirrored { files: FolderFiles::new(folder), names }))
     }
 }
@@ -232,6 +244,12 @@ mod tests {
         fs::write(pinned.join(SUMS), "").expect("writes");
         let error = refusal(folder.path(), &reference).await;
         assert_eq!((error.kind(), error.fault()), (ErrorKind::DigestMismatch, Fault::Infrastructure));
+        // A model that is not there, and a mirror that is not.
+        let other =
+            HubRef::new("folder", "owner/other", Revision::Sha256(Digest::of(""))).expect("a reference");
+        assert_eq!(refusal(folder.path(), &other).await.kind(), ErrorKind::NotFound);
+        let error = refusal(&folder.path().join("unmounted"), &other).await;
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use super::anchors::on_chain;
 use super::checks::gone;
 use super::contestants::{Contestants, builder, settings};
-use super::turn::{Turn, next_to_duel, pause};
+use super::turn::{Turn, next_to_duel, pause, waits};
 use super::{Next, Task, on_thread, report};
 use crate::chain::BlockNumber;
 use crate::log::{Announced, Ended, Submission};
@@ -112,7 +112,7 @@ impl Duels {
             return self.well().await;
         }
         let now_ms = time.now_ms();
-        if row.due_ms > now_ms {
+        if waits(row.due_ms, now_ms) {
             return Ok(Next::Change(Duration::from_millis(row.due_ms - now_ms).min(Duration::from_mins(1))));
         }
         self.shared.log.write(ledger, now_ms, cx).await?;

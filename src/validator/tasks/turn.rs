@@ -6,6 +6,16 @@ use crate::Fault;
 use crate::validator::ledger::SubmissionRow;
 use crate::validator::table::State;
 
+/// The longest pause after a failure, in seconds. Source: albedo.
+const LONGEST_SECS: u64 = 1800;
+
+/// Whether what is due at `due_ms` waits at `now_ms`, both in milliseconds since the Unix
+/// epoch. Nothing waits for longer than the longest pause: a later time is of a clock that was
+/// wrong, and it is due at once.
+pub(super) fn waits(due_ms: u64, now_ms: u64) -> bool {
+    due_ms > now_ms && due_ms - now_ms <= LONGEST_SECS * 1000
+}
+
 /// What is to be done next.
 #[derive(Debug, PartialEq)]
 pub(super) enum Turn<'a> {
@@ -50,7 +60,7 @@ pub(super) fn next_to_screen<'a>(
         if blocked || skip.contains(&row.id) {
             continue;
         }
-        if row.due_ms > now_ms {
+        if waits(row.due_ms, now_ms) {
             due = Some(due.map_or(row.due_ms, |due| due.min(row.due_ms)));
             continue;
         }
@@ -66,8 +76,8 @@ pub(super) fn next_to_duel(live: &[SubmissionRow], king: i64, now_ms: u64) -> Tu
     let mut due: Option<u64> = None;
     for row in live {
         match row.state {
-            State::FilesClear | State::Held if row.due_ms <= now_ms => return Turn::Wait(due),
-            State::Clear if row.due_ms > now_ms => {
+            State::FilesClear | State::Held if !waits(row.due_ms, now_ms) => return Turn::Wait(due),
+            State::Clear if waits(row.due_ms, now_ms) => {
                 due = Some(due.map_or(row.due_ms, |due| due.min(row.due_ms)));
             }
             State::Clear if row.screened_king == Some(king) => return Turn::Take(row),
@@ -86,9 +96,9 @@ pub(super) fn pause(fault: Fault, times: u32) -> Duration {
         Duration::from_secs(first.saturating_mul(2_u64.saturating_pow(times.min(20))).min(most))
     };
     match fault {
-        Fault::Infrastructure => doubled(10, 1800),
+        Fault::Infrastructure => doubled(10, LONGEST_SECS),
         Fault::Operator | Fault::Contestant(_) => doubled(60, 300),
-        _ => doubled(60, 1800),
+        _ => doubled(60, LONGEST_SECS),
     }
 }
 
@@ -161,6 +171,19 @@ mod tests {
         assert_eq!(duel(&[(FilesClear, 99), (Clear, 0)], 1), Some(2));
         assert_eq!(duel(&[(Clear, 99), (Clear, 0)], 1), Some(2));
         assert_eq!(duel(&[(Clear, 0)], 2), None, "it is compared with the new king first");
+    }
+
+    #[test]
+    fn a_clock_that_was_wrong_holds_up_nobody() {
+        let hour = 3_600_000;
+        assert!(waits(hour + 1, hour) && waits(hour + 1_800_000, hour));
+        assert!(!waits(hour, hour) && !waits(hour - 1, hour), "it is due");
+        // The clock was an hour ahead when the pause was entered.
+        assert!(!waits(2 * hour + 10_000, hour));
+        let rows = [row(1, State::Clear, 2 * hour)];
+        assert_eq!(taken(&next_to_duel(&rows, 1, 0)), Some(1));
+        let rows = [row(1, State::Admitted, 2 * hour)];
+        assert_eq!(taken(&next_to_screen(&rows, 1, 2, 0, &[])), Some(1));
     }
 
     #[test]
