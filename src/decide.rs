@@ -6,6 +6,7 @@
 //! | Inspect AI (`.eval`) | [`Scores::inspect`] | a sample, the mean of its epochs | the sample |
 //! | lm-evaluation-harness (`samples_*.jsonl`) | [`Scores::lm_eval`] | a document of a task | the document |
 //! | Harbor (a job's folder) | [`Scores::harbor`] | a task, the mean of its trials | the task |
+//! | the Python system (a duel's files) | [`PythonDuels::read`] | a sample, or a turn | the trajectory |
 //! | anything, as a table | [`read_csv`] | a row | the row, or its column `cluster` |
 //!
 //! [`pair`] puts two systems' scores together, [`compare`] decides. An item that one
@@ -45,9 +46,11 @@ mod budget;
 mod harbor;
 mod inspect;
 mod lm_eval;
+mod python;
 mod table;
 
 pub use budget::{Budget, BudgetRun};
+pub use python::{PythonDuel, PythonDuels};
 pub use table::read_csv;
 
 const READ: &str = "read the scores";

@@ -1,6 +1,6 @@
 //! Records as data sets, for the training tools of others: rows of conversations, and pairs
 //! of a better and a worse reply, as parquet files or JSON Lines that the `datasets` package
-//! loads. `docs/export.md` has every column.
+//! loads, and trajectories for agent tools. `docs/export.md` has every column.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,10 @@ use crate::panel::{Cell, Cluster};
 use crate::record::{RecordLine, RecordedAnswer, RecordedReply, RecordedSample};
 use crate::{Digest, Error, ErrorKind, Fault, FinishReason, Message, MessageRole, Record, Result, Side};
 
+mod atif;
 mod card;
+
+pub use atif::{ATIF_VERSION, AtifExport, ExportedTrajectories};
 
 const EXPORT: &str = "export the records";
 
@@ -186,15 +189,7 @@ impl Export {
     /// # Errors
     /// [`ErrorKind::Conflict`] if the folder holds something; what the disk meets.
     pub fn create(folder: &Path, form: Form, license: Option<String>) -> Result<Self> {
-        let io = |error| Error::io(EXPORT, folder, error);
-        let is_new = !folder.exists();
-        fs::create_dir_all(folder).map_err(io)?;
-        if fs::read_dir(folder).map_err(io)?.next().is_some() {
-            return Err(Error::new(ErrorKind::Conflict, EXPORT, "the folder is not empty")
-                .with_fault(Fault::Operator)
-                .with("path", folder.display())
-                .with_hint("name a new one"));
-        }
+        let is_new = new_folder(folder)?;
         let (folder, writers, records) = (folder.to_owned(), BTreeMap::new(), Vec::new());
         Ok(Self { folder, form, license, writers, records, is_new })
     }
@@ -206,9 +201,7 @@ impl Export {
     /// a text; what the disk meets.
     pub fn add(&mut self, record: &Record) -> Result<()> {
         if self.records.contains(&record.digest) {
-            return Err(Error::new(ErrorKind::Conflict, EXPORT, "the record is named twice")
-                .with_fault(Fault::Operator)
-                .with("record", record.digest));
+            return Err(named_twice(record.digest));
         }
         for sample in samples(record) {
             let split = Split::of(sample.repo);
@@ -253,6 +246,30 @@ impl Export {
         fs::write(&path, card).map_err(|error| Error::io(EXPORT, &path, error))?;
         Ok(files)
     }
+}
+
+/// Makes `folder`, and refuses one that holds something; whether it was not there.
+fn new_folder(folder: &Path) -> Result<bool> {
+    let io = |error| Error::io(EXPORT, folder, error);
+    let is_new = !folder.exists();
+    fs::create_dir_all(folder).map_err(io)?;
+    if fs::read_dir(folder).map_err(io)?.next().is_some() {
+        return Err(Error::new(ErrorKind::Conflict, EXPORT, "the folder is not empty")
+            .with_fault(Fault::Operator)
+            .with("path", folder.display())
+            .with_hint("name a new one"));
+    }
+    Ok(is_new)
+}
+
+fn named_twice(record: Digest) -> Error {
+    Error::new(ErrorKind::Conflict, EXPORT, "the record is named twice")
+        .with_fault(Fault::Operator)
+        .with("record", record)
+}
+
+fn is_flipped(cell: &Cell) -> bool {
+    matches!(cell, Cell::Scored { flipped: true, .. })
 }
 
 /// A sample of a record with everything that its rows need.
@@ -377,7 +394,7 @@ impl Sample<'_> {
         vec![
             Value::Texts(names(&|_, cell| !cell.is_missing())),
             Value::Numbers(side.map_or_else(Vec::new, |side| self.scores(side))),
-            Value::Texts(names(&|_, cell| matches!(cell, Cell::Scored { flipped: true, .. }))),
+            Value::Texts(names(&|_, cell| is_flipped(cell))),
             Value::Texts(names(&|place, _| self.failed.contains(&place))),
             Value::MaybeText(license.map(str::to_owned)),
         ]

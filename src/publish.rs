@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! records/DIGEST/record.jsonl …      the record's files, which never change
-//! records/DIGEST/manifest.json       names, sizes and SHA-256 of them
+//! records/DIGEST/exports/…           data sets made of it, which never change either
+//! records/DIGEST/manifest.json       names, sizes and SHA-256 of all these
 //! data/duels/DIGEST.json …           what a page shows of it
 //! log/checkpoint, log/tile/…         the log of duels, if there is one
 //! index.json, index/DIGEST.json      every record: the only list
@@ -54,6 +55,7 @@
 pub mod public;
 
 mod bucket;
+mod exports;
 mod fetch;
 mod index;
 mod log;
@@ -65,7 +67,8 @@ mod publisher;
 pub use bucket::{
     Bucket, Conditions, Content, FolderBucket, Mode, Object, ObjectBucket, Place, Version, Written, probe,
 };
-pub use fetch::{Fetched, document, fetch};
+pub use exports::Exports;
+pub use fetch::{FetchSettings, Fetched, document, fetch};
 pub use index::Reader;
 pub use log::LogSource;
 pub use manifest::{ManifestFile, RecordManifest};

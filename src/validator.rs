@@ -60,7 +60,8 @@ mod tasks;
 mod webhook;
 
 pub use config::{
-    EntrySettings, FollowSettings, LogSettings, PublishSettings, ReignSettings, ValidatorConfig,
+    EntrySettings, FollowSettings, LogSettings, PublishSettings, PublishedExports, ReignSettings,
+    ValidatorConfig,
 };
 pub use demo::{DemoCompetition, story};
 pub use doctor::{Check, Found, doctor};

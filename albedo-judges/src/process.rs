@@ -1,4 +1,4 @@
-//! `process`: a program in any language compares the replies.
+//! `process`: a program in any language compares the replies, or screens a submission.
 //!
 //! The program reads questions from its standard input and writes answers to its
 //! standard output, one JSON object per line; what it writes to standard error is kept
@@ -35,11 +35,15 @@ mod child;
 mod pool;
 mod program;
 mod protocol;
+#[cfg(feature = "screens")]
+mod screen;
 
 use pool::{Asked, NoAnswer, Pool};
 use program::Program;
 use protocol::{Abstention, Answer, Failure, Question, Scored, read_answer};
 pub use protocol::{Hello, VERSION};
+#[cfg(feature = "screens")]
+pub use screen::{ProcessScreen, ProcessScreenConfig, ScreenHello, ScreenedStage};
 
 /// Longest rationale and reason that are kept, in characters. Source: chosen by albedo;
 /// a record holds one per answer.
@@ -88,7 +92,7 @@ const MOST_PARALLEL: u32 = 256;
 const LONGEST_SECS: f64 = 86_400.0;
 
 fn invalid(key: &'static str, message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::ConfigInvalid, "check the settings of judge `process`", message).with("key", key)
+    Error::new(ErrorKind::ConfigInvalid, "check the settings of `process`", message).with("key", key)
 }
 
 impl ProcessConfig {
@@ -106,19 +110,7 @@ impl ProcessConfig {
     }
 
     fn check(&self) -> Result<Duration> {
-        if self.label.as_ref().is_some_and(|label| label.trim().is_empty()) {
-            return Err(invalid("label", "`label` is empty"));
-        }
-        if self.command.first().is_none_or(|program| program.trim().is_empty()) {
-            return Err(invalid("command", "`command` names no program"));
-        }
-        if self.command.iter().any(|word| word.contains('\0')) {
-            return Err(invalid("command", "`command` holds a NUL character"));
-        }
-        if self.env.iter().any(|name| !is_variable(name)) {
-            let error = invalid("env", "`env` has something that is no name of a variable");
-            return Err(error.with_hint("list names; the values come from albedo's own environment"));
-        }
+        let limit = check_program(self.label.as_deref(), &self.command, &self.env, self.timeout_secs)?;
         if !(1..=MOST_PARALLEL).contains(&self.parallel) {
             let message = format!("`parallel` is {}, not between 1 and {MOST_PARALLEL}", self.parallel);
             return Err(invalid("parallel", message));
@@ -126,13 +118,35 @@ impl ProcessConfig {
         if self.metrics.as_ref().is_some_and(BTreeSet::is_empty) {
             return Err(invalid("metrics", "`metrics` is empty"));
         }
-        if !(self.timeout_secs > 0.0 && self.timeout_secs <= LONGEST_SECS) {
-            let message =
-                format!("`timeout_secs` is {}, not above 0 and at most {LONGEST_SECS}", self.timeout_secs);
-            return Err(invalid("timeout_secs", message));
-        }
-        Ok(Duration::from_secs_f64(self.timeout_secs))
+        Ok(limit)
     }
+}
+
+/// Checks what the settings of every role say of a program; its longest wait.
+fn check_program(
+    label: Option<&str>,
+    command: &[String],
+    env: &BTreeSet<String>,
+    timeout_secs: f64,
+) -> Result<Duration> {
+    if label.is_some_and(|label| label.trim().is_empty()) {
+        return Err(invalid("label", "`label` is empty"));
+    }
+    if command.first().is_none_or(|program| program.trim().is_empty()) {
+        return Err(invalid("command", "`command` names no program"));
+    }
+    if command.iter().any(|word| word.contains('\0')) {
+        return Err(invalid("command", "`command` holds a NUL character"));
+    }
+    if env.iter().any(|name| !is_variable(name)) {
+        let error = invalid("env", "`env` has something that is no name of a variable");
+        return Err(error.with_hint("list names; the values come from albedo's own environment"));
+    }
+    if timeout_secs > 0.0 && timeout_secs <= LONGEST_SECS {
+        return Ok(Duration::from_secs_f64(timeout_secs));
+    }
+    let message = format!("`timeout_secs` is {timeout_secs}, not above 0 and at most {LONGEST_SECS}");
+    Err(invalid("timeout_secs", message))
 }
 
 fn is_variable(name: &str) -> bool {
@@ -156,7 +170,7 @@ struct Makings<'a> {
 pub struct ProcessJudge {
     identity: Identity,
     metrics: BTreeSet<Metric>,
-    pool: Pool,
+    pool: Pool<Hello>,
 }
 
 impl ProcessJudge {
@@ -173,8 +187,8 @@ impl ProcessJudge {
     }
 
     async fn checked(config: &ProcessConfig, limit: Duration, cx: &BuildContext<'_>) -> Result<Self> {
-        let program = Program::find(config, cx).await?;
-        let pool = Pool::start(program, limit, config.parallel, cx.call()).await?;
+        let program = Program::find(&config.command, &config.files, &config.env, cx).await?;
+        let pool: Pool<Hello> = Pool::start(program, limit, config.parallel, cx.call()).await?;
         let able = &pool.hello().metrics;
         let metrics = config.metrics.as_ref().unwrap_or(able).clone();
         if let Some(metric) = metrics.difference(able).next() {

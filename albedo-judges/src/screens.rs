@@ -32,12 +32,12 @@ pub mod loops;
 mod meaning;
 mod measure;
 mod pair;
-mod probes;
+pub(crate) mod probes;
 mod replies;
 pub mod sanity;
 pub mod store;
 pub mod tail;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use measure::{AlignTo, Measurement};

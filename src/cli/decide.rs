@@ -7,14 +7,14 @@ use serde_json::json;
 use super::exit::Exit;
 use super::output::{print, print_json, warn};
 use crate::decide::{
-    Budget, Choice, Missing, Paired, PairedComparison, PairedEvidence, PairedOutcome, PairedSettings, Scores,
-    pair, read_csv,
+    Budget, Choice, Missing, Paired, PairedComparison, PairedEvidence, PairedOutcome, PairedSettings,
+    PythonDuel, PythonDuels, Scores, pair, read_csv,
 };
 use crate::report::{self, Look};
 use crate::{Error, Result};
 
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("logs").required(true).args(["inspect", "lm_eval", "harbor", "csv"]))]
+#[command(group = clap::ArgGroup::new("logs").required(true).args(["inspect", "lm_eval", "harbor", "python_duel", "csv"]))]
 pub(crate) struct Arguments {
     /// Two logs of Inspect AI, `.eval` files: the system to improve on, then the other.
     #[arg(long, num_args = 2, value_names = ["FIRST", "SECOND"])]
@@ -25,18 +25,23 @@ pub(crate) struct Arguments {
     /// Two jobs of Harbor: their folders.
     #[arg(long, num_args = 2, value_names = ["FIRST", "SECOND"])]
     harbor: Vec<PathBuf>,
+    /// Duels that the Python system published, of one king and one challenger: folders, or
+    /// `scoring-results.jsonl` or `judge_raw.jsonl` files. The second system is the
+    /// challenger.
+    #[arg(long, num_args = 1.., value_name = "DUEL")]
+    python_duel: Vec<PathBuf>,
     /// A table with the columns `item`, `cluster` (optional), `first` and `second`.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
     /// Which score of the log: a scorer, a metric or a reward [default: the only one].
-    #[arg(long, value_name = "NAME", conflicts_with = "csv")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["csv", "python_duel"])]
     metric: Option<String>,
     /// Which filter of lm-evaluation-harness [default: the only one].
     #[arg(long, value_name = "NAME", requires = "lm_eval")]
     filter: Option<String>,
     /// The field that names an item's cluster: of a sample's metadata, or of a document
     /// [default: every item is one].
-    #[arg(long, value_name = "FIELD", conflicts_with_all = ["csv", "harbor"])]
+    #[arg(long, value_name = "FIELD", conflicts_with_all = ["csv", "harbor", "python_duel"])]
     cluster: Option<String>,
     /// What becomes of an item that one system has no score of.
     #[arg(long, value_name = "WHAT", default_value = "refuse", conflicts_with = "csv")]
@@ -77,14 +82,24 @@ enum MissingArgument {
 }
 
 impl Arguments {
-    fn paired(&self) -> Result<Paired> {
+    /// What is compared, and the duels that it is of.
+    fn paired(&self) -> Result<(Paired, Vec<PythonDuel>)> {
         let choice = Choice {
             metric: self.metric.clone(),
             filter: self.filter.clone(),
             cluster: self.cluster.clone(),
         };
         if let Some(table) = &self.csv {
-            return Ok(Paired::complete(read_csv(table)?));
+            return Ok((Paired::complete(read_csv(table)?), Vec::new()));
+        }
+        let missing = match self.missing {
+            MissingArgument::Refuse => Missing::Refuse,
+            MissingArgument::Lowest => Missing::Lowest,
+            MissingArgument::Drop => Missing::Drop,
+        };
+        if !self.python_duel.is_empty() {
+            let PythonDuels { duels, king, challenger } = PythonDuels::read(&self.python_duel)?;
+            return Ok((pair(&king, &challenger, missing, self.range[0])?, duels));
         }
         type Read = fn(&std::path::Path, &Choice) -> Result<Scores>;
         let readers: [(&[PathBuf], Read); 3] = [
@@ -94,12 +109,8 @@ impl Arguments {
         ];
         for (paths, read) in readers {
             if let [first, second] = paths {
-                let missing = match self.missing {
-                    MissingArgument::Refuse => Missing::Refuse,
-                    MissingArgument::Lowest => Missing::Lowest,
-                    MissingArgument::Drop => Missing::Drop,
-                };
-                return pair(&read(first, &choice)?, &read(second, &choice)?, missing, self.range[0]);
+                let paired = pair(&read(first, &choice)?, &read(second, &choice)?, missing, self.range[0])?;
+                return Ok((paired, Vec::new()));
             }
         }
         Err(Error::bug("read the scores", "no logs were asked for"))
@@ -115,7 +126,7 @@ impl Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let settings = arguments.settings();
     settings.check()?;
-    let paired = arguments.paired()?;
+    let (paired, duels) = arguments.paired()?;
     let (budget, comparison) = match &arguments.budget {
         Some(path) => {
             let (budget, comparison) = Budget::compare_at(path, arguments.alpha, &paired.items, &settings)?;
@@ -128,10 +139,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
             "comparison": comparison,
             "missing_first": paired.missing_first,
             "missing_second": paired.missing_second,
+            "duels": duels,
             "budget": budget.as_ref().map(|budget| json!({ "alpha": budget.alpha(), "runs": budget.runs().len() })),
         }))?;
     } else {
-        print(&table(&comparison, budget.as_ref(), Look::of_stdout()))?;
+        print(&table(&comparison, &duels, budget.as_ref(), Look::of_stdout()))?;
     }
     let absent = paired.missing_first.len() + paired.missing_second.len();
     if absent > 0 {
@@ -148,7 +160,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     })
 }
 
-fn table(comparison: &PairedComparison, budget: Option<&Budget>, look: Look) -> String {
+fn table(comparison: &PairedComparison, duels: &[PythonDuel], budget: Option<&Budget>, look: Look) -> String {
     let PairedComparison { settings, effect, confidence, clusters, items, .. } = comparison;
     let margin =
         if settings.margin > 0.0 { format!(" by more than {}", settings.margin) } else { String::new() };
@@ -168,7 +180,11 @@ fn table(comparison: &PairedComparison, budget: Option<&Budget>, look: Look) -> 
             None => format!("{factor} of {needed}"),
         }
     };
-    let mut rows = vec![
+    let mut rows = Vec::new();
+    if !duels.is_empty() {
+        rows.push(("published", published(duels)));
+    }
+    rows.extend([
         (
             "scores",
             format!("{:.4} and {:.4}, the means over {items} items", comparison.first, comparison.second),
@@ -180,7 +196,7 @@ fn table(comparison: &PairedComparison, budget: Option<&Budget>, look: Look) -> 
                 confidence.low, confidence.high, comparison.sd
             ),
         ),
-    ];
+    ]);
     if let Some(by_item) = &comparison.by_item {
         rows.push((
             "by item",
@@ -226,6 +242,20 @@ fn table(comparison: &PairedComparison, budget: Option<&Budget>, look: Look) -> 
     }
     let rows: String = rows.iter().map(|(name, value)| look.entry(name, value)).collect();
     format!("{}\n{rows}", look.paragraph(&sentence))
+}
+
+/// What the Python system made of each of `duels`.
+fn published(duels: &[PythonDuel]) -> String {
+    let duel = |duel: &PythonDuel| {
+        let verdict = match duel.accepted {
+            Some(true) => " (accepted)",
+            Some(false) => "",
+            None => " (no verdict)",
+        };
+        format!("{:+.2}{verdict}", duel.margin)
+    };
+    let margins: Vec<_> = duels.iter().map(duel).collect();
+    format!("{} points, the challenger minus the king", margins.join(", "))
 }
 
 /// An e-value whose natural logarithm is `log`, as a factor.

@@ -49,8 +49,8 @@ pub(crate) enum Command {
     Try(Try),
     /// Ask judges about pairs whose better reply is known: how often they are right, agree, and follow order or length.
     Eval(eval::Arguments),
-    /// Check a program that judges: starts it, asks it what a duel asks and worse, and
-    /// prints which promise it breaks.
+    /// Check a program that judges, or screens (`--screen`): starts it, asks it what a duel or
+    /// an admission asks and worse, and prints which promise it breaks.
     #[cfg(all(feature = "judges", unix))]
     Conform(conform::Arguments),
 }

@@ -9,8 +9,10 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::output::{print, print_foreign_json, print_json, shown, warn};
+use crate::backends::tables::Form;
 use crate::publish::{
-    Bucket, Conditions, FolderOutbox, LogSource, Outbox, Place, Publisher, Settings, public, write_page,
+    Bucket, Conditions, Exports, FolderOutbox, LogSource, Outbox, Place, Publisher, Settings, public,
+    write_page,
 };
 use crate::registry::SystemSecrets;
 use crate::signer::KeyFile;
@@ -50,12 +52,28 @@ pub(crate) struct Push {
     /// scheme.
     #[arg(long, value_name = "NAME", requires = "log")]
     log_origin: Option<String>,
+    /// The data sets that are put beside each record that is published now.
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = ExportsArgument::Parquet)]
+    exports: ExportsArgument,
+    /// The license of the tasks, as its SPDX name: every row of the data sets states it.
+    #[arg(long, value_name = "NAME")]
+    license: Option<String>,
     /// Go on for this many seconds while something waits to be tried again.
     #[arg(long, value_name = "SECS", default_value_t = 300)]
     patience: u64,
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ExportsArgument {
+    /// Conversations and pairs, as parquet files.
+    Parquet,
+    /// The same as JSON Lines.
+    Jsonl,
+    /// None.
+    None,
 }
 
 /// Where to publish.
@@ -121,7 +139,7 @@ impl To {
 }
 
 async fn push(arguments: &Push, all: bool, cx: &CallContext) -> Result<Exit> {
-    let Push { folder, to, log, log_key, log_origin, patience, json } = arguments;
+    let Push { folder, to, log, log_key, log_origin, exports, license, patience, json } = arguments;
     let outbox = FolderOutbox::open(folder)?;
     let found = outbox.scan()?;
     if all {
@@ -133,7 +151,14 @@ async fn push(arguments: &Push, all: bool, cx: &CallContext) -> Result<Exit> {
         }
         _ => None,
     };
-    let settings = Settings { log, patience: Duration::from_secs(*patience), ..Settings::default() };
+    let form = match exports {
+        ExportsArgument::Parquet => Some(Form::Parquet),
+        ExportsArgument::Jsonl => Some(Form::JsonLines),
+        ExportsArgument::None => None,
+    };
+    let exports = form.map(|form| Exports { form, license: license.clone() });
+    let patience = Duration::from_secs(*patience);
+    let settings = Settings { log, exports, patience, ..Settings::default() };
     let bucket = to.open(cx)?;
     let publisher = Publisher::open(Arc::clone(&bucket), settings, cx).await?;
     if publisher.conditions() == Conditions::Ignored {

@@ -81,6 +81,44 @@ fn a_record_becomes_rows_and_pairs_that_agree_with_it() {
 }
 
 #[test]
+fn a_records_replies_become_trajectories_with_the_scores_of_the_rows() {
+    let (record, folder) = (record(), tempfile::tempdir().expect("a folder"));
+    let (tables, out) = (folder.path().join("tables"), folder.path().join("atif"));
+    let mut export = Export::create(&tables, Form::JsonLines, Some("MIT".into())).expect("begins");
+    export.add(&record).expect("adds");
+    export.finish().expect("ends");
+    let mut export = AtifExport::create(&out, Some("MIT".into())).expect("begins");
+    export.add(&record).expect("adds");
+    assert!(export.add(&record).is_err(), "named twice");
+    let written = export.finish().expect("ends");
+    let sft = rows(&tables, Set::Sft);
+    assert_eq!(written.iter().map(|split| split.trajectories).sum::<u64>(), sft.len() as u64);
+    for row in sft {
+        let (id, repo) = (row["id"].as_str().expect("text"), row["repo"].as_str().expect("text"));
+        let path = out.join(Split::of(repo).name()).join(format!("{id}.json"));
+        let text = fs::read_to_string(&path).expect("a trajectory");
+        let trajectory: Json = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(
+            (&trajectory["schema_version"], &trajectory["trajectory_id"]),
+            (&json!(ATIF_VERSION), &row["id"])
+        );
+        let steps = trajectory["steps"].as_array().expect("steps");
+        let last = steps.last().expect("a step");
+        assert_eq!((&last["source"], &last["message"]), (&json!("agent"), &row["completion"][0]["content"]));
+        assert_eq!(last.get("is_copied_context"), None, "the reply is new");
+        assert_eq!(trajectory["final_metrics"]["total_steps"], steps.len());
+        let ids = last["metrics"]["completion_token_ids"].as_array().cloned().unwrap_or_default();
+        assert_eq!(json!(ids), row["completion_ids"]);
+        for (key, of) in [("score", "score"), ("license", "license"), ("source", "source"), ("repo", "repo")]
+        {
+            assert_eq!(trajectory["extra"].get(key).unwrap_or(&Json::Null), &row[of], "{key}");
+        }
+    }
+    let error = AtifExport::create(&out, None).expect_err("is not empty");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+}
+
+#[test]
 fn a_tenth_of_the_repositories_is_held_out() {
     let test = (0..10_000).filter(|number| Split::of(&format!("owner/repo-{number}")) == Split::Test).count();
     assert!((850..1150).contains(&test), "{test}");

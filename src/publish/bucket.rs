@@ -197,6 +197,8 @@ impl Headers {
             Some("json") => "application/json",
             Some("svg") => "image/svg+xml",
             Some("jsonl") => "application/x-ndjson",
+            Some("md") => "text/markdown; charset=utf-8",
+            Some("parquet") => "application/vnd.apache.parquet",
             Some("digest" | "signatures") => "text/plain; charset=utf-8",
             _ if name.ends_with("/checkpoint") => "text/plain; charset=utf-8",
             _ => "application/octet-stream",
@@ -253,6 +255,8 @@ mod tests {
         for (name, content_type, immutable) in [
             ("records/ab/record.jsonl", "application/x-ndjson", true),
             ("site/records/ab/record.blobs", "application/octet-stream", true),
+            ("records/ab/exports/cd.parquet", "application/vnd.apache.parquet", true),
+            ("records/ab/exports/cd.md", "text/markdown; charset=utf-8", true),
             ("records/ab/manifest.json", "application/json", false),
             ("index.json", "application/json", false),
             ("index/ab.json", "application/json", true),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::manifest::{MAX_MANIFEST, ManifestFile, RecordManifest};
+use super::manifest::{EXPORTS, MAX_MANIFEST, ManifestFile, RecordManifest};
 use crate::digest::Hasher;
 use crate::http::{HttpRequest, HttpResponse, Redirects, StatusCode};
 use crate::record::{self, AnyRecord};
@@ -23,6 +23,18 @@ const MOST: [(&str, u64); 4] = [
     ("record.signatures", 1 << 20),
 ];
 
+/// Most bytes of a file of the data sets: what a reader of records takes, four times.
+const MOST_EXPORT: u64 = 4 << 30;
+
+/// What is fetched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FetchSettings {
+    /// The digest that the record must have; that in the address is enough.
+    pub expect: Option<Digest>,
+    /// Whether the data sets beside it come along, into `exports` in its folder.
+    pub exports: bool,
+}
+
 /// A record that was fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fetched {
@@ -30,8 +42,10 @@ pub struct Fetched {
     pub record: Digest,
     /// Where it is now.
     pub folder: PathBuf,
-    /// Bytes of its files.
+    /// Bytes of its files, data sets among them.
     pub bytes: u64,
+    /// Files of data sets that came along.
+    pub exports: u64,
     /// Who has signed it; every signature was verified.
     pub signers: Vec<PublicKey>,
 }
@@ -41,23 +55,27 @@ pub struct Fetched {
 /// digest in the address, and `expect` if that is given: bytes prove themselves, no matter who
 /// serves them. Whether what the record says is true is [`record::verify`]'s question.
 ///
+/// Data sets have the digests in the manifest, which whoever publishes has written: what is
+/// to be trusted is made of the record again ([`Export`](crate::export::Export)).
+///
 /// Nothing stands under `folder` before all of it is there and has its digest.
 ///
 /// # Errors
 /// [`ErrorKind::DigestMismatch`] for other bytes, after no more than the manifest's size of
 /// them; [`ErrorKind::DataInvalid`] for a manifest that is malformed or names files larger
-/// than a record may have; [`ErrorKind::NotFound`] if nothing is there; the transport's.
+/// than a record may have; [`ErrorKind::NotFound`] if nothing is there, or no data set that is
+/// asked for; the transport's.
 pub async fn fetch(
     url: &str,
     folder: &Path,
-    expect: Option<Digest>,
+    settings: FetchSettings,
     transport: &dyn HttpTransport,
     cx: &CallContext,
 ) -> Result<Fetched> {
     let base = url.trim_end_matches('/').trim_end_matches("/manifest.json");
     let named: Option<Digest> = base.rsplit('/').next().and_then(|part| part.parse().ok());
     let operator = |kind, message: &str| Error::new(kind, OPERATION, message).with_fault(Fault::Operator);
-    let Some(wanted) = expect.or(named) else {
+    let Some(wanted) = settings.expect.or(named) else {
         return Err(operator(ErrorKind::ConfigInvalid, "the address does not name the record's digest")
             .with_hint("give the address of its folder, `…/records/DIGEST`, or `--expect DIGEST`"));
     };
@@ -73,6 +91,13 @@ pub async fn fetch(
             .with("wanted", wanted)
             .with("is", manifest.record));
     }
+    if settings.exports && manifest.exports.is_empty() {
+        return Err(operator(ErrorKind::NotFound, "no data sets are published beside the record")
+            .with("record", wanted)
+            .with_hint("fetch it without them: `albedo record export` makes them of it"));
+    }
+    let exports: &[ManifestFile] = if settings.exports { &manifest.exports } else { &[] };
+    let files = || manifest.files.iter().chain(exports);
     let mut beside = folder.as_os_str().to_owned();
     beside.push(".partial");
     let beside = PathBuf::from(beside);
@@ -83,7 +108,7 @@ pub async fn fetch(
         _ => fs::create_dir_all(&beside).map_err(io)?,
     }
     let done = async {
-        for file in &manifest.files {
+        for file in files() {
             download(base, file, &beside, transport, cx).await?;
         }
         let path = beside.clone();
@@ -107,7 +132,8 @@ pub async fn fetch(
         Ok(signers) => Ok(Fetched {
             record: wanted,
             folder: folder.to_owned(),
-            bytes: manifest.files.iter().map(|file| file.size).sum(),
+            bytes: files().map(|file| file.size).sum(),
+            exports: exports.len() as u64,
             signers,
         }),
         Err(error) => {
@@ -197,7 +223,8 @@ async fn download(
     cx: &CallContext,
 ) -> Result<()> {
     let ManifestFile { name, at, size, sha256 } = file;
-    let most = MOST.iter().find(|(known, _)| known == name).map_or(0, |(_, most)| *most);
+    let known = MOST.iter().find(|(known, _)| known == name).map(|(_, most)| *most);
+    let most = known.unwrap_or(if name.starts_with(EXPORTS) { MOST_EXPORT } else { 0 });
     if *size > most {
         return Err(Error::new(
             ErrorKind::DataInvalid,
@@ -211,6 +238,9 @@ async fn download(
     let mut answer = get(OPERATION, transport, format!("{base}/{at}"), cx).await?;
     let path = folder.join(name);
     let io = |error| Error::io(OPERATION, &path, error);
+    if let Some(inner) = path.parent() {
+        fs::create_dir_all(inner).map_err(io)?;
+    }
     let mut to = File::create(&path).map_err(io)?;
     let (mut hasher, mut bytes) = (Hasher::default(), 0);
     let mismatch = |message: &str| {

@@ -84,7 +84,7 @@ impl Reader {
             unresolved(OPERATION, "the manifest of a record in the index is missing", entry.record)
         })?;
         let mut lines = String::new();
-        for file in &manifest.files {
+        for file in manifest.files.iter().chain(&manifest.exports) {
             let name = format!("records/{}/{}", entry.record, file.at);
             if digest_of(&*self.bucket, &name, file.size, cx).await? != Some(file.sha256) {
                 let error =

@@ -1,10 +1,13 @@
 //! The manifest of a published record: what its files are.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::bucket::check_name;
 use super::public::{DuelNumbers, FORMAT, IndexEntry, ModelName, PublicOutcome, PublicSubmission};
 use crate::admission::ScreenedModel;
 use crate::log::Submission;
@@ -18,12 +21,17 @@ const FILES: [&str; 3] = ["record.jsonl", "record.blobs", "record.digest"];
 /// Most bytes of a manifest.
 pub(super) const MAX_MANIFEST: u64 = 1 << 20;
 
+/// The folder of the data sets in a record's folder.
+pub(super) const EXPORTS: &str = "exports/";
+
+/// Most files of data sets beside a record. Source: albedo, which writes five.
+const MOST_EXPORTS: usize = 64;
+
 /// `records/DIGEST/manifest.json`: every file of the record, written after them.
 ///
 /// The record's digest proves the three files that it covers; a signature proves itself.
 /// So it does not matter who wrote the manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct RecordManifest {
     /// [`FORMAT`].
     pub format: u32,
@@ -33,6 +41,10 @@ pub struct RecordManifest {
     pub entry: IndexEntry,
     /// Its files.
     pub files: Vec<ManifestFile>,
+    /// Data sets that its publisher has made of it: they follow from the record, and no
+    /// digest of the record covers them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exports: Vec<ManifestFile>,
 }
 
 /// One file of a published record.
@@ -41,8 +53,8 @@ pub struct RecordManifest {
 pub struct ManifestFile {
     /// Its name in a record's folder.
     pub name: String,
-    /// Where it is, from the manifest's folder: `name`, but for signatures, of which
-    /// several publishers may have different ones.
+    /// Where it is, from the manifest's folder: `name`, but for signatures and data sets, of
+    /// which several publishers may have different ones.
     pub at: String,
     /// Its bytes.
     pub size: u64,
@@ -74,6 +86,19 @@ impl RecordManifest {
                 return Err(invalid(format!("`{}` is not where it should be", file.name)));
             }
         }
+        let mut names = BTreeSet::new();
+        for file in &manifest.exports {
+            let is_inside = file.name.starts_with(EXPORTS) && check_name(&file.name).is_ok();
+            if !is_inside || !names.insert(&file.name) {
+                return Err(invalid(format!("`{}` is no name of a data set", file.name.escape_default())));
+            }
+            if file.at != export_at(&file.name, file.sha256) {
+                return Err(invalid(format!("`{}` is not where it should be", file.name)));
+            }
+        }
+        if names.len() > MOST_EXPORTS {
+            return Err(invalid(format!("it names more than {MOST_EXPORTS} files of data sets")));
+        }
         Ok(manifest)
     }
 
@@ -93,6 +118,14 @@ impl RecordManifest {
 
 fn signatures_at(sha256: Digest) -> String {
     format!("signatures/{sha256}.signatures")
+}
+
+/// Where the file `name` of the data sets is: under its digest, so that publishers whose
+/// license or version differs do not meet.
+pub(super) fn export_at(name: &str, sha256: Digest) -> String {
+    let ending =
+        name.rsplit('/').next().and_then(|name| name.rsplit_once('.')).map_or("", |(_, ending)| ending);
+    format!("{EXPORTS}{sha256}.{ending}")
 }
 
 /// The bytes of a published file: JSON that people can read, in one order of its keys.
@@ -123,7 +156,7 @@ pub(super) fn check_format(bytes: &[u8], operation: &str) -> Result<()> {
 /// A record that is ready to be published: read, found true, and described.
 #[derive(Debug)]
 pub(super) struct Ready {
-    pub(super) record: AnyRecord,
+    pub(super) record: Arc<AnyRecord>,
     pub(super) manifest: RecordManifest,
     pub(super) folder: PathBuf,
 }
@@ -176,8 +209,9 @@ impl Ready {
             }
         }
         let entry = entry(&record, submission, decided_at);
-        let manifest = RecordManifest { format: FORMAT, record: record.digest(), entry, files };
-        Ok(Self { record, manifest, folder: folder.to_owned() })
+        let exports = Vec::new();
+        let manifest = RecordManifest { format: FORMAT, record: record.digest(), entry, files, exports };
+        Ok(Self { record: Arc::new(record), manifest, folder: folder.to_owned() })
     }
 }
 

@@ -455,6 +455,9 @@ pub struct DuelData {
     pub samples: Vec<SampleNumbers>,
     /// Samples per file of [`SamplePage`]; sample `n` is in file `n / page_size`.
     pub page_size: u32,
+    /// The data sets beside the record, as its manifest names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exports: Vec<super::ManifestFile>,
 }
 
 /// The texts of some samples of a duel.

@@ -1,5 +1,6 @@
 //! Publishes what waits in an outbox.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::bucket::{Bucket, Conditions, Content, Mode, Written, check_name, conflict, probe};
+use super::exports::{Exports, make};
 use super::index::{Indexed, Writer, digest_of};
 use super::manifest::{ManifestFile, Ready, RecordManifest, json};
 use super::outbox::{Failure, FolderOutbox, Item, Lag, Next, Outbox, Work};
@@ -31,6 +33,8 @@ const STOPPED: &str = "albedo_publish_stopped";
 pub struct Settings {
     /// The log that records are appended to and that is copied into the bucket.
     pub log: Option<LogSource>,
+    /// The data sets that are put beside each record; none if `None`.
+    pub exports: Option<Exports>,
     /// When to try again what failed.
     pub backoff: Backoff,
     /// How long [`Publisher::drain`] goes on while something waits to be tried again.
@@ -43,6 +47,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             log: None,
+            exports: Some(Exports::default()),
             backoff: Backoff::default(),
             patience: Duration::from_mins(5),
             clock: Arc::new(SystemClock::default()),
@@ -320,13 +325,13 @@ impl Publisher {
         let entry = match self.index.reader.manifest(record, cx).await {
             // It was written after the files that it names.
             Ok(Some(manifest)) => manifest.entry,
-            Ok(None) => self.files(&ready, cx).await?,
+            Ok(None) => self.files(ready, cx).await?,
             // Servers that know no conditions may also keep half of what a publisher that
             // was killed has sent.
             Err(error)
                 if error.kind() == ErrorKind::DataInvalid && self.conditions == Conditions::Ignored =>
             {
-                self.files(&ready, cx).await?
+                self.files(ready, cx).await?
             }
             Err(error) => return Err(error),
         };
@@ -340,22 +345,38 @@ impl Publisher {
         })
     }
 
-    /// Writes the files of a record, what a page shows of it, and its manifest last.
-    async fn files(&self, ready: &Ready, cx: &CallContext) -> Result<IndexEntry> {
-        let Ready { record, manifest, folder } = ready;
-        for file in &manifest.files {
-            let ManifestFile { name, at, size, sha256 } = file;
-            let object = format!("records/{}/{at}", manifest.record);
-            let content = Content::File { path: folder.join(name), size: *size };
-            let written = self.bucket.write(&object, content, Mode::IfAbsent, cx).await?;
-            // What was there already, or may have been written over by another publisher:
-            // it is the same, or somebody else's.
-            let again = written == Written::Refused || self.conditions == Conditions::Ignored;
-            if again && digest_of(&*self.bucket, &object, *size, cx).await? != Some(*sha256) {
-                return Err(conflict(&object, &self.bucket.place()));
-            }
+    /// Writes one file of a record, which is at `path` on this machine.
+    async fn file(&self, record: Digest, path: &Path, file: &ManifestFile, cx: &CallContext) -> Result<()> {
+        let ManifestFile { at, size, sha256, .. } = file;
+        let object = format!("records/{record}/{at}");
+        let content = Content::File { path: path.to_owned(), size: *size };
+        let written = self.bucket.write(&object, content, Mode::IfAbsent, cx).await?;
+        // What was there already, or may have been written over by another publisher: it is
+        // the same, or somebody else's.
+        let again = written == Written::Refused || self.conditions == Conditions::Ignored;
+        if again && digest_of(&*self.bucket, &object, *size, cx).await? != Some(*sha256) {
+            return Err(conflict(&object, &self.bucket.place()));
         }
-        let files = duel_files(record, &manifest.entry)?;
+        Ok(())
+    }
+
+    /// Writes the files of a record, its data sets, what a page shows of it, and its manifest
+    /// last.
+    async fn files(&self, ready: Ready, cx: &CallContext) -> Result<IndexEntry> {
+        let Ready { record, mut manifest, folder } = ready;
+        for file in &manifest.files {
+            self.file(manifest.record, &folder.join(&file.name), file, cx).await?;
+        }
+        if let Some(exports) = &self.settings.exports
+            && let Some(made) = make(&record, exports).await?
+        {
+            for file in &made.files {
+                self.file(manifest.record, &made.path(file), file, cx).await?;
+            }
+            manifest.exports.clone_from(&made.files);
+        }
+        let mut files = duel_files(&record, &manifest.entry)?;
+        files.data.exports.clone_from(&manifest.exports);
         for (number, page) in files.pages.iter().enumerate() {
             let name = format!("data/duels/{}/samples/{number:03}.json", manifest.record);
             self.bucket.write(&name, Content::Bytes(json(page)?.into()), Mode::Always, cx).await?;
@@ -365,7 +386,7 @@ impl Publisher {
         let name = RecordManifest::at(manifest.record);
         let content = Content::Bytes(manifest.to_bytes()?.into());
         if self.bucket.write(&name, content, Mode::IfAbsent, cx).await? == Written::Yes {
-            return Ok(manifest.entry.clone());
+            return Ok(manifest.entry);
         }
         // Another publisher has the same record: its manifest counts.
         let manifest = self.index.reader.manifest(manifest.record, cx).await?;

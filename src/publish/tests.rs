@@ -20,6 +20,7 @@ use crate::rng::{Stream, Use};
 use crate::signer::KeyFile;
 use crate::{CallContext, Digest, Error, ErrorKind, Fault, FileStore, Result, Retry, Rule, Seed, Signer};
 
+mod exported;
 mod lies;
 
 fn make_records(folder: &Path) {

@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::operate::OperateSettings;
+use crate::backends::tables::Form;
 use crate::config::{DEFAULT_BACKEND, ModelConfig, SCREEN_PROFILE, read, screen_profile};
+use crate::publish::Exports;
 use crate::registry::CheckContext;
 use crate::reign::ErrorBudget;
 use crate::{
@@ -185,6 +187,37 @@ pub struct PublishSettings {
     /// Region of the bucket.
     #[serde(default = "region")]
     pub region: String,
+    /// The data sets that are published beside each record.
+    #[serde(default)]
+    pub exports: PublishedExports,
+    /// The license of the tasks, as its SPDX name: every row of the data sets states it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+}
+
+impl PublishSettings {
+    /// The data sets that are put beside each record.
+    pub fn exports(&self) -> Option<Exports> {
+        let form = match self.exports {
+            PublishedExports::Parquet => Form::Parquet,
+            PublishedExports::Jsonl => Form::JsonLines,
+            PublishedExports::None => return None,
+        };
+        Some(Exports { form, license: self.license.clone() })
+    }
+}
+
+/// The data sets that are published beside each record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PublishedExports {
+    /// Conversations and pairs, as parquet files.
+    #[default]
+    Parquet,
+    /// The same as JSON Lines.
+    Jsonl,
+    /// None.
+    None,
 }
 
 /// A validator that is followed: what it publishes is verified, and the weights that follow

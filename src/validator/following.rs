@@ -16,7 +16,7 @@ use crate::backends::http;
 use crate::http::HttpTransport;
 use crate::log::{FolderLog, HttpLog, LogFiles};
 use crate::publish::public::Status;
-use crate::publish::{RecordManifest, document, fetch};
+use crate::publish::{FetchSettings, RecordManifest, document, fetch};
 use crate::registry::CheckContext;
 use crate::{
     BuildContext, CallContext, Contestant, Digest, Error, ErrorKind, Fault, ModelBackend, ModelRef,
@@ -163,7 +163,8 @@ impl Source {
         }
         fs::create_dir_all(&self.kept).map_err(|error| Error::io("fetch the record", &self.kept, error))?;
         let address = format!("{}/records/{record}", self.place);
-        match fetch(&address, &folder, Some(record), &*self.transport, cx).await {
+        let settings = FetchSettings { expect: Some(record), exports: false };
+        match fetch(&address, &folder, settings, &*self.transport, cx).await {
             Ok(fetched) => Ok(Some(fetched.folder)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),

@@ -24,7 +24,7 @@ use crate::chains::ledger::Ledger as Reveals;
 use crate::config::{AdmissionConfig, journal_key};
 use crate::judges::screens::store::Store;
 use crate::judges::screens::{AlignTo, Measurement};
-use crate::publish::{Bucket, Place};
+use crate::publish::{Bucket, Exports, Place};
 use crate::record::JournalKey;
 use crate::registry::{CheckContext, SystemSecrets};
 use crate::reign::ErrorBudget;
@@ -75,6 +75,8 @@ pub(super) struct Shared {
     /// What every model is aligned to.
     pub(super) align: AlignTo,
     pub(super) bucket: Arc<dyn Bucket>,
+    /// The data sets that are put beside each record.
+    pub(super) exports: Option<Exports>,
     pub(super) log: LogFolder,
     pub(super) anchoring: Anchoring,
     pub(super) entry: EntrySettings,
@@ -219,6 +221,7 @@ impl Shared {
             genesis,
             align,
             bucket,
+            exports: config.publish()?.exports(),
             base: Arc::new(base),
         })
     }

@@ -134,3 +134,45 @@ fn a_gate_spends_its_budget_and_asks_for_more_evidence() {
     let (code, message) = refused(&gate);
     assert!(code == Some(65) && message.contains("begin a new budget"), "{code:?} {message}");
 }
+
+#[test]
+fn duels_of_the_python_system_are_decided_again_as_tries_of_one_pair() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Two runs whose margins have opposite signs, as a system that decides by the margin has them.
+    let run = |name: &str, better: fn(usize) -> bool, won: bool| {
+        let scores = |row: usize| if better(row) { (0.4, 0.6) } else { (0.6, 0.4) };
+        let lines: Vec<String> = (0..40)
+            .map(|row| {
+                let (king, challenger) = scores(row);
+                let line = serde_json::json!({
+                    "sample_id": format!("swe-hero/data/train-00000.parquet:{row}:4"), "scored": true,
+                    "king_score": king, "challenger_score": challenger,
+                });
+                format!("{line}\n")
+            })
+            .collect();
+        let mean = (0..40).map(|row| scores(row).1).sum::<f64>() / 40.0;
+        let verdict = serde_json::json!({
+            "eval_run_id": name, "score_challenger": mean, "total_turns": 40, "challenger_won": won,
+        });
+        let place = folder.path().join(name);
+        std::fs::create_dir(&place).expect("a folder");
+        std::fs::write(place.join("scoring-results.jsonl"), lines.concat()).expect("writes");
+        std::fs::write(place.join("verdict.json"), verdict.to_string()).expect("writes");
+        place.to_str().expect("UTF-8").to_owned()
+    };
+    let (first, second) = (run("one", |row| row < 22, true), run("two", |row| row >= 22, false));
+    let (code, json) = decide(&["--python-duel", &first, &second]);
+    assert_eq!((code, &json["comparison"]["outcome"]), (Some(4), &"not_shown".into()), "{json}");
+    assert_eq!((&json["duels"][0]["accepted"], &json["duels"][1]["accepted"]), (&true.into(), &false.into()));
+    assert_eq!(json["comparison"]["items"], 40);
+    let output = albedo(["decide", "--python-duel", &first, &second]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("+2.00 (accepted), -2.00 points"), "{text}");
+    // One of them alone is a comparison, too, and the same file twice is not.
+    let (code, _) = decide(&["--python-duel", &format!("{first}/scoring-results.jsonl"), "--alpha", "0.01"]);
+    assert_eq!(code, Some(4));
+    let (code, said) = refused(&["--python-duel", &first, &first]);
+    assert!(code == Some(78) || code == Some(65), "{code:?}");
+    assert!(said.contains("named twice"), "{said}");
+}

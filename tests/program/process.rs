@@ -97,7 +97,7 @@ fn what_is_written_is_what_the_schema_says() {
     let settings = format!("command = [\"sh\", \"-c\", {line:?}]\nfiles = [\"judge.py\"]\nenv = [\"PATH\"]");
     let verdict = json_of(&panel.duel(&panel.config(&settings, ""), "2"));
     assert_eq!(verdict["verdict"]["missing"], 0, "{verdict}");
-    let schema = Schema::read();
+    let schema = Schema::read("process-judge-1");
     let lines = |name: &str| {
         let text = fs::read_to_string(panel.path(name)).expect("written");
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<Value>>()
@@ -130,12 +130,12 @@ fn what_is_written_is_what_the_schema_says() {
     }
 }
 
-/// As much of JSON Schema as `docs/process-judge-1.schema.json` uses.
+/// As much of JSON Schema as the schemas of the protocols use.
 struct Schema(Value);
 
 impl Schema {
-    fn read() -> Self {
-        let text = fs::read_to_string(root().join("docs/process-judge-1.schema.json")).expect("the schema");
+    fn read(name: &str) -> Self {
+        let text = fs::read_to_string(root().join(format!("docs/{name}.schema.json"))).expect("the schema");
         Self(serde_json::from_str(&text).expect("JSON"))
     }
 
@@ -321,4 +321,83 @@ fn the_example_conforms_and_broken_promises_are_named() {
     assert!(shown.contains("failed  ends when its standard input ends"), "{shown}");
     let output = albedo(["judge", "conform", "no-such-program-anywhere"]);
     assert_eq!(output.status.code(), Some(66), "{}", error(&output));
+}
+
+#[test]
+fn a_python_screen_looks_at_the_demos_replies_as_its_schema_says() {
+    if !python() {
+        eprintln!("skipped: there is no python3");
+        return;
+    }
+    let panel = Panel::new();
+    let example = root().join("examples/process-judge/screen.py");
+    let text = fs::read_to_string(&example).expect("reads");
+    panel.write("screen.py", &text.replace("256", "24"));
+    let line = "tee asked.jsonl | python3 screen.py | tee answered.jsonl";
+    let screens = format!(
+        "[[screens]]\nname = \"process\"\nlabel = \"repeats\"\ncommand = [\"sh\", \"-c\", {line:?}]\n\
+         files = [\"screen.py\"]\nenv = [\"PATH\"]\n"
+    );
+    let config = panel.config("command = [\"true\"]", "");
+    let written = fs::read_to_string(&config).expect("reads");
+    let config = panel.write("screens.toml", &written.replace("[duel]\n", &format!("{screens}[duel]\n")));
+    let output = albedo(["screen", "--config", &config, "--probe", "7", "--json"]);
+    let admission = json_of(&output);
+    let found = &admission["findings"][0];
+    assert_eq!(
+        (&found["screen"]["name"], &found["finding"]),
+        (&"repeats".into(), &"clear".into()),
+        "{admission}"
+    );
+    assert_eq!(found["evidence"]["repeats"].as_array().map(Vec::len), Some(3), "{admission}");
+
+    let schema = Schema::read("process-screen-1");
+    let lines = |name: &str| {
+        let text = fs::read_to_string(panel.path(name)).expect("written");
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<Value>>()
+    };
+    let kinds = |lines: &[Value]| -> Vec<String> {
+        lines.iter().map(|line| line["type"].as_str().expect("a type").to_owned()).collect()
+    };
+    let (asked, answered) = (lines("asked.jsonl"), lines("answered.jsonl"));
+    assert_eq!(
+        (kinds(&asked), kinds(&answered)),
+        (vec!["probe".into(), "replies".into()], vec!["hello".into(), "ask".into(), "finding".into()],)
+    );
+    for line in asked.iter().chain(&answered) {
+        schema.check(line).expect("as the schema says");
+    }
+    let mut wrong = answered[2].clone();
+    wrong["finding"] = json!("guilty");
+    schema.check(&wrong).expect_err("no such finding");
+    let guide = fs::read_to_string(root().join("docs/process-screens.md")).expect("the guide");
+    let examples: Vec<_> =
+        guide.split("```json\n").skip(1).filter_map(|block| block.split("```").next()).collect();
+    assert_eq!(examples.len(), 7);
+    for example in examples {
+        schema.check(&serde_json::from_str(example).expect("JSON")).expect(example);
+    }
+}
+
+#[test]
+fn the_example_screen_conforms_and_one_that_forgets_its_answer_does_not() {
+    if !python() {
+        eprintln!("skipped: there is no python3");
+        return;
+    }
+    let example = root().join("examples/process-judge/screen.py");
+    let conform = |path: &str| albedo(["judge", "conform", "--screen", "python3", path]);
+    let shown = stdout(&conform(&example.display().to_string()));
+    assert!(shown.starts_with("ok      starts with a hello: repeats 1, looks at replies\n"), "{shown}");
+    assert_eq!((shown.matches("ok ").count(), shown.contains("failed")), (3, false), "{shown}");
+    let panel = Panel::new();
+    let text = fs::read_to_string(example).expect("reads");
+    let moody = text
+        .replace("import json\n", "import json\nimport itertools\n\nMOOD = itertools.count()\n")
+        .replace("\"clear\"\n", "\"clear\"\n    shares.append(next(MOOD))\n");
+    assert_ne!(moody, text);
+    let output = conform(&panel.write("moody.py", &moody));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{shown}");
+    assert!(shown.contains("the same subject has the same finding"), "{shown}");
 }

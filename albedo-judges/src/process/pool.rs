@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::child::{LONGEST_LINE, NoLine, Running};
 use super::program::Program;
-use super::protocol::{Hello, NoHello, VERSION, read_hello};
+use super::protocol::{Greeting, NoHello, VERSION};
 
 /// Questions in a row that a program may fail to answer, and starts in a row that may
 /// fail. Source: chosen by albedo; both orders of a pair with three tries each are six
@@ -18,17 +18,17 @@ use super::protocol::{Hello, NoHello, VERSION, read_hello};
 pub(super) const FAILURES: u32 = 16;
 const STARTS: u32 = 3;
 
-const START: &str = "start the program of judge `process`";
-const ASK: &str = "ask the program of judge `process`";
+const START: &str = "start the program of `process`";
+const ASK: &str = "ask the program of `process`";
 
 /// Longest part of a program's line that a message quotes, in characters.
 const QUOTED: usize = 200;
 
 /// At most `parallel` processes of one program.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(super) struct Pool<H> {
     program: Program,
-    hello: Hello,
+    hello: H,
     limit: Duration,
     permits: Semaphore,
     idle: Mutex<Vec<Running>>,
@@ -55,7 +55,7 @@ pub(super) enum NoAnswer {
     OtherQuestion(u64),
 }
 
-impl Pool {
+impl<H: Greeting> Pool<H> {
     /// The pool of `program` after its first process has said hello.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl Pool {
         &self.program
     }
 
-    pub(super) fn hello(&self) -> &Hello {
+    pub(super) fn hello(&self) -> &H {
         &self.hello
     }
 
@@ -142,7 +142,7 @@ impl Pool {
     /// # Errors
     /// It does not end, or not with success.
     pub(super) async fn close_one(&self, cx: &CallContext) -> Result<()> {
-        const CLOSE: &str = "end the program of judge `process`";
+        const CLOSE: &str = "end the program of `process`";
         let mut running = self.running(cx).await?;
         let closed = cx.run(CLOSE, tokio::time::timeout(self.limit, running.close())).await?;
         let error = |message: String| {
@@ -177,7 +177,7 @@ impl Pool {
             }
         }
         self.program.check_unchanged(cx).await?;
-        let (running, hello) = match begin(&self.program, self.limit, cx).await {
+        let (running, hello) = match begin::<H>(&self.program, self.limit, cx).await {
             Ok(begun) => begun,
             Err(error) if error.kind() == ErrorKind::Cancelled || cx.check(START).is_err() => {
                 return Err(error);
@@ -193,11 +193,11 @@ impl Pool {
             }
         };
         if hello != self.hello {
-            let message = "it says another hello than when the judge was built";
+            let message = "it says another hello than when it was built";
             return Err(Error::new(ErrorKind::Conflict, START, message)
                 .with_fault(Fault::Operator)
                 .with("program", &self.program.name)
-                .with_hint("a judge is one program: begin a new duel with it"));
+                .with_hint("a judge or a screen is one program: begin anew with this one"));
         }
         self.starts.store(0, Ordering::Relaxed);
         Ok(running)
@@ -262,7 +262,7 @@ impl Pool {
 }
 
 /// Starts a process of `program`, and its hello. Every error is the operator's.
-async fn begin(program: &Program, limit: Duration, cx: &CallContext) -> Result<(Running, Hello)> {
+async fn begin<H: Greeting>(program: &Program, limit: Duration, cx: &CallContext) -> Result<(Running, H)> {
     let operators =
         |error: Error| error.with_fault(Fault::Operator).with_reach(Reach::Duel).with_retry(Retry::Never);
     cx.check(START)?;
@@ -274,7 +274,7 @@ async fn begin(program: &Program, limit: Duration, cx: &CallContext) -> Result<(
     })?;
     let line = cx.run(START, tokio::time::timeout(limit, running.first_line())).await?;
     let message = match line {
-        Ok(Ok(line)) => match read_hello(&line) {
+        Ok(Ok(line)) => match H::read(&line) {
             Ok(hello) => return Ok((running, hello)),
             Err(NoHello::Version(version)) => {
                 format!("it speaks version {version} of the protocol, and this albedo version {VERSION}")

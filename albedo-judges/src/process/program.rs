@@ -1,7 +1,7 @@
 //! What a program is: its file, its arguments, and the bytes that make its
 //! identity.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,8 @@ use std::process::{Command, Stdio};
 use albedo_core::registry::Secret;
 use albedo_core::{BuildContext, CallContext, Digest, Error, ErrorKind, Fault, Reach, Result};
 
-use super::ProcessConfig;
-
-const FIND: &str = "find the program of judge `process`";
-const READ: &str = "read the files of judge `process`";
+const FIND: &str = "find the program of `process`";
+const READ: &str = "read the files of `process`";
 
 /// A program that can be started, as often as it takes.
 #[derive(Debug)]
@@ -38,23 +36,28 @@ pub(super) struct Bytes {
 }
 
 impl Program {
-    /// The program of `config`, found and read.
+    /// The program of `command` with its files and variables, found and read.
     ///
     /// # Errors
     /// The operator's: a file or a variable is not there.
-    pub(super) async fn find(config: &ProcessConfig, cx: &BuildContext<'_>) -> Result<Self> {
+    pub(super) async fn find(
+        command: &[String],
+        files: &[PathBuf],
+        env: &BTreeSet<String>,
+        cx: &BuildContext<'_>,
+    ) -> Result<Self> {
         let folder = std::path::absolute(cx.path("."))
             .map_err(|error| Error::io(FIND, Path::new("."), error).with_fault(Fault::Operator))?;
         let (name, arguments) =
-            config.command.split_first().ok_or_else(|| Error::bug(FIND, "the command was not checked"))?;
+            command.split_first().ok_or_else(|| Error::bug(FIND, "the command was not checked"))?;
         let path = find(name, &folder, std::env::var_os("PATH").as_deref())?;
-        let listed = config.files.iter().map(|file| file.display().to_string());
+        let listed = files.iter().map(|file| file.display().to_string());
         // A script among the arguments is part of the program, listed or not.
         let given = arguments.iter().filter(|argument| folder.join(argument).is_file()).cloned();
         let files: BTreeMap<_, _> =
             listed.chain(given).map(|name| (name.clone(), folder.join(name))).collect();
         let files: Vec<_> = files.into_iter().collect();
-        let env = config.env.iter().map(|name| {
+        let env = env.iter().map(|name| {
             let value = cx.secret(name).map_err(|error| error.under("env"))?;
             Ok((name.clone(), value))
         });
@@ -84,13 +87,13 @@ impl Program {
             None => Ok(()),
             Some(name) => Err(Error::new(
                 ErrorKind::DigestMismatch,
-                "start the program of judge `process` again",
-                "a file of the program has other bytes than when the judge was built",
+                "start the program of `process` again",
+                "a file of the program has other bytes than when it was built",
             )
             .with_fault(Fault::Operator)
             .with_reach(Reach::Duel)
             .with("file", name)
-            .with_hint("put its bytes back, or begin a new duel: another program is another judge")),
+            .with_hint("put its bytes back, or begin anew: another program is another judge or screen")),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Version 1 of the protocol: what albedo and a program write to each other.
+//! Version 1 of the protocol: what albedo and a program that judges write to each other.
 //! `docs/process-judge-1.schema.json` describes the same messages.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -158,16 +158,32 @@ pub(super) enum NoHello {
     Unreadable(String),
 }
 
-/// The hello in `line`.
-pub(super) fn read_hello(line: &[u8]) -> Result<Hello, NoHello> {
-    let unreadable = |error: serde_json::Error| NoHello::Unreadable(error.to_string());
-    let any: AnyHello = serde_json::from_slice(line).map_err(unreadable)?;
+/// The first line of a program, in its role.
+pub(super) trait Greeting: std::fmt::Debug + PartialEq + Sized + Send + Sync {
+    /// The hello in `line`.
+    fn read(line: &[u8]) -> Result<Self, NoHello>;
+}
+
+impl Greeting for Hello {
+    fn read(line: &[u8]) -> Result<Self, NoHello> {
+        read_hello(line)
+    }
+}
+
+/// Checks what every hello has.
+pub(super) fn check_hello(line: &[u8]) -> Result<(), NoHello> {
+    let any: AnyHello =
+        serde_json::from_slice(line).map_err(|error| NoHello::Unreadable(error.to_string()))?;
     if any.kind != "hello" {
         return Err(NoHello::Unreadable(format!("its `type` is `{}`, not `hello`", any.kind)));
     }
-    if any.protocol != VERSION {
-        return Err(NoHello::Version(any.protocol));
-    }
+    if any.protocol == VERSION { Ok(()) } else { Err(NoHello::Version(any.protocol)) }
+}
+
+/// The hello of a judge in `line`.
+pub(super) fn read_hello(line: &[u8]) -> Result<Hello, NoHello> {
+    let unreadable = |error: serde_json::Error| NoHello::Unreadable(error.to_string());
+    check_hello(line)?;
     /// The tag is taken off before the fields are read.
     #[derive(Deserialize)]
     #[serde(tag = "type", rename_all = "snake_case")]

@@ -1,4 +1,4 @@
-//! `albedo judge conform`: whether a program is a judge.
+//! `albedo judge conform`: whether a program is a judge, or a screen.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,8 +15,15 @@ use crate::{
     Judge, JudgeProfile, Message, MessageRole, Registry, Result, TokenScores,
 };
 
+#[cfg(feature = "screens")]
+mod screens;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
+    /// The program screens submissions, and judges none.
+    #[cfg(feature = "screens")]
+    #[arg(long, conflicts_with_all = ["varies", "prefers_a_place"])]
+    screen: bool,
     /// Name of an environment variable that the program gets, once for each; it gets no
     /// others.
     #[arg(long = "env", value_name = "NAME")]
@@ -36,6 +43,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
+    #[cfg(feature = "screens")]
+    if arguments.screen {
+        return screens::run(arguments, cx).await;
+    }
     let config = ProcessConfig {
         env: arguments.env.iter().cloned().collect(),
         timeout_secs: arguments.timeout_secs,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::cli::exit::Exit;
 use crate::cli::output::{print, print_json};
-use crate::publish::fetch;
+use crate::publish::{FetchSettings, fetch};
 use crate::{BuildContext, CallContext, Digest, Registry, Result};
 
 #[derive(Debug, clap::Args)]
@@ -18,13 +18,16 @@ pub(crate) struct Arguments {
     /// The digest that the record must have, if the address does not name it.
     #[arg(long, value_name = "DIGEST")]
     expect: Option<Digest>,
+    /// Also fetch the data sets that are published beside it, into `exports` in its folder.
+    #[arg(long)]
+    exports: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
-    let Arguments { url, out, expect, json } = arguments;
+    let Arguments { url, out, expect, exports, json } = arguments;
     let registry = Registry::linked()?;
     let transport = crate::backends::http::transport(&BuildContext::new(&registry, cx));
     let folder = out.clone().unwrap_or_else(|| {
@@ -32,7 +35,8 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         let named = base.rsplit('/').next().and_then(|part| part.parse::<Digest>().ok());
         PathBuf::from((*expect).or(named).map_or("record".into(), |digest| digest.short()))
     });
-    let fetched = fetch(url, &folder, *expect, &*transport, cx).await?;
+    let fetched =
+        fetch(url, &folder, FetchSettings { expect: *expect, exports: *exports }, &*transport, cx).await?;
     if *json {
         print_json(&fetched)?;
         return Ok(Exit::Done);
@@ -41,12 +45,15 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         [] => "nobody has signed it".to_owned(),
         keys => format!("signed by {}", keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
     };
+    let folder = fetched.folder.display();
+    let exports = match fetched.exports {
+        0 => String::new(),
+        _ => format!("    data sets: {}\n", fetched.folder.join("exports").display()),
+    };
     print(&format!(
-        "fetched {}\n    {} bytes into {}; {signed}\n    `albedo record verify {}` works its verdict out again\n",
-        fetched.record,
-        fetched.bytes,
-        fetched.folder.display(),
-        fetched.folder.display()
+        "fetched {}\n    {} bytes into {folder}; {signed}\n{exports}    `albedo record verify {folder}` works its \
+         verdict out again\n",
+        fetched.record, fetched.bytes
     ))?;
     Ok(Exit::Done)
 }

@@ -36,6 +36,7 @@ pub fn duel_files(record: &AnyRecord, entry: &IndexEntry) -> Result<DuelFiles> {
         judges: Vec::new(),
         samples: Vec::new(),
         page_size: PAGE as u32,
+        exports: Vec::new(),
     };
     let duel = match record {
         AnyRecord::Forfeit(forfeit) => {

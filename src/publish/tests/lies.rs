@@ -3,9 +3,9 @@
 use super::*;
 
 /// Serves a folder, and says what `lie` makes of it.
-struct Served<F> {
-    folder: PathBuf,
-    lie: F,
+pub(super) struct Served<F> {
+    pub(super) folder: PathBuf,
+    pub(super) lie: F,
 }
 
 impl<F> std::fmt::Debug for Served<F> {
@@ -44,21 +44,24 @@ async fn a_record_is_fetched_whole_or_not_at_all() {
     let honest = Served { folder: site.path().into(), lie: |_: &str, bytes: Vec<u8>| bytes };
     for (number, url) in [&url, &format!("{url}/"), &format!("{url}/manifest.json")].into_iter().enumerate() {
         let to = out.path().join(number.to_string());
-        let fetched = fetch(url, &to, None, &honest, &cx).await.expect("fetches");
+        let fetched = fetch(url, &to, FetchSettings::default(), &honest, &cx).await.expect("fetches");
         assert_eq!((fetched.record, fetched.signers), (record, vec![key.key()]));
         for name in ["record.jsonl", "record.blobs", "record.digest", "record.signatures"] {
             let [here, there] = [to.join(name), folder.path().join("0").join(name)]
                 .map(|path| fs::read(path).expect("reads"));
             assert_eq!(here, there, "{name}");
         }
+        assert_eq!(fetched.exports, 0);
+        assert!(!to.join("exports").exists(), "nobody asked for them");
     }
     let to = out.path().join("0");
-    let error = fetch(&url, &to, None, &honest, &cx).await.expect_err("is there already");
+    let plain = FetchSettings::default();
+    let error = fetch(&url, &to, plain, &honest, &cx).await.expect_err("is there already");
     assert_eq!(error.kind(), ErrorKind::Conflict);
     let nowhere = format!("https://example.com/records/{}", Digest::of("nothing"));
-    let error = fetch(&nowhere, &out.path().join("x"), None, &honest, &cx).await.expect_err("no record");
+    let error = fetch(&nowhere, &out.path().join("x"), plain, &honest, &cx).await.expect_err("no record");
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    let error = fetch("https://example.com/latest", &out.path().join("x"), None, &honest, &cx).await;
+    let error = fetch("https://example.com/latest", &out.path().join("x"), plain, &honest, &cx).await;
     assert_eq!(error.expect_err("no digest").kind(), ErrorKind::ConfigInvalid);
 
     let other = digest(&folder.path().join("1"));
@@ -76,7 +79,7 @@ async fn a_record_is_fetched_whole_or_not_at_all() {
             }
         })
     };
-    let lies: [(&str, ErrorKind, Lie); 9] = [
+    let lies: [(&str, ErrorKind, Lie); 13] = [
         (
             "a wrong byte",
             ErrorKind::DigestMismatch,
@@ -105,6 +108,30 @@ async fn a_record_is_fetched_whole_or_not_at_all() {
             manifest(|text| text.replace("\"record.blobs\"", "\"../record.blobs\"")),
         ),
         (
+            "a wrong byte of a data set",
+            ErrorKind::DigestMismatch,
+            at(".parquet", |bytes| bytes[1..].to_vec()),
+        ),
+        (
+            "a data set that leaves the folder",
+            ErrorKind::DataInvalid,
+            manifest(|text| text.replace("\"exports/README.md\"", "\"exports/../README.md\"")),
+        ),
+        (
+            "a data set in the record's place",
+            ErrorKind::DataInvalid,
+            manifest(|text| text.replace("\"exports/README.md\"", "\"record.jsonl\"")),
+        ),
+        (
+            "no data sets",
+            ErrorKind::NotFound,
+            manifest(|text| {
+                let mut manifest: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+                manifest.as_object_mut().expect("an object").remove("exports").expect("data sets");
+                manifest.to_string()
+            }),
+        ),
+        (
             "another record's manifest",
             ErrorKind::DigestMismatch,
             Box::new(move |name, bytes| if name.ends_with("manifest.json") { other.clone() } else { bytes }),
@@ -113,7 +140,8 @@ async fn a_record_is_fetched_whole_or_not_at_all() {
     for (name, kind, lie) in lies {
         let to = out.path().join("lied-to");
         let served = Served { folder: site.path().into(), lie };
-        let error = fetch(&url, &to, None, &served, &cx).await.expect_err(name);
+        let settings = FetchSettings { exports: name.contains("data set"), ..plain };
+        let error = fetch(&url, &to, settings, &served, &cx).await.expect_err(name);
         assert_eq!(error.kind(), kind, "{name}: {error}");
         let left: Vec<_> =
             fs::read_dir(out.path()).expect("reads").flatten().map(|entry| entry.file_name()).collect();

@@ -7,7 +7,7 @@ const ATTRIBUTES = new Set([
   'class', 'id', 'title', 'role', 'lang', 'dir', 'type', 'value', 'scope', 'colspan', 'open', 'tabindex', 'hidden',
   'for', 'name', 'disabled', 'selected', 'datetime', 'x', 'y', 'x1', 'x2', 'y1', 'y2', 'cx', 'cy', 'r', 'd', 'width',
   'height', 'viewBox', 'points', 'text-anchor', 'preserveAspectRatio', 'rx', 'transform', 'placeholder', 'autocomplete',
-  'spellcheck',
+  'spellcheck', 'download',
 ]);
 
 // An element `tag` with attributes and children, which are nodes, texts, or nothing.

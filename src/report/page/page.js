@@ -236,7 +236,7 @@ async function duel(digest, sample) {
   const nodes = [title];
   if (all.admission) nodes.push(admissionPart(all.admission));
   if (verdict) nodes.push(charts(all.evidence), scoresPart(all), trustPart(all), samplesPart(all, { first: sample, load: texts(all) }).node);
-  nodes.push(provenancePart(all), verifyPart(digest));
+  nodes.push(provenancePart(all), verifyPart(digest), exportsPart(all));
   return { title: `${word}: ${short(digest)}`, updated: [], nodes };
 }
 
@@ -270,6 +270,22 @@ function verifyPart(digest) {
   return el('section', {}, el('h2', {}, 'Check it yourself'),
     el('p', {}, 'The record holds everything that decided the duel: the frozen plan, every reply, every answer of every judge. These commands fetch it, compare every byte with its digest, and work the verdict out again.'),
     commands(`albedo record fetch ${here()}records/${digest} \\\n    --out duel`, 'albedo record verify duel', 'albedo record show duel'));
+}
+
+// What a file of the data sets can be called, and where it can be.
+const SET = /^exports\/([a-z_]+)\/([a-z]+)\.(parquet|jsonl)$/;
+const SET_AT = /^exports\/[0-9a-f]{64}\.(parquet|jsonl)$/;
+
+function exportsPart({ digest, exports }) {
+  const sets = (exports || []).filter(({ name, at }) => SET.test(name) && SET_AT.test(at));
+  if (sets.length === 0) return null;
+  return el('section', { id: 'exports' }, el('h2', {}, 'Train on it'),
+    el('p', {}, 'The replies as conversations, and as pairs of a better and a worse one: files for training tools, made of this record.'),
+    el('ul', { class: 'exports' }, sets.map(({ name, at, size }) => {
+      const [, set, split, ending] = name.match(SET);
+      return el('li', {}, el('a', { href: `records/${digest}/${at}`, download: `${short(digest)}-${set}-${split}.${ending}` }, `${set}, ${split}`), el('span', { class: 'quiet' }, ` ${count(Math.ceil(size / 1000))} kB, ${ending}`));
+    })),
+    commands(`albedo record fetch ${here()}records/${digest} \\\n    --exports --out duel`));
 }
 
 // ---- how to verify

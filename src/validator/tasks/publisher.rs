@@ -68,6 +68,7 @@ impl Task for Publishing {
             none => {
                 let settings = Settings {
                     log: Some(log.source().clone()),
+                    exports: self.shared.exports.clone(),
                     backoff: Backoff::default(),
                     patience: Duration::ZERO,
                     clock: Arc::clone(&time.clock),
