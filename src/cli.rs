@@ -29,6 +29,8 @@ mod duel;
 mod exit;
 #[cfg(feature = "screens")]
 mod fingerprint;
+#[cfg(feature = "distil")]
+mod flywheel;
 mod generate;
 mod hub;
 mod init;
@@ -38,6 +40,7 @@ mod log;
 mod miner;
 mod new;
 mod output;
+mod page;
 mod plugins;
 #[cfg(feature = "publish")]
 mod publish;
@@ -136,6 +139,9 @@ enum Command {
     /// Train the next challenger on the traces of duels, or the demo's.
     #[cfg(feature = "distil")]
     Distil(distil::Arguments),
+    /// Duel, distil, and crown the child that wins: round after round, in one chain.
+    #[cfg(feature = "distil")]
+    Flywheel(flywheel::Arguments),
     /// Measure the prefill, decode and load time of a model.
     Bench(bench::Arguments),
     /// Serve models over HTTP: OpenAI's routes for people and tools, jobs for validators.
@@ -340,6 +346,8 @@ fn dispatch(command: Command, runtime: &tokio::runtime::Runtime, cx: &CallContex
         Command::Decide(arguments) => decide::run(&arguments),
         #[cfg(feature = "distil")]
         Command::Distil(arguments) => runtime.block_on(distil::run(&arguments, cx)),
+        #[cfg(feature = "distil")]
+        Command::Flywheel(arguments) => runtime.block_on(flywheel::run(&arguments, cx)),
         Command::Bench(arguments) => runtime.block_on(bench::run(&arguments, cx)),
         #[cfg(feature = "server")]
         Command::Serve(arguments) => runtime.block_on(serve::run(&arguments, cx)),

@@ -17,12 +17,14 @@
 //! | `gate` | screens, and the duel against the start |
 //! | `record` | [`DistilRecord`]: what is kept of it |
 //! | `demo` | [`demo()`]: the demo pack's distillation |
+//! | `flywheel` | [`flywheel`]: rounds of duel, distillation and gate |
 //!
 //! The same configuration, data, build and machine give the same parameters.
 
 mod config;
 mod data;
 mod demo;
+pub mod flywheel;
 mod gate;
 mod order;
 mod record;
@@ -31,8 +33,8 @@ mod run;
 mod sample;
 
 pub use config::{
-    DataSettings, DistilConfig, Gate, GateSettings, LicensedSource, Objective, Open, Rows, Source, Split,
-    StageSettings, StudentSettings, TrainSettings, Turns, Weight,
+    Control, DataSettings, DistilConfig, Gate, GateSettings, LicensedSource, Objective, Open, Rows, Source,
+    Split, StageSettings, StudentSettings, TrainSettings, Turns, Weight,
 };
 pub use data::{DataReport, Held, LeftOut, SetReport, SourceReport};
 pub use demo::demo;

@@ -317,7 +317,7 @@ pub(crate) struct Finished<'a> {
 /// A pair of which the panel prefers one reply.
 pub(crate) struct Preferred<'a> {
     pub(crate) chosen: Finished<'a>,
-    rejected: Finished<'a>,
+    pub(crate) rejected: Finished<'a>,
     /// By how much, above 0 and at most 1.
     pub(crate) margin: f64,
     /// The difference, challenger minus king.
@@ -354,6 +354,22 @@ impl Sample<'_> {
         }
         let (chosen, rejected) = if difference > 0.0 { (challenger, king) } else { (king, challenger) };
         Ok(Some(Preferred { chosen, rejected, margin: difference.abs(), difference }))
+    }
+
+    /// Whether every judge gave the same word in both orders, and none of them another than
+    /// the panel, whose difference is given.
+    fn is_clear(&self, difference: f64) -> bool {
+        self.cluster.is_some_and(|cluster| {
+            cluster.cells.iter().all(|cell| {
+                let agrees = cell.difference() * difference >= 0.0;
+                matches!(cell, Cell::Scored { flipped: false, .. }) && agrees
+            })
+        })
+    }
+
+    /// The pair that the panel has a preference in, if it is clear.
+    pub(crate) fn clearly_preferred(&self) -> Result<Option<Preferred<'_>>> {
+        Ok(self.preferred()?.filter(|preferred| self.is_clear(preferred.difference)))
     }
 
     /// The names of the judges whose cells `takes` takes.
@@ -440,12 +456,7 @@ impl Sample<'_> {
             return Ok(None);
         };
         let reply = |of: &Finished<'_>| Value::Messages(vec![Message::new(MessageRole::Assistant, of.text)]);
-        let is_clear = self.cluster.is_some_and(|cluster| {
-            cluster.cells.iter().all(|cell| {
-                let agrees = cell.difference() * difference >= 0.0;
-                matches!(cell, Cell::Scored { flipped: false, .. }) && agrees
-            })
-        });
+        let is_clear = self.is_clear(difference);
         let mut row = self.head("pair");
         row.extend([
             Value::Messages(self.record.messages(&self.recorded.messages)?),

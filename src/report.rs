@@ -2,7 +2,8 @@
 //!
 //! [`Progress`] shows a running duel on a terminal; [`contestants`] and
 //! [`verdict`] are the tables before and after it, laid out as a [`Look`] says.
-//! [`RecordsReport`] is the report of records as a page and in Markdown.
+//! [`RecordsReport`] is the report of records as a page and in Markdown. With the feature
+//! `distil`, `write_distillation` writes that of a distillation.
 
 use serde::Serialize;
 
@@ -13,6 +14,8 @@ mod advice;
 mod analysis;
 #[cfg(feature = "bench")]
 mod bench;
+#[cfg(feature = "distil")]
+mod distillation;
 mod event_file;
 mod explain;
 mod look;
@@ -29,6 +32,8 @@ pub use advice::advice;
 pub use analysis::{Analysis, JudgeAnalysis, LengthEffect};
 #[cfg(feature = "bench")]
 pub use bench::bench;
+#[cfg(feature = "distil")]
+pub use distillation::write_distillation;
 pub use event_file::EventFile;
 pub use explain::explain;
 pub use look::Look;

@@ -10,12 +10,13 @@ use super::output::{next, note, print, print_json, warn, word};
 use super::source::absolute;
 use crate::demo::Demo;
 use crate::distil::{
-    self, DataReport, DistilConfig, DistilPlan, DistilRecord, Distillation, Gate, Happening, State,
+    self, DataReport, DistilConfig, DistilPlan, DistilRecord, Distillation, Gate, Happening, State, Turns,
 };
 use crate::report::{Look, Progress};
-use crate::{BuildContext, CallContext, Error, ErrorKind, Fault, Registry, Result};
+use crate::{BuildContext, CallContext, Error, ErrorKind, Fault, Registry, Result, Seed};
 
 mod progress;
+mod report;
 mod verify;
 
 use progress::TrainingProgress;
@@ -31,6 +32,7 @@ The same command goes on with a distillation that was interrupted or killed, wit
   albedo distil data --config FILE         what would be trained, and what is left out
   albedo distil --config FILE
   albedo distil verify DIR --config FILE --regenerate 5
+  albedo distil report DIR                 a page with the curve of the loss
 
 docs/distil.md leads from a duel to the next challenger; `albedo config reference` has every key.";
 
@@ -52,6 +54,8 @@ enum Command {
     Data(DataArguments),
     /// Check what a distillation has left behind; take steps again and compare their bits.
     Verify(verify::Arguments),
+    /// Write a page to open in a browser, in one file: the loss by step, and what came of it.
+    Report(report::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,6 +81,9 @@ struct SourceArguments {
     /// tokens keep their shares.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     tokens: Option<u64>,
+    /// What the training and the gate's duel follow from, instead of the configuration's seeds.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
 }
 
 // The demo's, or a file's.
@@ -104,12 +111,23 @@ impl SourceArguments {
         if let Some(tokens) = self.tokens {
             share(&mut config, tokens)?;
         }
+        if let Some(seed) = self.seed {
+            reseed(&mut config, seed);
+        }
         Ok(config)
     }
 }
 
+/// Has the training and the gate's duel follow from `seed`.
+pub(super) fn reseed(config: &mut DistilConfig, seed: u64) {
+    config.train.seed = seed;
+    if let Gate::Closed(gate) = &mut config.gate {
+        gate.seed = Some(Seed::from(seed));
+    }
+}
+
 /// Gives the stages that are measured in tokens `all` together, by their shares.
-fn share(config: &mut DistilConfig, all: u64) -> Result<()> {
+pub(super) fn share(config: &mut DistilConfig, all: u64) -> Result<()> {
     let sum: u64 = config.stage.iter().filter_map(|stage| stage.tokens).sum();
     if sum == 0 {
         return Err(Error::new(
@@ -130,6 +148,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     match &arguments.command {
         Some(Command::Data(data)) => show_data(data, cx).await,
         Some(Command::Verify(verify)) => verify::run(verify, cx).await,
+        Some(Command::Report(report)) => report::run(report),
         None => Box::pin(distil(arguments, cx)).await,
     }
 }
@@ -173,13 +192,7 @@ async fn distil(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     if before.is_some_and(|record| record.state != State::Running) {
         note("this distillation ended before: nothing was trained, and this is what its record says");
     }
-    let progress = Arc::new(TrainingProgress::new(plan.steps()));
-    let shown = Arc::clone(&progress);
-    let training = distillation.run(Arc::new(move |happening: &Happening<'_>| shown.on(happening)), &build);
-    let ended = Box::pin(training).await;
-    progress.finish();
-    duel.finish();
-    let record = ended?;
+    let record = Box::pin(watched(distillation, &duel, &build)).await?;
     let exit = if record.state == State::Refused { Exit::Rejected } else { Exit::Done };
     let model = match record.state {
         State::Exported => Some(folder.join("model")),
@@ -211,6 +224,7 @@ async fn distil(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
         let student = arguments.source.read()?;
         let student = student.folder.join(&student.student.path);
         next(&[
+            (format!("distil report {}", word(&folder)), "a page with the curve of the loss"),
             (format!("screen {} --king {}", word(&model), word(&student)), "whether it may duel"),
             (format!("chat {}", word(&model)), "talks to it"),
         ]);
@@ -218,8 +232,23 @@ async fn distil(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     Ok(exit)
 }
 
+/// Runs `distillation` with its progress on standard error; `duel` is that of its gate.
+pub(super) async fn watched(
+    distillation: Distillation,
+    duel: &Progress,
+    cx: &BuildContext<'_>,
+) -> Result<DistilRecord> {
+    let progress = Arc::new(TrainingProgress::new(distillation.plan().steps()));
+    let shown = Arc::clone(&progress);
+    let training = distillation.run(Arc::new(move |happening: &Happening<'_>| shown.on(happening)), cx);
+    let ended = Box::pin(training).await;
+    progress.finish();
+    duel.finish();
+    ended
+}
+
 /// What a reader should know of the data before the training.
-fn doubts(plan: &DistilPlan) {
+pub(super) fn doubts(plan: &DistilPlan) {
     let DataReport { left_out, held_out, sets, .. } = &plan.data;
     for (count, why) in [
         (left_out.same_task, "have the id of a held-out task"),
@@ -231,6 +260,11 @@ fn doubts(plan: &DistilPlan) {
     }
     if held_out.measured == 0 {
         warn("nothing is held out: no loss is measured on tasks that the student has not seen");
+    }
+    let is_control =
+        |stage: &distil::StagePlan| stage.settings.control.is_some() || stage.settings.turns == Turns::Loser;
+    if plan.stages.iter().any(is_control) {
+        warn("a stage is a control: its result should not be crowned");
     }
     for set in sets.iter().filter(|set| set.dropped > 0) {
         warn(&format!(
@@ -247,6 +281,7 @@ fn stages(plan: &DistilPlan) -> Vec<serde_json::Value> {
             "objective": stage.settings.objective,
             "turns": stage.settings.turns,
             "weight": stage.settings.weight,
+            "control": stage.settings.control,
             "steps": stage.engine.steps,
             "conversations": stage.conversations,
             "teacher": stage.teacher.as_ref().map(|teacher| teacher.parameters),
@@ -257,7 +292,7 @@ fn stages(plan: &DistilPlan) -> Vec<serde_json::Value> {
 }
 
 /// What is trained on what.
-fn described(plan: &DistilPlan, look: Look) -> String {
+pub(super) fn described(plan: &DistilPlan, look: Look) -> String {
     let data = &plan.data;
     let mut text = look.entry("student", &format!("parameters {}", plan.student.parameters.short()));
     for source in &data.sources {
@@ -315,13 +350,15 @@ fn described(plan: &DistilPlan, look: Look) -> String {
     for (number, stage) in plan.stages.iter().enumerate() {
         let objective = super::output::words(&stage.settings.objective);
         let teacher = stage.teacher.as_ref().map(|teacher| format!(" from {}", teacher.parameters.short()));
+        let control = stage.settings.control.map(|control| format!(", a control: {}", control.name()));
         let said = format!(
-            "{objective}{} on {}, {} steps of {} conversations{}",
+            "{objective}{} on {}, {} steps of {} conversations{}{}",
             teacher.unwrap_or_default(),
             stage.settings.turns.name(),
             stage.engine.steps,
             plan.accumulate,
-            if plan.rename { ", names replaced" } else { "" }
+            if plan.rename { ", names replaced" } else { "" },
+            control.unwrap_or_default()
         );
         text += &look.entry(&format!("stage {}", number + 1), &said);
     }
@@ -329,7 +366,7 @@ fn described(plan: &DistilPlan, look: Look) -> String {
 }
 
 /// What came of it.
-fn ended_with(record: &DistilRecord, folder: &std::path::Path, look: Look) -> String {
+pub(super) fn ended_with(record: &DistilRecord, folder: &std::path::Path, look: Look) -> String {
     let mut text = String::new();
     if let (Some(first), Some(last)) = (record.losses.first(), record.losses.last()) {
         let said = format!("{first:.3} at the first step, {last:.3} at step {}", record.losses.len());

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::backends::burn::train::{
-    Decay, Distil, Divergence, Lora, Objective as Learnt, Optimizer, Settings,
+    Decay, Distil, Divergence, Dpo, Lora, Objective as Learnt, Optimizer, Settings,
 };
 use crate::config::{folder, parse, read};
 use crate::registry::CheckContext;
@@ -181,9 +181,12 @@ pub struct StageSettings {
     /// Which replies are learnt from.
     #[serde(default)]
     pub turns: Turns,
-    /// How much a winner's reply counts.
+    /// How much a duel's reply counts.
     #[serde(default)]
     pub weight: Weight,
+    /// Makes the stage a control, whose result should not be crowned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<Control>,
     /// The teacher's folder, for `kd` and `on-policy`. It needs the student's vocabulary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teacher: Option<PathBuf>,
@@ -198,6 +201,10 @@ pub struct StageSettings {
     /// What the logits of teacher and student are divided by; 1 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
+    /// How much a nat counts by which the student is apart from what it began as, for `dpo`;
+    /// 0.1 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta: Option<f64>,
     /// The longest reply that the student samples in tokens, for `on-policy`; 256 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_new_tokens: Option<u32>,
@@ -230,6 +237,9 @@ pub enum Objective {
     /// A teacher's distribution at each token of replies that the student samples itself, to
     /// the prompt of one turn of each conversation.
     OnPolicy,
+    /// Which reply of a pair is the better one, against the student as it was before the
+    /// first stage. It needs `turns = "pair"`.
+    Dpo,
 }
 
 /// Which replies are learnt from.
@@ -241,6 +251,11 @@ pub enum Turns {
     AllRecorded,
     /// The replies of duels that the panel preferred, of records.
     Winner,
+    /// The other replies of the same pairs: a control, whose result should not be crowned.
+    Loser,
+    /// Both replies, for `dpo`, of pairs of which every judge prefers the same one in both
+    /// orders.
+    Pair,
 }
 
 impl Turns {
@@ -249,11 +264,32 @@ impl Turns {
         match self {
             Self::AllRecorded => "all-recorded",
             Self::Winner => "winner",
+            Self::Loser => "loser",
+            Self::Pair => "pair",
         }
     }
 }
 
-/// How much a winner's reply counts.
+/// What makes a stage a control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Control {
+    /// What is to be learnt, an id or a teacher's distribution, is exchanged among the tokens
+    /// that go through the model together, differently in each step. A student can learn how
+    /// frequent tokens are so, and nothing of what follows what.
+    Shuffled,
+}
+
+impl Control {
+    /// Its name in a configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Shuffled => "shuffled",
+        }
+    }
+}
+
+/// How much a duel's reply counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Weight {
@@ -493,6 +529,7 @@ impl DistilConfig {
     pub(super) fn settings(&self, stage: &StageSettings, steps: u64) -> Settings {
         let objective = match stage.objective {
             Objective::Sft => Learnt::Sft,
+            Objective::Dpo => Learnt::Dpo(stage.beta.map_or_else(Dpo::default, |beta| Dpo { beta })),
             Objective::Kd | Objective::OnPolicy => {
                 let Distil { divergence, temperature, .. } = Distil::default();
                 let usual = if stage.objective == Objective::Kd { divergence } else { Divergence::Reverse };
@@ -508,6 +545,7 @@ impl DistilConfig {
             objective,
             rate: stage.rate.unwrap_or(trained.rate),
             muon_rate: stage.muon_rate.unwrap_or(trained.muon_rate),
+            shuffled: stage.control == Some(Control::Shuffled),
             ..trained
         }
     }
@@ -551,16 +589,26 @@ impl StageSettings {
             (Some(0), None) | (None, Some(0)) => return Err(invalid("steps", "the stage has no step")),
             _ => {}
         }
-        if self.turns == Turns::Winner && data.records.is_empty() {
-            return Err(invalid("turns", "only records have winners, and there is none")
+        if self.turns != Turns::AllRecorded && data.records.is_empty() {
+            return Err(invalid("turns", "only records have winners and losers, and there is none")
                 .with_hint("name records in `data.records`, or set `turns = \"all-recorded\"`"));
+        }
+        if (self.objective == Objective::Dpo) != (self.turns == Turns::Pair) {
+            return Err(invalid("turns", "`dpo` learns from pairs, and nothing else does")
+                .with_hint("set both `objective = \"dpo\"` and `turns = \"pair\"`, or neither"));
+        }
+        if self.turns == Turns::Pair && self.weight == Weight::Margin {
+            return Err(invalid("weight", "pairs have no weights").with_hint("leave it out"));
+        }
+        if self.beta.is_some() && self.objective != Objective::Dpo {
+            return Err(invalid("beta", "only the objective `dpo` has a `beta`").with_hint("leave it out"));
         }
         match self.objective {
             Objective::Kd | Objective::OnPolicy if self.teacher.is_none() => {
                 Err(invalid("teacher", "the objective needs a teacher")
                     .with_hint("set `teacher` to a model's folder"))
             }
-            Objective::Sft => {
+            Objective::Sft | Objective::Dpo => {
                 let set = [
                     ("teacher", self.teacher.is_some()),
                     ("divergence", self.divergence.is_some()),
@@ -570,7 +618,7 @@ impl StageSettings {
                     ("sampling", self.sampling.is_some()),
                 ];
                 match set.into_iter().find(|(_, set)| *set) {
-                    Some((key, _)) => Err(invalid(key, "the objective `sft` has no teacher")
+                    Some((key, _)) => Err(invalid(key, "the objective has no teacher")
                         .with_hint("leave it out, or set `objective = \"kd\"`")),
                     None => Ok(()),
                 }
@@ -637,6 +685,10 @@ mod tests {
         let settings = config.settings(&config.stage[0], 40);
         assert_eq!((settings.steps, settings.warmup), (40, 8), "a short stage warms up shortly");
         assert_eq!(settings.objective, Learnt::Distil(Distil::default()));
+        assert!(!settings.shuffled);
+        let control = SMALL.replace("tokens = 1000", "tokens = 1000\ncontrol = \"shuffled\"");
+        let control = checked(&control).expect("reads");
+        assert!(control.settings(&control.stage[0], 40).shuffled);
         let json = serde_json::to_value(&config).expect("JSON");
         assert_eq!(serde_json::from_value::<DistilConfig>(json).expect("reads back"), config);
     }
@@ -659,7 +711,9 @@ mod tests {
     fn mistakes_are_named_with_their_key_and_a_remedy() {
         let sft = SMALL.replace("\"kd\"", "\"sft\"");
         for (text, words) in [
-            (SMALL.replace("\"kd\"", "\"dpo\""), "known: sft, kd, on-policy"),
+            (SMALL.replace("\"kd\"", "\"rl\""), "known: sft, kd, on-policy, dpo"),
+            (SMALL.replace("\"kd\"", "\"dpo\""), "learns from pairs"),
+            (SMALL.replace("tokens = 1000", "tokens = 1000\nbeta = 1"), "only the objective `dpo`"),
             (SMALL.replace("tokens = 1000", "tokens = 1000\nsampling = {}"), "samples nothing"),
             (SMALL.replace("objective", "objektive"), "did you mean `objective`"),
             (SMALL.replace("tokens = 1000", "token = 1000"), "did you mean `tokens`"),
@@ -673,6 +727,11 @@ mod tests {
             ),
             (SMALL.replace("teacher = \"challenger\"", ""), "needs a teacher"),
             (sft, "has no teacher"),
+            (SMALL.replace("tokens = 1000", "tokens = 1000\ncontrol = \"shuffle\""), "shuffled"),
+            (
+                SMALL.replace("data.records", "data.tasks").replace("tokens", "turns = \"loser\"\ntokens"),
+                "only records have winners and losers",
+            ),
             (SMALL.replace("license", "licence"), "did you mean `license`"),
             (format!("train.rate = -1\n{SMALL}"), "`rate` is -1"),
             (format!("train.keep = 1\n{SMALL}"), "at least 2"),

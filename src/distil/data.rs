@@ -97,9 +97,10 @@ pub struct LeftOut {
     pub held_out_repos: u64,
     /// They are the beginning of another one, or the same.
     pub repeated: u64,
-    /// The winner's reply ended at the limit of its length.
+    /// The winner's reply, or the loser's, ended at the limit of its length.
     pub unfinished: u64,
-    /// Samples whose replies the panel finds equal, or did not judge.
+    /// Samples whose replies the panel finds equal, or did not judge; for pairs also those
+    /// that are not clear.
     pub undecided: u64,
     /// Records of submissions that were not admitted, which have no replies.
     pub forfeits: u64,
@@ -115,6 +116,9 @@ pub(super) struct Example {
     messages: Vec<Message>,
     /// The reply of a duel.
     reply: Option<Reply>,
+    /// The other one of its pair, where a stage learns from both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected: Option<Rejected>,
     #[serde(skip)]
     license: Option<String>,
 }
@@ -126,6 +130,13 @@ struct Reply {
     ids: Vec<u32>,
     /// What the panel made of it, above 0 and at most 1.
     margin: f64,
+}
+
+/// The worse reply of a pair.
+#[derive(Debug, Clone, Serialize)]
+struct Rejected {
+    text: String,
+    reply: Reply,
 }
 
 /// The rows of the data, encoded for a student.
@@ -216,8 +227,17 @@ impl View {
         let (mut kept, mut repos) = (Vec::new(), BTreeSet::new());
         for example in examples {
             let named = |error: Error| error.with("conversation", &example.id);
-            let Counted { tokens, supervised, cut_supervised } =
-                counted(self.tokens(&example, &example.messages, true).map_err(named)?, self.max_tokens);
+            let rows = self.tokens(example.reply.as_ref(), &example.messages, true).map_err(named)?;
+            let Counted { mut tokens, mut supervised, mut cut_supervised } = counted(rows, self.max_tokens);
+            if let Some(rejected) = &example.rejected {
+                let messages = answered_by(&example.messages, &rejected.text);
+                let rows = self.tokens(Some(&rejected.reply), &messages, true).map_err(named)?;
+                let other = counted(rows, self.max_tokens);
+                // A pair of which one is cut is none.
+                supervised =
+                    if supervised > 0 && other.supervised > 0 { supervised + other.supervised } else { 0 };
+                (tokens, cut_supervised) = (tokens + other.tokens, cut_supervised + other.cut_supervised);
+            }
             report.cut_supervised += cut_supervised as u64;
             if supervised == 0 {
                 report.dropped += 1;
@@ -307,17 +327,49 @@ impl View {
             _ => 1.0,
         };
         let named = |error: Error| error.with("conversation", &example.id);
+        if let Some(rejected) = &example.rejected {
+            return self.pair(example, rejected, place).map_err(named);
+        }
         if let Some(copy) = self.copy(&example.id, place.pass) {
             let messages = renamed(&example.messages, &example.repo, self.seed, &example.id, copy);
-            let rows =
-                rows_of(self.tokens(example, &messages, false).map_err(named)?, self.max_tokens, weight);
+            let rows = rows_of(
+                self.tokens(example.reply.as_ref(), &messages, false).map_err(named)?,
+                self.max_tokens,
+                weight,
+            );
             // New names can be longer: a copy that the length cap leaves nothing of is not used.
             if !rows.is_empty() {
                 return Ok(rows);
             }
         }
-        let tokens = self.tokens(example, &example.messages, true).map_err(named)?;
+        let tokens = self.tokens(example.reply.as_ref(), &example.messages, true).map_err(named)?;
         Ok(rows_of(tokens, self.max_tokens, weight))
+    }
+
+    /// The two rows of a pair, the better one first. Both replies of a copy get the same new
+    /// names.
+    fn pair(&self, example: &Example, rejected: &Rejected, place: Place) -> Result<Vec<Row>> {
+        let both = |messages: &[Message], text: &str, is_original: bool| -> Result<Vec<Row>> {
+            let mut rows = Vec::new();
+            let own = self.tokens(example.reply.as_ref(), messages, is_original)?;
+            let others = self.tokens(Some(&rejected.reply), &answered_by(messages, text), is_original)?;
+            for tokens in [own, others] {
+                rows.extend(rows_of(tokens, self.max_tokens, 1.0));
+            }
+            Ok(rows)
+        };
+        if let Some(copy) = self.copy(&example.id, place.pass) {
+            let mut all = example.messages.clone();
+            all.push(Message::new(MessageRole::Assistant, &rejected.text[..]));
+            let mut all = renamed(&all, &example.repo, self.seed, &example.id, copy);
+            if let Some(other) = all.pop() {
+                let rows = both(&all, &other.content, false)?;
+                if rows.len() == 2 {
+                    return Ok(rows);
+                }
+            }
+        }
+        both(&example.messages, &rejected.text, true)
     }
 
     /// The prompt of one turn of the conversation at `place`, drawn by seed, row and pass
@@ -365,20 +417,21 @@ impl View {
         Ok(rows_of(vec![self.text.answered(prompt, ids)?], self.max_tokens, 1.0))
     }
 
-    /// The tokens of `messages`, which are `example`'s or a copy of them. Sampled ids are
-    /// taken as they are where the text is the one that was sampled.
+    /// The tokens of `messages`, which are an example's or a copy of them; `reply` is the
+    /// last one, if it is of a duel. Sampled ids are taken as they are where the text is the
+    /// one that was sampled.
     fn tokens(
         &self,
-        example: &Example,
+        reply: Option<&Reply>,
         messages: &[Message],
         is_original: bool,
     ) -> Result<Vec<ConversationTokens>> {
-        match (&example.reply, messages.split_last()) {
+        match (reply, messages.split_last()) {
             (Some(reply), Some((_, prompt))) if is_original && !reply.ids.is_empty() => {
                 Ok(vec![self.text.answered(prompt, &reply.ids)?])
             }
             (Some(_), _) => {
-                // Only the last turn is the winner's.
+                // Only the last turn is of the duel.
                 let mut rows = self.text.conversation(messages)?;
                 let mut last = rows.pop().into_iter().collect::<Vec<_>>();
                 for row in &mut last {
@@ -389,6 +442,14 @@ impl View {
             (None, _) => self.text.conversation(messages),
         }
     }
+}
+
+/// `messages` with another last one.
+fn answered_by(messages: &[Message], text: &str) -> Vec<Message> {
+    let mut messages = messages.to_vec();
+    messages.pop();
+    messages.push(Message::new(MessageRole::Assistant, text));
+    messages
 }
 
 /// What `max_tokens` leaves of `rows`.

@@ -8,10 +8,12 @@ use super::record::{GateDuel, GateReport};
 use super::run::{Distillation, Happening, Watch};
 use crate::config::{AdmissionConfig, DuelConfig, ModelConfig, journal_key};
 use crate::{
-    Admission, BuildContext, Error, ErrorKind, Fault, FileStore, Finding, Outcome, Result, Screened,
+    Admission, BuildContext, DuelReport, Error, ErrorKind, Fault, FileStore, Finding, Outcome, Result,
+    Screened,
 };
 
 const GATE: &str = "judge the result";
+const DUEL: &str = "run the duel";
 
 /// Judges the model in `candidate`, the result of `of`.
 ///
@@ -49,7 +51,9 @@ pub(super) async fn judge(
         findings = screened.findings;
     }
     watch(&Happening::Duelling);
-    let found = fight(&duel, &of.folder.join("gate"), cx).await?;
+    let DuelReport { verdict, record, .. } = fight(&duel, &of.folder.join("gate"), cx).await?;
+    let (margin, samples) = (verdict.margin, verdict.samples);
+    let found = GateDuel { outcome: verdict.outcome, margin, samples, record };
     let passed = found.outcome == Outcome::Dethroned;
     let evidence = format!(
         "in {} samples against its start its margin was {:+.2} points: {}",
@@ -121,16 +125,19 @@ fn evidence(finding: &Finding) -> String {
     told.map(|(key, value)| format!("{} {value}", key.replace('_', " "))).collect::<Vec<_>>().join(", ")
 }
 
-/// Runs the duel, or goes on with it, in `folder`.
-async fn fight(config: &DuelConfig, folder: &Path, cx: &BuildContext<'_>) -> Result<GateDuel> {
+/// Runs a duel without screens, or goes on with it, in `folder`.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] if the duel is void: the same call goes on.
+pub(super) async fn fight(config: &DuelConfig, folder: &Path, cx: &BuildContext<'_>) -> Result<DuelReport> {
     config.check(cx.registry())?;
     let builder = config.builder(cx).await?;
     let key = journal_key()?;
     let store = if folder.join("journal.jsonl").exists() {
         let store = FileStore::resume_keyed(folder, key.clone(), config.tag(&key)?)?;
         if let Some(line) = store.foreign() {
-            let message = "this user did not write the journal of the gate's duel, or it was altered";
-            return Err(Error::new(ErrorKind::Conflict, GATE, message)
+            let message = "this user did not write the journal of the duel, or it was altered";
+            return Err(Error::new(ErrorKind::Conflict, DUEL, message)
                 .with_fault(Fault::Operator)
                 .with("folder", folder.display())
                 .with("line", line)
@@ -144,17 +151,11 @@ async fn fight(config: &DuelConfig, folder: &Path, cx: &BuildContext<'_>) -> Res
     let duel = builder.plan(&store, cx.call()).await?;
     let report = duel.run(&store, cx.call()).await.map_err(|error| error.with("duel", folder.display()))?;
     store.close().await?;
-    let verdict = &report.verdict;
-    if let Outcome::Void(_) = verdict.outcome {
-        return Err(Error::new(ErrorKind::Unavailable, GATE, verdict.outcome.to_string())
+    if let Outcome::Void(_) = report.verdict.outcome {
+        return Err(Error::new(ErrorKind::Unavailable, DUEL, report.verdict.outcome.to_string())
             .with_fault(Fault::Infrastructure)
             .with("duel", folder.display())
             .with_hint("the same command asks again for what is missing"));
     }
-    Ok(GateDuel {
-        outcome: verdict.outcome,
-        margin: verdict.margin,
-        samples: verdict.samples,
-        record: report.record,
-    })
+    Ok(report)
 }

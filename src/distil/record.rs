@@ -418,13 +418,21 @@ impl ModelFacts {
 /// # Errors
 /// There is no weight file; what the disk meets.
 pub(super) fn parameters(folder: &Path) -> Result<Digest> {
-    const DIGEST: &str = "digest a model's parameters";
+    digest_of(folder, |name| name.ends_with(".safetensors"))
+}
+
+/// The same of the files in `folder` whose names `takes` takes.
+///
+/// # Errors
+/// There is none; what the disk meets.
+pub(super) fn digest_of(folder: &Path, takes: impl Fn(&str) -> bool) -> Result<Digest> {
+    const DIGEST: &str = "digest a model";
     let io = |error| Error::io(DIGEST, folder, error);
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if name.ends_with(".safetensors") {
+        if takes(&name) {
             let file = File::open(&path).map_err(|error| Error::io(DIGEST, &path, error))?;
             files.insert(name, Digest::of_reader(file).map_err(|error| Error::io(DIGEST, &path, error))?);
         }

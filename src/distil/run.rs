@@ -228,7 +228,7 @@ impl Distillation {
         clock: &dyn Clock,
         cx: &CallContext,
     ) -> Result<()> {
-        self.measure_models(record, watch)?;
+        self.measure_models(record, watch, cx)?;
         let newest = record.newest(&self.folder).cloned();
         let mut done = newest.as_ref().map_or(0, |checkpoint| checkpoint.step);
         record.truncate(done);
@@ -247,10 +247,10 @@ impl Distillation {
         let mut metrics = MetricsFile::open(&self.folder, done)?;
         let mut pace = Pace { begun: clock.now(), tokens: 0, steps: 0 };
         let all = self.plan.steps();
-        // A step that was reached twice over has its evaluation still to come.
         while let Some((number, within)) = self.plan.stage_of(done) {
             let stage = &self.plan.stages[number];
             if within == 0 && done > 0 {
+                self.measure_stage(number - 1, &trainer, record, watch, cx)?;
                 trainer = trainer.stage(&stage.engine, self.teacher(number).as_deref())?;
             }
             watch(&Happening::Stage(number + 1, stage.engine.steps));
@@ -277,15 +277,12 @@ impl Distillation {
                 let line = pace.metrics(done, number + 1, &taken, all, clock);
                 metrics.add(&line)?;
                 watch(&Happening::Step(&line, all));
-                let at_end = step + 1 == stage.engine.steps;
-                if at_end {
-                    self.measure(&trainer, format!("stage {}", number + 1), record, watch)?;
-                }
-                if at_end || done.is_multiple_of(self.plan.checkpoint_every) {
+                if step + 1 == stage.engine.steps || done.is_multiple_of(self.plan.checkpoint_every) {
                     self.save(&trainer, done, record, watch)?;
                 }
             }
         }
+        self.measure_stage(self.plan.stages.len() - 1, &trainer, record, watch, cx)?;
         record.model = Some(self.export(&trainer)?);
         record.write(&self.folder)
     }
@@ -307,8 +304,11 @@ impl Distillation {
         Ok(trainer)
     }
 
-    /// The folder of the teacher of stage `number`.
+    /// The folder of the teacher of stage `number`, or of what it is compared with.
     fn teacher(&self, number: usize) -> Option<PathBuf> {
+        if self.config.stage[number].objective == Objective::Dpo {
+            return Some(self.config.path(&self.config.student.path));
+        }
         self.config.stage[number].teacher.as_ref().map(|teacher| self.config.path(teacher))
     }
 
@@ -352,11 +352,11 @@ impl Distillation {
     }
 
     /// Measures the student and the teachers, once.
-    fn measure_models(&self, record: &mut DistilRecord, watch: Watch<'_>) -> Result<()> {
+    fn measure_models(&self, record: &mut DistilRecord, watch: Watch<'_>, cx: &CallContext) -> Result<()> {
         let mut models = BTreeMap::new();
         models.insert("student".to_owned(), self.config.path(&self.config.student.path));
         for (number, stage) in self.config.stage.iter().enumerate() {
-            if stage.objective != Objective::Sft
+            if matches!(stage.objective, Objective::Kd | Objective::OnPolicy)
                 && let Some(teacher) = self.teacher(number)
             {
                 models.insert(format!("teacher of stage {}", number + 1), teacher);
@@ -365,26 +365,49 @@ impl Distillation {
         for (of, folder) in models {
             if record.nats(&of).is_none() && !self.view.measured().is_empty() {
                 let engine = Settings { pass_tokens: self.config.train.pass_tokens, ..Settings::default() };
-                self.measure(&Trainer::open(&folder, &engine, None)?, of, record, watch)?;
+                self.measure(&Trainer::open(&folder, &engine, None)?, of, record, watch, cx)?;
             }
         }
         record.write(&self.folder)
     }
 
+    /// Measures `trainer` at the end of stage `number`, whose checkpoint is written: a stop
+    /// within it takes no step away.
+    fn measure_stage(
+        &self,
+        number: usize,
+        trainer: &Trainer,
+        record: &mut DistilRecord,
+        watch: Watch<'_>,
+        cx: &CallContext,
+    ) -> Result<()> {
+        let of = format!("stage {}", number + 1);
+        if record.nats(&of).is_some() {
+            return Ok(());
+        }
+        self.measure(trainer, of, record, watch, cx)
+    }
+
+    /// Measures `trainer`, and writes down what it has.
     fn measure(
         &self,
         trainer: &Trainer,
         of: String,
         record: &mut DistilRecord,
         watch: Watch<'_>,
+        cx: &CallContext,
     ) -> Result<()> {
         if self.view.measured().is_empty() {
             return Ok(());
         }
-        let loss = HeldOutLoss { nats: trainer.evaluate(self.view.measured())?, of };
+        let nats = trainer.evaluate(self.view.measured(), cx).map_err(|error| match error.kind() {
+            ErrorKind::Cancelled => error.with_hint("the same command goes on from what is written"),
+            _ => error,
+        })?;
+        let loss = HeldOutLoss { of, nats };
         watch(&Happening::Measured(&loss));
         record.held_out.push(loss);
-        Ok(())
+        record.write(&self.folder)
     }
 
     /// Writes a checkpoint, then the record that names it; the oldest is deleted last.

@@ -16,58 +16,114 @@ pub(super) const PAGE: usize = 32;
 const FRAME: &str = include_str!("page/report.html");
 const STYLES: &str = include_str!("page/styles.css");
 
-/// The modules, each after those that it imports.
-const MODULES: [(&str, &str); 7] = [
+/// The modules that pages share, each after those that it imports.
+const MODULES: [Module; 6] = [
     ("dom", include_str!("page/dom.js")),
     ("format", include_str!("page/format.js")),
     ("chart", include_str!("page/chart.js")),
     ("diff", include_str!("page/diff.js")),
     ("cards", include_str!("page/cards.js")),
     ("duel", include_str!("page/duel.js")),
-    ("report", include_str!("page/report.js")),
 ];
+
+/// A module by its name and source.
+type Module = (&'static str, &'static str);
+
+/// One kind of page.
+pub(super) struct Page {
+    /// What makes it: the page's `generator`.
+    generator: &'static str,
+    /// What prints the same numbers without a browser.
+    otherwise: &'static str,
+    /// The module that draws it, after those of [`MODULES`].
+    main: Module,
+}
+
+/// The report of records.
+const REPORT: Page = Page {
+    generator: "albedo record report",
+    otherwise: "albedo record report --format markdown",
+    main: ("report", include_str!("page/report.js")),
+};
+
+/// The report of a distillation.
+#[cfg(feature = "distil")]
+pub(super) const DISTILLATION: Page = Page {
+    generator: "albedo distil report",
+    otherwise: "albedo distil verify --json",
+    main: ("distillation", include_str!("page/distillation.js")),
+};
+
+impl Page {
+    /// Writes the page as one file; `elements` writes what it shows, with [`data`].
+    pub(super) fn write(
+        &self,
+        out: &mut dyn io::Write,
+        elements: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let script = self.script();
+        // Digests of the two elements: nothing else on the page runs or styles.
+        let policy = format!(
+            "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; base-uri 'none'; form-action \
+             'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+            base64(Digest::of(&script).as_bytes()),
+            base64(Digest::of(STYLES).as_bytes()),
+        );
+        let mut rest = FRAME;
+        let marks = [
+            ("{policy}", &*policy),
+            ("{generator}", self.generator),
+            ("{styles}", STYLES),
+            ("{otherwise}", self.otherwise),
+        ];
+        for (mark, text) in marks {
+            let (before, after) = rest.split_once(mark).unwrap_or((rest, ""));
+            out.write_all(before.as_bytes())?;
+            out.write_all(text.as_bytes())?;
+            rest = after;
+        }
+        let (before, after) = rest.split_once("{data}").unwrap_or((rest, ""));
+        out.write_all(before.as_bytes())?;
+        elements(out)?;
+        let (before, after) = after.split_once("{script}").unwrap_or((after, ""));
+        out.write_all(before.as_bytes())?;
+        out.write_all(script.as_bytes())?;
+        out.write_all(after.as_bytes())
+    }
+
+    fn modules(&self) -> impl Iterator<Item = Module> {
+        MODULES.into_iter().chain([self.main])
+    }
+}
 
 /// Writes `report` as one file.
 pub(super) fn write(report: &RecordsReport, out: &mut dyn io::Write) -> io::Result<()> {
-    let script = script();
-    // Digests of the two elements: nothing else on the page runs or styles.
-    let policy = format!(
-        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'; \
-         require-trusted-types-for 'script'; trusted-types 'none'",
-        base64(Digest::of(&script).as_bytes()),
-        base64(Digest::of(STYLES).as_bytes()),
-    );
-    let mut rest = FRAME;
-    for (mark, text) in [("{policy}", &*policy), ("{styles}", STYLES)] {
-        let (before, after) = rest.split_once(mark).unwrap_or((rest, ""));
-        out.write_all(before.as_bytes())?;
-        out.write_all(text.as_bytes())?;
-        rest = after;
-    }
-    let (before, after) = rest.split_once("{data}").unwrap_or((rest, ""));
-    out.write_all(before.as_bytes())?;
-    let study = json!({
-        "records": report.records.iter().map(summary).collect::<Vec<_>>(),
-        "ratings": report.ratings,
-        "page_size": PAGE,
-        "made_by": format!("albedo {}", env!("CARGO_PKG_VERSION")),
-    });
-    data(out, "study", &study)?;
-    for (place, record) in report.records.iter().enumerate() {
-        data(out, &format!("record-{place}"), record)?;
-        for (page, cards) in record.cards.chunks(PAGE).enumerate() {
-            data(out, &format!("record-{place}-texts-{page}"), &cards)?;
+    REPORT.write(out, |out| {
+        let study = json!({
+            "records": report.records.iter().map(summary).collect::<Vec<_>>(),
+            "ratings": report.ratings,
+            "page_size": PAGE,
+            "made_by": made_by(),
+        });
+        data(out, "study", &study)?;
+        for (place, record) in report.records.iter().enumerate() {
+            data(out, &format!("record-{place}"), record)?;
+            for (page, cards) in record.cards.chunks(PAGE).enumerate() {
+                data(out, &format!("record-{place}-texts-{page}"), &cards)?;
+            }
         }
-    }
-    let (before, after) = after.split_once("{script}").unwrap_or((after, ""));
-    out.write_all(before.as_bytes())?;
-    out.write_all(script.as_bytes())?;
-    out.write_all(after.as_bytes())
+        Ok(())
+    })
+}
+
+/// This program, as a page names it.
+pub(super) fn made_by() -> String {
+    format!("albedo {}", env!("CARGO_PKG_VERSION"))
 }
 
 /// An element that holds `value` and runs nothing: no text in it can end it, or begin
 /// markup.
-fn data(out: &mut dyn io::Write, id: &str, value: &impl Serialize) -> io::Result<()> {
+pub(super) fn data(out: &mut dyn io::Write, id: &str, value: &impl Serialize) -> io::Result<()> {
     write!(out, "<script type=\"application/json\" id=\"{id}\">")?;
     serde_json::to_writer(Inert(&mut *out), value)?;
     out.write_all(b"</script>\n")
@@ -99,29 +155,31 @@ impl io::Write for Inert<'_> {
     }
 }
 
-/// The modules as one script: each becomes a function that returns what it exports.
-fn script() -> String {
-    let mut script = String::new();
-    for (name, source) in MODULES {
-        let (mut exported, mut body) = (Vec::new(), String::new());
-        for line in source.lines() {
-            // Writing to a string cannot fail.
-            let _ = match (import(line), line.strip_prefix("export ")) {
-                (Some((names, module)), _) => writeln!(body, "const {{ {names} }} = {module}Module;"),
-                (None, Some(declared)) => {
-                    exported.extend(declared_name(declared));
-                    writeln!(body, "{declared}")
-                }
-                (None, None) => writeln!(body, "{line}"),
-            };
+impl Page {
+    /// The modules as one script: each becomes a function that returns what it exports.
+    fn script(&self) -> String {
+        let mut script = String::new();
+        for (name, source) in self.modules() {
+            let (mut exported, mut body) = (Vec::new(), String::new());
+            for line in source.lines() {
+                // Writing to a string cannot fail.
+                let _ = match (import(line), line.strip_prefix("export ")) {
+                    (Some((names, module)), _) => writeln!(body, "const {{ {names} }} = {module}Module;"),
+                    (None, Some(declared)) => {
+                        exported.extend(declared_name(declared));
+                        writeln!(body, "{declared}")
+                    }
+                    (None, None) => writeln!(body, "{line}"),
+                };
+            }
+            let _ = write!(
+                script,
+                "const {name}Module = (() => {{\n{body}return {{ {} }};\n}})();\n",
+                exported.join(", ")
+            );
         }
-        let _ = write!(
-            script,
-            "const {name}Module = (() => {{\n{body}return {{ {} }};\n}})();\n",
-            exported.join(", ")
-        );
+        script
     }
-    script
 }
 
 /// The names and the module of a line such as `import { el, svg } from './dom.js';`.
@@ -158,25 +216,32 @@ mod tests {
 
     #[test]
     fn every_module_is_bundled_whole() {
-        let script = script();
-        for (name, source) in MODULES {
-            assert!(source.starts_with("// "), "{name} says what it is for");
-            for line in source.lines().filter(|line| line.starts_with("import ")) {
-                let (names, module) = import(line).unwrap_or_else(|| panic!("{name}: {line}"));
-                let place = |wanted: &str| MODULES.iter().position(|(name, _)| *name == wanted);
-                assert!(place(module) < place(name), "{name} comes after {module}");
-                let (_, imported) = MODULES[place(module).expect("a module")];
-                for wanted in names.split(", ") {
-                    let exported =
-                        imported.lines().filter_map(|line| declared_name(line.strip_prefix("export ")?));
-                    assert!(exported.into_iter().any(|name| name == wanted), "{name} imports {wanted}");
+        let pages = [
+            &REPORT,
+            #[cfg(feature = "distil")]
+            &DISTILLATION,
+        ];
+        for page in pages {
+            let (script, modules) = (page.script(), page.modules().collect::<Vec<_>>());
+            for (name, source) in &modules {
+                assert!(source.starts_with("// "), "{name} says what it is for");
+                for line in source.lines().filter(|line| line.starts_with("import ")) {
+                    let (names, module) = import(line).unwrap_or_else(|| panic!("{name}: {line}"));
+                    let place = |wanted: &str| modules.iter().position(|(name, _)| *name == wanted);
+                    assert!(place(module) < place(name), "{name} comes after {module}");
+                    let (_, imported) = modules[place(module).expect("a module")];
+                    for wanted in names.split(", ") {
+                        let exported =
+                            imported.lines().filter_map(|line| declared_name(line.strip_prefix("export ")?));
+                        assert!(exported.into_iter().any(|name| name == wanted), "{name} imports {wanted}");
+                    }
                 }
             }
-        }
-        for left in ["\nimport ", "\nexport ", "</script", "http:", "https:", "innerHTML", "eval("] {
-            // The one address names the kind of a drawing, and is asked for by nobody.
-            let found = script.replace("http://www.w3.org/2000/svg", "");
-            assert!(!found.contains(left), "{left:?} is in the script");
+            for left in ["\nimport ", "\nexport ", "</script", "http:", "https:", "innerHTML", "eval("] {
+                // The one address names the kind of a drawing, and is asked for by nobody.
+                let found = script.replace("http://www.w3.org/2000/svg", "");
+                assert!(!found.contains(left), "{left:?} is in the script");
+            }
         }
         assert!(!STYLES.contains("url(") && !STYLES.contains("@import") && !STYLES.contains("</style"));
     }

@@ -13,13 +13,13 @@ use tempfile::TempDir;
 use crate::run::{albedo, command, demo, error, stdout};
 
 /// A place with a few training conversations of the demo.
-struct Place(TempDir);
+pub(crate) struct Place(TempDir);
 
 /// How a short run trains, beside the configuration's defaults.
 const TRAIN: &str = "[train]\naccumulate = 2\nmax_tokens = 512\ncheckpoint_every = 2\nrate = 1e-4\n";
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let place = Self(tempfile::tempdir().expect("a folder"));
         let mut text = String::new();
         let file = fs::File::open(demo().join("distil.jsonl.gz")).expect("opens");
@@ -30,11 +30,11 @@ impl Place {
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn text(&self, name: &str) -> String {
+    pub(crate) fn text(&self, name: &str) -> String {
         self.path(name).to_str().expect("UTF-8").to_owned()
     }
 
@@ -86,7 +86,7 @@ impl Place {
 }
 
 /// Exit code and last line of a run that failed.
-fn failed(output: &Output) -> (i32, String) {
+pub(crate) fn failed(output: &Output) -> (i32, String) {
     (output.status.code().expect("an exit code"), error(output))
 }
 
@@ -226,6 +226,36 @@ fn a_duel_teaches_its_winners_and_its_recorded_turns() {
     stdout(&place.distil(&config, "out"));
     assert_eq!(place.record("out")["state"], "exported");
 
+    // Two controls: the other replies, and exchanged labels.
+    let controls = "[[stage]]\nobjective = \"sft\"\nturns = \"loser\"\nsteps = 1\ncontrol = \"shuffled\"";
+    let control = place.config("control.toml", "gate = \"none\"", &data, controls, "");
+    let output = albedo(["distil", "data", "--config", &control, "--json"]);
+    let said: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("a stage is a control"));
+    assert_eq!(
+        (&said["stages"][0]["turns"], &said["stages"][0]["control"]),
+        (&json!("loser"), &json!("shuffled"))
+    );
+    let set = &said["data"]["sets"][0];
+    let left = |key: &str| said["data"]["left_out"][key].as_u64().expect("a number");
+    let losers =
+        rows(set) + left("undecided") + left("unfinished") + set["dropped"].as_u64().expect("a number");
+    assert_eq!(losers, 8);
+    assert!(stdout(&place.distil(&control, "control")).contains("a control: shuffled"));
+    assert_eq!(place.record("control")["plan"]["stages"][0]["settings"]["control"], "shuffled");
+
+    // Both replies of pairs that are clear.
+    let pairs = "[[stage]]\nobjective = \"dpo\"\nturns = \"pair\"\nsteps = 3";
+    let pairs = place.config("pairs.toml", "gate = \"none\"", &data, pairs, "");
+    stdout(&place.distil(&pairs, "pairs"));
+    let learnt = place.record("pairs");
+    let first = learnt["losses"][0].as_f64().expect("a loss");
+    assert!((first - 2_f64.ln()).abs() < 1e-4, "the student is its own reference: {first}");
+    assert_eq!(learnt["held_out"].as_array().map(Vec::len), Some(2), "no teacher is measured");
+    killed(&place, &pairs, "pairs-cut", 2);
+    stdout(&place.distil(&pairs, "pairs-cut"));
+    assert_eq!(place.record("pairs-cut"), learnt);
+
     // Its tasks are held out: it is refused.
     let held = data.replace("split", &format!("held_out = [{:?}]\nsplit", place.path("tasks")));
     let held = place.config("held.toml", "gate = \"none\"", &held, &stages, "");
@@ -253,6 +283,61 @@ fn a_duel_teaches_its_winners_and_its_recorded_turns() {
     fs::write(&path, lines.replacen("0.", "1.", 1)).expect("writes");
     let (code, said) = failed(&place.distil(&config, "altered"));
     assert!(code == 65 && said.contains("do not have their digest"), "{said}");
+}
+
+#[test]
+fn an_interrupt_is_noticed_while_the_held_out_loss_is_measured() {
+    let place = Place::new();
+    let text = fs::read_to_string(place.plain()).expect("reads");
+    let held = format!("held_out = [{:?}]\nrename", demo().join("tasks"));
+    let text = text.replace("held_out_rows = 2", "held_out_rows = 24").replace("rename", &held);
+    fs::write(place.path("slow.toml"), text.replace("max_tokens = 512", "max_tokens = 2048"))
+        .expect("writes");
+    let config = place.text("slow.toml");
+    let mut command = command(["distil", "--config", &config, "--out", &place.text("slow")]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
+    while !place.path("slow/distil.json").exists() && child.try_wait().expect("waits").is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.expect("runs").success());
+    let (code, said) = failed(&child.wait_with_output().expect("ends"));
+    assert!(code == 130 && said.contains("the same command goes on"), "{code}: {said}");
+    assert!(!place.path("slow/metrics.jsonl").exists(), "no step was taken");
+    stdout(&place.distil(&config, "slow"));
+    assert_eq!(place.record("slow")["state"], "exported");
+}
+
+#[test]
+fn a_report_shows_the_curve_and_hostile_names_do_nothing() {
+    let place = Place::new();
+    // A path that would end the element that it stands in.
+    fs::create_dir(place.path("x<")).expect("makes");
+    fs::copy(place.path("train.jsonl"), place.path("x</script><script>alert(1)<!--.jsonl")).expect("copies");
+    let text = fs::read_to_string(place.plain()).expect("reads");
+    let text =
+        text.replace("train.jsonl", "x</script><script>alert(1)<!--.jsonl").replace("steps = 5", "steps = 2");
+    fs::write(place.path("hostile.toml"), text).expect("writes");
+    stdout(&place.distil(&place.text("hostile.toml"), "hostile"));
+    let (folder, page) = (place.text("hostile"), place.text("page.html"));
+    let report = || albedo(["distil", "report", &folder, "--out", &page]);
+    assert!(stdout(&report()).contains("page.html: 2 steps"));
+    let written = fs::read_to_string(&page).expect("reads");
+    assert!(written.contains("content=\"albedo distil report\"") && written.contains("lossChart"));
+    // The data, and what draws them.
+    assert_eq!((written.matches("<script").count(), written.matches("alert(1)").count()), (2, 1));
+    assert!(written.contains("\\u003cscript\\u003ealert(1)"), "as an escape");
+    stdout(&report());
+
+    // Another file is not replaced, and what is not true is not shown.
+    fs::write(&page, "my notes").expect("writes");
+    let (code, said) = failed(&report());
+    assert!(code == 78 && said.contains("--out FILE"), "{code}: {said}");
+    fs::remove_file(&page).expect("removes");
+    fs::copy(demo().join("models/king/model.safetensors"), place.path("hostile/model/model.safetensors"))
+        .expect("copies");
+    let (code, said) = failed(&report());
+    assert!(code == 65 && said.contains("not the recorded one"), "{code}: {said}");
 }
 
 #[test]
@@ -329,7 +414,8 @@ fn bad_input_is_one_line_with_its_code() {
         (plain.replace("train.jsonl", "nowhere.jsonl"), 66, "nowhere.jsonl"),
         (plain.replace(&king, "\"nowhere\""), 66, "nowhere"),
         (plain.replace("tasks = [\"train.jsonl\"]", "records = [\"nowhere\"]"), 66, "nowhere"),
-        (plain.replace("\"sft\"", "\"dpo\""), 78, "known: sft, kd, on-policy"),
+        (plain.replace("\"sft\"", "\"rl\""), 78, "known: sft, kd, on-policy, dpo"),
+        (plain.replace("\"sft\"", "\"dpo\""), 78, "learns from pairs"),
         (plain.replace("rename", "renam"), 78, "did you mean `rename`"),
         (plain.replace("gate = \"none\"", ""), 78, "gate = \"none\""),
         (kd(&other), 65, "another vocabulary"),
@@ -382,6 +468,11 @@ fn the_demo_is_a_distillation_of_which_a_part_can_be_run() {
         assert!(said.contains(words), "{words}: {said}");
     }
     assert!(!said.contains("left out"), "{said}");
+    let plan = |seed: &str| {
+        let data = albedo(["distil", "data", "--demo", "--out", &out, "--seed", seed, "--json"]);
+        serde_json::from_str::<Value>(&stdout(&data)).expect("JSON")["stages"][0]["order"].clone()
+    };
+    assert_ne!(plan("0"), plan("1"), "another order");
 }
 
 #[cfg(target_os = "linux")]

@@ -95,6 +95,32 @@ fn distillations(machine: &mut Machine) {
     assert_eq!((&data["plan"], distilled["steps"].as_u64()), (&distilled["plan"], Some(2)));
     let verified = machine.prints("distil verify", &["distil", "verify", &out]);
     assert_eq!(verified["parameters"], distilled["parameters"]);
+    let page = machine.path("distil.html");
+    let reported = machine.prints("distil report", &["distil", "report", &out, "--out", &page]);
+    assert_eq!(reported["plan"], distilled["plan"]);
+
+    let wheel = machine.path("wheel");
+    let tasks = machine.path("training-tasks");
+    let rows = text(&demo().join("distil.jsonl.gz"));
+    stdout(&albedo(["tasks", "make", &rows, "--out", &tasks]));
+    let duel = |tasks: &str| {
+        format!(
+            "[king]\npath = {:?}\n[challenger]\npath = {:?}\n[tasks]\nname = \"parquet\"\npath = {tasks:?}\n\
+             [[judges]]\nname = \"protocol\"\n[duel]\nsamples = 2\n\
+             rule = {{ name = \"margin\", win_margin = 2 }}\ngeneration.max_new_tokens = 8\n",
+            text(&demo().join("models/king")),
+            text(&demo().join("models/challenger"))
+        )
+    };
+    let teaches = machine.write("teaches.toml", &duel(&tasks));
+    let decides = machine.write("decides.toml", &duel(&text(&demo().join("tasks"))));
+    let open = std::fs::read_to_string(&config).expect("reads");
+    let gated = open.replace("gate = \"none\"\n", "");
+    let gated = machine.write("gated.toml", &format!("{gated}[gate]\nduel = {decides:?}\nscreens = []\n"));
+    let turn = ["flywheel", "--duel", &teaches, "--distil", &gated, "--out", &wheel];
+    let turned = machine.prints("flywheel", &turn);
+    let verified = machine.prints("flywheel verify", &["flywheel", "verify", &wheel]);
+    assert_eq!(verified["rounds"], turned["rounds"]);
 }
 
 fn duels(machine: &mut Machine) {

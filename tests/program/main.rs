@@ -19,6 +19,8 @@ mod disks;
 mod distil;
 mod duel;
 mod faults;
+#[cfg(feature = "distil")]
+mod flywheel;
 mod folders;
 #[cfg(feature = "validator")]
 mod follow;

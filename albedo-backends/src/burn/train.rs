@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use albedo_core::{Digest, Error, ErrorKind, Fault, Reach, Result};
+use albedo_core::rng::{Stream, Use, derive_seed};
+use albedo_core::{CallContext, Digest, Error, ErrorKind, Fault, Reach, Result};
 use burn::tensor::Device;
 
-pub use self::settings::{Decay, Distil, Divergence, Lora, Objective, Optimizer, Precision, Settings};
+pub use self::settings::{Decay, Distil, Divergence, Dpo, Lora, Objective, Optimizer, Precision, Settings};
 
 use self::decoder::{Decoder, Pass, Target};
 use self::head::Teacher;
@@ -28,6 +29,7 @@ mod settings;
 mod tests;
 
 const OPERATION: &str = "train the model";
+const EVALUATE: &str = "evaluate the model";
 
 /// One text to learn from.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,7 +127,8 @@ impl Trainer {
     }
 
     /// Takes one step of the optimizer on `rows`: the loss is the mean over all their
-    /// tokens, by weight, however they are cut into passes.
+    /// tokens, by weight, however they are cut into passes. With [`Objective::Dpo`] rows come
+    /// in pairs, the better reply first, and the loss is the mean over pairs.
     ///
     /// # Errors
     /// No row, or no weight above 0; a row that is longer than the model's context, has an
@@ -133,8 +136,17 @@ impl Trainer {
     /// finite, with the step. After an error nothing has changed.
     pub fn step(&mut self, rows: &[Row]) -> Result<Step> {
         let step = self.steps + 1;
-        let batch = self.batch(rows).map_err(|error| error.with("step", step))?;
-        let (loss, gradients) = self.gradients(&batch)?;
+        let mut batch = self.batch(rows).map_err(|error| error.with("step", step))?;
+        if self.settings.shuffled {
+            batch.shuffle(self.settings.seed, step);
+        }
+        let (loss, gradients) = match self.settings.objective {
+            Objective::Dpo(dpo) => {
+                let loss = self.prefer(&mut batch, rows.len(), dpo)?;
+                (loss, self.gradients(&batch)?.1)
+            }
+            _ => self.gradients(&batch)?,
+        };
         let gradient_norm = optimizer::norm(&gradients);
         for (what, value) in [("loss", loss), ("gradient", gradient_norm)] {
             if !value.is_finite() {
@@ -164,12 +176,13 @@ impl Trainer {
     /// changes.
     ///
     /// # Errors
-    /// As [`Trainer::step`].
-    pub fn evaluate(&self, rows: &[Row]) -> Result<f64> {
+    /// As [`Trainer::step`]; an end of the call `cx`, which is noticed between passes.
+    pub fn evaluate(&self, rows: &[Row], cx: &CallContext) -> Result<f64> {
         let batch = self.batch(rows)?;
         let student = self.params.decoder(&self.config, &self.device)?;
         let mut sum = 0.0;
         for pass in &batch.passes {
+            cx.check(EVALUATE)?;
             let residual = student.forward(pass, None)?;
             sum += head::loss(&student, &residual, pass, None)?;
         }
@@ -177,7 +190,7 @@ impl Trainer {
         if loss.is_finite() {
             return Ok(loss);
         }
-        Err(Error::new(ErrorKind::Overflow, "evaluate the model", "the loss is not finite")
+        Err(Error::new(ErrorKind::Overflow, EVALUATE, "the loss is not finite")
             .with_reach(Reach::Duel)
             .with("step", self.steps)
             .with_hint("go back to an older checkpoint, and lower the learning rate"))
@@ -251,9 +264,11 @@ impl Trainer {
         let mut gradients = params::zeros(&self.params.list);
         let mut sum = 0.0;
         for pass in &batch.passes {
-            let others = match &self.teacher {
-                Some((decoder, distil)) => Some((decoder, *distil, decoder.forward(pass, None)?)),
-                None => None,
+            let others = match (&self.teacher, self.settings.objective) {
+                (Some((decoder, distil)), Objective::Distil(_)) => {
+                    Some((decoder, *distil, decoder.forward(pass, None)?))
+                }
+                _ => None,
             };
             let teacher = others.as_ref().map(|(decoder, distil, residual)| Teacher {
                 decoder,
@@ -270,11 +285,50 @@ impl Trainer {
         Ok((sum / batch.weight, self.params.project(gradients, &self.device)?))
     }
 
+    /// The loss of the pairs in `batch`, of which there are half as many as `rows`. Weights
+    /// become what the loss of each token counts in its gradient: less than 0 in the worse
+    /// reply.
+    fn prefer(&self, batch: &mut Batch, rows: usize, dpo: Dpo) -> Result<f64> {
+        let (reference, _) = self
+            .teacher
+            .as_ref()
+            .ok_or_else(|| Error::bug(OPERATION, "there is no reference to compare with"))?;
+        let student = self.params.decoder(&self.config, &self.device)?;
+        // By how much likelier each reply is than to the reference, in nats.
+        let mut gains = vec![0.0; rows];
+        let mut learnt = vec![false; rows];
+        for pass in &batch.passes {
+            let own = head::losses(&student, &student.forward(pass, None)?, pass)?;
+            let others = head::losses(reference, &reference.forward(pass, None)?, pass)?;
+            for ((target, own), other) in pass.targets.iter().zip(own).zip(others) {
+                gains[target.row] += f64::from(target.weight) * (other - own);
+                learnt[target.row] = true;
+            }
+        }
+        if !rows.is_multiple_of(2) || learnt.contains(&false) {
+            return Err(invalid("the rows are no pairs of replies")
+                .with_hint("give two rows for each pair, both with a token to learn"));
+        }
+        let (mut sum, mut slopes) = (0.0, Vec::new());
+        for pair in gains.chunks_exact(2) {
+            let apart = dpo.beta * (pair[0] - pair[1]);
+            // softplus(-x), and the slope of it, without an overflow.
+            sum += (-apart).max(0.0) + (-apart.abs()).exp().ln_1p();
+            slopes.push(dpo.beta / (1.0 + apart.exp()));
+        }
+        for target in batch.passes.iter_mut().flat_map(|pass| &mut pass.targets) {
+            let slope = slopes[target.row / 2] as f32;
+            target.weight *= if target.row.is_multiple_of(2) { slope } else { -slope };
+        }
+        batch.weight = slopes.len() as f64;
+        Ok(sum / batch.weight)
+    }
+
     /// Checks rows and packs them, in their order, into passes.
     fn batch(&self, rows: &[Row]) -> Result<Batch> {
         let mut batch = Batch { passes: Vec::new(), weight: 0.0, tokens: 0, supervised: 0 };
-        for (index, row) in rows.iter().enumerate() {
-            self.check(row).map_err(|error| error.with("row", index))?;
+        for (number, row) in rows.iter().enumerate() {
+            self.check(row).map_err(|error| error.with("row", number))?;
             // Nothing is learnt of what comes after the last weight.
             let Some(last) = row.weights.iter().rposition(|weight| *weight > 0.0) else { continue };
             let most = self.settings.pass_tokens;
@@ -287,7 +341,8 @@ impl Trainer {
             pass.segments.push(start..start + last);
             for (index, (&id, &weight)) in row.ids.iter().zip(&row.weights).enumerate() {
                 if weight > 0.0 {
-                    pass.targets.push(Target { position: start + index - 1, id, weight });
+                    let position = start + index - 1;
+                    pass.targets.push(Target { position, source: position, id, weight, row: number });
                     batch.weight += f64::from(weight);
                     batch.supervised += 1;
                 }
@@ -338,6 +393,25 @@ struct Batch {
     supervised: u64,
 }
 
+impl Batch {
+    /// Exchanges what is to be learnt among the targets of each pass (Fisher and Yates'
+    /// shuffle), by seed, step and pass.
+    fn shuffle(&mut self, seed: u64, step: u64) {
+        for (number, pass) in self.passes.iter_mut().enumerate() {
+            let parts = [seed, step, number as u64].map(u64::to_le_bytes);
+            let parts: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
+            let mut stream = Stream::new(derive_seed("albedo shuffled labels 1", &parts), Use::RowDraw);
+            let mut learnt: Vec<_> = pass.targets.iter().map(|target| (target.source, target.id)).collect();
+            for last in (1..learnt.len()).rev() {
+                learnt.swap(last, stream.below(last as u64 + 1) as usize);
+            }
+            for (target, learnt) in pass.targets.iter_mut().zip(learnt) {
+                (target.source, target.id) = learnt;
+            }
+        }
+    }
+}
+
 fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::DataInvalid, OPERATION, message).with_fault(Fault::Operator)
 }
@@ -359,7 +433,15 @@ fn load_teacher(
             Err(settings::invalid("objective", "the objective `distil` needs a teacher")
                 .with_hint("name the folder of a teacher"))
         }
-        (Objective::Distil(distil), Some(folder)) => {
+        (Objective::Dpo(_), None) => {
+            Err(settings::invalid("objective", "the objective `dpo` needs a reference")
+                .with_hint("name the folder of the model that the student began as"))
+        }
+        (Objective::Distil(_) | Objective::Dpo(_), Some(folder)) => {
+            let distil = match settings.objective {
+                Objective::Distil(distil) => distil,
+                _ => Distil::default(),
+            };
             let config = Qwen3Config::load(folder)?;
             files::require_same_vocabulary(student, (folder, &config))?;
             let params = Params::load(folder, &config)?;

@@ -29,6 +29,9 @@ pub(crate) struct Arguments {
     /// The `--tokens` that it was made with.
     #[arg(long, value_name = "N")]
     tokens: Option<u64>,
+    /// The `--seed` that it was made with.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -36,13 +39,7 @@ pub(crate) struct Arguments {
 
 pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let folder = &arguments.folder;
-    let record = DistilRecord::read(folder)?.ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, "verify a distillation", "the folder holds no record of one")
-            .with_fault(Fault::Operator)
-            .with("folder", folder.display())
-            .with_hint("name the folder that `albedo distil` has written")
-    })?;
-    record.verify(folder)?;
+    let record = recorded(folder)?;
     let again = match arguments.regenerate {
         Some(steps) => Some(take_again(arguments, steps, cx).await?),
         None => None,
@@ -63,6 +60,18 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     Ok(if is_same { Exit::Done } else { Exit::Found })
 }
 
+/// The record in `folder`, which agrees with itself and with the model beside it.
+pub(super) fn recorded(folder: &Path) -> Result<DistilRecord> {
+    let record = DistilRecord::read(folder)?.ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, "verify a distillation", "the folder holds no record of one")
+            .with_fault(Fault::Operator)
+            .with("folder", folder.display())
+            .with_hint("name the folder that `albedo distil` has written")
+    })?;
+    record.verify(folder)?;
+    Ok(record)
+}
+
 async fn take_again(arguments: &Arguments, steps: u64, cx: &CallContext) -> Result<Again> {
     let out = absolute(&arguments.folder)?;
     let mut config = match (&arguments.config, arguments.demo) {
@@ -78,6 +87,9 @@ async fn take_again(arguments: &Arguments, steps: u64, cx: &CallContext) -> Resu
     config.student.out = out;
     if let Some(tokens) = arguments.tokens {
         super::share(&mut config, tokens)?;
+    }
+    if let Some(seed) = arguments.seed {
+        super::reseed(&mut config, seed);
     }
     let registry = Registry::linked()?;
     let distillation = Distillation::prepare(config, &BuildContext::new(&registry, cx)).await?;

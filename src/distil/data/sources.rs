@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Example, LeftOut, READ, Reply, SourceReport, statement};
+use super::{Example, LeftOut, READ, Rejected, Reply, SourceReport, statement};
 use crate::backends::prompts::PromptText;
 use crate::config::DuelConfig;
 use crate::conversations::conversations;
 use crate::distil::config::{DistilConfig, Gate, Source, Turns};
-use crate::export::{Split, samples};
+use crate::export::{Finished, Preferred, Split, samples};
 use crate::record::{AnyRecord, PromptCounter, VerifyOptions, verify_record};
 use crate::registry::CheckContext;
 use crate::{
@@ -141,6 +141,7 @@ impl Example {
             instance: instance_id,
             messages,
             reply: None,
+            rejected: None,
             license: license.map(str::to_owned),
         }
     }
@@ -154,8 +155,8 @@ pub(super) async fn read(
     held: &HeldOut,
     cx: &BuildContext<'_>,
 ) -> Result<Read> {
-    let (recorded, winners, left_out) = (Recorded::default(), Vec::new(), LeftOut::default());
-    let mut reader = Reader { wanted, text, recorded, winners, left_out };
+    let (recorded, left_out) = (Recorded::default(), LeftOut::default());
+    let mut reader = Reader { wanted, text, recorded, judged: BTreeMap::new(), left_out };
     let (mut sources, mut records) = (Vec::new(), BTreeSet::new());
     for source in &config.data.records {
         for (name, folder) in record_folders(config, source)? {
@@ -207,13 +208,9 @@ pub(super) async fn read(
             }
         }
     }
-    let Reader { recorded, winners, left_out, .. } = reader;
-    let mut sets: BTreeMap<_, _> = wanted.iter().map(|turns| (*turns, Vec::new())).collect();
-    for (turns, examples) in [(Turns::AllRecorded, recorded.examples), (Turns::Winner, winners)] {
-        if let Some(set) = sets.get_mut(&turns) {
-            *set = examples;
-        }
-    }
+    let Reader { recorded, mut judged, left_out, .. } = reader;
+    judged.insert(Turns::AllRecorded, recorded.examples);
+    let sets = wanted.iter().map(|turns| (*turns, judged.remove(turns).unwrap_or_default())).collect();
     Ok(Read { sets, sources, left_out })
 }
 
@@ -221,7 +218,8 @@ struct Reader<'a> {
     wanted: &'a BTreeSet<Turns>,
     text: &'a PromptText,
     recorded: Recorded,
-    winners: Vec<Example>,
+    /// Winners' and losers' replies.
+    judged: BTreeMap<Turns, Vec<Example>>,
     left_out: LeftOut,
 }
 
@@ -266,6 +264,7 @@ impl Reader<'_> {
                     instance: sample.draw.map_or_else(String::new, |draw| draw.instance_id.clone()),
                     messages,
                     reply,
+                    rejected: None,
                     license: license.map(str::to_owned),
                 }
             };
@@ -273,19 +272,42 @@ impl Reader<'_> {
                 let reference = record.text(&sample.recorded.reference)?;
                 self.recorded.add(example("recorded", reference, None), &mut self.left_out);
             }
-            if !self.wanted.contains(&Turns::Winner) {
+            if self.wanted.contains(&Turns::Pair) {
+                match sample.clearly_preferred()? {
+                    None => self.left_out.undecided += 1,
+                    Some(pair) if pair.chosen.is_cut || pair.rejected.is_cut => self.left_out.unfinished += 1,
+                    Some(Preferred { chosen, rejected, margin, .. }) => {
+                        if !(chosen.ids.is_empty() && rejected.ids.is_empty()) {
+                            self.check_text(record)?;
+                        }
+                        let reply = |of: &Finished<'_>| Reply { ids: of.ids.to_vec(), margin };
+                        let mut example = example(Turns::Pair.name(), chosen.text, Some(reply(&chosen)));
+                        let rejected = Rejected { text: rejected.text.to_owned(), reply: reply(&rejected) };
+                        example.rejected = Some(rejected);
+                        self.judged.entry(Turns::Pair).or_default().push(example);
+                    }
+                }
+            }
+            let judged = [Turns::Winner, Turns::Loser].map(|turns| self.wanted.contains(&turns));
+            if judged == [false; 2] {
                 continue;
             }
-            match sample.preferred()? {
-                None => self.left_out.undecided += 1,
-                Some(preferred) if preferred.chosen.is_cut => self.left_out.unfinished += 1,
-                Some(preferred) => {
-                    if !preferred.chosen.ids.is_empty() {
-                        self.check_text(record)?;
-                    }
-                    let reply = Reply { ids: preferred.chosen.ids.to_vec(), margin: preferred.margin };
-                    self.winners.push(example("winner", preferred.chosen.text, Some(reply)));
+            let Some(preferred) = sample.preferred()? else {
+                self.left_out.undecided += 1;
+                continue;
+            };
+            let replies = [(Turns::Winner, &preferred.chosen), (Turns::Loser, &preferred.rejected)];
+            for ((turns, of), _) in replies.into_iter().zip(judged).filter(|(_, wanted)| *wanted) {
+                if of.is_cut {
+                    self.left_out.unfinished += 1;
+                    continue;
                 }
+                if !of.ids.is_empty() {
+                    self.check_text(record)?;
+                }
+                let reply = Reply { ids: of.ids.to_vec(), margin: preferred.margin };
+                let example = example(turns.name(), of.text, Some(reply));
+                self.judged.entry(turns).or_default().push(example);
             }
         }
         Ok(samples.len() as u64)

@@ -181,6 +181,7 @@ async fn winners_keep_their_ids_and_weigh_as_much_as_their_margin() {
             Message::new(MessageRole::Assistant, "four"),
         ],
         reply,
+        rejected: None,
         license: None,
     };
     let mut stage = config("data.tasks = [\"x\"]").stage.remove(0);

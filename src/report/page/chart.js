@@ -219,3 +219,44 @@ export function budgetBar(left, whole) {
       svg('rect', { class: 'left', x: 0, y: 0, width: Math.max(share * width, 8).toFixed(1), height: 8, rx: 4 }));
   });
 }
+
+// The loss of each step, its mean over neighbours, and where a stage begins: `stages` has the
+// losses of each. Where there are more steps than pixels, a point is the mean of some.
+export function lossChart(stages, said) {
+  const steps = stages.reduce((sum, losses) => sum + losses.length, 0);
+  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  return responsive((width) => {
+    const narrow = width < 480;
+    const many = Math.max(1, Math.ceil(steps / width));
+    let before = 0;
+    const curves = stages.map((losses) => {
+      const begin = before;
+      before += losses.length;
+      const groups = Array.from({ length: Math.ceil(losses.length / many) }, (_, index) => losses.slice(index * many, (index + 1) * many));
+      const each = groups.map((group, index) => [begin + index * many + (group.length + 1) / 2, mean(group)]);
+      const reach = Math.ceil(each.length / 40);
+      const smooth = each.map(([step], index) => [step, mean(each.slice(Math.max(0, index - reach), index + reach + 1).map(([, loss]) => loss))]);
+      return { begin, each, smooth };
+    });
+    const all = curves.flatMap(({ each }) => each.map(([, loss]) => loss));
+    const lowest = all.reduce((low, loss) => Math.min(low, loss), 0);
+    const highest = all.reduce((high, loss) => Math.max(high, loss), lowest + 1e-6);
+    const { root, at, inner } = frame(
+      { width, height: narrow ? 200 : 260, left: 56, right: 12, top: 26, bottom: 30 },
+      { domain: [0, Math.max(steps, 1)], ticks: ticks(0, Math.max(steps, 1), narrow ? 5 : 8).filter(Number.isInteger).map((value) => ({ value, text: count(value) })) },
+      { domain: [lowest, highest * 1.06], ticks: ticks(lowest, highest, 5).map((value) => ({ value, text: String(Number(value.toPrecision(3))) })) },
+      said,
+    );
+    curves.forEach(({ begin, each, smooth }, index) => {
+      const places = (points) => path(points.map(([step, loss]) => [at.x(step), at.y(loss)]));
+      root.append(svg('path', { class: 'loss', d: places(each) }), svg('path', { class: 'mean', d: places(smooth) }));
+      if (stages.length > 1) {
+        root.append(
+          svg('line', { class: 'boundary', x1: at.x(begin), x2: at.x(begin), y1: inner.top, y2: inner.bottom }),
+          svg('text', { class: 'note', x: at.x(begin) + 4, y: inner.top - 8 }, `stage ${index + 1}`),
+        );
+      }
+    });
+    return root;
+  });
+}

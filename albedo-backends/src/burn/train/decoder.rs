@@ -60,8 +60,13 @@ pub(super) struct Pass {
 pub(super) struct Target {
     /// Where the token before it is in the pass.
     pub(super) position: usize,
+    /// Where what is learnt is from: `id` and the teacher's distribution. It is `position`
+    /// unless labels are exchanged.
+    pub(super) source: usize,
     pub(super) id: u32,
     pub(super) weight: f32,
+    /// The row that it is of.
+    pub(super) row: usize,
 }
 
 /// What the backward pass needs of a layer.

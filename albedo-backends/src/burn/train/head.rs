@@ -5,7 +5,7 @@ use albedo_core::Result;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::decoder::{Decoder, Pass};
+use super::decoder::{Decoder, Pass, Target};
 use super::kernels::{self, at, exp_both, exp_minus, max, row};
 use super::matrix::{Values, product, product_at, product_bt, rows_of, tensor};
 use super::params::{self, Gradients};
@@ -37,7 +37,17 @@ pub(super) fn loss(
     pass: &Pass,
     teacher: Option<Teacher<'_>>,
 ) -> Result<f64> {
-    run(student, residual, pass, teacher, None)
+    run(student, residual, pass, teacher, None, &mut Vec::new())
+}
+
+/// The cross-entropy of each target of a pass, in nats, whatever its weight.
+///
+/// # Errors
+/// The device failed.
+pub(super) fn losses(decoder: &Decoder, residual: &[f32], pass: &Pass) -> Result<Vec<f64>> {
+    let mut losses = Vec::with_capacity(pass.targets.len());
+    run(decoder, residual, pass, None, None, &mut losses)?;
+    Ok(losses)
 }
 
 /// As [`loss`]; adds what the loss over `total` means for the head and the last norm to
@@ -56,9 +66,9 @@ pub(super) fn loss_and_gradient(
     let hidden = student.config.hidden_size;
     let mut dnormed = Vec::with_capacity(pass.targets.len() * hidden);
     let wanted = Wanted { total, dnormed: &mut dnormed, head: &mut gradients[params::head(&student.config)] };
-    let loss = run(student, residual, pass, teacher, Some(wanted))?;
+    let loss = run(student, residual, pass, teacher, Some(wanted), &mut Vec::new())?;
 
-    let x = gather(residual, pass, hidden);
+    let x = gather(residual, pass, hidden, |target| target.position);
     let mut dx = vec![0.0; x.len()];
     let gain = kernels::norm_rows_backward(&x, &student.norm, student.eps, &dnormed, &mut dx);
     kernels::add(&mut gradients[params::last_norm(&student.config)], &gain);
@@ -85,10 +95,12 @@ fn run(
     pass: &Pass,
     teacher: Option<Teacher<'_>>,
     mut wanted: Option<Wanted<'_>>,
+    each: &mut Vec<f64>,
 ) -> Result<f64> {
     let vocabulary = student.config.vocab_size;
-    let own = normed(student, residual, pass);
-    let others = teacher.map(|teacher| normed(teacher.decoder, teacher.residual, pass));
+    let own = normed(student, residual, pass, |target| target.position);
+    let others =
+        teacher.map(|teacher| normed(teacher.decoder, teacher.residual, pass, |target| target.source));
     let chunk_rows = (CHUNK_VALUES / vocabulary).max(CHUNK_ROWS);
     let mut sum = 0.0;
     for (index, targets) in pass.targets.chunks(chunk_rows).enumerate() {
@@ -112,6 +124,7 @@ fn run(
             _ => rows.map(|(own, target)| cross_entropy(own, target.id, share(target.weight))).collect(),
         };
         sum += losses.iter().zip(targets).map(|(loss, target)| loss * f64::from(target.weight)).sum::<f64>();
+        each.extend(losses);
         if let Some(wanted) = &mut wanted {
             let dlogits = logits.into_tensor(&student.device);
             wanted.dnormed.extend_from_slice(&Values::of(product(&dlogits, &student.head))?);
@@ -121,17 +134,17 @@ fn run(
     Ok(sum)
 }
 
-/// The rows of the residual at the targets.
-fn gather(residual: &[f32], pass: &Pass, hidden: usize) -> Vec<f32> {
+/// The rows of the residual at `place` of the targets.
+fn gather(residual: &[f32], pass: &Pass, hidden: usize, place: fn(&Target) -> usize) -> Vec<f32> {
     kernels::rows(pass.targets.len(), hidden, |index, out| {
-        out.copy_from_slice(row(residual, pass.targets[index].position, hidden));
+        out.copy_from_slice(row(residual, place(&pass.targets[index]), hidden));
     })
 }
 
-/// The last norm's results at the targets.
-fn normed(decoder: &Decoder, residual: &[f32], pass: &Pass) -> Tensor<2> {
+/// The last norm's results at `place` of the targets.
+fn normed(decoder: &Decoder, residual: &[f32], pass: &Pass, place: fn(&Target) -> usize) -> Tensor<2> {
     let hidden = decoder.config.hidden_size;
-    let x = gather(residual, pass, hidden);
+    let x = gather(residual, pass, hidden, place);
     tensor(kernels::norm_rows(&x, &decoder.norm, decoder.eps), hidden, &decoder.device)
 }
 

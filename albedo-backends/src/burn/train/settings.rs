@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// What is learnt: `"sft"` (the recorded tokens) or `{ distil = … }` (a teacher's
-    /// distribution).
+    /// What is learnt: `"sft"` (the recorded tokens), `{ distil = … }` (a teacher's
+    /// distribution) or `{ dpo = … }` (the better of two replies).
     pub objective: Objective,
     /// `"adamw"` for every parameter, or `"muon"` for the matrices of the layers and AdamW
     /// for embedding, norms and head.
@@ -42,8 +42,12 @@ pub struct Settings {
     /// Trains a product of two thin matrices beside each linear layer instead of all
     /// parameters: `{ rank = 16, alpha = 32 }`.
     pub lora: Option<Lora>,
-    /// The seed of the adapters' first values. Nothing else is random.
+    /// The seed of the adapters' first values, and of exchanged labels. Nothing else is random.
     pub seed: u64,
+    /// Exchanges what is to be learnt among the tokens of a pass, differently in each step: a
+    /// control, which can learn how frequent tokens are and nothing of what follows what.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shuffled: bool,
     /// Most tokens that go through the model together; a longer row goes alone. More need
     /// more memory (about 0.1 MB per token for the demo models). The bits depend on it.
     pub pass_tokens: usize,
@@ -67,6 +71,7 @@ impl Default for Settings {
             final_share: 0.0,
             lora: None,
             seed: 0,
+            shuffled: false,
             pass_tokens: 2048,
         }
     }
@@ -81,6 +86,25 @@ pub enum Objective {
     Sft,
     /// The distribution of a teacher at each token.
     Distil(Distil),
+    /// Which of two replies is the better one, against a reference.
+    Dpo(Dpo),
+}
+
+/// Direct preference optimization: the better reply of a pair becomes likelier than the
+/// worse one, by more than it is to a reference.
+// Source: Rafailov et al., Direct Preference Optimization, 2023.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dpo {
+    /// How much a nat counts by which the student is apart from the reference, above 0:
+    /// less lets it go further.
+    pub beta: f64,
+}
+
+impl Default for Dpo {
+    fn default() -> Self {
+        Self { beta: 0.1 }
+    }
 }
 
 /// How the distance from a teacher is measured.
@@ -191,6 +215,9 @@ impl Settings {
                     .with_hint("set `optimizer = \"adamw\"`, or leave `lora` out"));
             }
         }
+        if let Objective::Dpo(Dpo { beta }) = self.objective {
+            need(positive(beta), "objective.dpo.beta", beta, "above 0")?;
+        }
         if let Objective::Distil(Distil { divergence, top, temperature }) = self.objective {
             need(positive(temperature), "objective.distil.temperature", temperature, "above 0")?;
             if let Some(top) = top {
@@ -253,6 +280,7 @@ mod tests {
             (json!({"lora": {"rank": 1, "alpha": 1.0}, "optimizer": "muon"}), "lora"),
             (json!({"objective": {"distil": {"temperature": 0.0}}}), "objective.distil.temperature"),
             (json!({"objective": {"distil": {"top": 0}}}), "objective.distil.top"),
+            (json!({"objective": {"dpo": {"beta": 0.0}}}), "objective.dpo.beta"),
             (
                 json!({"objective": {"distil": {"divergence": {"jsd": 1.0}}}}),
                 "objective.distil.divergence.jsd",

@@ -224,7 +224,7 @@ fn gradients_are_those_of_small_differences() {
         for &at in order.iter().take(3) {
             let mut loss = |by: f32| {
                 trainer.params.list[index].values[at] += by;
-                let loss = trainer.evaluate(&rows()).expect("evaluates");
+                let loss = trainer.evaluate(&rows(), &CallContext::new()).expect("evaluates");
                 trainer.params.list[index].values[at] -= by;
                 loss
             };
@@ -254,7 +254,9 @@ fn passes_and_batches_are_one_mean() {
     let weight = |row: &Row| row.weights.iter().map(|weight| f64::from(*weight)).sum::<f64>();
     let sum: f64 = rows()
         .iter()
-        .map(|row| weight(row) * trainer.evaluate(std::slice::from_ref(row)).expect("evaluates"))
+        .map(|row| {
+            weight(row) * trainer.evaluate(std::slice::from_ref(row), &CallContext::new()).expect("evaluates")
+        })
         .sum();
     assert!((sum / rows().iter().map(weight).sum::<f64>() - whole.0).abs() < 1e-6);
 }
@@ -277,6 +279,100 @@ fn one_batch_is_learnt_by_heart() {
         }
         assert!(loss < bound, "{optimizer:?} {lora:?}: {loss} after {} steps", trainer.steps());
     }
+}
+
+#[test]
+fn exchanged_labels_teach_how_frequent_tokens_are_and_no_more() {
+    let shuffled = Settings { shuffled: true, rate: 1e-2, steps: 150, ..Settings::default() };
+    let batch = [rows().remove(2)];
+    let folder = tiny(6, true);
+    let trained = || {
+        let mut trainer = open(&folder, &shuffled, None);
+        let losses: Vec<_> = (0..150).map(|_| trainer.step(&batch).expect("steps").loss).collect();
+        (losses, trainer.evaluate(&batch, &CallContext::new()).expect("evaluates"))
+    };
+    let (losses, own) = trained();
+    // By heart it would be 0, as `one_batch_is_learnt_by_heart` shows.
+    assert!(own > 1.0, "{own}");
+    assert_eq!(trained(), (losses, own), "the same bits");
+
+    // A student that is its teacher has nothing to learn, unless distributions are exchanged.
+    let loss = |shuffled: bool| {
+        let settings = Settings { shuffled, ..distil(Divergence::Forward) };
+        open(&folder, &settings, Some(&folder)).step(&batch).expect("steps").loss
+    };
+    assert!(loss(false).abs() < 1e-5 && loss(true) > 0.1, "{} {}", loss(false), loss(true));
+
+    let trainer = open(&folder, &shuffled, None);
+    let whole = trainer.batch(&rows()).expect("a batch");
+    let mut batch = trainer.batch(&rows()).expect("a batch");
+    batch.shuffle(0, 1);
+    for (before, after) in whole.passes.iter().zip(&batch.passes) {
+        let learnt = |pass: &Pass| {
+            let mut all: Vec<_> = pass.targets.iter().map(|target| (target.source, target.id)).collect();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(learnt(before), learnt(after), "each label is learnt once");
+        let positions =
+            |pass: &Pass| pass.targets.iter().map(|at| (at.position, at.weight)).collect::<Vec<_>>();
+        assert_eq!(positions(before), positions(after));
+        assert!(after.targets.iter().any(|target| target.source != target.position));
+    }
+}
+
+#[test]
+fn the_better_of_two_replies_becomes_the_likelier_one() {
+    let folder = tiny(9, true);
+    let settings =
+        Settings { objective: Objective::Dpo(Dpo { beta: 0.5 }), rate: 1e-2, ..Settings::default() };
+    let mut trainer = open(&folder, &settings, Some(&folder));
+    let pair = [rows().remove(1), rows().remove(2)];
+    let loss = |trainer: &Trainer| {
+        let mut batch = trainer.batch(&pair).expect("a batch");
+        let loss = trainer.prefer(&mut batch, 2, Dpo { beta: 0.5 }).expect("prefers");
+        (loss, batch)
+    };
+    let (first, batch) = loss(&trainer);
+    assert!((first - 2_f64.ln()).abs() < 1e-6, "{first}: it is its own reference yet");
+    // Small differences, where they matter most.
+    let (_, gradients) = trainer.gradients(&batch).expect("computes");
+    for (index, gradient) in gradients.iter().enumerate() {
+        let at = (0..gradient.len()).max_by(|&a, &b| gradient[a].abs().total_cmp(&gradient[b].abs()));
+        let at = at.expect("a parameter");
+        let mut by = |by: f32| {
+            trainer.params.list[index].values[at] += by;
+            let (loss, _) = loss(&trainer);
+            trainer.params.list[index].values[at] -= by;
+            loss
+        };
+        let (difference, gradient) = ((by(5e-3) - by(-5e-3)) / 1e-2, f64::from(gradient[at]));
+        let off = (difference - gradient).abs();
+        assert!(off < 0.03 * gradient.abs() + 5e-4, "{index}: {difference} {gradient}");
+    }
+    let likely = |trainer: &Trainer, row: &Row| {
+        -trainer.evaluate(std::slice::from_ref(row), &CallContext::new()).expect("evaluates")
+    };
+    let before = likely(&trainer, &pair[0]) - likely(&trainer, &pair[1]);
+    for _ in 0..40 {
+        trainer.step(&pair).expect("steps");
+    }
+    assert!(loss(&trainer).0 < 0.1, "{}", loss(&trainer).0);
+    assert!(likely(&trainer, &pair[0]) - likely(&trainer, &pair[1]) > before);
+    refusal(trainer.step(&pair[..1]), ErrorKind::DataInvalid, &["no pairs"]);
+    refusal(
+        Trainer::open(folder.path(), &settings, None),
+        ErrorKind::ConfigInvalid,
+        &["`dpo` needs a reference"],
+    );
+}
+
+#[test]
+fn an_evaluation_ends_with_its_call() {
+    let (trainer, cx) = (open(&tiny(6, true), &Settings::default(), None), CallContext::new());
+    cx.cancel();
+    let error = trainer.evaluate(&rows(), &cx).expect_err("was cancelled");
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
 }
 
 #[test]
@@ -393,7 +489,7 @@ fn own(trainer: &Trainer, ids: &[u32]) -> Vec<f64> {
     let one = |at: usize| {
         let mut weights = vec![0.0; ids.len()];
         weights[at] = 1.0;
-        -trainer.evaluate(&[Row { ids: ids.to_vec(), weights }]).expect("evaluates")
+        -trainer.evaluate(&[Row { ids: ids.to_vec(), weights }], &CallContext::new()).expect("evaluates")
     };
     (1..ids.len()).map(one).collect()
 }
@@ -437,16 +533,19 @@ fn a_stage_keeps_the_weights_and_merges_adapters() {
     let student = tiny(11, true);
     let settings = Settings { lora: Some(Lora { rank: 4, alpha: 8.0 }), rate: 1e-2, ..Settings::default() };
     let mut trainer = open(&student, &settings, None);
-    let untouched = trainer.evaluate(&rows()).expect("evaluates");
-    assert_eq!(untouched, open(&student, &Settings::default(), None).evaluate(&rows()).expect("evaluates"));
+    let untouched = trainer.evaluate(&rows(), &CallContext::new()).expect("evaluates");
+    assert_eq!(
+        untouched,
+        open(&student, &Settings::default(), None).evaluate(&rows(), &CallContext::new()).expect("evaluates")
+    );
     for _ in 0..30 {
         trainer.step(&rows()).expect("steps");
     }
-    let adapted = trainer.evaluate(&rows()).expect("evaluates");
+    let adapted = trainer.evaluate(&rows(), &CallContext::new()).expect("evaluates");
     assert!(adapted < untouched);
     let table = trainer.params.list[params::TABLE].clone();
     let mut next = trainer.stage(&Settings::default(), None).expect("a stage");
-    assert_eq!((next.steps(), next.evaluate(&rows()).expect("evaluates")), (0, adapted));
+    assert_eq!((next.steps(), next.evaluate(&rows(), &CallContext::new()).expect("evaluates")), (0, adapted));
     assert_eq!(next.params.list[params::TABLE], table);
     next.step(&rows()).expect("steps");
     assert_ne!(next.params.list[params::TABLE], table);
@@ -474,7 +573,7 @@ fn bad_rows_are_refused_in_one_line() {
         (row(&[1, 2], &[0.0, -1.0]), "a weight is -1"),
         (row(&[1, 2], &[1.0, 1.0]), "the first token has a weight"),
     ] {
-        refusal(trainer.evaluate(&rows), invalid, &[words]);
+        refusal(trainer.evaluate(&rows, &CallContext::new()), invalid, &[words]);
         refusal(trainer.step(&rows), invalid, &[words, "step: 1"]);
     }
     assert_eq!(trainer.steps(), 0);
