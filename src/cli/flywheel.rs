@@ -208,6 +208,12 @@ fn evidence(folder: &Path, number: usize) -> Result<String> {
     Ok(record.and_then(|record| record.gate).map(|gate| gate.evidence).unwrap_or_default())
 }
 
+/// The folder of the king after the last round; none if it is still the first one.
+fn crowned(chain: &Chain, folder: &Path) -> Option<PathBuf> {
+    let place = chain.rounds.iter().rposition(|round| round.crowned)?;
+    Some(distil_folder(folder, place + 1).join("model"))
+}
+
 /// For programs.
 fn summary(chain: &Chain, folder: &Path) -> Result<Value> {
     let mut rounds = Vec::new();
@@ -220,7 +226,7 @@ fn summary(chain: &Chain, folder: &Path) -> Result<Value> {
     Ok(json!({
         "folder": folder,
         "rounds": rounds,
-        "king": { "parameters": chain.rounds.last().map(Round::heir) },
+        "king": { "parameters": chain.rounds.last().map(Round::heir), "folder": crowned(chain, folder) },
     }))
 }
 
@@ -233,15 +239,8 @@ fn told(chain: &Chain, folder: &Path, look: Look) -> Result<String> {
         let said = format!("its child {} {word}: {}", round.child.short(), evidence(folder, number)?);
         text += &look.entry(&format!("round {number}"), &said);
     }
-    let crowned = chain.rounds.iter().rposition(|round| round.crowned);
-    let king = match crowned {
-        Some(place) => format!(
-            "that of round {}: {}",
-            place + 1,
-            distil_folder(folder, place + 1).join("model").display()
-        ),
-        None => "the first king stays".to_owned(),
-    };
+    let king = crowned(chain, folder).map(|model| model.display().to_string());
+    let king = king.unwrap_or_else(|| "the first king stays".to_owned());
     text += &look.entry("king", &king);
     Ok(text + &look.entry("chain", &folder.join("flywheel.json").display().to_string()))
 }

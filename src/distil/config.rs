@@ -253,8 +253,8 @@ pub enum Turns {
     Winner,
     /// The other replies of the same pairs: a control, whose result should not be crowned.
     Loser,
-    /// Both replies, for `dpo`, of pairs of which every judge prefers the same one in both
-    /// orders.
+    /// Both replies, for `dpo`, of pairs in which every judge says the same in both orders,
+    /// and none prefers the other reply than the panel.
     Pair,
 }
 

@@ -77,11 +77,12 @@ const UPLOAD_BLOCKS: u64 = 1000;
 /// How often everything is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Looks from one block to the next.
-const BLOCK: u64 = 5;
+/// Looks from one block to the next: a second, so that a machine with much to do has time for
+/// everything within [`UPLOAD_BLOCKS`].
+const BLOCK: u64 = 20;
 
-/// Looks before a wait is given up: five minutes.
-const LOOKS: u64 = 6000;
+/// Looks before a wait is given up: ten minutes.
+const LOOKS: u64 = 12_000;
 
 /// All parts, at work.
 struct Evening {
@@ -275,9 +276,16 @@ async fn everybody_gets_what_is_due_to_them() {
     let weights = evening.until("weights are set during a duel", landed).await;
     assert_eq!(weights.vector.shares[0].uid, Uid(0), "the first king earns nothing");
 
-    // The same text again; a slot is taken over; the hub goes away. Then the judge answers.
+    // The same text again; a slot is taken over, which the validator has seen once a later epoch
+    // has its weights; the hub goes away. Then the judge answers.
     evening.commit("amy", &commits["amy"].0).await;
     evening.chain.deregister("gus");
+    evening.chain.produce(2 * u64::from(TEMPO));
+    let later = async |books: &Books| {
+        let last = books.ledger.last_landed().await.expect("read")?;
+        (last.epoch >= weights.epoch + 2).then_some(())
+    };
+    evening.until("the chain was followed past the new registration", later).await;
     evening.hub.stop();
     evening.judges.answer();
     let amy = evening.until_state("amy", State::Lost).await;
@@ -323,6 +331,8 @@ async fn everybody_gets_what_is_due_to_them() {
         evening.chain.produce(10);
         evening.look().await;
     }
+    // The next epoch's weights.
+    evening.chain.produce(u64::from(TEMPO));
     let over = async |books: &Books| {
         let lag = books.ledger.lag().await.expect("read");
         let earns = books.ledger.last_landed().await.expect("read")?;
@@ -404,6 +414,7 @@ async fn check(evening: &mut Evening) {
             break;
         }
         assert!(look < LOOKS, "the log's head is not on chain: {head}");
+        evening.chain.produce(1);
         evening.look().await;
     }
     let key = status["log"]["key"].as_str().expect("a key");

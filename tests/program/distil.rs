@@ -251,7 +251,6 @@ fn a_duel_teaches_its_winners_and_its_recorded_turns() {
     let learnt = place.record("pairs");
     let first = learnt["losses"][0].as_f64().expect("a loss");
     assert!((first - 2_f64.ln()).abs() < 1e-4, "the student is its own reference: {first}");
-    assert_eq!(learnt["held_out"].as_array().map(Vec::len), Some(2), "no teacher is measured");
     killed(&place, &pairs, "pairs-cut", 2);
     stdout(&place.distil(&pairs, "pairs-cut"));
     assert_eq!(place.record("pairs-cut"), learnt);

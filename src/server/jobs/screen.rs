@@ -118,6 +118,7 @@ mod tests {
         check(&config(json!({ "replies": 3, "strict": true }))).expect("numbers");
         for settings in [
             json!({ "store": "/etc/passwd" }),
+            json!({ "command": ["sh", "-c", "true"] }),
             json!({ "judges": [{ "name": "chat", "backend": {} }] }),
             json!({ "backend": { "name": "openai", "base_url": "http://10.0.0.1" } }),
         ] {
