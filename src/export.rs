@@ -368,6 +368,7 @@ impl Sample<'_> {
     }
 
     /// The pair that the panel has a preference in, if it is clear.
+    #[cfg(feature = "distil")]
     pub(crate) fn clearly_preferred(&self) -> Result<Option<Preferred<'_>>> {
         Ok(self.preferred()?.filter(|preferred| self.is_clear(preferred.difference)))
     }

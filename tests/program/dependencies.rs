@@ -145,7 +145,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo", "distil", &["inference", "threads", "tables", "database"]),
         ("albedo", "hubs", &["network"]),
         ("albedo", "openai", &["network"]),
-        ("albedo", "publish", &["network", "database"]),
+        ("albedo", "publish", &["network", "tables", "database"]),
         ("albedo", "nats", SERVER),
         ("albedo", "serve", SERVE),
         ("albedo", "server", SERVER),
@@ -154,7 +154,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo", "screens", &["threads", "database"]),
         ("albedo", "chain", &["network", "database", "chain"]),
         ("albedo", "signatures", &[]),
-        ("albedo", "validator", SERVER),
+        ("albedo", "validator", &["inference", "threads", "network", "tables", "database"]),
     ];
     let listed = cases.map(|(member, feature, _)| (member.to_owned(), feature.to_owned()));
     assert_eq!(BTreeSet::from(listed), features(), "every feature is listed");

@@ -29,6 +29,7 @@ fn every_plugin_is_linked() {
             "screen injection",
             "screen lineage",
             "screen loops",
+            "screen process",
             "screen sanity",
             "screen tail",
             "chain local",

@@ -91,8 +91,8 @@ async fn a_place_without_data_sets_stays_as_it_is_and_publishers_who_differ_do_n
 
     // Another license makes other files, which lie beside the first ones.
     let exports = Exports { license: Some("CC-BY-4.0".into()), ..Exports::default() };
-    let other = tempfile::tempdir().expect("a folder");
-    let there = publish(folder.path(), other.path(), Some(exports.clone())).await;
+    let (same, other) = (folder_of(&records(2)), tempfile::tempdir().expect("a folder"));
+    let there = publish(same.path(), other.path(), Some(exports.clone())).await;
     let record = manifests.iter().find(|manifest| !manifest.exports.is_empty()).expect("one").record;
     let at = |manifests: &[RecordManifest]| -> BTreeSet<String> {
         let of = manifests.iter().find(|manifest| manifest.record == record).expect("is there");
