@@ -66,6 +66,7 @@
 //! | `validator` | yes | [`validator`]: the reference validator, the chain `local`, and the command `albedo validator` |
 //! | `conformance` | with `cli` | modules `conformance` and `testing`, for the tests of plugins |
 //! | `chain` | no | chains `local` and `subtensor`, wallets, and the commands `albedo chain`, `wallet` and `miner` |
+//! | `chain-node` | no | `chain`, and a node for tests of it |
 //!
 //! Without any feature the crate is [`albedo_core`]: the roles, the duel engine,
 //! the decision rules, the record, and the backend `routes`. The backend `replay`,

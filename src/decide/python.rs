@@ -340,15 +340,7 @@ fn read_samples(path: &Path, beside: &dyn Fn(&str) -> PathBuf) -> Result<Found> 
         }
     }
     let total = verdict.as_ref().and_then(|verdict| verdict.total_turns).unwrap_or_default();
-    let unknown = total.saturating_sub(rows.len() as u64);
-    rows.extend(unnamed(&name, unknown));
-    let duel = PythonDuel {
-        name,
-        scored,
-        unscored: rows.len() as u64 - scored,
-        margin: margin(&rows),
-        accepted: verdict.and_then(|verdict| verdict.challenger_won),
-    };
+    let duel = summary(name, &mut rows, total, verdict.and_then(|verdict| verdict.challenger_won));
     let pair = Pair {
         way: SAMPLES,
         king: request.as_ref().map(|request| request.previous_king.model_hash.clone()),
@@ -447,19 +439,18 @@ fn read_turns(path: &Path, beside: &dyn Fn(&str) -> PathBuf) -> Result<Found> {
         Row { item: format!("{instance}/{number}"), cluster: instance.clone(), scores }
     });
     let mut rows: Vec<Row> = rows.collect();
-    let scored = rows.iter().filter(|row| row.scores.is_some()).count() as u64;
     let name = name.unwrap_or_else(|| path.display().to_string());
     let drawn = verdict.as_ref().map_or(0, |verdict| verdict.n_done + verdict.vllm_errors);
-    let unknown = drawn.saturating_sub(rows.len() as u64);
-    rows.extend(unnamed(&name, unknown));
-    let duel = PythonDuel {
-        name,
-        scored,
-        unscored: rows.len() as u64 - scored,
-        margin: margin(&rows),
-        accepted: verdict.and_then(|verdict| verdict.accepted),
-    };
+    let duel = summary(name, &mut rows, drawn, verdict.and_then(|verdict| verdict.accepted));
     Ok(Found { duel, pair, rows })
+}
+
+/// What a duel came to, of which `drawn` turns were to be judged: those that its files do not
+/// name are added to `rows`, without scores.
+fn summary(name: String, rows: &mut Vec<Row>, drawn: u64, accepted: Option<bool>) -> PythonDuel {
+    let scored = rows.iter().filter(|row| row.scores.is_some()).count() as u64;
+    rows.extend(unnamed(&name, drawn.saturating_sub(rows.len() as u64)));
+    PythonDuel { name, scored, unscored: rows.len() as u64 - scored, margin: margin(rows), accepted }
 }
 
 /// The challenger's score of 100 as the Python system has it: the mean over judges of the

@@ -55,8 +55,9 @@ pub struct Fetched {
 /// digest in the address, and `expect` if that is given: bytes prove themselves, no matter who
 /// serves them. Whether what the record says is true is [`record::verify`]'s question.
 ///
-/// Data sets have the digests in the manifest, which whoever publishes has written: what is
-/// to be trusted is made of the record again ([`Export`](crate::export::Export)).
+/// The manifest has the digests of the data sets, and its publisher wrote it: no digest of the
+/// record covers them. To trust a data set, make it of the record again
+/// ([`Export`](crate::export::Export)).
 ///
 /// Nothing stands under `folder` before all of it is there and has its digest.
 ///

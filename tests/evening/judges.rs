@@ -1,5 +1,5 @@
 //! A chat server as a judge: it prefers the reply that is more like what somebody did in the
-//! demo's tasks. Until it is told to, it answers nobody.
+//! demo's tasks. It answers nobody before the test switches it on.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -38,9 +38,9 @@ use albedo::{CallContext, Digest};
 use crate::bucket::Bucket;
 use crate::hub::Hub;
 use crate::judges::Judges;
-#[cfg(not(all(feature = "chain", feature = "conformance")))]
+#[cfg(not(feature = "chain-node"))]
 use crate::local::Chain;
-#[cfg(all(feature = "chain", feature = "conformance"))]
+#[cfg(feature = "chain-node")]
 use crate::node::Chain;
 use crate::process::{Process, server_program};
 use crate::run::{albedo, command, demo, error, stdout};
@@ -50,13 +50,10 @@ mod altered;
 mod bucket;
 mod hub;
 mod judges;
-#[cfg_attr(
-    all(feature = "chain", feature = "conformance"),
-    expect(dead_code, reason = "the node stands for it")
-)]
+#[cfg_attr(feature = "chain-node", expect(dead_code, reason = "the node stands for it"))]
 mod local;
 mod miners;
-#[cfg(all(feature = "chain", feature = "conformance"))]
+#[cfg(feature = "chain-node")]
 mod node;
 mod outages;
 mod process;
@@ -382,7 +379,7 @@ async fn check(evening: &mut Evening) {
     assert!((spent.alpha - ErrorBudget::new(0.05).expect("a budget").spent(2)).abs() < 1e-15);
     assert_eq!(books.ledger.frozen().await.expect("read"), None, "no bug");
 
-    // Strangers read the bucket: every record verifies, and eve is told.
+    // As a stranger reads the bucket: every record verifies, and eve's submission has its reason.
     let records = evening.bucket.records(evening.folder.path()).await;
     assert_eq!(records.len(), 7, "two duels and five forfeits");
     for record in &records {

@@ -108,7 +108,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
     // A client of jobs counts prompts with the tokenizer of the served model.
     const SERVE: &[&str] = &["inference", "threads", "network"];
     const SERVER: &[&str] = &["inference", "threads", "network", "database"];
-    let cases: [(&str, &str, &[&str]); 46] = [
+    let cases: [(&str, &str, &[&str]); 47] = [
         ("albedo-core", "", &[]),
         ("albedo-core", "conformance", &[]),
         ("albedo-core", "signatures", &[]),
@@ -153,6 +153,7 @@ fn a_feature_brings_only_the_heavy_crates_it_is_for() {
         ("albedo", "report", &["terminal"]),
         ("albedo", "screens", &["threads", "database"]),
         ("albedo", "chain", &["network", "database", "chain"]),
+        ("albedo", "chain-node", &["network", "database", "chain"]),
         ("albedo", "signatures", &[]),
         ("albedo", "validator", &["inference", "threads", "network", "tables", "database"]),
     ];

@@ -67,7 +67,7 @@ async fn data_sets_come_with_the_record_and_are_those_of_record_export() {
         assert_eq!(Digest::of(fs::read(object).expect("is there")), file.sha256, "{}", file.name);
     }
 
-    // One that is altered is found by whoever verifies the place.
+    // Verifying the place finds an altered data set.
     let object = site.path().join(format!("records/{record}/{}", manifest.exports[0].at));
     fs::write(object, "other rows").expect("writes");
     let reader = Reader::new(Arc::new(FolderBucket::open(site.path()).expect("opens")));
