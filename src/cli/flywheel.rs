@@ -140,7 +140,7 @@ async fn turn(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
         printed["king"]["folder"] = json!(king);
         print_json(&printed)?;
     } else {
-        print(&told(chain, folder, Look::of_stdout())?)?;
+        print(&outcomes(chain, folder, Look::of_stdout())?)?;
         next(&[
             (format!("flywheel verify {}", word(folder)), "checks the records of all rounds"),
             (format!("chat {}", word(&king)), "talks to the king"),
@@ -197,7 +197,7 @@ async fn verified(arguments: &VerifyArguments, cx: &CallContext) -> Result<Exit>
         let many = chain.rounds.len();
         let rounds = if many == 1 { "1 round".to_owned() } else { format!("{many} rounds") };
         print(&format!("the chain is whole: {rounds}\n"))?;
-        print(&told(&chain, folder, Look::of_stdout())?)?;
+        print(&outcomes(&chain, folder, Look::of_stdout())?)?;
     }
     Ok(Exit::Done)
 }
@@ -206,12 +206,6 @@ async fn verified(arguments: &VerifyArguments, cx: &CallContext) -> Result<Exit>
 fn evidence(folder: &Path, number: usize) -> Result<String> {
     let record = DistilRecord::read(&distil_folder(folder, number))?;
     Ok(record.and_then(|record| record.gate).map(|gate| gate.evidence).unwrap_or_default())
-}
-
-/// The folder of the king after the last round; none if it is still the first one.
-fn crowned(chain: &Chain, folder: &Path) -> Option<PathBuf> {
-    let place = chain.rounds.iter().rposition(|round| round.crowned)?;
-    Some(distil_folder(folder, place + 1).join("model"))
 }
 
 /// For programs.
@@ -226,12 +220,12 @@ fn summary(chain: &Chain, folder: &Path) -> Result<Value> {
     Ok(json!({
         "folder": folder,
         "rounds": rounds,
-        "king": { "parameters": chain.rounds.last().map(Round::heir), "folder": crowned(chain, folder) },
+        "king": { "parameters": chain.rounds.last().map(Round::heir), "folder": chain.king(folder) },
     }))
 }
 
 /// What became of the children.
-fn told(chain: &Chain, folder: &Path, look: Look) -> Result<String> {
+fn outcomes(chain: &Chain, folder: &Path, look: Look) -> Result<String> {
     let mut text = String::new();
     for (place, round) in chain.rounds.iter().enumerate() {
         let number = place + 1;
@@ -239,7 +233,7 @@ fn told(chain: &Chain, folder: &Path, look: Look) -> Result<String> {
         let said = format!("its child {} {word}: {}", round.child.short(), evidence(folder, number)?);
         text += &look.entry(&format!("round {number}"), &said);
     }
-    let king = crowned(chain, folder).map(|model| model.display().to_string());
+    let king = chain.king(folder).map(|model| model.display().to_string());
     let king = king.unwrap_or_else(|| "the first king stays".to_owned());
     text += &look.entry("king", &king);
     Ok(text + &look.entry("chain", &folder.join("flywheel.json").display().to_string()))

@@ -136,6 +136,13 @@ impl Chain {
         Ok(Some(chain))
     }
 
+    /// The folder of the king after the last round, in the flywheel's folder `out`; none if the
+    /// first king stays.
+    pub fn king(&self, out: &Path) -> Option<PathBuf> {
+        let place = self.rounds.iter().rposition(|round| round.crowned)?;
+        Some(distil_folder(out, place + 1).join("model"))
+    }
+
     fn json(&self) -> Result<Vec<u8>> {
         let mut json = serde_json::to_vec_pretty(self)
             .map_err(|error| Error::bug(TURN, error.to_string()).with_source(error))?;
@@ -242,8 +249,8 @@ impl Flywheel {
     /// # Errors
     /// The first king is named in no way that [`Flywheel::open`] takes.
     pub fn king(&self) -> Result<PathBuf> {
-        if let Some(place) = self.chain.rounds.iter().rposition(|round| round.crowned) {
-            return Ok(distil_folder(&self.config.out, place + 1).join("model"));
+        if let Some(king) = self.chain.king(&self.config.out) {
+            return Ok(king);
         }
         match self.config.duel.king.model()? {
             ModelRef::Folder(king) => Ok(self.config.duel.folder.join(king)),

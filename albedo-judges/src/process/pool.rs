@@ -286,7 +286,8 @@ async fn begin<H: Greeting>(program: &Program, limit: Duration, cx: &CallContext
         Ok(Err(_)) => "it ended without a hello".to_owned(),
         Err(_) => format!("no hello within {} s", limit.as_secs_f64()),
     };
-    let hint = "docs/process-judges.md has the protocol; its first line is a hello";
+    let hint =
+        "its first line is a hello; docs/process-judges.md and docs/process-screens.md have the protocol";
     let error = Error::new(ErrorKind::Protocol, START, message).with_hint(hint);
     Err(operators(ended(error, program, running).await))
 }

@@ -291,7 +291,7 @@ impl ProcessScreen {
 
 fn protocol(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Protocol, OPERATION, message).with_hint(
-        "`albedo judge conform --screen CMD…` checks a program; docs/process-judges.md has the protocol",
+        "`albedo judge conform --screen CMD…` checks a program; docs/process-screens.md has the protocol",
     )
 }
 
