@@ -3,14 +3,16 @@
 //!
 //! ```console
 //! cargo run --release -p albedo-judges --features screens --example function_attacks -- \
-//!     [--only N] [--rivals N] [--seeds N] [--kinds N] [--questions N] [--json FILE] KING [KING…]
+//!     [--only N] [--rivals N] [--seeds N] [--kinds N] [--questions N] [--threads N] [--json FILE]
+//!     KING [KING…]
 //! ```
 //!
 //! Each KING is a model folder with a tied head. Texts are the kings' own, sampled from the
 //! token `--start` (4090 in the demo pack) on: no tokenizer is needed. Fine-tunes are trained
 //! here, on texts of the next king where there are several. `--only` attacks that king alone,
-//! counted from 0, so that several processes share the work. `docs/screens.md` says how to
-//! read it; without arguments a small slice of the demo's king is run.
+//! counted from 0, so that several processes share the work; `--threads` of each do (the
+//! table does not depend on how many). `docs/screens.md` says how to read it; without
+//! arguments a small slice of the demo's king is run.
 #![expect(
     clippy::print_stdout,
     clippy::expect_used,
@@ -20,7 +22,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use albedo_core::CallContext;
@@ -60,6 +63,7 @@ struct Options {
     seeds: u64,
     kinds: usize,
     questions: usize,
+    threads: usize,
     start: usize,
     json: Option<PathBuf>,
 }
@@ -98,6 +102,7 @@ fn options() -> Options {
         |name: &str, otherwise: usize| option(name).map_or(otherwise, |text| text.parse().expect("a number"));
     let (rivals, seeds, kinds) = (number("--rivals", 2), number("--seeds", 1), number("--kinds", usize::MAX));
     let (questions, start) = (number("--questions", 16), number("--start", 4090));
+    let threads = number("--threads", 1).max(1);
     let only = option("--only").map(|text| text.parse().expect("a number"));
     let json = option("--json").map(PathBuf::from);
     let mut kings: Vec<PathBuf> = arguments.into_iter().map(PathBuf::from).collect();
@@ -105,7 +110,7 @@ fn options() -> Options {
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/demo/models");
         kings = vec![demo.join("king")];
     }
-    Options { kings, only, rivals, seeds: seeds as u64, kinds, questions, start, json }
+    Options { kings, only, rivals, seeds: seeds as u64, kinds, questions, threads, start, json }
 }
 
 /// `count` texts that `model` writes at temperature 1 from `start` on.
@@ -188,39 +193,61 @@ impl<'a> Bench<'a> {
         Difference::between(&self.answers(model), &self.kings).expect("the same tokens")
     }
 
-    /// The model as its file has it.
-    fn stored(&self, model: &Model) -> (Model, Measurement) {
-        let path = self.scratch.join("model");
+    /// The model as its file has it; `place` names the file, so that threads have their own.
+    fn stored(&self, model: &Model, place: usize) -> (Model, Measurement) {
+        let path = self.scratch.join(format!("model-{place}"));
         model.write(&path, None);
         let measured = measure(&path, AlignTo::Anchor(Arc::clone(&self.anchor)));
-        (Model::read(&path), measured)
+        let stored = Model::read(&path);
+        std::fs::remove_dir_all(&path).expect("removed");
+        (stored, measured)
     }
 
     fn run(&self, index: usize) -> Vec<Value> {
-        let mut rows = Vec::new();
-        let mut honest: Vec<Known> = Vec::new();
-        for (place, recipe) in RECIPES.iter().enumerate() {
-            for seed in 0..self.options.seeds {
-                let began = Instant::now();
-                let model =
-                    train(self.king, recipe, self.texts, seed + 100 * place as u64 + 10_000 * index as u64);
-                let (model, measured) = self.stored(&model);
-                let name = format!("{} #{seed}", recipe.name);
-                let difference = self.difference(&model);
-                let mut row = self.row("honest", recipe.name, "—", &measured, &difference, &honest);
-                row["seed"] = json!(seed);
-                println!("  {name}: {:.1} s, {}", began.elapsed().as_secs_f64(), brief(&row));
-                measured.remember(&self.store, name.clone(), String::new(), None).expect("remembered");
-                honest.push(Known { name, model, difference });
-                rows.push(row);
-            }
+        let (mut rows, honest) = self.honest(index);
+        rows.extend(self.attacks(index, &honest));
+        for row in &mut rows {
+            row["king"] = json!(index);
         }
+        rows
+    }
+
+    /// Fine-tunes by every recipe; each is compared with those before it.
+    fn honest(&self, index: usize) -> (Vec<Value>, Vec<Known>) {
+        let trainings: Vec<_> = RECIPES
+            .iter()
+            .enumerate()
+            .flat_map(|(place, recipe)| (0..self.options.seeds).map(move |seed| (place, recipe, seed)))
+            .collect();
+        let trained = in_parallel(self.options.threads, &trainings, |number, (place, recipe, seed)| {
+            let began = Instant::now();
+            let dice = seed + 100 * *place as u64 + 10_000 * index as u64;
+            let (model, measured) = self.stored(&train(self.king, recipe, self.texts, dice), number);
+            let difference = self.difference(&model);
+            println!("  {} #{seed} of king {index}: {:.1} s", recipe.name, began.elapsed().as_secs_f64());
+            (model, measured, difference)
+        });
+        let (mut rows, mut honest) = (Vec::new(), Vec::<Known>::new());
+        for ((_, recipe, seed), (model, measured, difference)) in trainings.into_iter().zip(trained) {
+            let name = format!("{} #{seed}", recipe.name);
+            let mut row = self.row("honest", recipe.name, "—", &measured, &difference, &honest);
+            row["seed"] = json!(seed);
+            println!("  {name} of king {index}: {}", brief(&row));
+            measured.remember(&self.store, name.clone(), String::new(), None).expect("remembered");
+            honest.push(Known { name, model, difference });
+            rows.push(row);
+        }
+        (rows, honest)
+    }
+
+    /// Every kind of attack on the king and on some of the honest.
+    fn attacks(&self, index: usize, honest: &[Known]) -> Vec<Value> {
         let step = (honest.len() / self.options.rivals.max(1)).max(1);
         let rivals: Vec<usize> = (0..honest.len()).step_by(step).take(self.options.rivals).collect();
+        let mut copies = Vec::new();
         for (number, (kind, class, attack)) in ATTACKS.iter().take(self.options.kinds).enumerate() {
-            let mut sources: Vec<(&str, &Model, &Model)> = Vec::new();
             if *class != Class::Merge {
-                sources.push(("king", self.king, self.king));
+                copies.push((number, *kind, *class, attack, "king", self.king, self.king));
             }
             for &rival in &rivals {
                 let other = &honest[(rival + 1 + number) % honest.len()];
@@ -229,32 +256,33 @@ impl<'a> Bench<'a> {
                 } else {
                     other
                 };
-                sources.push((&honest[rival].name, &honest[rival].model, &other.model));
+                let source = &honest[rival];
+                copies.push((number, *kind, *class, attack, &source.name, &source.model, &other.model));
             }
-            for (of, source, other) in sources {
-                let dice = Dice::new(kind, number as u64 + 1000 * index as u64);
+        }
+        in_parallel(
+            self.options.threads,
+            &copies,
+            |place, (number, kind, class, attack, of, source, other)| {
+                let dice = Dice::new(kind, *number as u64 + 1000 * index as u64);
                 let mut scene = Scene { king: self.king, other, dice };
-                let mut model = source.clone();
+                let mut model = (*source).clone();
                 attack(&mut model, &mut scene);
-                let (model, measured) = self.stored(&model);
-                let difference = self.difference(&model);
+                let (model, measured) = self.stored(&model, place);
+                let answers = self.answers(&model);
+                let difference = Difference::between(&answers, &self.kings).expect("the same tokens");
                 let class = match class {
                     Class::Kept => "kept",
                     Class::Near => "near",
                     Class::Merge => "merge",
                 };
-                let mut row = self.row(class, kind, of, &measured, &difference, &honest);
-                let source = self.answers(source);
-                let apart = Difference::between(&self.answers(&model), &source).expect("the same tokens");
+                let mut row = self.row(class, kind, of, &measured, &difference, honest);
+                let apart = Difference::between(&answers, &self.answers(source)).expect("the same tokens");
                 row["from_source"] = json!(apart.divergence());
-                println!("  {kind} of {of}: {}", brief(&row));
-                rows.push(row);
-            }
-        }
-        for row in &mut rows {
-            row["king"] = json!(index);
-        }
-        rows
+                println!("  {kind} of {of} of king {index}: {}", brief(&row));
+                row
+            },
+        )
     }
 
     /// What both screens find of a model.
@@ -306,6 +334,31 @@ impl<'a> Bench<'a> {
             "either": worse(lineage.word(), functional),
         })
     }
+}
+
+/// `work` of each item, in the items' order, by `threads` threads.
+fn in_parallel<T: Sync, R: Send>(
+    threads: usize,
+    items: &[T],
+    work: impl Fn(usize, &T) -> R + Sync,
+) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(place) else { break };
+                    let result = work(place, item);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((place, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(place, _)| *place);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 fn worse(one: &'static str, other: &'static str) -> &'static str {

@@ -17,7 +17,7 @@ pub(super) fn gpu() -> Option<Gpu> {
 }
 
 /// Numbers in [-1, 1), the same for the same seed.
-fn numbers(len: usize, seed: u64) -> Vec<f32> {
+pub(super) fn numbers(len: usize, seed: u64) -> Vec<f32> {
     let stream = albedo_core::rng::Stream::new(seed, albedo_core::rng::Use::Bootstrap);
     (0..len).map(|at| (stream.unit_at(at as u64) * 2.0 - 1.0) as f32).collect()
 }
@@ -158,6 +158,7 @@ fn a_product_with_split_k_is_read_as_the_rounded_one_is() {
                 pool: &cache.pool,
                 faults: &faults,
                 rows,
+                apart: true,
                 eps: 1e-6,
                 layer: 0,
                 heads,

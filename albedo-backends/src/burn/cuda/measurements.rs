@@ -4,10 +4,10 @@
 use half::bf16;
 
 use super::device::{Buffer, Gpu};
-use super::kernel_tests::{gpu, halves};
+use super::kernel_tests::{gpu, halves, numbers};
 use super::kernels::attention::prefill::TILE;
-use super::launch::{AttendRows, AttendTiles, Heads, Places, Pool, Stored, splits};
-use super::products::{FewRows, ProductSize};
+use super::launch::{AttendRows, AttendTiles, Heads, Places, Pool, Stored, WriteKv, splits};
+use super::products::{FewRows, Product, ProductSize};
 use super::settings::{TOKENS, columns, few_rows, head};
 
 /// Prints the speed of products of many rows by every width of tiles, for the shapes of
@@ -204,6 +204,74 @@ fn attention_of_rows<T: Stored>(gpu: &Gpu, block: &[T], rows: usize, context: us
             us[0],
             us[4],
             bytes / us[2] / 1e3
+        );
+    }
+}
+
+/// Prints the time of what a decoded step does to heads: norms, rotation, keys and values.
+#[test]
+#[ignore = "a measurement: run it alone, on the GPU that the table is for"]
+fn measure_heads_of_rows() {
+    let Some(gpu) = gpu() else { return };
+    for rows in [1, 32, 64, 128] {
+        heads_of_rows::<bf16>(&gpu, rows);
+        heads_of_rows::<u32>(&gpu, rows);
+    }
+}
+
+fn heads_of_rows<T: Stored>(gpu: &Gpu, rows: usize) {
+    let (heads, context) = (HEADS, 2560);
+    let pages = rows * context / 64;
+    let len = pages * heads.kv * T::page(heads.dim);
+    let pool: Pool<T> = Pool { keys: gpu.empty(len), values: gpu.empty(len) };
+    let width = (heads.queries + 2 * heads.kv) * heads.dim;
+    // As the product of a layer leaves them.
+    let qkv = Product::SplitK { sums: gpu.upload(&numbers(4 * rows * width, 1)), count: 4 };
+    let gains = [gpu.upload(&numbers(heads.dim, 2)), gpu.upload(&numbers(heads.dim, 3))];
+    let angles = gpu.upload(&numbers(context * heads.dim / 2, 4));
+    let queries: Buffer<bf16> = gpu.empty(rows * heads.queries * heads.dim);
+    let faults = gpu.upload(&vec![u32::MAX; rows]);
+    let places = Places {
+        positions: gpu.upload(&(0..rows as u32).map(|row| 2000 + row).collect::<Vec<_>>()),
+        slots: gpu.upload(&(0..rows as u32).collect::<Vec<_>>()),
+        pages: gpu.upload(&(0..pages as u32).collect::<Vec<_>>()),
+        stride: context / 64,
+    };
+    for apart in [false, true] {
+        let args = WriteKv {
+            qkv: &qkv,
+            gains: [&gains[0], &gains[1]],
+            angles: [&angles, &angles],
+            places: &places,
+            queries: &queries,
+            pool: &pool,
+            faults: &faults,
+            rows,
+            apart,
+            eps: 1e-6,
+            layer: 0,
+            heads,
+        };
+        let times = 100;
+        gpu.compile(|| gpu.qk_norm_rope_write_kv(&args)).unwrap();
+        let graph = gpu.capture(|| (0..times).try_for_each(|_| gpu.qk_norm_rope_write_kv(&args))).unwrap();
+        graph.replay().unwrap();
+        gpu.sync().unwrap();
+        let mut us: Vec<f64> = (0..5)
+            .map(|_| {
+                let start = std::time::Instant::now();
+                graph.replay().unwrap();
+                gpu.sync().unwrap();
+                start.elapsed().as_secs_f64() / f64::from(times) * 1e6
+            })
+            .collect();
+        us.sort_by(f64::total_cmp);
+        println!(
+            "heads of {rows} rows, codes: {}, apart: {apart}: {:.2} µs ({:.2} – {:.2})",
+            T::CODES,
+            us[2],
+            us[0],
+            us[4]
         );
     }
 }

@@ -421,6 +421,7 @@ impl CubeOps {
             pool,
             faults: &step.faults,
             rows: step.rows,
+            apart: matches!(step.kind, Kind::Decode { .. }),
             eps: self.eps,
             layer: layer as u32,
             heads: self.heads,

@@ -22,7 +22,9 @@ use super::kernels::attention::decode::{self, attend_split, merge_splits};
 use super::kernels::attention::prefill::{self, attend_tiles};
 use super::kernels::codes::widen_pages;
 use super::kernels::product_few::{STAGE, product_few};
-use super::kernels::rows::{add_norm, clear, decode_inputs, embed, qk_norm_rope_write_kv, take, take_rows};
+use super::kernels::rows::{
+    TOGETHER, add_norm, clear, decode_inputs, embed, qk_norm_rope_write_kv, take, take_rows,
+};
 use super::kernels::{product_many as many, sample as sampling};
 use super::launch::{BF16, BYTE};
 use super::products::ProductSize;
@@ -315,11 +317,13 @@ fn kernels_of_rows_compile() {
             ),
         );
     }
-    for (name, split_k, element, codes) in [
-        ("rounded", 1, BF16, false),
-        ("split_k", 4, f32s, false),
-        ("rounded_codes", 1, BF16, true),
-        ("shares_codes", 4, f32s, true),
+    for (name, split_k, element, together, codes) in [
+        ("rounded", 1, BF16, TOGETHER, false),
+        ("rounded_apart", 1, BF16, 1, false),
+        ("split_k_apart", 4, f32s, 1, false),
+        ("rounded_codes", 1, BF16, TOGETHER, true),
+        ("rounded_codes_apart", 1, BF16, 1, true),
+        ("split_k_codes_apart", 4, f32s, 1, true),
     ] {
         ptx(
             &format!("qk_norm_rope_write_kv_{name}"),
@@ -350,6 +354,7 @@ fn kernels_of_rows_compile() {
                 128,
                 64,
                 split_k,
+                together,
                 codes,
                 element,
                 if codes { BYTE } else { BF16 },

@@ -340,7 +340,7 @@ fn heads_are_stored_as_codes() {
         let gains = [numbers(dim, 2), numbers(dim, 3)];
         let (cosines, sines) = (numbers(200 * dim / 2, 4), numbers(200 * dim / 2, 5));
         let on = [&gains[0], &gains[1], &cosines, &sines].map(|values| gpu.upload(values));
-        let run = |from: usize, count: usize| {
+        let run = |from: usize, count: usize, apart: bool| {
             let cache = coded(&gpu, heads, 192, &rows[from..from + count]);
             let queries: Buffer<bf16> = gpu.empty(count * heads.queries * dim);
             let faults = gpu.upload(&vec![u32::MAX; count]);
@@ -353,6 +353,7 @@ fn heads_are_stored_as_codes() {
                 pool: &cache.pool,
                 faults: &faults,
                 rows: count,
+                apart,
                 eps: 1e-6,
                 layer: 9,
                 heads,
@@ -362,10 +363,12 @@ fn heads_are_stored_as_codes() {
                 .map(|pool| Codes { words: gpu.read(pool).unwrap(), dim });
             (keys, values, gpu.read(&faults).unwrap(), gpu.read(&cache.places.pages).unwrap())
         };
-        let (mut keys, mut values, faults, table) = run(0, rows.len());
+        let (mut keys, mut values, faults, table) = run(0, rows.len(), false);
         assert_eq!(faults, [[u32::MAX; 10].as_slice(), &[9]].concat(), "{heads:?}");
+        let (apart_keys, apart_values, ..) = run(0, rows.len(), true);
+        assert!(apart_keys.words == keys.words && apart_values.words == values.words, "{heads:?}");
         for (index, &position) in rows.iter().enumerate() {
-            let (mut alone_keys, mut alone_values, ..) = run(index, 1);
+            let (mut alone_keys, mut alone_values, ..) = run(index, 1, true);
             let position = position as usize;
             let offset = position % 64;
             for head in 0..heads.kv {
@@ -419,7 +422,7 @@ fn heads_are_stored_as_codes() {
 #[test]
 fn heads_are_normed_rotated_and_stored() {
     let Some(gpu) = gpu() else { return };
-    for heads in SHAPES {
+    for (heads, apart) in SHAPES.into_iter().flat_map(|heads| [(heads, false), (heads, true)]) {
         let (dim, all) = (heads.dim, heads.queries + 2 * heads.kv);
         let rows = [5_u32, 64, 130];
         let mut qkv = halves(rows.len() * all * dim, 1, 1.0);
@@ -440,6 +443,7 @@ fn heads_are_normed_rotated_and_stored() {
             pool: &cache.pool,
             faults: &faults,
             rows: rows.len(),
+            apart,
             eps: 1e-6,
             layer: 9,
             heads,

@@ -13,7 +13,7 @@ use half::bf16;
 use super::attention::{PAGE, key_at, value_at};
 use super::mma::{Eight, Pair};
 use super::product_few::result;
-use super::rows::{NONE, TOGETHER, Two};
+use super::rows::{NONE, Two};
 
 /// Eight codes.
 pub(in crate::burn::cuda) type EightCodes = Vector<u32, Const<2>>;
@@ -194,9 +194,9 @@ pub(super) fn write_key(
     }
 }
 
-/// Writes the values of head `head` of [`TOGETHER`] rows from `first` on, as
+/// Writes the values of head `head` of `together` rows from `first` on, as
 /// `qk_norm_rope_write_kv` does, which knows their `places` and `offsets`; `follow` says
-/// that they are one chunk of a page.
+/// that they are one chunk of a page, of eight.
 /// `values`, `chunks` and `words` are the same memory.
 #[cube]
 pub(super) fn write_values<P: Float, V: Numeric, N: Size>(
@@ -216,14 +216,15 @@ pub(super) fn write_values<P: Float, V: Numeric, N: Size>(
     #[comptime] kv_heads: u32,
     #[comptime] dim: usize,
     #[comptime] sums: usize,
+    #[comptime] together: u32,
 ) {
     let lane = UNIT_POS_PLANE as usize;
     let width = comptime!(dim / 2);
     let rounds = comptime!(width.div_ceil(32));
-    let mut held = Array::<Two<f32>>::new(comptime!(TOGETHER as usize * rounds));
-    let mut inverses = Array::<f32>::new(comptime!(TOGETHER as usize));
+    let mut held = Array::<Two<f32>>::new(comptime!(together as usize * rounds));
+    let mut inverses = Array::<f32>::new(comptime!(together as usize));
     #[unroll]
-    for i in 0..TOGETHER {
+    for i in 0..together {
         let row = min(first + i, rows - 1);
         let from = row * comptime!(heads + 2 * kv_heads) + comptime!(heads + kv_heads) + head;
         #[unroll]
@@ -237,7 +238,7 @@ pub(super) fn write_values<P: Float, V: Numeric, N: Size>(
         }
     }
     #[unroll]
-    for i in 0..TOGETHER {
+    for i in 0..together {
         let row = min(first + i, rows - 1) as usize;
         let mut largest = 0.0f32;
         #[unroll]
@@ -267,7 +268,7 @@ pub(super) fn write_values<P: Float, V: Numeric, N: Size>(
             for side in 0..2usize {
                 let mut codes = EightCodes::zeroed();
                 #[unroll]
-                for i in 0..TOGETHER {
+                for i in 0..together {
                     let value = held[comptime!(i as usize * rounds + round)].extract(side);
                     let code = code(value, inverses[i as usize]);
                     if !follow && first + i < rows {

@@ -143,7 +143,8 @@ pub(super) type Two<T> = Vector<T, Const<2>>;
 /// Heads of q and k that a plane takes.
 pub(in crate::burn::cuda) const HEADS: u32 = 4;
 
-/// Rows whose values a plane writes together.
+/// Rows of a prompt whose values a plane writes together: where they follow each other in a
+/// page, as one vector.
 pub(in crate::burn::cuda) const TOGETHER: u32 = 8;
 
 /// Splits joined `[q | k | v]` rows, a product of `sums` sums, normalises the
@@ -153,9 +154,10 @@ pub(in crate::burn::cuda) const TOGETHER: u32 = 8;
 /// values are bf16, of which `value_chunks` takes eight in four words, or, if `codes`, int8
 /// with factors (see the module of that name), of which it takes eight in two.
 ///
-/// A plane takes a row and [`HEADS`] heads of q or k, or [`TOGETHER`] rows and a head of v.
-/// `values`, `value_chunks` and `value_words` are the same memory. Rows of one slot are
-/// neighbours and their positions follow each other.
+/// A plane takes a row and [`HEADS`] heads of q or k, or `together` rows and a head of v:
+/// [`TOGETHER`] of prompts, one where each row has a slot of its own. `values`, `value_chunks`
+/// and `value_words` are the same memory. Rows of one slot are neighbours and their positions
+/// follow each other.
 #[cube(launch_unchecked)]
 pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size>(
     qkv: &[Two<P>],
@@ -181,6 +183,7 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size
     #[comptime] dim: u32,
     #[comptime] page: u32,
     #[comptime] sums: usize,
+    #[comptime] together: u32,
     #[comptime] codes: bool,
     #[define(P)] _element: ElemType,
     #[define(V)] _stored: ElemType,
@@ -273,25 +276,29 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size
         }
     } else {
         let task = task - rows * parts;
-        let first = task / kv_heads * TOGETHER;
+        let first = task / kv_heads * together;
         let head = task % kv_heads;
         if first < rows {
             // All places are found before anything depends on one of them, and all values are
             // read before any is written: one after the other takes several times as long.
-            let mut places = Array::<u32>::new(comptime!(TOGETHER as usize));
-            let mut offsets = Array::<u32>::new(comptime!(TOGETHER as usize));
+            let mut places = Array::<u32>::new(comptime!(together as usize));
+            let mut offsets = Array::<u32>::new(comptime!(together as usize));
             #[unroll]
-            for i in 0..TOGETHER {
+            for i in 0..together {
                 let row = min(first + i, rows - 1) as usize;
                 let position = positions[row];
                 let number = pages[(slots[row] * page_stride + position / page) as usize];
                 places[i as usize] = number * kv_heads + head;
                 offsets[i as usize] = position % page;
             }
-            let follow = first + TOGETHER <= rows
-                && offsets[0usize] % TOGETHER == 0
-                && offsets[comptime!(TOGETHER as usize - 1)] == offsets[0usize] + TOGETHER - 1
-                && places[comptime!(TOGETHER as usize - 1)] == places[0usize];
+            let mut follow = false;
+            if comptime!(together == TOGETHER) {
+                let last = comptime!(TOGETHER as usize - 1);
+                follow = first + TOGETHER <= rows
+                    && offsets[0usize] % TOGETHER == 0
+                    && offsets[last] == offsets[0usize] + TOGETHER - 1
+                    && places[last] == places[0usize];
+            }
             if comptime!(codes) {
                 write_values::<P, V, N>(
                     qkv,
@@ -310,22 +317,23 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size
                     kv_heads,
                     comptime!(dim as usize),
                     sums,
+                    together,
                 );
             } else {
                 let mut at = lane;
                 while at < width {
                     let mut chunks = Sequence::<Array<bf16>>::new();
-                    chunks.push(Array::new(comptime!(TOGETHER as usize)));
-                    chunks.push(Array::new(comptime!(TOGETHER as usize)));
-                    let mut read = Array::<Two<f32>>::new(comptime!(TOGETHER as usize));
+                    chunks.push(Array::new(comptime!(together as usize)));
+                    chunks.push(Array::new(comptime!(together as usize)));
+                    let mut read = Array::<Two<f32>>::new(comptime!(together as usize));
                     #[unroll]
-                    for i in 0..TOGETHER {
+                    for i in 0..together {
                         let row = min(first + i, rows - 1);
                         let from = (row * all + normed + head) as usize * width + at;
                         read[i as usize] = result(qkv, from, sums);
                     }
                     #[unroll]
-                    for i in 0..TOGETHER {
+                    for i in 0..together {
                         let row = min(first + i, rows - 1) as usize;
                         #[unroll]
                         for side in 0..2usize {
@@ -339,25 +347,32 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size
                             chunks.index_mut(side)[i as usize] = bf16::cast_from(value);
                         }
                     }
-                    if follow {
-                        let base = places[0usize] as usize * comptime!((page * dim) as usize);
-                        #[unroll]
-                        for side in 0..2usize {
-                            let to = base
-                                + value_at(offsets[0usize] as usize, 2 * at + side, comptime!(dim as usize));
-                            let mut chunk = Vector::<u32, N>::zeroed();
+                    if comptime!(together == TOGETHER) {
+                        if follow {
+                            let base = places[0usize] as usize * comptime!((page * dim) as usize);
                             #[unroll]
-                            for i in 0..comptime!(TOGETHER as usize / 2) {
-                                let mut both = Two::<bf16>::empty();
-                                both.insert(0usize, chunks.index(side)[comptime!(2 * i)]);
-                                both.insert(1usize, chunks.index(side)[comptime!(2 * i + 1)]);
-                                chunk.insert(i, u32::reinterpret(both));
+                            for side in 0..2usize {
+                                let to = base
+                                    + value_at(
+                                        offsets[0usize] as usize,
+                                        2 * at + side,
+                                        comptime!(dim as usize),
+                                    );
+                                let mut chunk = Vector::<u32, N>::zeroed();
+                                #[unroll]
+                                for i in 0..comptime!(TOGETHER as usize / 2) {
+                                    let mut both = Two::<bf16>::empty();
+                                    both.insert(0usize, chunks.index(side)[comptime!(2 * i)]);
+                                    both.insert(1usize, chunks.index(side)[comptime!(2 * i + 1)]);
+                                    chunk.insert(i, u32::reinterpret(both));
+                                }
+                                value_chunks[to / 8] = chunk;
                             }
-                            value_chunks[to / 8] = chunk;
                         }
-                    } else {
+                    }
+                    if !follow {
                         #[unroll]
-                        for i in 0..TOGETHER {
+                        for i in 0..together {
                             if first + i < rows {
                                 let base = places[i as usize] as usize * comptime!((page * dim) as usize);
                                 #[unroll]

@@ -28,6 +28,8 @@ pub(in crate::burn::cuda) struct WriteKv<'a, T> {
     pub(in crate::burn::cuda) pool: &'a Pool<T>,
     pub(in crate::burn::cuda) faults: &'a Buffer<u32>,
     pub(in crate::burn::cuda) rows: usize,
+    /// Whether no two rows are of one slot.
+    pub(in crate::burn::cuda) apart: bool,
     pub(in crate::burn::cuda) eps: f32,
     pub(in crate::burn::cuda) layer: u32,
     pub(in crate::burn::cuda) heads: Heads,
@@ -67,10 +69,12 @@ impl Gpu {
         &self,
         args: &WriteKv<'_, T>,
     ) -> Result<()> {
-        let WriteKv { qkv, gains, angles, places, queries, pool, faults, rows, eps, layer, heads } = *args;
+        let WriteKv { qkv, gains, angles, places, queries, pool, faults, rows, apart, eps, layer, heads } =
+            *args;
         let all = heads.queries + 2 * heads.kv;
         let normed = (heads.queries + heads.kv).div_ceil(HEADS as usize);
-        let planes = rows * normed + rows.div_ceil(TOGETHER as usize) * heads.kv;
+        let together = if apart { 1 } else { TOGETHER };
+        let planes = rows * normed + rows.div_ceil(together as usize) * heads.kv;
         qkv.require("qkv", rows * all * heads.dim)?;
         require("queries", queries, rows * heads.queries * heads.dim)?;
         require("positions", &places.positions, rows)?;
@@ -108,6 +112,7 @@ impl Gpu {
                 heads.dim as u32,
                 PAGE as u32,
                 qkv.count(),
+                together,
                 T::CODES,
                 qkv.element(),
                 if T::CODES { BYTE } else { BF16 },
