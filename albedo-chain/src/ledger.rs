@@ -210,7 +210,10 @@ impl Ledger {
         let genesis = chain.genesis(cx).await?;
         let reveals = chain.reveals(netuid, at, cx).await?;
         let metagraph = chain.metagraph(netuid, at, cx).await?;
-        let known = self.known(genesis, netuid).await?;
+        let standing = (reveals.iter())
+            .map(|reveal| Ok((reveal.hotkey.clone(), digest_of(&reveal.content)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let known = self.known(genesis, netuid, standing).await?;
         let unbroken = self.unbroken(genesis, netuid).await?;
         let mut earlier: BTreeMap<BlockNumber, BTreeMap<Hotkey, Place>> = BTreeMap::new();
         let mut found = Vec::new();
@@ -340,16 +343,27 @@ impl Ledger {
         Ok(self.sightings(genesis, netuid).await?.into_iter().find(claims))
     }
 
-    async fn known(&self, genesis: BlockHash, netuid: NetUid) -> Result<BTreeSet<(Hotkey, Digest)>> {
-        self.run("read the known commitments", move |transaction| {
-            let sql = "SELECT hotkey, digest FROM sightings WHERE genesis = ?1 AND netuid = ?2";
+    /// Those of `standing` that were seen before. What the ledger has of other commitments is
+    /// not read: it grows for as long as the ledger is kept.
+    async fn known(
+        &self,
+        genesis: BlockHash,
+        netuid: NetUid,
+        standing: Vec<(Hotkey, Digest)>,
+    ) -> Result<BTreeSet<(Hotkey, Digest)>> {
+        let read = move |transaction: &Transaction<'_>| {
+            let sql =
+                "SELECT 1 FROM sightings WHERE genesis = ?1 AND netuid = ?2 AND hotkey = ?3 AND digest = ?4";
             let mut statement = transaction.prepare(sql)?;
-            let rows = statement.query_map(params![genesis.0, netuid.0], |row| {
-                Ok((Hotkey(row.get(0)?), Digest::from(row.get::<_, [u8; 32]>(1)?)))
-            })?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
-        .await
+            let mut known = BTreeSet::new();
+            for (hotkey, digest) in standing {
+                if statement.exists(params![genesis.0, netuid.0, hotkey.0, digest.as_bytes()])? {
+                    known.insert((hotkey, digest));
+                }
+            }
+            Ok(known)
+        };
+        self.0.read_async("read the known commitments", read).await
     }
 
     /// First and last of the newest blocks that were read without a gap.
@@ -358,12 +372,12 @@ impl Ledger {
         genesis: BlockHash,
         netuid: NetUid,
     ) -> Result<Option<(BlockNumber, BlockNumber)>> {
-        self.run("read how far the ledger goes", move |transaction| {
+        let read = move |transaction: &Transaction<'_>| {
             let sql = "SELECT first_block, last_block FROM subnets WHERE genesis = ?1 AND netuid = ?2";
             let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
             Ok(transaction.query_row(sql, params![genesis.0, netuid.0], row).optional()?)
-        })
-        .await
+        };
+        self.0.read_async("read how far the ledger goes", read).await
     }
 
     async fn keep(

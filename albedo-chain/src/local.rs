@@ -38,9 +38,9 @@ const FORMAT: Format = Format {
     name: "local chain",
     // "albl"
     application: 0x616c_626c,
-    version: 1,
+    version: 2,
     tables: TABLES,
-    upgrades: &[],
+    upgrades: &[INDEXES],
     exclusive: false,
 };
 
@@ -63,6 +63,15 @@ const TABLES: &str = "
         vector TEXT NOT NULL, receipt TEXT NOT NULL
     ) STRICT;
 ";
+
+/// What stands at a block is found without reading everything before it.
+const INDEXES: &str = "
+    CREATE INDEX commitments_of ON commitments (hotkey, block, extrinsic);
+    CREATE INDEX weights_of ON weights (hotkey);
+";
+
+/// Most revealed texts per hotkey that the state shows, the newest. Source: subtensor keeps ten.
+const MOST_REVEALED: u32 = 10;
 
 /// One subnet of a chain of one's own; see the [module](self).
 ///
@@ -385,10 +394,10 @@ impl ChainClient for LocalChain {
         self.read_at("read the weights", (netuid, at), cx, |transaction| {
             let sql = "SELECT vector FROM weights WHERE hotkey = ?1 AND in_force <= ?2 AND included >= ?3 \
                        ORDER BY id DESC LIMIT 1";
-            let mut rows = Vec::new();
+            let (mut rows, mut statement) = (Vec::new(), transaction.prepare(sql)?);
             for neuron in neurons(transaction, at.number)?.into_values() {
                 let arguments = params![neuron.hotkey.0, at.number, neuron.registered_at];
-                let vector = transaction.query_row(sql, arguments, |row| parsed::<WeightVector>(row, 0));
+                let vector = statement.query_row(arguments, |row| parsed::<WeightVector>(row, 0));
                 if let Some(vector) = vector.optional()? {
                     rows.push(WeightsRow { validator: neuron.uid, weights: stored(&vector.shares) });
                 }
@@ -472,47 +481,58 @@ fn insert_commitment(
 /// What the state at `at` shows, as subtensor keeps it: each hotkey's last
 /// commitment, and what its timelocked ones have revealed, dated by the reveal.
 fn reveals(transaction: &Transaction<'_>, at: BlockNumber) -> Result<Vec<Reveal>, Trouble> {
-    struct Committed {
-        hotkey: Hotkey,
-        block: BlockNumber,
-        extrinsic: u32,
-        content: String,
-        round: Option<u64>,
-    }
-    let sql = "SELECT hotkey, block, extrinsic, content, reveal_round FROM commitments WHERE block <= ?1 \
-               ORDER BY block, extrinsic";
+    // From one hotkey to the next in the index.
+    let sql = "WITH RECURSIVE hotkeys (hotkey) AS (SELECT min(hotkey) FROM commitments UNION ALL \
+               SELECT (SELECT min(next.hotkey) FROM commitments AS next WHERE next.hotkey > hotkeys.hotkey) \
+               FROM hotkeys WHERE hotkeys.hotkey IS NOT NULL) \
+               SELECT hotkey FROM hotkeys WHERE hotkey IS NOT NULL";
     let mut statement = transaction.prepare(sql)?;
-    let rows = statement.query_map([at], |row| {
-        Ok(Committed {
-            hotkey: Hotkey(row.get(0)?),
-            block: row.get(1)?,
-            extrinsic: row.get(2)?,
-            content: row.get(3)?,
-            round: row.get(4)?,
-        })
-    })?;
-    let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-    let last: BTreeMap<_, _> = rows.iter().enumerate().map(|(index, row)| (&row.hotkey, index)).collect();
+    let hotkeys = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+    let mut last = transaction.prepare(
+        "SELECT block, extrinsic, content, reveal_round FROM commitments WHERE hotkey = ?1 AND block <= ?2 \
+         ORDER BY block DESC, extrinsic DESC LIMIT 1",
+    )?;
+    // Another commitment before its round replaces one that is hidden.
+    let mut revealed = transaction.prepare(
+        "SELECT block, content, reveal_round FROM commitments AS this \
+         WHERE hotkey = ?1 AND block <= ?2 AND reveal_round <= ?2 \
+         AND coalesce(reveal_round < (SELECT block FROM commitments AS next WHERE next.hotkey = this.hotkey \
+         AND (next.block, next.extrinsic) > (this.block, this.extrinsic) AND next.block <= ?2 \
+         ORDER BY next.block, next.extrinsic LIMIT 1), TRUE) \
+         ORDER BY block DESC, extrinsic DESC LIMIT ?3",
+    )?;
     let mut found = Vec::new();
-    for (index, Committed { hotkey, block, extrinsic, content, round }) in rows.iter().enumerate() {
-        let standing = last.get(hotkey) == Some(&index);
-        let replaced =
-            rows[index + 1..].iter().find(|later| &later.hotkey == hotkey).map(|later| later.block);
-        let place = Place { block: *block, extrinsic: Some(*extrinsic), dated_by: DatedBy::Commitment };
-        let (place, readable_at, content) = match round {
-            None if standing => (place, Some(*block), Content::Text(content.clone())),
-            Some(round) if *round <= at && replaced.is_none_or(|replaced| *round < replaced) => {
-                let revealed = (*round).max(*block);
-                let place = Place { block: revealed, extrinsic: None, dated_by: DatedBy::Reveal };
-                (place, Some(revealed), Content::Text(content.clone()))
-            }
-            Some(round) if standing => {
+    for hotkey in hotkeys {
+        let standing = last
+            .query_row(params![hotkey, at], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)));
+        let standing: Option<(BlockNumber, u32, String, Option<u64>)> = standing.optional()?;
+        let Some((block, extrinsic, content, round)) = standing else { continue };
+        let hotkey = Hotkey(hotkey);
+        let place = Place { block, extrinsic: Some(extrinsic), dated_by: DatedBy::Commitment };
+        match round {
+            None => found.push(Reveal {
+                hotkey: hotkey.clone(),
+                place,
+                readable_at: Some(block),
+                content: Content::Text(content),
+            }),
+            Some(reveal_round) if reveal_round > at => {
                 let ciphertext = Digest::of(format!("{hotkey} {block} {extrinsic}"));
-                (place, None, Content::Hidden { ciphertext, reveal_round: *round })
+                let content = Content::Hidden { ciphertext, reveal_round };
+                found.push(Reveal { hotkey: hotkey.clone(), place, readable_at: None, content });
             }
-            _ => continue,
-        };
-        found.push(Reveal { hotkey: hotkey.clone(), place, readable_at, content });
+            Some(_) => {}
+        }
+        let rows = revealed.query_map(params![hotkey.0, at, MOST_REVEALED], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?;
+        for row in rows {
+            let (block, content, round): (BlockNumber, String, u64) = row?;
+            let block = round.max(block);
+            let place = Place { block, extrinsic: None, dated_by: DatedBy::Reveal };
+            let content = Content::Text(content);
+            found.push(Reveal { hotkey: hotkey.clone(), place, readable_at: Some(block), content });
+        }
     }
     found.sort_by(|a, b| (a.place, &a.hotkey).cmp(&(b.place, &b.hotkey)));
     Ok(found)

@@ -64,11 +64,7 @@ impl Reader {
         }
         entries.extend(index.entries.iter().cloned());
         if entries.len() as u64 != index.records {
-            return Err(Error::new(
-                ErrorKind::DataInvalid,
-                READ,
-                "it has another number of records than it states",
-            ));
+            return Err(wrong_number());
         }
         Ok(entries)
     }
@@ -135,11 +131,18 @@ impl Reader {
         Ok(Some((index, version)))
     }
 
-    async fn page(&self, PageRef { page, records }: PageRef, cx: &CallContext) -> Result<Arc<IndexPage>> {
+    async fn page(&self, page: PageRef, cx: &CallContext) -> Result<Arc<IndexPage>> {
         let kept = || self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(page) = kept().get(&page) {
+        if let Some(page) = kept().get(&page.page) {
             return Ok(Arc::clone(page));
         }
+        let read = Arc::new(self.read_page(page, cx).await?);
+        kept().insert(page.page, Arc::clone(&read));
+        Ok(read)
+    }
+
+    /// Reads a page, which is not kept.
+    async fn read_page(&self, PageRef { page, records }: PageRef, cx: &CallContext) -> Result<IndexPage> {
         let name = page_name(page);
         let invalid = |message: &str| Error::new(ErrorKind::DataInvalid, READ, message).with("object", &name);
         let object = self.bucket.read(&name, MAX_INDEX, cx).await?;
@@ -151,8 +154,6 @@ impl Reader {
         if read.entries.len() != records as usize {
             return Err(invalid("a page of it has another number of records"));
         }
-        let read = Arc::new(read);
-        kept().insert(page, Arc::clone(&read));
         Ok(read)
     }
 }
@@ -186,6 +187,9 @@ pub(super) async fn digest_of(
 pub(super) struct Writer {
     pub(super) reader: Reader,
     conditions: Conditions,
+    /// The records of each full page: of what never changes, a publisher that lives long keeps
+    /// no more.
+    paged: Mutex<BTreeMap<Digest, Arc<BTreeSet<Digest>>>>,
 }
 
 /// Whether a record was new to the index.
@@ -197,7 +201,32 @@ pub(super) enum Indexed {
 
 impl Writer {
     pub(super) fn new(bucket: Arc<dyn Bucket>, conditions: Conditions) -> Self {
-        Self { reader: Reader::new(bucket), conditions }
+        Self { reader: Reader::new(bucket), conditions, paged: Mutex::default() }
+    }
+
+    /// Whether `index` has `record`.
+    async fn has(&self, index: &Index, record: Digest, cx: &CallContext) -> Result<bool> {
+        let paged = || self.paged.lock().unwrap_or_else(PoisonError::into_inner);
+        for page in &index.pages {
+            let kept = paged().get(&page.page).map(Arc::clone);
+            let records = if let Some(records) = kept {
+                records
+            } else {
+                let read = self.reader.read_page(*page, cx).await?;
+                let records: BTreeSet<_> = read.entries.iter().map(|entry| entry.record).collect();
+                let records = Arc::new(records);
+                paged().insert(page.page, Arc::clone(&records));
+                records
+            };
+            if records.contains(&record) {
+                return Ok(true);
+            }
+        }
+        let counted = index.pages.iter().map(|page| u64::from(page.records)).sum::<u64>();
+        if counted + index.entries.len() as u64 != index.records {
+            return Err(wrong_number());
+        }
+        Ok(index.entries.iter().any(|entry| entry.record == record))
     }
 
     /// Adds `entry`, unless its record is in the index already. `now` is the time of the
@@ -215,7 +244,7 @@ impl Writer {
                 Some((index, version)) => (index, Mode::IfUnchanged(version)),
                 None => (empty(), Mode::IfAbsent),
             };
-            if self.reader.entries_of(&index, cx).await?.iter().any(|known| known.record == entry.record) {
+            if self.has(&index, entry.record, cx).await? {
                 return Ok(Indexed::Already);
             }
             let index = self.extended(index, [entry.clone()], now, cx).await?;
@@ -297,6 +326,10 @@ impl Writer {
         index.updated_at = index.updated_at.max(now);
         Ok(index)
     }
+}
+
+fn wrong_number() -> Error {
+    Error::new(ErrorKind::DataInvalid, READ, "it has another number of records than it states")
 }
 
 fn empty() -> Index {

@@ -46,30 +46,40 @@ impl LogFolder {
     /// A bug: the folder has entries that the ledger does not have. What the disk meets.
     pub(super) async fn write(&self, ledger: &Ledger, now_ms: u64, cx: &CallContext) -> Result<()> {
         let _writing = self.writing.lock().await;
-        let entries = ledger.log_entries(0).await?;
-        if ledger.signed().await? == entries.len() as u64 && (!entries.is_empty() || self.folder.exists()) {
+        let size = ledger.log_size().await?;
+        if ledger.signed().await? == size && (size > 0 || self.folder.exists()) {
             return Ok(());
         }
-        self.check(&entries, cx).await?;
+        let there = self.there(ledger, cx).await?;
+        let entries = ledger.log_entries(there).await?;
         let source = self.source.clone();
         let head = blocking(OPERATION, move || {
             let mut writer = source.open()?;
-            let there = writer.head().size as usize;
-            Ok(writer.append(entries.get(there..).unwrap_or_default())?.clone())
+            // Another process may have appended since.
+            let written = writer.head().size.saturating_sub(there) as usize;
+            Ok(writer.append(entries.get(written..).unwrap_or_default())?.clone())
         });
         ledger.keep_head(&head.await?, now_ms).await
     }
 
-    /// Compares what the folder has with what the ledger has.
-    async fn check(&self, entries: &[Entry], cx: &CallContext) -> Result<()> {
+    /// How many entries the folder has, which are the ledger's. A head that the ledger has kept
+    /// covers its entries: they are compared one by one only where the folder has another head,
+    /// as after a crash or a restored copy.
+    async fn there(&self, ledger: &Ledger, cx: &CallContext) -> Result<u64> {
         if !self.folder.join("checkpoint").exists() {
-            return Ok(());
+            return Ok(0);
         }
         let log = Log::open(Arc::new(FolderLog::new(&self.folder)), Some(&self.source.key()), cx).await?;
+        let size = log.head().size;
+        let kept = ledger.head_of(size).await?;
+        if kept.is_some_and(|kept| kept.root == log.head().root) && ledger.log_size().await? >= size {
+            return Ok(size);
+        }
         let there = log.entries(cx).await?;
+        let entries = ledger.log_entries(0).await?;
         let ours: Vec<_> = entries.iter().map(Entry::to_bytes).collect::<Result<_>>()?;
         if ours.starts_with(&there) {
-            return Ok(());
+            return Ok(size);
         }
         Err(Error::bug(OPERATION, "the log's folder has entries that the ledger does not have")
             .with_fault(Fault::Bug)

@@ -54,6 +54,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause after a failure. Source: albedo.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
+/// How long a task that has nothing to do waits for a change of the ledger or of the chain, before
+/// it looks by itself. Each block is a change. Source: albedo; well within the tasks' limits.
+const IDLE: Duration = Duration::from_mins(5);
+
 /// When a task makes its next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
@@ -145,8 +149,11 @@ impl EventSink for Beating {
     }
 }
 
-/// How often it is looked whether tasks get on.
+/// How often it is looked whether tasks get on, unless the chain is asked more seldom.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// How often at the least: what watches the process gives it longer. Source: albedo.
+const SELDOM: Duration = Duration::from_secs(30);
 
 /// What keeps tasks going.
 #[derive(Debug, Clone)]
@@ -155,12 +162,15 @@ struct Care {
     time: Time,
     seen: watch::Receiver<Option<Arc<Seen>>>,
     beats: Arc<Beats>,
+    /// How often it is looked whether tasks get on.
+    look: Duration,
 }
 
 impl Care {
     fn of(base: &Base) -> Self {
         let (ledger, time) = (base.ledger.clone(), base.time.clone());
-        Self { ledger, time, seen: base.seen.subscribe(), beats: Arc::clone(&base.beats) }
+        let look = base.poll.clamp(LOOK, SELDOM);
+        Self { ledger, time, seen: base.seen.subscribe(), beats: Arc::clone(&base.beats), look }
     }
 
     fn beat(&self, task: &'static str) {
@@ -219,7 +229,7 @@ impl Care {
         let mut reported: BTreeSet<_> =
             self.beats.idle(Duration::ZERO).iter().map(|idle| idle.task).collect();
         let mut version = None;
-        while cx.run("watch the tasks", self.time.sleep(LOOK)).await.is_ok() {
+        while cx.run("watch the tasks", self.time.sleep(self.look)).await.is_ok() {
             version = self.ledger.notice_others(version).await.ok();
             let tasks = self.beats.idle(self.time.clock.now());
             if tasks.iter().all(|idle| !idle.is_stalled) {

@@ -61,6 +61,7 @@ mod process;
 mod question;
 #[path = "../program/run.rs"]
 mod run;
+mod scripted;
 
 /// The miners, by uid: the first has slot 2.
 const MINERS: [&str; 9] = ["amy", "gus", "dan", "nia", "bob", "ada", "ben", "eve", "fay"];

@@ -7,31 +7,22 @@
 //! prints the table of `docs/validator.md`. Without it a few are tried.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use albedo::chain::{
-    BlockHash, BlockNumber, BlockRef, Hotkey, Metagraph, NetUid, Reveal, Subnet, WeightReceipt, WeightsView,
-};
-use albedo::chains::local::{LocalChain, LocalChainConfig};
+use albedo::Clock;
+use albedo::chain::Hotkey;
+use albedo::chains::local::LocalChain;
 use albedo::prelude::*;
 use albedo::record::{VerifyOptions, verify_record};
-use albedo::testing::{ScriptedJudge, ScriptedSession, completion, identity};
 use albedo::validator::ledger::{Alert, Ledger, SubmissionRow};
 use albedo::validator::table::{State, is_final};
-use albedo::validator::{Validator, ValidatorConfig};
-use albedo::weights::{Cleared, WeightVector};
-use albedo::{Clock, Digest, Resources};
-use async_trait::async_trait;
 use futures::future::BoxFuture;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use crate::run::demo;
+use crate::scripted::{self, PARTS, Terms, hide, model_files, settings, show, sums, upload};
 
 /// How many seconds of the validator's clock a second has.
 const SPEED: u32 = 300;
@@ -45,28 +36,11 @@ const TEMPO: u64 = 50;
 /// How often the ledger is looked at, in this machine's time.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long a model takes per reply, by that clock.
+const REPLY: Duration = Duration::from_secs(30);
+
 /// Looks before a wait is given up: five minutes of this machine's time.
 const LOOKS: u32 = 15_000;
-
-/// What can be away.
-const PARTS: [&str; 6] = ["chain", "hub", "bucket", "one judge", "all judges", "server"];
-
-/// What is away now.
-static OUT: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-
-fn out() -> MutexGuard<'static, BTreeSet<&'static str>> {
-    OUT.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// # Errors
-/// `part` is away.
-fn reach(part: &'static str) -> albedo::Result<()> {
-    if !out().contains(part) {
-        return Ok(());
-    }
-    let error = Error::new(ErrorKind::Unavailable, format!("reach the {part}"), "it does not answer");
-    Err(error.with_fault(Fault::Infrastructure))
-}
 
 /// This machine's time, [`SPEED`] times as fast.
 #[derive(Debug, Clone)]
@@ -82,191 +56,6 @@ impl Clock for FastClock {
     }
 }
 
-/// The clock of the models' answers.
-static CLOCK: Mutex<Option<FastClock>> = Mutex::new(None);
-
-/// The chain `local`, which can be away.
-#[derive(Debug)]
-struct OutageChain(LocalChain);
-
-impl Plugin<dyn ChainClient> for OutageChain {
-    const NAME: &'static str = "outage-chain";
-    const SUMMARY: &'static str = "the chain `local`, which can be away";
-    type Config = LocalChainConfig;
-    type Checked = LocalChainConfig;
-
-    fn check(config: LocalChainConfig, _: &CheckContext<'_>) -> albedo::Result<LocalChainConfig> {
-        Ok(config)
-    }
-
-    async fn build(config: LocalChainConfig, _: &BuildContext<'_>) -> albedo::Result<Arc<dyn ChainClient>> {
-        Ok(Arc::new(Self(LocalChain::new(config)?)))
-    }
-}
-
-register!(dyn ChainClient => OutageChain);
-
-#[async_trait]
-impl ChainClient for OutageChain {
-    async fn genesis(&self, cx: &CallContext) -> albedo::Result<BlockHash> {
-        reach("chain")?;
-        self.0.genesis(cx).await
-    }
-
-    async fn head(&self, cx: &CallContext) -> albedo::Result<BlockRef> {
-        reach("chain")?;
-        self.0.head(cx).await
-    }
-
-    async fn block(&self, number: BlockNumber, cx: &CallContext) -> albedo::Result<BlockRef> {
-        reach("chain")?;
-        self.0.block(number, cx).await
-    }
-
-    async fn subnet(&self, netuid: NetUid, at: &BlockRef, cx: &CallContext) -> albedo::Result<Subnet> {
-        reach("chain")?;
-        self.0.subnet(netuid, at, cx).await
-    }
-
-    async fn metagraph(&self, netuid: NetUid, at: &BlockRef, cx: &CallContext) -> albedo::Result<Metagraph> {
-        reach("chain")?;
-        self.0.metagraph(netuid, at, cx).await
-    }
-
-    async fn reveals(&self, netuid: NetUid, at: &BlockRef, cx: &CallContext) -> albedo::Result<Vec<Reveal>> {
-        reach("chain")?;
-        self.0.reveals(netuid, at, cx).await
-    }
-
-    async fn weights(&self, netuid: NetUid, at: &BlockRef, cx: &CallContext) -> albedo::Result<WeightsView> {
-        reach("chain")?;
-        self.0.weights(netuid, at, cx).await
-    }
-
-    async fn set_weights(
-        &self,
-        weights: Cleared<WeightVector>,
-        cx: &CallContext,
-    ) -> albedo::Result<WeightReceipt> {
-        reach("chain")?;
-        self.0.set_weights(weights, cx).await
-    }
-
-    async fn set_commitment(
-        &self,
-        netuid: NetUid,
-        hotkey: &Hotkey,
-        text: &str,
-        cx: &CallContext,
-    ) -> albedo::Result<BlockNumber> {
-        reach("chain")?;
-        self.0.set_commitment(netuid, hotkey, text, cx).await
-    }
-}
-
-/// A judge that prefers the reply of the greater skill.
-#[derive(Debug)]
-struct OutageJudge {
-    parts: &'static [&'static str],
-    inner: ScriptedJudge,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct OutageJudgeConfig {
-    /// Its number; judge 1 can be away alone.
-    number: u32,
-}
-
-impl Plugin<dyn Judge> for OutageJudge {
-    const NAME: &'static str = "outage-judge";
-    const SUMMARY: &'static str = "prefers the greater skill, and can be away";
-    type Config = OutageJudgeConfig;
-    type Checked = OutageJudgeConfig;
-
-    fn check(config: OutageJudgeConfig, _: &CheckContext<'_>) -> albedo::Result<OutageJudgeConfig> {
-        Ok(config)
-    }
-
-    async fn build(config: OutageJudgeConfig, _: &BuildContext<'_>) -> albedo::Result<Arc<dyn Judge>> {
-        let skill = |reply: &str| reply.split(' ').next().and_then(|skill| skill.parse().ok()).unwrap_or(0.0);
-        let parts: &[_] = if config.number == 1 { &["one judge", "all judges"] } else { &["all judges"] };
-        let inner = ScriptedJudge::preferring(&format!("judge {}", config.number), skill);
-        Ok(Arc::new(Self { parts, inner }))
-    }
-}
-
-register!(dyn Judge => OutageJudge);
-
-#[async_trait]
-impl Judge for OutageJudge {
-    fn identity(&self) -> &Identity {
-        self.inner.identity()
-    }
-
-    fn profile(&self) -> JudgeProfile {
-        self.inner.profile()
-    }
-
-    async fn compare(&self, request: &Comparison, cx: &CallContext) -> albedo::Result<Assessment> {
-        for part in self.parts {
-            reach(part)?;
-        }
-        self.inner.compare(request, cx).await
-    }
-}
-
-/// A server that can be away. A model says its skill, which its file `skill` has.
-#[derive(Debug)]
-struct OutageBackend(Identity);
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct OutageBackendConfig {}
-
-impl Plugin<dyn ModelBackend> for OutageBackend {
-    const NAME: &'static str = "outage-backend";
-    const SUMMARY: &'static str = "models that say their skill, and can be away";
-    type Config = OutageBackendConfig;
-    type Checked = OutageBackendConfig;
-
-    fn check(config: OutageBackendConfig, _: &CheckContext<'_>) -> albedo::Result<OutageBackendConfig> {
-        Ok(config)
-    }
-
-    async fn build(_: OutageBackendConfig, _: &BuildContext<'_>) -> albedo::Result<Arc<dyn ModelBackend>> {
-        Ok(Arc::new(Self(identity(Self::NAME))))
-    }
-}
-
-register!(dyn ModelBackend => OutageBackend);
-
-#[async_trait]
-impl ModelBackend for OutageBackend {
-    fn identity(&self) -> &Identity {
-        &self.0
-    }
-
-    async fn load(&self, model: &ModelSource, _: &CallContext) -> albedo::Result<Arc<dyn ModelSession>> {
-        const LOAD: &str = "load a scripted model";
-        reach("server")?;
-        let file = model.model.require_folder(LOAD)?.join("skill");
-        let text = fs::read_to_string(&file).map_err(|error| Error::io(LOAD, &file, error))?;
-        let clock = CLOCK.lock().unwrap_or_else(PoisonError::into_inner).clone().expect("a clock");
-        let said = text.clone();
-        let answer = move |_, _| {
-            let (clock, said) = (clock.clone(), said.clone());
-            async move {
-                // A reply takes half a minute.
-                clock.sleep_until(clock.now() + Duration::from_secs(30)).await;
-                reach("server")?;
-                Ok(completion(&said))
-            }
-        };
-        Ok(Arc::new(ScriptedSession::waiting(&text, answer)))
-    }
-}
-
 /// The competition, and what the test knows of it.
 struct World {
     dir: PathBuf,
@@ -275,16 +64,6 @@ struct World {
     ledger: Ledger,
     king: f64,
     submissions: u32,
-}
-
-/// A model that says `skill`, in the folder `place`.
-fn write_model(place: &Path, skill: f64, number: u32) {
-    fs::create_dir_all(place).expect("makes");
-    for entry in fs::read_dir(demo().join("models/king")).expect("lists") {
-        let entry = entry.expect("an entry");
-        fs::copy(entry.path(), place.join(entry.file_name())).expect("copies");
-    }
-    fs::write(place.join("skill"), format!("{skill:.2} of submission {number}")).expect("writes");
 }
 
 /// One line of the table.
@@ -318,71 +97,13 @@ impl Line {
 }
 
 impl World {
-    /// Writes what a competition needs into `dir`.
-    fn settings(dir: &Path) -> LocalChainConfig {
-        write_model(&dir.join("first"), 0.3, 0);
-        fs::create_dir(dir.join("mirror")).expect("makes");
-        albedo::signer::KeyFile::from_seed(&[7; 32]).save_new(&dir.join("log.pem")).expect("a key");
-        let chain = format!(
-            "path = '{}'\ntempo = {TEMPO}\nweights_rate_limit = 5\nneurons = [{{ uid = 0, hotkey = \"owner\" }}, \
-             {{ uid = 1, hotkey = \"validator\", validator_permit = true, stake = 1000 }}, {{ uid = 2, hotkey = \"miner\" }}]\n",
-            dir.join("chain.sqlite").display()
-        );
-        let text = format!(
-            r#"
-state = "state"
-cache = "cache"
-hotkey = "validator"
-poll_ms = 6000
-genesis = {{ path = "first" }}
-hubs = [{{ name = "folder", path = "mirror" }}]
-entry = {{ manifests = "folder", per_hotkey = 1000 }}
-backend = {{ name = "outage-backend" }}
-tasks = {{ name = "parquet", path = '{tasks}' }}
-judges = [
-    {{ name = "outage-judge", number = 1 }},
-    {{ name = "outage-judge", number = 2 }},
-    {{ name = "outage-judge", number = 3 }},
-]
-screens = [{{ name = "architecture" }}]
-log = {{ origin = "outages.invalid/log", key = "log.pem" }}
-publish = {{ to = "site" }}
-
-[duel]
-samples = 16
-rule = {{ name = "margin" }}
-generation.max_new_tokens = 64
-limits = {{ samples_in_flight = 2, call_tries = 1 }}
-
-[chain]
-name = "outage-chain"
-{chain}
-"#,
-            tasks = demo().join("tasks").display(),
-        );
-        fs::write(dir.join("validator.toml"), text).expect("writes");
-        albedo::config::parse(&chain).expect("settings")
-    }
-
     /// Hands in a model of `skill`; gives the number of its submission.
     async fn submit(&mut self, skill: f64) -> i64 {
         self.submissions += 1;
-        let beside = self.dir.join("beside");
-        write_model(&beside, skill, self.submissions);
-        let mut names: Vec<_> =
-            fs::read_dir(&beside).expect("lists").map(|entry| entry.expect("an entry")).collect();
-        names.sort_by_key(fs::DirEntry::file_name);
-        let line = |entry: &fs::DirEntry| {
-            let digest = Digest::of(fs::read(entry.path()).expect("reads"));
-            format!("{digest}  {}\n", entry.file_name().to_string_lossy())
-        };
-        let sums: String = names.iter().map(line).collect();
-        let pin = Digest::of(&sums);
-        fs::write(beside.join("SHA256SUMS"), sums).expect("writes");
-        let (there, away) = (self.dir.join("mirror"), self.dir.join("mirror.away"));
-        let place = if away.exists() { away } else { there }.join("miner/model");
-        fs::create_dir_all(&place).expect("makes");
-        fs::rename(&beside, place.join(pin.to_string())).expect("moves");
+        let files = model_files(skill, self.submissions.into());
+        let sums = sums(&files, false);
+        upload(&self.dir, "miner/model", &files, &sums);
+        let pin = sums.1;
         let text = format!("v7|miner/model|sha256:{pin}");
         self.chain.commit(&Hotkey("miner".into()), &text, None).expect("commits");
         let row = async |ledger: &Ledger| {
@@ -409,42 +130,18 @@ name = "outage-chain"
         self.chain.head(&CallContext::new()).await.expect("a head").number / TEMPO
     }
 
-    /// Where the files of a part are, if it has any.
-    fn place(&self, part: &str) -> Option<PathBuf> {
-        match part {
-            "hub" => Some(self.dir.join("mirror")),
-            "bucket" => Some(self.dir.join("site")),
-            _ => None,
-        }
-    }
-
     fn go_away(&self, parts: &[&'static str]) {
         for part in parts {
-            match self.place(part) {
-                Some(place) => {
-                    fs::rename(&place, place.with_extension("away")).expect("moves");
-                    if *part == "bucket" {
-                        // Where there is no folder, one would be made.
-                        fs::write(&place, "").expect("writes");
-                    }
-                }
-                None => {
-                    out().insert(part);
-                }
+            if !hide(&self.dir, part) {
+                scripted::go_away(part, 0, Duration::MAX);
             }
         }
     }
 
     fn come_back(&self, parts: &[&'static str]) {
         for part in parts {
-            match self.place(part) {
-                Some(place) => {
-                    let _ = fs::remove_file(&place);
-                    fs::rename(place.with_extension("away"), &place).expect("moves");
-                }
-                None => {
-                    out().remove(part);
-                }
+            if !show(&self.dir, part) {
+                scripted::come_back(part);
             }
         }
     }
@@ -452,7 +149,7 @@ name = "outage-chain"
     /// Has `parts` go away for `minutes` while a submission duels; it is better than the king if
     /// `is_better`.
     async fn outage(&mut self, parts: &[&'static str], minutes: u64, is_better: bool) -> Line {
-        let skill = if is_better { self.king + 0.05 } else { self.king - 0.2 };
+        let skill = if is_better { self.king + 1.0 } else { self.king - 1.0 };
         let id = self.submit(skill).await;
         let duelling = async |ledger: &Ledger| {
             let row = ledger.submission(id).await.expect("read");
@@ -518,11 +215,11 @@ name = "outage-chain"
     async fn submit_during(&mut self, parts: &[&'static str]) -> i64 {
         let is_chain_away = parts.contains(&"chain");
         if is_chain_away {
-            out().remove("chain");
+            scripted::come_back("chain");
         }
-        let id = self.submit(0.02).await;
+        let id = self.submit(self.king - 2.0).await;
         if is_chain_away {
-            out().insert("chain");
+            scripted::go_away("chain", 0, Duration::MAX);
         }
         id
     }
@@ -612,10 +309,13 @@ fn nobody_pays_for_an_outage() {
 async fn outages() {
     let folder = tempfile::tempdir().expect("a folder");
     let dir = folder.path().to_owned();
-    let settings = World::settings(&dir);
+    let miners = [("miner".to_owned(), String::new())];
+    let (poll, screens) = (Duration::from_secs(6), "[{ name = \"architecture\" }]");
+    let terms = Terms { tempo: TEMPO, poll, miners: &miners, samples: 16, in_flight: 2, screens };
+    let settings = settings(&dir, terms);
     let chain = LocalChain::new(settings.clone()).expect("a chain");
     let clock = FastClock(Instant::now());
-    *CLOCK.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock.clone());
+    scripted::begin(Arc::new(clock.clone()), REPLY);
 
     let running = start(&dir, &clock).await;
     let mut set = tokio::task::JoinSet::new();
@@ -629,7 +329,7 @@ async fn outages() {
     });
 
     let ledger = Ledger::read(&dir.join("state/ledger.sqlite")).expect("opens");
-    let mut world = World { dir, chain, clock, ledger, king: 0.3, submissions: 0 };
+    let mut world = World { dir, chain, clock, ledger, king: 0.0, submissions: 0 };
     println!(
         "| away | for | alert after | recovered after | duels void | duels resumed | epochs without weights |"
     );
@@ -642,13 +342,13 @@ async fn outages() {
 
     // The machine's clock was hours ahead until the validator is started again, in an outage.
     world.go_away(&["server"]);
-    let id = world.submit(0.02).await;
+    let id = world.submit(world.king - 2.0).await;
     let failed = async |ledger: &Ledger| (ledger.submission(id).await.expect("read").voids > 2).then_some(());
     world.until("the outage is met", failed).await;
     running.end().await;
     world.come_back(&["server"]);
     world.clock = FastClock(Instant::now());
-    *CLOCK.lock().unwrap_or_else(PoisonError::into_inner) = Some(world.clock.clone());
+    scripted::begin(Arc::new(world.clock.clone()), REPLY);
     let running = start(&world.dir, &world.clock).await;
     let over = async |ledger: &Ledger| {
         let row = ledger.submission(id).await.expect("read");
@@ -668,12 +368,8 @@ struct AtWork {
 
 /// Starts the validator of `dir`.
 async fn start(dir: &Path, clock: &FastClock) -> AtWork {
-    let (registry, cx) = (Registry::linked().expect("links"), CallContext::new());
-    let config = ValidatorConfig::read(&dir.join("validator.toml")).expect("reads");
-    let resources = Resources::default().with_clock(clock.clone());
-    let build = BuildContext::new(&registry, &cx).with_resources(resources);
-    let validator = Validator::open(&config, &build).await.expect("opens");
-    validator.begin(&|error| eprintln!("{error}"), &cx).await.expect("begins");
+    let cx = CallContext::new();
+    let validator = scripted::open(dir, clock.clone(), &cx).await;
     let (inner, handle) = (cx.child(), tokio::runtime::Handle::current());
     let working = tokio::task::spawn_blocking(move || handle.block_on(validator.run(&inner)));
     AtWork { cx, working }

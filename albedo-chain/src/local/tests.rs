@@ -232,6 +232,16 @@ async fn commitments_are_hidden_until_their_round_and_replace_each_other() {
     assert_eq!(texts(&at(1022).await), ["plain", "sealed", "latest"], "the revealed one stays");
     let error = chain.commit(&Hotkey("stranger".into()), "x", None).expect_err("not registered");
     assert_eq!(error.kind(), ErrorKind::NotFound);
+
+    // Ten revealed texts stay per hotkey.
+    for number in 1..=11 {
+        let round = chain.head(&cx).await.expect("a head").number + 1;
+        chain.commit(&miner, &format!("sealed {number}"), Some(round)).expect("committed");
+        chain.advance(1).expect("made");
+    }
+    let newest: Vec<_> = (2..=11).map(|number| format!("sealed {number}")).collect();
+    let head = chain.head(&cx).await.expect("a head").number;
+    assert_eq!(texts(&at(head).await), [&["plain".to_owned()], &newest[..]].concat());
 }
 
 #[tokio::test]

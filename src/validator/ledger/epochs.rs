@@ -80,8 +80,7 @@ impl Ledger {
     /// The ledger's.
     pub async fn weights_missed(&self, number: EpochIndex, reason: String) -> Result<usize> {
         self.write("note a missed epoch", move |transaction| {
-            let sql = "UPDATE epochs SET missed = ?2 WHERE epoch < ?1 AND receipt IS NULL AND missed IS NULL";
-            Ok(transaction.execute(sql, params![number, reason])?)
+            Ok(transaction.execute(MISS, params![number, reason])?)
         })
         .await
     }
@@ -122,6 +121,10 @@ impl Ledger {
         .await
     }
 }
+
+/// The condition is that of the index `epochs_open`, so that settled epochs are not read.
+pub(super) const MISS: &str =
+    "UPDATE epochs SET missed = ?2 WHERE epoch < ?1 AND receipt IS NULL AND missed IS NULL";
 
 const SELECT: &str = "SELECT epoch, vector, receipt, missed FROM epochs";
 

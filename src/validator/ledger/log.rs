@@ -22,21 +22,28 @@ impl Ledger {
         .await
     }
 
+    /// How many entries the log has.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn log_size(&self) -> Result<u64> {
+        self.look("read the log's size", |transaction| Ok(size(transaction)?)).await
+    }
+
     /// Keeps a signed head that covers entries of this ledger.
     ///
     /// # Errors
     /// A bug: it covers more than there are.
     pub async fn keep_head(&self, head: &Head, now_ms: u64) -> Result<()> {
-        let (size, head) = (head.size, head.clone());
+        let (covered, head) = (head.size, head.clone());
         self.write("keep a head of the log", move |transaction| {
-            let entries: u64 =
-                transaction.query_row("SELECT count(*) FROM log_entries", [], |row| row.get(0))?;
-            if size > entries {
+            let entries = size(transaction)?;
+            if covered > entries {
                 let error = Error::bug(
                     "keep a head of the log",
                     "the log's folder has entries that the ledger lacks",
                 );
-                return Err(error.with("folder", size).with("ledger", entries).into());
+                return Err(error.with("folder", covered).with("ledger", entries).into());
             }
             keep(transaction, &head, now_ms)
         })
@@ -80,6 +87,11 @@ impl Ledger {
     }
 }
 
+/// How many entries there are: their places have no gap, and none is ever deleted.
+fn size(transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
+    transaction.query_row("SELECT coalesce(max(place) + 1, 0) FROM log_entries", [], |row| row.get(0))
+}
+
 fn head(row: &Row<'_>) -> rusqlite::Result<Head> {
     Head::parse(&row.get::<_, String>(0)?).map_err(|error| damaged(0, error))
 }
@@ -96,7 +108,7 @@ pub(super) fn append(transaction: &Transaction<'_>, entry: &Entry) -> Result<u64
     const OPERATION: &str = "append to the log";
     let bytes = entry.to_bytes()?;
     let text = String::from_utf8(bytes).map_err(|error| Error::bug(OPERATION, error.to_string()))?;
-    let place: u64 = transaction.query_row("SELECT count(*) FROM log_entries", [], |row| row.get(0))?;
+    let place = size(transaction)?;
     transaction.execute("INSERT INTO log_entries (place, entry) VALUES (?1, ?2)", params![place, text])?;
     Ok(place)
 }

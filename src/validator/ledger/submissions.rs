@@ -1,13 +1,16 @@
 //! Where each submission stands, and every move that it made.
 
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use std::collections::BTreeMap;
+
+use rusqlite::{OptionalExtension, Row, ToSql, Transaction, params};
 use serde::Serialize;
 
+use super::competitions::present;
 use super::sql::{digest, json, parsed};
 use super::{Ledger, outbox};
 use crate::chain::{BlockNumber, Hotkey, Place};
 use crate::chains::database::{Trouble, damaged};
-use crate::validator::table::{Move, State, after, by_name, is_final, name};
+use crate::validator::table::{Move, State, after, by_name, name};
 use crate::{Admission, Digest, Error, ErrorKind, Fault, Result};
 
 /// A submission as the ledger has it.
@@ -153,9 +156,70 @@ impl Ledger {
     /// # Errors
     /// The ledger's.
     pub async fn live(&self) -> Result<Vec<SubmissionRow>> {
-        self.look("read the queue", |transaction| {
-            let live = all(transaction)?;
-            Ok(live.into_iter().filter(|row| !is_final(row.state)).collect())
+        self.look("read the queue", live).await
+    }
+
+    /// Of the present competition, `row` and the submissions with its pin, with its content, or by
+    /// one of `hotkeys`, the first one first: all that decides whether it takes part.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn related(&self, row: &SubmissionRow, hotkeys: Vec<Hotkey>) -> Result<Vec<SubmissionRow>> {
+        let (id, pin, content) = (row.id, row.pin.clone(), row.content.map(|content| content.to_string()));
+        self.look("read the submissions", move |transaction| {
+            // One lookup in an index each: the ledger may have years of submissions.
+            let now = present(transaction)?.id;
+            let mut found = BTreeMap::new();
+            let mut add = |column: &str, value: &dyn ToSql| -> rusqlite::Result<()> {
+                let sql = format!("SELECT {COLUMNS} FROM submissions WHERE {column} = ?1");
+                for row in transaction.prepare(&sql)?.query_map([value], submission)? {
+                    let row = row?;
+                    if row.competition == now {
+                        let place = (row.place.block, row.place.extrinsic, row.hotkey.clone(), row.id);
+                        found.insert(place, row);
+                    }
+                }
+                Ok(())
+            };
+            add("id", &id)?;
+            add("pin", &pin)?;
+            if let Some(content) = &content {
+                add("content", content)?;
+            }
+            for hotkey in &hotkeys {
+                add("hotkey", &hotkey.0)?;
+            }
+            Ok(found.into_values().collect())
+        })
+        .await
+    }
+
+    /// The submissions that came last, at most `most`, the last one first: by place, then hotkey.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn newest_submissions(&self, most: usize) -> Result<Vec<SubmissionRow>> {
+        self.look("read the submissions", move |transaction| {
+            let order = "ORDER BY block DESC, extrinsic DESC NULLS LAST, hotkey DESC, id DESC LIMIT ?1";
+            let sql = format!("SELECT {COLUMNS} FROM submissions {order}");
+            let mut statement = transaction.prepare(&sql)?;
+            Ok(statement.query_map([most], submission)?.collect::<rusqlite::Result<_>>()?)
+        })
+        .await
+    }
+
+    /// The submissions of the kings, by their numbers in the ledger.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn of_kings(&self) -> Result<BTreeMap<i64, SubmissionRow>> {
+        self.look("read the kings' submissions", |transaction| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM submissions WHERE id IN (SELECT submission FROM kings WHERE submission > 0)"
+            );
+            let mut statement = transaction.prepare(&sql)?;
+            let rows = statement.query_map([], submission)?;
+            Ok(rows.map(|row| row.map(|row| (row.id, row))).collect::<rusqlite::Result<_>>()?)
         })
         .await
     }
@@ -265,6 +329,20 @@ pub(super) fn find(transaction: &Transaction<'_>, id: i64) -> Result<SubmissionR
             .with_hint("`albedo validator queue` and `albedo validator history` list them")
             .into()
     })
+}
+
+/// The condition is that of the index `submissions_live`, so that those with an outcome are not read.
+pub(super) fn live_sql() -> String {
+    format!(
+        "SELECT {COLUMNS} FROM submissions WHERE state NOT IN ('crowned', 'lost', 'forfeit', 'expired', 'set_aside') \
+         ORDER BY block, extrinsic NULLS FIRST, hotkey, id"
+    )
+}
+
+/// Those without an outcome, by place.
+fn live(transaction: &Transaction<'_>) -> Result<Vec<SubmissionRow>, Trouble> {
+    let mut statement = transaction.prepare(&live_sql())?;
+    Ok(statement.query_map([], submission)?.collect::<rusqlite::Result<_>>()?)
 }
 
 /// All of them, by place.

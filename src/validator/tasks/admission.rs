@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::checks::{Miners, barred, same_content};
 use super::turn::{Turn, next_to_screen};
-use super::{Next, Task, report};
+use super::{IDLE, Next, Task, report};
 use crate::admission::{Probes, ScreenedModel};
 use crate::chain::BlockNumber;
 use crate::judges::screens::Measurement;
@@ -82,9 +82,9 @@ impl Admissions {
     /// Whether its hotkey and repository may take part.
     async fn enter(&self, row: &SubmissionRow, seen: &Seen, cx: &CallContext) -> Result<Looked> {
         let shared = &*self.0;
-        let all = shared.ledger.entered().await?;
         let swaps = shared.reveals.swaps(shared.chain_id(cx).await?, shared.netuid).await?;
         let miners = Miners::new(&swaps);
+        let all = shared.ledger.related(row, miners.hotkeys(&row.hotkey)).await?;
         let why = barred(row, &all, shared.entry.per_hotkey, &miners, &seen.metagraph, &swaps);
         let why = why.or_else(|| self.reference(row).err().map(|error| error.to_string()));
         let why = match why {
@@ -131,7 +131,7 @@ impl Admissions {
         };
         let files: Arc<dyn ModelFiles> = Arc::new(files);
         let row = SubmissionRow { content: Some(found), ..row.clone() };
-        if let Some(first) = same_content(&row, &shared.ledger.entered().await?) {
+        if let Some(first) = same_content(&row, &shared.ledger.related(&row, Vec::new()).await?) {
             let why =
                 format!("{} entered the same files before, in block {}", first.hotkey, first.place.block);
             if first.hotkey == row.hotkey {
@@ -412,8 +412,7 @@ impl Task for Admissions {
 
     async fn step(&self, cx: &CallContext) -> Result<Next> {
         let shared = &*self.0;
-        let idle = Duration::from_mins(1);
-        let Some(seen) = shared.newest() else { return Ok(Next::Change(idle)) };
+        let Some(seen) = shared.newest() else { return Ok(Next::Change(IDLE)) };
         let (king, now_ms) = (shared.king().await?, shared.time.now_ms());
         let live = shared.ledger.live().await?;
         let mut skip = Vec::new();
@@ -424,8 +423,8 @@ impl Task for Admissions {
                 Turn::Wait(due) => {
                     let due = [due, next_due].into_iter().flatten().min();
                     let pause =
-                        due.map_or(idle, |due| Duration::from_millis(due.saturating_sub(now_ms).max(1)));
-                    return Ok(Next::Change(pause.min(idle)));
+                        due.map_or(IDLE, |due| Duration::from_millis(due.saturating_sub(now_ms).max(1)));
+                    return Ok(Next::Change(pause.min(IDLE)));
                 }
             };
             match self.look_at(row, &king, &seen, cx).await {

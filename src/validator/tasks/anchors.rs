@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Next, Task};
+use super::{IDLE, Next, Task};
 use crate::chain::{BlockNumber, Content};
 use crate::log::AnchoredHead;
 use crate::validator::config::Anchoring;
@@ -101,7 +101,7 @@ impl Task for Anchors {
 
     async fn step(&self, cx: &CallContext) -> Result<Next> {
         let shared = &*self.shared;
-        let wait = Next::Change(Duration::from_mins(1));
+        let wait = Next::Change(IDLE);
         if shared.anchoring == Anchoring::Never {
             return Ok(wait);
         }

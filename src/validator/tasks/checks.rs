@@ -25,9 +25,17 @@ impl Miners {
         }
         first
     }
+
+    /// Every hotkey of `hotkey`'s miner.
+    pub(super) fn hotkeys(&self, hotkey: &Hotkey) -> Vec<Hotkey> {
+        let first = self.first(hotkey);
+        let others = self.0.keys().filter(|other| self.first(other) == first && *other != first);
+        [first].into_iter().chain(others).cloned().collect()
+    }
 }
 
-/// Why `row` takes no part, if it does not; `all` are the submissions by place.
+/// Why `row` takes no part, if it does not; `all` are the submissions by place, those at least that
+/// have its pin or are by its miner.
 pub(super) fn barred(
     row: &SubmissionRow,
     all: &[SubmissionRow],
@@ -78,7 +86,8 @@ pub(super) fn gone(hotkey: &Hotkey, metagraph: &Metagraph, swaps: &[Swap]) -> Op
     })
 }
 
-/// The earlier submission with the same content, if there is one.
+/// The earlier submission with the same content, if there is one; `all` are the submissions by
+/// place, those at least that have its content.
 pub(super) fn same_content<'a>(row: &SubmissionRow, all: &'a [SubmissionRow]) -> Option<&'a SubmissionRow> {
     let content = row.content?;
     let mut earlier = all.iter().take_while(|other| other.id != row.id);
@@ -156,6 +165,18 @@ mod tests {
         assert!(barred(6, 1).contains("not registered"));
         let gone = gone(&Hotkey("gil".into()), &metagraph, &swaps).expect("gone");
         assert!(gone.contains("exchanged for hal in block 9"), "{gone}");
+    }
+
+    #[test]
+    fn a_miner_has_every_hotkey_that_its_slot_had() {
+        let miners = Miners::new(&[swap("a", "b"), swap("b", "c"), swap("x", "y")]);
+        let hotkeys = |hotkey: &str| {
+            let all = miners.hotkeys(&Hotkey(hotkey.into()));
+            all.into_iter().map(|hotkey| hotkey.0).collect::<Vec<_>>()
+        };
+        assert_eq!(hotkeys("b"), ["a", "b", "c"]);
+        assert_eq!(hotkeys("y"), ["x", "y"]);
+        assert_eq!(hotkeys("z"), ["z"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::anchors::on_chain;
 use super::checks::gone;
 use super::contestants::{Contestants, builder, settings};
 use super::turn::{Turn, next_to_duel, pause, waits};
-use super::{Next, Task, on_thread, report};
+use super::{IDLE, Next, Task, on_thread, report};
 use crate::chain::BlockNumber;
 use crate::log::{Announced, Ended, Submission};
 use crate::record::{self, FileStore, RecordStore, VerifyOptions};
@@ -58,9 +58,8 @@ impl Duels {
         let row = match next_to_duel(&live, king.id, now_ms) {
             Turn::Take(row) => row,
             Turn::Wait(due) => {
-                let idle = Duration::from_mins(1);
-                let pause = due.map_or(idle, |due| Duration::from_millis(due.saturating_sub(now_ms).max(1)));
-                return Ok(Next::Change(pause.min(idle)));
+                let pause = due.map_or(IDLE, |due| Duration::from_millis(due.saturating_sub(now_ms).max(1)));
+                return Ok(Next::Change(pause.min(IDLE)));
             }
         };
         // King and registration are looked at again before anything is spent.
@@ -113,12 +112,12 @@ impl Duels {
         }
         let now_ms = time.now_ms();
         if waits(row.due_ms, now_ms) {
-            return Ok(Next::Change(Duration::from_millis(row.due_ms - now_ms).min(Duration::from_mins(1))));
+            return Ok(Next::Change(Duration::from_millis(row.due_ms - now_ms).min(IDLE)));
         }
         self.shared.log.write(ledger, now_ms, cx).await?;
         let Some(head_block) = duel.head_block else {
             let Some(block) = self.announced_at(duel, cx).await? else {
-                return Ok(Next::Change(Duration::from_mins(1)));
+                return Ok(Next::Change(IDLE));
             };
             ledger.announced_at(duel.id, block).await?;
             return Ok(Next::Now);
@@ -326,9 +325,9 @@ impl Task for Duels {
     }
 
     async fn step(&self, cx: &CallContext) -> Result<Next> {
-        let Some(seen) = self.shared.newest() else { return Ok(Next::Change(Duration::from_mins(1))) };
+        let Some(seen) = self.shared.newest() else { return Ok(Next::Change(IDLE)) };
         if self.shared.ledger.frozen().await?.is_some() {
-            return Ok(Next::Change(Duration::from_mins(1)));
+            return Ok(Next::Change(IDLE));
         }
         match self.shared.ledger.open_duel().await? {
             Some(duel) => self.go_on(&duel, cx).await,

@@ -7,10 +7,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
-use super::{Next, Task};
+use super::{IDLE, Next, Task};
 use crate::publish::{Backoff, Failure, Item, Lag, Next as Due, Outbox, Publisher, Settings, Work};
 use crate::validator::ledger::outbox::What;
 use crate::validator::parts::{Base, Shared};
+use crate::validator::table::State;
 use crate::{CallContext, Error, Result};
 
 pub(in crate::validator) mod documents;
@@ -44,6 +45,16 @@ struct Opened {
 impl Publishing {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, state: Mutex::default() }
+    }
+
+    /// Whether a duel runs: it moves on without a change of the ledger, and begins and ends with
+    /// one. A duel that is void waits for up to half an hour.
+    async fn is_running(&self) -> Result<bool> {
+        let ledger = &self.shared.ledger;
+        match ledger.open_duel().await? {
+            Some(duel) => Ok(ledger.submission(duel.submission).await?.state == State::Duelling),
+            None => Ok(false),
+        }
     }
 }
 
@@ -91,8 +102,12 @@ impl Task for Publishing {
             ledger.refresh_documents(now_ms).await?;
             *fresh_ms = now_ms;
         }
-        if ledger.next_waiting(now_ms).await?.is_none_or(|waiting| waiting.due_ms > now_ms) {
-            return Ok(Next::Change(RUNNING));
+        let waiting = ledger.next_waiting(now_ms).await?;
+        let due_ms = waiting.map(|waiting| waiting.due_ms);
+        if due_ms.is_none_or(|due_ms| due_ms > now_ms) {
+            let most = if self.is_running().await? { RUNNING } else { IDLE };
+            let due = due_ms.map(|due_ms| Duration::from_millis(due_ms - now_ms));
+            return Ok(Next::Change(due.map_or(most, |due| due.min(most))));
         }
         let drained = publisher.drain(&LedgerOutbox(&self.shared), cx).await?;
         match drained.error {

@@ -37,6 +37,7 @@ fn care(clock: &Quick) -> Care {
         time: Time::new(Arc::new(clock.clone())),
         seen,
         beats: Arc::default(),
+        look: LOOK,
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Next, Task, report};
-use crate::chain::{EpochIndex, MechanismId, Subnet};
+use super::{IDLE, Next, Task, report};
+use crate::chain::{BlockNumber, EpochIndex, MechanismId, Subnet};
 use crate::validator::ledger::{Choice, EpochRow};
 use crate::validator::parts::{Base, Seen};
 use crate::weights::{EqualSplit, Share, WeightKey, WeightVector, are_in_force, check_setter};
@@ -32,6 +32,9 @@ pub(super) struct Weights {
 struct InForce {
     /// The epoch in which they were seen last, or in which the process began to look.
     last: Option<EpochIndex>,
+    /// The block that was looked at last, and whether that was reported: the chain says the same of
+    /// it however often the ledger changes meanwhile.
+    looked: Option<(BlockNumber, bool)>,
 }
 
 impl InForce {
@@ -91,14 +94,22 @@ impl Weights {
     async fn check_force(&self, seen: &Seen, cx: &CallContext) -> Result<bool> {
         const KEY: &str = "weights are not in force";
         let base = &*self.base;
+        let looked = self.in_force.lock().unwrap_or_else(PoisonError::into_inner).looked;
+        if let Some((_, reported)) = looked.filter(|(block, _)| *block == seen.head.number) {
+            return Ok(reported);
+        }
         let uid = seen.metagraph.of(&base.hotkey).map(|neuron| neuron.uid);
         let view = base.chain.weights(base.netuid, &seen.head, cx).await?;
         let row = view.rows.iter().find(|row| Some(row.validator) == uid);
         let epochs = base.ledger.epochs(8).await?;
         let are_ours = row
             .is_some_and(|row| epochs.iter().any(|epoch| are_in_force(&epoch.vector.shares, &row.weights)));
-        let silent =
-            self.in_force.lock().unwrap_or_else(PoisonError::into_inner).look(are_ours, &seen.subnet);
+        let silent = {
+            let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+            let silent = in_force.look(are_ours, &seen.subnet);
+            in_force.looked = Some((seen.head.number, silent.is_some()));
+            silent
+        };
         match silent {
             Some(epochs) => {
                 let message = "the last epochs went by without weights of this validator";
@@ -130,7 +141,7 @@ impl Task for Weights {
 
     async fn step(&self, cx: &CallContext) -> Result<Next> {
         let base = &*self.base;
-        let wait = Next::Change(Duration::from_mins(1));
+        let wait = Next::Change(IDLE);
         let Some(seen) = base.newest() else { return Ok(wait) };
         let epoch = seen.subnet.epoch;
         // Raising an alert changes the ledger, for which this task would not wait then.

@@ -164,6 +164,40 @@ async fn the_ledger_of_format_3_is_read() {
     assert_eq!(ledger.can_import(super::followed::import().source).await.expect("read"), Imported::Already);
 }
 
+/// A validator lives for years: what it asks for with every block is found by an index.
+#[tokio::test]
+async fn what_is_asked_for_with_every_block_reads_nothing_that_is_over() {
+    let ledger = Ledger::in_memory().expect("a ledger");
+    for (sql, index) in [
+        (super::super::submissions::live_sql(), "submissions_live"),
+        (super::super::epochs::MISS.into(), "epochs_open"),
+    ] {
+        let read = move |transaction: &rusqlite::Transaction<'_>| {
+            let mut statement = transaction.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+            let mut rows = statement.raw_query();
+            let mut plan = String::new();
+            while let Some(row) = rows.next()? {
+                plan.push_str(&row.get::<_, String>(3)?);
+            }
+            Ok(plan)
+        };
+        let plan = ledger.look("explain", read).await.expect("explained");
+        assert!(plan.contains(index), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn the_ledger_of_format_4_is_read() {
+    let (_folder, path) = folder();
+    let connection = Connection::open(&path).expect("opens");
+    connection.execute_batch(include_str!("../fixtures/ledger-4.sql")).expect("the fixture is whole");
+    drop(connection);
+    let ledger = Ledger::open(&path).expect("opens");
+    let followed = ledger.followed().await.expect("read").expect("followed");
+    assert_eq!((followed.hotkey.0.as_str(), followed.next, followed.caught_up), ("them", 1, false));
+    assert_eq!((ledger.log_size().await.expect("read"), ledger.signed().await.expect("read")), (1, 1));
+}
+
 /// Writes the fixture of the newest format: its SQL goes to standard output.
 #[tokio::test]
 #[ignore = "run it once for a new format, and keep what it prints"]

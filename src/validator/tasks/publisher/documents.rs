@@ -13,7 +13,7 @@ use crate::publish::public::{
 use crate::validator::ledger::{Competition, KingRow, SubmissionRow};
 use crate::validator::parts::Shared;
 use crate::validator::running::name;
-use crate::validator::table::{action, is_final};
+use crate::validator::table::action;
 use crate::{Error, Result};
 
 /// After how many seconds a reader should doubt that the validator still writes: its chain
@@ -34,13 +34,13 @@ pub(in crate::validator) async fn written(document: &str, shared: &Shared, now_m
 }
 
 async fn status(shared: &Shared, now_ms: u64) -> Result<Status> {
-    let rows = shared.ledger.submissions().await?;
+    let (rows, of_kings) = (shared.ledger.live().await?, shared.ledger.of_kings().await?);
     let kings = shared.ledger.kings().await?;
     let weights: BTreeMap<String, f64> = match shared.ledger.last_landed().await? {
         Some(epoch) => epoch.parts()?.into_iter().map(|(hotkey, part)| (hotkey.0, part)).collect(),
         None => BTreeMap::new(),
     };
-    let kings: Vec<King> = kings.iter().map(|king| public_king(king, &rows, &weights)).collect();
+    let kings: Vec<King> = kings.iter().map(|king| public_king(king, &of_kings, &weights)).collect();
     let reign = match (kings.first(), shared.ledger.king().await?) {
         (Some(king), Some(row)) => {
             let attempts = shared.ledger.spent(row.id).await?.attempts;
@@ -65,7 +65,7 @@ async fn status(shared: &Shared, now_ms: u64) -> Result<Status> {
         competitions: competitions(shared).await?,
         reign,
         kings,
-        queue: rows.iter().filter(|row| !is_final(row.state)).map(queued).collect(),
+        queue: rows.iter().map(queued).collect(),
         registration,
         log: Some(PublicLog {
             origin: shared.log.origin().to_owned(),
@@ -89,9 +89,7 @@ async fn competitions(shared: &Shared) -> Result<Vec<PublicCompetition>> {
 }
 
 async fn submissions(shared: &Shared, now_ms: u64) -> Result<Submissions> {
-    let mut rows = shared.ledger.submissions().await?;
-    rows.reverse();
-    rows.truncate(MOST);
+    let rows = shared.ledger.newest_submissions(MOST).await?;
     let shown = |row: &SubmissionRow| SubmissionStatus {
         submission: public(row),
         state: row.state,
@@ -108,8 +106,8 @@ async fn submissions(shared: &Shared, now_ms: u64) -> Result<Submissions> {
     })
 }
 
-fn public_king(king: &KingRow, rows: &[SubmissionRow], weights: &BTreeMap<String, f64>) -> King {
-    let submission = rows.iter().find(|row| Some(row.id) == king.submission);
+fn public_king(king: &KingRow, rows: &BTreeMap<i64, SubmissionRow>, weights: &BTreeMap<String, f64>) -> King {
+    let submission = king.submission.and_then(|id| rows.get(&id));
     let mut model = name(&king.model);
     model.parameters = king.parameters;
     King {
