@@ -138,7 +138,10 @@ fn print(days: &[Day], length: &Length) {
     }
 }
 
-/// What a process takes stays as it is.
+/// What a process takes stays as it is. Files and threads vary by what is under way when the day
+/// ends: four more are allowed. Memory may grow by half and 32 MB, for the page caches of SQLite
+/// files that grow. That is a guess from before the long form was run: it finds what grows with
+/// every block, not a small leak.
 fn check(days: &[Day], length: &Length) {
     let (before, after): (Vec<_>, Vec<_>) = days.iter().partition(|day| day.number <= length.flat_from);
     let most = |days: &[&Day], of: fn(&Day) -> u64| days.iter().map(|day| of(day)).max().expect("a day");

@@ -92,7 +92,7 @@ pub(crate) fn live(dir: &Path, script: &Script, samples: u32) -> Vec<Day> {
             all_over.await;
             acted.cancel();
         });
-        // Whoever panics first ends the run.
+        // The first task that panics ends the run.
         let watched = async {
             tokio::select! {
                 Some(ended) = acting.join_next() => ended,
