@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use crate::context::CallContext;
 use crate::digest::{Digest, Hasher};
-use crate::error::{Error, ErrorKind, Fault, Result, Retry};
-use crate::files::{FileEntry, ModelFiles, leftover};
+use crate::error::{Artefact, Error, ErrorKind, Fault, Result, Retry};
+use crate::files::{FileEntry, ModelFiles, Provenance, leftover};
 use crate::safetensors::{TensorInfo, read_header};
 
 mod blocks;
@@ -114,6 +114,7 @@ pub struct TensorSlice {
 pub struct Outline {
     config: Option<Vec<u8>>,
     shards: Vec<Shard>,
+    provenance: Provenance,
 }
 
 /// One weight file.
@@ -160,10 +161,8 @@ impl Outline {
 
     /// The tensor that a visitor needs is not there.
     pub fn missing(&self, tensor: &str) -> Error {
-        Error::new(ErrorKind::DataInvalid, OPERATION, format!("the files lack the tensor `{tensor}`"))
-            .with_fault(Fault::Infrastructure)
-            .with_retry(Retry::Backoff)
-            .with_hint("complete the download; the screen `files` tells whether the model itself lacks it")
+        let message = format!("the files lack the tensor `{tensor}`");
+        wrong(Error::new(ErrorKind::DataInvalid, OPERATION, message), self.provenance)
     }
 
     /// The shard and the bytes of `slice`.
@@ -179,7 +178,9 @@ impl Outline {
             (end <= info.range.end).then_some(start..end)
         })();
         range.map(|range| (shard, range)).ok_or_else(|| {
-            invalid("the tensor is shorter than its place in the network", &self.shards[shard].name)
+            let message = "the tensor is shorter than its place in the network";
+            wrong(Error::new(ErrorKind::DataInvalid, OPERATION, message), self.provenance)
+                .with("file", &self.shards[shard].name)
                 .with("tensor", &slice.tensor)
         })
     }
@@ -191,9 +192,10 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Files that cannot be read; no weight file; a malformed header; a tensor
-    /// in two files. The files are a copy of ours: nothing here is a
-    /// contestant's fault.
+    /// in two files. The last three are about the model where the files are what was
+    /// handed in ([`Provenance::Published`]), and infrastructure's in a copy of ours.
     pub async fn open(files: Arc<dyn ModelFiles>, cx: &CallContext) -> Result<Self> {
+        let provenance = files.provenance();
         let mut listed = files.list(cx).await?;
         listed.sort_by(|a, b| a.name.cmp(&b.name));
         let config = match listed.iter().find(|file| file.name == "config.json") {
@@ -206,21 +208,20 @@ impl Checkpoint {
         for FileEntry { name, size, .. } in listed.into_iter().filter(|file| is_weight_file(&file.name)) {
             let mut reader = ShardReader::new(Arc::clone(&files), name.clone(), size);
             let head = reader.header(cx).await?;
-            let header = read_header(&mut &*head, size).map_err(|error| {
-                // What passed `files` was well formed: the copy is what is broken.
-                error.with_fault(Fault::Infrastructure).with_retry(Retry::Backoff).with("file", &name)
-            })?;
+            let header = read_header(&mut &*head, size);
+            let header = header.map_err(|error| wrong(error, provenance).with("file", &name))?;
             let mut tensors: Vec<_> = header.tensors.into_iter().collect();
             tensors.sort_by_key(|(_, info)| (info.range.start, info.range.end));
             shards.push(Shard { name, bytes: size, tensors });
             readers.push(reader);
         }
         if shards.is_empty() {
-            return Err(Error::new(ErrorKind::NotFound, OPERATION, "there is no *.safetensors file")
+            let error = Error::new(ErrorKind::NotFound, OPERATION, "there is no *.safetensors file");
+            return Err(wrong(error, provenance)
                 .with_hint("check that it is a model's folder and that its download is complete"));
         }
-        check_unique(&shards)?;
-        Ok(Self { outline: Arc::new(Outline { config, shards }), readers })
+        check_unique(&shards).map_err(|error| wrong(error, provenance))?;
+        Ok(Self { outline: Arc::new(Outline { config, shards, provenance }), readers })
     }
 
     /// What is known before the pass.
@@ -394,7 +395,9 @@ fn check_unique(shards: &[Shard]) -> Result<()> {
     for shard in shards {
         for (name, _) in &shard.tensors {
             if let Some(earlier) = seen.insert(name.as_str(), shard.name.as_str()) {
-                return Err(invalid("two files hold the same tensor", &shard.name)
+                let message = "two files hold the same tensor";
+                return Err(Error::new(ErrorKind::DataInvalid, OPERATION, message)
+                    .with("file", &shard.name)
                     .with("tensor", name)
                     .with("first", earlier));
             }
@@ -403,10 +406,16 @@ fn check_unique(shards: &[Shard]) -> Result<()> {
     Ok(())
 }
 
-fn invalid(message: &str, file: &str) -> Error {
-    Error::new(ErrorKind::DataInvalid, OPERATION, message)
-        .with_fault(Fault::Infrastructure)
-        .with("file", file)
+/// `error`, which says what is wrong in the files: about the model that was handed in, or
+/// infrastructure's, in a copy of ours that may be incomplete.
+fn wrong(error: Error, provenance: Provenance) -> Error {
+    match provenance {
+        Provenance::Published => error.about(Artefact::Model),
+        Provenance::Copy => error
+            .with_fault(Fault::Infrastructure)
+            .with_retry(Retry::Backoff)
+            .with_hint("complete the download; the screen `files` tells whether the model itself is so"),
+    }
 }
 
 #[cfg(test)]

@@ -69,6 +69,8 @@ mod terminal;
 #[cfg(feature = "validator")]
 mod validator;
 #[cfg(feature = "validator")]
+mod validator_broken;
+#[cfg(feature = "validator")]
 mod validator_kills;
 #[cfg(feature = "validator")]
 mod validator_served;

@@ -2,7 +2,7 @@
 //! submission gets one outcome, attempts and shares have no gap, and each record is that of a
 //! duel which nobody disturbed.
 //!
-//! `ALBEDO_VALIDATOR_KILLS` sets the number of kills; 10 unless it is set.
+//! `ALBEDO_VALIDATOR_KILLS` sets the number of kills; 5 unless it is set.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -70,7 +70,7 @@ pub(crate) fn prepare(dir: &Path) {
 #[tokio::test]
 async fn a_killed_competition_goes_on_as_if_nothing_had_happened() {
     let kills: u64 =
-        std::env::var("ALBEDO_VALIDATOR_KILLS").map_or(10, |kills| kills.parse().expect("a number"));
+        std::env::var("ALBEDO_VALIDATOR_KILLS").map_or(5, |kills| kills.parse().expect("a number"));
     let mut moments = Stream::new(26, Use::RowDraw);
     let (mut killed, mut competitions) = (0, 0);
     while killed < kills {

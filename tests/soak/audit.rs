@@ -97,7 +97,7 @@ impl Books {
                     if is_better { State::Crowned } else { State::Lost }
                 }
                 Kind::Never => State::Expired,
-                Kind::Code | Kind::Disguised => State::Forfeit,
+                Kind::Code | Kind::Cut | Kind::Disguised => State::Forfeit,
                 Kind::Copy | Kind::Recommitted => State::SetAside,
                 Kind::Again => continue,
             };

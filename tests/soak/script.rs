@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     Never,
     /// A model of its own with a program beside it.
     Code,
+    /// A model of its own whose weights end too early.
+    Cut,
     /// Another miner's commitment, or its digest in another repository.
     Copy,
     /// Another miner's files under another digest; also those of a ring of hotkeys.
@@ -67,8 +69,13 @@ impl Entry {
     /// Its files, by name.
     pub(crate) fn files(&self) -> BTreeMap<&'static str, Vec<u8>> {
         let mut files = model_files(self.skill, self.number);
-        if self.kind == Kind::Code {
-            files.insert("modeling.py", b"print('hello')\n".to_vec());
+        match self.kind {
+            Kind::Code => drop(files.insert("modeling.py", b"print('hello')\n".to_vec())),
+            Kind::Cut => {
+                let weights = files.get_mut("model.safetensors").expect("it has weights");
+                weights.truncate(weights.len() - 2);
+            }
+            _ => {}
         }
         files
     }
@@ -142,7 +149,7 @@ impl Script {
         while author.entries.len() < submissions {
             let gap = -(1.0 - author.unit()).ln() * mean;
             author.now = (author.now + 1 + gap as u64).min(days * DAY - 1);
-            if author.entries.len() % 20 == 19 {
+            if author.entries.len() % 12 == 11 {
                 author.attack(attacks);
                 attacks += 1;
             } else {
@@ -235,7 +242,7 @@ impl Author {
     /// The attacks, one after the other.
     fn attack(&mut self, number: u64) {
         let victim = self.victim();
-        let (kind, victim) = match (number % 8, victim) {
+        let (kind, victim) = match (number % 9, victim) {
             (0, Some(victim)) => (Kind::Copy, victim),
             (1, Some(victim)) => (Kind::Disguised, victim),
             (2, Some(victim)) => (Kind::Recommitted, victim),
@@ -243,6 +250,7 @@ impl Author {
             (4, _) if (0..RING).all(|of| self.is_free(&format!("ring-{of}"))) => return self.ring(),
             (5, _) => return self.own(Kind::Never),
             (6, _) => return self.own(Kind::Late),
+            (7, _) => return self.own(Kind::Cut),
             _ => return self.own(Kind::Code),
         };
         let (repository, order) = (victim.repository.clone(), victim.reversed);
@@ -312,6 +320,6 @@ fn a_script_follows_from_its_seed_and_has_every_kind() {
     for entry in &script.entries {
         *kinds.entry(entry.kind).or_default() += 1;
     }
-    assert_eq!(kinds.len(), 8, "{kinds:?}");
+    assert_eq!(kinds.len(), 9, "{kinds:?}");
     assert!(script.outages.iter().all(|outage| (300..6 * 3600).contains(&outage.secs)));
 }

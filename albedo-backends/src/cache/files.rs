@@ -181,6 +181,7 @@ impl ModelFiles for CachedFiles {
         if self.held.initialized() {
             return Ok(());
         }
+        self.hub.prove(cx).await?;
         let listed = self.hub.list(cx).await?;
         for ((name, start, end), digest) in self.seen() {
             let Some(entry) = listed.iter().find(|entry| entry.name == name) else { continue };

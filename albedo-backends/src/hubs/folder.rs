@@ -14,9 +14,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use albedo_core::digest::Hasher;
 use albedo_core::{
     BuildContext, CallContext, CheckContext, Digest, Error, ErrorKind, Fault, FileEntry, HubRef, ModelFiles,
-    ModelHub, Plugin, Result, Revision,
+    ModelHub, Plugin, Provenance, Result, Revision,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -25,10 +26,14 @@ use serde::{Deserialize, Serialize};
 use crate::files::{FolderFiles, read_small};
 
 const RESOLVE: &str = "resolve a model of the mirror";
+const PROVE: &str = "prove a model of the mirror";
 const SUMS: &str = "SHA256SUMS";
 
 /// Most bytes of `SHA256SUMS`: some ten thousand files. Source: chosen by albedo.
 const MAX_SUMS: u64 = 1 << 20;
+
+/// Bytes that are read at once to compare a file with its digest. Source: chosen by albedo.
+const BLOCK: u64 = 8 << 20;
 
 /// Settings of [`FolderHub`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -83,7 +88,7 @@ impl ModelHub for FolderHub {
         let listed =
             cx.run(RESOLVE, listed).await?.map_err(|error| Error::bug(RESOLVE, error.to_string()))?;
         let names = listed.map_err(|error| self.absent(error).with("reference", reference))?;
-        Ok(Arc::new(Mirrored { files: FolderFiles::new(folder), names }))
+        Ok(Arc::new(Mirrored { files: FolderFiles::new(folder).published(), names }))
     }
 }
 
@@ -111,8 +116,26 @@ struct Mirrored {
     names: BTreeMap<String, Digest>,
 }
 
+impl Mirrored {
+    async fn digest(&self, file: &FileEntry, cx: &CallContext) -> Result<Digest> {
+        let (mut hasher, mut at) = (Hasher::default(), 0);
+        while at < file.size {
+            let end = file.size.min(at + BLOCK);
+            hasher.update(self.files.read(&file.name, at..end, cx).await?);
+            at = end;
+        }
+        Ok(hasher.finish())
+    }
+}
+
 #[async_trait]
 impl ModelFiles for Mirrored {
+    /// The pin vouches for the digests, and they for the files: [`Mirrored::prove`] compares
+    /// them before a file convicts anybody.
+    fn provenance(&self) -> Provenance {
+        Provenance::Published
+    }
+
     async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
         let mut listed = self.files.list(cx).await?;
         listed.retain_mut(|file| {
@@ -136,6 +159,23 @@ impl ModelFiles for Mirrored {
             return Err(Error::new(ErrorKind::NotFound, "read a model's file", message).with("name", name));
         }
         self.files.read(name, range, cx).await
+    }
+
+    /// Compares every file with its digest: also what the sizes of the listing say is
+    /// proven by nothing else.
+    async fn prove(&self, cx: &CallContext) -> Result<()> {
+        for file in self.list(cx).await? {
+            let found = self.digest(&file, cx).await?;
+            if file.sha256 != Some(found) {
+                let message = "a file of the mirror is not the one that it lists";
+                return Err(Error::new(ErrorKind::DigestMismatch, PROVE, message)
+                    .with_fault(Fault::Infrastructure)
+                    .with("file", &file.name)
+                    .with("found", found)
+                    .with_hint("copy the model into the mirror again"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -250,6 +290,22 @@ mod tests {
         assert_eq!(refusal(folder.path(), &other).await.kind(), ErrorKind::NotFound);
         let error = refusal(&folder.path().join("unmounted"), &other).await;
         assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
+    }
+
+    #[tokio::test]
+    async fn a_file_is_what_was_handed_in_once_it_has_its_digest() {
+        let (folder, reference) = mirror(&good());
+        let cx = CallContext::new();
+        let files = FolderHub::new(folder.path()).resolve(&reference, &cx).await.expect("resolves");
+        assert_eq!(files.provenance(), Provenance::Published);
+        files.prove(&cx).await.expect("as it is listed");
+        let model = folder.path().join("owner/model").join(Digest::of(good()).to_string());
+        for damaged in ["012345678", "0123456780", "01234567890", ""] {
+            fs::write(model.join("weights/1"), damaged).expect("writes");
+            let error = files.prove(&cx).await.expect_err("damaged");
+            assert_eq!((error.kind(), error.fault()), (ErrorKind::DigestMismatch, Fault::Infrastructure));
+            assert!(error.to_string().contains("weights/1"), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -9,8 +9,9 @@ use super::{Admission, AdmissionOutcome, Admit, Models, Probes, Screened, Screen
 use crate::checkpoint::{Checkpoint, Seat, WeightsOf};
 use crate::context::CallContext;
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Fault, Result, Side};
+use crate::error::{Artefact, Error, ErrorKind, Fault, Result, Side};
 use crate::events::EventKind;
+use crate::files::Provenance;
 use crate::screen::{Finding, Screen, ScreenPart, ScreenStage, Sessions, WeightsInspection, WeightsScreen};
 
 const OPERATION: &str = "screen the submission";
@@ -122,7 +123,13 @@ async fn weights(
             admission.anchor = anchor;
             admission.king.parameters = king;
             admission.submission.parameters = submission;
-            find(seats, cx).await?
+            let found = find(seats, cx).await?;
+            let mut errors = found.iter().filter_map(|found| found.as_ref().err());
+            // The submission lacks what every model has.
+            if let Some(error) = errors.find(|error| error.fault() == Fault::Contestant(Side::Challenger)) {
+                return Err(error.clone());
+            }
+            found
         }
         // Proven bytes of the submission are not what its author declared.
         Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => return Err(error),
@@ -164,9 +171,12 @@ async fn passes(mut seats: Seats, models: &Models, cx: &CallContext) -> Result<(
     ] {
         checkpoints.push(match files {
             Some(files) => {
-                let owner = if of == WeightsOf::Submission { Side::Challenger } else { Side::King };
-                files.hold(cx).await.map_err(|error| error.charged_to(|_| owner))?;
-                Some((of, Checkpoint::open(Arc::clone(files), cx).await?))
+                let opened = async {
+                    files.hold(cx).await?;
+                    Checkpoint::open(Arc::clone(files), cx).await
+                };
+                let checkpoint = opened.await.map_err(|error| error.charged_to(|_| owner(of)))?;
+                Some((of, checkpoint))
             }
             None => None,
         });
@@ -181,9 +191,16 @@ async fn passes(mut seats: Seats, models: &Models, cx: &CallContext) -> Result<(
     for (digest, checkpoint) in digests.iter_mut().zip(checkpoints) {
         if let Some((of, checkpoint)) = checkpoint {
             (*digest, seats) = checkpoint.pass(of, seats, &progress, cx).await?;
+            let charged = seats.into_iter().map(|seat| seat.map_err(|error| error.charged_to(|_| owner(of))));
+            seats = charged.collect();
         }
     }
     Ok((seats, digests))
+}
+
+/// Whose the weights are.
+fn owner(of: WeightsOf) -> Side {
+    if of == WeightsOf::Submission { Side::Challenger } else { Side::King }
 }
 
 /// What each inspection finds, all of them at the same time on threads that may
@@ -210,6 +227,18 @@ async fn behaviour(
     cx: &CallContext,
 ) -> Result<Vec<Finding>> {
     let loaded = probes.backend.load(&probes.model, cx).await;
+    if let Err(error) = &loaded {
+        let error = error.clone().charged_to(|artefact| match artefact {
+            Artefact::Text if probes.model.text_from.is_some() => Side::King,
+            _ => Side::Challenger,
+        });
+        // What was handed in is no model that can be run. A copy of ours may be incomplete.
+        if error.fault() == Fault::Contestant(Side::Challenger)
+            && admit.models.submission.provenance() == Provenance::Published
+        {
+            return Err(error);
+        }
+    }
     // The king is loaded for the screens that ask for him, and goes with the last of them.
     let mut king = None;
     let mut findings = Vec::with_capacity(screens.len());

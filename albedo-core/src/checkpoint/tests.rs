@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::Side;
 use crate::files::memory::{MemoryFiles, safetensors};
 use crate::safetensors::Dtype;
 
@@ -150,25 +151,63 @@ async fn what_visitors_ask_for_beforehand_is_bounded() {
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
 }
 
+/// What somebody handed in.
+#[derive(Debug)]
+struct Published(Arc<MemoryFiles>);
+
+#[async_trait]
+impl ModelFiles for Published {
+    fn provenance(&self) -> Provenance {
+        Provenance::Published
+    }
+
+    async fn list(&self, cx: &CallContext) -> Result<Vec<FileEntry>> {
+        self.0.list(cx).await
+    }
+
+    async fn read(&self, name: &str, range: Range<u64>, cx: &CallContext) -> Result<Vec<u8>> {
+        self.0.read(name, range, cx).await
+    }
+}
+
 #[tokio::test]
-async fn a_broken_copy_is_ours_and_says_so() {
+async fn what_is_broken_is_ours_in_a_copy_and_its_authors_in_what_was_handed_in() {
     let cx = CallContext::new();
-    let open = async |files: Arc<MemoryFiles>| {
-        Checkpoint::open(files as Arc<dyn ModelFiles>, &cx).await.expect_err("refused")
-    };
-    assert_eq!(open(MemoryFiles::new([])).await.kind(), ErrorKind::NotFound);
     let header = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
     let whole = safetensors(header, &[0; 4]);
+    let mut broken = vec![(MemoryFiles::new([]), ErrorKind::NotFound)];
     for length in [0, 5, 8, 20, whole.len() - 1] {
-        let error = open(MemoryFiles::new([("model.safetensors", whole[..length].to_vec())])).await;
-        assert_eq!(
-            (error.kind(), error.fault(), error.is_retryable()),
-            (ErrorKind::DataInvalid, Fault::Infrastructure, true),
-            "{length}: {error}"
-        );
+        let files = MemoryFiles::new([("model.safetensors", whole[..length].to_vec())]);
+        broken.push((files, ErrorKind::DataInvalid));
     }
-    let twice = MemoryFiles::new([("a.safetensors", whole.clone()), ("b.safetensors", whole)]);
-    assert!(open(twice).await.to_string().contains("two files hold the same tensor"));
+    let twice = MemoryFiles::new([("a.safetensors", whole.clone()), ("b.safetensors", whole.clone())]);
+    broken.push((twice, ErrorKind::DataInvalid));
+    for (files, kind) in broken {
+        let copy =
+            Checkpoint::open(Arc::clone(&files) as Arc<dyn ModelFiles>, &cx).await.expect_err("refused");
+        let copy = copy.charged_to(|_| Side::Challenger);
+        assert_eq!(
+            (copy.kind(), copy.fault(), copy.is_retryable()),
+            (kind, Fault::Infrastructure, true),
+            "{copy}"
+        );
+        let error = Checkpoint::open(Arc::new(Published(files)), &cx).await.expect_err("refused");
+        let error = error.charged_to(|_| Side::Challenger);
+        assert_eq!((error.kind(), error.fault()), (kind, Fault::Contestant(Side::Challenger)), "{error}");
+    }
+
+    // The same of a tensor that a visitor needs.
+    let files = MemoryFiles::new([("model.safetensors", whole)]);
+    for (files, fault) in [
+        (Arc::clone(&files) as Arc<dyn ModelFiles>, Fault::Infrastructure),
+        (Arc::new(Published(files)), Fault::Contestant(Side::Challenger)),
+    ] {
+        let checkpoint = Checkpoint::open(files, &cx).await.expect("opens");
+        for slice in [("b", 0, 1), ("a", 1, 1)] {
+            let error = checkpoint.outline().slice(slice.0, slice.1, slice.2).expect_err("it is not there");
+            assert_eq!(error.charged_to(|_| Side::Challenger).fault(), fault);
+        }
+    }
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ const REPORTED: u32 = 5;
 pub(super) struct Admissions(Arc<Shared>);
 
 /// What became of a look at a submission.
-enum Looked {
+pub(super) enum Looked {
     Moved,
     /// Nothing is to be done before that time, in milliseconds since the Unix epoch.
     Waits(u64),
@@ -216,15 +216,21 @@ impl Admissions {
             });
         let week = shared.chain.block(seeds::week(held), cx).await?;
         let admit = admit.with_king(ModelSource::new(text)).with_questions(Seed::of_questions(week.hash));
-        let admission = match admit.run(cx).await {
+        let screened = async {
+            let admission = admit.run(cx).await?;
+            if admission.is_admitted() {
+                // Its bytes are those that were handed in: what is wrong with them is its own.
+                let remembered = self.remember(row, local.files(), cx).await;
+                remembered.map_err(|error| error.charged_to(|_| Side::Challenger))?;
+            }
+            Ok::<_, Error>(admission)
+        };
+        let admission = match screened.await {
             Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => {
-                return self.convict(row, king, "hold", error, cx).await;
+                return self.convict(row, king, "load", error, cx).await;
             }
             admission => admission?,
         };
-        if admission.is_admitted() {
-            self.remember(row, local.files(), cx).await?;
-        }
         let reason = Reason::new("every screen passed it").screened(admission.clone(), king.id);
         self.settle(row, admission, Move::Clear, reason, cx).await
     }
@@ -302,7 +308,7 @@ impl Admissions {
     }
 
     /// Ends it by what its own proven bytes are, as `error` says.
-    async fn convict(
+    pub(super) async fn convict(
         &self,
         row: &SubmissionRow,
         king: &KingRow,

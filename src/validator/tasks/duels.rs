@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::admission::Admissions;
 use super::anchors::on_chain;
 use super::checks::gone;
 use super::contestants::{Contestants, builder, settings};
@@ -68,7 +69,15 @@ impl Duels {
             ledger.step(row.id, Move::SetAside, Reason::new(why), now_ms).await?;
             return Ok(Next::Now);
         }
-        match self.plan(row, &king, cx).await {
+        let planned = match self.plan(row, &king, cx).await {
+            // Its bytes are here as they were handed in, and no model can be loaded from them.
+            Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => {
+                let admissions = Admissions::new(Arc::clone(&self.shared));
+                admissions.convict(row, &king, "load", error, cx).await.map(drop)
+            }
+            planned => planned,
+        };
+        match planned {
             Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
             Err(error) => {
                 self.tell(&error).await;

@@ -347,27 +347,21 @@ pub(in crate::burn::cuda) fn qk_norm_rope_write_kv<P: Float, V: Numeric, N: Size
                             chunks.index_mut(side)[i as usize] = bf16::cast_from(value);
                         }
                     }
-                    if comptime!(together == TOGETHER) {
-                        if follow {
-                            let base = places[0usize] as usize * comptime!((page * dim) as usize);
+                    if follow {
+                        let base = places[0usize] as usize * comptime!((page * dim) as usize);
+                        #[unroll]
+                        for side in 0..2usize {
+                            let to = base
+                                + value_at(offsets[0usize] as usize, 2 * at + side, comptime!(dim as usize));
+                            let mut chunk = Vector::<u32, N>::zeroed();
                             #[unroll]
-                            for side in 0..2usize {
-                                let to = base
-                                    + value_at(
-                                        offsets[0usize] as usize,
-                                        2 * at + side,
-                                        comptime!(dim as usize),
-                                    );
-                                let mut chunk = Vector::<u32, N>::zeroed();
-                                #[unroll]
-                                for i in 0..comptime!(TOGETHER as usize / 2) {
-                                    let mut both = Two::<bf16>::empty();
-                                    both.insert(0usize, chunks.index(side)[comptime!(2 * i)]);
-                                    both.insert(1usize, chunks.index(side)[comptime!(2 * i + 1)]);
-                                    chunk.insert(i, u32::reinterpret(both));
-                                }
-                                value_chunks[to / 8] = chunk;
+                            for i in 0..comptime!(together as usize / 2) {
+                                let mut both = Two::<bf16>::empty();
+                                both.insert(0usize, chunks.index(side)[comptime!(2 * i)]);
+                                both.insert(1usize, chunks.index(side)[comptime!(2 * i + 1)]);
+                                chunk.insert(i, u32::reinterpret(both));
                             }
+                            value_chunks[to / 8] = chunk;
                         }
                     }
                     if !follow {
