@@ -35,7 +35,7 @@ const WAYS: [(&str, &str, Breaks); 4] = [
     ("cut", "model.safetensors", |bytes| bytes.truncate(bytes.len() - 4)),
     ("empty", "model.safetensors", Vec::clear),
     ("other-shape", "config.json", |bytes| {
-        replace(bytes, "\"num_hidden_layers\": 6", "\"num_hidden_layers\": 7")
+        replace(bytes, "\"num_hidden_layers\": 6", "\"num_hidden_layers\": 7");
     }),
     ("unknown", "config.json", |bytes| replace(bytes, "Qwen3ForCausalLM", "Qwen9ForCausalLM")),
 ];
@@ -49,10 +49,8 @@ fn hand_in(mirror: &Path, miner: &str, model: &Path, file: &str, breaks: Breaks)
         files.insert(name, fs::read(entry.path()).expect("reads"));
     }
     breaks(files.get_mut(file).expect("the model has it"));
-    let mut sums = String::new();
-    for (name, bytes) in &files {
-        sums += &format!("{}  {name}\n", Digest::of(bytes));
-    }
+    let sums = files.iter().map(|(name, bytes)| format!("{}  {name}\n", Digest::of(bytes)));
+    let sums = sums.collect::<Vec<_>>().concat();
     let (pin, repository) = (Digest::of(&sums), format!("models/{miner}"));
     let folder = mirror.join(&repository).join(pin.to_string());
     fs::create_dir_all(&folder).expect("makes");
