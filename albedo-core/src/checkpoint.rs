@@ -114,7 +114,6 @@ pub struct TensorSlice {
 pub struct Outline {
     config: Option<Vec<u8>>,
     shards: Vec<Shard>,
-    provenance: Provenance,
 }
 
 /// One weight file.
@@ -159,10 +158,13 @@ impl Outline {
         self.place(&slice).map(|_| slice)
     }
 
-    /// The tensor that a visitor needs is not there.
+    /// The tensor that a visitor needs is not there. Nobody is charged: the visitor may ask for
+    /// what no model has.
     pub fn missing(&self, tensor: &str) -> Error {
-        let message = format!("the files lack the tensor `{tensor}`");
-        wrong(Error::new(ErrorKind::DataInvalid, OPERATION, message), self.provenance)
+        Error::new(ErrorKind::DataInvalid, OPERATION, format!("the files lack the tensor `{tensor}`"))
+            .with_fault(Fault::Infrastructure)
+            .with_retry(Retry::Backoff)
+            .with_hint("complete the download; the screen `files` tells whether the model itself lacks it")
     }
 
     /// The shard and the bytes of `slice`.
@@ -179,7 +181,8 @@ impl Outline {
         })();
         range.map(|range| (shard, range)).ok_or_else(|| {
             let message = "the tensor is shorter than its place in the network";
-            wrong(Error::new(ErrorKind::DataInvalid, OPERATION, message), self.provenance)
+            Error::new(ErrorKind::DataInvalid, OPERATION, message)
+                .with_fault(Fault::Infrastructure)
                 .with("file", &self.shards[shard].name)
                 .with("tensor", &slice.tensor)
         })
@@ -221,7 +224,7 @@ impl Checkpoint {
                 .with_hint("check that it is a model's folder and that its download is complete"));
         }
         check_unique(&shards).map_err(|error| wrong(error, provenance))?;
-        Ok(Self { outline: Arc::new(Outline { config, shards, provenance }), readers })
+        Ok(Self { outline: Arc::new(Outline { config, shards }), readers })
     }
 
     /// What is known before the pass.

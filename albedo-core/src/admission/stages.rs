@@ -123,13 +123,7 @@ async fn weights(
             admission.anchor = anchor;
             admission.king.parameters = king;
             admission.submission.parameters = submission;
-            let found = find(seats, cx).await?;
-            let mut errors = found.iter().filter_map(|found| found.as_ref().err());
-            // The submission lacks what every model has.
-            if let Some(error) = errors.find(|error| error.fault() == Fault::Contestant(Side::Challenger)) {
-                return Err(error.clone());
-            }
-            found
+            find(seats, cx).await?
         }
         // Proven bytes of the submission are not what its author declared.
         Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => return Err(error),
@@ -171,11 +165,12 @@ async fn passes(mut seats: Seats, models: &Models, cx: &CallContext) -> Result<(
     ] {
         checkpoints.push(match files {
             Some(files) => {
+                let owner = if of == WeightsOf::Submission { Side::Challenger } else { Side::King };
                 let opened = async {
                     files.hold(cx).await?;
                     Checkpoint::open(Arc::clone(files), cx).await
                 };
-                let checkpoint = opened.await.map_err(|error| error.charged_to(|_| owner(of)))?;
+                let checkpoint = opened.await.map_err(|error| error.charged_to(|_| owner))?;
                 Some((of, checkpoint))
             }
             None => None,
@@ -191,16 +186,9 @@ async fn passes(mut seats: Seats, models: &Models, cx: &CallContext) -> Result<(
     for (digest, checkpoint) in digests.iter_mut().zip(checkpoints) {
         if let Some((of, checkpoint)) = checkpoint {
             (*digest, seats) = checkpoint.pass(of, seats, &progress, cx).await?;
-            let charged = seats.into_iter().map(|seat| seat.map_err(|error| error.charged_to(|_| owner(of))));
-            seats = charged.collect();
         }
     }
     Ok((seats, digests))
-}
-
-/// Whose the weights are.
-fn owner(of: WeightsOf) -> Side {
-    if of == WeightsOf::Submission { Side::Challenger } else { Side::King }
 }
 
 /// What each inspection finds, all of them at the same time on threads that may
