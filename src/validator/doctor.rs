@@ -85,7 +85,7 @@ fn disk(config: &ValidatorConfig) -> Check {
     let state = config.state();
     // The folder is made by the first run.
     let there = state.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
-    let free = config.operate.check_disk(there);
+    let free = config.operate.disk(there).check();
     Check::of(
         "disk",
         free.map(|free| {

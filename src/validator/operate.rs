@@ -2,7 +2,7 @@
 //! the service manager, and the room on the disk.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -31,7 +31,7 @@ pub struct OperateSettings {
     /// A loopback address for `/metrics`, `/healthz` and `/readyz`; none by default.
     pub listen: Option<SocketAddr>,
     /// Room that the disk of `state` keeps free, in gigabytes (10⁹ bytes): with less, the
-    /// validator does not start.
+    /// validator does not start, and raises an alert while it runs.
     pub reserve_gb: u64,
     /// Where alerts are sent; nowhere by default.
     pub webhook: Option<WebhookSettings>,
@@ -60,23 +60,43 @@ impl OperateSettings {
         }
     }
 
-    /// Checks the room on the disk of the folder `state`; gives the free bytes.
+    /// The disk of the folder `state`.
+    pub(super) fn disk(&self, state: &Path) -> Disk {
+        Disk { state: state.to_owned(), reserve: self.reserve_gb.saturating_mul(1_000_000_000) }
+    }
+}
+
+/// The disk of the validator's state, some of whose room is kept free.
+#[derive(Debug, Clone)]
+pub(super) struct Disk {
+    state: PathBuf,
+    reserve: u64,
+}
+
+impl Disk {
+    const OPERATION: &str = "check the disk";
+
+    /// Free bytes.
+    pub(super) fn free(&self) -> Result<u64> {
+        let about = rustix::fs::statvfs(&self.state)
+            .map_err(|error| Error::io(Self::OPERATION, &self.state, error.into()))?;
+        Ok(about.f_bavail.saturating_mul(about.f_frsize))
+    }
+
+    /// Free bytes, which are no fewer than the reserve.
     ///
     /// # Errors
     /// [`ErrorKind::ResourceExhausted`] with less than the reserve.
-    pub(super) fn check_disk(&self, state: &Path) -> Result<u64> {
-        const OPERATION: &str = "check the disk";
-        let about = rustix::fs::statvfs(state).map_err(|error| Error::io(OPERATION, state, error.into()))?;
-        let free = about.f_bavail.saturating_mul(about.f_frsize);
-        let reserve = self.reserve_gb.saturating_mul(1_000_000_000);
-        if free >= reserve {
+    pub(super) fn check(&self) -> Result<u64> {
+        let free = self.free()?;
+        if free >= self.reserve {
             return Ok(free);
         }
-        Err(Error::new(ErrorKind::ResourceExhausted, OPERATION, "less room than the reserve is free")
+        Err(Error::new(ErrorKind::ResourceExhausted, Self::OPERATION, "less room than the reserve is free")
             .with_fault(Fault::Infrastructure)
-            .with("path", state.display())
+            .with("path", self.state.display())
             .with("free_bytes", free)
-            .with("reserve_bytes", reserve)
+            .with("reserve_bytes", self.reserve)
             .with_hint("free some space, or lower `operate.reserve_gb`"))
     }
 }
@@ -250,8 +270,8 @@ async fn gather(base: &Base, metrics: &Metrics) -> Result<()> {
     let lag = base.ledger.lag().await?;
     metrics.set(LAG, lag.at(base.time.now_ms()).as_secs_f64());
     metrics.set(WAITING, lag.waiting as f64);
-    if let Ok(about) = rustix::fs::statvfs(&base.state) {
-        metrics.set(FREE, about.f_bavail.saturating_mul(about.f_frsize) as f64);
+    if let Ok(free) = base.disk.free() {
+        metrics.set(FREE, free as f64);
     }
     Ok(())
 }
@@ -263,10 +283,11 @@ mod tests {
     #[test]
     fn a_disk_below_its_reserve_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
-        let settings = |reserve_gb| OperateSettings { reserve_gb, ..OperateSettings::default() };
-        let free = settings(0).check_disk(folder.path()).expect("nothing is reserved");
+        let disk =
+            |reserve_gb| OperateSettings { reserve_gb, ..OperateSettings::default() }.disk(folder.path());
+        let free = disk(0).check().expect("nothing is reserved");
         assert!(free > 0);
-        let error = settings(u64::MAX).check_disk(folder.path()).expect_err("no disk is that large");
+        let error = disk(u64::MAX).check().expect_err("no disk is that large");
         assert_eq!((error.kind(), error.fault()), (ErrorKind::ResourceExhausted, Fault::Infrastructure));
         assert!(error.to_string().contains("operate.reserve_gb"), "{error}");
     }

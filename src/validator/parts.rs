@@ -14,6 +14,7 @@ use super::genesis::first_king;
 use super::ledger::{Competition, KingRow, Ledger};
 use super::log_folder::LogFolder;
 use super::models::{Local, Models, blocking};
+use super::operate::Disk;
 use super::running::Running;
 use super::webhook::Webhook;
 use crate::backends::files::FolderFiles;
@@ -51,6 +52,7 @@ pub(super) struct Base {
     pub(super) budget: ErrorBudget,
     pub(super) poll: Duration,
     pub(super) state: PathBuf,
+    pub(super) disk: Disk,
     pub(super) time: Time,
     pub(super) seen: watch::Sender<Option<Arc<Seen>>>,
     /// Held while something is written to the chain: one extrinsic of the hotkey at a time.
@@ -133,7 +135,8 @@ impl Base {
     pub(super) async fn build(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<Self> {
         let state = config.state();
         std::fs::create_dir_all(&state).map_err(|error| Error::io(OPERATION, &state, error))?;
-        config.operate.check_disk(&state)?;
+        let disk = config.operate.disk(&state);
+        disk.check()?;
         // First: a second validator ends here, before it touches anything.
         let ledger = Ledger::open(&config.ledger())?;
         let chain = CheckContext::new(cx.registry()).plugin("chain", &config.chain)?.build(cx).await?;
@@ -161,6 +164,7 @@ impl Base {
             chain,
             ledger,
             state,
+            disk,
         })
     }
 

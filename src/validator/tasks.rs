@@ -10,7 +10,7 @@
 //! | `anchors` | puts the newest head of the log on chain, after the epoch's weights |
 //! | `publisher` | publishes what the outbox holds |
 //! | `alerts` | sends alerts that begin and end to the webhook |
-//! | `watch` | reports tasks that do not get on, and feeds the service manager while all do |
+//! | `watch` | reports tasks that do not get on and a disk below its reserve, and feeds the service manager while all do |
 //!
 //! A validator that follows another one has `follower`, `weights` and `alerts`, and `followed`
 //! in place of the others: it verifies what the followed one publishes.
@@ -31,6 +31,7 @@ use tokio::task::JoinSet;
 use super::beats::{Beats, Idle};
 use super::following::Following;
 use super::ledger::Ledger;
+use super::operate::Disk;
 use super::parts::{Base, Seen, Shared, Time};
 use crate::events::{Event, EventSink};
 use crate::server::health::notify;
@@ -155,11 +156,15 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How often at the least: what watches the process gives it longer. Source: albedo.
 const SELDOM: Duration = Duration::from_secs(30);
 
+/// Key of the alert of a disk below its reserve.
+const DISK: &str = "the disk";
+
 /// What keeps tasks going.
 #[derive(Debug, Clone)]
 struct Care {
     ledger: Ledger,
     time: Time,
+    disk: Disk,
     seen: watch::Receiver<Option<Arc<Seen>>>,
     beats: Arc<Beats>,
     /// How often it is looked whether tasks get on.
@@ -168,9 +173,9 @@ struct Care {
 
 impl Care {
     fn of(base: &Base) -> Self {
-        let (ledger, time) = (base.ledger.clone(), base.time.clone());
+        let (ledger, time, disk) = (base.ledger.clone(), base.time.clone(), base.disk.clone());
         let look = base.poll.clamp(LOOK, SELDOM);
-        Self { ledger, time, seen: base.seen.subscribe(), beats: Arc::clone(&base.beats), look }
+        Self { ledger, time, disk, seen: base.seen.subscribe(), beats: Arc::clone(&base.beats), look }
     }
 
     fn beat(&self, task: &'static str) {
@@ -222,15 +227,17 @@ impl Care {
         }
     }
 
-    /// Reports tasks that have not got on within their limits. Wakes the others when another
-    /// process has written the ledger.
+    /// Reports tasks that have not got on within their limits, and a disk below its reserve: while
+    /// it is not full yet, the alert reaches the ledger. Wakes the others when another process has
+    /// written the ledger.
     async fn watch(&self, cx: &CallContext) {
         // An earlier process may have left alerts.
         let mut reported: BTreeSet<_> =
             self.beats.idle(Duration::ZERO).iter().map(|idle| idle.task).collect();
-        let mut version = None;
+        let (mut version, mut is_short) = (None, None);
         while cx.run("watch the tasks", self.time.sleep(self.look)).await.is_ok() {
             version = self.ledger.notice_others(version).await.ok();
+            is_short = self.look_at_disk(is_short).await;
             let tasks = self.beats.idle(self.time.clock.now());
             if tasks.iter().all(|idle| !idle.is_stalled) {
                 notify(&NotifyState::Watchdog);
@@ -253,9 +260,25 @@ impl Care {
         }
     }
 
-    /// Raises an alert. A ledger that cannot be written has nothing but the log.
-    async fn raise(&self, key: &str, error: &Error) {
-        raise(&self.ledger, &self.time, key, error).await;
+    /// Raises or ends the alert of the disk where that is a change. Takes and gives whether the
+    /// ledger has the alert: `None` if that is not known.
+    async fn look_at_disk(&self, stood: Option<bool>) -> Option<bool> {
+        let short = self.disk.check().err();
+        let is_short = short.is_some();
+        if stood == Some(is_short) {
+            return stood;
+        }
+        let is_written = match short {
+            Some(error) => self.raise(DISK, &error).await,
+            None => self.ledger.well(DISK, self.time.now_ms()).await.is_ok(),
+        };
+        is_written.then_some(is_short)
+    }
+
+    /// Raises an alert; whether the ledger has it. One that cannot be written has nothing but the
+    /// log.
+    async fn raise(&self, key: &str, error: &Error) -> bool {
+        raise(&self.ledger, &self.time, key, error).await
     }
 }
 
@@ -264,15 +287,17 @@ async fn report(base: &Base, key: &str, error: &Error) {
     raise(&base.ledger, &base.time, key, error).await;
 }
 
-async fn raise(ledger: &Ledger, time: &Time, key: &str, error: &Error) {
+async fn raise(ledger: &Ledger, time: &Time, key: &str, error: &Error) -> bool {
     if error.fault() == Fault::Bug {
         tracing::error!(about = key, %error, "a bug: crowns are frozen");
     } else {
         tracing::warn!(about = key, %error, "to be tried again");
     }
-    if let Err(unwritten) = ledger.alert(key, error, time.now_ms()).await {
+    let written = ledger.alert(key, error, time.now_ms()).await;
+    if let Err(unwritten) = &written {
         tracing::error!(about = key, %unwritten, "the alert is not in the ledger");
     }
+    written.is_ok()
 }
 
 fn said(panic: &(dyn Any + Send)) -> &str {

@@ -1,4 +1,5 @@
-//! Outages, alone and in pairs: chain, hub, bucket, one judge, all judges, server. One validator
+//! Outages, alone and in pairs: chain, hub, bucket, one judge, all judges, server, and a full disk
+//! where a small one may be mounted. One validator
 //! lives through all of them, on the chain `local` and by a clock that runs 300 times as fast.
 //! Models and judges are scripted, so that who should be crowned is known.
 //!
@@ -7,9 +8,10 @@
 //! prints the table of `docs/validator.md`. Without it a few are tried.
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,7 @@ use albedo::record::{VerifyOptions, verify_record};
 use albedo::validator::ledger::{Alert, Ledger, SubmissionRow};
 use albedo::validator::table::{State, is_final};
 use futures::future::BoxFuture;
+use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::scripted::{self, PARTS, Terms, hide, model_files, settings, show, sums, upload};
 
@@ -38,6 +41,16 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// How long a model takes per reply, by that clock.
 const REPLY: Duration = Duration::from_secs(30);
+
+/// The disk of the validator's state, as a part that can be full.
+const DISK: &str = "disk";
+
+/// The variable that names the folder where that disk is mounted.
+const MOUNTED: &str = "ALBEDO_OUTAGES_DISK";
+
+/// Runs a program with a disk that is hardly larger than what the validator keeps free, in a mount
+/// namespace of its own, which ends with the program.
+const WITH_DISK: &str = r#"mount -t tmpfs -o size=1100m tmpfs "$1" && export "$2=$1"; shift 2; exec "$@""#;
 
 /// Looks before a wait is given up: five minutes of this machine's time.
 const LOOKS: u32 = 15_000;
@@ -62,6 +75,8 @@ struct World {
     chain: LocalChain,
     clock: FastClock,
     ledger: Ledger,
+    /// The disk of the state, if it can be full.
+    disk: Option<PathBuf>,
     king: f64,
     submissions: u32,
 }
@@ -130,9 +145,11 @@ impl World {
         self.chain.head(&CallContext::new()).await.expect("a head").number / TEMPO
     }
 
-    fn go_away(&self, parts: &[&'static str]) {
+    async fn go_away(&self, parts: &[&'static str]) {
         for part in parts {
-            if !hide(&self.dir, part) {
+            if *part == DISK {
+                self.fill_disk().await;
+            } else if !hide(&self.dir, part) {
                 scripted::go_away(part, 0, Duration::MAX);
             }
         }
@@ -140,8 +157,37 @@ impl World {
 
     fn come_back(&self, parts: &[&'static str]) {
         for part in parts {
-            if !show(&self.dir, part) {
+            if *part == DISK {
+                fs::remove_file(self.ballast()).expect("removes");
+            } else if !show(&self.dir, part) {
                 scripted::come_back(part);
+            }
+        }
+    }
+
+    /// What fills the disk.
+    fn ballast(&self) -> PathBuf {
+        self.disk.as_ref().expect("a small disk").join("ballast")
+    }
+
+    /// Fills the disk below its reserve; it can be written then, and the validator says so.
+    async fn fill_disk(&self) {
+        let ballast = File::create(self.ballast()).expect("creates");
+        fallocate(&ballast, FallocateFlags::empty(), 0, 200 << 20).expect("there is room");
+        let said = async |ledger: &Ledger| {
+            let alerts = ledger.alerts().await.expect("read");
+            alerts.iter().any(|alert| alert.key == "the disk").then_some(())
+        };
+        self.until("it says that the disk is nearly full", said).await;
+    }
+
+    /// Fills the disk to its last byte.
+    fn fill_disk_up(&self) {
+        let ballast = File::options().append(true).open(self.ballast()).expect("opens");
+        let mut size = ballast.metadata().expect("is there").len();
+        for step in [1 << 20, 1] {
+            while fallocate(&ballast, FallocateFlags::empty(), size, step).is_ok() {
+                size += step;
             }
         }
     }
@@ -157,11 +203,15 @@ impl World {
         };
         self.until("it duels", duelling).await;
         let (began, first) = (self.clock.now(), self.epoch().await + 1);
-        self.go_away(parts);
+        self.go_away(parts).await;
+        let mut alert = None;
+        self.note(&mut alert, began).await;
         // Another one comes meanwhile, whose files the validator has not yet.
         let next = self.submit_during(parts).await;
-        let end = began + Duration::from_secs(60 * minutes);
-        let mut alert = None;
+        if parts.contains(&DISK) {
+            self.fill_disk_up();
+        }
+        let end = self.clock.now() + Duration::from_secs(60 * minutes);
         while self.clock.now() < end {
             self.note(&mut alert, began).await;
             tokio::time::sleep(LOOK).await;
@@ -207,7 +257,9 @@ impl World {
             missed,
         };
         line.print();
-        assert!(parts.contains(&"chain") || line.missed <= 1, "weights go on while the chain is there");
+        // What is signed is written down first.
+        let can_write = ![DISK, "chain"].iter().any(|part| parts.contains(part));
+        assert!(!can_write || line.missed <= 1, "weights go on while they can: {}", line.missed);
         line
     }
 
@@ -268,23 +320,21 @@ impl World {
 }
 
 /// Outages that are tried: which parts, for how many minutes.
-fn chosen() -> Vec<(Vec<&'static str>, u64)> {
+fn chosen(has_disk: bool) -> Vec<(Vec<&'static str>, u64)> {
+    let disk = has_disk.then_some(DISK);
     if std::env::var("ALBEDO_OUTAGES").is_ok_and(|all| all == "all") {
-        let alone = PARTS.iter().map(|part| (vec![*part], 10));
-        let pairs = PARTS
-            .iter()
-            .enumerate()
-            .flat_map(|(place, one)| PARTS[place + 1..].iter().map(move |other| (vec![*one, *other], 30)));
-        let long = ["chain", "all judges", "server"].map(|part| (vec![part], 360));
+        let parts: Vec<_> = PARTS.into_iter().chain(disk).collect();
+        let alone = parts.iter().map(|part| (vec![*part], 10));
+        let pairs = (parts.iter().enumerate())
+            .flat_map(|(place, one)| parts[place + 1..].iter().map(move |other| (vec![*one, *other], 30)));
+        let long = ["chain", "all judges", "server"].into_iter().chain(disk).map(|part| (vec![part], 360));
         return [(vec![], 10)].into_iter().chain(alone).chain(pairs).chain(long).collect();
     }
-    vec![
-        (vec![], 10),
-        (vec!["chain"], 10),
-        (vec!["all judges"], 10),
-        (vec!["hub", "bucket"], 10),
-        (vec!["server"], 10),
-    ]
+    [vec![], vec!["chain"], vec!["all judges"], vec!["hub", "bucket"], vec!["server"]]
+        .into_iter()
+        .chain(disk.map(|disk| vec![disk]))
+        .map(|parts| (parts, 10))
+        .collect()
 }
 
 #[test]
@@ -296,7 +346,12 @@ fn nobody_pays_for_an_outage() {
     // In a process whose state is not the user's.
     let state = concat!(env!("CARGO_TARGET_TMPDIR"), "/state");
     if std::env::var_os("XDG_STATE_HOME").is_none_or(|home| home != state) {
-        let mut again = Command::new(std::env::current_exe().expect("this program"));
+        let (disk, this) = (tempfile::tempdir().expect("a folder"), std::env::current_exe());
+        let mut again = with_disk(disk.path()).unwrap_or_else(|| {
+            eprintln!("skipped: a full disk; no file system may be mounted here");
+            Command::new("env")
+        });
+        again.arg(this.expect("this program"));
         again.args(["--exact", "outages::nobody_pays_for_an_outage", "--nocapture"]);
         let ended = again.env("XDG_STATE_HOME", state).status().expect("it starts");
         assert!(ended.success());
@@ -306,9 +361,25 @@ fn nobody_pays_for_an_outage() {
     runtime.block_on(outages());
 }
 
+/// A command that runs the program behind it with a small disk at `disk`, if one may be mounted.
+fn with_disk(disk: &Path) -> Option<Command> {
+    let command = || {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--map-root-user", "--mount", "sh", "-c", WITH_DISK, "sh"]).arg(disk).arg(MOUNTED);
+        unshare
+    };
+    let has_disk = format!("test -n \"${MOUNTED}\"");
+    let tried = command().args(["sh", "-c", &has_disk]).stderr(Stdio::null()).status();
+    tried.is_ok_and(|tried| tried.success()).then(command)
+}
+
 async fn outages() {
     let folder = tempfile::tempdir().expect("a folder");
     let dir = folder.path().to_owned();
+    let disk = std::env::var_os(MOUNTED).map(PathBuf::from);
+    if let Some(disk) = &disk {
+        std::os::unix::fs::symlink(disk, dir.join("state")).expect("links");
+    }
     let miners = [("miner".to_owned(), String::new())];
     let (poll, screens) = (Duration::from_secs(6), "[{ name = \"architecture\" }]");
     let terms = Terms { tempo: TEMPO, poll, miners: &miners, samples: 16, in_flight: 2, screens };
@@ -329,19 +400,20 @@ async fn outages() {
     });
 
     let ledger = Ledger::read(&dir.join("state/ledger.sqlite")).expect("opens");
-    let mut world = World { dir, chain, clock, ledger, king: 0.0, submissions: 0 };
+    let has_disk = disk.is_some();
+    let mut world = World { dir, chain, clock, ledger, disk, king: 0.0, submissions: 0 };
     println!(
         "| away | for | alert after | recovered after | duels void | duels resumed | epochs without weights |"
     );
     println!("|---|---|---|---|---|---|---|");
-    for (number, (parts, minutes)) in chosen().into_iter().enumerate() {
+    for (number, (parts, minutes)) in chosen(has_disk).into_iter().enumerate() {
         world.outage(&parts, minutes, number % 5 == 4).await;
     }
     let records = world.check_all().await;
     println!("{records} records verified, after {:.1} hours", world.clock.now().as_secs_f64() / 3600.0);
 
     // The machine's clock was hours ahead until the validator is started again, in an outage.
-    world.go_away(&["server"]);
+    world.go_away(&["server"]).await;
     let id = world.submit(world.king - 2.0).await;
     let failed = async |ledger: &Ledger| (ledger.submission(id).await.expect("read").voids > 2).then_some(());
     world.until("the outage is met", failed).await;

@@ -98,7 +98,7 @@ impl Books {
                 }
                 Kind::Never => State::Expired,
                 Kind::Code | Kind::Cut | Kind::Disguised => State::Forfeit,
-                Kind::Copy | Kind::Recommitted => State::SetAside,
+                Kind::Copy | Kind::Recommitted | Kind::Gone => State::SetAside,
                 Kind::Again => continue,
             };
             assert_eq!(row.state, due, "{entry:?}: {row:?}");

@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     Late,
     /// Files that never come.
     Never,
+    /// Files that come after somebody else has registered in its miner's slot.
+    Gone,
     /// A model of its own with a program beside it.
     Code,
     /// A model of its own whose weights end too early.
@@ -59,6 +61,8 @@ pub(crate) struct Entry {
     pub(crate) hidden: Option<u64>,
     /// Seconds from the start until its files are there, if it brings any.
     pub(crate) uploaded: Option<u64>,
+    /// Seconds from the start until its miner's slot is somebody else's, if it comes to that.
+    pub(crate) leaves: Option<u64>,
     repository: String,
     /// Whose weights it has.
     number: u64,
@@ -157,7 +161,10 @@ impl Script {
             }
         }
         let outages = author.outages(days);
-        Self { days, miners: miners.chain(ring).collect(), entries: author.entries, outages }
+        let gone = author.entries.iter().filter(|entry| entry.kind == Kind::Gone);
+        let gone = gone.map(|entry| (entry.hotkey.clone(), format!("owner of {}", entry.hotkey)));
+        let miners = miners.chain(ring).chain(gone).collect();
+        Self { days, miners, entries: author.entries, outages }
     }
 }
 
@@ -198,6 +205,7 @@ impl Author {
             committed: self.now,
             hidden: None,
             uploaded: Some(self.now),
+            leaves: None,
             repository: String::new(),
             number,
             reversed: false,
@@ -242,7 +250,7 @@ impl Author {
     /// The attacks, one after the other.
     fn attack(&mut self, number: u64) {
         let victim = self.victim();
-        let (kind, victim) = match (number % 9, victim) {
+        let (kind, victim) = match (number % 10, victim) {
             (0, Some(victim)) => (Kind::Copy, victim),
             (1, Some(victim)) => (Kind::Disguised, victim),
             (2, Some(victim)) => (Kind::Recommitted, victim),
@@ -251,6 +259,7 @@ impl Author {
             (5, _) => return self.own(Kind::Never),
             (6, _) => return self.own(Kind::Late),
             (7, _) => return self.own(Kind::Cut),
+            (8, _) => return self.own(Kind::Gone),
             _ => return self.own(Kind::Code),
         };
         let (repository, order) = (victim.repository.clone(), victim.reversed);
@@ -268,14 +277,19 @@ impl Author {
     }
 
     fn own(&mut self, kind: Kind) {
-        let (hotkey, skill) = (self.miner(""), self.skill());
+        let hotkey = match kind {
+            Kind::Gone => format!("gone-{}", self.entries.len()),
+            _ => self.miner(""),
+        };
+        let skill = self.skill();
         let mut entry = self.entry(kind, hotkey, skill);
         let late = self.now + (20 + self.stream.below(100)) * BLOCK.as_secs();
-        entry.uploaded = match kind {
-            Kind::Never => None,
-            Kind::Late => Some(late),
-            _ => Some(self.now),
-        };
+        match kind {
+            Kind::Never => entry.uploaded = None,
+            Kind::Late => entry.uploaded = Some(late),
+            Kind::Gone => (entry.uploaded, entry.leaves) = (Some(late), Some(late - 10 * BLOCK.as_secs())),
+            _ => {}
+        }
         self.commit(entry);
     }
 
@@ -320,6 +334,6 @@ fn a_script_follows_from_its_seed_and_has_every_kind() {
     for entry in &script.entries {
         *kinds.entry(entry.kind).or_default() += 1;
     }
-    assert_eq!(kinds.len(), 9, "{kinds:?}");
+    assert_eq!(kinds.len(), 10, "{kinds:?}");
     assert!(script.outages.iter().all(|outage| (300..6 * 3600).contains(&outage.secs)));
 }

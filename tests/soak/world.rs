@@ -46,6 +46,7 @@ pub(crate) struct Day {
 enum What {
     Upload(usize),
     Commit(usize),
+    Leave(usize),
     OutageBegins(usize),
     OutageEnds(usize),
 }
@@ -152,6 +153,7 @@ impl World {
         for (number, entry) in self.script.entries.iter().enumerate() {
             events.push((entry.committed, What::Commit(number)));
             events.extend(entry.uploaded.map(|at| (at, What::Upload(number))));
+            events.extend(entry.leaves.map(|at| (at, What::Leave(number))));
         }
         for (number, outage) in self.script.outages.iter().enumerate() {
             events.push((outage.from, What::OutageBegins(number)));
@@ -164,6 +166,7 @@ impl World {
             match what {
                 What::Upload(number) => self.script.entries[number].upload(&self.dir),
                 What::Commit(number) => self.commit(number).await,
+                What::Leave(number) => self.leave(&self.script.entries[number].hotkey),
                 What::OutageBegins(number) => {
                     let outage = &self.script.outages[number];
                     let part = outage.part();
@@ -208,6 +211,16 @@ impl World {
             None => None,
         };
         self.chain.commit(&Hotkey(entry.hotkey.clone()), &entry.text, round).expect("commits");
+    }
+
+    /// Somebody registers in the slot of `miner`.
+    fn leave(&self, miner: &str) {
+        let chain = rusqlite::Connection::open(self.dir.join("chain.sqlite")).expect("opens");
+        chain.busy_timeout(Duration::from_secs(30)).expect("sets");
+        let sql = "INSERT INTO neurons (uid, registered_at, hotkey, coldkey, validator_permit, stake) \
+                   SELECT uid, (SELECT head + 1 FROM chain), 'after ' || hotkey, 'newcomer', 0, 0 \
+                   FROM neurons WHERE hotkey = ?1";
+        assert_eq!(chain.execute(sql, [miner]).expect("changes"), 1);
     }
 
     async fn head(&self) -> u64 {

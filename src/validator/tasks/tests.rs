@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::validator::operate::OperateSettings;
 
 /// Fails in its first steps, then waits; cancels its context after the last one.
 #[derive(Debug)]
@@ -35,10 +36,16 @@ fn care(clock: &Quick) -> Care {
     Care {
         ledger: Ledger::in_memory().expect("a ledger"),
         time: Time::new(Arc::new(clock.clone())),
+        disk: disk(0),
         seen,
         beats: Arc::default(),
         look: LOOK,
     }
+}
+
+/// A disk of which so many gigabytes are kept free.
+fn disk(reserve_gb: u64) -> Disk {
+    OperateSettings { reserve_gb, ..OperateSettings::default() }.disk(&std::env::temp_dir())
 }
 
 fn shaky(last: u32, fail: fn(u32) -> Result<Next>) -> Shaky {
@@ -90,6 +97,27 @@ fn a_task_that_stands_still_is_reported_once_and_cleared() {
         clock.stop_after(2, cx.clone());
         care.watch(&cx).await;
         assert!(care.ledger.alerts().await.expect("read").is_empty());
+    });
+}
+
+#[test]
+fn a_disk_below_its_reserve_is_reported_once_and_cleared() {
+    run(async {
+        let clock = Quick::default();
+        // No disk has so much room.
+        let short = Care { disk: disk(u64::MAX), ..care(&clock) };
+        let wide = Care { disk: disk(0), ..short.clone() };
+        let looks = async |care: &Care, looks| {
+            let cx = CallContext::new();
+            clock.stop_after(looks, cx.clone());
+            care.watch(&cx).await;
+            care.ledger.alerts().await.expect("read")
+        };
+        let alerts = looks(&short, 5).await;
+        assert_eq!(alerts.len(), 1, "{alerts:?}");
+        assert_eq!((&*alerts[0].key, &*alerts[0].fault, alerts[0].count), (DISK, "infrastructure", 1));
+        assert!(alerts[0].message.contains("reserve"), "{alerts:?}");
+        assert!(looks(&wide, 1).await.is_empty(), "an earlier process's alert ends too");
     });
 }
 
