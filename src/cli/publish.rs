@@ -58,7 +58,8 @@ pub(crate) struct Push {
     /// The license of the tasks, as its SPDX name: every row of the data sets states it.
     #[arg(long, value_name = "NAME")]
     license: Option<String>,
-    /// Go on for this many seconds while something waits to be tried again.
+    /// Go on for this many seconds, from when something was published last, while something waits
+    /// to be tried again.
     #[arg(long, value_name = "SECS", default_value_t = 300)]
     patience: u64,
     /// Print JSON.

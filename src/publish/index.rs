@@ -236,7 +236,8 @@ impl Writer {
     /// The bucket's; [`ErrorKind::Conflict`] if another publisher was faster too often.
     pub(super) async fn add(&self, entry: &IndexEntry, now: u64, cx: &CallContext) -> Result<Indexed> {
         if self.conditions == Conditions::Ignored {
-            return self.add_and_repair(entry, now, cx).await;
+            let lacked = self.repair(Some(entry.record), now, cx).await?;
+            return Ok(if lacked { Indexed::New } else { Indexed::Already });
         }
         for turn in 0..MOVES {
             let read = self.reader.versioned(cx).await?;
@@ -263,37 +264,41 @@ impl Writer {
             .with("tries", MOVES))
     }
 
-    /// Adds `entry` where the bucket ignores conditions. After every write of the index
-    /// it is read back and compared with the manifests that are there: the last writer
-    /// finds what another write has undone, and repairs it. For no record's manifest
-    /// comes after the index was written for it.
-    async fn add_and_repair(&self, entry: &IndexEntry, now: u64, cx: &CallContext) -> Result<Indexed> {
-        let mut indexed = Indexed::Already;
+    /// Compares the index with the manifests that are there, and adds what it lacks, until it
+    /// lacks nothing: the last writer finds what another write has undone, and repairs it. For
+    /// no record's manifest comes after the index was written for it. Gives whether `record` was
+    /// among what it lacked.
+    ///
+    /// # Errors
+    /// The bucket's; [`ErrorKind::Conflict`] if other publishers undid every change.
+    pub(super) async fn repair(&self, record: Option<Digest>, now: u64, cx: &CallContext) -> Result<bool> {
+        let mut lacked = false;
         for _ in 0..MOVES {
-            let index = self.reader.versioned(cx).await?.map_or_else(empty, |(index, _)| index);
+            let (index, mode) = match self.reader.versioned(cx).await? {
+                Some((index, version)) => (index, Mode::IfUnchanged(version)),
+                None => (empty(), Mode::IfAbsent),
+            };
+            let mode = if self.conditions == Conditions::Kept { mode } else { Mode::Always };
             let known: BTreeSet<_> =
                 self.reader.entries_of(&index, cx).await?.iter().map(|entry| entry.record).collect();
             let mut missing = Vec::new();
             for name in self.reader.bucket.list("records/", cx).await? {
-                let Some(record) = record_of(&name).filter(|record| !known.contains(record)) else {
+                let Some(other) = record_of(&name).filter(|record| !known.contains(record)) else {
                     continue;
                 };
-                if record == entry.record {
-                    indexed = Indexed::New;
-                }
-                match self.reader.manifest(record, cx).await {
+                lacked |= record == Some(other);
+                match self.reader.manifest(other, cx).await {
                     // It is being written: its publisher comes here after it.
-                    Err(error) if error.kind() == ErrorKind::DataInvalid && record != entry.record => {}
+                    Err(error) if error.kind() == ErrorKind::DataInvalid && record != Some(other) => {}
                     manifest => missing.extend(manifest?.map(|manifest| manifest.entry)),
                 }
             }
             if missing.is_empty() {
-                return Ok(indexed);
+                return Ok(lacked);
             }
             missing.sort_by_key(|entry| (entry.decided_at, entry.record.to_string()));
             let index = self.extended(index, missing, now, cx).await?;
-            let content = Content::Bytes(json(&index)?.into());
-            self.reader.bucket.write(INDEX, content, Mode::Always, cx).await?;
+            self.reader.bucket.write(INDEX, Content::Bytes(json(&index)?.into()), mode, cx).await?;
         }
         Err(Error::new(ErrorKind::Conflict, WRITE, "other publishers undo every change")
             .with_fault(crate::Fault::Infrastructure)

@@ -37,7 +37,8 @@ pub struct Settings {
     pub exports: Option<Exports>,
     /// When to try again what failed.
     pub backoff: Backoff,
-    /// How long [`Publisher::drain`] goes on while something waits to be tried again.
+    /// How long [`Publisher::drain`] goes on while something waits to be tried again, from when
+    /// something was published last.
     pub patience: Duration,
     /// Measures time, and waits.
     pub clock: Arc<dyn Clock>,
@@ -215,7 +216,8 @@ impl Publisher {
     /// The outbox's; [`ErrorKind::Cancelled`].
     pub async fn drain(&self, outbox: &dyn Outbox, cx: &CallContext) -> Result<Drained> {
         let mut drained = Drained::default();
-        let until_ms = self.now_ms() + self.settings.patience.as_millis() as u64;
+        let patient_until_ms = || self.now_ms() + self.settings.patience.as_millis() as u64;
+        let mut until_ms = patient_until_ms();
         loop {
             cx.check(OPERATION)?;
             self.lag(outbox).await?;
@@ -233,10 +235,12 @@ impl Publisher {
                 Ok(Some(Published::Already(_))) => {
                     drained.already += 1;
                     outbox.done(item.id, self.now_ms()).await?;
+                    until_ms = patient_until_ms();
                 }
                 Ok(_) => {
                     drained.published += 1;
                     outbox.done(item.id, self.now_ms()).await?;
+                    until_ms = patient_until_ms();
                 }
                 Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
                 Err(error) => {
@@ -261,14 +265,21 @@ impl Publisher {
         Ok(drained)
     }
 
-    /// The same for a folder of records, which no other process publishes from meanwhile.
+    /// The same for a folder of records, which no other process publishes from meanwhile. Once
+    /// nothing waits, the index has every record whose manifest is there: some servers check the
+    /// condition of a write before they write, and let one publisher undo what another one did
+    /// meanwhile.
     ///
     /// # Errors
     /// As [`Publisher::drain`]; [`ErrorKind::Conflict`], the operator's, if another
-    /// process does.
+    /// process publishes from the folder; the bucket's.
     pub async fn drain_folder(&self, outbox: &FolderOutbox, cx: &CallContext) -> Result<Drained> {
         let _lock = outbox.lock()?;
-        self.drain(outbox, cx).await
+        let drained = self.drain(outbox, cx).await?;
+        if drained.waiting == 0 {
+            self.index.repair(None, self.now_ms() / 1000, cx).await?;
+        }
+        Ok(drained)
     }
 
     /// Publishes one item; what became of it, if it is a record.

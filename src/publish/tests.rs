@@ -18,7 +18,10 @@ use crate::log::{FolderLog, History, Log};
 use crate::plan::DuelSettings;
 use crate::rng::{Stream, Use};
 use crate::signer::KeyFile;
-use crate::{CallContext, Digest, Error, ErrorKind, Fault, FileStore, Result, Retry, Rule, Seed, Signer};
+use crate::{
+    CallContext, Clock, Digest, Error, ErrorKind, Fault, FileStore, Result, Retry, Rule, Seed, Signer,
+    VirtualClock,
+};
 
 mod exported;
 mod lies;
@@ -97,7 +100,16 @@ struct Flaky {
     failures: u64,
     /// Requests until the kill.
     left: Mutex<u64>,
-    ignores_conditions: bool,
+    keeps: Keeps,
+}
+
+/// How a bucket takes the conditions of writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    Conditions,
+    /// It checks one first, and writes a while later.
+    ConditionsAtFirst,
+    None,
 }
 
 impl Flaky {
@@ -158,7 +170,17 @@ impl Bucket for Flaky {
     }
 
     async fn write(&self, name: &str, content: Content, mode: Mode, cx: &CallContext) -> Result<Written> {
-        let mode = if self.ignores_conditions { Mode::Always } else { mode };
+        let mode = match (self.keeps, mode) {
+            (Keeps::None, _) => Mode::Always,
+            (Keeps::ConditionsAtFirst, Mode::IfUnchanged(version)) => {
+                let there = self.inner.read(name, u64::MAX, cx).await?;
+                if there.is_none_or(|object| object.version != version) {
+                    return self.request(async { Ok(Written::Refused) }).await;
+                }
+                Mode::Always
+            }
+            (_, mode) => mode,
+        };
         self.request(self.inner.write(name, content, mode, cx)).await
     }
 
@@ -193,7 +215,7 @@ async fn poll(bucket: Arc<dyn Bucket>, ended: &AtomicBool) -> usize {
 }
 
 /// Two publishers with records in common, failing and killed; what is in the index then.
-fn two_publishers(seed: u64, ignores_conditions: bool) -> Vec<Digest> {
+fn two_publishers(seed: u64, keeps: Keeps) -> Vec<Digest> {
     let all = records(6);
     let folders = [folder_of(&all[..4]), folder_of(&all[2..])];
     let bucket = memory();
@@ -210,7 +232,7 @@ fn two_publishers(seed: u64, ignores_conditions: bool) -> Vec<Digest> {
                     failures,
                     // Later rounds live longer, so that all of it ends.
                     left: Mutex::new(1 + stream.below(40 + 30 * round)),
-                    ignores_conditions,
+                    keeps,
                 };
                 let (one, other) = (flaky(15), flaky(15));
                 let (one, other) = futures::join!(
@@ -237,11 +259,12 @@ fn two_publishers(seed: u64, ignores_conditions: bool) -> Vec<Digest> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_reader_never_sees_what_is_not_there_and_every_record_is_listed_once(seed: u64, ignores: bool) {
-        let listed = two_publishers(seed, ignores);
+    fn a_reader_never_sees_what_is_not_there_and_every_record_is_listed_once(seed: u64, keeps in 0..3_usize) {
+        let keeps = [Keeps::Conditions, Keeps::ConditionsAtFirst, Keeps::None][keeps];
+        let listed = two_publishers(seed, keeps);
         let distinct: BTreeSet<_> = listed.iter().copied().collect();
         let expected: BTreeSet<_> = records(6).iter().map(|record| digest(record)).collect();
         prop_assert_eq!(listed.len(), 6, "each once");
@@ -313,6 +336,110 @@ async fn a_large_file_goes_up_in_parts_and_only_once() {
     assert_eq!(write().await.expect("asks"), Written::Refused);
     let read = super::index::digest_of(&*bucket, "records/x/record.blobs", size, &cx).await.expect("reads");
     assert_eq!(read, Some(Digest::of_reader(file.reopen().expect("opens")).expect("reads")));
+}
+
+/// Documents that wait, each with the time from which on it is due.
+#[derive(Debug)]
+struct Waiting(Mutex<Vec<(Item, u64)>>);
+
+impl Waiting {
+    fn items(&self) -> std::sync::MutexGuard<'_, Vec<(Item, u64)>> {
+        self.0.lock().expect("lock")
+    }
+}
+
+#[async_trait]
+impl Outbox for Waiting {
+    async fn next(&self, now_ms: u64) -> Result<Next> {
+        let items = self.items();
+        Ok(match items.iter().min_by_key(|(_, due_ms)| *due_ms) {
+            Some((item, due_ms)) if *due_ms <= now_ms => Next::Due(item.clone()),
+            Some((_, due_ms)) => Next::Later(*due_ms),
+            None => Next::Nothing,
+        })
+    }
+
+    async fn done(&self, id: u64, _: u64) -> Result<()> {
+        self.items().retain(|(item, _)| item.id != id);
+        Ok(())
+    }
+
+    async fn failed(&self, id: u64, failure: &Failure, _: u64) -> Result<()> {
+        let mut items = self.items();
+        let (item, due_ms) = items.iter_mut().find(|(item, _)| item.id == id).expect("it waits");
+        item.tries += 1;
+        *due_ms = failure.again_ms.expect("an outage");
+        Ok(())
+    }
+
+    async fn lag(&self, _: u64) -> Result<Lag> {
+        Ok(Lag { waiting: self.items().len() as u64, ..Lag::default() })
+    }
+}
+
+/// A bucket that takes two minutes to write a document, fails every other time, and always with
+/// one of them.
+#[derive(Debug)]
+struct Slow {
+    inner: Arc<dyn Bucket>,
+    clock: VirtualClock,
+    fails: AtomicBool,
+}
+
+#[async_trait]
+impl Bucket for Slow {
+    fn place(&self) -> String {
+        "slow".into()
+    }
+
+    async fn read(&self, name: &str, most: u64, cx: &CallContext) -> Result<Option<Object>> {
+        self.inner.read(name, most, cx).await
+    }
+
+    async fn read_range(&self, name: &str, start: u64, end: u64, cx: &CallContext) -> Result<Bytes> {
+        self.inner.read_range(name, start, end, cx).await
+    }
+
+    async fn size(&self, name: &str, cx: &CallContext) -> Result<Option<u64>> {
+        self.inner.size(name, cx).await
+    }
+
+    async fn write(&self, name: &str, content: Content, mode: Mode, cx: &CallContext) -> Result<Written> {
+        if name.starts_with("data/") {
+            self.clock.sleep_until(self.clock.now() + Duration::from_mins(2)).await;
+            if name == "data/never.json" || !self.fails.fetch_xor(true, Ordering::SeqCst) {
+                let error = Error::new(ErrorKind::Unavailable, "ask", "the server failed");
+                return Err(error.with_retry(Retry::Backoff));
+            }
+        }
+        self.inner.write(name, content, mode, cx).await
+    }
+
+    async fn list(&self, prefix: &str, cx: &CallContext) -> Result<Vec<String>> {
+        self.inner.list(prefix, cx).await
+    }
+}
+
+#[test]
+fn patience_lasts_as_long_as_something_is_published() {
+    let clock = VirtualClock::new();
+    let bucket = Slow { inner: memory(), clock: clock.clone(), fails: AtomicBool::new(false) };
+    let item = |id, name: &str| {
+        let work = Work::Document { name: format!("data/{name}.json"), bytes: Bytes::new() };
+        (Item { id, work, added_ms: 0, tries: 0 }, 0)
+    };
+    let items = (0..10).map(|id| item(id, &id.to_string())).chain([item(10, "never")]);
+    let outbox = Waiting(Mutex::new(items.collect()));
+    let patience = Duration::from_mins(5);
+    let settings = Settings { clock: Arc::new(clock.clone()), patience, ..Settings::default() };
+    let drained = clock.run(async {
+        let cx = CallContext::new();
+        let publisher = Publisher::open(Arc::new(bucket), settings, &cx).await.expect("opens");
+        publisher.drain(&outbox, &cx).await.expect("drains")
+    });
+    let drained = drained.expect("it ends, though one never gets through");
+    assert_eq!((drained.published, drained.waiting), (10, 1), "{drained:?}");
+    assert!(clock.now() > 4 * patience, "it took longer than its patience");
 }
 
 #[tokio::test]

@@ -48,6 +48,9 @@ const SCREENS: &str = r#"[
 const SCRIPT: &str = "script.json";
 const CHAIN_OUTAGES: &str = "chain-outages.json";
 
+/// Samples of a duel.
+const SAMPLES: u32 = 16;
+
 /// Most bytes of the ledger per submission.
 const LEDGER_BYTES: u64 = 50_000;
 
@@ -55,14 +58,13 @@ const LEDGER_BYTES: u64 = 50_000;
 struct Length {
     days: u64,
     submissions: usize,
-    samples: u32,
     flat_from: u64,
     /// What it writes, at most.
     bytes: u64,
 }
 
-const SHORT: Length = Length { days: 10, submissions: 120, samples: 16, flat_from: 4, bytes: 1 << 28 };
-const LONG: Length = Length { days: 180, submissions: 5000, samples: 64, flat_from: 10, bytes: 8 << 30 };
+const SHORT: Length = Length { days: 10, submissions: 120, flat_from: 4, bytes: 1 << 28 };
+const LONG: Length = Length { days: 180, submissions: 5000, flat_from: 10, bytes: 4 << 30 };
 
 /// What this process is to do, and in which folder.
 const PART: &str = "ALBEDO_SOAK_PART";
@@ -112,7 +114,7 @@ fn place(bytes: u64) -> std::io::Result<tempfile::TempDir> {
 fn run(dir: &Path, length: &Length) {
     let script = Script::write(26, length.days, length.submissions);
     fs::write(dir.join(SCRIPT), serde_json::to_vec(&script).expect("JSON")).expect("writes");
-    let days = live(dir, &script, length.samples);
+    let days = live(dir, &script);
     print(&days, length);
     check(&days, length);
 }

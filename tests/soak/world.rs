@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::clock::Jumping;
 use crate::script::Script;
 use crate::scripted::{self, Terms, hide, settings, show};
-use crate::{BLOCK, CHAIN_OUTAGES, DAY, SCREENS, TEMPO};
+use crate::{BLOCK, CHAIN_OUTAGES, DAY, SAMPLES, SCREENS, TEMPO};
 
 /// How often the chain is asked for a block.
 const POLL: Duration = Duration::from_secs(30);
@@ -61,14 +61,15 @@ struct World {
 }
 
 /// Has a validator live through `script` in `dir`; gives what it took, day by day.
-pub(crate) fn live(dir: &Path, script: &Script, samples: u32) -> Vec<Day> {
+pub(crate) fn live(dir: &Path, script: &Script) -> Vec<Day> {
     let clock = Jumping::default();
     let runtime = clock.runtime();
     let days = Arc::new(Mutex::new(Vec::new()));
     runtime.block_on(async {
         scripted::begin(Arc::new(clock.clone()), Duration::ZERO);
         let miners = &script.miners;
-        let terms = Terms { tempo: TEMPO, poll: POLL, miners, samples, in_flight: 32, screens: SCREENS };
+        let terms =
+            Terms { tempo: TEMPO, poll: POLL, miners, samples: SAMPLES, in_flight: 32, screens: SCREENS };
         let settings = settings(dir, terms);
         let chain = || LocalChain::new(settings.clone()).expect("a chain");
         let ledger = || Ledger::read(&dir.join("state/ledger.sqlite")).expect("opens");
