@@ -140,18 +140,22 @@ fn print(days: &[Day], length: &Length) {
     }
 }
 
-/// What a process takes stays as it is. Files and threads vary by what is under way when the day
-/// ends: four more are allowed. Memory may grow by half and 32 MB, for the page caches of SQLite
-/// files that grow. That is a guess from before the long form was run: it finds what grows with
-/// every block, not a small leak.
+/// What a process takes stays as it is. Files vary by what is under way when the day ends: four
+/// more are allowed. Threads vary more, as idle ones end after seconds: half of the days have no
+/// more than four above those of the first days. Memory may grow by half and 32 MB, for the page
+/// caches of SQLite files that grow: in 180 days it grew from 73 MB to 119 MB, and by 4 MB of them
+/// after day 100.
 fn check(days: &[Day], length: &Length) {
     let (before, after): (Vec<_>, Vec<_>) = days.iter().partition(|day| day.number <= length.flat_from);
     let most = |days: &[&Day], of: fn(&Day) -> u64| days.iter().map(|day| of(day)).max().expect("a day");
     let both = |of: fn(&Day) -> u64| [&before, &after].map(|days| most(days, of));
     let [first, last] = both(|day| day.files as u64);
     assert!(last <= first + 4, "open files: {first} until day {}, {last} after", length.flat_from);
-    let [first, last] = both(|day| day.threads as u64);
-    assert!(last <= first + 4, "threads: {first} until day {}, {last} after", length.flat_from);
+    let first = most(&before, |day| day.threads as u64);
+    let mut threads: Vec<_> = after.iter().map(|day| day.threads as u64).collect();
+    threads.sort_unstable();
+    let middle = threads[threads.len() / 2];
+    assert!(middle <= first + 4, "threads: {first} until day {}, {middle} after", length.flat_from);
     let [first, last] = both(|day| day.memory_kb);
     assert!(last <= first + first / 2 + 32 * 1024, "memory: {first} KB, then {last} KB");
     let last = days.last().expect("a day");
