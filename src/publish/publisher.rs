@@ -216,7 +216,8 @@ impl Publisher {
     /// The outbox's; [`ErrorKind::Cancelled`].
     pub async fn drain(&self, outbox: &dyn Outbox, cx: &CallContext) -> Result<Drained> {
         let mut drained = Drained::default();
-        let patient_until_ms = || self.now_ms() + self.settings.patience.as_millis() as u64;
+        let patience_ms = u64::try_from(self.settings.patience.as_millis()).unwrap_or(u64::MAX);
+        let patient_until_ms = || self.now_ms().saturating_add(patience_ms);
         let mut until_ms = patient_until_ms();
         loop {
             cx.check(OPERATION)?;

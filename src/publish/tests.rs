@@ -443,6 +443,14 @@ fn patience_lasts_as_long_as_something_is_published() {
 }
 
 #[tokio::test]
+async fn patience_may_be_endless() {
+    let (cx, settings) = (CallContext::new(), Settings { patience: Duration::MAX, ..Settings::default() });
+    let publisher = Publisher::open(memory(), settings, &cx).await.expect("opens");
+    let drained = publisher.drain(&Waiting(Mutex::default()), &cx).await.expect("drains");
+    assert_eq!(drained.waiting, 0);
+}
+
+#[tokio::test]
 async fn one_failure_keeps_no_other_record_from_being_published() {
     let cx = CallContext::new();
     let folder = folder_of(&records(3));

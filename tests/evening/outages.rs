@@ -1,10 +1,10 @@
 //! Outages, alone and in pairs: chain, hub, bucket, one judge, all judges, server, and a full disk
-//! where a small one may be mounted. One validator
-//! lives through all of them, on the chain `local` and by a clock that runs 300 times as fast.
-//! Models and judges are scripted, so that who should be crowned is known.
+//! where a small one may be mounted. One validator lives through all of them, on the chain `local`
+//! and by a clock that runs 300 times as fast. Models and judges are scripted, so that who should
+//! be crowned is known.
 //!
 //! Each outage begins while a duel runs. No miner is charged, the weights go on while the chain is
-//! there, and nobody has to act. `ALBEDO_OUTAGES=all` has every pair, and outages of six hours; it
+//! there and the disk can be written, and nobody has to act. `ALBEDO_OUTAGES=all` has every pair, and outages of six hours; it
 //! prints the table of `docs/validator.md`. Without it a few are tried.
 
 use std::collections::BTreeSet;
