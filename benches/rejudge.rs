@@ -162,11 +162,10 @@ async fn duel(
             let about = Digest::of_json(&(name, &request.messages, request.seed.to_string()))?;
             let chosen =
                 about.as_bytes()[..8].iter().fold(0, |number, byte| number << 8 | usize::from(*byte));
-            Ok(completion(&texts[chosen % texts.len()]))
+            let scores = request.score_reply.as_ref().map(|_| TokenScores { log_probs: vec![log_prob; 64] });
+            Ok(completion(&texts[chosen % texts.len()]).with_reply_scores(scores))
         });
-        let scores =
-            move |_: &albedo::backend::ScoreRequest| Ok(TokenScores { log_probs: vec![log_prob; 64] });
-        session.with_scores(scores).contestant()
+        session.contestant()
     };
     let settings = DuelSettings {
         samples: SAMPLES,
@@ -180,6 +179,10 @@ async fn duel(
         .judges(judges)
         .settings(settings)
         .build(albedo::build());
-    duel.plan(&store, cx).await?.run(&store, cx).await?;
-    store.close().await
+    let report = duel.plan(&store, cx).await?.run(&store, cx).await?;
+    store.close().await?;
+    match report.record {
+        Some(_) => Ok(()),
+        None => Err(Error::bug("make a record", format!("{:?}", report.verdict))),
+    }
 }

@@ -63,8 +63,8 @@ pub trait Bucket: Debug + Send + Sync + 'static {
     /// Writes the object `name`, if `mode` allows.
     async fn write(&self, name: &str, content: Content, mode: Mode, cx: &CallContext) -> Result<Written>;
 
-    /// The names of the objects whose names begin with `prefix`, which ends with `/`.
-    async fn list(&self, prefix: &str, cx: &CallContext) -> Result<Vec<String>>;
+    /// The names of the folders right below `folder`, none of them with a `/`.
+    async fn folders(&self, folder: &str, cx: &CallContext) -> Result<Vec<String>>;
 }
 
 /// An object that was read.

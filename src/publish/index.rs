@@ -282,8 +282,8 @@ impl Writer {
             let known: BTreeSet<_> =
                 self.reader.entries_of(&index, cx).await?.iter().map(|entry| entry.record).collect();
             let mut missing = Vec::new();
-            for name in self.reader.bucket.list("records/", cx).await? {
-                let Some(other) = record_of(&name).filter(|record| !known.contains(record)) else {
+            for name in self.reader.bucket.folders("records", cx).await? {
+                let Some(other) = name.parse().ok().filter(|record| !known.contains(record)) else {
                     continue;
                 };
                 lacked |= record == Some(other);
@@ -341,7 +341,3 @@ fn empty() -> Index {
     Index { format: FORMAT, updated_at: 0, records: 0, pages: Vec::new(), entries: Vec::new() }
 }
 
-/// The record whose manifest the object `name` is.
-fn record_of(name: &str) -> Option<Digest> {
-    name.strip_prefix("records/")?.strip_suffix("/manifest.json")?.parse().ok()
-}

@@ -184,8 +184,8 @@ impl Bucket for Flaky {
         self.request(self.inner.write(name, content, mode, cx)).await
     }
 
-    async fn list(&self, prefix: &str, cx: &CallContext) -> Result<Vec<String>> {
-        self.request(self.inner.list(prefix, cx)).await
+    async fn folders(&self, folder: &str, cx: &CallContext) -> Result<Vec<String>> {
+        self.request(self.inner.folders(folder, cx)).await
     }
 }
 
@@ -297,9 +297,11 @@ async fn promises(bucket: Arc<dyn Bucket>) {
     assert_eq!(&bucket.read_range("a/b.json", 1, 4, &cx).await.expect("reads")[..], b"hre");
     assert!(bucket.read_range("a/b.json", 3, 9, &cx).await.is_err(), "it is shorter");
     assert!(bucket.read("a/b.json", 4, &cx).await.is_err(), "it is longer than may be read");
-    write("a/c/d", "", Mode::Always).await;
-    write("ab", "x", Mode::Always).await;
-    assert_eq!(bucket.list("a/", &cx).await.expect("lists"), ["a/b.json", "a/c/d"]);
+    for name in ["a/c/d", "a/b/e", "a/c/f/g", "ab/c/d"] {
+        write(name, "x", Mode::Always).await;
+    }
+    assert_eq!(bucket.folders("a", &cx).await.expect("lists"), ["b", "c"]);
+    assert_eq!(bucket.folders("nothing", &cx).await.expect("lists"), <[String; 0]>::default());
     for name in ["../x", "a//b", "/etc/x", ""] {
         assert_eq!(bucket.read(name, 1, &cx).await.expect_err("no name").fault(), Fault::Bug, "{name}");
     }
@@ -415,8 +417,8 @@ impl Bucket for Slow {
         self.inner.write(name, content, mode, cx).await
     }
 
-    async fn list(&self, prefix: &str, cx: &CallContext) -> Result<Vec<String>> {
-        self.inner.list(prefix, cx).await
+    async fn folders(&self, folder: &str, cx: &CallContext) -> Result<Vec<String>> {
+        self.inner.folders(folder, cx).await
     }
 }
 

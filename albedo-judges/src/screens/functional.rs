@@ -8,7 +8,9 @@
 //!
 //! - next to nothing: it answers like the king → `Rejected`;
 //! - an earlier submission's, times a factor: that one's work → `Rejected`;
-//! - it resembles an earlier submission's more than honest colleagues' do: `Flagged`.
+//! - it resembles an earlier submission's more than honest colleagues' do: `Flagged`;
+//! - it is beyond all measure: the model is broken, and so are others that it would resemble;
+//!   it is compared with nobody.
 //!
 //! The tokens are drawn from the king's own distribution, so that a mean over
 //! them is a mean by his probabilities: of `r − 1 − ln r`, with the ratio `r` of
@@ -71,6 +73,9 @@ pub struct FunctionalConfig {
     pub same: f64,
     /// At most this divergence from the king is flagged.
     pub near: f64,
+    /// Above this divergence from the king, a model is broken: it is compared with no earlier
+    /// submission, for what says nothing resembles whatever says nothing.
+    pub broken: f64,
     /// From this cosine of the differences on, the work is the other's.
     pub copied: f64,
     /// From this cosine on the submission is flagged.
@@ -88,6 +93,7 @@ impl Default for FunctionalConfig {
             sets: 4,
             same: 5e-5,
             near: 3e-4,
+            broken: 2.0,
             copied: 0.9,
             alike: 0.7,
             tasks: None,
@@ -108,7 +114,7 @@ impl FunctionalConfig {
                 return invalid(key, format!("it is {value}, a cosine above 0 and at most 1 is needed"));
             }
         }
-        for (key, value) in [("same", self.same), ("near", self.near)] {
+        for (key, value) in [("same", self.same), ("near", self.near), ("broken", self.broken)] {
             if !(value >= 0.0 && value.is_finite()) {
                 return invalid(key, format!("it is {value}, a divergence of 0 or more is needed"));
             }
@@ -170,7 +176,7 @@ impl FunctionalScreen {
     fn with_prompts(config: FunctionalConfig, prompts: Prompts, store: Option<Arc<Store>>) -> Result<Self> {
         let mut settings = prompts.identified(&config)?;
         settings["store"] = json!(store.is_some());
-        let identity = Identity::new(Self::NAME, "2", &settings)?;
+        let identity = Identity::new(Self::NAME, "3", &settings)?;
         Ok(Self { identity, config, prompts, store })
     }
 
@@ -249,7 +255,9 @@ impl FunctionalScreen {
         } else if divergence <= self.config.near {
             reasons.flag("near", format!("it answers nearly like the king: {divergence:.1e} nats per token"));
         }
-        let mut nearest = self.beside_others(sessions, own, cx).await?;
+        let broken = divergence > self.config.broken;
+        let mut nearest =
+            if broken { Vec::new() } else { self.beside_others(sessions, own, cx).await? };
         for Nearest { of, resemblance, .. } in &nearest {
             let Resemblance { cosine, factor, .. } = *resemblance;
             if cosine >= self.config.copied {
@@ -266,6 +274,7 @@ impl FunctionalScreen {
         Ok(reasons.finding(json!({
             "divergence": divergence,
             "tokens": fresh.tokens(),
+            "broken": broken,
             "compared": compared,
             "nearest": to_value(&nearest)?,
         })))

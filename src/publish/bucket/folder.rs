@@ -101,16 +101,10 @@ impl Bucket for FolderBucket {
         self.blocking(cx, move |folder| write(folder, &name, &content, &mode)).await
     }
 
-    async fn list(&self, prefix: &str, cx: &CallContext) -> Result<Vec<String>> {
-        let prefix = prefix.trim_end_matches('/').to_owned();
-        check_name(&prefix)?;
-        self.blocking(cx, move |folder| {
-            let mut names = Vec::new();
-            list(&folder.join(&prefix), &prefix, &mut names)?;
-            names.sort();
-            Ok(names)
-        })
-        .await
+    async fn folders(&self, folder: &str, cx: &CallContext) -> Result<Vec<String>> {
+        check_name(folder)?;
+        let below = folder.to_owned();
+        self.blocking(cx, move |folder| folders(&folder.join(below))).await
     }
 }
 
@@ -210,23 +204,22 @@ fn sweep(beside: &Path) {
     }
 }
 
-fn list(folder: &Path, name: &str, names: &mut Vec<String>) -> Result<()> {
+fn folders(folder: &Path) -> Result<Vec<String>> {
     let failed = |error| Error::io(OPERATION, folder, error);
     let entries = match fs::read_dir(folder) {
-        Err(error) if is_absent(&error) => return Ok(()),
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
         entries => entries.map_err(failed)?,
     };
+    let mut names = Vec::new();
     for entry in entries {
         let entry = entry.map_err(failed)?;
-        let Some(part) = entry.file_name().to_str().map(str::to_owned) else { continue };
-        let name = format!("{name}/{part}");
-        match entry.file_type().map_err(failed)? {
-            kind if kind.is_dir() => list(&entry.path(), &name, names)?,
-            kind if kind.is_file() && check_name(&name).is_ok() => names.push(name),
-            _ => {}
+        let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+        if entry.file_type().map_err(failed)?.is_dir() && check_name(&name).is_ok() {
+            names.push(name);
         }
     }
-    Ok(())
+    names.sort();
+    Ok(names)
 }
 
 fn is_absent(error: &io::Error) -> bool {

@@ -248,13 +248,14 @@ impl Bucket for ObjectBucket {
         }
     }
 
-    async fn list(&self, prefix: &str, cx: &CallContext) -> Result<Vec<String>> {
-        let path = self.path(prefix.trim_end_matches('/'))?;
-        let listed = cx.run(READ, self.store.list(Some(&path)).try_collect::<Vec<_>>()).await?;
-        let listed = listed.map_err(|error| self.failed(READ, prefix, &error))?;
+    async fn folders(&self, folder: &str, cx: &CallContext) -> Result<Vec<String>> {
+        let path = self.path(folder)?;
+        let listed = cx.run(READ, self.store.list_with_delimiter(Some(&path))).await?;
+        let listed = listed.map_err(|error| self.failed(READ, folder, &error))?;
         let mut names: Vec<_> = listed
+            .common_prefixes
             .iter()
-            .filter_map(|meta| meta.location.as_ref().strip_prefix(&self.prefix))
+            .filter_map(|path| path.filename())
             .filter(|name| check_name(name).is_ok())
             .map(str::to_owned)
             .collect();

@@ -140,6 +140,11 @@ fn copies_of_the_king_and_of_another_are_told_from_colleagues() {
     assert!(matches!(honest, Finding::Clear(_)), "{honest:?}");
     let own = find(&screen, &king, &rival, &["rival"]);
     assert!(matches!(own, Finding::Clear(_)), "{own:?}");
+    // The rival's work so many times that nothing is left of the king's.
+    let broken = find(&screen, &king, &Scored::new("broken", 1, 4.0, 0.0), &[]);
+    assert!(matches!(broken, Finding::Clear(_)), "{broken:?}");
+    let evidence = broken.evidence();
+    assert_eq!((&evidence["broken"], &evidence["compared"]), (&json!(true), &json!(0)), "{broken:?}");
 }
 
 /// The replies that were cut have no stop token of the king's choice.
