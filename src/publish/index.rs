@@ -340,4 +340,3 @@ fn wrong_number() -> Error {
 fn empty() -> Index {
     Index { format: FORMAT, updated_at: 0, records: 0, pages: Vec::new(), entries: Vec::new() }
 }
-

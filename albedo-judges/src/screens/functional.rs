@@ -256,8 +256,7 @@ impl FunctionalScreen {
             reasons.flag("near", format!("it answers nearly like the king: {divergence:.1e} nats per token"));
         }
         let broken = divergence > self.config.broken;
-        let mut nearest =
-            if broken { Vec::new() } else { self.beside_others(sessions, own, cx).await? };
+        let mut nearest = if broken { Vec::new() } else { self.beside_others(sessions, own, cx).await? };
         for Nearest { of, resemblance, .. } in &nearest {
             let Resemblance { cosine, factor, .. } = *resemblance;
             if cosine >= self.config.copied {

@@ -1,6 +1,7 @@
 //! Measurements that the pinned settings and the tables of speeds come from. Run
 //! alone, on the GPU that they are for.
 
+use albedo_core::Result;
 use half::bf16;
 
 use super::device::{Buffer, Gpu};
@@ -154,6 +155,24 @@ fn filled<T: Stored>(gpu: &Gpu, block: &[T], len: usize) -> Buffer<T> {
     buffer
 }
 
+/// Least, median and most microseconds of what `launch` launches, of five replays of a graph
+/// that has it `times` times.
+fn microseconds(gpu: &Gpu, times: u32, launch: impl Fn() -> Result<()>) -> [f64; 3] {
+    let graph = gpu.capture(|| (0..times).try_for_each(|_| launch())).unwrap();
+    graph.replay().unwrap();
+    gpu.sync().unwrap();
+    let mut all: Vec<f64> = (0..5)
+        .map(|_| {
+            let start = std::time::Instant::now();
+            graph.replay().unwrap();
+            gpu.sync().unwrap();
+            start.elapsed().as_secs_f64() / f64::from(times) * 1e6
+        })
+        .collect();
+    all.sort_by(f64::total_cmp);
+    [all[0], all[2], all[4]]
+}
+
 fn attention_of_rows<T: Stored>(gpu: &Gpu, block: &[T], rows: usize, context: usize) {
     let heads = HEADS;
     let pages = rows * context / 64;
@@ -172,7 +191,6 @@ fn attention_of_rows<T: Stored>(gpu: &Gpu, block: &[T], rows: usize, context: us
             pages: gpu.upload(&table),
             stride: context / 64,
         };
-        let times = 20;
         let args = AttendRows {
             queries: &queries,
             pool: &pool,
@@ -184,26 +202,12 @@ fn attention_of_rows<T: Stored>(gpu: &Gpu, block: &[T], rows: usize, context: us
             splits,
             heads,
         };
-        let graph = gpu.capture(|| (0..times).try_for_each(|_| gpu.attend_rows(&args))).unwrap();
-        graph.replay().unwrap();
-        gpu.sync().unwrap();
-        let mut us: Vec<f64> = (0..5)
-            .map(|_| {
-                let start = std::time::Instant::now();
-                graph.replay().unwrap();
-                gpu.sync().unwrap();
-                start.elapsed().as_secs_f64() / f64::from(times) * 1e6
-            })
-            .collect();
-        us.sort_by(f64::total_cmp);
+        let [low, us, high] = microseconds(gpu, 20, || gpu.attend_rows(&args));
         let bytes = (2 * len * size_of::<T>()) as f64;
         println!(
-            "{rows} rows of {context}, codes: {}, pages {name}: {:.1} µs ({:.1} – {:.1}), {:.0} GB/s",
+            "{rows} rows of {context}, codes: {}, pages {name}: {us:.1} µs ({low:.1} – {high:.1}), {:.0} GB/s",
             T::CODES,
-            us[2],
-            us[0],
-            us[4],
-            bytes / us[2] / 1e3
+            bytes / us / 1e3
         );
     }
 }
@@ -252,26 +256,11 @@ fn heads_of_rows<T: Stored>(gpu: &Gpu, rows: usize) {
             layer: 0,
             heads,
         };
-        let times = 100;
         gpu.compile(|| gpu.qk_norm_rope_write_kv(&args)).unwrap();
-        let graph = gpu.capture(|| (0..times).try_for_each(|_| gpu.qk_norm_rope_write_kv(&args))).unwrap();
-        graph.replay().unwrap();
-        gpu.sync().unwrap();
-        let mut us: Vec<f64> = (0..5)
-            .map(|_| {
-                let start = std::time::Instant::now();
-                graph.replay().unwrap();
-                gpu.sync().unwrap();
-                start.elapsed().as_secs_f64() / f64::from(times) * 1e6
-            })
-            .collect();
-        us.sort_by(f64::total_cmp);
+        let [low, us, high] = microseconds(gpu, 100, || gpu.qk_norm_rope_write_kv(&args));
         println!(
-            "heads of {rows} rows, codes: {}, apart: {apart}: {:.2} µs ({:.2} – {:.2})",
-            T::CODES,
-            us[2],
-            us[0],
-            us[4]
+            "heads of {rows} rows, codes: {}, apart: {apart}: {us:.2} µs ({low:.2} – {high:.2})",
+            T::CODES
         );
     }
 }
