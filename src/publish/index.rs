@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 
 use super::bucket::{Bucket, Conditions, Content, Mode, Object, PART, Version, Written};
 use super::manifest::{MAX_MANIFEST, RecordManifest, check_format, json, unresolved};
@@ -22,6 +24,10 @@ const MAX_INDEX: u64 = 4 << 20;
 /// How often the index is read and written again before the publisher gives up: another
 /// one was faster each time.
 const MOVES: u32 = 50;
+
+/// How often a document that ends in its middle is read again, after 50 ms first and then
+/// twice as long each time.
+const CUT_SHORT: u32 = 5;
 
 const READ: &str = "read the index";
 const WRITE: &str = "write the index";
@@ -110,7 +116,7 @@ impl Reader {
     /// The manifest of `record`; `None` if there is none.
     pub(super) async fn manifest(&self, record: Digest, cx: &CallContext) -> Result<Option<RecordManifest>> {
         let name = RecordManifest::at(record);
-        let Some(object) = self.bucket.read(&name, MAX_MANIFEST, cx).await? else { return Ok(None) };
+        let Some(object) = self.document(&name, MAX_MANIFEST, cx).await? else { return Ok(None) };
         let manifest = RecordManifest::parse(&object.bytes);
         let manifest = manifest.map_err(|error| error.with("object", &name))?;
         if manifest.record == record {
@@ -120,8 +126,22 @@ impl Reader {
             .with("object", name))
     }
 
+    /// The document `name`. A server may show what another writer has only begun to write
+    /// (`s3rver` does), so that one that ends in its middle is read again.
+    async fn document(&self, name: &str, most: u64, cx: &CallContext) -> Result<Option<Object>> {
+        for again in 0..CUT_SHORT {
+            let Some(object) = self.bucket.read(name, most, cx).await? else { return Ok(None) };
+            let whole = serde_json::from_slice::<IgnoredAny>(&object.bytes);
+            if !whole.is_err_and(|error| error.is_eof()) {
+                return Ok(Some(object));
+            }
+            cx.run(READ, tokio::time::sleep(Duration::from_millis(50 << again))).await?;
+        }
+        self.bucket.read(name, most, cx).await
+    }
+
     async fn versioned(&self, cx: &CallContext) -> Result<Option<(Index, Version)>> {
-        let Some(Object { bytes, version }) = self.bucket.read(INDEX, MAX_INDEX, cx).await? else {
+        let Some(Object { bytes, version }) = self.document(INDEX, MAX_INDEX, cx).await? else {
             return Ok(None);
         };
         check_format(&bytes, READ)?;
@@ -255,7 +275,7 @@ impl Writer {
             }
             // Another publisher was faster. Each pauses for another time.
             let pause = u64::from(turn) * (5 + u64::from(std::process::id() % 23));
-            cx.run(WRITE, tokio::time::sleep(std::time::Duration::from_millis(pause))).await?;
+            cx.run(WRITE, tokio::time::sleep(Duration::from_millis(pause))).await?;
         }
         Err(Error::new(ErrorKind::Conflict, WRITE, "other publishers were faster every time")
             .with_fault(crate::Fault::Infrastructure)
