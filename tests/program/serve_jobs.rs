@@ -87,6 +87,15 @@ impl Serving {
         let _ = self.child.wait();
     }
 
+    /// Has the server finish what it does, and waits for it.
+    pub(crate) fn end(&mut self) {
+        let id = self.child.id().to_string();
+        let told = Command::new("kill").args(["-TERM", &id]).status().expect("kill runs");
+        assert!(told.success(), "the server was not there");
+        let ended = self.child.wait().expect("waits");
+        assert!(ended.success(), "{ended}");
+    }
+
     /// The jobs in the store of a server that is not running: kind, state, and how often
     /// each was begun and its result stored.
     pub(crate) fn jobs(&self) -> Vec<(String, String, u32, u32)> {

@@ -177,7 +177,9 @@ async fn a_process_that_ends_while_it_waits_loses_no_question() {
 async fn a_silent_program_is_out_of_time_whether_it_reads_or_not() {
     let long = "x".repeat(1 << 20);
     for body in ["read -r line\nexec sleep 1000", "exec sleep 1000", "exec sleep 1000 >/dev/null"] {
-        let judge = Script::new(body).limit(3.0).judge().await;
+        // It stays until the end: a program that went is started again.
+        let script = Script::new(body).limit(3.0);
+        let judge = script.judge().await;
         let request = comparison(SEARCH, &long, TEST);
         let error = judge.compare(&request, &CallContext::new()).await.expect_err("no answer");
         let closed = body.contains("null");

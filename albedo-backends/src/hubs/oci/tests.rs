@@ -25,7 +25,7 @@ fn remote() -> Remote {
     remote.with_patience(Patience {
         tries: 3,
         pause: Duration::from_millis(1),
-        stall: Duration::from_millis(500),
+        stall: Duration::from_secs(3),
         least: 1 << 10,
     })
 }
