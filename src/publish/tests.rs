@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -422,45 +422,6 @@ impl Bucket for Slow {
     }
 }
 
-/// A bucket whose next `left` reads show what another has only begun to write.
-#[derive(Debug)]
-struct CutShort {
-    inner: Arc<dyn Bucket>,
-    left: AtomicU32,
-}
-
-#[async_trait]
-impl Bucket for CutShort {
-    fn place(&self) -> String {
-        "cut short".into()
-    }
-
-    async fn read(&self, name: &str, most: u64, cx: &CallContext) -> Result<Option<Object>> {
-        let mut object = self.inner.read(name, most, cx).await?;
-        let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if let (Some(object), Ok(left)) = (&mut object, left) {
-            object.bytes.truncate(object.bytes.len() / 2 * (left as usize % 2));
-        }
-        Ok(object)
-    }
-
-    async fn read_range(&self, name: &str, start: u64, end: u64, cx: &CallContext) -> Result<Bytes> {
-        self.inner.read_range(name, start, end, cx).await
-    }
-
-    async fn size(&self, name: &str, cx: &CallContext) -> Result<Option<u64>> {
-        self.inner.size(name, cx).await
-    }
-
-    async fn write(&self, name: &str, content: Content, mode: Mode, cx: &CallContext) -> Result<Written> {
-        self.inner.write(name, content, mode, cx).await
-    }
-
-    async fn folders(&self, folder: &str, cx: &CallContext) -> Result<Vec<String>> {
-        self.inner.folders(folder, cx).await
-    }
-}
-
 #[tokio::test]
 async fn a_document_that_is_being_written_is_read_again() {
     let cx = CallContext::new();
@@ -469,12 +430,23 @@ async fn a_document_that_is_being_written_is_read_again() {
     outbox.scan().expect("scans");
     let publisher = Publisher::open(Arc::clone(&bucket), hasty(), &cx).await.expect("opens");
     publisher.drain_folder(&outbox, &cx).await.expect("drains");
-    let reader =
-        |left| Reader::new(Arc::new(CutShort { inner: Arc::clone(&bucket), left: AtomicU32::new(left) }));
-    let entries = reader(2).entries(&cx).await.expect("reads");
-    assert_eq!(entries.len(), 2);
-    assert!(reader(2).manifest(entries[0].record, &cx).await.expect("reads").is_some());
-    let never = reader(u32::MAX).index(&cx).await.expect_err("it stays so");
+    let reader = Reader::new(Arc::clone(&bucket));
+    let entries = reader.entries(&cx).await.expect("reads");
+    let write = async |name: &str, bytes: Bytes| {
+        bucket.write(name, Content::Bytes(bytes), Mode::Always, &cx).await.expect("writes")
+    };
+    for name in ["index.json", &RecordManifest::at(entries[0].record)] {
+        let whole = bucket.read(name, 1 << 20, &cx).await.expect("reads").expect("is there").bytes;
+        for shown in [0, whole.len() / 2] {
+            write(name, whole.slice(..shown)).await;
+            // The reader comes first, and the writer goes on while it pauses.
+            let read = async { (reader.index(&cx).await, reader.manifest(entries[0].record, &cx).await) };
+            let ((index, manifest), _) = tokio::join!(read, write(name, whole.clone()));
+            assert!(matches!((index, manifest), (Ok(Some(_)), Ok(Some(_)))), "{name}, {shown} bytes");
+        }
+    }
+    write("index.json", Bytes::from_static(b"{")).await;
+    let never = reader.index(&cx).await.expect_err("nobody goes on");
     assert_eq!(never.kind(), ErrorKind::DataInvalid, "{never}");
 }
 

@@ -10,10 +10,10 @@
 //! Each KING is a model folder with a tied head. Texts are the kings' own, sampled from the
 //! token `--start` (4090 in the demo pack) on: no tokenizer is needed. Fine-tunes are trained
 //! here, on texts of the next king where there are several: those of even seeds draw from one
-//! pool, as published records are, those of odd seeds from a pool of their own. `--only` attacks that king alone,
-//! counted from 0, so that several processes share the work; `--threads` of each do (the
-//! table does not depend on how many). `docs/screens.md` says how to read it; without
-//! arguments a small slice of the demo's king is run.
+//! pool, as published records are, those of odd seeds from a pool of their own. `--only` attacks
+//! that king alone, counted from 0, so that several processes share the work; `--threads` of
+//! each do (the table does not depend on how many). `docs/screens.md` says how to read it;
+//! without arguments a small slice of the demo's king is run.
 #![expect(
     clippy::print_stdout,
     clippy::expect_used,
