@@ -144,10 +144,11 @@ impl Reader {
         let Some(Object { bytes, version }) = self.document(INDEX, MAX_INDEX, cx).await? else {
             return Ok(None);
         };
-        check_format(&bytes, READ)?;
-        let index = serde_json::from_slice(&bytes).map_err(|error| {
-            Error::new(ErrorKind::DataInvalid, READ, error.to_string()).with("object", INDEX)
+        check_format(&bytes, READ).map_err(|error| match error.kind() {
+            ErrorKind::DataInvalid => damaged(error.message()),
+            _ => error.with("object", INDEX),
         })?;
+        let index = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         Ok(Some((index, version)))
     }
 
@@ -164,7 +165,7 @@ impl Reader {
     /// Reads a page, which is not kept.
     async fn read_page(&self, PageRef { page, records }: PageRef, cx: &CallContext) -> Result<IndexPage> {
         let name = page_name(page);
-        let invalid = |message: &str| Error::new(ErrorKind::DataInvalid, READ, message).with("object", &name);
+        let invalid = |message: &str| damaged(message).with("page", &name);
         let object = self.bucket.read(&name, MAX_INDEX, cx).await?;
         let bytes = object.ok_or_else(|| invalid("a page of it is missing"))?.bytes;
         if Digest::of(&bytes) != page {
@@ -250,26 +251,23 @@ impl Writer {
     }
 
     /// Adds `entry`, unless its record is in the index already. `now` is the time of the
-    /// change.
+    /// change. Without an index it is made from every manifest that is there.
     ///
     /// # Errors
     /// The bucket's; [`ErrorKind::Conflict`] if another publisher was faster too often.
     pub(super) async fn add(&self, entry: &IndexEntry, now: u64, cx: &CallContext) -> Result<Indexed> {
         if self.conditions == Conditions::Ignored {
-            let lacked = self.repair(Some(entry.record), now, cx).await?;
-            return Ok(if lacked { Indexed::New } else { Indexed::Already });
+            return self.repair(Some(entry.record), now, cx).await;
         }
         for turn in 0..MOVES {
-            let read = self.reader.versioned(cx).await?;
-            let (index, mode) = match read {
-                Some((index, version)) => (index, Mode::IfUnchanged(version)),
-                None => (empty(), Mode::IfAbsent),
+            let Some((index, version)) = self.reader.versioned(cx).await? else {
+                return self.repair(Some(entry.record), now, cx).await;
             };
             if self.has(&index, entry.record, cx).await? {
                 return Ok(Indexed::Already);
             }
             let index = self.extended(index, [entry.clone()], now, cx).await?;
-            let content = Content::Bytes(json(&index)?.into());
+            let (content, mode) = (Content::Bytes(json(&index)?.into()), Mode::IfUnchanged(version));
             if self.reader.bucket.write(INDEX, content, mode, cx).await? == Written::Yes {
                 return Ok(Indexed::New);
             }
@@ -286,13 +284,13 @@ impl Writer {
 
     /// Compares the index with the manifests that are there, and adds what it lacks, until it
     /// lacks nothing: the last writer finds what another write has undone, and repairs it. For
-    /// no record's manifest comes after the index was written for it. Gives whether `record` was
-    /// among what it lacked.
+    /// no record's manifest comes after the index was written for it. Gives whether `record` is
+    /// new to it.
     ///
     /// # Errors
     /// The bucket's; [`ErrorKind::Conflict`] if other publishers undid every change.
-    pub(super) async fn repair(&self, record: Option<Digest>, now: u64, cx: &CallContext) -> Result<bool> {
-        let mut lacked = false;
+    pub(super) async fn repair(&self, record: Option<Digest>, now: u64, cx: &CallContext) -> Result<Indexed> {
+        let mut indexed = Indexed::Already;
         for _ in 0..MOVES {
             let (index, mode) = match self.reader.versioned(cx).await? {
                 Some((index, version)) => (index, Mode::IfUnchanged(version)),
@@ -306,7 +304,9 @@ impl Writer {
                 let Some(other) = name.parse().ok().filter(|record| !known.contains(record)) else {
                     continue;
                 };
-                lacked |= record == Some(other);
+                if record == Some(other) {
+                    indexed = Indexed::New;
+                }
                 match self.reader.manifest(other, cx).await {
                     // It is being written: its publisher comes here after it.
                     Err(error) if error.kind() == ErrorKind::DataInvalid && record != Some(other) => {}
@@ -314,7 +314,7 @@ impl Writer {
                 }
             }
             if missing.is_empty() {
-                return Ok(lacked);
+                return Ok(indexed);
             }
             missing.sort_by_key(|entry| (entry.decided_at, entry.record.to_string()));
             let index = self.extended(index, missing, now, cx).await?;
@@ -354,7 +354,14 @@ impl Writer {
 }
 
 fn wrong_number() -> Error {
-    Error::new(ErrorKind::DataInvalid, READ, "it has another number of records than it states")
+    damaged("it has another number of records than it states")
+}
+
+/// All that the index says is in the manifests too.
+fn damaged(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::DataInvalid, READ, message)
+        .with("object", INDEX)
+        .with_hint("remove this object: the next publication makes the index again from the records")
 }
 
 fn empty() -> Index {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use object_store::ObjectStoreExt as _;
 use object_store::memory::InMemory;
 use proptest::prelude::*;
 
@@ -448,6 +449,28 @@ async fn a_document_that_is_being_written_is_read_again() {
     write("index.json", Bytes::from_static(b"{")).await;
     let never = reader.index(&cx).await.expect_err("nobody goes on");
     assert_eq!(never.kind(), ErrorKind::DataInvalid, "{never}");
+    assert!(never.to_string().contains("index.json"), "{never}");
+    assert!(never.hint().is_some_and(|hint| hint.starts_with("remove this object")), "{never}");
+}
+
+#[tokio::test]
+async fn an_index_that_was_removed_is_made_again_from_the_records() {
+    let cx = CallContext::new();
+    let store = Arc::new(InMemory::new());
+    let bucket: Arc<dyn Bucket> = Arc::new(ObjectBucket::new(store.clone(), "memory", "site"));
+    let publisher = Publisher::open(bucket, hasty(), &cx).await.expect("opens");
+    let publish = async |records: &[PathBuf]| {
+        let folder = folder_of(records);
+        let outbox = FolderOutbox::open(folder.path()).expect("opens");
+        outbox.scan().expect("scans");
+        // As a validator does: afterwards nothing compares the index with what is there.
+        publisher.drain(&outbox, &cx).await.expect("drains").published
+    };
+    let records = records(4);
+    assert_eq!(publish(&records[..3]).await, 3);
+    store.delete(&"site/index.json".into()).await.expect("is removed");
+    assert_eq!(publish(&records[3..]).await, 1);
+    assert_eq!(publisher.reader().entries(&cx).await.expect("reads").len(), 4);
 }
 
 #[test]

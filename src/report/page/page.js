@@ -157,7 +157,7 @@ async function history() {
     while (entries.filter(fits).length < Math.min(wanted, ROWS) && entries.length < all.records) entries = await all.upTo(entries.length + ROWS);
     const rows = entries.filter(fits);
     show(place,
-      rows.length > 0 ? duelTable(rows, 'Duels, the newest first') : el('p', { class: 'quiet' }, 'No such record.'),
+      rows.length > 0 ? duelTable(rows, 'Duels, the newest first') : el('p', { class: 'quiet' }, all.records > 0 ? 'No such record.' : 'Nothing is published yet.'),
       entries.length < all.records && el('button', { type: 'button', class: 'more', onclick: () => { wanted = entries.length + ROWS; draw().catch(failed); } }, `Show older records (${count(all.records - entries.length)} more)`));
   }
   await draw();
