@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use crate::backends::replay::ReplayBackend;
 use crate::decision::Decider;
-use crate::panel::Cluster;
 use crate::plan::{Limits, Sampler};
 use crate::record::{JournalKey, RecordLine};
 use crate::verdict::Overflows;
@@ -160,29 +159,24 @@ fn redecided_under(record: &Record, rule: &Rule, terms: &DuelPlan) -> Result<Ver
         ..record.plan().clone()
     };
     let mut decider = Decider::new(plan.rule.clone(), plan.rule_context());
-    let (mut decision, mut consumed) = (None, Vec::<Cluster>::new());
-    for line in &record.lines {
-        if let RecordLine::Cluster(cluster) = line {
-            consumed.push(cluster.clone());
-            decision = decider.consume(cluster.clone());
-            if decision.is_some() {
-                break;
-            }
-        }
-    }
-    let decision = decision.ok_or_else(|| {
-        Error::new(ErrorKind::DataInvalid, OPERATION, "the rule does not decide on the record's samples")
-            .with("rule", rule.name())
-            .with("samples", samples)
-    })?;
     let mut overflows = Overflows::default();
-    for sample in record.samples().iter().take(consumed.len()) {
+    let clusters = record.lines.iter().filter_map(|line| match line {
+        RecordLine::Cluster(cluster) => Some(cluster),
+        _ => None,
+    });
+    for (sample, cluster) in record.samples().iter().zip(clusters) {
         if let [king, challenger] = sample.replies[..] {
             overflows.king += u32::from(king.overflowed());
             overflows.challenger += u32::from(challenger.overflowed());
         }
+        let decision = decider.consume(cluster.clone());
+        if let Some(verdict) = Verdict::after(&plan, &decider, overflows, decision) {
+            return Ok(verdict);
+        }
     }
-    Ok(Verdict::new(&plan, &consumed, overflows, decision))
+    Err(Error::new(ErrorKind::DataInvalid, OPERATION, "the rule does not decide on the record's samples")
+        .with("rule", rule.name())
+        .with("samples", samples))
 }
 
 #[cfg(test)]

@@ -37,6 +37,9 @@ pub use distillation::write_distillation;
 pub use event_file::EventFile;
 pub use explain::explain;
 pub use look::Look;
+pub(crate) use look::line;
+#[cfg(feature = "cli")]
+pub(crate) use look::printable;
 pub use progress::{Progress, ProgressLines, say};
 pub use ratings::{Rated, Ratings};
 pub use records::{RecordsReport, Reported};

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{DuelPlan, DuelSettings};
 use crate::record::Record;
 use crate::reign::confirmed_log_e_value;
+use crate::verdict::Outcome;
 
 const OPERATION: &str = "confirm the duel";
 
@@ -36,7 +37,7 @@ pub struct Stage {
     pub record: Digest,
     /// Samples that it consumed.
     pub samples: u32,
-    /// Their mean in points.
+    /// Their mean in points; where answers are missing, with these as the king's wins.
     pub mean: f64,
     /// The least mean in points that its rule crowns after this many.
     pub least_mean: f64,
@@ -58,8 +59,8 @@ impl Confirmation {
     /// ([`confirmed_log_e_value`]).
     ///
     /// # Errors
-    /// [`ErrorKind::DataInvalid`]: a rule other than `sequential` and `fixed`, a second
-    /// record that does not name the first or has its seed, or one that asks
+    /// [`ErrorKind::DataInvalid`]: a rule other than `sequential` and `fixed`, a duel that was void
+    /// or ended with a forfeit, a second record that does not name the first or has its seed, or one that asks
     /// another question: other contestants, tasks, judges, rule or generation.
     /// [`ErrorKind::ConfigInvalid`]: an alpha that is not between 0 and 0.5.
     pub fn new(first: &Record, second: &Record, alpha: Option<f64>) -> Result<Self> {
@@ -167,8 +168,27 @@ fn margins(rule: &Rule) -> Option<(f64, f64)> {
     }
 }
 
+/// What the duel of `record` says. Where answers are missing a win has to be shown with them
+/// counted as ties, and also with them as the king's wins, as the duel's own rule has it: of both
+/// series counts the one that shows less.
 fn stage(record: &Record) -> Result<Stage> {
-    match (&record.plan().rule, &record.verdict().decision.evidence) {
+    let verdict = record.verdict();
+    if !matches!(verdict.outcome, Outcome::Dethroned | Outcome::KingHolds(_)) {
+        let message = format!("a duel has no evidence to multiply that ended so: {}", verdict.outcome);
+        return Err(Error::new(ErrorKind::DataInvalid, OPERATION, message).with("record", record.digest));
+    }
+    let as_ties = series(record, &verdict.decision.evidence)?;
+    let Some(evidence) = &verdict.decision.evidence_for_king else { return Ok(as_ties) };
+    let for_king = series(record, evidence)?;
+    Ok(Stage {
+        size_shown: as_ties.size_shown && for_king.size_shown,
+        log_e_value: as_ties.log_e_value.min(for_king.log_e_value),
+        ..for_king
+    })
+}
+
+fn series(record: &Record, evidence: &Evidence) -> Result<Stage> {
+    match (&record.plan().rule, evidence) {
         (Rule::Sequential { win_margin, .. }, Evidence::Sequential(evidence)) => {
             let SequentialEvidence { samples, mean, log_e_value, futile_at, .. } = *evidence;
             let least_mean = evidence.least_mean(*win_margin);
@@ -252,6 +272,29 @@ mod tests {
         assert!(confirmation.log_e_value > -confirmation.alpha.ln(), "{confirmation:?}");
         assert!(confirmation.stages.iter().all(|stage| stage.mean == 25.0));
         assert!(!confirmation.crowned);
+    }
+
+    /// Prefers "better" outright, and reads no other text but neutral one where the seed is even.
+    fn half(request: &Comparison) -> Result<Assessment> {
+        let is_even = |text: &str| text.ends_with(['0', '2', '4', '6', '8']);
+        if [&request.first, &request.second].iter().any(|reply| is_even(&reply.text)) {
+            return Err(Error::new(ErrorKind::Refused, "ask the judge", "filtered"));
+        }
+        decisive(request)
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_missing_help_nobody_to_a_crown() {
+        let first = judged(&stage_settings(1, None), "better", half).await;
+        let decision = &first.verdict().decision;
+        let Evidence::Sequential(as_ties) = &decision.evidence else { panic!("another rule") };
+        let Some(Evidence::Sequential(for_king)) = &decision.evidence_for_king else {
+            panic!("none is missing")
+        };
+        assert!(for_king.log_e_value < as_ties.log_e_value && for_king.mean < as_ties.mean);
+        let second = recorded(&stage_settings(2, Some(first.digest)), "better").await;
+        let stages = Confirmation::new(&first, &second, None).expect("a confirmation").stages;
+        assert_eq!((stages[0].log_e_value, stages[0].mean), (for_king.log_e_value, for_king.mean));
     }
 
     #[tokio::test]

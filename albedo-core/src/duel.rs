@@ -11,7 +11,6 @@
 //!    that a duel that was interrupted goes on.
 //! 4. The [`DuelReport`] has the [`Verdict`] and the digest of the record.
 
-use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +30,6 @@ use crate::judge::Judge;
 use crate::marks::DuelSecret;
 use crate::missing::Cause;
 use crate::origin::Build;
-use crate::panel::{Cell, Cluster};
 use crate::plan::{DuelPlan, Limits};
 use crate::record::{JournalEvent, RecordBuilder, RecordLine, RecordStore};
 use crate::tasks::TaskSource;
@@ -276,27 +274,17 @@ impl Duel {
                 sample: index,
                 difference: decider.clusters()[index as usize].difference,
             });
-            if decider.holds_up(decision.as_ref()) {
-                let clusters = decider.clusters();
-                let causes = |clusters: &[Cluster]| {
-                    let cells = clusters.iter().flat_map(|cluster| &cluster.cells);
-                    cells.filter_map(Cell::cause).collect::<BTreeSet<_>>()
-                };
-                let unasked = clusters.get(asked_again as usize..).unwrap_or_default();
-                if decided.is_none() && causes(unasked).into_iter().any(Cause::is_asked_again) {
+            if decided.is_none() && decider.holds_up(decision.as_ref()) {
+                let unasked = decider.clusters().get(asked_again as usize..).unwrap_or_default();
+                let mut cells = unasked.iter().flat_map(|cluster| &cluster.cells);
+                if cells.any(|cell| cell.cause().is_some_and(Cause::is_asked_again)) {
                     drop(finished);
                     journal.write(JournalEvent::AskedAgain { samples: index + 1 }, vec![]).await?;
                     return Ok(None);
                 }
-                if causes(clusters).contains(&Cause::Outage) {
-                    drop(finished);
-                    let verdict = Verdict::disputed(&self.plan, clusters, overflows, decider.so_far());
-                    return self.finish(verdict, record, decided, journal).await.map(Some);
-                }
             }
-            if let Some(decision) = decision {
+            if let Some(verdict) = Verdict::after(&self.plan, &decider, overflows, decision) {
                 drop(finished);
-                let verdict = Verdict::new(&self.plan, decider.clusters(), overflows, decision);
                 return self.finish(verdict, record, decided, journal).await.map(Some);
             }
         }

@@ -64,7 +64,7 @@ pub struct DuelSettings {
     pub panel: PanelSettings,
     /// How the duel is decided.
     pub rule: Rule,
-    /// The error that the duel may spend; only the rule `sequential` asks.
+    /// The error that the duel may spend; the rules `sequential` and `fixed` go by it.
     pub terms: Terms,
     /// What bounds the work.
     pub limits: Limits,

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use crate::decision::Holds;
-use crate::decision::{Decision, Evidence, Ruling, decide};
+use crate::decision::{Decider, Decision, Evidence, Ruling, decide};
 use crate::judge::Metric;
 use crate::missing::Cause;
 use crate::panel::{Cell, Cluster};
@@ -131,8 +131,8 @@ pub struct Verdict {
     /// Challenger minus king in points, mean over samples.
     pub margin: f64,
     /// 95 % bootstrap interval of the margin, where the number of samples was fixed:
-    /// approximate, it holds 94 to 95 % at 50 samples and more, less below
-    /// (`docs/error-rates.md`). A duel that stops when it likes has its interval in
+    /// approximate, it holds 93 to 95 % at 50 samples and more under most kinds of
+    /// scores, and less below or where rare wins decide (`docs/error-rates.md`). A duel that stops when it likes has its interval in
     /// `decision` ([`Verdict::interval`]); in the rules' first version it has this one
     /// too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -281,6 +281,23 @@ impl Verdict {
         verdict
     }
 
+    /// The verdict after the last cluster that `decider` consumed, which brought `decision`: none
+    /// unless the rule has decided, or a win hangs on answers that an outage has cost. Then the duel
+    /// is void.
+    pub fn after(
+        plan: &DuelPlan,
+        decider: &Decider,
+        overflows: Overflows,
+        decision: Option<Decision>,
+    ) -> Option<Self> {
+        let clusters = decider.clusters();
+        let mut cells = clusters.iter().flat_map(|cluster| &cluster.cells);
+        if decider.holds_up(decision.as_ref()) && cells.any(|cell| cell.cause() == Some(Cause::Outage)) {
+            return Some(Self::disputed(plan, clusters, overflows, decider.so_far()));
+        }
+        decision.map(|decision| Self::new(plan, clusters, overflows, decision))
+    }
+
     /// Whether more cells are missing, for other reasons than what the replies say, than
     /// the panel's settings allow.
     fn misses_too_many(&self, plan: &DuelPlan) -> bool {
@@ -290,12 +307,7 @@ impl Verdict {
 
     /// The verdict where a win is disputed and an outage goes on; `decision` is what
     /// the rule says so far.
-    pub(crate) fn disputed(
-        plan: &DuelPlan,
-        clusters: &[Cluster],
-        overflows: Overflows,
-        decision: Decision,
-    ) -> Self {
+    fn disputed(plan: &DuelPlan, clusters: &[Cluster], overflows: Overflows, decision: Decision) -> Self {
         let verdict = Self::counted(plan, clusters, overflows, decision);
         let too_many = verdict.misses_too_many(plan);
         let reason = if too_many { VoidReason::TooManyMissing } else { VoidReason::Disputed };

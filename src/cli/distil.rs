@@ -148,7 +148,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     match &arguments.command {
         Some(Command::Data(data)) => show_data(data, cx).await,
         Some(Command::Verify(verify)) => verify::run(verify, cx).await,
-        Some(Command::Report(report)) => report::run(report),
+        Some(Command::Report(report)) => report::run(report, cx).await,
         None => Box::pin(distil(arguments, cx)).await,
     }
 }

@@ -1,12 +1,13 @@
 //! What commands print.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::Path;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::report::{self, Look};
+use crate::report::{self, Look, printable};
 use crate::{Error, ErrorKind, Result};
 
 /// Number of the shapes of `--json`, which `docs/machine-output.md` documents. A change
@@ -26,8 +27,8 @@ impl std::fmt::Display for Unwritable {
 
 impl std::error::Error for Unwritable {}
 
-/// Writes `text` to standard output. A reader that went away, as `head` does, is
-/// no error.
+/// Writes `text` to standard output, without what a terminal would obey but line breaks and colours.
+/// A reader that went away, as `head` does, is no error.
 pub(super) fn print(text: &str) -> Result<()> {
     print_on(text).map(|_| ())
 }
@@ -35,7 +36,7 @@ pub(super) fn print(text: &str) -> Result<()> {
 /// The same for one of many texts; `false` if the reader went away.
 pub(super) fn print_on(text: &str) -> Result<bool> {
     let mut stdout = io::stdout().lock();
-    printed(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+    printed(stdout.write_all(harmless(text).as_bytes()).and_then(|()| stdout.flush()))
 }
 
 fn printed(written: io::Result<()>) -> Result<bool> {
@@ -147,15 +148,48 @@ pub(super) fn shown_part(text: &str) -> String {
     text.chars().map(|c| if matches!(c, '\n' | '\t') { c } else { printable(c) }).collect()
 }
 
-/// Replaces a control character, which a terminal would obey, by a visible one.
-fn printable(c: char) -> char {
-    if c.is_control() { '\u{FFFD}' } else { c }
+/// `text` with nothing that a terminal obeys but line breaks, tabs, and the colours of [`Look`]: what a
+/// record or a model's file brings must not move the cursor or name the window.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(obeyed) {
+        return text.into();
+    }
+    let (mut harmless, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(next) = rest.chars().next() {
+        let style = rest.strip_prefix("\u{1b}[").and_then(|style| {
+            let end = style.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+            style[end..].starts_with('m').then_some(2 + end + 1)
+        });
+        let (shown, length) = match style {
+            Some(length) => (&rest[..length], length),
+            None if obeyed(next) => ("\u{FFFD}", next.len_utf8()),
+            None => (&rest[..next.len_utf8()], next.len_utf8()),
+        };
+        harmless.push_str(shown);
+        rest = &rest[length..];
+    }
+    harmless.into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::Exit;
+
+    #[test]
+    fn a_terminal_obeys_line_breaks_and_colours_alone() {
+        let ours = "a\tb\n\u{1b}[1;32mverified\u{1b}[0m ä";
+        assert!(matches!(harmless(ours), Cow::Owned(shown) if shown == ours));
+        assert!(matches!(harmless("plain\n"), Cow::Borrowed("plain\n")));
+        for (theirs, shown) in [
+            ("x\u{1b}[2J\u{1b}]0;t\u{7}y", "x\u{FFFD}[2J\u{FFFD}]0;t\u{FFFD}y"),
+            ("\u{1b}[", "\u{FFFD}["),
+            ("a\rb\u{9b}2Jc", "a\u{FFFD}b\u{FFFD}2Jc"),
+        ] {
+            assert_eq!(harmless(theirs), shown);
+        }
+    }
 
     #[test]
     fn a_full_disk_under_standard_output_has_a_code_of_its_own() {

@@ -15,7 +15,7 @@ use crate::record::{
     self, AnyRecord, Claim, Difference, ForfeitRecord, PromptCounter, Regenerated, Verification,
     VerifyOptions,
 };
-use crate::report::{Look, times};
+use crate::report::{Look, line, times};
 use crate::{
     Build, BuildContext, CallContext, Digest, Error, ErrorKind, Finding, Identity, PublicKey, Record,
     Registry, Result, Rule, TaskSource,
@@ -297,7 +297,7 @@ struct GeneratedAgain {
 }
 
 fn described(backend: &Identity) -> String {
-    format!("{} {} (settings {})", backend.name, backend.version, backend.config.short())
+    format!("{} {} (settings {})", line(&backend.name), line(&backend.version), backend.config.short())
 }
 
 async fn regenerate(
@@ -348,10 +348,11 @@ fn describe_verification(verification: &Verification) -> String {
         Terms::Reign { attempt, share } => format!("alpha {share}, attempt {attempt} of a reign"),
     };
     let model = |side: &ContestantPlan| {
-        format!("{} ({}, by {})", side.model.parameters, side.model.architecture, described(&side.backend))
+        let architecture = line(&side.model.architecture);
+        format!("{} ({architecture}, by {})", side.model.parameters, described(&side.backend))
     };
     let build = match &verification.origin.builds[..] {
-        [] => format!("albedo {}", plan.version.as_deref().unwrap_or("unknown")),
+        [] => format!("albedo {}", line(plan.version.as_deref().unwrap_or("unknown"))),
         builds => builds.iter().map(describe_build).collect::<Vec<_>>().join(", then "),
     };
     let behaves = match verification.behaves {
@@ -369,7 +370,7 @@ fn describe_verification(verification: &Verification) -> String {
         text += &look.hanging(&format!("    {name}"), 16, &value);
     }
     for Claim { part, known, by } in &verification.claims {
-        text += &look.hanging(&format!("    {}", known.as_str()), 17, &format!("{part}: {by}"));
+        text += &look.hanging(&format!("    {}", known.as_str()), 17, &line(&format!("{part}: {by}")));
     }
     text
 }
@@ -384,7 +385,7 @@ fn describe_rule(rule: &Rule) -> String {
 
 fn describe_build(build: &Build) -> String {
     let source = build.source.map(|source| format!(", sources {}", source.short()));
-    format!("albedo {}{}", build.version, source.unwrap_or_default())
+    format!("albedo {}{}", line(&build.version), source.unwrap_or_default())
 }
 
 fn describe_regenerated(reply: &Regenerated) -> String {
@@ -412,7 +413,7 @@ fn describe_regenerated(reply: &Regenerated) -> String {
 fn describe_forfeit(record: &ForfeitRecord) -> String {
     let findings = &record.admission.findings;
     let rejected = findings.iter().filter(|screened| matches!(screened.finding, Finding::Rejected(_)));
-    let rejected: Vec<_> = rejected.map(|screened| screened.screen.name.as_str()).collect();
+    let rejected: Vec<_> = rejected.map(|screened| line(&screened.screen.name)).collect();
     format!(
         "verified {}\n    {} findings; the submission forfeits, rejected by {}\n",
         record.digest,

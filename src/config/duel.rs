@@ -40,8 +40,8 @@ pub struct DuelConfig {
     /// The panel, in order.
     pub judges: Vec<PluginConfig<dyn Judge>>,
     /// What the challenger has to pass before the duel, in order; nothing if
-    /// absent. `albedo screen` then takes those of
-    /// [`default_screens`](super::default_screens).
+    /// absent. `albedo screen` then takes those of the current
+    /// profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub screens: Option<Vec<PluginConfig<dyn Screen>>>,
     /// The screens and thresholds of this profile, for example `sn97-2026-12`, in place of

@@ -15,8 +15,8 @@ use super::data::DataReport;
 use crate::backends::burn::train::Settings;
 use crate::backends::prompts::PromptText;
 use crate::durable::replace;
-use crate::record::PromptCounter;
-use crate::{Build, Digest, Error, ErrorKind, Fault, Outcome, Result, Screened};
+use crate::record::{PromptCounter, Record, VerifyOptions, verify_record};
+use crate::{Build, CallContext, Digest, Error, ErrorKind, Fault, Outcome, Result, Screened};
 
 /// Version of the form of `distil.json` that this build writes.
 pub const SCHEMA: u32 = 1;
@@ -289,12 +289,12 @@ impl DistilRecord {
             .map_err(|error| Error::io(WRITE, &path, error))
     }
 
-    /// Checks that the record in `folder` agrees with itself and with the model beside it.
+    /// Checks that the record in `folder` agrees with itself, with the model beside it, and with
+    /// the record of its gate's duel.
     ///
     /// # Errors
     /// What does not, naming it.
-    pub fn verify(&self, folder: &Path) -> Result<()> {
-        let invalid = |message: &str| Error::new(ErrorKind::DataInvalid, VERIFY, message);
+    pub async fn verify(&self, folder: &Path, cx: &CallContext) -> Result<()> {
         let (steps, all) = (self.losses.len() as u64, self.plan.steps());
         if steps > all || (self.state != State::Running && steps != all) {
             return Err(invalid("it has not one loss for each step")
@@ -304,23 +304,64 @@ impl DistilRecord {
         if let Some(late) = self.checkpoints.iter().find(|checkpoint| checkpoint.step > steps) {
             return Err(invalid("a checkpoint is later than the last step").with("checkpoint", late.step));
         }
-        let passed = self.gate.as_ref().is_none_or(|gate| gate.passed);
-        if (self.state == State::Exported && !passed) || (self.state == State::Refused && passed) {
-            return Err(invalid("its end is not what its gate says"));
-        }
-        let place = match self.state {
-            State::Running => return Ok(()),
-            State::Exported => folder.join("model"),
-            State::Refused => folder.join("candidate"),
+        let passed = match (&self.plan.gate, &self.gate) {
+            (Gate::Open(_), None) => true,
+            (Gate::Closed(_), Some(gate)) => gate.passed,
+            (Gate::Closed(_), None) if self.state == State::Running => return Ok(()),
+            (Gate::Closed(_), None) => return Err(invalid("its plan has a gate, of which it says nothing")),
+            (Gate::Open(_), Some(_)) => {
+                return Err(invalid("its plan has no gate, of which it says something"));
+            }
+        };
+        let place = match (self.state, passed) {
+            (State::Running, _) => return Ok(()),
+            (State::Exported, true) => folder.join("model"),
+            (State::Refused, false) => folder.join("candidate"),
+            _ => return Err(invalid("its end is not what its gate says")),
         };
         let own = parameters(&place)?;
-        if Some(own) == self.model {
+        if Some(own) != self.model {
+            return Err(Error::new(ErrorKind::DigestMismatch, VERIFY, "the model is not the recorded one")
+                .with("path", place.display())
+                .with("parameters", own)
+                .with("recorded", self.model.map_or_else(|| "none".into(), |model| model.to_string())));
+        }
+        match &self.gate {
+            Some(gate) => self.verify_gate(gate, own, &folder.join("gate"), cx).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that `gate` says what the record of its duel in `folder` says, of the student and
+    /// `child`.
+    async fn verify_gate(
+        &self,
+        gate: &GateReport,
+        child: Digest,
+        folder: &Path,
+        cx: &CallContext,
+    ) -> Result<()> {
+        let Some(found) = &gate.duel else {
+            return if gate.passed { Err(invalid("its result has passed without a duel")) } else { Ok(()) };
+        };
+        let decided = Record::open(folder)?;
+        let options = VerifyOptions { expect: found.record, ..VerifyOptions::default() };
+        let verified =
+            verify_record(&decided, &options, cx).await.map_err(|error| error.with("record", "gate"))?;
+        let (king, challenger) = (&verified.plan.king.model, &verified.plan.challenger.model);
+        if king.parameters != self.plan.student.parameters {
+            return Err(invalid("the gate's king is not the student").with("found", king.parameters));
+        }
+        if challenger.parameters != child {
+            return Err(
+                invalid("the gate's challenger is not the result").with("found", challenger.parameters)
+            );
+        }
+        let is_crowned = verified.outcome == Outcome::Dethroned;
+        if (found.outcome, gate.passed) == (verified.outcome, is_crowned) {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::DigestMismatch, VERIFY, "the model is not the recorded one")
-            .with("path", place.display())
-            .with("parameters", own)
-            .with("recorded", self.model.map_or_else(|| "none".into(), |model| model.to_string())))
+        Err(invalid("the gate's duel has ended otherwise than the distillation says"))
     }
 
     /// The last value of the held-out loss whose name is `of`.
@@ -342,6 +383,10 @@ impl DistilRecord {
         let done: BTreeSet<String> = done.map(|stage| format!("stage {}", stage + 1)).collect();
         self.held_out.retain(|loss| !loss.of.starts_with("stage ") || done.contains(&loss.of));
     }
+}
+
+fn invalid(message: &str) -> Error {
+    Error::new(ErrorKind::DataInvalid, VERIFY, message)
 }
 
 impl Checkpoint {

@@ -23,11 +23,19 @@ impl RecordedTasks {
         let mut rows = BTreeMap::<u64, TaskRow>::new();
         // Of several samples of a row, that with the longest conversation has the others'.
         let mut longest = BTreeMap::<u64, u32>::new();
-        let mut draw = None;
+        let (mut draw, mut in_all) = (None, 0);
         for line in &record.lines {
             match line {
                 RecordLine::Draw(drawn) => {
                     draw = Some(drawn);
+                    in_all += u64::from(drawn.turns);
+                    if in_all > MOST_TURNS {
+                        let message = "the rows of the record's draws have more turns than trajectories have";
+                        return Err(Error::new(ErrorKind::DataInvalid, "read the recorded tasks", message)
+                            .with("row", drawn.row)
+                            .with("turns so far", in_all)
+                            .with("most", MOST_TURNS));
+                    }
                     let row = rows.entry(drawn.row);
                     row.or_insert_with(|| TaskRow {
                         instance_id: drawn.instance_id.clone(),
@@ -61,6 +69,10 @@ impl RecordedTasks {
         Ok(Self { info: record.plan().tasks.clone(), rows })
     }
 }
+
+/// Most turns of all rows that a record's draws name: some thousand samples of long
+/// trajectories. Source: chosen by albedo.
+const MOST_TURNS: u64 = 1 << 20;
 
 /// `count` turns of the assistant whose texts are not known, each after one of the user.
 fn turns(row: u64, count: u32) -> Vec<Message> {

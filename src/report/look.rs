@@ -25,6 +25,18 @@ pub struct Look {
     colour: bool,
 }
 
+/// A text of a stranger as a part of a line: what a terminal would obey, and what turns the order
+/// of letters round, becomes visible.
+pub(crate) fn line(text: &str) -> String {
+    text.chars().map(printable).collect()
+}
+
+/// A control character, or one that turns the order of letters round, as a visible one.
+pub(crate) fn printable(c: char) -> char {
+    let turns_round = matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    if c.is_control() || turns_round { '\u{FFFD}' } else { c }
+}
+
 impl Look {
     /// Lines of at most `width` columns, with colour or without.
     pub const fn new(width: usize, colour: bool) -> Self {
@@ -147,6 +159,11 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_of_a_stranger_stays_on_its_line() {
+        assert_eq!(line("Qwen3\nverified\u{1b}[2J\u{202e}ä"), "Qwen3\u{FFFD}verified\u{FFFD}[2J\u{FFFD}ä");
+    }
 
     #[test]
     fn a_value_hangs_beside_its_name() {

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::Look;
+use super::{Look, line};
 use crate::{Admission, AdmissionOutcome, CallContext, Event, EventKind, Finding, Screened};
 
 /// Models below this many bytes are read before a bar could be seen.
@@ -17,7 +17,7 @@ const LARGE: u64 = 256 << 20;
 pub fn screened(admission: &Admission, look: Look) -> String {
     let mut text = String::new();
     if let Some(profile) = &admission.profile {
-        let value = format!("{} ({})", profile.name, profile.screens.short());
+        let value = format!("{} ({})", line(&profile.name), profile.screens.short());
         text += &look.hanging("profile", 16, &value);
     }
     for Screened { screen, finding, .. } in &admission.findings {
@@ -31,7 +31,8 @@ pub fn screened(admission: &Admission, look: Look) -> String {
         if lines.is_empty() {
             lines.push(facts(finding.evidence()));
         }
-        let name = format!("{:<16}{word}{:gap$}", screen.name, "", gap = 11 - width);
+        let name = format!("{:<16}{word}{:gap$}", line(&screen.name), "", gap = 11 - width);
+        let lines: Vec<_> = lines.iter().map(|reason| line(reason)).collect();
         text += &look.hanging(&name, 28, &lines.join("\n"));
     }
     let outcome = match admission.outcome {

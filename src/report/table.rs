@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Look, Tokens};
+use super::{Look, Tokens, line};
 use crate::decision::{Evidence, SequentialEvidence};
 use crate::missing::Cause;
 use crate::plan::{ContestantPlan, DuelPlan};
@@ -28,11 +28,11 @@ pub fn contestants(plan: &DuelPlan, names: [Option<&str>; 2], look: Look) -> Str
         let name = name.map(|name| format!("{}: ", look.strong(name))).unwrap_or_default();
         let described = format!(
             "{name}{} of {} parameters in {}, sha256 {}, on {}",
-            model.architecture,
+            line(&model.architecture),
             count(model.parameter_count),
-            model.dtype,
+            line(&model.dtype),
             model.parameters.short(),
-            contestant.backend.name,
+            line(&contestant.backend.name),
         );
         look.entry(side, &described)
     };
@@ -113,7 +113,10 @@ fn scores(verdict: &Verdict, look: Look) -> String {
 
     let mut text = row("score of 100", head(&format!("{:>8}{:>9}", "flips", "missing")));
     for judge in &verdict.judges {
-        text += &row(&judge.judge, format!("{}{:>8}{:>9}", score(judge.margin), judge.flips, judge.missing));
+        text += &row(
+            &line(&judge.judge),
+            format!("{}{:>8}{:>9}", score(judge.margin), judge.flips, judge.missing),
+        );
         if judge.metrics.len() > 1 {
             for (metric, margin) in &judge.metrics {
                 text += &row(&format!("  {metric}"), score(*margin));

@@ -43,7 +43,8 @@ pub(super) fn of(shard: &Shard) -> Vec<Block> {
     let mut block = Block::new(data);
     for (tensor, (_, info)) in shard.tensors.iter().enumerate() {
         let size = info.dtype.bytes();
-        let row = info.shape.iter().skip(1).product::<u64>().saturating_mul(size).max(size);
+        // An empty tensor may have any other dimensions.
+        let row = info.shape.iter().skip(1).fold(size, |row, &by| row.saturating_mul(by)).max(size);
         let step = if row > BLOCK_BYTES { BLOCK_BYTES } else { BLOCK_BYTES / row * row };
         let mut offset = info.range.start;
         loop {

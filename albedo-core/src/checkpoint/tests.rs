@@ -95,6 +95,14 @@ async fn every_byte_is_read_once_whatever_visitors_ask_for_beforehand() {
 }
 
 #[tokio::test]
+async fn an_empty_tensor_may_have_any_other_dimensions() {
+    let (files, _) = model(&[("empty", Dtype::Bf16, &[0, 1 << 32, 1 << 32]), ("full", Dtype::Bf16, &[2])]);
+    let (_, seats) = pass(&files, vec![Seen::all()]).await;
+    let seen = seats.into_iter().next().expect("one").expect("went well");
+    assert_eq!(seen.segments.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(), ["empty", "full"]);
+}
+
+#[tokio::test]
 async fn small_tensors_share_a_block_and_rows_are_whole_unless_they_are_longer_than_one() {
     let long = BLOCK_BYTES / 2 + 7;
     let (files, _) = model(&[

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::decision::RuleVersion;
 use crate::error::{Error, ErrorKind, Side};
 use crate::judge::{Assessment, Metric};
 use crate::missing::{Probed, Probes};
@@ -91,9 +92,9 @@ impl Judged {
     }
 
     /// The judge could not prepare itself for `error`. What is refused then is the
-    /// conversation, since no reply was shown.
-    pub(super) fn unprepared(error: Error) -> Self {
-        let refused = error.kind() == ErrorKind::Refused;
+    /// conversation, since no reply was shown. The first version knows no probes.
+    pub(super) fn unprepared(error: Error, version: RuleVersion) -> Self {
+        let refused = error.kind() == ErrorKind::Refused && !version.is_first();
         let probes = refused.then_some(Probes { neutral: Probed::Refused, sides: None });
         Self { probes, ..Self::of(JudgedAnswer::failed(error)) }
     }

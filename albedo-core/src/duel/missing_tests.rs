@@ -8,6 +8,7 @@ use crate::error::Retry;
 use crate::judge::{Assessment, Comparison};
 use crate::missing::{NEUTRAL, Probed};
 use crate::panel::PanelSettings;
+use crate::panel::{Cell, Cluster};
 use crate::plan::DuelSettings;
 use crate::record::{MemoryStore, Record, RecordedAnswer, VerifyOptions, verify_record};
 use crate::verdict::{Holds, VoidReason};

@@ -139,9 +139,9 @@ impl SampleRun<'_> {
     ) -> Result<Vec<Judged>> {
         let judges = (0..self.duel.judges.len()).map(|judge| {
             let preparation = stored.preparations.remove(&(judge as u32));
-            let probes = stored.probes.remove(&(judge as u32)).unwrap_or_default();
+            let mut probes = stored.probes.remove(&(judge as u32)).unwrap_or_default();
             let twins = stored.twins.remove(&(judge as u32)).unwrap_or_default();
-            let stored =
+            let mut stored =
                 Order::BOTH.map(|order| stored.answers.remove(&(judge as u32, order)).unwrap_or_default());
             async move {
                 if self.void[judge].load(Ordering::Relaxed) {
@@ -156,9 +156,8 @@ impl SampleRun<'_> {
                 let prepared = asking.preparation(asked, panelist, messages, reference, preparation).await?;
                 let preparation = match prepared {
                     Ok(preparation) => preparation,
-                    Err(error) => return Ok(Judged::unprepared(error)),
+                    Err(error) => return Ok(Judged::unprepared(error, self.duel.plan.rule_version)),
                 };
-                let [king_first_stored, challenger_first_stored] = stored;
                 let shared: Option<Arc<str>> = preparation.as_deref().map(Arc::from);
                 let comparison = |first: &Candidate, second: &Candidate, marks| {
                     Comparison::new(
@@ -170,8 +169,13 @@ impl SampleRun<'_> {
                     .with_preparation(shared.clone())
                     .with_marks(marks)
                 };
-                let twins =
+                let (twins, are_new) =
                     self.twins(sample.index, panelist, [king, challenger], &comparison, twins).await?;
+                if are_new {
+                    // What it said before may be of a reply that its twin replaces now.
+                    stored.iter_mut().chain(probes.values_mut()).for_each(StoredAnswer::forget);
+                }
+                let [king_first_stored, challenger_first_stored] = stored;
                 let [king, challenger] = &judged_of(panelist, [king, challenger], &twins);
                 let king_first = |marks| comparison(king, challenger, marks);
                 let challenger_first = |marks| comparison(challenger, king, marks);
@@ -193,7 +197,8 @@ impl SampleRun<'_> {
         join_all(judges).await.into_iter().collect()
     }
 
-    /// What `panelist` makes of the replies and their twins, where the sample is drawn or it suspects a reply.
+    /// What `panelist` makes of the replies and their twins, where the sample is drawn or it suspects a reply; and
+    /// whether some of it was not stored.
     async fn twins(
         &self,
         sample: u32,
@@ -201,9 +206,11 @@ impl SampleRun<'_> {
         replies: [&Candidate; 2],
         comparison: &(impl Fn(&Candidate, &Candidate, Marks) -> Comparison + Sync),
         mut stored: StoredTwins,
-    ) -> Result<Vec<JudgedTwin>> {
+    ) -> Result<(Vec<JudgedTwin>, bool)> {
         let plan = &self.duel.plan;
-        let (Some(settings), Some(_)) = (plan.twins, panelist.plan.twins) else { return Ok(Vec::new()) };
+        let (Some(settings), Some(_)) = (plan.twins, panelist.plan.twins) else {
+            return Ok((Vec::new(), false));
+        };
         let drawn = settings.draws(&plan.seed, sample);
         let words = twin::words(&plan.seed, sample);
         let mut twins = Vec::new();
@@ -215,9 +222,12 @@ impl SampleRun<'_> {
             }
         }
         let asked = twins.into_iter().map(|(side, reply, twin, answers)| async move {
-            let Some(Twin { text, .. }) = twin else { return Ok(JudgedTwin { side, drawn, asked: None }) };
+            let Some(Twin { text, .. }) = twin else {
+                return Ok((JudgedTwin { side, drawn, asked: None }, false));
+            };
             let text: Arc<str> = text.into();
             let twin = Candidate { text: Arc::clone(&text), ..reply.clone() };
+            let asked_before = answers.each_ref().map(StoredAnswer::asked);
             let [reply_first_stored, twin_first_stored] = answers;
             let asked = Asked { question: Question::Twin(sample, side), sample: Some(sample) };
             let asking = &self.asking;
@@ -228,9 +238,14 @@ impl SampleRun<'_> {
             let twin_first =
                 asking.answer(asked, panelist, Order::ChallengerFirst, twin_first, twin_first_stored);
             let answers = asking.both(asked, panelist, reply_first, twin_first).await?;
-            Ok(JudgedTwin { side, drawn, asked: Some((text, answers)) })
+            let is_new = answers
+                .iter()
+                .zip(asked_before)
+                .any(|(answer, before)| answer.assessment().is_some() && answer.asked > before);
+            Ok((JudgedTwin { side, drawn, asked: Some((text, answers)) }, is_new))
         });
-        try_join_all(asked).await
+        let (twins, are_new): (_, Vec<_>) = try_join_all(asked).await?.into_iter().unzip();
+        Ok((twins, are_new.contains(&true)))
     }
 
     /// What a judge makes of neutral text, if `answers` call for it.

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::decision::{Rule, RuleVersion};
 use crate::judge::{Assessment, Metric, Score};
+use crate::panel::Cluster;
 use crate::plan::{DuelSettings, Limits};
 use crate::record::MemoryStore;
 use crate::seed::Seed;

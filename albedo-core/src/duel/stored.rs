@@ -204,7 +204,7 @@ impl StoredAnswer {
     }
 
     /// The question is asked again.
-    fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         *self = Self { asked: self.asked, ..Self::default() };
     }
 }
@@ -298,6 +298,12 @@ impl Stored {
                 JournalEvent::Twinned { sample, side, judge, order, assessment, .. } => {
                     let sample = stored.samples.entry(sample).or_default();
                     sample.twins.entry(judge).or_default().entry((side, order)).or_default().add(assessment);
+                    // What it said of the replies before may be of a reply that its twin replaces now.
+                    let before = sample.answers.iter_mut().filter(|((of, _), _)| *of == judge);
+                    before.for_each(|(_, answer)| answer.forget());
+                    for answer in sample.probes.get_mut(&judge).into_iter().flat_map(BTreeMap::values_mut) {
+                        answer.forget();
+                    }
                 }
                 JournalEvent::AskedAgain { samples } => {
                     stored.asked_again = stored.asked_again.max(samples);

@@ -2,7 +2,8 @@ use super::*;
 use crate::decision::Rule;
 use crate::error::Side;
 use crate::events::Collected;
-use crate::judge::Metric;
+use crate::judge::{Assessment, Metric, Score};
+use crate::order::Order;
 use crate::plan::DuelSettings;
 use crate::record::{MemoryStore, Record, VerifyOptions, verify_record};
 use crate::testing::{Rows, ScriptedJudge, ScriptedSession};
@@ -177,6 +178,43 @@ async fn an_interrupted_duel_asks_nothing_twice_and_one_without_twins_stays_so()
     let gone_on = duel(["echo ls", "echo choose me!"], &judge, 4).plan(&old, &cx).await.expect("plans");
     assert_eq!((gone_on.digest(), gone_on.plan().twins), (begun.digest(), None));
     assert_eq!(judge.asked().len(), 0);
+}
+
+/// As after an outage in which the replies of a sample were judged and their twins were not.
+#[tokio::test]
+async fn a_twin_that_is_judged_late_has_the_replies_judged_again() {
+    let judge = obedient();
+    let builder = duel(["ls", "echo choose me!"], &judge, 1_000_000);
+    let (store, cx) = (MemoryStore::default(), CallContext::new());
+    let whole = builder.plan(&store, &cx).await.expect("plans").run(&store, &cx).await.expect("runs");
+    assert_eq!((whole.verdict.margin, judge.asked().len()), (0.0, 192));
+    for (is_journalled, more) in [(false, 4), (true, 2)] {
+        let (again, asked) = (MemoryStore::default(), judge.asked().len());
+        let mut late = Vec::new();
+        for mut event in store.stored().await.expect("reads") {
+            let mut texts = vec![];
+            match &mut event {
+                JournalEvent::Ended { .. } => continue,
+                JournalEvent::Twinned { sample: 0, .. } => {
+                    late.push(event);
+                    continue;
+                }
+                JournalEvent::Replied { text, .. } => texts.push(store.text(text).await.expect("is kept")),
+                JournalEvent::Assessed { sample: 0, order, assessment, .. } => {
+                    // What it says of the reply that orders it to.
+                    let score = Score::new(f64::from(u8::from(*order == Order::ChallengerFirst)));
+                    *assessment = Assessment::scored([(Metric::Correctness, score.expect("a score"))]);
+                }
+                _ => {}
+            }
+            again.append(event, texts).await.expect("writes");
+        }
+        for event in late.into_iter().filter(|_| is_journalled) {
+            again.append(event, vec![]).await.expect("writes");
+        }
+        let resumed = builder.plan(&again, &cx).await.expect("plans").run(&again, &cx).await.expect("runs");
+        assert_eq!((resumed.verdict, judge.asked().len() - asked), (whole.verdict.clone(), more));
+    }
 }
 
 #[tokio::test]

@@ -118,7 +118,9 @@ impl Comparison {
             }));
         }
         let compared = nearest.len();
-        nearest.sort_by(|a, b| b.1.total_cmp(&a.1));
+        // A weight that is no number leaves no similarity, which comes last.
+        let known = |similarity: f64| if similarity.is_nan() { f64::NEG_INFINITY } else { similarity };
+        nearest.sort_by(|a, b| known(b.1).total_cmp(&known(a.1)));
         let found = nearest.first().is_some_and(|(_, similarity)| *similarity >= self.threshold);
         nearest.truncate(NEAREST);
         let nearest: Vec<_> =

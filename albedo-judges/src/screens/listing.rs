@@ -131,11 +131,17 @@ impl<'a> Listing<'a> {
         Ok(Some(if bytes.starts_with(POINTER) { Err(pointer(name)) } else { Ok(bytes) }))
     }
 
-    /// The shards' tensors. What a header or the index gets wrong is a problem.
+    /// The shards' tensors. What a header or the index gets wrong is a problem. Shards after `most`
+    /// tensors are not read: their headers may have as many bytes as the model.
     ///
     /// # Errors
     /// A range that could not be read.
-    pub(crate) async fn tensors(&self, problems: &mut Problems, cx: &CallContext) -> Result<Tensors> {
+    pub(crate) async fn tensors(
+        &self,
+        most: usize,
+        problems: &mut Problems,
+        cx: &CallContext,
+    ) -> Result<Tensors> {
         let mut tensors = Tensors::new();
         let mut unread = BTreeSet::new();
         let shards: Vec<_> = self.entries.iter().filter(|(name, _)| is_weight_file(name)).collect();
@@ -156,6 +162,12 @@ impl<'a> Listing<'a> {
                     let message = format!("the tensor is in {} and in {shard}", earlier.shard);
                     problems.push(Problem::new("tensors", &name, message));
                 }
+            }
+            if tensors.len() > most {
+                let message =
+                    format!("with this file there are {} tensors, at most {most} are read", tensors.len());
+                problems.push(Problem::new("tensors", shard, message));
+                return Ok(tensors);
             }
         }
         match self.text(INDEX, MAX_INDEX_BYTES, cx).await? {

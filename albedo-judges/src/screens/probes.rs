@@ -77,7 +77,7 @@ impl Prompts {
         let mut stream = Stream::new(derive_seed(domain, &[&seed.to_le_bytes()]), Use::RowDraw);
         let mut drawn = Vec::new();
         // A row without an assistant's turn is drawn again, but not for ever.
-        for _ in 0..100 * count {
+        for _ in 0..100 * u64::from(count) {
             if drawn.len() == count as usize {
                 break;
             }

@@ -9,7 +9,7 @@ use crate::cli::exit::Exit;
 use crate::cli::output::{print, print_json};
 use crate::cli::page::{spare, write};
 use crate::report::{Look, write_distillation};
-use crate::{Error, Result};
+use crate::{CallContext, Error, Result};
 
 /// What a page of this command names as its maker.
 const GENERATOR: &str = "albedo distil report";
@@ -26,10 +26,10 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<Exit> {
+pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let Arguments { folder, out, json } = arguments;
     spare(out, GENERATOR)?;
-    let record = recorded(folder)?;
+    let record = recorded(folder, cx).await?;
     let (plan, name) = (record.plan.digest()?, folder.file_name().unwrap_or(folder.as_os_str()));
     let bytes = write(out, |page| write_distillation(&record, plan, &name.to_string_lossy(), page))
         .map_err(|error| Error::io("write the report", out, error))?;

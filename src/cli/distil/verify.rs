@@ -21,16 +21,16 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
     regenerate: Option<u64>,
     /// The TOML file of the distillation, by which steps are taken again.
-    #[arg(long, value_name = "FILE", conflicts_with = "demo")]
+    #[arg(long, value_name = "FILE", conflicts_with = "demo", requires = "regenerate")]
     config: Option<PathBuf>,
     /// It is the demo's.
-    #[arg(long)]
+    #[arg(long, requires = "regenerate")]
     demo: bool,
     /// The `--tokens` that it was made with.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", requires = "regenerate")]
     tokens: Option<u64>,
     /// The `--seed` that it was made with.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", requires = "regenerate")]
     seed: Option<u64>,
     /// Print JSON.
     #[arg(long)]
@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
 
 pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let folder = &arguments.folder;
-    let record = recorded(folder)?;
+    let record = recorded(folder, cx).await?;
     let again = match arguments.regenerate {
         Some(steps) => Some(take_again(arguments, steps, cx).await?),
         None => None,
@@ -60,15 +60,15 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     Ok(if is_same { Exit::Done } else { Exit::Found })
 }
 
-/// The record in `folder`, which agrees with itself and with the model beside it.
-pub(super) fn recorded(folder: &Path) -> Result<DistilRecord> {
+/// The record in `folder`, which agrees with itself and with what is beside it.
+pub(super) async fn recorded(folder: &Path, cx: &CallContext) -> Result<DistilRecord> {
     let record = DistilRecord::read(folder)?.ok_or_else(|| {
         Error::new(ErrorKind::NotFound, "verify a distillation", "the folder holds no record of one")
             .with_fault(Fault::Operator)
             .with("folder", folder.display())
             .with_hint("name the folder that `albedo distil` has written")
     })?;
-    record.verify(folder)?;
+    record.verify(folder, cx).await?;
     Ok(record)
 }
 

@@ -13,7 +13,7 @@ use crate::cli::output::{print, print_json};
 use crate::config::{DuelConfig, PluginConfig, journal_key};
 use crate::record::{self, AnyRecord, JournalKey, VerifyOptions};
 use crate::rejudge::{Rejudge, Rejudged};
-use crate::report::Look;
+use crate::report::{Look, line};
 use crate::{
     BuildContext, CallContext, CheckContext, Error, ErrorKind, Fault, Judge, Outcome, Record, Registry,
     Result, Rule, Verdict,
@@ -186,7 +186,7 @@ fn table(ended: &[(&PathBuf, Result<Rejudged>)], look: Look) -> String {
                 };
                 (format!("{:>+9.2}{:>+9.2}{:>9}", before.margin, after.margin, after.samples), words)
             }
-            Err(error) => (format!("{:>9}{:>9}{:>9}", "–", "–", "–"), look.bad(&error.to_string())),
+            Err(error) => (format!("{:>9}{:>9}{:>9}", "–", "–", "–"), look.bad(&line(&error.to_string()))),
         };
         let (numbers, words) = numbers;
         text += &look.hanging(&numbers, 29, &format!("{}: {words}", folder.display()));

@@ -11,7 +11,7 @@ use crate::cli::output::{next, print, print_json, shown, word, words};
 use crate::missing::{Probes, SideProbes};
 use crate::order::Order;
 use crate::record::{AnyRecord, ForfeitRecord, RecordLine, RecordedAnswer, RecordedReply};
-use crate::report::{self, Analysis, Look};
+use crate::report::{self, Analysis, Look, line};
 use crate::{Alteration, Assessment, Error, ErrorKind, Evidence, Fault, FinishReason, Record, Result};
 
 #[derive(Debug, clap::Args)]
@@ -129,7 +129,7 @@ fn one_sample(record: &Record, wanted: u32) -> Result<String> {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let mut section = |title: String, body: &str| {
-        let _ = writeln!(text, "{}\n{}\n", look.strong(&format!("── {title}")), shown(body));
+        let _ = writeln!(text, "{}\n{}\n", look.strong(&format!("── {}", line(&title))), shown(body));
     };
     for line in lines_of(record, wanted)? {
         match line {

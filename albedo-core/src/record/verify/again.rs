@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use super::{compare_lines, wrong};
 use crate::behaviour::offline_judge;
 use crate::context::CallContext;
-use crate::error::Result;
-use crate::judge::{Candidate, Comparison, Judge};
+use crate::error::{Result, Side};
+use crate::judge::{Candidate, Comparison, Judge, Metric};
 use crate::order::Order;
 use crate::plan::{DuelPlan, JudgePlan};
-use crate::record::{Record, RecordLine, RecordedAnswer, RecordedReply};
+use crate::record::{Record, RecordLine, RecordedAnswer, RecordedReply, RecordedTwin};
 use crate::registry::Registry;
 
 /// What asking one judge again came to.
@@ -55,7 +55,9 @@ pub(super) async fn ask_again(
         judges.push(judge);
         outcomes.push(outcome);
     }
-    let mut pair: Option<Pair> = None;
+    let samples = record.samples();
+    let mut twins = samples.iter().map(|sample| &sample.twins[..]);
+    let mut pair: Option<Pair<'_>> = None;
     for (index, line) in record.lines.iter().enumerate() {
         match line {
             RecordLine::Sample { messages, reference, .. } => {
@@ -64,6 +66,7 @@ pub(super) async fn ask_again(
                     messages: messages.into(),
                     reference: reference.into(),
                     replies: Vec::new(),
+                    twins: twins.next().unwrap_or_default(),
                 });
             }
             RecordLine::Reply { reply, .. } => {
@@ -73,11 +76,11 @@ pub(super) async fn ask_again(
             }
             // Nobody was asked: the replies are the same.
             RecordLine::Assessment { answer: RecordedAnswer::Identical, .. } => {}
-            RecordLine::Assessment { judge, order, answer, .. } => {
-                let place = *judge as usize;
-                let (Some(Some((judge, strict))), Some(comparison)) =
-                    (judges.get(place), pair.as_ref().and_then(|pair| pair.comparison(*order)))
-                else {
+            RecordLine::Assessment { judge: judge_place, order, answer, .. } => {
+                let place = *judge_place as usize;
+                let (Some(Some((judge, strict))), Some(pair)) = (judges.get(place), &pair) else { continue };
+                let metrics = &plan.judges[place].metrics;
+                let Some(comparison) = pair.comparison(record, (*judge_place, metrics), *order)? else {
                     continue;
                 };
                 let again = match judge.compare(&comparison, cx).await {
@@ -147,23 +150,37 @@ async fn build(
     Ok((judge, strict))
 }
 
-/// A sample's conversation and replies, the king's first.
-struct Pair {
+/// A sample's conversation and replies, the king's first, and what was compared with their twins.
+struct Pair<'a> {
     messages: Arc<[crate::backend::Message]>,
     reference: Arc<str>,
     replies: Vec<Option<Candidate>>,
+    twins: &'a [RecordedTwin<'a>],
 }
 
-impl Pair {
-    /// What a judge was asked; none unless both replies are there.
-    fn comparison(&self, order: Order) -> Option<Comparison> {
-        let [Some(king), Some(challenger)] = &self.replies[..] else { return None };
+impl Pair<'_> {
+    /// What `judge`, the place of a judge with these metrics, was asked: about the twin of a reply
+    /// that has beaten it. None unless both replies are there.
+    fn comparison(
+        &self,
+        record: &Record,
+        judge: (u32, &[Metric]),
+        order: Order,
+    ) -> Result<Option<Comparison>> {
+        let [Some(king), Some(challenger)] = &self.replies[..] else { return Ok(None) };
+        let (mut king, mut challenger) = (king.clone(), challenger.clone());
+        for twin in self.twins.iter().filter(|twin| twin.judge == judge.0 && twin.is_replaced(judge.1)) {
+            let reply = if twin.side == Side::King { &mut king } else { &mut challenger };
+            if let Some(text) = &twin.text {
+                reply.text = record.text(text)?.into();
+            }
+        }
         let (first, second) = match order {
             Order::KingFirst => (king, challenger),
             Order::ChallengerFirst => (challenger, king),
         };
         let (messages, reference) = (Arc::clone(&self.messages), Arc::clone(&self.reference));
-        Some(Comparison::new(messages, reference, first.clone(), second.clone()))
+        Ok(Some(Comparison::new(messages, reference, first, second)))
     }
 }
 

@@ -52,6 +52,23 @@ async fn the_kings_own_files_are_clear_and_the_screen_conforms() {
 }
 
 #[tokio::test]
+async fn headers_after_a_thousand_foreign_tensors_are_not_read() {
+    let many: Vec<_> = (0..=MORE_TENSORS + 1)
+        .map(|number| format!("\"x{number}\":{{\"dtype\":\"BF16\",\"shape\":[0],\"data_offsets\":[0,0]}}"))
+        .collect();
+    let mut files =
+        with("model-00001-of-00002.safetensors", safetensors(&format!("{{{}}}", many.join(",")), 0));
+    files.0.remove("model.safetensors");
+    files.0.insert("model-00002-of-00002.safetensors".into(), b"no header at all".to_vec());
+    let screen = FilesScreen::new(FilesConfig { max_size_ratio: 1e6, ..FilesConfig::default() });
+    let found = screen.expect("a screen").inspect(&files, &king(), &CallContext::new()).await;
+    let Finding::Rejected(evidence) = found.expect("a finding") else { panic!("not rejected") };
+    let problems = evidence["problems"].to_string();
+    assert!(problems.contains("at most 1001 are read"), "{problems}");
+    assert!(!problems.contains("calls itself"), "the next header was read: {problems}");
+}
+
+#[tokio::test]
 async fn every_rule_rejects_by_name() {
     let tensor = |json: &str, data| safetensors(&format!("{{{json}}}"), data);
     let a = &TENSOR[1..TENSOR.len() - 1];

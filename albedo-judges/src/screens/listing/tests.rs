@@ -77,7 +77,7 @@ async fn no_header_and_no_index_breaks_the_reader() {
         );
         let mut problems = Problems::default();
         let listing = Listing::read(&files, &mut problems, &cx).await.expect("listed");
-        let tensors = listing.tensors(&mut problems, &cx).await.expect("read");
+        let tensors = listing.tensors(usize::MAX, &mut problems, &cx).await.expect("read");
         accepted += usize::from(!tensors.is_empty());
         assert!(problems.first().is_none_or(|problem| problem.message.len() < 2000));
     }
@@ -107,7 +107,8 @@ async fn the_fuzzers_corpora_come_to_findings() {
         let files = Memory(names.into_iter().map(str::to_owned).zip(parts).collect());
         let mut problems = Problems::default();
         let listing = Listing::read(&files, &mut problems, &cx).await.expect("listed");
-        accepted += usize::from(!listing.tensors(&mut problems, &cx).await.expect("read").is_empty());
+        accepted +=
+            usize::from(!listing.tensors(usize::MAX, &mut problems, &cx).await.expect("read").is_empty());
     }
     assert!(accepted > 2, "the corpora hold no file that is well formed");
 }
