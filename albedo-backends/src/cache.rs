@@ -223,10 +223,9 @@ impl Cache {
             Begun::Complete(held) => return Ok(held),
             Begun::Missing { lease, claimed, busy } => (lease, claimed, busy),
         };
-        let total = entries.iter().map(|file| file.size).sum();
-        let missing: u64 = claimed.iter().map(|(entry, _)| entry).chain(&busy).map(|entry| entry.size).sum();
-        let progress =
-            Progress { name, done: AtomicU64::new(u64::saturating_sub(total, missing)), total, cx };
+        let total = bytes_of(&entries);
+        let missing = bytes_of(claimed.iter().map(|(entry, _)| entry).chain(&busy));
+        let progress = Progress { name, done: AtomicU64::new(total.saturating_sub(missing)), total, cx };
         // What this process has claimed comes first, so that two that wait for each
         // other's files both get on.
         stream::iter(claimed)
@@ -353,6 +352,11 @@ impl Progress<'_> {
         let done = before.unwrap_or_default().saturating_add_signed(bytes);
         self.cx.emit(EventKind::download(self.name, done, self.total));
     }
+}
+
+/// The bytes of `files` together; a listing may say any sizes.
+fn bytes_of<'a>(files: impl IntoIterator<Item = &'a FileEntry>) -> u64 {
+    files.into_iter().map(|file| file.size).fold(0, u64::saturating_add)
 }
 
 async fn blocking<T: Send + 'static>(

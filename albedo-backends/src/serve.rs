@@ -524,9 +524,10 @@ impl Patience {
 }
 
 impl Tries<'_> {
-    /// The server said something: it has all the time again.
+    /// The server got on with what it was asked: it has all the time again. Pauses go on to
+    /// grow.
     fn heard(&mut self) {
-        *self = self.patience.tries(self.hint);
+        self.since = self.patience.clock.now();
     }
 
     /// Waits before the try that follows one that failed with `error`.
@@ -541,7 +542,7 @@ impl Tries<'_> {
             _ => secs(self.pause),
         };
         self.pause = (self.pause * 2.0).min(PAUSES.1);
-        let next = clock.now() + wait;
+        let next = clock.now().saturating_add(wait);
         if next > self.since + self.patience.longest {
             return Err(error
                 .with_fault(Fault::Infrastructure)

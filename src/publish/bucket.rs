@@ -30,7 +30,8 @@ pub(super) const MULTIPART_FROM: u64 = 64 << 20;
 /// GiB, and are what a retry repeats.
 pub(super) const PART: u64 = 16 << 20;
 
-/// The longest time that one request may take: a part at 1 Mbit/s.
+/// The longest time that one request may take, and that it may take for each [`PART`] of its
+/// body: a part at 1 Mbit/s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Holds objects under names.
@@ -234,6 +235,11 @@ pub(super) async fn request<T>(
     cx.with_timeout(REQUEST_TIMEOUT).run(operation, work).await?
 }
 
+/// How long a request with a body of `bytes` may take.
+fn timeout(bytes: u64) -> Duration {
+    REQUEST_TIMEOUT * bytes.div_ceil(PART).max(1) as u32
+}
+
 /// Another object is there than the one that should be: somebody else writes to the
 /// bucket.
 pub(super) fn conflict(name: &str, place: &str) -> Error {
@@ -268,6 +274,15 @@ mod tests {
             let headers = Headers::of(name);
             assert_eq!(headers.content_type, content_type, "{name}");
             assert_eq!(headers.cache == Headers::IMMUTABLE, immutable, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_slow_line_has_time_for_every_body() {
+        assert_eq!([0, 1, PART].map(timeout), [REQUEST_TIMEOUT; 3]);
+        for bytes in [PART + 1, 18 << 20, 40 << 20, MULTIPART_FROM] {
+            let at_1_mbit_s = Duration::from_secs(bytes * 8 / 1_000_000);
+            assert!(at_1_mbit_s < timeout(bytes), "{bytes} bytes have {:?}", timeout(bytes));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,6 +26,9 @@ const MOST: [(&str, u64); 4] = [
 
 /// Most bytes of a file of the data sets: what a reader of records takes, four times.
 const MOST_EXPORT: u64 = 4 << 30;
+
+/// A server that says nothing for this long is given up. Source: chosen by albedo.
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// What is fetched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,8 +89,18 @@ pub async fn fetch(
             .with("path", folder.display())
             .with_hint("name another folder with `--out`"));
     }
+    let Some(name) = folder.file_name() else {
+        return Err(operator(ErrorKind::ConfigInvalid, "the folder has no name of its own")
+            .with("path", folder.display())
+            .with_hint("name another folder with `--out`"));
+    };
+    // As its parts are, without a slash at the end.
+    let folder = &folder.with_file_name(name);
+    let mut beside = name.to_owned();
+    beside.push(".partial");
+    let beside = folder.with_file_name(beside);
     let mut answer = get(OPERATION, transport, format!("{base}/manifest.json"), cx).await?;
-    let manifest = RecordManifest::parse(&answer.read(MAX_MANIFEST as usize).await?)?;
+    let manifest = RecordManifest::parse(&read(OPERATION, &mut answer, MAX_MANIFEST, cx).await?)?;
     if manifest.record != wanted {
         return Err(Error::new(ErrorKind::DigestMismatch, OPERATION, "the manifest is another record's")
             .with("wanted", wanted)
@@ -99,9 +113,6 @@ pub async fn fetch(
     }
     let exports: &[ManifestFile] = if settings.exports { &manifest.exports } else { &[] };
     let files = || manifest.files.iter().chain(exports);
-    let mut beside = folder.as_os_str().to_owned();
-    beside.push(".partial");
-    let beside = PathBuf::from(beside);
     let io = |error| Error::io(OPERATION, &beside, error);
     // What an earlier try has left is not known to be whole.
     match fs::remove_dir_all(&beside) {
@@ -172,7 +183,8 @@ pub async fn document<T: DeserializeOwned>(
     };
     let bytes = if place.starts_with("http://") || place.starts_with("https://") {
         let url = format!("{}/{name}", place.trim_end_matches('/'));
-        get(READ, transport, url, cx).await.map_err(missing)?.read(MOST_DOCUMENT as usize).await?
+        let mut answer = get(READ, transport, url, cx).await.map_err(missing)?;
+        read(READ, &mut answer, MOST_DOCUMENT, cx).await?
     } else {
         let path = Path::new(place).join(name);
         let io = |error| Error::io(READ, &path, error);
@@ -198,7 +210,7 @@ async fn get(
 ) -> Result<HttpResponse> {
     let request = HttpRequest::get(operation, url).with_redirects(Redirects::SameOrigin);
     let address = request.address().to_owned();
-    let answer = transport.send(request, cx).await?;
+    let answer = heard(operation, transport.send(request, cx), cx).await?;
     match answer.status() {
         StatusCode::OK => Ok(answer),
         StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => {
@@ -212,6 +224,41 @@ async fn get(
             .with_fault(Fault::Infrastructure)
             .with("address", address)
             .with_hint("try again when the server answers, or name another place")),
+    }
+}
+
+/// The body of `answer`, at most `most` bytes of it.
+async fn read(
+    operation: &'static str,
+    answer: &mut HttpResponse,
+    most: u64,
+    cx: &CallContext,
+) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = heard(operation, answer.chunk(), cx).await? {
+        if (bytes.len() + piece.len()) as u64 > most {
+            let message = format!("the server's answer has more than {most} bytes");
+            return Err(Error::new(ErrorKind::Protocol, operation, message));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+/// What `next` comes to, unless `cx` ends it or the server is silent for too long.
+async fn heard<T>(
+    operation: &'static str,
+    next: impl Future<Output = Result<T>>,
+    cx: &CallContext,
+) -> Result<T> {
+    let heard = cx.with_timeout(SILENCE).run(operation, next).await.and_then(|next| next);
+    match heard {
+        Err(error) if error.kind() == ErrorKind::Timeout && cx.check(operation).is_ok() => {
+            let message = format!("the server says nothing for {} s", SILENCE.as_secs());
+            Err(Error::new(ErrorKind::Timeout, operation, message)
+                .with_hint("try again when the server answers, or name another place"))
+        }
+        heard => heard,
     }
 }
 
@@ -250,7 +297,7 @@ async fn download(
             .with("file", name)
             .with_hint("fetch it again, or from another place")
     };
-    while let Some(piece) = cx.run(OPERATION, answer.chunk()).await?? {
+    while let Some(piece) = heard(OPERATION, answer.chunk(), cx).await? {
         bytes += piece.len() as u64;
         if bytes > *size {
             return Err(mismatch("the server sends more bytes than the file has"));

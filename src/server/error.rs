@@ -88,6 +88,17 @@ impl ApiError {
         .with_code("model_not_found")
     }
 
+    /// The model that a request names is here and cannot be loaded: 503 where that may pass,
+    /// else 500. The request itself is right, whatever `error` misses.
+    pub(super) fn no_load(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::RateLimited => {
+                Self::told(StatusCode::INTERNAL_SERVER_ERROR, error)
+            }
+            _ => Self::from(error),
+        }
+    }
+
     /// The server does not answer now: 503.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
@@ -188,6 +199,7 @@ impl utoipa::IntoResponses for ApiError {
             (404, "No model here has that name"),
             (413, "The body is too large"),
             (429, "Too many replies wait; see `Retry-After`"),
+            (500, "The model cannot be loaded; the server's log says why"),
             (503, "The server loads, stops, or lost its device"),
         ])
     }

@@ -365,7 +365,12 @@ impl Models {
         kept.map_err(|error| Error::bug(KEEP, error.to_string()))?
     }
 
-    fn key_of(&self, name: &str) -> Result<SessionKey> {
+    /// What the model that requests name `name` is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`]: none has this name. [`ErrorKind::Unavailable`]: it is
+    /// configured and not here yet.
+    pub(super) fn key_of(&self, name: &str) -> Result<SessionKey> {
         if let Some(key) = self.shelf().names.get(name) {
             return Ok(*key);
         }

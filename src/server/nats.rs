@@ -204,26 +204,28 @@ async fn acknowledge(message: &Message, kind: AckKind) {
 
 async fn perform(state: &State, fleet: &Fleet, job: &JobMessage, deliveries: i64) -> Result<Done> {
     let id = job.job;
-    let (asked, bytes) = match request(fleet, id, &job.request).await {
-        Ok(asked) => asked,
+    let (asked, bytes) = match unfinished(fleet, job).await {
+        Ok(Some(asked)) if deliveries <= MOST_DELIVERIES => asked,
+        Ok(None) => return Ok(Done::Stored),
+        Err(error) if is_passed_on(&error, deliveries) => return Ok(Done::PassOn(error)),
         Err(error) if error.kind() == ErrorKind::DataInvalid => return fail(fleet, id, &error).await,
-        Err(error) => return Err(error),
+        found => {
+            let message = format!(
+                "the job {} was delivered {MOST_DELIVERIES} times and has no result: it is set aside",
+                id.short()
+            );
+            state.work().emit(EventKind::Alert { message });
+            let error = Error::new(ErrorKind::Unavailable, WORK, "the job was given to workers too often")
+                .with("deliveries", deliveries - 1)
+                .with_retry(Retry::Never)
+                .with_hint("look at the workers' logs; asked for again, the job is tried again");
+            let error = match found {
+                Ok(_) => error,
+                Err(cause) => error.with("cause", cause.message()),
+            };
+            return fail(fleet, id, &error).await;
+        }
     };
-    if asked.is_lasting() && fleet.result(id).await?.is_some() {
-        return Ok(Done::Stored);
-    }
-    if deliveries > MOST_DELIVERIES {
-        let message = format!(
-            "the job {} was delivered {MOST_DELIVERIES} times and has no result: it is set aside",
-            id.short()
-        );
-        state.work().emit(EventKind::Alert { message });
-        let error = Error::new(ErrorKind::Unavailable, WORK, "the job was given to workers too often")
-            .with("deliveries", deliveries - 1)
-            .with_retry(Retry::Never)
-            .with_hint("look at the workers' logs; asked for again, the job is tried again");
-        return fail(fleet, id, &error).await;
-    }
     jobs::check_engine(&asked, state.jobs().engine())?;
     if jobs::holds(state, &asked).is_err()
         && let Err(error) = fetch(state, job).await.and_then(|()| jobs::holds(state, &asked))
@@ -253,6 +255,19 @@ async fn perform(state: &State, fleet: &Fleet, job: &JobMessage, deliveries: i64
             }
         }
     }
+}
+
+/// The request of `job` and its bytes; none if its result is stored already.
+async fn unfinished(fleet: &Fleet, job: &JobMessage) -> Result<Option<(JobRequest, Vec<u8>)>> {
+    let (asked, bytes) = request(fleet, job.job, &job.request).await?;
+    let is_stored = asked.is_lasting() && fleet.result(job.job).await?.is_some();
+    Ok((!is_stored).then_some((asked, bytes)))
+}
+
+/// Whether a job that cannot be read because of `error` may be readable later, or for another
+/// worker.
+fn is_passed_on(error: &Error, deliveries: i64) -> bool {
+    error.kind() != ErrorKind::DataInvalid && deliveries <= MOST_DELIVERIES
 }
 
 /// Brings the models of `job` here, by jobs of their own, so that their leases end as those
@@ -325,4 +340,26 @@ fn piece(path: &Path, offset: u64, length: u64) -> Result<Vec<u8>> {
 
 fn away(error: &dyn std::fmt::Display) -> Error {
     Error::new(ErrorKind::Unavailable, WORK, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_cannot_be_read_is_passed_on_five_times() {
+        for (kind, passed_on) in [
+            // Its pieces are gone, the broker does not answer.
+            (ErrorKind::Unavailable, true),
+            // Its pieces are not what they were.
+            (ErrorKind::Protocol, true),
+            // It is no request, and stays none.
+            (ErrorKind::DataInvalid, false),
+        ] {
+            let error = Error::new(kind, WORK, "x");
+            assert_eq!(is_passed_on(&error, 1), passed_on, "{kind:?}");
+            assert_eq!(is_passed_on(&error, MOST_DELIVERIES), passed_on, "{kind:?}");
+            assert!(!is_passed_on(&error, MOST_DELIVERIES + 1), "{kind:?}");
+        }
+    }
 }

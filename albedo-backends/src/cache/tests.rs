@@ -244,6 +244,18 @@ async fn space_is_refused_before_the_first_byte() {
 }
 
 #[tokio::test]
+async fn sizes_that_no_number_holds_together_are_counted_up_to_the_largest() {
+    let (_folder, cache) = cache();
+    let mut files = Files::new(b'x', &[("a", 3)]);
+    // Other names of the same bytes, of which the listing says something else.
+    for name in ["b", "c"] {
+        files.listed.push(FileEntry::new(name, u64::MAX).with_sha256(Digest::of("xxx")));
+    }
+    drop(cache.hold("one", &files, &CallContext::new()).await.expect("held"));
+    assert!(cache.list().expect("lists").is_empty(), "no model has such files");
+}
+
+#[tokio::test]
 async fn two_downloads_of_one_file_share_it() {
     let (_folder, cache) = cache();
     let cx = CallContext::new();

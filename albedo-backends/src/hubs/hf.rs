@@ -169,22 +169,25 @@ impl HfHub {
         let mut listed = revision.tree(cx).await?;
         // Of a data set only the shards are wanted, of which there may be thousands.
         listed.retain(|file| kind == "models" || file.path.ends_with(".parquet"));
-        let limits = [
-            (
-                listed.iter().filter(|file| file.lfs.is_none()).map(|file| file.size).sum::<u64>(),
-                MOST_SMALL_TOTAL,
-            ),
-            (listed.iter().fold(0, |sum: u64, file| sum.saturating_add(file.size)), self.max_model_bytes),
-        ];
-        if let Some((bytes, most)) = limits.into_iter().find(|(bytes, most)| kind == "models" && bytes > most)
-        {
-            let message = "the repository has more bytes than allowed";
-            return Err(Error::new(ErrorKind::ResourceExhausted, RESOLVE, message)
+        let too_large = |message: &str, bytes: u64, most: u64, hint: &str| {
+            Error::new(ErrorKind::ResourceExhausted, RESOLVE, message)
                 .with_fault(Fault::Operator)
                 .with_retry(Retry::Never)
                 .with("bytes", bytes)
                 .with("most", most)
-                .with_hint("raise `max_model_bytes` of the hub `hf`, or name another model"));
+                .with_hint(hint)
+        };
+        let small = downloaded(listed.iter().filter(|file| file.lfs.is_none()));
+        if small > MOST_SMALL_TOTAL {
+            let message = "the repository has too many bytes in files that Git keeps itself";
+            let hint = "keep large files with LFS, or name another repository";
+            return Err(too_large(message, small, MOST_SMALL_TOTAL, hint));
+        }
+        let all = downloaded(&listed);
+        if all > self.max_model_bytes {
+            let hint = "raise `max_model_bytes` of the hub `hf`, or name another repository";
+            let message = "the repository has more bytes than allowed";
+            return Err(too_large(message, all, self.max_model_bytes, hint));
         }
         let files: Vec<_> = stream::iter(listed)
             .map(|file| revision.file(file, cx))
@@ -269,6 +272,12 @@ struct TreeEntry {
 struct Lfs {
     oid: String,
     size: u64,
+}
+
+/// How many bytes are downloaded for `files`: of a large one those that LFS has.
+fn downloaded<'a>(files: impl IntoIterator<Item = &'a TreeEntry>) -> u64 {
+    let sizes = files.into_iter().map(|file| file.lfs.as_ref().map_or(file.size, |lfs| lfs.size));
+    sizes.fold(0, u64::saturating_add)
 }
 
 impl At {

@@ -32,6 +32,7 @@ use albedo_core::{
 };
 use async_trait::async_trait;
 use base64ct::{Base64, Encoding};
+use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -110,12 +111,12 @@ impl OciHub {
         let bytes = self.registry.manifest(repository, pinned, cx).await?;
         let layers = manifest::parse(&bytes)?;
         let objects = Arc::new(Blobs::new(self, repository));
-        let mut files = Vec::with_capacity(layers.files.len());
+        let (mut files, mut pointers) = (Vec::with_capacity(layers.files.len()), Pointers::new());
         for file in &layers.files {
             files.push(match &file.pointer {
                 None => file.plain(),
                 Some(declared) => {
-                    let bytes = objects.pointer(file, cx).await?;
+                    let bytes = objects.pointer(file, &mut pointers, cx).await?;
                     pointer::parse(&bytes, file, declared, &layers.packs)
                         .map_err(|error| error.with("file", file.name.escape_default()))?
                 }
@@ -191,6 +192,9 @@ impl Plugin<dyn ModelHub> for OciHub {
 
 albedo_core::register!(dyn ModelHub => OciHub);
 
+/// The pointers of a model that were read, by their digests and sizes.
+type Pointers = BTreeMap<(Digest, u64), Bytes>;
+
 /// The blobs of one repository.
 #[derive(Debug)]
 struct Blobs {
@@ -212,8 +216,12 @@ impl Blobs {
         }
     }
 
-    /// The pointer of `file`, which has the digest that the manifest gives.
-    async fn pointer(&self, file: &manifest::File, cx: &CallContext) -> Result<Vec<u8>> {
+    /// The pointer of `file`, which has the digest that the manifest gives. Equal files have
+    /// equal pointers: one of `known` is not fetched again.
+    async fn pointer(&self, file: &manifest::File, known: &mut Pointers, cx: &CallContext) -> Result<Bytes> {
+        if let Some(bytes) = known.get(&(file.digest, file.size)) {
+            return Ok(bytes.clone());
+        }
         if file.size > pointer::MOST_BYTES {
             return Err(manifest::malformed("a pointer is too large")
                 .with("file", file.name.escape_default())
@@ -221,7 +229,10 @@ impl Blobs {
                 .with("most", pointer::MOST_BYTES));
         }
         let key = file.digest.to_string();
-        proven(self, &key, 0..file.size, file.size, has(Some(file.digest)), cx).await
+        let bytes = proven(self, &key, 0..file.size, file.size, has(Some(file.digest)), cx).await?;
+        let bytes = Bytes::from(bytes);
+        known.insert((file.digest, file.size), bytes.clone());
+        Ok(bytes)
     }
 
     /// What it means that the manifest lists `size` bytes for a blob of which the

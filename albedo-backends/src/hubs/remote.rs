@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use albedo_core::http::{
-    Credential, HeaderValue, HttpRequest, HttpResponse, HttpTransport, Redirects, StatusCode, header,
+    Credential, HeaderMap, HeaderValue, HttpRequest, HttpResponse, HttpTransport, Redirects, StatusCode,
+    header,
 };
 use albedo_core::{BuildContext, CallContext, Clock, Error, ErrorKind, Fault, Result, Retry};
 use futures::future::{Either, select};
@@ -200,7 +201,8 @@ impl Remote {
         }
     }
 
-    /// The error that an answer stands for which is no success.
+    /// The error that an answer stands for which is no success. Only an answer that says so
+    /// means that the hub does not have something: no outage and no proxy may end a submission.
     pub(crate) async fn refusal(
         &self,
         operation: &str,
@@ -218,13 +220,28 @@ impl Remote {
             404 => error(ErrorKind::NotFound, "the hub has no such repository, revision or file".into())
                 .with_hint("check the reference"),
             401 | 403 if credential.is_none() => {
-                error(ErrorKind::NotFound, format!("the hub does not show it without a key ({status})"))
-                    .with_hint("check the reference, or configure a key that may read it")
+                let kind =
+                    if is_absence(&headers, &body) { ErrorKind::NotFound } else { ErrorKind::Unavailable };
+                let error = error(kind, format!("the hub does not show it without a key ({status})"))
+                    .with_hint("check the reference, or configure a key that may read it");
+                // It was listed before: a signed address that has run out is asked for again.
+                if operation == READ {
+                    error
+                } else {
+                    error.with_fault(Fault::Operator).with_retry(Retry::Never)
+                }
             }
             403 => error(ErrorKind::Unavailable, format!("the hub refuses the key ({status})"))
                 .with_fault(Fault::Operator)
                 .with_retry(Retry::Never)
                 .with_hint("use a key that may do this"),
+            300..=399 => {
+                let message = format!("the server redirects, which is not followed ({status})");
+                error(ErrorKind::Unavailable, message)
+                    .with_fault(Fault::Operator)
+                    .with_retry(Retry::Never)
+                    .with_hint("check the hub's address")
+            }
             416 => {
                 transient(ErrorKind::Protocol, operation, "the server has not the range that was asked for")
                     .with("server", server)
@@ -250,6 +267,20 @@ impl Remote {
             }
         }
     }
+}
+
+/// Whether a hub itself says that it does not have a thing, or shows it to those alone whom its owner
+/// lets in, which no proxy before it says. Without a token many hubs say the same of both: Hugging
+/// Face by a header, a container registry by a code in the body.
+// Sources: `hf_raise_for_status` of `huggingface_hub` 1.x; the error codes of the OCI distribution
+// specification 1.1.
+fn is_absence(headers: &HeaderMap, body: &Value) -> bool {
+    const HEADER: [&str; 4] = ["RepoNotFound", "RevisionNotFound", "EntryNotFound", "GatedRepo"];
+    const BODY: [&str; 5] = ["BLOB_UNKNOWN", "DENIED", "MANIFEST_UNKNOWN", "NAME_UNKNOWN", "UNAUTHORIZED"];
+    let code = headers.get("x-error-code").and_then(|code| code.to_str().ok());
+    let mut errors = body["errors"].as_array().into_iter().flatten();
+    code.is_some_and(|code| HEADER.contains(&code))
+        || errors.any(|error| error["code"].as_str().is_some_and(|code| BODY.contains(&code)))
 }
 
 /// An error of a hub that may pass.

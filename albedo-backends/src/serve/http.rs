@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use albedo_core::events::{EventKind, JobState};
 use albedo_core::http::{Credential, HttpRequest, HttpResponse, HttpTransport, Method};
-use albedo_core::{CallContext, Digest, Error, ErrorKind, Fault, Reach, Result, Retry};
+use albedo_core::{CallContext, Clock, Digest, Error, ErrorKind, Fault, Reach, Result, Retry};
 use async_trait::async_trait;
-use futures::FutureExt as _;
 use futures::future::{Either, select};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -34,6 +33,9 @@ const MAX_LINE: usize = 1 << 20;
 /// A server that says nothing for this long is gone: three heartbeats.
 const SILENCE: Duration = Duration::from_secs(3 * HEARTBEAT_SECS);
 
+/// The same until an answer begins: the longest request takes 67 s at 1 Mbit/s.
+const ANSWER: Duration = Duration::from_secs(100);
+
 /// What waits to be told to a server at most; more is left to the server's own cleaning.
 const NOTES: usize = 4096;
 
@@ -57,6 +59,7 @@ impl Drop for HttpLink {
 #[derive(Debug)]
 struct Remote {
     transport: Arc<dyn HttpTransport>,
+    clock: Arc<dyn Clock>,
     base: String,
     token: Option<Credential>,
     plain_token: bool,
@@ -87,7 +90,8 @@ impl HttpLink {
         patience: Patience,
     ) -> Self {
         let base = base.trim_end_matches('/').trim_end_matches("/v1").to_owned();
-        let server = Arc::new(Remote { transport, base, token, plain_token });
+        let clock = Arc::clone(&patience.clock);
+        let server = Arc::new(Remote { transport, clock, base, token, plain_token });
         let (notes, waiting) = mpsc::channel(NOTES);
         let mut courier = JoinSet::new();
         courier.spawn(tell(Arc::clone(&server), waiting, Courier::new()));
@@ -95,7 +99,7 @@ impl HttpLink {
     }
 
     /// Tries `work` until it succeeds, or fails for good, or the server was away for too
-    /// long. `heard` is raised by whatever the server says.
+    /// long. `heard` is raised where the server gets on with it.
     async fn patiently<T, F: Future<Output = Result<T, Trouble>> + Send>(
         &self,
         heard: &AtomicBool,
@@ -125,11 +129,10 @@ impl HttpLink {
             albedo_core::http::HeaderValue::from_static("application/json"),
         );
         let status: JobStatus = self.server.json(request, cx).await?;
-        heard.store(true, Ordering::Relaxed);
         let mut state = status.state;
         if !state.is_over() {
             // What happened before, also in an earlier try, is no news.
-            state = self.follow(&path, status.events, cx).await?;
+            state = self.follow(&path, status.events, heard, cx).await?;
         }
         if state == JobState::Failed {
             let status: JobStatus = self.server.json(self.server.request(Method::GET, &path), cx).await?;
@@ -142,29 +145,33 @@ impl HttpLink {
         }
         let request = self.server.request(Method::GET, &format!("{path}/result"));
         let mut response = self.server.known(request, cx).await?;
-        let bytes = response.read(MAX_RESULT).await.map_err(broken)?;
+        let bytes = self.server.read(&mut response, MAX_RESULT, cx).await?;
         parse(&bytes)
     }
 
-    /// Follows the events of a job after number `after` until it is over.
-    async fn follow(&self, path: &str, after: u64, cx: &CallContext) -> Result<JobState, Trouble> {
+    /// Follows the events of a job after number `after` until it is over. Each of them, and
+    /// each heartbeat, raises `heard`.
+    async fn follow(
+        &self,
+        path: &str,
+        after: u64,
+        heard: &AtomicBool,
+        cx: &CallContext,
+    ) -> Result<JobState, Trouble> {
         let request = self.server.request(Method::GET, &format!("{path}/events?after={after}"));
         let mut response = self.server.known(request, cx).await?;
         let mut rest = Vec::new();
         loop {
-            let clock = &self.patience.clock;
-            let silence = clock.sleep_until(clock.now() + SILENCE);
-            let piece = match select(response.chunk().boxed(), silence).await {
-                Either::Left((piece, _)) => piece.map_err(Trouble::Passing)?,
-                Either::Right(_) => return Err(Trouble::Passing(away("the server fell silent"))),
-            };
+            let piece = self.server.heard(SILENCE, response.chunk(), cx).await?.map_err(broken)?;
             let Some(piece) = piece else {
                 return Err(Trouble::Passing(away("the events ended before the job did")));
             };
             rest.extend_from_slice(&piece);
             while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
-                let EventLine::Event(numbered) = parse(&line)? else { continue };
+                let line: EventLine = parse(&line)?;
+                heard.store(true, Ordering::Relaxed);
+                let EventLine::Event(numbered) = line else { continue };
                 match numbered.event.kind {
                     EventKind::Job(job) if job.state.is_over() => return Ok(job.state),
                     EventKind::Progress { .. } | EventKind::Alert { .. } => cx.emit(numbered.event.kind),
@@ -197,7 +204,7 @@ impl Link for HttpLink {
         let ask = || async {
             let request = self.server.request(Method::GET, &path);
             let mut response = self.server.send(request, cx).await?;
-            response.read(most).await.map_err(broken)
+            self.server.read(&mut response, most, cx).await
         };
         self.patiently(&AtomicBool::default(), ask, cx).await
     }
@@ -262,8 +269,9 @@ async fn tell(server: Arc<Remote>, mut notes: mpsc::Receiver<Note>, _courier: Co
                 server.request(Method::PUT, &format!("/v1/jobs/{id}")).with_body(body)
             }
         };
-        if let Ok(mut response) = server.send(request, &cx.with_timeout(SILENCE)).await {
-            let _ = response.read(MAX_SMALL).await;
+        let cx = cx.with_timeout(SILENCE);
+        if let Ok(mut response) = server.send(request, &cx).await {
+            let _ = server.read(&mut response, MAX_SMALL, &cx).await;
         }
     }
 }
@@ -279,7 +287,8 @@ impl Remote {
 
     /// The answer to `request`, if it is a success.
     async fn send(&self, request: HttpRequest, cx: &CallContext) -> Result<HttpResponse, Trouble> {
-        let mut response = self.transport.send(request, cx).await.map_err(|error| match error.kind() {
+        let sent = self.heard(ANSWER, self.transport.send(request, cx), cx).await?;
+        let mut response = sent.map_err(|error| match error.kind() {
             ErrorKind::Unavailable if error.fault() == Fault::Infrastructure => Trouble::Passing(error),
             _ => Trouble::Final(error),
         })?;
@@ -288,7 +297,7 @@ impl Remote {
             return Ok(response);
         }
         let headers = response.headers().clone();
-        let body = response.read(MAX_SMALL).await.unwrap_or_default();
+        let body = self.read(&mut response, MAX_SMALL, cx).await.unwrap_or_default();
         let body = serde_json::from_slice(&body)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).trim().to_owned()));
         let said = body.pointer("/error/albedo").cloned();
@@ -321,8 +330,43 @@ impl Remote {
 
     async fn json<T: DeserializeOwned>(&self, request: HttpRequest, cx: &CallContext) -> Result<T, Trouble> {
         let mut response = self.send(request, cx).await?;
-        let bytes = response.read(MAX_SMALL).await.map_err(broken)?;
-        parse(&bytes)
+        parse(&self.read(&mut response, MAX_SMALL, cx).await?)
+    }
+
+    /// The body of `response`, at most `most` bytes of it.
+    async fn read(
+        &self,
+        response: &mut HttpResponse,
+        most: usize,
+        cx: &CallContext,
+    ) -> Result<Vec<u8>, Trouble> {
+        let mut bytes = Vec::new();
+        while let Some(piece) = self.heard(SILENCE, response.chunk(), cx).await?.map_err(broken)? {
+            if bytes.len() + piece.len() > most {
+                return Err(Trouble::Final(protocol(&format!("its answer has more than {most} bytes"))));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
+
+    /// What `work` comes to, unless `cx` ends it or the server is silent for longer than
+    /// `silence`.
+    async fn heard<T>(
+        &self,
+        silence: Duration,
+        work: impl Future<Output = T>,
+        cx: &CallContext,
+    ) -> Result<T, Trouble> {
+        let until = self.clock.sleep_until(self.clock.now() + silence);
+        let first = async {
+            match select(std::pin::pin!(work), until).await {
+                Either::Left((done, _)) => Some(done),
+                Either::Right(_) => None,
+            }
+        };
+        let done = cx.run(ASK, first).await.map_err(Trouble::Final)?;
+        done.ok_or_else(|| Trouble::Passing(away("the server fell silent")))
     }
 }
 

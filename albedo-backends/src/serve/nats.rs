@@ -235,8 +235,9 @@ impl Fleet {
     /// The broker did not store it.
     pub async fn publish_result(&self, job: Digest, message: &ResultMessage) -> Result<()> {
         let bytes = json(message)?;
-        // The same result twice says no more than once.
-        let id = format!("{job}-{}", Digest::of(&bytes).short());
+        // Two workers that say the same say no more than one. What is asked for again is told
+        // again, even in the same words.
+        let id = format!("{job}-{}-{}", self.newest(job).await?, Digest::of(&bytes).short());
         self.publish(self.result_subject(&job.to_string()), &id, bytes.into()).await.map(drop)
     }
 
@@ -246,6 +247,16 @@ impl Fleet {
     /// The broker does not answer.
     pub async fn result(&self, job: Digest) -> Result<Option<Vec<u8>>> {
         Ok(self.results_after(job, 0).await?.done)
+    }
+
+    /// The number of the newest message about `job`; 0 if there is none.
+    async fn newest(&self, job: Digest) -> Result<u64> {
+        let subject = self.result_subject(&job.to_string());
+        match self.results.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => Ok(message.sequence),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(0),
+            Err(error) => Err(failed(ASK, &error)),
+        }
     }
 
     /// What is stored for `job`; failures up to number `seen` are old.
@@ -374,28 +385,33 @@ impl NatsLink {
         Ok(engines)
     }
 
-    /// Posts the job and waits for its first result. `heard` tells whether the broker
-    /// answered and, where that was asked, a worker is there.
+    /// Posts the job and waits for its first result. `heard` tells whether the broker took
+    /// the job and, where that was asked, a worker is there.
     async fn once(&self, job: &Job, heard: &mut bool, cx: &CallContext) -> Result<Result<Vec<u8>>> {
         let fleet = &self.fleet;
         let mut news = self.shared.wait_for(job.id);
-        // A result that only says how things were does not stand.
         let lasting = job.request.is_lasting();
-        let before = fleet.results_after(job.id, 0).await?;
-        *heard = true;
-        if let (true, Some(done)) = (lasting, before.done) {
-            return Ok(Ok(done));
-        }
+        let seen = if lasting {
+            let before = fleet.results_after(job.id, 0).await?;
+            if let Some(done) = before.done {
+                return Ok(Ok(done));
+            }
+            before.latest
+        } else {
+            // A result that only says how things were does not stand.
+            fleet.newest(job.id).await?
+        };
         let message = JobMessage {
             job: job.id,
             request: fleet.body(job.body.clone()).await?,
             references: job.references.clone(),
         };
         // What failed before is posted as something new.
-        let id = format!("{}-{}", job.id, before.latest);
+        let id = format!("{}-{seen}", job.id);
         fleet.publish(fleet.jobs(job.request.engine()), &id, json(&message)?.into()).await?;
+        *heard = true;
         let clock = &self.patience.clock;
-        let (seen, mut asked) = (before.latest, clock.now());
+        let mut asked = clock.now();
         loop {
             let look = clock.sleep_until(clock.now() + LOOK);
             futures::future::select(Box::pin(news.changed()), look).await;

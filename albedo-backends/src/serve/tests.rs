@@ -10,8 +10,9 @@ use albedo_core::events::{Collected, Event, JobEvent, JobState};
 use albedo_core::http::{HeaderMap, HttpRequest, HttpResponse, Method, StatusCode};
 use albedo_core::{
     Build, Completion, EventKind, FinishReason, GenerateRequest, Message, MessageRole, ModelInfo,
-    ModelSessionExt as _, Registry, Resources, Usage,
+    ModelSessionExt as _, Registry, Resources, Usage, VirtualClock,
 };
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::protocol::{
@@ -29,6 +30,8 @@ struct Scripted {
     lie: Box<Lie>,
     /// Answers in place of the server's: status and body, the next one first.
     refusals: Mutex<Vec<(u16, Value)>>,
+    /// The same in place of the events of a job.
+    events: Mutex<Vec<(u16, &'static str)>>,
 }
 
 impl std::fmt::Debug for Scripted {
@@ -103,7 +106,7 @@ impl Scripted {
             seen: Vec::new(),
             computed: 0,
         };
-        Arc::new(Self { state: Mutex::new(state), lie, refusals: Mutex::default() })
+        Arc::new(Self { state: Mutex::new(state), lie, refusals: Mutex::default(), events: Mutex::default() })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, Server> {
@@ -156,6 +159,11 @@ impl Scripted {
             && let Some((status, body)) = self.refusals.lock().expect("no panic").pop()
         {
             return (status, body.to_string().into_bytes());
+        }
+        if tail == "events"
+            && let Some((status, body)) = self.events.lock().expect("no panic").pop()
+        {
+            return (status, body.as_bytes().to_vec());
         }
         let json = |value: &Value| (200, value.to_string().into_bytes());
         match (request.method().as_str(), parts[1], id, tail) {
@@ -474,6 +482,72 @@ async fn a_server_that_is_away_is_waited_for_and_then_ends_the_duel() {
     let error = session.generate_one(question(), &CallContext::new()).await.expect_err("is gone");
     assert_eq!((error.fault(), error.reach()), (Fault::Infrastructure, Reach::Duel), "{error}");
     assert!(matches!(error.retry(), albedo_core::Retry::Exhausted { .. }), "{error:#?}");
+}
+
+#[tokio::test]
+async fn a_server_that_takes_a_job_and_gets_on_with_nothing_ends_the_duel() {
+    let server = Scripted::new(honest());
+    let (_client, session) = session(&server).await;
+    *server.events.lock().expect("no panic") = vec![(503, ""); 1000];
+    let error = session.generate_one(question(), &CallContext::new()).await.expect_err("no events");
+    assert_eq!((error.fault(), error.reach()), (Fault::Infrastructure, Reach::Duel), "{error}");
+    assert!(matches!(error.retry(), Retry::Exhausted { .. }), "{error:#?}");
+    let asked = server.seen("PUT jobs generate");
+    assert!((10..30).contains(&asked), "the pauses grow: {asked} tries within a minute");
+
+    // One that says that it lives has all the time it wants.
+    *server.events.lock().expect("no panic") = vec![(200, "{\"heartbeat\":3}\n"); 100];
+    let completion = session.generate_one(question(), &CallContext::new()).await.expect("answers");
+    assert_eq!(completion.text, "ls");
+}
+
+#[tokio::test]
+async fn a_pause_that_never_ends_ends_the_duel() {
+    let server = Scripted::new(honest());
+    let (_client, session) = session(&server).await;
+    let busy = Error::new(ErrorKind::Unavailable, "do the job", "busy");
+    let busy = busy.with_retry(Retry::After(Duration::MAX));
+    let body = json!({ "error": { "message": "x", "albedo": WireError::from(&busy) } });
+    *server.refusals.lock().expect("no panic") = vec![(503, body)];
+    let error = session.generate_one(question(), &CallContext::new()).await.expect_err("never");
+    assert!(matches!(error.retry(), Retry::Exhausted { attempts: 1 }), "{error:#?}");
+}
+
+/// A server that takes a request and says nothing, or no more than the head of an answer.
+#[derive(Debug)]
+struct Silent {
+    has_head: bool,
+}
+
+#[async_trait]
+impl HttpTransport for Silent {
+    async fn send(&self, _: HttpRequest, _: &CallContext) -> Result<HttpResponse> {
+        if self.has_head {
+            let body = futures::stream::pending().boxed();
+            return Ok(HttpResponse::new("ask", StatusCode::OK, HeaderMap::new(), body));
+        }
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_given_up_and_a_stop_ends_the_wait() {
+    let registry = Registry::empty();
+    for has_head in [false, true] {
+        let connect = async |resources: Resources, cx: &CallContext| {
+            let build = BuildContext::new(&registry, cx).with_resources(resources);
+            let opened = ServeBackend::open(&config(), None, Arc::new(Silent { has_head }), &build).await;
+            opened.map(drop).expect_err("nobody answers")
+        };
+        let error = connect(Resources::default().with_clock(Hurried::default()), &CallContext::new()).await;
+        assert!(error.to_string().contains("fell silent"), "{error}");
+        assert!(matches!(error.retry(), Retry::Exhausted { .. }), "{error:#?}");
+
+        // By a clock that stands still.
+        let (resources, cx) = (Resources::default().with_clock(VirtualClock::new()), CallContext::new());
+        let (error, ()) = futures::join!(connect(resources, &cx), async { cx.cancel() });
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -12,6 +13,9 @@ use crate::files::read_bounded;
 use crate::http::{HttpRequest, HttpTransport, StatusCode};
 
 const OPERATION: &str = "read the log";
+
+/// A server that says nothing for this long is given up. Source: chosen by albedo.
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// The static files of a log: a folder, a bucket or a web server.
 #[async_trait]
@@ -74,11 +78,18 @@ impl HttpLog {
 impl LogFiles for HttpLog {
     async fn read(&self, path: &str, most: u64, cx: &CallContext) -> Result<Option<Vec<u8>>> {
         let url = format!("{}/{path}", self.address);
-        let mut response = self.transport.send(HttpRequest::get(OPERATION, url), cx).await?;
+        let mut response = heard(self.transport.send(HttpRequest::get(OPERATION, url), cx), cx).await?;
         match response.status() {
             StatusCode::OK => {
-                let most = usize::try_from(most).unwrap_or(usize::MAX);
-                Ok(Some(response.read(most).await?))
+                let mut bytes = Vec::new();
+                while let Some(piece) = heard(response.chunk(), cx).await? {
+                    if (bytes.len() + piece.len()) as u64 > most {
+                        let message = format!("the server's answer has more than {most} bytes");
+                        return Err(Error::new(ErrorKind::Protocol, OPERATION, message).with("path", path));
+                    }
+                    bytes.extend_from_slice(&piece);
+                }
+                Ok(Some(bytes))
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
             status => {
@@ -87,5 +98,50 @@ impl LogFiles for HttpLog {
                     .with("path", path))
             }
         }
+    }
+}
+
+/// What `next` comes to, unless `cx` ends it or the server is silent for too long.
+async fn heard<T>(next: impl Future<Output = Result<T>>, cx: &CallContext) -> Result<T> {
+    let heard = cx.with_timeout(SILENCE).run(OPERATION, next).await.and_then(|next| next);
+    match heard {
+        Err(error) if error.kind() == ErrorKind::Timeout && cx.check(OPERATION).is_ok() => {
+            let message = format!("the server says nothing for {} s", SILENCE.as_secs());
+            Err(Error::new(ErrorKind::Timeout, OPERATION, message)
+                .with_hint("try again when the server answers"))
+        }
+        heard => heard,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::{StreamExt as _, stream};
+
+    use super::*;
+    use crate::http::{HeaderMap, HttpResponse};
+
+    /// A server whose answer begins with these pieces and does not end.
+    #[derive(Debug)]
+    struct Endless(&'static [&'static [u8]]);
+
+    #[async_trait]
+    impl HttpTransport for Endless {
+        async fn send(&self, _: HttpRequest, _: &CallContext) -> Result<HttpResponse> {
+            let pieces = stream::iter(self.0).map(|piece| Ok(Bytes::from_static(piece)));
+            let body = pieces.chain(stream::pending()).boxed();
+            Ok(HttpResponse::new(OPERATION, StatusCode::OK, HeaderMap::new(), body))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_has_a_bound_and_a_stop_ends_the_wait_for_its_end() {
+        let log = HttpLog::new(Arc::new(Endless(&[b"ab", b"cd"])), "https://log.example/");
+        let cx = CallContext::new();
+        let error = log.read("checkpoint", 3, &cx).await.expect_err("too long");
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+        let (read, ()) = futures::join!(log.read("checkpoint", 4, &cx), async { cx.cancel() });
+        assert_eq!(read.expect_err("stopped").kind(), ErrorKind::Cancelled);
     }
 }

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,11 +20,16 @@ use object_store::{
 
 use super::{
     Bucket, Content, Headers, MULTIPART_FROM, Mode, Object, PART, Version, Written, check_name, request,
+    timeout,
 };
 use crate::{CallContext, Error, ErrorKind, Fault, Result, Retry};
 
 const READ: &str = "read the bucket";
 const WRITE: &str = "write to the bucket";
+
+/// How long the server has to forget an upload that is given up, also of a publisher that is
+/// to stop.
+const ABORT: Duration = Duration::from_secs(10);
 
 /// A bucket of an object store, or what lies under a prefix of one.
 ///
@@ -130,7 +136,8 @@ impl ObjectBucket {
         let path = self.path(name)?;
         let conditional = mode != PutMode::Overwrite;
         let options = PutOptions { mode, attributes: attributes(name), ..PutOptions::default() };
-        request(WRITE, cx, async {
+        let patient = cx.with_timeout(timeout(bytes.len() as u64));
+        let put = async {
             match self.store.put_opts(&path, bytes.into(), options).await {
                 Ok(_) => Ok(Written::Yes),
                 Err(
@@ -140,8 +147,8 @@ impl ObjectBucket {
                 ) if conditional => Ok(Written::Refused),
                 Err(error) => Err(self.failed(WRITE, name, &error)),
             }
-        })
-        .await
+        };
+        patient.run(WRITE, put).await?
     }
 
     /// Writes a large file in parts: one after the other, so that memory holds one.
@@ -156,7 +163,7 @@ impl ObjectBucket {
         let sent = self.send_parts(&mut *upload, name, file, size, cx).await;
         if sent.is_err() {
             // The server forgets it by itself in the end, as its settings say.
-            let _ = upload.abort().await;
+            let _ = CallContext::new().with_timeout(ABORT).run(WRITE, upload.abort()).await;
         }
         sent.map(|()| Written::Yes)
     }
@@ -250,8 +257,11 @@ impl Bucket for ObjectBucket {
 
     async fn folders(&self, folder: &str, cx: &CallContext) -> Result<Vec<String>> {
         let path = self.path(folder)?;
-        let listed = cx.run(READ, self.store.list_with_delimiter(Some(&path))).await?;
-        let listed = listed.map_err(|error| self.failed(READ, folder, &error))?;
+        let listed = request(READ, cx, async {
+            let listed = self.store.list_with_delimiter(Some(&path)).await;
+            listed.map_err(|error| self.failed(READ, folder, &error))
+        })
+        .await?;
         let mut names: Vec<_> = listed
             .common_prefixes
             .iter()

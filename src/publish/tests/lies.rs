@@ -1,5 +1,7 @@
 //! Servers that lie to whoever fetches a record.
 
+use futures::StreamExt as _;
+
 use super::*;
 
 /// Serves a folder, and says what `lie` makes of it.
@@ -44,7 +46,9 @@ async fn a_record_is_fetched_whole_or_not_at_all() {
     let honest = Served { folder: site.path().into(), lie: |_: &str, bytes: Vec<u8>| bytes };
     for (number, url) in [&url, &format!("{url}/"), &format!("{url}/manifest.json")].into_iter().enumerate() {
         let to = out.path().join(number.to_string());
-        let fetched = fetch(url, &to, FetchSettings::default(), &honest, &cx).await.expect("fetches");
+        // The last one with a slash at its end.
+        let given = if number == 2 { to.join("") } else { to.clone() };
+        let fetched = fetch(url, &given, FetchSettings::default(), &honest, &cx).await.expect("fetches");
         assert_eq!((fetched.record, fetched.signers), (record, vec![key.key()]));
         for name in ["record.jsonl", "record.blobs", "record.digest", "record.signatures"] {
             let [here, there] = [to.join(name), folder.path().join("0").join(name)]
@@ -146,5 +150,38 @@ async fn a_record_is_fetched_whole_or_not_at_all() {
         let left: Vec<_> =
             fs::read_dir(out.path()).expect("reads").flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(left.len(), 3, "{name}: nothing is left but what was fetched: {left:?}");
+    }
+}
+
+/// A server that takes a request and says nothing, or no more than the head of an answer.
+#[derive(Debug)]
+struct Silent {
+    has_head: bool,
+}
+
+#[async_trait]
+impl HttpTransport for Silent {
+    async fn send(&self, _: HttpRequest, _: &CallContext) -> Result<HttpResponse> {
+        if self.has_head {
+            let body = futures::stream::pending().boxed();
+            return Ok(HttpResponse::new("fetch", StatusCode::OK, HeaderMap::new(), body));
+        }
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_stop_ends_the_wait_for_a_server_that_says_nothing() {
+    let out = tempfile::tempdir().expect("a folder");
+    let (to, url) = (out.path().join("x"), format!("https://example.com/records/{}", Digest::of("x")));
+    for server in [Silent { has_head: false }, Silent { has_head: true }] {
+        let cx = CallContext::new();
+        let fetching = fetch(&url, &to, FetchSettings::default(), &server, &cx);
+        let reading = document::<serde_json::Value>("https://example.com", "data/status.json", &server, &cx);
+        let stopped = async { futures::join!(fetching, reading, async { cx.cancel() }) };
+        let stopped = tokio::time::timeout(Duration::from_secs(30), stopped).await;
+        let (fetched, read, ()) = stopped.expect("the stop ends both");
+        assert_eq!(fetched.expect_err("stopped").kind(), ErrorKind::Cancelled);
+        assert_eq!(read.expect_err("stopped").kind(), ErrorKind::Cancelled);
     }
 }

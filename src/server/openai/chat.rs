@@ -355,7 +355,7 @@ impl Form {
         while let Some((index, piece)) = pieces.next().await {
             match piece {
                 Piece::Prompt { .. } => {}
-                Piece::Text { text, log_probs } => {
+                Piece::Text { text, log_probs, .. } => {
                     texts[index].0 += &text;
                     texts[index].1.extend(log_probs);
                 }
@@ -408,7 +408,7 @@ impl Chunks for Form {
 
     fn piece(&mut self, index: usize, piece: Piece) -> Option<ChatChunk> {
         let (delta, logprobs, finish_reason) = match piece {
-            Piece::Text { text, log_probs } => {
+            Piece::Text { text, log_probs, .. } => {
                 let log_probs = self.has_log_probs.then(|| ChatLogProbs::of(&log_probs));
                 (Delta { role: None, content: Some(text) }, log_probs, None)
             }

@@ -249,36 +249,30 @@ enum Echo {
 #[derive(Debug, Clone, Default)]
 struct Growing {
     echo: Echo,
-    /// Characters so far.
-    chars: u64,
+    /// Characters of the prompt that it begins with.
+    echoed: u64,
 }
 
 impl Growing {
     /// The text and log-probabilities of a piece.
     fn add(&mut self, piece: &Piece) -> (String, CompletionLogProbs) {
         let mut log_probs = CompletionLogProbs::default();
-        let text = match (piece, std::mem::take(&mut self.echo)) {
-            (Piece::Prompt { first, rest }, echo) => {
-                log_probs.first(first);
-                log_probs.extend(rest, first.text.chars().count() as u64);
-                match echo {
-                    Echo::None => String::new(),
-                    Echo::Text(prompt) => prompt,
-                    Echo::Tokens => joined(std::iter::once(first).chain(rest.iter().map(|one| &one.token))),
-                }
-            }
-            (Piece::Text { text, log_probs: tokens }, Echo::Text(prompt)) => {
-                log_probs.extend(tokens, prompt.chars().count() as u64);
-                prompt + text
-            }
-            (Piece::Text { text, log_probs: tokens }, _) => {
-                log_probs.extend(tokens, self.chars);
-                text.clone()
-            }
+        let mut text = match (piece, std::mem::take(&mut self.echo)) {
             (_, Echo::Text(prompt)) => prompt,
+            (Piece::Prompt { first, rest }, Echo::Tokens) => {
+                joined(std::iter::once(first).chain(rest.iter().map(|one| &one.token)))
+            }
             _ => String::new(),
         };
-        self.chars += text.chars().count() as u64;
+        self.echoed += text.chars().count() as u64;
+        match piece {
+            Piece::Prompt { first, rest } => log_probs.prompt(first, rest),
+            Piece::Text { text: more, log_probs: tokens, starts } => {
+                log_probs.extend(tokens.iter().zip(starts.iter().map(|start| self.echoed + start)));
+                text += more;
+            }
+            Piece::End(_) | Piece::Failed(_) => {}
+        }
         (text, log_probs)
     }
 }
@@ -432,26 +426,44 @@ mod tests {
         let token = |text: &str| TokenText::new(Some(1), text.as_bytes().to_vec());
         let log_prob =
             |text: &str| TokenLogProb { token: token(text), log_prob: -1.0, likeliest: Vec::new() };
-        let piece = |text: &str| Piece::Text { text: text.into(), log_probs: vec![log_prob(text)] };
+        let piece = |text: &str, start: u64| Piece::Text {
+            text: text.into(),
+            log_probs: vec![log_prob(text)],
+            starts: vec![start],
+        };
         let end = Piece::End(End { finish: "stop", prompt_tokens: 2, completion_tokens: 1 });
 
         // Tokens with log-probabilities.
-        let mut growing = Growing { echo: Echo::Tokens, chars: 0 };
+        let mut growing = Growing { echo: Echo::Tokens, echoed: 0 };
         let prompt = Piece::Prompt { first: token("The"), rest: vec![log_prob(" sky")] };
         let (text, log_probs) = growing.add(&prompt);
         assert_eq!((text.as_str(), log_probs.text_offset), ("The sky", vec![0, 3]));
-        let (text, log_probs) = growing.add(&piece(" is"));
+        let (text, log_probs) = growing.add(&piece(" is", 0));
         assert_eq!((text.as_str(), log_probs.text_offset), (" is", vec![7]));
         assert_eq!(growing.add(&end).0, "");
 
+        // A character of three tokens, and text that came before its tokens.
+        let part = |bytes: &[u8; 1]| TokenText::new(Some(1), bytes.to_vec());
+        let rest = [b"\x82", b"\xac", b"5"].map(|bytes| TokenLogProb { token: part(bytes), ..log_prob("") });
+        let mut growing = Growing { echo: Echo::Tokens, echoed: 0 };
+        let (text, log_probs) = growing.add(&Piece::Prompt { first: part(b"\xe2"), rest: rest.into() });
+        assert_eq!((text.as_str(), log_probs.text_offset), ("€5", vec![0, 0, 0, 1]));
+        let held = [log_prob("a E"), log_prob("N")];
+        for (text, held, starts, offsets) in
+            [("a ", vec![], vec![], vec![]), ("EN", Vec::from(held), vec![0, 3], vec![2, 5])]
+        {
+            let piece = Piece::Text { text: text.into(), log_probs: held, starts };
+            assert_eq!(growing.add(&piece).1.text_offset, offsets);
+        }
+
         // A text without them.
-        let mut growing = Growing { echo: Echo::Text("The sky".into()), chars: 0 };
+        let mut growing = Growing { echo: Echo::Text("The sky".into()), echoed: 0 };
         assert_eq!(
-            (growing.add(&piece(" is")).0, growing.add(&piece(" blue")).0),
+            (growing.add(&piece(" is", 0)).0, growing.add(&piece(" blue", 3)).0),
             ("The sky is".into(), " blue".into())
         );
         // Nothing was written.
-        let mut growing = Growing { echo: Echo::Text("The sky".into()), chars: 0 };
+        let mut growing = Growing { echo: Echo::Text("The sky".into()), echoed: 0 };
         assert_eq!((growing.add(&end).0, growing.add(&end).0), ("The sky".into(), String::new()));
     }
 }

@@ -76,14 +76,16 @@ pub(crate) struct CompletionLogProbs {
 }
 
 impl CompletionLogProbs {
-    /// Adds the first token of a prompt, which begins the choice's text.
-    pub(super) fn first(&mut self, token: &TokenText) {
-        self.add(token, None, None, 0);
+    /// Adds the tokens of a prompt, which begins the choice's text.
+    pub(super) fn prompt(&mut self, first: &TokenText, rest: &[TokenLogProb]) {
+        let mut places = Places::default();
+        self.add(first, None, None, places.next(first));
+        self.extend(rest.iter().map(|log_prob| (log_prob, places.next(&log_prob.token))));
     }
 
-    /// Adds tokens whose text begins at `offset` characters of the choice's.
-    pub(super) fn extend(&mut self, log_probs: &[TokenLogProb], mut offset: u64) {
-        for TokenLogProb { token, log_prob, likeliest } in log_probs {
+    /// Adds tokens, each with the character of the choice's text that it begins in.
+    pub(super) fn extend<'a>(&mut self, log_probs: impl IntoIterator<Item = (&'a TokenLogProb, u64)>) {
+        for (TokenLogProb { token, log_prob, likeliest }, offset) in log_probs {
             let mut top = BTreeMap::new();
             // Two tokens may have one text; the likelier comes first and stays.
             for (token, log_prob) in likeliest {
@@ -91,7 +93,6 @@ impl CompletionLogProbs {
             }
             top.entry(token.text.clone()).or_insert_with(|| finite(*log_prob));
             self.add(token, Some(finite(*log_prob)), Some(top), offset);
-            offset += token.text.chars().count() as u64;
         }
     }
 
@@ -117,6 +118,40 @@ impl CompletionLogProbs {
     }
 }
 
+/// Counts the characters of a text whose tokens come one after the other. A character may have
+/// several tokens; each of them begins in it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Places {
+    /// Whole characters so far.
+    chars: u64,
+    /// The beginning of the next one.
+    begun: Vec<u8>,
+}
+
+impl Places {
+    /// The character that `token`, which is the next one, begins in.
+    pub(super) fn next(&mut self, token: &TokenText) -> u64 {
+        let place = self.chars;
+        self.begun.extend_from_slice(token.as_bytes());
+        loop {
+            let (chars, bytes) = match std::str::from_utf8(&self.begun) {
+                Ok(text) => (text.chars().count(), text.len()),
+                Err(error) => {
+                    let valid = error.valid_up_to();
+                    let chars = String::from_utf8_lossy(&self.begun[..valid]).chars().count();
+                    // Bytes that become no character are shown as one.
+                    error.error_len().map_or((chars, valid), |wrong| (chars + 1, valid + wrong))
+                }
+            };
+            if bytes == 0 {
+                return place;
+            }
+            self.chars += chars as u64;
+            self.begun.drain(..bytes);
+        }
+    }
+}
+
 fn finite(log_prob: f32) -> f32 {
     if log_prob.is_finite() { log_prob } else { NEVER }
 }
@@ -137,6 +172,20 @@ mod tests {
     }
 
     #[test]
+    fn a_token_begins_in_its_character_whatever_it_has_of_it() {
+        let starts = |tokens: &[&[u8]]| {
+            let mut places = Places::default();
+            let token = |bytes: &&[u8]| places.next(&TokenText::new(Some(1), bytes.to_vec()));
+            tokens.iter().map(token).collect::<Vec<_>>()
+        };
+        assert_eq!(starts(&[b"a", "€".as_bytes(), b"", b"bc", b"d"]), [0, 1, 2, 2, 4]);
+        // `€` in three tokens, in two of which the second has more, and one that never ends.
+        assert_eq!(starts(&[b"\xe2", b"\x82", b"\xac", b"x"]), [0, 0, 0, 1]);
+        assert_eq!(starts(&[b"a\xe2", b"\x82\xacx", b"y"]), [0, 1, 3]);
+        assert_eq!(starts(&[b"\xe2\x82", b"xy", b"\xff", b"z"]), [0, 0, 3, 4]);
+    }
+
+    #[test]
     fn the_two_forms_are_openais() {
         let reply = [
             log_prob("l", -0.1, &[("l", -0.1), ("k", f32::NEG_INFINITY)]),
@@ -150,8 +199,8 @@ mod tests {
         assert_eq!((&chat["content"][1]["bytes"], &chat["refusal"]), (&json!([115]), &Value::Null));
 
         let mut completion = CompletionLogProbs::default();
-        completion.first(&token("€"));
-        completion.extend(&reply, 1);
+        completion.prompt(&token("€"), &[]);
+        completion.extend(reply.iter().zip([1, 2]));
         // Readers compare the two numbers, so they are the same digits.
         let text = serde_json::to_string(&completion).expect("JSON");
         assert!(

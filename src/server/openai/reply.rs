@@ -14,6 +14,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::log_probs::Places;
 use super::stop::Stops;
 use crate::server::access::Ticket;
 use crate::server::error::ApiError;
@@ -46,8 +47,9 @@ pub(super) struct Asked {
 pub(super) enum Piece {
     /// How likely the tokens of its prompt were, if that was asked for.
     Prompt { first: TokenText, rest: Vec<TokenLogProb> },
-    /// Its next text, and the tokens that begin in it.
-    Text { text: String, log_probs: Vec<TokenLogProb> },
+    /// Its next text; tokens whose text is handed on with it, and the character of the whole
+    /// reply that each of them begins in.
+    Text { text: String, log_probs: Vec<TokenLogProb>, starts: Vec<u64> },
     /// It is finished.
     End(End),
     /// There is no more of it, because of this.
@@ -183,6 +185,7 @@ struct Cut {
     /// Bytes of the reply's text that came, and that were handed on.
     came: usize,
     shown: usize,
+    places: Places,
     waiting: VecDeque<Waiting>,
 }
 
@@ -192,6 +195,8 @@ struct Waiting {
     /// Where its text begins, and where that of its part ends.
     start: usize,
     end: usize,
+    /// The character of the reply that it begins in.
+    place: u64,
     log_prob: TokenLogProb,
 }
 
@@ -204,6 +209,7 @@ impl Cut {
             written: 0,
             came: 0,
             shown: 0,
+            places: Places::default(),
             waiting: VecDeque::new(),
         }
     }
@@ -217,10 +223,13 @@ impl Cut {
                 self.written += ids.len().max(log_probs.len()) as u32;
                 let start = self.came;
                 self.came += text.len();
-                // The token that ends a reply has no text.
-                let shown = log_probs.into_iter().filter(|log_prob| !self.ends(log_prob));
-                let shown = shown.map(|log_prob| Waiting { start, end: self.came, log_prob });
-                self.waiting.extend(shown.collect::<Vec<_>>());
+                for log_prob in log_probs {
+                    // The token that ends a reply has no text.
+                    if !self.ends(&log_prob) {
+                        let place = self.places.next(&log_prob.token);
+                        self.waiting.push_back(Waiting { start, end: self.came, place, log_prob });
+                    }
+                }
                 let passed = self.stops.push(&text);
                 self.shown += passed.text.len();
                 let place = self.shown;
@@ -250,11 +259,12 @@ impl Cut {
     }
 
     fn piece(&mut self, text: String, goes: impl Fn(&Waiting) -> bool) -> Option<Piece> {
-        let mut log_probs = Vec::new();
+        let (mut log_probs, mut starts) = (Vec::new(), Vec::new());
         while let Some(token) = self.waiting.pop_front_if(|token| goes(token)) {
             log_probs.push(token.log_prob);
+            starts.push(token.place);
         }
-        (!text.is_empty() || !log_probs.is_empty()).then_some(Piece::Text { text, log_probs })
+        (!text.is_empty() || !log_probs.is_empty()).then_some(Piece::Text { text, log_probs, starts })
     }
 
     fn end(&self, completion: &Completion) -> End {
@@ -360,7 +370,7 @@ mod tests {
         let (mut shown, mut tokens) = (String::new(), Vec::new());
         for part in parts {
             let (piece, end) = cut.add(part);
-            if let Some(Piece::Text { text, log_probs }) = piece {
+            if let Some(Piece::Text { text, log_probs, .. }) = piece {
                 shown += &text;
                 tokens.extend(log_probs.into_iter().map(|log_prob| log_prob.token.text));
             }
@@ -395,6 +405,18 @@ mod tests {
         let parts = vec![token(1, "a E"), token(2, "N"), done(FinishReason::Length, 2)];
         let (text, tokens, _) = all(&mut cut(&["END"]), parts);
         assert_eq!((text.as_str(), tokens.len()), ("a EN", 2));
+    }
+
+    #[test]
+    fn a_token_that_is_held_back_begins_where_its_text_does() {
+        let mut cut = cut(&["END"]);
+        let mut starts = Vec::new();
+        for part in [token(1, "ä E"), token(2, "N"), token(3, "x"), token(4, "y")] {
+            if let (Some(Piece::Text { starts: more, .. }), None) = cut.add(part) {
+                starts.push(more);
+            }
+        }
+        assert_eq!(starts, [vec![], vec![0, 3, 4], vec![5]]);
     }
 
     proptest! {

@@ -181,7 +181,8 @@ impl Wanted {
     /// the queue for every reply: prompt by prompt, the replies to each together.
     ///
     /// # Errors
-    /// 404 for a model that is not here; 400 with `context_length_exceeded`; 429.
+    /// 404 for a model that is not here, 500 or 503 for one that cannot be loaded; 400 with
+    /// `context_length_exceeded`; 429.
     pub(super) async fn of(
         self,
         model: &str,
@@ -198,11 +199,11 @@ impl Wanted {
         let tickets = state.gate().announce(replies as usize)?;
         let cx = state.work().child();
         let _ends_with_the_request = cx.cancel_on_drop();
-        let found = state.models().named(model, &cx).await.map_err(|error| match error.kind() {
+        let key = state.models().key_of(model).map_err(|error| match error.kind() {
             ErrorKind::NotFound => ApiError::no_model(model),
             _ => error.into(),
-        });
-        let (key, session) = found?;
+        })?;
+        let session = state.models().session(key, &cx).await.map_err(ApiError::no_load)?;
         let (mut requests, mut prompt_tokens) = (Vec::new(), Vec::new());
         for prompt in prompts {
             let is_chat = matches!(prompt, Prompt::Messages(_));
@@ -307,9 +308,15 @@ async fn counted(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::http::StatusCode;
     use serde_json::json;
 
     use super::*;
+    use crate::server::models::tests::models_of;
+    use crate::server::{Activity, Jobs, Metrics, ServerConfig};
+    use crate::testing::{ScriptedBackend, ScriptedSession, model_info};
 
     fn param<T: std::fmt::Debug>(result: Result<T, ApiError>) -> Option<String> {
         result.expect_err("refused").body().error.param
@@ -355,5 +362,46 @@ mod tests {
         for wrong in [json!(""), json!([1]), json!({}), json!(vec!["a"; 17]), json!("x".repeat(1001))] {
             assert!(read(wrong.clone()).is_err(), "{wrong}");
         }
+    }
+
+    #[tokio::test]
+    async fn only_a_name_that_is_unknown_is_no_model() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let loads = AtomicUsize::new(0);
+        let backend = ScriptedBackend::new("scripted", move |source| {
+            let folder = source.model.require_folder("load")?;
+            let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
+            if loads.fetch_add(1, Ordering::Relaxed) < 2 {
+                return Ok(Arc::new(ScriptedSession::saying(&name, &name).with_model(model_info(&name))));
+            }
+            Err(Error::new(ErrorKind::NotFound, "load a model", "its weights are gone"))
+        });
+        let models = models_of(backend, &["a", "b"], folder.path(), folder.path()).await;
+        let work = CallContext::new();
+        models.open(&work).await.expect("opens");
+        let jobs = Jobs::open(None, models.engine().digest().expect("a digest"), None).expect("opens");
+        let metrics = Metrics::new().expect("metrics");
+        let state = State::new(&ServerConfig::default(), models, jobs, metrics, Activity::new(), work);
+        let ask = async |model: &str| {
+            let wanted = Wanted {
+                sampling: sampling(None, None, None).expect("defaults"),
+                max_new_tokens: Some(1),
+                seed: 7,
+                replies: 1,
+                log_probs: None,
+                prompt_log_probs: false,
+                stops: stops(None),
+            };
+            wanted.of(model, vec![Prompt::from(vec![1])], &state).await.expect_err("refused")
+        };
+        let error = ask("c").await;
+        let code = error.body().error.code;
+        assert_eq!((error.status(), code), (StatusCode::NOT_FOUND, Some("model_not_found")), "{error:?}");
+        // It has made room for the other one, and cannot be loaded again.
+        let error = ask("a").await;
+        let code = error.body().error.code;
+        assert_eq!((error.status(), code), (StatusCode::INTERNAL_SERVER_ERROR, None), "{error:?}");
+        let message = error.body().error.message;
+        assert!(error.cause().is_some() && message.contains("its weights are gone"), "{error:?}");
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use albedo_core::SystemClock;
 use albedo_core::conformance::{HubFixture, check_hub};
+use serde_json::json;
 
 use super::*;
 use crate::http::Client;
@@ -139,7 +140,9 @@ async fn a_token_goes_to_the_hub_and_not_to_its_storage() {
     let to = other.url();
     let server = serve(move |request, reply| match reply.status() {
         307 => Reply::redirect(&format!("{to}/cdn/{}", Digest::of(vec![7; 3 << 20]))),
-        _ if request.header("authorization") != "Bearer hush" => Reply::new(401, ""),
+        _ if request.header("authorization") != "Bearer hush" => {
+            Reply::new(401, "").with("x-error-code", "GatedRepo")
+        }
         _ => reply,
     })
     .await;
@@ -165,4 +168,56 @@ async fn a_data_set_is_read_by_its_own_routes() {
     let cx = CallContext::new();
     let files = hub(&server).data_set(&reference, &cx).await.expect("resolves");
     assert_eq!(files.read("data/a.parquet", 0..4, &cx).await.expect("reads"), b"PAR1");
+}
+
+#[tokio::test]
+async fn without_a_token_only_the_hubs_own_word_makes_a_repository_absent() {
+    for (status, code, kind) in [
+        (401, "RepoNotFound", ErrorKind::NotFound),
+        (404, "RevisionNotFound", ErrorKind::NotFound),
+        (403, "GatedRepo", ErrorKind::NotFound),
+        (404, "", ErrorKind::NotFound),
+        (401, "", ErrorKind::Unavailable),
+        (403, "", ErrorKind::Unavailable),
+        (403, "DisabledRepo", ErrorKind::Unavailable),
+    ] {
+        let server = serve(move |_, _| Reply::new(status, "").with("x-error-code", code)).await;
+        let error = hub(&server).resolve(&reference(), &CallContext::new()).await.expect_err("is not there");
+        assert_eq!((error.kind(), error.fault()), (kind, Fault::Operator), "{status} {code}: {error}");
+        assert_eq!(server.seen().len(), 1, "asked once: {error}");
+    }
+}
+
+#[tokio::test]
+async fn sizes_are_those_of_what_is_downloaded_and_have_a_limit() {
+    let entry = |path: &str, size: u64| json!({ "type": "file", "oid": "0", "size": size, "path": path });
+    let large = |path: &str, size: u64| {
+        let mut entry = entry(path, 134);
+        entry["lfs"] = json!({ "oid": Digest::of(path).to_string(), "size": size });
+        entry
+    };
+    for listed in [
+        // Together they are more than a number holds.
+        json!([entry("a.parquet", u64::MAX), entry("b.parquet", 2)]),
+        json!([large("a.parquet", u64::MAX), large("b.parquet", 2)]),
+        json!([large("a.parquet", 200 << 30)]),
+        json!([entry("a.parquet", 15 << 20), entry("b.parquet", 50 << 20)]),
+    ] {
+        let commit = json!({ "sha": COMMIT });
+        let server = Server::start(0, move |request| {
+            Reply::json(200, if request.path.contains("/tree/") { &listed } else { &commit })
+        })
+        .await
+        .expect("listens");
+        let (hub, cx) = (hub(&server), CallContext::new());
+        let data_set: DataSetRef = format!("hf:datasets/owner/tasks@{COMMIT}").parse().expect("a reference");
+        for error in [
+            hub.resolve(&reference(), &cx).await.expect_err("too large"),
+            hub.data_set(&data_set, &cx).await.expect_err("too large"),
+        ] {
+            assert_eq!((error.kind(), error.fault()), (ErrorKind::ResourceExhausted, Fault::Operator));
+            assert!(error.artefact().is_none(), "{error}");
+        }
+        assert_eq!(server.seen().len(), 4, "no file is asked for");
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use albedo_core::{Artefact, Digest, Error, ErrorKind, FileEntry, Result, Retry};
 use serde::{Deserialize, Serialize};
 
-use super::RESOLVE;
+use super::{RESOLVE, pointer};
 use crate::cache::file_name;
 use crate::hubs::files::Source;
 
@@ -186,6 +186,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Layers> {
     }
     layers.files.sort_by(|one, other| one.name.cmp(&other.name));
     check_names(&layers.files)?;
+    check_pointers(&layers.files)?;
     Ok(layers)
 }
 
@@ -267,6 +268,18 @@ fn check_names(files: &[File]) -> Result<()> {
         if folders.any(|folder| names.contains(folder)) {
             return Err(malformed("a file lies below another").with("file", file.name.escape_default()));
         }
+    }
+    Ok(())
+}
+
+/// Checks how much memory the pointers take: each file keeps the chunks of its own.
+fn check_pointers(files: &[File]) -> Result<()> {
+    let pointers = files.iter().filter(|file| file.pointer.is_some());
+    let total = pointers.fold(0_u64, |total, file| total.saturating_add(file.size));
+    if total > pointer::MOST_TOGETHER {
+        return Err(malformed("the pointers are too large together")
+            .with("bytes", total)
+            .with("most", pointer::MOST_TOGETHER));
     }
     Ok(())
 }

@@ -14,6 +14,10 @@ use crate::hubs::files::{Chunk, Source};
 /// Largest pointer. Source: chosen by albedo; 100,000 chunks, which is a file of 400 GB.
 pub(super) const MOST_BYTES: u64 = 32 << 20;
 
+/// Most bytes of all pointers of a model together. Source: chosen by albedo; 300,000 chunks,
+/// which is a model of more than 1 TB.
+pub(super) const MOST_TOGETHER: u64 = 64 << 20;
+
 /// Largest chunk. hippius-hub 0.7.2 cuts at 16 MiB; twice that is what a download
 /// has room for.
 const LARGEST_CHUNK: u64 = 32 << 20;

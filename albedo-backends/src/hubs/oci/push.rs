@@ -11,7 +11,7 @@ use albedo_core::{
 
 use super::chunks::{Chunked, FilePacker, PackId, Packer, Place, Placed, Sizes};
 use super::manifest::{Descriptor, MOST_BYTES, Manifest};
-use super::{Blobs, OciHub, pointer};
+use super::{Blobs, OciHub, Pointers, pointer};
 use crate::cache::file_name;
 use crate::hubs::files::{Chunk, Source};
 
@@ -165,10 +165,10 @@ impl OciHub {
         let read = async {
             let objects = Blobs::new(self, home);
             let layers = super::manifest::parse(&self.registry.manifest(home, pinned, cx).await?)?;
-            let mut chunks = BTreeMap::new();
+            let (mut chunks, mut pointers) = (BTreeMap::new(), Pointers::new());
             for file in &layers.files {
                 let Some(declared) = &file.pointer else { continue };
-                let bytes = objects.pointer(file, cx).await?;
+                let bytes = objects.pointer(file, &mut pointers, cx).await?;
                 if let (_, Source::Chunked(found)) = pointer::parse(&bytes, file, declared, &layers.packs)? {
                     for chunk in found.iter() {
                         let pack = PackId::Earlier { digest: chunk.key.parse()?, size: chunk.object };

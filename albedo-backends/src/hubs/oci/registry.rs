@@ -306,8 +306,18 @@ impl Registry {
         };
         let mut answer = self.remote.send(request, cx).await?;
         let server = url.origin().ascii_serialization();
-        if !answer.status().is_success() {
-            return Err(self.remote.refusal(operation, &server, answer, self.credential.as_ref(), cx).await);
+        let status = answer.status();
+        if !status.is_success() {
+            let refusal = self.remote.refusal(operation, &server, answer, self.credential.as_ref(), cx).await;
+            if status != StatusCode::NOT_FOUND {
+                return Err(refusal);
+            }
+            // It knows who may read, and is asked at an address that does not depend on what is read.
+            return Err(transient(ErrorKind::Unavailable, operation, "the registry's token service is away")
+                .with("token service", server)
+                .with_hint(
+                    "try again; if it stays away, check `registry` and `token_service` of the hub `oci`",
+                ));
         }
         let bytes = self.remote.body(operation, &mut answer, MOST_TOKEN, cx).await?;
         let token = serde_json::from_slice::<Token>(&bytes).ok();

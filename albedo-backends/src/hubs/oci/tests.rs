@@ -241,6 +241,62 @@ async fn tokens_are_asked_of_the_configured_service_alone() {
 }
 
 #[tokio::test]
+async fn no_answer_but_that_of_what_is_asked_for_makes_a_model_absent() {
+    let reference = HubRef::new("oci", REPOSITORY, Revision::Sha256(Digest::of("x"))).expect("a reference");
+    let resolve = async |server: &Server| {
+        hub(server).resolve(&reference, &CallContext::new()).await.expect_err("is not there")
+    };
+    for status in [404, 401, 403, 307, 500] {
+        let registry = scripted::Registry::with_tokens(0);
+        let server = Server::start(0, move |request| match request.path.as_str() {
+            "/service/token" => Reply::new(status, ""),
+            _ => registry.answer(request),
+        });
+        let error = resolve(&server.await.expect("listens")).await;
+        assert_eq!((error.kind(), error.artefact()), (ErrorKind::Unavailable, None), "{status}: {error}");
+    }
+    // The registry itself may say it.
+    for (status, kind) in [
+        (404, ErrorKind::NotFound),
+        (401, ErrorKind::Unavailable),
+        (403, ErrorKind::Unavailable),
+        (307, ErrorKind::Unavailable),
+    ] {
+        let server = Server::start(0, move |_| Reply::new(status, "")).await.expect("listens");
+        let error = resolve(&server).await;
+        assert_eq!((error.kind(), error.artefact()), (kind, None), "{status}: {error}");
+    }
+    // So real registries answer without a key for what they do not have, or do not show to everybody.
+    for (status, code) in [(401, "UNAUTHORIZED"), (403, "DENIED")] {
+        let said = json!({ "errors": [{ "code": code, "message": "requested access is denied" }] });
+        let by_token = said.clone();
+        let registry = scripted::Registry::with_tokens(0);
+        let service = Server::start(0, move |request| match request.path.as_str() {
+            "/service/token" => Reply::json(status, &by_token),
+            _ => registry.answer(request),
+        });
+        let itself = Server::start(0, move |_| Reply::json(status, &said));
+        for server in [service.await.expect("listens"), itself.await.expect("listens")] {
+            let error = resolve(&server).await;
+            assert_eq!((error.kind(), error.artefact()), (ErrorKind::NotFound, None), "{code}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_blob_that_is_not_shown_any_more_is_asked_for_again() {
+    let registry = Arc::new(scripted::Registry::default());
+    let reference = registry.plain(REPOSITORY, &model()).expect("stored");
+    let count = AtomicUsize::new(0);
+    let server = serve(registry, move |request, reply| {
+        let first = is_weights(request) && count.fetch_add(1, Ordering::Relaxed) == 0;
+        if first { Reply::new(403, "") } else { reply }
+    })
+    .await;
+    pull(&server, &reference).await.expect("pulled");
+}
+
+#[tokio::test]
 async fn a_manifest_that_is_not_the_pinned_one_is_the_hubs() {
     let registry = Arc::new(scripted::Registry::default());
     let reference = registry.plain(REPOSITORY, &model()).expect("stored");
@@ -381,6 +437,41 @@ async fn a_file_is_bounded_by_what_is_declared_not_by_its_packs() {
     assert!(error.to_string().contains("larger than allowed"), "{error}");
     assert_eq!(error.artefact(), Some(Artefact::Model));
     assert_eq!(server.seen().len(), 2, "manifest and pointer, nothing of the pack");
+}
+
+#[tokio::test]
+async fn pointers_are_bounded_together_and_equal_ones_are_fetched_once() {
+    let registry = Arc::new(scripted::Registry::default());
+    let pack = noise(1 << 20, 9);
+    let packed = format!("sha256:{}", registry.blob(pack.clone()));
+    let chunk = json!({ "digest": packed, "offset": 0, "pack": packed, "size": pack.len() });
+    let file = json!({ "digest": packed, "size": pack.len() });
+    let pointer = json!({ "chunks": [chunk], "file": file, "version": "chunked-v2" }).to_string();
+    let pointed = |name: &str, size: usize| {
+        let mut layer = layer(name);
+        layer["mediaType"] = json!("application/vnd.hippius.pointer.v2");
+        layer["digest"] = json!(format!("sha256:{}", Digest::of(&pointer)));
+        layer["size"] = json!(size);
+        layer
+    };
+    let listed =
+        json!({ "mediaType": "application/vnd.hippius.pack.v1", "digest": packed, "size": pack.len() });
+    let manifest = |sizes: [usize; 3]| {
+        let [a, b, c] = sizes;
+        layers(&[pointed("a", a), pointed("b", b), pointed("c", c), listed.clone()])
+    };
+    registry.blob(pointer.clone());
+    let large = registry.manifest(REPOSITORY, manifest([32 << 20, 32 << 20, 1])).expect("stored");
+    let equal = registry.manifest(REPOSITORY, manifest([pointer.len(); 3])).expect("stored");
+    let server = serve(registry, |_, reply| reply).await;
+    let error = pull(&server, &large).await.expect_err("too large");
+    assert!(error.to_string().contains("too large together"), "{error}");
+    assert_eq!(error.artefact(), Some(Artefact::Model), "{error}");
+    assert_eq!(server.seen().len(), 1, "no pointer is fetched");
+    let cx = CallContext::new();
+    let files = hub(&server).resolve(&equal, &cx).await.expect("resolves");
+    assert_eq!(files.list(&cx).await.expect("lists").len(), 3);
+    assert_eq!(server.seen().len(), 3, "the other manifest, and one pointer");
 }
 
 #[tokio::test]

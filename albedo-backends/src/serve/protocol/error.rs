@@ -1,8 +1,13 @@
 //! Errors on the wire.
 
+use std::time::Duration;
+
 use albedo_core::error::{Artefact, Reach, Retry};
 use albedo_core::{Error, ErrorKind, Fault};
 use serde::{Deserialize, Serialize};
+
+/// The longest pause that a peer is granted before the next try. Source: chosen by albedo.
+const LONGEST_PAUSE: Duration = Duration::from_hours(24);
 
 /// An error as it goes over the wire: everything that decides what follows from it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,7 +75,11 @@ impl WireError {
             Some(overflow) => Error::overflowed(self.operation, overflow),
             None => Error::new(self.kind, self.operation, self.message),
         };
-        let mut error = error.with_reach(self.reach).with_retry(self.retry);
+        let retry = match self.retry {
+            Retry::After(pause) => Retry::After(pause.min(LONGEST_PAUSE)),
+            retry => retry,
+        };
+        let mut error = error.with_reach(self.reach).with_retry(retry);
         match self.about.as_deref() {
             Some("model") => error = error.about(Artefact::Model),
             Some("text") => error = error.about(Artefact::Text),
@@ -117,6 +126,18 @@ mod tests {
             };
             assert_eq!(facts(&back), facts(&error), "{wire}");
             assert_eq!(back.to_string(), error.to_string());
+        }
+    }
+
+    #[test]
+    fn no_pause_is_longer_than_a_day() {
+        let error = |pause| Error::new(ErrorKind::RateLimited, "load", "x").with_retry(Retry::After(pause));
+        for (asked, granted) in
+            [(Duration::from_secs(7), Duration::from_secs(7)), (Duration::MAX, LONGEST_PAUSE)]
+        {
+            let wire = serde_json::to_string(&WireError::from(&error(asked))).expect("writes");
+            let back = serde_json::from_str::<WireError>(&wire).expect("reads").into_error();
+            assert_eq!(back.retry(), Retry::After(granted), "{wire}");
         }
     }
 
