@@ -98,7 +98,10 @@ impl ChatText {
         stop_ids.push(end_of_turn);
         stop_ids.sort_unstable();
         stop_ids.dedup();
-        let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id + 1);
+        let largest = tokenizer.get_vocab(true).into_values().max();
+        let vocab_size = largest.map_or(Some(0), |id| id.checked_add(1)).ok_or_else(|| {
+            in_file(invalid(format!("the id of a token is {}", u32::MAX)), folder, "tokenizer.json")
+        })?;
 
         let file: Json = serde_json::from_slice(&bytes).unwrap_or_default();
 
@@ -322,6 +325,7 @@ fn growth(bytes: &[u8]) -> Result<usize> {
     #[derive(Deserialize)]
     struct Steps {
         normalizer: Option<Json>,
+        post_processor: Option<Json>,
         decoder: Option<Json>,
     }
     fn of(step: &Json) -> usize {
@@ -342,9 +346,27 @@ fn growth(bytes: &[u8]) -> Result<usize> {
             _ => 1,
         }
     }
-    let Steps { normalizer, decoder } =
+    let Steps { normalizer, post_processor, decoder } =
         serde_json::from_slice(bytes).map_err(|error| invalid(format!("not a tokenizer: {error}")))?;
+    if post_processor.as_ref().is_some_and(|step| !keeps_the_text(step)) {
+        return Err(invalid("its post-processor leaves a text out, or has it several times"));
+    }
     Ok([normalizer, decoder].iter().flatten().map(of).max().unwrap_or(1))
+}
+
+/// Whether a post-processor has the tokens of a text once, whatever it puts beside them.
+fn keeps_the_text(step: &Json) -> bool {
+    match step.get("type").and_then(Json::as_str) {
+        Some("TemplateProcessing") => {
+            let items = step.get("single").and_then(Json::as_array).into_iter().flatten();
+            items.filter(|item| item.get("Sequence").is_some()).count() == 1
+        }
+        Some("Sequence") => {
+            let steps = step.get("processors").and_then(Json::as_array);
+            steps.into_iter().flatten().all(keeps_the_text)
+        }
+        _ => true,
+    }
 }
 
 /// What the tokenizer makes of something. It panics on some files that it has read.

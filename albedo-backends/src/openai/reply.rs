@@ -107,18 +107,15 @@ impl Reader {
             Form::Json(body) => self.json(&body, refused)?,
             Form::Events(mut events) if !self.is_done => {
                 let events = events.end().map_err(too_long)?;
-                // What the connection cut off is no garbage.
-                let whole = events
-                    .into_iter()
-                    .filter(|event| event.data == b"[DONE]" || lenient::value(&event.data).is_ok());
-                self.events(whole.collect(), refused)?;
+                self.events(events.into_iter().filter(is_whole).collect(), refused)?;
             }
             Form::Unknown(_) | Form::Events(_) => {}
         }
         self.reply.read(self.is_done, price)
     }
 
-    /// JSON alone, one value after the other, or with events after it.
+    /// JSON alone, one value after the other, or with events after it. Pieces of a reply say
+    /// themselves where it ends; any other body ends where its value does.
     fn json(&mut self, body: &[u8], refused: Refused<'_>) -> Result<()> {
         let (values, end) = lenient::values(body);
         if values.is_empty() {
@@ -132,11 +129,15 @@ impl Reader {
                 self.reply.take(value, false, refused)?;
             }
         }
-        // A body of this kind ends where its value does.
-        self.is_done = true;
+        let is_piece = |value: &Value| {
+            let mut choices = value["choices"].as_array().into_iter().flatten();
+            choices.any(|choice| choice.get("delta").is_some())
+        };
+        self.is_done = !values.iter().any(is_piece);
         let mut events = Events::default();
         let mut rest = events.push(&body[end..]).map_err(too_long)?;
         rest.extend(events.end().map_err(too_long)?);
+        rest.retain(is_whole);
         self.events(rest, refused).map(|_| ())
     }
 
@@ -163,6 +164,11 @@ impl Reader {
         }
         Ok(wrote)
     }
+}
+
+/// Whether `event` is more than what a connection has cut off, which is no garbage.
+fn is_whole(event: &Event) -> bool {
+    event.data == b"[DONE]" || lenient::value(&event.data).is_ok()
 }
 
 /// An answer as it arrives.

@@ -298,3 +298,21 @@ fn a_tokenizer_with_other_words_reads_a_text_whole() {
         assert!(!may_be_cut(&json));
     }
 }
+
+#[test]
+fn a_post_processor_has_a_text_once() {
+    let text = json!({ "Sequence": { "id": "A", "type_id": 0 } });
+    let special = json!({ "SpecialToken": { "id": "<s>", "type_id": 0 } });
+    let file = |single: &[&Json]| {
+        let template = json!({ "type": "TemplateProcessing", "single": single, "pair": [] });
+        let steps = json!([{ "type": "ByteLevel" }, template]);
+        json!({ "post_processor": { "type": "Sequence", "processors": steps } }).to_string()
+    };
+    for single in [&[&text][..], &[&special, &text, &special]] {
+        assert_eq!(growth(file(single).as_bytes()).expect("is one"), 1);
+    }
+    for single in [&[][..], &[&special], &[&text, &text]] {
+        let error = growth(file(single).as_bytes()).expect_err("is none");
+        assert!(error.to_string().contains("post-processor"), "{error}");
+    }
+}

@@ -45,14 +45,21 @@ fn without_offsets(step: &mut Value) {
     }
 }
 
-/// Whether a post-processor adds no token.
+/// Whether a post-processor leaves the tokens of a text as they are. A template may also leave them
+/// out, or have them several times.
 fn does_nothing(step: &Value) -> bool {
     match step.get("type").and_then(Value::as_str) {
         // It trims offsets.
         Some("ByteLevel") => true,
         Some("TemplateProcessing") => {
-            let items = ["single", "pair"].iter().filter_map(|key| step.get(key)?.as_array()).flatten();
-            items.into_iter().all(|item| item.get("Sequence").is_some())
+            let is_each_once = |key: &str, texts: &[&str]| {
+                let items = step.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+                items.len() == texts.len()
+                    && items.iter().zip(texts).all(|(item, id)| {
+                        item.get("Sequence").is_some_and(|text| text.get("id").is_some_and(|text| text == id))
+                    })
+            };
+            is_each_once("single", &["A"]) && is_each_once("pair", &["A", "B"])
         }
         Some("Sequence") => {
             let steps = step.get("processors").and_then(Value::as_array);
@@ -184,6 +191,8 @@ mod tests {
             "model": { "type": "BPE", "continuing_subword_prefix": "", "end_of_word_suffix": "", "byte_fallback": false,
                 "ignore_merges": false, "vocab": { "b": 1, "a": 0, "ab": 2 }, "merges": [["a", "b"]] },
         });
+        let text = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });
+        let pair = json!([text("A"), text("B")]);
         let normal = normal_tokenizer(by_4.clone());
         assert_eq!(normal_tokenizer(by_5), normal);
         for (pointer, value) in [
@@ -193,6 +202,12 @@ mod tests {
             ("/normalizer/type", json!("NFKC")),
             ("/pre_tokenizer/pretokenizers/0/add_prefix_space", json!(true)),
             ("/post_processor", json!({ "type": "TemplateProcessing", "single": [{ "SpecialToken": {} }] })),
+            ("/post_processor", json!({ "type": "TemplateProcessing", "single": [], "pair": [] })),
+            (
+                "/post_processor",
+                json!({ "type": "TemplateProcessing", "single": [text("A"), text("A")], "pair": pair }),
+            ),
+            ("/post_processor", json!({ "type": "TemplateProcessing", "single": [text("B")], "pair": pair })),
             ("/added_tokens", json!([{ "id": 3, "content": "<x>" }])),
         ] {
             let mut other = by_4.clone();

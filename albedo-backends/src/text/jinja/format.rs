@@ -174,7 +174,9 @@ pub(super) fn format<'t>(
 /// Writes `value` as the format specification `text` says.
 fn written(value: &Val<'_>, text: &str, out: &mut String, limits: &Limits) -> Res<()> {
     if text.is_empty() {
-        out.push_str(&value.print(limits)?);
+        let text = value.print(limits)?;
+        limits.spend(text.len())?;
+        out.push_str(&text);
         return Ok(());
     }
     let mut rest = text.chars().peekable();
@@ -229,7 +231,7 @@ fn padded(text: &str, spec: &Spec, numeric: bool, out: &mut String, limits: &Lim
     let digits = if spec.grouped { grouped(digits) } else { digits.to_owned() };
     let length = sign.chars().count() + digits.chars().count();
     let missing = spec.width.saturating_sub(length);
-    limits.spend(missing)?;
+    limits.spend(missing.saturating_add(text.len()))?;
     let zero = spec.zero && spec.align == Some('=');
     let fill = spec.fill.unwrap_or(if zero { '0' } else { ' ' });
     let fill = |count: usize| std::iter::repeat_n(fill, count).collect::<String>();

@@ -48,10 +48,10 @@ impl Writer<'_> {
             Val::List(items) | Val::Tuple(items) => {
                 self.out.push('[');
                 for (index, item) in items.iter().enumerate() {
-                    self.next(index, depth + 1);
+                    self.next(index, depth + 1)?;
                     self.value(item, depth + 1)?;
                 }
-                self.close(items.is_empty(), depth, ']');
+                self.close(items.is_empty(), depth, ']')?;
             }
             Val::Dict(items) => {
                 let mut items: Vec<_> =
@@ -67,37 +67,42 @@ impl Writer<'_> {
                 }
                 self.out.push('{');
                 for (index, (text, _, item)) in items.iter().enumerate() {
-                    self.next(index, depth + 1);
+                    self.next(index, depth + 1)?;
                     self.string(text);
+                    self.limits.spend(self.separators.1.len())?;
                     self.out.push_str(&self.separators.1);
                     self.value(item, depth + 1)?;
                 }
-                self.close(items.is_empty(), depth, '}');
+                self.close(items.is_empty(), depth, '}')?;
             }
             other => return Err(Failed::new(format!("a {} cannot be written as JSON", other.kind()))),
         }
         self.limits.spend(self.out.len() - before)
     }
 
-    fn next(&mut self, index: usize, depth: usize) {
+    fn next(&mut self, index: usize, depth: usize) -> Res<()> {
         if index > 0 {
+            self.limits.spend(self.separators.0.len())?;
             self.out.push_str(&self.separators.0);
         }
-        self.line(depth);
+        self.line(depth)
     }
 
-    fn close(&mut self, is_empty: bool, depth: usize, bracket: char) {
+    fn close(&mut self, is_empty: bool, depth: usize, bracket: char) -> Res<()> {
         if !is_empty {
-            self.line(depth);
+            self.line(depth)?;
         }
         self.out.push(bracket);
+        Ok(())
     }
 
-    fn line(&mut self, depth: usize) {
+    fn line(&mut self, depth: usize) -> Res<()> {
         if let Some(indent) = &self.options.indent {
+            self.limits.spend(indent.len().saturating_mul(depth))?;
             self.out.push('\n');
             self.out.extend(std::iter::repeat_n(&**indent, depth));
         }
+        Ok(())
     }
 
     fn float(&mut self, number: f64) {

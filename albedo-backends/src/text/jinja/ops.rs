@@ -99,6 +99,7 @@ fn repeated<'t>(value: &Val<'t>, times: i128, limits: &Limits) -> Res<Val<'t>> {
             limits.spend(text.len().saturating_mul(times))?;
             Ok(Val::str(text.repeat(times)))
         }
+        Val::List(items) | Val::Tuple(items) if items.is_empty() => Ok(value.clone()),
         Val::List(items) | Val::Tuple(items) => {
             limits.spend_items(items.len().saturating_mul(times))?;
             let all = std::iter::repeat_n(&**items, times).flatten().cloned();

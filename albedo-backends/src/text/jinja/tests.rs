@@ -117,6 +117,12 @@ fn hostile_templates_are_refused() {
         "{{ '%999999999999d' % 1 }}",
         "{{ '{:>999999999999}'.format(1) }}",
         "{{ 'aaaa'.replace('', 'b' * 4000000) }}",
+        "{% set s = 'x' * 8000000 %}{{ ('%s' * 20000) % ((s,) * 20000) }}",
+        "{% set s = 'x' * 8000000 %}{{ ('{0}' * 1000000).format(s) }}",
+        "{% set s = 'x' * 8000000 %}{{ ('{0:s}' * 1000000).format(s) }}",
+        "{{ ([1] * 20000) | tojson(indent='x' * 8000000) }}",
+        "{{ ([1] * 20000) | tojson(separators=('x' * 8000000, ':')) }}",
+        "{{ [{1: 1}] * 20000 | tojson(separators=(',', 'x' * 8000000)) }}",
         "{{ range(100001) }}",
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{% for a in range(99999) %}0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789{% endfor %}",
@@ -162,6 +168,9 @@ fn work_that_leaves_nothing_is_bounded() {
             "{work}: {failed:?}"
         );
     }
+    let renamed = "{% set a = [1] * 200000 %}{% for i in range(99999) %}{% set b = a %}{% endfor %}";
+    assert!(hello(renamed).expect_err("goes through it").message.contains("too many steps"));
+    assert_eq!(hello("{{ [] * 9000000000000000000 }}").expect("renders"), "[]");
     // Lists of lists, each of which is one list a thousand times.
     let lists =
         "{% set a = [1] * 1000 %}{% set a = [a] * 1000 %}{% set b = [1] * 1000 %}{% set b = [b] * 1000 %}";

@@ -155,7 +155,11 @@ impl Val<'_> {
         if !matches!(self, Self::List(_) | Self::Tuple(_) | Self::View(..) | Self::Dict(_) | Self::Once(_)) {
             return Ok(());
         }
-        limits.step()?;
+        limits.take(match self {
+            Self::List(items) | Self::Tuple(items) | Self::View(_, items) => 1 + items.len() as u64,
+            Self::Dict(items) => 1 + 2 * items.len() as u64,
+            _ => 1,
+        })?;
         let inside = |item: &Self| match most.checked_sub(1) {
             Some(most) => item.check_depth(most, limits),
             None => Err(Failed::new("a value is nested too deeply")),
