@@ -363,7 +363,8 @@ impl Plugin<dyn ChainClient> for Subtensor {
 
     async fn build(config: SubtensorConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn ChainClient>> {
         let mut client = Self::new(&config)?;
-        if let Some(path) = &config.journal {
+        // Only one process may have it open.
+        if let Some(path) = config.journal.as_ref().filter(|_| !cx.only_looks()) {
             let journal = ChainJournal::open(&cx.path(path))?;
             let poll = Duration::from_millis(config.poll_ms);
             client = client.with_journal(journal, Beacon::quicknet(), poll);

@@ -441,6 +441,9 @@ async fn submission(arguments: &Submission) -> Result<Exit> {
             &format!("in block {}, readable from block {}", row.place.block, row.readable_at),
         );
         text += &look.entry("state", &format!("{}: {}", name(row.state), row.reason));
+        if row.voids > 0 {
+            text += &look.entry("failures", &format!("{} in a row; it is tried again", row.voids));
+        }
         text += &look.entry("to do", action(row.state));
         if let Some(record) = row.record {
             text += &look.entry("record", &record.to_string());

@@ -52,7 +52,7 @@ pub async fn doctor(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Vec<Chec
     if !goes_on {
         return checks;
     }
-    let cx = &cx.relative_to(&config.folder);
+    let cx = &cx.relative_to(&config.folder).only_looking();
     checks.push(disk(config));
     checks.push(ledger(config).await);
     if let Some(follow) = &config.follow {

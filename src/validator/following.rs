@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::config::{FollowSettings, ValidatorConfig};
 use super::genesis::first_king;
-use super::models::Models;
+use super::models::{Models, is_absence};
 use super::parts::Base;
 use crate::audit::{self, AuditReport, Calibration};
 use crate::backends::http;
@@ -17,6 +17,7 @@ use crate::http::HttpTransport;
 use crate::log::{FolderLog, HttpLog, LogFiles};
 use crate::publish::public::Status;
 use crate::publish::{FetchSettings, RecordManifest, document, fetch};
+use crate::record::RecordedReply;
 use crate::registry::CheckContext;
 use crate::{
     BuildContext, CallContext, Contestant, Digest, Error, ErrorKind, Fault, ModelBackend, ModelRef,
@@ -223,7 +224,7 @@ impl Auditor {
     /// `challenger`.
     ///
     /// # Errors
-    /// As [`audit::audit`]; what loading meets.
+    /// As [`Unaudited`] says; as [`audit::audit`].
     pub(super) async fn audit(
         &self,
         record: &Record,
@@ -231,21 +232,71 @@ impl Auditor {
         [king, challenger]: [&ModelRef; 2],
         seed: u64,
         cx: &CallContext,
-    ) -> Result<AuditReport> {
-        let plan = record.plan();
-        let (king, _king_held) = models.for_backend(&*self.backend, king, cx).await?;
-        let (challenger, _challenger_held) = models.for_backend(&*self.backend, challenger, cx).await?;
-        let source =
-            ModelSource { parameters: Some(plan.king.model.parameters), ..ModelSource::new(king.clone()) };
-        let kings = Contestant::load(Side::King, &self.backend, &source, cx).await?;
-        let source = ModelSource {
-            parameters: Some(plan.challenger.model.parameters),
-            ..ModelSource::new(challenger).with_text_from(king)
+    ) -> Result<AuditReport, Unaudited> {
+        if !has_tokens(record) {
+            return Err(Unaudited::WithoutTokens);
+        }
+        let backend = &self.backend;
+        let loaded = async {
+            let plan = record.plan();
+            let held = models.for_backend(&**backend, king, cx).await.map_err(|error| (Side::King, error));
+            let (kings_model, kings_held) = held?;
+            let held = models.for_backend(&**backend, challenger, cx).await;
+            let (model, model_held) = held.map_err(|error| (Side::Challenger, error))?;
+            let source = ModelSource {
+                parameters: Some(plan.king.model.parameters),
+                ..ModelSource::new(kings_model.clone())
+            };
+            let loaded = Contestant::load(Side::King, backend, &source, cx).await;
+            let kings = loaded.map_err(|error| (Side::King, error))?;
+            let source = ModelSource {
+                parameters: Some(plan.challenger.model.parameters),
+                ..ModelSource::new(model).with_text_from(kings_model)
+            };
+            let loaded = Contestant::load(Side::Challenger, backend, &source, cx).await;
+            let challengers = loaded.map_err(|error| (Side::Challenger, error))?;
+            Ok::<_, (Side, Error)>(([kings, challengers], [kings_held, model_held]))
         };
-        let challengers = Contestant::load(Side::Challenger, &self.backend, &source, cx).await?;
+        let ([kings, challengers], _held) = match loaded.await {
+            Err((side, error)) if is_absence(&error) => {
+                let model = if side == Side::King { king } else { challenger };
+                return Err(if models.is_absent(model, cx).await? {
+                    Unaudited::Unfetched(side, error)
+                } else {
+                    error.into()
+                });
+            }
+            loaded => loaded.map_err(|(_, error)| error)?,
+        };
         let sessions = [kings.session(cx).await?, challengers.session(cx).await?];
-        audit::audit(record, &sessions, self.replies as usize, seed, &self.calibration, cx).await
+        let replies = self.replies as usize;
+        Ok(audit::audit(record, &sessions, replies, seed, &self.calibration, cx).await?)
     }
+}
+
+/// Why a record was not audited.
+#[derive(Debug)]
+pub(super) enum Unaudited {
+    /// It has no reply whose tokens are known.
+    WithoutTokens,
+    /// The hub does not have the files of that side any more.
+    Unfetched(Side, Error),
+    /// Something else.
+    Failed(Error),
+}
+
+impl From<Error> for Unaudited {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Whether the tokens of any reply are known.
+fn has_tokens(record: &Record) -> bool {
+    record.samples().into_iter().flat_map(|sample| sample.replies).any(|reply| match reply {
+        RecordedReply::Completed { tokens: Some(tokens), .. } => !tokens.ids.is_empty(),
+        _ => false,
+    })
 }
 
 impl Following {

@@ -76,6 +76,20 @@ impl Models {
         Ok(CachedFiles::new(files, self.cache.clone(), reference.to_string()))
     }
 
+    /// Whether the hub of `model`, asked now, says that it does not have it. An outage and
+    /// whatever fails on this machine is no such answer.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`].
+    pub(super) async fn is_absent(&self, model: &ModelRef, cx: &CallContext) -> Result<bool> {
+        let ModelRef::Hub(reference) = model else { return Ok(false) };
+        let listed = async { self.resolve(reference, cx).await?.list(cx).await };
+        match listed.await {
+            Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
+            listed => Ok(listed.is_err_and(|error| is_absence(&error))),
+        }
+    }
+
     /// `model` on this machine, brought here if it is not.
     pub(super) async fn local(&self, model: &ModelRef, cx: &CallContext) -> Result<Local> {
         let reference = match model {
@@ -120,6 +134,16 @@ impl Models {
     }
 }
 
+/// Whether a hub's `error` means that it does not have a model, or shows it to those alone whom
+/// its owner lets in.
+pub(super) fn is_absence(error: &Error) -> bool {
+    match (error.kind(), error.fault()) {
+        (ErrorKind::NotFound, fault) => !matches!(fault, Fault::Infrastructure | Fault::Bug),
+        (ErrorKind::Unavailable | ErrorKind::Refused, fault) => matches!(fault, Fault::Contestant(_)),
+        _ => false,
+    }
+}
+
 /// What `pin` of `repository` refers to, with the hubs of `entry`.
 ///
 /// # Errors
@@ -158,4 +182,36 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Error::bug(operation, error.to_string()))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Side;
+
+    #[test]
+    fn only_a_hubs_word_or_the_contestants_own_doing_is_an_absence() {
+        use ErrorKind::{DataInvalid, NotFound, Refused, Timeout, Unavailable};
+        let error = |kind| Error::new(kind, "resolve a model", "no");
+        let challenger = Fault::Contestant(Side::Challenger);
+        for absent in [
+            error(NotFound),
+            error(NotFound).with_fault(Fault::Operator),
+            error(NotFound).with_fault(challenger),
+            error(Unavailable).with_fault(challenger),
+            error(Refused).with_fault(challenger),
+        ] {
+            assert!(is_absence(&absent), "{absent:#?}");
+        }
+        for other in [
+            error(NotFound).with_fault(Fault::Infrastructure),
+            error(NotFound).with_fault(Fault::Bug),
+            error(Unavailable),
+            error(Unavailable).with_fault(Fault::Operator),
+            error(Timeout),
+            error(DataInvalid).with_fault(challenger),
+        ] {
+            assert!(!is_absence(&other), "{other:#?}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ use super::running::Running;
 use super::webhook::Webhook;
 use crate::backends::files::FolderFiles;
 use crate::backends::http;
-use crate::chain::{BlockHash, BlockRef, Hotkey, Metagraph, NetUid, Subnet};
+use crate::chain::{BlockHash, BlockNumber, BlockRef, Hotkey, Metagraph, NetUid, Subnet};
 use crate::chains::journal::ChainJournal;
 use crate::chains::ledger::Ledger as Reveals;
 use crate::config::{AdmissionConfig, journal_key};
@@ -35,6 +35,9 @@ use crate::{
     BuildContext, CallContext, ChainClient, Clock, DuelSettings, Error, ErrorKind, Fault, Judge,
     ModelBackend, ModelFiles, ModelRef, Result, Screen, ScreenProfile, TaskSource,
 };
+
+#[cfg(test)]
+pub(super) mod testing;
 
 const OPERATION: &str = "start the validator";
 
@@ -173,6 +176,16 @@ impl Base {
         self.seen.borrow().clone()
     }
 
+    /// The number of the newest final block. A node that is behind tells of an older one, whose
+    /// next block anybody may know.
+    ///
+    /// # Errors
+    /// The chain's.
+    pub(super) async fn head_number(&self, cx: &CallContext) -> Result<BlockNumber> {
+        let head = self.chain.head(cx).await?.number;
+        Ok(self.newest().map_or(head, |seen| head.max(seen.head.number)))
+    }
+
     /// The hash of the chain's first block.
     pub(super) async fn chain_id(&self, cx: &CallContext) -> Result<BlockHash> {
         if let Some(hash) = self.genesis_hash.get() {
@@ -189,6 +202,15 @@ impl Shared {
     /// # Errors
     /// Whatever is wrong with the settings or the files that they name.
     pub(super) async fn build(config: &ValidatorConfig, cx: &BuildContext<'_>) -> Result<Self> {
+        Self::build_with(config, journal_key, cx).await
+    }
+
+    /// The same with the key of its journals that `key` gives.
+    async fn build_with(
+        config: &ValidatorConfig,
+        key: fn() -> Result<JournalKey>,
+        cx: &BuildContext<'_>,
+    ) -> Result<Self> {
         config.check(cx.registry())?;
         let cx = &cx.relative_to(&config.folder);
         let base = Base::build(config, cx).await?;
@@ -217,7 +239,7 @@ impl Shared {
             anchoring: log.anchor,
             entry: config.entry.clone(),
             duel: config.duel.clone(),
-            journal_key: journal_key()?,
+            journal_key: key()?,
             running: Mutex::default(),
             models,
             judges,

@@ -10,7 +10,7 @@ use super::config::ValidatorConfig;
 use super::following::{FollowTerms, Following};
 use super::ledger::{KingRow, Ledger};
 use super::operate::Routes;
-use super::parts::{Base, Shared};
+use super::parts::{Base, Shared, Time};
 use super::tasks;
 use crate::chain::{Hotkey, NetUid};
 use crate::server::health::notify;
@@ -84,21 +84,18 @@ impl Validator {
     pub async fn begin(&self, waiting: &(dyn Fn(&Error) + Sync), cx: &CallContext) -> Result<KingRow> {
         let base = &**self.base();
         let Base { ledger, time, netuid, hotkey, .. } = base;
-        let chain = loop {
-            match base.chain_id(cx).await {
-                Err(error) if error.fault() == Fault::Infrastructure => {
-                    waiting(&error);
-                    cx.run("wait for the chain", time.sleep(ASK_AGAIN)).await?;
-                }
-                chain => break chain?,
-            }
-        };
+        let chain = when_it_answers(time, waiting, cx, || base.chain_id(cx)).await?;
         // A ledger of duels and one that follows somebody are never the same.
         let follows = if self.follows().is_some() { ", following another validator" } else { "" };
         ledger.bind(format!("chain {chain}, subnet {}, hotkey {hotkey}{follows}", netuid.0)).await?;
-        let head = base.chain.head(cx).await?;
-        let subnet = base.chain.subnet(*netuid, &head, cx).await?;
-        let metagraph = base.chain.metagraph(*netuid, &head, cx).await?;
+        // A client may know which chain it is of before a node has answered.
+        let looked = || async {
+            let head = base.chain.head(cx).await?;
+            let subnet = base.chain.subnet(*netuid, &head, cx).await?;
+            let metagraph = base.chain.metagraph(*netuid, &head, cx).await?;
+            Ok::<_, Error>((subnet, metagraph))
+        };
+        let (subnet, metagraph) = when_it_answers(time, waiting, cx, looked).await?;
         check_setter(hotkey, &subnet, &metagraph).map_err(|error| not_permitted(&error, hotkey, *netuid))?;
         let genesis = match &self.work {
             Work::Duels(shared) => {
@@ -138,6 +135,27 @@ impl Validator {
     }
 }
 
+/// What the chain answers to `ask`, once it is there.
+///
+/// # Errors
+/// The chain's, unless they may pass; [`ErrorKind::Cancelled`].
+async fn when_it_answers<T, F: Future<Output = Result<T>>>(
+    time: &Time,
+    waiting: &(dyn Fn(&Error) + Sync),
+    cx: &CallContext,
+    ask: impl Fn() -> F,
+) -> Result<T> {
+    loop {
+        match ask().await {
+            Err(error) if error.fault() == Fault::Infrastructure => {
+                waiting(&error);
+                cx.run("wait for the chain", time.sleep(ASK_AGAIN)).await?;
+            }
+            answer => return answer,
+        }
+    }
+}
+
 /// The error of a hotkey that may not set weights, as `error` says.
 pub(super) fn not_permitted(error: &Error, hotkey: &Hotkey, netuid: NetUid) -> Error {
     Error::new(ErrorKind::Unavailable, "start the validator", error.message())
@@ -145,4 +163,107 @@ pub(super) fn not_permitted(error: &Error, hotkey: &Hotkey, netuid: NetUid) -> E
         .with("hotkey", hotkey)
         .with("subnet", netuid.0)
         .with_hint("register the hotkey on the subnet, and give it the stake for a validator permit")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::ChainClient;
+    use crate::chain::{
+        BlockHash, BlockNumber, BlockRef, Metagraph, Reveal, Subnet, WeightReceipt, WeightsView,
+    };
+    use crate::validator::parts::testing::{Quick, shared};
+    use crate::weights::{Cleared, WeightVector};
+
+    /// A chain whose nodes do not answer so many questions; the client itself knows which chain it
+    /// is of.
+    #[derive(Debug)]
+    struct Away {
+        chain: Arc<dyn ChainClient>,
+        left: AtomicU32,
+    }
+
+    impl Away {
+        fn answers(&self) -> Result<()> {
+            let away =
+                self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            match away {
+                Ok(_) => Err(Error::new(ErrorKind::Unavailable, "ask the chain", "no node answers")),
+                Err(_) => Ok(()),
+            }
+        }
+    }
+
+    #[async_trait]
+    impl ChainClient for Away {
+        async fn genesis(&self, cx: &CallContext) -> Result<BlockHash> {
+            self.chain.genesis(cx).await
+        }
+
+        async fn head(&self, cx: &CallContext) -> Result<BlockRef> {
+            self.answers()?;
+            self.chain.head(cx).await
+        }
+
+        async fn block(&self, number: BlockNumber, cx: &CallContext) -> Result<BlockRef> {
+            self.chain.block(number, cx).await
+        }
+
+        async fn subnet(&self, netuid: NetUid, at: &BlockRef, cx: &CallContext) -> Result<Subnet> {
+            self.answers()?;
+            self.chain.subnet(netuid, at, cx).await
+        }
+
+        async fn metagraph(&self, netuid: NetUid, at: &BlockRef, cx: &CallContext) -> Result<Metagraph> {
+            self.answers()?;
+            self.chain.metagraph(netuid, at, cx).await
+        }
+
+        async fn reveals(&self, netuid: NetUid, at: &BlockRef, cx: &CallContext) -> Result<Vec<Reveal>> {
+            self.chain.reveals(netuid, at, cx).await
+        }
+
+        async fn weights(&self, netuid: NetUid, at: &BlockRef, cx: &CallContext) -> Result<WeightsView> {
+            self.chain.weights(netuid, at, cx).await
+        }
+
+        async fn set_weights(
+            &self,
+            weights: Cleared<WeightVector>,
+            cx: &CallContext,
+        ) -> Result<WeightReceipt> {
+            self.chain.set_weights(weights, cx).await
+        }
+
+        async fn set_commitment(
+            &self,
+            netuid: NetUid,
+            hotkey: &Hotkey,
+            text: &str,
+            cx: &CallContext,
+        ) -> Result<BlockNumber> {
+            self.chain.set_commitment(netuid, hotkey, text, cx).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_chain_that_is_away_at_the_start_is_waited_for() {
+        let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+        let mut shared = shared(folder.path(), &clock).await;
+        let base = Arc::get_mut(&mut shared.base).expect("nobody else has it");
+        base.chain = Arc::new(Away { chain: Arc::clone(&base.chain), left: AtomicU32::new(3) });
+        let validator = Validator { work: Work::Duels(Arc::new(shared)), routes: None };
+        let (before, said) = (clock.slept().len(), AtomicU32::new(0));
+        let waiting = |error: &Error| {
+            assert!(error.to_string().contains("no node answers"), "{error}");
+            said.fetch_add(1, Ordering::Relaxed);
+        };
+        let king = validator.begin(&waiting, &CallContext::new()).await.expect("begins");
+        assert_eq!((king.id, said.into_inner()), (1, 3));
+        assert_eq!(clock.slept()[before..], [5, 5, 5]);
+    }
 }

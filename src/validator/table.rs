@@ -11,7 +11,7 @@
 //! | `begin` | `planned` | `duelling` |
 //! | `crown`, `lose` | `duelling` | `crowned`, `lost` |
 //! | `forfeit` | `admitted`, `files_clear`, `held`, `clear`, `duelling` | `forfeit` |
-//! | `expire` | `admitted`, `files_clear` | `expired` |
+//! | `expire` | `admitted`, `files_clear`, `held`, `clear` | `expired` |
 //! | `set_aside` | every state before `planned` | `set_aside` |
 //! | `abandon` | `planned` | `clear` |
 //! | `void` | `admitted` to `planned` | the same state |
@@ -66,7 +66,7 @@ pub enum Move {
     /// The operator gave its duel up: the share is spent, and it duels again as another
     /// attempt.
     Abandon,
-    /// It was not to be had in its time.
+    /// Its files were not to be had in its time, or are gone from their hub.
     Expire,
     /// It takes no part: the hotkey is gone, or the content entered before.
     SetAside,
@@ -145,7 +145,7 @@ pub const fn after(state: State, step: Move) -> Option<State> {
         (Move::Crown, Duelling) => Some(State::Crowned),
         (Move::Lose, Duelling) => Some(State::Lost),
         (Move::Forfeit, Admitted | FilesClear | Held | Clear | Duelling) => Some(State::Forfeit),
-        (Move::Expire, Admitted | FilesClear) => Some(State::Expired),
+        (Move::Expire, Admitted | FilesClear | Held | Clear) => Some(State::Expired),
         (Move::SetAside, Seen | Admitted | FilesClear | Held | Clear) => Some(State::SetAside),
         (Move::Void, Admitted | FilesClear | Held | Clear | Planned) => Some(state),
         _ => None,
@@ -191,8 +191,14 @@ pub const fn action(state: State) -> &'static str {
         State::Crowned => "Keep the hotkey registered: it earns while it is among the last kings.",
         State::Lost => "Train a better model and enter it with another hotkey; the record has every sample.",
         State::Forfeit => "Read the finding in the record; enter a model of your own with another hotkey.",
-        State::Expired => "Commit again, and upload the files in time.",
-        State::SetAside => "Read the reason: a hotkey enters once, and a content once.",
+        State::Expired => {
+            "Commit again from a repository of another name, or to other files: the same text counts once. Upload \
+             in time, and leave the files there."
+        }
+        State::SetAside => {
+            "Read the reason: a hotkey enters once, and a content once. What never entered may be committed again \
+             from a repository of another name."
+        }
     }
 }
 

@@ -384,6 +384,22 @@ fn a_result_passes_its_gate_or_is_kept_aside_with_the_evidence() {
     assert!(place.path("lost/checkpoints/000001").is_dir(), "the checkpoint is kept");
     // The same command says the same, and does nothing.
     assert_eq!(place.distil(&lost, "lost").status.code(), Some(1));
+    let verify = || albedo(["distil", "verify", &place.text("lost")]);
+    assert!(stdout(&verify()).contains("1 of 1 steps"));
+    // Nobody makes a final model of it by hand.
+    let record = fs::read_to_string(place.path("lost/distil.json")).expect("reads");
+    fs::rename(place.path("lost/candidate"), place.path("lost/model")).expect("renames");
+    let alter = |change: &dyn Fn(&mut Value)| {
+        let mut altered: Value = serde_json::from_str(&record).expect("JSON");
+        altered["state"] = "exported".into();
+        change(&mut altered);
+        fs::write(place.path("lost/distil.json"), altered.to_string()).expect("writes");
+        failed(&verify())
+    };
+    let (code, said) = alter(&|record| drop(record.as_object_mut().expect("a table").remove("gate")));
+    assert!(code == 65 && said.contains("its plan has a gate"), "{code}: {said}");
+    let (code, said) = alter(&|record| record["gate"]["passed"] = true.into());
+    assert!(code == 65 && said.contains("ended otherwise"), "{code}: {said}");
 
     // The duel's tasks are held out.
     let tasks = format!("tasks = [{:?}]", demo().join("tasks"));

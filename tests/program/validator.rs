@@ -293,7 +293,8 @@ fn the_doctor_says_what_works_and_what_to_do_about_the_rest() {
     let names: Vec<_> = bad.iter().map(|(name, ..)| name.as_str()).collect();
     assert_eq!(names, ["log key", "permit"], "{found:?}");
     assert!(bad[0].2.contains("openssl genpkey") && bad[1].2.contains("register the hotkey"), "{bad:?}");
-    assert!(!folder.path().join("state").exists(), "it changes nothing");
+    let made = ["state", "chain.sqlite"].map(|name| folder.path().join(name).exists());
+    assert_eq!(made, [false; 2], "it changes nothing");
 
     key(folder.path());
     permit(&config);

@@ -98,10 +98,12 @@ impl Books {
                 }
                 Kind::Never => State::Expired,
                 Kind::Code | Kind::Cut | Kind::Disguised => State::Forfeit,
-                Kind::Copy | Kind::Recommitted | Kind::Gone => State::SetAside,
+                Kind::Copy | Kind::Recommitted | Kind::Gone | Kind::Exchanged => State::SetAside,
                 Kind::Again => continue,
             };
             assert_eq!(row.state, due, "{entry:?}: {row:?}");
+            let says_exchanged = row.reason.contains("was exchanged for");
+            assert_eq!(says_exchanged, entry.kind == Kind::Exchanged, "{row:?}");
             assert_eq!(attempts.is_empty(), !matches!(due, State::Crowned | State::Lost), "{row:?}");
             *counts.entry(name(row.state)).or_default() += 1;
         }

@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     Never,
     /// Files that come after somebody else has registered in its miner's slot.
     Gone,
+    /// Files that come after its miner has exchanged the hotkey.
+    Exchanged,
     /// A model of its own with a program beside it.
     Code,
     /// A model of its own whose weights end too early.
@@ -61,7 +63,7 @@ pub(crate) struct Entry {
     pub(crate) hidden: Option<u64>,
     /// Seconds from the start until its files are there, if it brings any.
     pub(crate) uploaded: Option<u64>,
-    /// Seconds from the start until its miner's slot is somebody else's, if it comes to that.
+    /// Seconds from the start until its hotkey is gone, if it comes to that.
     pub(crate) leaves: Option<u64>,
     repository: String,
     /// Whose weights it has.
@@ -161,7 +163,7 @@ impl Script {
             }
         }
         let outages = author.outages(days);
-        let gone = author.entries.iter().filter(|entry| entry.kind == Kind::Gone);
+        let gone = author.entries.iter().filter(|entry| entry.leaves.is_some());
         let gone = gone.map(|entry| (entry.hotkey.clone(), format!("owner of {}", entry.hotkey)));
         let miners = miners.chain(ring).chain(gone).collect();
         Self { days, miners, entries: author.entries, outages }
@@ -250,7 +252,7 @@ impl Author {
     /// The attacks, one after the other.
     fn attack(&mut self, number: u64) {
         let victim = self.victim();
-        let (kind, victim) = match (number % 10, victim) {
+        let (kind, victim) = match (number % 11, victim) {
             (0, Some(victim)) => (Kind::Copy, victim),
             (1, Some(victim)) => (Kind::Disguised, victim),
             (2, Some(victim)) => (Kind::Recommitted, victim),
@@ -260,6 +262,7 @@ impl Author {
             (6, _) => return self.own(Kind::Late),
             (7, _) => return self.own(Kind::Cut),
             (8, _) => return self.own(Kind::Gone),
+            (9, _) => return self.own(Kind::Exchanged),
             _ => return self.own(Kind::Code),
         };
         let (repository, order) = (victim.repository.clone(), victim.reversed);
@@ -278,7 +281,7 @@ impl Author {
 
     fn own(&mut self, kind: Kind) {
         let hotkey = match kind {
-            Kind::Gone => format!("gone-{}", self.entries.len()),
+            Kind::Gone | Kind::Exchanged => format!("leaving-{}", self.entries.len()),
             _ => self.miner(""),
         };
         let skill = self.skill();
@@ -287,7 +290,9 @@ impl Author {
         match kind {
             Kind::Never => entry.uploaded = None,
             Kind::Late => entry.uploaded = Some(late),
-            Kind::Gone => (entry.uploaded, entry.leaves) = (Some(late), Some(late - 10 * BLOCK.as_secs())),
+            Kind::Gone | Kind::Exchanged => {
+                (entry.uploaded, entry.leaves) = (Some(late), Some(late - 10 * BLOCK.as_secs()));
+            }
             _ => {}
         }
         self.commit(entry);
@@ -334,6 +339,6 @@ fn a_script_follows_from_its_seed_and_has_every_kind() {
     for entry in &script.entries {
         *kinds.entry(entry.kind).or_default() += 1;
     }
-    assert_eq!(kinds.len(), 10, "{kinds:?}");
+    assert_eq!(kinds.len(), 11, "{kinds:?}");
     assert!(script.outages.iter().all(|outage| (300..6 * 3600).contains(&outage.secs)));
 }

@@ -14,7 +14,7 @@ use albedo::{CallContext, ChainClient, Clock};
 use tokio::task::JoinSet;
 
 use crate::clock::Jumping;
-use crate::script::Script;
+use crate::script::{Entry, Kind, Script};
 use crate::scripted::{self, Terms, hide, settings, show};
 use crate::{BLOCK, CHAIN_OUTAGES, DAY, SAMPLES, SCREENS, TEMPO};
 
@@ -167,7 +167,7 @@ impl World {
             match what {
                 What::Upload(number) => self.script.entries[number].upload(&self.dir),
                 What::Commit(number) => self.commit(number).await,
-                What::Leave(number) => self.leave(&self.script.entries[number].hotkey),
+                What::Leave(number) => self.leave(&self.script.entries[number]),
                 What::OutageBegins(number) => {
                     let outage = &self.script.outages[number];
                     let part = outage.part();
@@ -214,14 +214,18 @@ impl World {
         self.chain.commit(&Hotkey(entry.hotkey.clone()), &entry.text, round).expect("commits");
     }
 
-    /// Somebody registers in the slot of `miner`.
-    fn leave(&self, miner: &str) {
+    /// The miner exchanges its hotkey, or somebody registers in its slot.
+    fn leave(&self, entry: &Entry) {
         let chain = rusqlite::Connection::open(self.dir.join("chain.sqlite")).expect("opens");
         chain.busy_timeout(Duration::from_secs(30)).expect("sets");
-        let sql = "INSERT INTO neurons (uid, registered_at, hotkey, coldkey, validator_permit, stake) \
-                   SELECT uid, (SELECT head + 1 FROM chain), 'after ' || hotkey, 'newcomer', 0, 0 \
-                   FROM neurons WHERE hotkey = ?1";
-        assert_eq!(chain.execute(sql, [miner]).expect("changes"), 1);
+        let sql = if entry.kind == Kind::Exchanged {
+            "UPDATE neurons SET hotkey = 'after ' || hotkey WHERE hotkey = ?1"
+        } else {
+            "INSERT INTO neurons (uid, registered_at, hotkey, coldkey, validator_permit, stake) \
+             SELECT uid, (SELECT head + 1 FROM chain), 'after ' || hotkey, 'newcomer', 0, 0 \
+             FROM neurons WHERE hotkey = ?1"
+        };
+        assert_eq!(chain.execute(sql, [&entry.hotkey]).expect("changes"), 1);
     }
 
     async fn head(&self) -> u64 {

@@ -142,6 +142,10 @@ impl Plugin<dyn ChainClient> for LocalChain {
 
     async fn build(mut config: LocalChainConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn ChainClient>> {
         config.path = config.path.map(|path| cx.path(&path));
+        if cx.only_looks() {
+            // Without a file it is the chain that its settings would make.
+            config.path = config.path.filter(|path| path.exists());
+        }
         Ok(Arc::new(Self::new(config)?))
     }
 }

@@ -520,3 +520,19 @@ impl Unavailable {
 mod faults;
 mod real;
 mod writing;
+
+#[tokio::test]
+async fn who_only_looks_leaves_the_journal_to_the_process_that_has_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("chain.sqlite");
+    let _writes = ChainJournal::open(&path).expect("opens");
+    let (registry, call) = (albedo_core::Registry::linked().expect("links"), CallContext::new());
+    let (cx, settings) = (
+        BuildContext::new(&registry, &call),
+        SubtensorConfig { journal: Some(path), ..SubtensorConfig::default() },
+    );
+    let error = Subtensor::build(settings.clone(), &cx).await.expect_err("another one has it");
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    let looking = Subtensor::build(settings, &cx.only_looking()).await.expect("builds");
+    assert!(looking.journal().is_none());
+}

@@ -70,13 +70,14 @@ pub struct BuildContext<'a> {
     call: &'a CallContext,
     folder: PathBuf,
     resources: Resources,
+    only_looks: bool,
 }
 
 impl<'a> BuildContext<'a> {
     /// A context with the [`Resources`] of a plain program, in which relative
     /// paths are taken from the working directory.
     pub fn new(registry: &'a Registry, call: &'a CallContext) -> Self {
-        Self { registry, call, folder: PathBuf::new(), resources: Resources::default() }
+        Self { registry, call, folder: PathBuf::new(), resources: Resources::default(), only_looks: false }
     }
 
     /// The same with other resources.
@@ -90,6 +91,18 @@ impl<'a> BuildContext<'a> {
     #[must_use]
     pub fn relative_to(&self, folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), ..self.clone() }
+    }
+
+    /// The same for what is only looked with: a plugin makes no file, and opens none that only one
+    /// process may have open.
+    #[must_use]
+    pub fn only_looking(&self) -> Self {
+        Self { only_looks: true, ..self.clone() }
+    }
+
+    /// Whether what is built is only looked with; see [`BuildContext::only_looking`].
+    pub fn only_looks(&self) -> bool {
+        self.only_looks
     }
 
     /// Checks and builds plugin `name` with `settings`; see [`Registry::check`].

@@ -8,6 +8,8 @@ use crate::error::{Error, ErrorKind, Fault, Result};
 
 use super::Share;
 
+const OPERATION: &str = "share the weights out";
+
 /// Weights are shared equally by the last kings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EqualSplit {
@@ -27,7 +29,6 @@ impl EqualSplit {
     /// demands, or one target more than it allows; a burn slot that nobody
     /// holds.
     pub fn shares(&self, kings: &[Hotkey], subnet: &Subnet, metagraph: &Metagraph) -> Result<Vec<Share>> {
-        const OPERATION: &str = "share the weights out";
         let mut seen = BTreeSet::new();
         let mut targets: Vec<&Neuron> = (kings.iter())
             .filter(|king| seen.insert(*king))
@@ -45,22 +46,9 @@ impl EqualSplit {
             })?;
             targets.push(burn);
         }
-        let refused = |message: &str| Error::new(ErrorKind::ConfigInvalid, OPERATION, message);
-        if targets.len() < usize::from(subnet.min_weights) {
-            return Err(refused("the subnet demands more targets than there are")
-                .with("targets", targets.len())
-                .with("min_weights", subnet.min_weights)
-                .with_hint("share among more kings, or ask the subnet's owner to lower the minimum"));
-        }
         let count = targets.len() as u16;
         let (each, rest) = (u16::MAX / count, u16::MAX % count);
-        let largest = each + u16::from(rest > 0);
-        if largest > subnet.max_weight {
-            return Err(refused("one target would get more than the subnet allows")
-                .with("weight", largest)
-                .with("max_weight", subnet.max_weight)
-                .with_hint("share among more kings"));
-        }
+        check_limits(targets.len(), each + u16::from(rest > 0), subnet)?;
         let share = |(place, neuron): (usize, &Neuron)| Share {
             uid: neuron.uid,
             hotkey: neuron.hotkey.clone(),
@@ -69,6 +57,34 @@ impl EqualSplit {
         let mut shares: Vec<_> = targets.into_iter().enumerate().map(share).collect();
         shares.sort_by_key(|share| share.uid);
         Ok(shares)
+    }
+
+    /// The shares of `last` again, in the same proportions and 65,535 together, of those who still
+    /// hold their slots; everything to [`EqualSplit::burn`] if nobody does.
+    ///
+    /// # Errors
+    /// As [`EqualSplit::shares`].
+    pub fn again(&self, last: &[Share], subnet: &Subnet, metagraph: &Metagraph) -> Result<Vec<Share>> {
+        let holds = |share: &&Share| {
+            metagraph.at(share.uid).is_some_and(|neuron| neuron.hotkey == share.hotkey) && share.weight > 0
+        };
+        let mut kept: Vec<Share> = last.iter().filter(holds).cloned().collect();
+        let before: u32 = kept.iter().map(|share| u32::from(share.weight)).sum();
+        if before == 0 {
+            return self.shares(&[], subnet, metagraph);
+        }
+        let whole = u32::from(u16::MAX);
+        for share in &mut kept {
+            share.weight = (u32::from(share.weight) * whole / before) as u16;
+        }
+        // What does not divide goes to the lowest slots.
+        let given: u32 = kept.iter().map(|share| u32::from(share.weight)).sum();
+        for share in kept.iter_mut().take(whole.saturating_sub(given) as usize) {
+            share.weight += 1;
+        }
+        let largest = kept.iter().map(|share| share.weight).max().unwrap_or_default();
+        check_limits(kept.len(), largest, subnet)?;
+        Ok(kept)
     }
 }
 
@@ -148,6 +164,24 @@ pub fn are_in_force(shares: &[Share], kept: &[(Uid, u16)]) -> bool {
             .all(|((uid, weight), (other, kept))| uid == other && weight.abs_diff(*kept) <= 1)
 }
 
+/// Whether the subnet takes so many targets, the largest with that weight.
+fn check_limits(targets: usize, largest: u16, subnet: &Subnet) -> Result<()> {
+    let refused = |message: &str| Error::new(ErrorKind::ConfigInvalid, OPERATION, message);
+    if targets < usize::from(subnet.min_weights) {
+        return Err(refused("the subnet demands more targets than there are")
+            .with("targets", targets)
+            .with("min_weights", subnet.min_weights)
+            .with_hint("share among more kings, or ask the subnet's owner to lower the minimum"));
+    }
+    if largest > subnet.max_weight {
+        return Err(refused("one target would get more than the subnet allows")
+            .with("weight", largest)
+            .with("max_weight", subnet.max_weight)
+            .with_hint("share among more kings"));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -217,6 +251,29 @@ mod tests {
             nobody.shares(&[], &subnet(), &metagraph).expect_err("no slot").kind(),
             ErrorKind::NotFound
         );
+    }
+
+    #[test]
+    fn who_leaves_leaves_its_part_to_those_who_stay() {
+        let (policy, metagraph) = (EqualSplit { kings: 5, burn: Uid(0) }, metagraph(&[0; 8]));
+        let share =
+            |uid, hotkey: &str, weight| Share { uid: Uid(uid), hotkey: Hotkey(hotkey.into()), weight };
+        let again = |last: &[Share]| -> Vec<_> {
+            let shares = policy.again(last, &subnet(), &metagraph).expect("shares");
+            check_targets(&shares, &metagraph).expect("they hold their slots");
+            shares.iter().map(|share| (share.uid.0, share.weight)).collect()
+        };
+        let three = [share(2, "2", 21_845), share(4, "4", 21_845), share(7, "7", 21_845)];
+        assert_eq!(again(&three), [(2, 21_845), (4, 21_845), (7, 21_845)], "all stay");
+        let [two, four, _] = three.clone();
+        assert_eq!(again(&[two.clone(), four, share(7, "gone", 21_845)]), [(2, 32_768), (4, 32_767)]);
+        let uneven = [two, share(4, "4", 10_000), share(5, "gone", 33_690)];
+        assert_eq!(again(&uneven), [(2, 44_956), (4, 20_579)]);
+        assert_eq!(again(&[share(9, "9", 65_535)]), [(0, 65_535)], "the slot is free: it is burnt");
+        assert_eq!(again(&[]), [(0, 65_535)]);
+        let few = Subnet { min_weights: 2, ..subnet() };
+        let error = policy.again(&[share(3, "3", 65_535)], &few, &metagraph).expect_err("too few");
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::ConfigInvalid, Fault::Operator));
     }
 
     #[test]

@@ -171,6 +171,10 @@ fn followed_lines(look: Look, row: &FollowedRow, totals: FollowedTotals) -> Stri
         ),
     );
     text += &look.entry("audits", &totals.coverage());
+    if totals.unaudited > 0 {
+        let why = "whose models were gone, or that an operator let pass";
+        text += &look.entry("unaudited", &format!("{} duels {why}", totals.unaudited));
+    }
     text += &look.entry(
         "on trust",
         &format!(

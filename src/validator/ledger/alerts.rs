@@ -10,6 +10,9 @@ use crate::chains::database::Trouble;
 use crate::validator::webhook::Notice;
 use crate::{Error, Fault, Result};
 
+/// Key of the alert that stands while crowns are frozen.
+const FROZEN: &str = "frozen";
+
 /// Something that somebody should look at.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Alert {
@@ -29,40 +32,36 @@ pub struct Alert {
 
 impl Ledger {
     /// Says that something is wrong; gives whether it is news. A bug freezes crowns and
-    /// weights until [`Ledger::unfreeze`].
+    /// weights until [`Ledger::unfreeze`], and an alert of its own says so until then.
     ///
     /// # Errors
     /// The ledger's.
     pub async fn alert(&self, key: &str, error: &Error, now_ms: u64) -> Result<bool> {
         let (key, message, fault) = (key.to_owned(), error.to_string(), error.fault());
         self.write("raise an alert", move |transaction| {
-            let sql = "SELECT 1 FROM alerts WHERE key = ?1 AND over_ms IS NULL";
-            let known = transaction.query_row(sql, [&key], |_| Ok(())).optional()?.is_some();
-            let sql = if known {
-                "UPDATE alerts SET message = ?2, fault = ?3, last_ms = ?4, count = count + 1 WHERE key = ?1"
-            } else {
-                "INSERT INTO alerts (key, message, fault, first_ms, last_ms, count) VALUES (?1, ?2, ?3, ?4, ?4, 1) \
-                 ON CONFLICT (key) DO UPDATE SET message = ?2, fault = ?3, first_ms = ?4, last_ms = ?4, count = 1, \
-                 over_ms = NULL"
-            };
-            transaction.execute(sql, params![key, message, fault.to_string(), now_ms])?;
+            let is_news = raise(transaction, &key, &message, fault, now_ms)?;
             if fault == Fault::Bug {
                 let sql = "INSERT OR IGNORE INTO meta (key, value) VALUES ('frozen', ?1)";
                 transaction.execute(sql, [&message])?;
+                let first = frozen(transaction)?.unwrap_or(message);
+                let message = format!("no crown falls until `albedo validator unfreeze`: {first}");
+                raise(transaction, FROZEN, &message, fault, now_ms)?;
             }
-            Ok(!known)
+            Ok(is_news)
         })
         .await
     }
 
-    /// Says that it is well again; gives whether it was not.
+    /// Says that it is well again; gives whether it was not. While crowns are frozen, the alert
+    /// of a bug stands: a task that waits because of it has no failure to tell of.
     ///
     /// # Errors
     /// The ledger's.
     pub async fn well(&self, key: &str, now_ms: u64) -> Result<bool> {
         let (key, named) = (key.to_owned(), key.to_owned());
         let stands = self.look("read an alert", move |transaction| {
-            let sql = "SELECT 1 FROM alerts WHERE key = ?1 AND over_ms IS NULL";
+            let sql = "SELECT 1 FROM alerts WHERE key = ?1 AND over_ms IS NULL \
+                       AND (fault <> 'bug' OR NOT EXISTS (SELECT 1 FROM meta WHERE key = 'frozen'))";
             Ok(transaction.query_row(sql, [named], |_| Ok(())).optional()?.is_some())
         });
         if !stands.await? {
@@ -99,7 +98,8 @@ impl Ledger {
 
     /// The next notice for the webhook at `now_ms`: an alert that has begun, or one whose
     /// beginning was sent and that is over. An outage has to stand for `after`; within
-    /// `quiet`, nothing is sent again.
+    /// `quiet`, nothing is sent again. A later time is of a clock that was wrong, and holds
+    /// nothing back.
     pub(in crate::validator) async fn untold(
         &self,
         after: Duration,
@@ -110,10 +110,11 @@ impl Ledger {
         self.look("read the alerts", move |transaction| {
             let sql = "SELECT key, message, fault, first_ms, last_ms, count, over_ms IS NOT NULL FROM alerts \
                        WHERE (over_ms IS NOT NULL AND told) OR (over_ms IS NULL AND NOT told \
-                       AND (fault <> 'infrastructure' OR first_ms <= ?1) AND (told_ms IS NULL OR told_ms <= ?2)) \
+                       AND (fault <> 'infrastructure' OR first_ms <= ?1 OR first_ms > ?3) \
+                       AND (told_ms IS NULL OR told_ms <= ?2 OR told_ms > ?3)) \
                        ORDER BY first_ms, key LIMIT 1";
             let notice = |row: &Row<'_>| Ok(Notice { alert: alert(row)?, is_over: row.get(6)? });
-            Ok(transaction.query_row(sql, [after, quiet], notice).optional()?)
+            Ok(transaction.query_row(sql, [after, quiet, now_ms], notice).optional()?)
         })
         .await
     }
@@ -128,6 +129,36 @@ impl Ledger {
         })
         .await
     }
+}
+
+/// Raises an alert within a transaction; gives whether it is news.
+fn raise(
+    transaction: &Transaction<'_>,
+    key: &str,
+    message: &str,
+    fault: Fault,
+    now_ms: u64,
+) -> Result<bool, Trouble> {
+    let sql = "SELECT 1 FROM alerts WHERE key = ?1 AND over_ms IS NULL";
+    let known = transaction.query_row(sql, [key], |_| Ok(())).optional()?.is_some();
+    // A beginning that is still to come is of a clock that was wrong.
+    let sql = if known {
+        "UPDATE alerts SET message = ?2, fault = ?3, first_ms = min(first_ms, ?4), last_ms = ?4, count = count + 1 \
+         WHERE key = ?1"
+    } else {
+        "INSERT INTO alerts (key, message, fault, first_ms, last_ms, count) VALUES (?1, ?2, ?3, ?4, ?4, 1) \
+         ON CONFLICT (key) DO UPDATE SET message = ?2, fault = ?3, first_ms = ?4, last_ms = ?4, count = 1, \
+         over_ms = NULL"
+    };
+    transaction.execute(sql, params![key, message, fault.to_string(), now_ms])?;
+    Ok(!known)
+}
+
+/// Ends the alerts of bugs: somebody has looked.
+pub(super) fn end_bugs(transaction: &Transaction<'_>) -> Result<(), Trouble> {
+    let sql = "UPDATE alerts SET over_ms = last_ms WHERE over_ms IS NULL AND fault = 'bug'";
+    transaction.execute(sql, [])?;
+    Ok(())
 }
 
 fn alert(row: &Row<'_>) -> rusqlite::Result<Alert> {

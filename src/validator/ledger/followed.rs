@@ -101,7 +101,7 @@ pub struct FollowedRecord {
     pub replies: u32,
     /// How many of them were audited.
     pub audited: u32,
-    /// Whether the audit found nothing; none before it was made.
+    /// Whether the audit found nothing, or the record is followed without one; none before that.
     pub passed: Option<bool>,
 }
 
@@ -116,6 +116,8 @@ pub struct FollowedTotals {
     pub replies: u64,
     /// Replies that were audited.
     pub audited: u64,
+    /// Duels that are followed although they could not be audited.
+    pub unaudited: u64,
     /// Attempts against the king that reigns.
     pub attempts: u64,
     /// Records that have replies.
@@ -407,6 +409,19 @@ impl Ledger {
         .await
     }
 
+    /// The record at `place` is followed although no reply of it was audited.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(in crate::validator) async fn take_unaudited(&self, place: u64) -> Result<()> {
+        self.write("follow a record without an audit", move |transaction| {
+            let sql = "UPDATE followed_records SET passed = 1 WHERE place = ?1 AND audit IS NULL";
+            transaction.execute(sql, [place])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// The records that were verified, from the place `from` on.
     ///
     /// # Errors
@@ -428,7 +443,8 @@ impl Ledger {
     pub async fn followed_totals(&self) -> Result<FollowedTotals> {
         self.look("read the followed records", |transaction| {
             let sql = "SELECT count(*), count(*) FILTER (WHERE on_chain), coalesce(sum(replies), 0), \
-                       coalesce(sum(audited), 0), count(*) FILTER (WHERE replies > 0) FROM followed_records";
+                       coalesce(sum(audited), 0), count(*) FILTER (WHERE replies > 0), \
+                       count(*) FILTER (WHERE passed = 1 AND audit IS NULL) FROM followed_records";
             let king = newest(transaction)?.map(|king| king.id);
             let attempts = "SELECT count(*) FROM followed_duels WHERE king = ?1";
             let attempts = transaction.query_row(attempts, [king], |row| row.get(0))?;
@@ -440,6 +456,7 @@ impl Ledger {
                     audited: row.get(3)?,
                     attempts,
                     duels: row.get(4)?,
+                    unaudited: row.get(5)?,
                 })
             })?)
         })

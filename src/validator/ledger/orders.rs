@@ -78,7 +78,8 @@ impl Ledger {
         .await
     }
 
-    /// Somebody has looked at the bug: crowns fall again. Gives the bug, if there was one.
+    /// Somebody has looked at the bug: crowns fall again, and its alerts end. Gives the bug, if
+    /// there was one.
     ///
     /// # Errors
     /// The ledger's.
@@ -86,6 +87,7 @@ impl Ledger {
         self.write("end the freeze", |transaction| {
             let bug = super::alerts::frozen(transaction)?;
             transaction.execute("DELETE FROM meta WHERE key = 'frozen'", [])?;
+            super::alerts::end_bugs(transaction)?;
             Ok(bug)
         })
         .await

@@ -17,6 +17,10 @@ use crate::{Digest, Result};
 /// it puts them in anew.
 pub(in crate::validator) const DOCUMENTS: [&str; 2] = ["data/status.json", "data/submissions.json"];
 
+/// The longest pause before something is tried again, in milliseconds, whatever a server asks
+/// for. Source: albedo.
+const LONGEST_MS: u64 = 30 * 60 * 1000;
+
 /// Something that waits.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::validator) struct Waiting {
@@ -34,6 +38,20 @@ pub(in crate::validator) enum What {
     Record { folder: PathBuf, submission: Submission, decided_ms: u64 },
     /// A document; without bytes it is to be written from the ledger.
     Document { name: String, bytes: Option<Vec<u8>> },
+}
+
+/// What could not be published, and why not: of several items the one that has to wait for
+/// somebody, or the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::validator) struct Unpublished {
+    /// The record's digest, or the document's name.
+    pub(in crate::validator) name: String,
+    /// The last error.
+    pub(in crate::validator) error: String,
+    /// Whether it may pass by itself.
+    pub(in crate::validator) is_outage: bool,
+    /// Whether it is not tried again soon.
+    pub(in crate::validator) is_stopped: bool,
 }
 
 impl Ledger {
@@ -57,14 +75,17 @@ impl Ledger {
             .await
     }
 
-    /// What is due first, or will be.
+    /// What is due first, or will be. What would be due after the longest pause was put in by a
+    /// clock that was wrong: it is due now.
     pub(in crate::validator) async fn next_waiting(&self, now_ms: u64) -> Result<Option<Waiting>> {
         self.look("read the outbox", move |transaction| {
-            let sql = "SELECT id, kind, name, folder, submission, bytes, added_ms, due_ms, tries FROM outbox \
+            let sql = "SELECT id, kind, name, folder, submission, bytes, added_ms, \
+                       iif(due_ms > ?2, ?1, due_ms) AS due, tries FROM outbox \
                        WHERE done_ms IS NULL AND due_ms IS NOT NULL \
                        AND (place IS NULL OR place < coalesce((SELECT max(size) FROM log_heads), 0)) \
-                       ORDER BY due_ms > ?1, CASE WHEN due_ms > ?1 THEN due_ms ELSE place END NULLS LAST, id LIMIT 1";
-            let found = transaction.query_row(sql, [now_ms], stored).optional()?;
+                       ORDER BY due > ?1, CASE WHEN due > ?1 THEN due ELSE place END NULLS LAST, id LIMIT 1";
+            let latest = now_ms.saturating_add(LONGEST_MS);
+            let found = transaction.query_row(sql, [now_ms, latest], stored).optional()?;
             found.map(|stored| stored.waiting(transaction)).transpose()
         })
         .await
@@ -80,12 +101,49 @@ impl Ledger {
         .await
     }
 
-    pub(in crate::validator) async fn not_published(&self, id: u64, failure: &Failure) -> Result<()> {
+    pub(in crate::validator) async fn not_published(
+        &self,
+        id: u64,
+        failure: &Failure,
+        now_ms: u64,
+    ) -> Result<()> {
         let Failure { message, fault, again_ms } = failure.clone();
+        let again_ms = again_ms.map(|again_ms| again_ms.min(now_ms.saturating_add(LONGEST_MS)));
         self.write("note what is not published", move |transaction| {
             let sql =
                 "UPDATE outbox SET due_ms = ?2, tries = tries + 1, error = ?3, fault = ?4 WHERE id = ?1";
             transaction.execute(sql, params![id, again_ms, message, fault.to_string()])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// What could not be published so far.
+    pub(in crate::validator) async fn unpublished(&self) -> Result<Option<Unpublished>> {
+        self.look("read the outbox", |transaction| {
+            let sql = "SELECT name, error, fault = 'infrastructure', due_ms IS NULL FROM outbox \
+                       WHERE done_ms IS NULL AND error IS NOT NULL \
+                       ORDER BY due_ms IS NOT NULL, fault = 'infrastructure', id LIMIT 1";
+            let row = |row: &Row<'_>| {
+                Ok(Unpublished {
+                    name: row.get(0)?,
+                    error: row.get(1)?,
+                    is_outage: row.get(2)?,
+                    is_stopped: row.get(3)?,
+                })
+            };
+            Ok(transaction.query_row(sql, [], row).optional()?)
+        })
+        .await
+    }
+
+    /// Has everything tried again that waits for somebody, where a bug stopped it only if
+    /// `also_bugs`.
+    pub(in crate::validator) async fn try_stopped(&self, also_bugs: bool, now_ms: u64) -> Result<()> {
+        self.write("publish what was stopped", move |transaction| {
+            let sql = "UPDATE outbox SET due_ms = ?1 WHERE done_ms IS NULL AND due_ms IS NULL \
+                       AND (?2 OR fault IS NOT 'bug')";
+            transaction.execute(sql, params![now_ms, also_bugs])?;
             Ok(())
         })
         .await
@@ -170,7 +228,8 @@ fn put(transaction: &Transaction<'_>, name: &str, bytes: Option<&[u8]>, now_ms: 
     Ok(())
 }
 
-/// Has the record published that `place` of the log names.
+/// Has the record published that `place` of the log names. One that has the same digest is the
+/// same record: another submission with the same files forfeits by it after a reset.
 pub(super) fn put_record(
     transaction: &Transaction<'_>,
     record: Digest,
@@ -184,7 +243,7 @@ pub(super) fn put_record(
         .ok_or_else(|| crate::Error::bug("put a record into the outbox", "its folder's name is not UTF-8"))?;
     transaction.execute(
         "INSERT INTO outbox (kind, name, folder, submission, place, added_ms, due_ms) \
-         VALUES ('record', ?1, ?2, ?3, ?4, ?5, ?5)",
+         VALUES ('record', ?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT (name) DO NOTHING",
         params![record.to_string(), folder, submission, place, now_ms],
     )?;
     Ok(())

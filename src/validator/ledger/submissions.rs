@@ -118,7 +118,7 @@ impl Reason {
 impl Ledger {
     /// Moves a submission as the table says; gives its new state. `crown`, `lose`,
     /// `forfeit`, `plan`, `begin` and `abandon` carry more than a reason and have calls of
-    /// their own.
+    /// their own. A `void` with the reason of the one before is counted, and is no other move.
     ///
     /// # Errors
     /// A bug: there is no such move from where it stands. The ledger's.
@@ -190,6 +190,27 @@ impl Ledger {
                 add("hotkey", &hotkey.0)?;
             }
             Ok(found.into_values().collect())
+        })
+        .await
+    }
+
+    /// Submissions of the present competition whose places are after that of `row`, and that the
+    /// screens passed at some time.
+    pub(in crate::validator) async fn screened_after(
+        &self,
+        row: &SubmissionRow,
+    ) -> Result<Vec<SubmissionRow>> {
+        let row = row.clone();
+        self.look("read the submissions", move |transaction| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM submissions WHERE block >= ?1 AND screened_king IS NOT NULL AND competition = ?2"
+            );
+            let mut statement = transaction.prepare(&sql)?;
+            let rows = statement.query_map(params![row.place.block, row.competition], submission)?;
+            let mut rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+            let place = |row: &SubmissionRow| (row.place.block, row.place.extrinsic, row.hotkey.clone(), row.id);
+            rows.retain(|other| place(other) > place(&row));
+            Ok(rows)
         })
         .await
     }
@@ -272,7 +293,8 @@ impl Ledger {
     }
 }
 
-/// Makes the move within a transaction, and marks what is published of it.
+/// Makes the move within a transaction, and marks what is published of it. A void with the
+/// reason of the one before is only counted.
 ///
 /// # Errors
 /// A bug: there is no such move.
@@ -283,7 +305,8 @@ pub(super) fn apply(
     reason: &Reason,
     now_ms: u64,
 ) -> Result<State, Trouble> {
-    let from = find(transaction, id)?.state;
+    let before = find(transaction, id)?;
+    let from = before.state;
     let to = after(from, step).ok_or_else(|| {
         Error::bug("move a submission", "there is no such move")
             .with("submission", id)
@@ -291,6 +314,12 @@ pub(super) fn apply(
             .with("move", step.name())
     })?;
     let Reason { text, fault, due_ms, content, held_block, admission } = reason;
+    // The same failure again is no news: it adds no row every few minutes of a long outage.
+    if step == Move::Void && to == from && before.voids > 0 && before.reason == *text {
+        let sql = "UPDATE submissions SET voids = voids + 1, due_ms = ?2 WHERE id = ?1";
+        transaction.execute(sql, params![id, due_ms])?;
+        return Ok(to);
+    }
     let fault = fault.map(|fault| fault.to_string());
     transaction.execute(
         "INSERT INTO moves (submission, at_ms, move, came_from, went_to, reason, fault) \

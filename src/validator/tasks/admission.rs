@@ -7,15 +7,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::json;
 
-use super::checks::{Miners, barred, same_content};
+use super::checks::{Miners, barred, gone, is_own_try, same_content};
 use super::turn::{Turn, next_to_screen};
 use super::{IDLE, Next, Task, report};
 use crate::admission::{Probes, ScreenedModel};
 use crate::chain::BlockNumber;
+use crate::chains::ledger::Swap;
 use crate::judges::screens::Measurement;
 use crate::record::FileStore;
 use crate::validator::ledger::{KingRow, Reason, SubmissionRow};
-use crate::validator::models::{blocking, content};
+use crate::validator::models::{blocking, content, is_absence};
 use crate::validator::parts::{Base, Seen, Shared};
 use crate::validator::seeds;
 use crate::validator::table::{Move, State};
@@ -42,6 +43,7 @@ const REPORTED: u32 = 5;
 pub(super) struct Admissions(Arc<Shared>);
 
 /// What became of a look at a submission.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Looked {
     Moved,
     /// Nothing is to be done before that time, in milliseconds since the Unix epoch.
@@ -66,11 +68,20 @@ impl Admissions {
         seen: &Seen,
         cx: &CallContext,
     ) -> Result<Looked> {
+        // The chain before the commitment says nothing of its hotkey.
+        if seen.head.number < row.readable_at {
+            return Ok(Looked::Waits(self.0.time.now_ms() + self.0.poll.as_millis() as u64));
+        }
+        if matches!(row.state, State::FilesClear | State::Held)
+            && let Some(why) = self.gone(row, seen, cx).await?
+        {
+            return self.step_from(row, Move::SetAside, Reason::new(why)).await;
+        }
         match row.state {
             State::Seen => self.enter(row, seen, cx).await,
             State::Admitted => self.list(row, king, seen, cx).await,
-            State::FilesClear => self.hold(row, king, cx).await,
-            State::Held => self.screen(row, king, cx).await,
+            State::FilesClear => self.hold(row, king, seen, cx).await,
+            State::Held => self.screen(row, king, seen, cx).await,
             State::Clear => {
                 let text = "another king reigns: it is compared with that one";
                 self.step_from(row, Move::Rescreen, Reason::new(text)).await
@@ -79,10 +90,23 @@ impl Admissions {
         }
     }
 
+    async fn swaps(&self, cx: &CallContext) -> Result<Vec<Swap>> {
+        let shared = &*self.0;
+        shared.reveals.swaps(shared.chain_id(cx).await?, shared.netuid).await
+    }
+
+    /// Why its hotkey is not on the subnet any more, if it is not.
+    async fn gone(&self, row: &SubmissionRow, seen: &Seen, cx: &CallContext) -> Result<Option<String>> {
+        if seen.metagraph.of(&row.hotkey).is_some() {
+            return Ok(None);
+        }
+        Ok(gone(&row.hotkey, &seen.metagraph, &self.swaps(cx).await?))
+    }
+
     /// Whether its hotkey and repository may take part.
     async fn enter(&self, row: &SubmissionRow, seen: &Seen, cx: &CallContext) -> Result<Looked> {
         let shared = &*self.0;
-        let swaps = shared.reveals.swaps(shared.chain_id(cx).await?, shared.netuid).await?;
+        let swaps = self.swaps(cx).await?;
         let miners = Miners::new(&swaps);
         let all = shared.ledger.related(row, miners.hotkeys(&row.hotkey)).await?;
         let why = barred(row, &all, shared.entry.per_hotkey, &miners, &seen.metagraph, &swaps);
@@ -121,9 +145,7 @@ impl Admissions {
             Ok::<_, Error>((files, found))
         };
         let (files, found) = match listed.await.map_err(|error| error.charged_to(|_| Side::Challenger)) {
-            Err(error) if error.kind() == ErrorKind::NotFound && error.fault() != Fault::Bug => {
-                return self.absent(row, seen.head.number).await;
-            }
+            Err(error) if is_absence(&error) => return self.absent(row, seen.head.number).await,
             Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => {
                 return self.convict(row, king, "listing", error, cx).await;
             }
@@ -131,7 +153,8 @@ impl Admissions {
         };
         let files: Arc<dyn ModelFiles> = Arc::new(files);
         let row = SubmissionRow { content: Some(found), ..row.clone() };
-        if let Some(first) = same_content(&row, &shared.ledger.related(&row, Vec::new()).await?) {
+        let miners = Miners::new(&self.swaps(cx).await?);
+        if let Some(first) = same_content(&row, &shared.ledger.related(&row, Vec::new()).await?, &miners) {
             let why =
                 format!("{} entered the same files before, in block {}", first.hotkey, first.place.block);
             if first.hotkey == row.hotkey {
@@ -153,45 +176,79 @@ impl Admissions {
     /// Waits for files that may still be uploaded, or ends it.
     async fn absent(&self, row: &SubmissionRow, head: BlockNumber) -> Result<Looked> {
         let Base { ledger, time, .. } = &**self.0;
-        let entry = &self.0.entry;
-        let until = row.readable_at.saturating_add(entry.upload_blocks);
+        let blocks = self.0.entry.upload_blocks;
+        let (until, were_there) = (row.readable_at.saturating_add(blocks), row.content.is_some());
         if head > until {
-            let why = format!(
-                "its files were not there by block {until}, {} blocks after the reveal",
-                entry.upload_blocks
-            );
+            let why = if were_there {
+                format!(
+                    "the hub no longer had its files in block {head}; they have to stay until its duel is over"
+                )
+            } else {
+                format!("its files were not there by block {until}, {blocks} blocks after the reveal")
+            };
             return self.step_from(row, Move::Expire, Reason::new(why)).await;
         }
         let due = time.now_ms() + ASK_AGAIN.min(self.0.poll.saturating_mul(2)).as_millis() as u64;
-        ledger
-            .wait(row.id, format!("its files are not there yet; they may come until block {until}"), due)
-            .await?;
+        let why = if were_there {
+            format!("the hub no longer has its files; they may come back until block {until}")
+        } else {
+            format!("its files are not there yet; they may come until block {until}")
+        };
+        ledger.wait(row.id, why, due).await?;
         Ok(Looked::Waits(due))
     }
 
+    /// Its files could not be had, as `error` says. Treats them as absent if its hub says the
+    /// same now; what else keeps them away is not its doing.
+    ///
+    /// # Errors
+    /// `error`.
+    pub(super) async fn lost(
+        &self,
+        row: &SubmissionRow,
+        error: Error,
+        head: BlockNumber,
+        cx: &CallContext,
+    ) -> Result<Looked> {
+        let model = ModelRef::from(self.reference(row)?);
+        if self.0.models.is_absent(&model, cx).await? { self.absent(row, head).await } else { Err(error) }
+    }
+
     /// Fetches it and compares every byte with its digest.
-    async fn hold(&self, row: &SubmissionRow, king: &KingRow, cx: &CallContext) -> Result<Looked> {
+    async fn hold(
+        &self,
+        row: &SubmissionRow,
+        king: &KingRow,
+        seen: &Seen,
+        cx: &CallContext,
+    ) -> Result<Looked> {
         let shared = &*self.0;
         let reference = self.reference(row)?;
-        match shared.models.local(&ModelRef::from(reference), cx).await {
-            Ok(_) => {}
-            Err(error) => {
-                let error = error.charged_to(|_| Side::Challenger);
-                if error.fault() != Fault::Contestant(Side::Challenger) {
-                    return Err(error);
-                }
-                return self.convict(row, king, "hold", error, cx).await;
+        if let Err(error) = shared.models.local(&ModelRef::from(reference), cx).await {
+            let error = error.charged_to(|_| Side::Challenger);
+            if is_absence(&error) {
+                return self.lost(row, error, seen.head.number, cx).await;
             }
+            if error.fault() != Fault::Contestant(Side::Challenger) {
+                return Err(error);
+            }
+            return self.convict(row, king, "hold", error, cx).await;
         }
         // Read after the bytes are here: the miner who uploaded them cannot have known the
         // block after it.
-        let head = shared.chain.head(cx).await?;
-        let reason = Reason::new("its files are here and have their digests").held_at(head.number);
+        let head = shared.head_number(cx).await?;
+        let reason = Reason::new("its files are here and have their digests").held_at(head);
         self.step_from(row, Move::Hold, reason).await
     }
 
     /// Runs every screen.
-    async fn screen(&self, row: &SubmissionRow, king: &KingRow, cx: &CallContext) -> Result<Looked> {
+    async fn screen(
+        &self,
+        row: &SubmissionRow,
+        king: &KingRow,
+        seen: &Seen,
+        cx: &CallContext,
+    ) -> Result<Looked> {
         let shared = &*self.0;
         let (Some(held), Some(content)) = (row.held_block, row.content) else {
             return Err(Error::bug("screen a submission", "it is held and has no block or no content"));
@@ -204,9 +261,14 @@ impl Admissions {
             block => block?,
         };
         let reference = self.reference(row)?;
-        let local = shared.models.local(&ModelRef::from(reference.clone()), cx).await?;
+        let local = match shared.models.local(&ModelRef::from(reference.clone()), cx).await {
+            // It had to make room here.
+            Err(error) if is_absence(&error) => return self.lost(row, error, seen.head.number, cx).await,
+            local => local?,
+        };
         let backend = &*shared.backend;
-        let (model, _held) = shared.models.for_backend(backend, &ModelRef::from(reference), cx).await?;
+        let submission = ModelRef::from(reference.clone());
+        let (model, _held) = shared.models.for_backend(backend, &submission, cx).await?;
         let (text, _text_held) = shared.models.for_backend(backend, &king.model, cx).await?;
         let admit =
             self.admit(row, king, local.files(), shared.screens.clone(), cx).await?.with_probes(Probes {
@@ -231,6 +293,10 @@ impl Admissions {
             }
             admission => admission?,
         };
+        // A server fetches it by itself.
+        if backend.takes_references() && is_unfetched(&admission, &reference) {
+            return self.lost(row, void(&admission), seen.head.number, cx).await;
+        }
         let reason = Reason::new("every screen passed it").screened(admission.clone(), king.id);
         self.settle(row, admission, Move::Clear, reason, cx).await
     }
@@ -265,16 +331,7 @@ impl Admissions {
                 let why = rejected(&admission);
                 self.forfeit(row, admission, why, cx).await
             }
-            AdmissionOutcome::Void => {
-                let why = admission.findings.iter().find_map(|screened| match &screened.finding {
-                    Finding::Unverified(evidence) => {
-                        Some(format!("{}: {}", screened.screen.name, evidence["error"]))
-                    }
-                    _ => None,
-                });
-                let message = why.unwrap_or_else(|| "a screen could not find out".into());
-                Err(Error::new(ErrorKind::Unavailable, "screen a submission", message))
-            }
+            AdmissionOutcome::Void => Err(void(&admission)),
         }
     }
 
@@ -374,12 +431,24 @@ impl Admissions {
         let king_files = king_files.map_err(|error| error.charged_to(|_| Side::King))?.files();
         let models = Models { anchor: shared.anchor(king, cx).await?, ..Models::new(king_files, submission) };
         let references = (hub(&king.model), self.reference(row).ok());
-        let admit = Admit::new(screens, models).with_own([label(row)]);
+        let admit = Admit::new(screens, models).with_own(self.labels(row, cx).await?);
         let admit = admit.with_references(references.0, references.1);
         Ok(match &shared.profile {
             Some(profile) => admit.with_profile(profile.clone()),
             None => admit,
         })
+    }
+
+    /// Labels in the store of submissions of what it is no copy of: itself, what its miner handed in
+    /// of the same files before and never entered, and what came after it, which may have been
+    /// screened first.
+    async fn labels(&self, row: &SubmissionRow, cx: &CallContext) -> Result<Vec<String>> {
+        let ledger = &self.0.ledger;
+        let miners = Miners::new(&self.swaps(cx).await?);
+        let related = ledger.related(row, Vec::new()).await?;
+        let later = ledger.screened_after(row).await?;
+        let tries = related.iter().filter(|other| is_own_try(other, row, &miners));
+        Ok(tries.chain(&later).chain([row]).map(label).collect())
     }
 
     fn reference(&self, row: &SubmissionRow) -> Result<HubRef> {
@@ -469,6 +538,30 @@ fn hub(model: &ModelRef) -> Option<HubRef> {
     }
 }
 
+/// The error of a void admission: what the first screen that could not find out has met.
+fn void(admission: &Admission) -> Error {
+    let why = admission.findings.iter().find_map(|screened| match &screened.finding {
+        Finding::Unverified(evidence) => Some(format!("{}: {}", screened.screen.name, evidence["error"])),
+        _ => None,
+    });
+    let message = why.unwrap_or_else(|| "a screen could not find out".into());
+    Error::new(ErrorKind::Unavailable, "screen a submission", message)
+}
+
+/// Whether a screen could not find out because the model `reference` was not to be had, and no
+/// outage was behind it.
+fn is_unfetched(admission: &Admission, reference: &HubRef) -> bool {
+    let (name, operator) = (reference.to_string(), json!(Fault::Operator));
+    let speaks_of_it = |error: &str| error.contains(&name);
+    admission.outcome == AdmissionOutcome::Void
+        && admission.findings.iter().any(|screened| match &screened.finding {
+            Finding::Unverified(evidence) => {
+                evidence["fault"] == operator && evidence["error"].as_str().is_some_and(speaks_of_it)
+            }
+            _ => false,
+        })
+}
+
 /// The first screen that rejected it, and what it found, in a line.
 fn rejected(admission: &Admission) -> String {
     let found = admission.findings.iter().find(|screened| matches!(screened.finding, Finding::Rejected(_)));
@@ -480,4 +573,165 @@ fn rejected(admission: &Admission) -> String {
             format!("screen `{}` rejected it{}", screened.screen.name, copy.unwrap_or_default())
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::Revision;
+    use crate::chain::{BlockRef, DatedBy, Hotkey, Metagraph, Place};
+    use crate::validator::ledger::{Commit, Ledger};
+    use crate::validator::parts::testing::{Quick, shared};
+
+    /// The chain as it is, at block `number`.
+    async fn at(shared: &Shared, number: BlockNumber) -> Seen {
+        let cx = CallContext::new();
+        let head = shared.chain.head(&cx).await.expect("a head");
+        let subnet = shared.chain.subnet(shared.netuid, &head, &cx).await.expect("read");
+        let metagraph = shared.chain.metagraph(shared.netuid, &head, &cx).await.expect("read");
+        Seen { head: BlockRef { number, ..head }, subnet, metagraph }
+    }
+
+    /// The submission of `hotkey`, readable from block 5, after `steps`.
+    async fn submitted(ledger: &Ledger, hotkey: &str, repository: &str, steps: &[Move]) -> SubmissionRow {
+        let text = format!("v7|{repository}|sha256:{}", Digest::of(hotkey));
+        let place = Place { block: 4, extrinsic: Some(0), dated_by: DatedBy::Commitment };
+        let (hotkey, named) = (Hotkey(hotkey.into()), text.clone());
+        let commit = Commit { hotkey, text, place, readable_at: 5, witnessed: true };
+        ledger.observe(vec![commit], 1).await.expect("observed");
+        let live = ledger.live().await.expect("read");
+        let id = live.iter().find(|row| row.text == named).expect("it is new").id;
+        for step in steps {
+            let reason = Reason::new(step.name());
+            let reason = match step {
+                Move::ClearFiles => reason.content(Digest::of("files")),
+                Move::Hold => reason.held_at(0),
+                _ => reason,
+            };
+            ledger.step(id, *step, reason, 2).await.expect("moved");
+        }
+        ledger.submission(id).await.expect("read")
+    }
+
+    #[tokio::test]
+    async fn files_that_are_deleted_end_a_submission_in_time_and_an_outage_ends_none() {
+        let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+        let shared = Arc::new(shared(folder.path(), &clock).await);
+        let (ledger, cx) = (&shared.ledger, CallContext::new());
+        let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
+        let admissions = Admissions::new(Arc::clone(&shared));
+        let mirror = folder.path().join("mirror");
+        let (early, late) = (at(&shared, 45).await, at(&shared, 46).await);
+        let miners: [(&str, &[Move]); 2] = [
+            ("amy", &[Move::Admit, Move::ClearFiles]),
+            ("ben", &[Move::Admit, Move::ClearFiles, Move::Hold]),
+        ];
+        for (hotkey, steps) in miners {
+            let row = submitted(ledger, hotkey, &format!("{hotkey}/model"), steps).await;
+            // Without the mirror nobody can say what is in it.
+            let error = admissions.look_at(&row, &king, &late, &cx).await.expect_err("an outage");
+            assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
+            fs::create_dir(&mirror).expect("makes");
+            let looked = admissions.look_at(&row, &king, &early, &cx).await.expect("looked");
+            assert!(matches!(looked, Looked::Waits(_)), "{hotkey}: {looked:?}");
+            let waits = ledger.submission(row.id).await.expect("read");
+            assert_eq!((waits.state, waits.voids), (row.state, 0));
+            assert!(waits.reason.contains("may come back until block 45"), "{}", waits.reason);
+            let looked = admissions.look_at(&waits, &king, &late, &cx).await.expect("looked");
+            assert_eq!(looked, Looked::Moved);
+            let ended = ledger.submission(row.id).await.expect("read");
+            assert_eq!(ended.state, State::Expired, "{}", ended.reason);
+            assert!(ended.reason.contains("no longer had its files"), "{}", ended.reason);
+            fs::remove_dir(&mirror).expect("goes away");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_judged_by_the_chain_before_the_commitment() {
+        let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+        let shared = Arc::new(shared(folder.path(), &clock).await);
+        let (ledger, cx) = (&shared.ledger, CallContext::new());
+        let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
+        let admissions = Admissions::new(Arc::clone(&shared));
+        let nobody = async |number: BlockNumber| {
+            let seen = at(&shared, number).await;
+            Seen { metagraph: Metagraph { neurons: Vec::new() }, ..seen }
+        };
+        let miners: [(&str, &[Move]); 3] = [
+            ("amy", &[]),
+            ("ben", &[Move::Admit, Move::ClearFiles]),
+            ("dan", &[Move::Admit, Move::ClearFiles, Move::Hold]),
+        ];
+        for (hotkey, steps) in miners {
+            let row = submitted(ledger, hotkey, &format!("{hotkey}/model"), steps).await;
+            let looked = admissions.look_at(&row, &king, &nobody(4).await, &cx).await.expect("looked");
+            assert!(matches!(looked, Looked::Waits(_)), "{hotkey}: {looked:?}");
+            assert_eq!(ledger.submission(row.id).await.expect("read").state, row.state);
+            admissions.look_at(&row, &king, &nobody(5).await, &cx).await.expect("looked");
+            let row = ledger.submission(row.id).await.expect("read");
+            assert_eq!(row.state, State::SetAside, "{hotkey}: {}", row.reason);
+            assert!(row.reason.contains("not registered"), "{}", row.reason);
+        }
+        let row = submitted(ledger, "eve", "eve/model", &[]).await;
+        admissions.look_at(&row, &king, &at(&shared, 5).await, &cx).await.expect("looked");
+        assert_eq!(ledger.submission(row.id).await.expect("read").state, State::Admitted);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_a_copy_of_its_own_earlier_try_or_of_what_came_later() {
+        let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+        let shared = Arc::new(shared(folder.path(), &clock).await);
+        let ledger = &shared.ledger;
+        let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
+        let steps = [Move::Admit, Move::ClearFiles];
+        let first = submitted(ledger, "amy", "amy/first", &steps).await;
+        ledger.step(first.id, Move::Expire, Reason::new("gone"), 3).await.expect("moved");
+        let again = submitted(ledger, "amy", "amy/second", &steps).await;
+        let later = submitted(ledger, "ben", "ben/model", &[Move::Admit, Move::ClearFiles, Move::Hold]).await;
+        let admissions = Admissions::new(Arc::clone(&shared));
+        let labels = async || admissions.labels(&again, &CallContext::new()).await.expect("read");
+        assert_eq!(labels().await, [label(&first), label(&again)]);
+        let screened = Reason::new("passed").screened(found(Finding::Clear(json!({}))), king.id);
+        ledger.step(later.id, Move::Clear, screened, 4).await.expect("moved");
+        assert_eq!(labels().await, [label(&first), label(&later), label(&again)]);
+    }
+
+    /// An admission in which a screen has found that.
+    fn found(finding: Finding) -> Admission {
+        let model = ScreenedModel {
+            reference: None,
+            files: 0,
+            bytes: 0,
+            listing: Digest::of("listing"),
+            parameters: None,
+        };
+        let screen = Identity::new("screen", "1", &json!({})).expect("an identity");
+        let findings = vec![Screened { screen, stage: ScreenStage::Behaviour, finding }];
+        Admission {
+            king: model.clone(),
+            submission: model,
+            anchor: None,
+            profile: None,
+            seed: None,
+            outcome: AdmissionOutcome::of(&findings),
+            findings,
+        }
+    }
+
+    #[test]
+    fn a_model_that_a_server_could_not_fetch_is_told_from_an_outage() {
+        let reference =
+            |name: &str| HubRef::new("oci", name, Revision::Sha256(Digest::of(name))).expect("a reference");
+        let (own, kings) = (reference("ann/model"), reference("a/king"));
+        let lacks = |model: &HubRef| {
+            Error::new(ErrorKind::NotFound, "load the model", "the hub does not have it").with("model", model)
+        };
+        let is_it = |error: &Error| is_unfetched(&found(Finding::unverified(error)), &own);
+        assert!(is_it(&lacks(&own)));
+        assert!(!is_it(&lacks(&own).with_fault(Fault::Infrastructure)), "an outage");
+        assert!(!is_it(&lacks(&kings)), "the king");
+        assert!(!is_unfetched(&found(Finding::Clear(json!({}))), &own));
+    }
 }

@@ -48,16 +48,14 @@ pub(super) fn barred(
         return Some(why);
     }
     let earlier = || all.iter().take_while(|other| other.id != row.id);
-    if let Some(first) = earlier().find(|other| other.pin == row.pin) {
+    if let Some(first) = earlier().find(|other| other.pin == row.pin && !is_own_try(other, row, miners)) {
         return Some(format!(
             "{} committed to the same files before, in block {}",
             first.hotkey, first.place.block
         ));
     }
     let miner = miners.first(&row.hotkey);
-    let counts = |other: &&SubmissionRow| {
-        !matches!(other.state, State::SetAside | State::Expired) && miners.first(&other.hotkey) == miner
-    };
+    let counts = |other: &&SubmissionRow| !never_entered(other) && miners.first(&other.hotkey) == miner;
     let entered: Vec<_> = earlier().filter(counts).collect();
     if entered.len() >= per_hotkey as usize {
         let other = entered.iter().find(|other| other.hotkey != row.hotkey);
@@ -86,13 +84,29 @@ pub(super) fn gone(hotkey: &Hotkey, metagraph: &Metagraph, swaps: &[Swap]) -> Op
     })
 }
 
+/// Whether `other` is an earlier try of `row`'s own miner that never entered: nothing that it
+/// claims bars its miner.
+pub(super) fn is_own_try(other: &SubmissionRow, row: &SubmissionRow, miners: &Miners) -> bool {
+    never_entered(other) && miners.first(&other.hotkey) == miners.first(&row.hotkey)
+}
+
+fn never_entered(row: &SubmissionRow) -> bool {
+    matches!(row.state, State::SetAside | State::Expired)
+}
+
 /// The earlier submission with the same content, if there is one; `all` are the submissions by
 /// place, those at least that have its content.
-pub(super) fn same_content<'a>(row: &SubmissionRow, all: &'a [SubmissionRow]) -> Option<&'a SubmissionRow> {
+pub(super) fn same_content<'a>(
+    row: &SubmissionRow,
+    all: &'a [SubmissionRow],
+    miners: &Miners,
+) -> Option<&'a SubmissionRow> {
     let content = row.content?;
-    let mut earlier = all.iter().take_while(|other| other.id != row.id);
-    // What never entered has no claim.
-    earlier.find(|other| other.content == Some(content) && other.state != State::SetAside)
+    let claims = |other: &&SubmissionRow| {
+        // What was set aside has no claim.
+        other.content == Some(content) && other.state != State::SetAside && !is_own_try(other, row, miners)
+    };
+    all.iter().take_while(|other| other.id != row.id).find(claims)
 }
 
 #[cfg(test)]
@@ -168,6 +182,26 @@ mod tests {
     }
 
     #[test]
+    fn what_never_entered_bars_its_own_miner_from_nothing() {
+        let swaps = [swap("ann", "dan")];
+        let (miners, metagraph) = (Miners::new(&swaps), metagraph(&["ann", "bob", "dan"]));
+        let barred = |all: &[SubmissionRow]| {
+            let row = all.last().expect("a row");
+            barred(row, all, 1, &miners, &metagraph, &swaps)
+        };
+        for state in [State::Expired, State::SetAside] {
+            let first = row(1, "ann", "p1", state);
+            assert_eq!(barred(&[first.clone(), row(2, "ann", "p1", State::Seen)]), None, "{state:?}");
+            // A hotkey that took over the slot is the same miner, another miner is not.
+            assert_eq!(barred(&[first.clone(), row(2, "dan", "p1", State::Seen)]), None, "{state:?}");
+            let why = barred(&[first, row(2, "bob", "p1", State::Seen)]).expect("ann's claim");
+            assert!(why.contains("ann committed to the same files before"), "{why}");
+        }
+        let lost = [row(1, "ann", "p1", State::Lost), row(2, "ann", "p1", State::Seen)];
+        assert!(barred(&lost).is_some(), "a content enters once");
+    }
+
+    #[test]
     fn a_miner_has_every_hotkey_that_its_slot_had() {
         let miners = Miners::new(&[swap("a", "b"), swap("b", "c"), swap("x", "y")]);
         let hotkeys = |hotkey: &str| {
@@ -194,11 +228,17 @@ mod tests {
             row(2, "bob", "p2", State::Lost),
             row(3, "cat", "p3", State::Admitted),
         ];
-        assert!(same_content(&all[2], &all).is_none(), "nothing is known of it yet");
+        let miners = Miners::default();
+        assert!(same_content(&all[2], &all, &miners).is_none(), "nothing is known of it yet");
         for row in &mut all {
             row.content = content;
         }
-        assert_eq!(same_content(&all[2], &all).map(|row| row.id), Some(2));
-        assert!(same_content(&all[1], &all).is_none());
+        assert_eq!(same_content(&all[2], &all, &miners).map(|row| row.id), Some(2));
+        assert!(same_content(&all[1], &all, &miners).is_none());
+        // What has expired has its claim before others, and none before its own miner.
+        all[1].state = State::Expired;
+        assert_eq!(same_content(&all[2], &all, &miners).map(|row| row.id), Some(2));
+        all[2].hotkey = Hotkey("bob".into());
+        assert!(same_content(&all[2], &all, &miners).is_none());
     }
 }

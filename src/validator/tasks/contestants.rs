@@ -6,11 +6,15 @@ use tokio::sync::Mutex;
 
 use crate::reign::EffectPrior;
 use crate::validator::ledger::{Attempt, KingRow, SubmissionRow};
-use crate::validator::models::Local;
+use crate::validator::models::{Local, is_absence};
 use crate::validator::parts::Shared;
 use crate::{
-    Admission, CallContext, Contestant, Duel, DuelBuilder, DuelSettings, ModelRef, ModelSource, Result, Side,
+    Admission, CallContext, Contestant, Duel, DuelBuilder, DuelSettings, Error, ModelRef, ModelSource,
+    Result, Side,
 };
+
+/// The fact of an error that names whose model it is about.
+const SIDE: &str = "side";
 
 /// Loaded models: the king stays from duel to duel.
 #[derive(Debug, Default)]
@@ -63,7 +67,8 @@ impl Contestants {
             _ => {
                 *loaded = None;
                 let model = ModelRef::from(shared.models.reference(&row.repository, &row.pin)?);
-                let (model, held) = shared.models.for_backend(&*shared.backend, &model, cx).await?;
+                let held = shared.models.for_backend(&*shared.backend, &model, cx).await;
+                let (model, held) = held.map_err(|error| error.with(SIDE, Side::Challenger))?;
                 let source = ModelSource::new(model).with_text_from(king_model);
                 let contestant = Contestant::load(Side::Challenger, &shared.backend, &source, cx).await?;
                 let challenger = Loaded { contestant, _held: held };
@@ -78,6 +83,12 @@ impl Contestants {
     pub(super) async fn drop_challenger(&self) {
         *self.challenger.lock().await = None;
     }
+}
+
+/// Whether loading failed with `error` because the challenger's files were not to be had.
+pub(super) fn lacks_challenger(error: &Error) -> bool {
+    let challenger = Side::Challenger.to_string();
+    is_absence(error) && error.context().iter().any(|(key, value)| *key == SIDE && *value == challenger)
 }
 
 /// The settings of `attempt`, whose seed is not known yet.

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use super::admission::Admissions;
 use super::anchors::on_chain;
 use super::checks::gone;
-use super::contestants::{Contestants, builder, settings};
+use super::contestants::{Contestants, builder, lacks_challenger, settings};
 use super::turn::{Turn, next_to_duel, pause, waits};
 use super::{IDLE, Next, Task, on_thread, report};
 use crate::chain::BlockNumber;
@@ -63,16 +63,23 @@ impl Duels {
                 return Ok(Next::Change(pause.min(IDLE)));
             }
         };
+        // The chain before the commitment says nothing of its hotkey.
+        if seen.head.number < row.readable_at {
+            return Ok(Next::Change(IDLE));
+        }
         // King and registration are looked at again before anything is spent.
         let swaps = self.shared.reveals.swaps(self.shared.chain_id(cx).await?, self.shared.netuid).await?;
         if let Some(why) = gone(&row.hotkey, &seen.metagraph, &swaps) {
             ledger.step(row.id, Move::SetAside, Reason::new(why), now_ms).await?;
             return Ok(Next::Now);
         }
+        let admissions = Admissions::new(Arc::clone(&self.shared));
         let planned = match self.plan(row, &king, cx).await {
+            Err(error) if lacks_challenger(&error) => {
+                admissions.lost(row, error, seen.head.number, cx).await.map(drop)
+            }
             // Its bytes are here as they were handed in, and no model can be loaded from them.
             Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => {
-                let admissions = Admissions::new(Arc::clone(&self.shared));
                 admissions.convict(row, &king, "load", error, cx).await.map(drop)
             }
             planned => planned,
@@ -158,7 +165,7 @@ impl Duels {
     async fn announced_at(&self, duel: &OpenDuel, cx: &CallContext) -> Result<Option<BlockNumber>> {
         let shared = &*self.shared;
         if shared.anchoring != Anchoring::BeforeSeed {
-            return Ok(Some(shared.chain.head(cx).await?.number));
+            return Ok(Some(shared.head_number(cx).await?));
         }
         let Some(seen) = shared.newest() else { return Ok(None) };
         let on_chain = on_chain(shared, &seen, cx).await?;

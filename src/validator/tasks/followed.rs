@@ -15,7 +15,7 @@ use crate::chain::{BlockNumber, BlockRef, Content, EpochIndex, Hotkey};
 use crate::chains::ledger::Sighting;
 use crate::log::{Anchor, AnchoredHead, Announced, End, Ended, Entry, Head, History, Log, Submission};
 use crate::record::{AnyRecord, RecordedReply, VerifyOptions, verify_record};
-use crate::validator::following::{Following, coverage, unknown_genesis};
+use crate::validator::following::{Following, Unaudited, coverage, unknown_genesis};
 use crate::validator::ledger::{
     Cause, Effect, FollowedCrown, FollowedDuel, FollowedRow, KingRow, Refusal, Verified,
 };
@@ -23,7 +23,7 @@ use crate::validator::parts::{Base, Seen};
 use crate::validator::seeds;
 use crate::{
     CallContext, Digest, Error, ErrorKind, Fault, ModelRef, Outcome, PublicKey, Record, Registry, Result,
-    Terms,
+    Side, Terms,
 };
 
 mod wrong;
@@ -33,7 +33,7 @@ mod wrong;
 const LIMIT: Duration = Duration::from_hours(2);
 
 /// Epochs without news, or without a record that the log names, after which the validator is
-/// followed no further. Source: albedo.
+/// followed no further; and for which an audit waits for a model. Source: albedo.
 const EPOCHS: EpochIndex = 2;
 
 /// Largest relative difference between a share and what the error budget gives: both are
@@ -41,6 +41,8 @@ const EPOCHS: EpochIndex = 2;
 const SHARE_TOLERANCE: f64 = 1e-9;
 
 const OPERATION: &str = "follow the validator";
+
+const UNFREEZE: &str = "find out why; `albedo validator unfreeze` follows it without an audit";
 
 #[derive(Debug)]
 pub(super) struct Followed {
@@ -62,6 +64,14 @@ struct Looked {
     said: Option<Refusal>,
     /// Alerts of an earlier process may stand.
     is_begun: bool,
+}
+
+/// What becomes of a duel that cannot be audited.
+#[derive(Debug, PartialEq, Eq)]
+enum WithoutAudit {
+    Waits,
+    Taken,
+    Refused,
 }
 
 /// Whether there may be more to follow.
@@ -318,9 +328,39 @@ impl Followed {
         match (auditor, block, record) {
             (Some(_), None, _) => Err(Stop::Waits),
             (Some((_, (_, announced))), Some(block), AnyRecord::Duel(record)) => {
-                self.audit(place, *record, announced, &block, cx).await
+                match self.audit(place, *record, announced, &block, cx).await? {
+                    None => Ok(()),
+                    Some(error) => self.unaudited(row, crowns(history, place), error, seen).await,
+                }
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Goes on from the next entry's duel although the files of a model are gone, as `error` says.
+    async fn unaudited(
+        &self,
+        row: &FollowedRow,
+        crowns: bool,
+        error: Error,
+        seen: &Seen,
+    ) -> Result<(), Stop> {
+        let waited = seen.subnet.epoch.saturating_sub(row.next_epoch);
+        match without_audit(crowns, waited, row.caught_up) {
+            WithoutAudit::Taken => {
+                tracing::warn!(%error, "the duel is followed without an audit");
+                self.base().ledger.take_unaudited(row.next).await?;
+                Ok(())
+            }
+            WithoutAudit::Refused => {
+                let error = error.with_fault(Fault::Operator).with_hint(UNFREEZE);
+                Err(Wrong { cause: Cause::Audit, error }.into())
+            }
+            WithoutAudit::Waits => {
+                let hint = "nothing: it is tried again; after two epochs a duel without a crown is followed, and a \
+                            crown is refused";
+                Err(Stop::Failed(error.with_fault(Fault::Infrastructure).with_hint(hint)))
+            }
         }
     }
 
@@ -425,7 +465,8 @@ impl Followed {
         }))
     }
 
-    /// Audits the replies that the block after the record's publication chooses.
+    /// Audits the replies that the block after the record's publication chooses. Gives why that is
+    /// not possible, if the files of a model are gone.
     async fn audit(
         &self,
         place: u64,
@@ -433,10 +474,14 @@ impl Followed {
         announced: &Announced,
         block: &BlockRef,
         cx: &CallContext,
-    ) -> Result<(), Stop> {
+    ) -> Result<Option<Error>, Stop> {
         let ledger = &self.base().ledger;
         let known = ledger.followed_records(place).await?.into_iter().find(|known| known.place == place);
         let known = known.ok_or_else(|| Error::bug(OPERATION, "the record was not noted"))?;
+        if known.replies == 0 {
+            // A model that could not be loaded has written none.
+            return Ok(None);
+        }
         if known.passed.is_none() {
             let king = self.king().await?;
             let is_first = king.hotkey.is_none();
@@ -454,29 +499,38 @@ impl Followed {
             let audited = on_thread("audit a followed record", move || async move {
                 let Following { auditor, models, .. } = &*following;
                 let auditor = auditor.as_ref().ok_or_else(|| Error::bug(OPERATION, "nothing audits"))?;
-                auditor.audit(&record, models, [&king, &challenger], seed, &inner).await
+                Ok(auditor.audit(&record, models, [&king, &challenger], seed, &inner).await)
             });
-            let audited = audited.await.map_err(|error| error.with("record", known.record));
-            let report = match audited {
+            let report = match audited.await? {
+                Ok(report) => report,
+                Err(Unaudited::WithoutTokens) => {
+                    let message = "a duel's replies cannot be audited: the record does not tell their tokens";
+                    let wrong = Wrong::new(Cause::Audit, message).with("record", known.record);
+                    return Err(wrong.with_hint(UNFREEZE).into());
+                }
                 // The first king is named by this validator's own configuration.
-                Err(error) if error.kind() == ErrorKind::DigestMismatch && is_first => {
-                    return Err(Stop::Failed(error.with_fault(Fault::Operator)));
+                Err(Unaudited::Unfetched(side, error)) if side == Side::Challenger || !is_first => {
+                    let message = "a duel's replies cannot be audited: the hub does not have the model";
+                    let lacking = Error::new(ErrorKind::NotFound, OPERATION, message)
+                        .with("record", known.record)
+                        .with("side", side)
+                        .with("because", error.message());
+                    return Ok(Some(lacking));
                 }
-                Err(error)
-                    if error.kind() == ErrorKind::NotFound
-                        && known.replies > 0
-                        && error.fault() == Fault::Operator =>
-                {
-                    return Err(Stop::Wrong(Wrong { cause: Cause::Audit, error }));
+                Err(Unaudited::Unfetched(_, error) | Unaudited::Failed(error)) => {
+                    let error = error.with("record", known.record);
+                    if error.kind() == ErrorKind::DigestMismatch && is_first {
+                        return Err(Stop::Failed(error.with_fault(Fault::Operator)));
+                    }
+                    return Err(evidence(Cause::Audit)(error));
                 }
-                audited => audited.map_err(evidence(Cause::Audit))?,
             };
             ledger.note_audit(place, &report).await?;
             if !report.alarm {
-                return Ok(());
+                return Ok(None);
             }
         } else if known.passed == Some(true) {
-            return Ok(());
+            return Ok(None);
         }
         Err(Wrong::new(Cause::Audit, "replies of a duel are not the models'")
             .with("record", known.record)
@@ -607,12 +661,30 @@ impl Task for Followed {
     }
 }
 
+/// What becomes of a duel whose models' files are gone, for so many epochs. A miner may delete
+/// them at any time: only a crown is refused for that. What was over before all of the log was
+/// followed once is not waited for.
+fn without_audit(crowns: bool, waited: EpochIndex, caught_up: bool) -> WithoutAudit {
+    match (crowns, waited >= EPOCHS) {
+        (true, true) => WithoutAudit::Refused,
+        (false, has_waited) if has_waited || !caught_up => WithoutAudit::Taken,
+        _ => WithoutAudit::Waits,
+    }
+}
+
 /// The announcement at `place`.
 fn announcement(history: &History, place: u64) -> Result<&Announced> {
     match usize::try_from(place).ok().and_then(|place| history.entries().get(place)) {
         Some(Entry::Announced(announced)) => Ok(announced),
         _ => Err(Error::bug(OPERATION, "an open duel was not announced").with("entry", place)),
     }
+}
+
+/// Whether the entry at `place` ends a duel with a crown.
+fn crowns(history: &History, place: u64) -> bool {
+    let entry = usize::try_from(place).ok().and_then(|place| history.entries().get(place));
+    let Some(Entry::Ended(Ended { end: End::Recorded { outcome, .. }, .. })) = entry else { return false };
+    *outcome == Outcome::Dethroned
 }
 
 /// The heads of a log that `hotkey` put on chain, as far as they were seen.
@@ -637,4 +709,23 @@ fn unnamed(message: &str, key: &'static str, hint: &str) -> Error {
         .with_fault(Fault::Operator)
         .with("key", key)
         .with_hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duel_whose_models_are_gone_stops_nobody_unless_it_crowned() {
+        use WithoutAudit::{Refused, Taken, Waits};
+        assert_eq!(
+            [0, 1, 2, 9].map(|waited| without_audit(false, waited, true)),
+            [Waits, Waits, Taken, Taken]
+        );
+        assert_eq!([0, 1, 2].map(|waited| without_audit(false, waited, false)), [Taken, Taken, Taken]);
+        for caught_up in [false, true] {
+            let crowned = [0, 1, 2].map(|waited| without_audit(true, waited, caught_up));
+            assert_eq!(crowned, [Waits, Waits, Refused], "{caught_up}");
+        }
+    }
 }

@@ -1,19 +1,19 @@
 //! Reads every final block and enters its commitments; where another validator is followed,
 //! they are only remembered.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::{Next, Task};
-use crate::chain::Content;
+use crate::chain::{BlockNumber, Content};
 use crate::chains::ledger::{Seen as SeenFirst, Sighting};
 use crate::log::AnchoredHead;
 use crate::validator::ledger::Commit;
 use crate::validator::parts::{Base, Seen};
-use crate::{CallContext, Result};
+use crate::{CallContext, Error, ErrorKind, Result};
 
 /// How long a chain may show no new block before that is reported. Source: albedo; a
 /// block of Bittensor's takes 12 seconds.
@@ -26,11 +26,28 @@ pub(super) struct Follower {
     enters: bool,
     /// Everything that was sighted before is in the validator's ledger.
     caught_up: AtomicBool,
+    /// When the head rose last, by the clock.
+    rose: Mutex<Duration>,
 }
 
 impl Follower {
     pub(super) fn new(base: Arc<Base>, enters: bool) -> Self {
-        Self { base, enters, caught_up: AtomicBool::new(false) }
+        Self { base, enters, caught_up: AtomicBool::new(false), rose: Mutex::default() }
+    }
+
+    /// # Errors
+    /// Infrastructure's: the head has been block `head` for too long. A node that is cut off from
+    /// the others answers on and on.
+    fn check_that_it_rises(&self, head: BlockNumber) -> Result<()> {
+        let rose = *self.rose.lock().unwrap_or_else(PoisonError::into_inner);
+        let stood = self.base.time.clock.now().saturating_sub(rose);
+        if stood <= LIMIT {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unavailable, "follow the chain", "it shows no new final block")
+            .with("newest", head)
+            .with("seconds", stood.as_secs())
+            .with_hint("nothing, if the chain itself stands still; else name other nodes under `chain`"))
     }
 }
 
@@ -47,9 +64,12 @@ impl Task for Follower {
     async fn step(&self, cx: &CallContext) -> Result<Next> {
         let Base { ledger, reveals, chain, netuid, seen, time, poll, .. } = &*self.base;
         let head = chain.head(cx).await?;
-        if seen.borrow().as_ref().is_some_and(|seen| seen.head == head) {
+        // A node that is behind tells of an older one, whose metagraph lacks who came since.
+        if let Some(newest) = self.base.newest().filter(|newest| head.number <= newest.head.number) {
+            self.check_that_it_rises(newest.head.number)?;
             return Ok(Next::After(*poll));
         }
+        *self.rose.lock().unwrap_or_else(PoisonError::into_inner) = time.clock.now();
         let caught_up = self.caught_up.swap(false, Ordering::Relaxed);
         let new = reveals.follow_to(&**chain, *netuid, &head, cx).await?;
         // A process that was killed between the two has left some in between.

@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
-use super::{IDLE, Next, Task};
+use super::{IDLE, Next, Task, raise};
 use crate::publish::{Backoff, Failure, Item, Lag, Next as Due, Outbox, Publisher, Settings, Work};
-use crate::validator::ledger::outbox::What;
+use crate::validator::ledger::outbox::{Unpublished, What};
 use crate::validator::parts::{Base, Shared};
 use crate::validator::table::State;
-use crate::{CallContext, Error, Result};
+use crate::{CallContext, Error, ErrorKind, Fault, Result};
 
 pub(in crate::validator) mod documents;
 
@@ -25,6 +25,12 @@ const RUNNING: Duration = Duration::from_secs(2);
 /// How often the public data is written although nothing has changed: well within the time
 /// after which readers doubt it. Source: albedo.
 const FRESH_MS: u64 = 10 * 60 * 1000;
+
+/// How often what waits for somebody is tried again all the same. Source: albedo.
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Alert: something cannot be published.
+const HELD_UP: &str = "a publication is held up";
 
 #[derive(Debug)]
 pub(super) struct Publishing {
@@ -40,6 +46,18 @@ struct Opened {
     signed: Option<u64>,
     /// When the public data was last said to be written anew.
     fresh_ms: u64,
+    /// When what waits for somebody was last tried again.
+    stopped_ms: u64,
+    told: Told,
+}
+
+/// What the ledger's alert says.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Told {
+    /// An earlier process may have left one.
+    #[default]
+    Unknown,
+    Known(Option<Unpublished>),
 }
 
 impl Publishing {
@@ -55,6 +73,24 @@ impl Publishing {
             Some(duel) => Ok(ledger.submission(duel.submission).await?.state == State::Duelling),
             None => Ok(false),
         }
+    }
+
+    /// Raises or ends the alert of what cannot be published, as the ledger has it: a try that waits
+    /// for its time is no success.
+    async fn tell(&self, told: &mut Told) -> Result<()> {
+        let Base { ledger, time, .. } = &**self.shared;
+        let found = Told::Known(ledger.unpublished().await?);
+        if *told == found {
+            return Ok(());
+        }
+        let is_written = match &found {
+            Told::Known(Some(unpublished)) => raise(ledger, time, HELD_UP, &error_of(unpublished)).await,
+            _ => ledger.well(HELD_UP, time.now_ms()).await.is_ok(),
+        };
+        if is_written {
+            *told = found;
+        }
+        Ok(())
     }
 }
 
@@ -73,7 +109,7 @@ impl Task for Publishing {
         let Base { ledger, time, .. } = &**self.shared;
         log.write(ledger, time.now_ms(), cx).await?;
         let mut state = self.state.lock().await;
-        let Opened { publisher, signed, fresh_ms } = &mut *state;
+        let Opened { publisher, signed, fresh_ms, stopped_ms, told } = &mut *state;
         let publisher = match publisher {
             Some(publisher) => publisher,
             none => {
@@ -102,17 +138,25 @@ impl Task for Publishing {
             ledger.refresh_documents(now_ms).await?;
             *fresh_ms = now_ms;
         }
+        if now_ms.saturating_sub(*stopped_ms) >= DAY_MS {
+            // A bug is met again unless the program is another one.
+            ledger.try_stopped(*stopped_ms == 0, now_ms).await?;
+            *stopped_ms = now_ms;
+        }
         let waiting = ledger.next_waiting(now_ms).await?;
         let due_ms = waiting.map(|waiting| waiting.due_ms);
         if due_ms.is_none_or(|due_ms| due_ms > now_ms) {
+            self.tell(told).await?;
             let most = if self.is_running().await? { RUNNING } else { IDLE };
             let due = due_ms.map(|due_ms| Duration::from_millis(due_ms - now_ms));
             return Ok(Next::Change(due.map_or(most, |due| due.min(most))));
         }
         let drained = publisher.drain(&LedgerOutbox(&self.shared), cx).await?;
-        match drained.error {
-            Some(error) if drained.waiting > 0 => Err(error),
-            _ => Ok(Next::After(RUNNING / 4)),
+        self.tell(told).await?;
+        match drained.error.filter(|error| error.fault() == Fault::Bug) {
+            // It freezes crowns.
+            Some(bug) => Err(bug),
+            None => Ok(Next::After(RUNNING / 4)),
         }
     }
 }
@@ -147,8 +191,8 @@ impl Outbox for LedgerOutbox<'_> {
         self.0.ledger.published(id, now_ms).await
     }
 
-    async fn failed(&self, id: u64, failure: &Failure, _: u64) -> Result<()> {
-        self.0.ledger.not_published(id, failure).await
+    async fn failed(&self, id: u64, failure: &Failure, now_ms: u64) -> Result<()> {
+        self.0.ledger.not_published(id, failure, now_ms).await
     }
 
     async fn lag(&self, _: u64) -> Result<Lag> {
@@ -156,7 +200,71 @@ impl Outbox for LedgerOutbox<'_> {
     }
 }
 
+/// The error of the alert. A bug has frozen crowns when it was met: somebody has to act on what is
+/// left of it.
+fn error_of(unpublished: &Unpublished) -> Error {
+    let Unpublished { name, error, is_outage, is_stopped } = unpublished;
+    let fault = if *is_outage { Fault::Infrastructure } else { Fault::Operator };
+    let message = format!("`{name}` waits: {error}");
+    let told = Error::new(ErrorKind::Unavailable, "publish", message).with_fault(fault);
+    if *is_stopped {
+        told.with_hint("mend it: it is tried again once per day and when the validator starts")
+    } else {
+        told
+    }
+}
+
 /// A document that nothing writes.
 fn unknown(name: &str) -> Error {
     Error::bug("write the public data", "there is no such document").with("name", name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Digest;
+    use crate::chain::{DatedBy, Hotkey, Place};
+    use crate::validator::ledger::{Commit, Reason};
+    use crate::validator::parts::testing::{Quick, shared};
+    use crate::validator::table::Move;
+
+    #[tokio::test]
+    async fn what_cannot_be_published_is_told_until_it_is_published() {
+        let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+        let shared = Arc::new(shared(folder.path(), &clock).await);
+        let (ledger, cx) = (&shared.ledger, CallContext::new());
+        ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
+        let text = format!("v7|ann/model|sha256:{}", Digest::of("ann"));
+        let place = Place { block: 1, extrinsic: Some(0), dated_by: DatedBy::Commitment };
+        let commit = Commit { hotkey: Hotkey("ann".into()), text, place, readable_at: 1, witnessed: true };
+        ledger.observe(vec![commit], 2).await.expect("observed");
+        let id = ledger.live().await.expect("read")[0].id;
+        ledger.step(id, Move::Admit, Reason::new("may take part"), 3).await.expect("moved");
+        // A record whose folder somebody has moved away.
+        let record = Digest::of("record");
+        let nowhere = folder.path().join("nowhere");
+        ledger.forfeit(id, Reason::new("a copy"), record, nowhere, 4).await.expect("forfeits");
+
+        let publishing = Publishing::new(Arc::clone(&shared));
+        let told = async || {
+            let alerts = ledger.alerts().await.expect("read");
+            alerts.into_iter().map(|alert| (alert.key, alert.count)).collect::<Vec<_>>()
+        };
+        // Steps that have nothing to try end no alert, and a new process knows it.
+        for publishing in [&publishing, &Publishing::new(Arc::clone(&shared))] {
+            for _ in 0..3 {
+                publishing.step(&cx).await.expect("goes on");
+            }
+            let told = told().await;
+            assert_eq!(told.iter().map(|(key, _)| &**key).collect::<Vec<_>>(), [HELD_UP], "{told:?}");
+        }
+        let waiting = ledger.unpublished().await.expect("read").expect("the record");
+        assert!(waiting.is_stopped && waiting.name == record.to_string(), "{waiting:?}");
+        // After a day it is tried again, and after it is published nothing is told.
+        ledger.try_stopped(false, 5).await.expect("asked");
+        let waiting = ledger.next_waiting(6).await.expect("read").expect("the record");
+        ledger.published(waiting.id, 6).await.expect("noted");
+        publishing.step(&cx).await.expect("goes on");
+        assert!(told().await.is_empty(), "it is over");
+    }
 }

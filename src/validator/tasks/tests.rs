@@ -1,7 +1,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::chain::{BlockRef, Metagraph};
 use crate::validator::operate::OperateSettings;
+use crate::validator::parts::testing::{Quick, base};
 
 /// Fails in its first steps, then waits; cancels its context after the last one.
 #[derive(Debug)]
@@ -76,6 +78,47 @@ fn a_task_that_fails_or_panics_is_started_again_and_reported() {
         care.keep_going(&task, &task.cx).await;
         let frozen = care.ledger.frozen().await.expect("read").expect("a bug");
         assert!(frozen.contains("one and one is three") && frozen.contains("shaky"), "{frozen}");
+        // The task is well again, the validator is not before somebody has looked.
+        let alerts = care.ledger.alerts().await.expect("read");
+        let keys: Vec<_> = alerts.iter().map(|alert| &*alert.key).collect();
+        assert_eq!(keys, ["frozen", "shaky"], "{alerts:?}");
+        care.ledger.unfreeze().await.expect("looked");
+        assert!(care.ledger.alerts().await.expect("read").is_empty());
+    });
+}
+
+#[test]
+fn an_older_head_changes_nothing_and_one_that_stands_still_is_reported() {
+    run(async {
+        let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+        let (base, chain) = base(folder.path(), &clock).await;
+        let (base, cx) = (Arc::new(base), CallContext::new());
+        let follower = follower::Follower::new(Arc::clone(&base), true);
+        follower.step(&cx).await.expect("follows");
+        let first = base.newest().expect("a block");
+
+        // A node that is behind has an old metagraph: nobody is judged by it.
+        let later = Seen {
+            head: BlockRef { number: first.head.number + 50, ..first.head.clone() },
+            subnet: first.subnet.clone(),
+            metagraph: Metagraph { neurons: Vec::new() },
+        };
+        base.seen.send_replace(Some(Arc::new(later)));
+        chain.advance(1).expect("a block");
+        follower.step(&cx).await.expect("waits");
+        assert_eq!(base.newest().expect("a block").head.number, first.head.number + 50);
+
+        // Nothing but a new block ends it.
+        clock.pass(Duration::from_mins(6));
+        for _ in 0..2 {
+            let error = follower.step(&cx).await.expect_err("it stands still");
+            assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
+            assert!(error.to_string().contains("seconds: 360"), "{error}");
+        }
+        let head = chain.advance(60).expect("blocks");
+        follower.step(&cx).await.expect("follows");
+        assert_eq!(base.newest().expect("a block").head, head);
+        follower.step(&cx).await.expect("waits");
     });
 }
 
@@ -84,7 +127,7 @@ fn a_task_that_stands_still_is_reported_once_and_cleared() {
     run(async {
         let clock = Quick::default();
         let care = care(&clock);
-        care.beats.begin("shaky", Duration::from_mins(1), clock.state().now);
+        care.beats.begin("shaky", Duration::from_mins(1), care.time.clock.now());
         let cx = CallContext::new();
         // 15 looks, each after 5 seconds of a task that does nothing.
         clock.stop_after(15, cx.clone());
@@ -119,49 +162,4 @@ fn a_disk_below_its_reserve_is_reported_once_and_cleared() {
         assert!(alerts[0].message.contains("reserve"), "{alerts:?}");
         assert!(looks(&wide, 1).await.is_empty(), "an earlier process's alert ends too");
     });
-}
-
-/// A clock whose sleepers wake at once, at their time.
-#[derive(Debug, Clone, Default)]
-struct Quick(Arc<std::sync::Mutex<State>>);
-
-#[derive(Debug, Default)]
-struct State {
-    now: Duration,
-    slept: Vec<u64>,
-    stop: Option<(usize, CallContext)>,
-}
-
-impl Quick {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().expect("no panic")
-    }
-
-    fn slept(&self) -> Vec<u64> {
-        self.state().slept.clone()
-    }
-
-    /// Cancels `cx` with the sleep after so many more.
-    fn stop_after(&self, sleeps: usize, cx: CallContext) {
-        let mut state = self.state();
-        let at = state.slept.len() + sleeps;
-        state.stop = Some((at, cx));
-    }
-}
-
-impl crate::Clock for Quick {
-    fn now(&self) -> Duration {
-        self.state().now
-    }
-
-    fn sleep_until(&self, at: Duration) -> futures::future::BoxFuture<'static, ()> {
-        let mut state = self.state();
-        let slept = at.saturating_sub(state.now).as_secs();
-        state.slept.push(slept);
-        state.now = state.now.max(at);
-        if let Some((_, cx)) = state.stop.as_ref().filter(|(stop, _)| state.slept.len() > *stop) {
-            cx.cancel();
-        }
-        Box::pin(std::future::ready(()))
-    }
 }

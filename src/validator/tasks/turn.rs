@@ -9,11 +9,20 @@ use crate::validator::table::State;
 /// The longest pause after a failure, in seconds. Source: albedo.
 const LONGEST_SECS: u64 = 1800;
 
+/// Failures in a row after which a submission holds up no other one while it waits: of an
+/// outage, some forty minutes. Source: albedo.
+const PATIENCE: u32 = 8;
+
 /// Whether what is due at `due_ms` waits at `now_ms`, both in milliseconds since the Unix
 /// epoch. Nothing waits for longer than the longest pause: a later time is of a clock that was
 /// wrong, and it is due at once.
 pub(super) fn waits(due_ms: u64, now_ms: u64) -> bool {
     due_ms > now_ms && due_ms - now_ms <= LONGEST_SECS * 1000
+}
+
+/// Whether others no longer wait for `row`, which fails again and again.
+fn is_passed_over(row: &SubmissionRow, now_ms: u64) -> bool {
+    row.voids >= PATIENCE && waits(row.due_ms, now_ms)
 }
 
 /// What is to be done next.
@@ -28,8 +37,8 @@ pub(super) enum Turn<'a> {
 
 /// The submission that admission looks at next, of `live`, which are by place; none of
 /// `skip`. At most `ahead` are fetched and screened before their turn. A submission is not
-/// screened before an earlier one whose bytes are here: otherwise a copy could be
-/// remembered before its original.
+/// screened before an earlier one whose bytes are here: a copy would be screened before its
+/// original. One that fails for long is passed over while it waits.
 pub(super) fn next_to_screen<'a>(
     live: &'a [SubmissionRow],
     king: i64,
@@ -40,15 +49,15 @@ pub(super) fn next_to_screen<'a>(
     let (mut fetched, mut held_before) = (0, false);
     let mut due: Option<u64> = None;
     for row in live {
-        let beside_this_king = row.screened_king == Some(king);
+        let (beside_this_king, counts) = (row.screened_king == Some(king), !is_passed_over(row, now_ms));
         match row.state {
             State::Planned | State::Duelling => continue,
             State::Clear if beside_this_king => {
-                fetched += 1;
+                fetched += usize::from(counts);
                 continue;
             }
             State::Clear | State::FilesClear | State::Held => {
-                fetched += 1;
+                fetched += usize::from(counts);
                 if fetched > ahead.max(1) {
                     continue;
                 }
@@ -56,7 +65,7 @@ pub(super) fn next_to_screen<'a>(
             _ => {}
         }
         let blocked = held_before && row.state == State::Held;
-        held_before |= row.state == State::Held;
+        held_before |= counts && row.state == State::Held;
         if blocked || skip.contains(&row.id) {
             continue;
         }
@@ -71,13 +80,16 @@ pub(super) fn next_to_screen<'a>(
 
 /// The submission that duels next: the first one that is clear beside `king`. It waits for
 /// an earlier one that is fetched or screened at the moment, not for one whose outage
-/// lasts.
+/// lasts, nor for those that are not screened before that one.
 pub(super) fn next_to_duel(live: &[SubmissionRow], king: i64, now_ms: u64) -> Turn<'_> {
-    let mut due: Option<u64> = None;
+    let (mut due, mut blocked): (Option<u64>, bool) = (None, false);
     for row in live {
+        let is_waiting = waits(row.due_ms, now_ms);
         match row.state {
-            State::FilesClear | State::Held if !waits(row.due_ms, now_ms) => return Turn::Wait(due),
-            State::Clear if waits(row.due_ms, now_ms) => {
+            State::Held if blocked => {}
+            State::Held if is_waiting => blocked = !is_passed_over(row, now_ms),
+            State::FilesClear | State::Held if !is_waiting => return Turn::Wait(due),
+            State::Clear if is_waiting => {
                 due = Some(due.map_or(row.due_ms, |due| due.min(row.due_ms)));
             }
             State::Clear if row.screened_king == Some(king) => return Turn::Take(row),
@@ -171,6 +183,35 @@ mod tests {
         assert_eq!(duel(&[(FilesClear, 99), (Clear, 0)], 1), Some(2));
         assert_eq!(duel(&[(Clear, 99), (Clear, 0)], 1), Some(2));
         assert_eq!(duel(&[(Clear, 0)], 2), None, "it is compared with the new king first");
+    }
+
+    /// Rows of `states`, each due at that time after so many failures.
+    fn failing(states: &[(State, u64, u32)]) -> Vec<SubmissionRow> {
+        let failed = |(id, (state, due, voids)): (i64, &(State, u64, u32))| SubmissionRow {
+            voids: *voids,
+            ..row(id, *state, *due)
+        };
+        (1..).zip(states).map(failed).collect()
+    }
+
+    #[test]
+    fn what_fails_for_ever_holds_up_others_for_a_while_only() {
+        use State::{Clear, FilesClear, Held};
+        let screen = |states: &[(State, u64, u32)]| taken(&next_to_screen(&failing(states), 1, 2, 10, &[]));
+        assert_eq!(screen(&[(Held, 99, PATIENCE - 1), (Held, 0, 0)]), None);
+        assert_eq!(screen(&[(Held, 99, PATIENCE), (Held, 0, 0)]), Some(2));
+        assert_eq!(screen(&[(Held, 0, PATIENCE), (Held, 0, 0)]), Some(1), "it is tried again first");
+        // Nor do two of them take all the places of those that are fetched.
+        for state in [FilesClear, Held, Clear] {
+            let two = |voids| [(state, 99, voids), (state, 99, voids), (FilesClear, 0, 0)];
+            assert_eq!(screen(&two(PATIENCE - 1)), None, "{state:?}");
+            assert_eq!(screen(&two(PATIENCE)), Some(3), "{state:?}");
+        }
+        let duel = |states: &[(State, u64, u32)]| taken(&next_to_duel(&failing(states), 1, 10));
+        let behind = |voids| [(Held, 99, voids), (Held, 0, 0), (Held, 0, 0), (Clear, 0, 0)];
+        assert_eq!(duel(&behind(1)), Some(4), "the second and third are not screened before the first");
+        assert_eq!(duel(&behind(PATIENCE)), None, "the second is screened now");
+        assert_eq!(duel(&[(Held, 99, 1), (FilesClear, 0, 0), (Clear, 0, 0)]), None, "the second is fetched");
     }
 
     #[test]

@@ -74,8 +74,9 @@ impl Weights {
             Choice::Called => None,
             Choice::None => return Ok(None),
         };
+        // Who has left since takes nobody's weights along.
         let shares: Vec<Share> = match last {
-            Some(last) => last.vector.shares,
+            Some(last) => policy.again(&last.vector.shares, &seen.subnet, &seen.metagraph)?,
             None => policy.shares(&kings, &seen.subnet, &seen.metagraph)?,
         };
         let key = WeightKey {
@@ -169,7 +170,11 @@ impl Task for Weights {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::ConsensusMode;
+    use crate::ModelRef;
+    use crate::chain::{
+        BlockRef, Coldkey, ConsensusMode, Hotkey, Metagraph, Neuron, Uid, WeightEffect, WeightReceipt,
+    };
+    use crate::validator::parts::testing::{Quick, base};
 
     fn subnet(epoch: EpochIndex, commit_reveal: bool) -> Subnet {
         Subnet {
@@ -197,5 +202,57 @@ mod tests {
         let mut revealed = InForce::default();
         let found = [5, 7, 8].map(|epoch| revealed.look(false, &subnet(epoch, true)));
         assert_eq!(found, [None, None, Some(3)]);
+    }
+
+    #[tokio::test]
+    async fn while_crowns_are_frozen_a_king_who_leaves_takes_no_weights_along() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (base, _) = base(folder.path(), &Quick::default()).await;
+        let (base, cx) = (Arc::new(base), CallContext::new());
+        let ledger = &base.ledger;
+        ledger.begin_reign(ModelRef::served("the first king"), 1).await.expect("a king");
+        let genesis = base.chain_id(&cx).await.expect("read");
+        let share =
+            |uid, hotkey: &str, weight| Share { uid: Uid(uid), hotkey: Hotkey(hotkey.into()), weight };
+        let landed = WeightVector {
+            key: WeightKey {
+                genesis,
+                netuid: base.netuid,
+                mechanism: MechanismId(0),
+                epoch: 4,
+                hotkey: base.hotkey.clone(),
+            },
+            version_key: 0,
+            shares: vec![share(2, "ann", 32_768), share(3, "bob", 32_767)],
+        };
+        ledger.choose_vector(1, landed, 2).await.expect("kept");
+        let receipt = WeightReceipt { block: 90, epoch: 4, effect: WeightEffect::Set };
+        ledger.weights_landed(4, receipt, 3).await.expect("noted");
+        ledger.alert("duels", &Error::bug("count", "one and one is three"), 4).await.expect("said");
+
+        let weights = Weights::new(Arc::clone(&base), false);
+        let chosen = async |epoch: EpochIndex, hotkeys: &[&str]| {
+            let neuron = |(uid, hotkey): (usize, &&str)| Neuron {
+                uid: Uid(uid as u16),
+                hotkey: Hotkey((*hotkey).into()),
+                coldkey: Coldkey("owner".into()),
+                registered_at: 0,
+                validator_permit: false,
+                stake: 0,
+            };
+            let seen = Seen {
+                head: BlockRef { number: 20 * epoch, hash: genesis },
+                subnet: subnet(epoch, false),
+                metagraph: Metagraph { neurons: hotkeys.iter().enumerate().map(neuron).collect() },
+            };
+            let row = weights.choose(&seen, &cx).await.expect("chosen").expect("a vector");
+            row.vector.shares
+        };
+        let all = chosen(5, &["owner", "validator", "ann", "bob"][..]).await;
+        assert_eq!(all, [share(2, "ann", 32_768), share(3, "bob", 32_767)]);
+        let left = chosen(6, &["owner", "validator", "cat", "bob"][..]).await;
+        assert_eq!(left, [share(3, "bob", 65_535)]);
+        let nobody = chosen(7, &["owner", "validator", "cat"][..]).await;
+        assert_eq!(nobody, [share(0, "owner", 65_535)]);
     }
 }

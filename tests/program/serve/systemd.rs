@@ -15,6 +15,24 @@ fn the_validators_unit_is_well_formed_and_sandboxed() {
     sandboxed("validator/albedo-validator.service", 3.0);
 }
 
+/// With the guide's configuration nothing is to be added to the unit.
+#[test]
+fn the_validators_unit_loads_every_secret_that_its_guide_names() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect("reads");
+    let (guide, unit) = (read("docs/validator.md"), read("examples/validator/albedo-validator.service"));
+    let guide = guide.split_once("## From a fresh machine").expect("the section").1;
+    let toml = guide.split("```").nth(1).expect("a block");
+    let named = toml.split("_env = \"").skip(1).filter_map(|rest| rest.split('"').next());
+    // Those of the preset and of the bucket have the names that everybody gives them.
+    let named: Vec<_> =
+        named.chain(["CHUTES_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]).collect();
+    assert_eq!(named.len(), 6, "{named:?}");
+    for name in named {
+        let line = format!("\nLoadCredential={name}:/etc/albedo/secrets/{name}\n");
+        assert!(unit.contains(&line), "{name}");
+    }
+}
+
 /// Checks the unit, and that `systemd-analyze security` finds less exposure than `most`,
 /// of 10.
 #[expect(clippy::print_stdout, reason = "says what is skipped, and what was found")]

@@ -34,23 +34,23 @@ async fn a_verdict_is_one_transaction() {
         let error = ledger.decide(wrong, 6).await.expect_err("refused");
         assert_eq!(error.fault(), Fault::Bug, "{error}");
     }
-    // The last statement of the transaction fails: the record is in the outbox already.
-    let taken = good.record.to_string();
+    // The last statement of the transaction fails.
     ledger
-        .write("test", move |transaction| {
-            let sql = "INSERT INTO outbox (kind, name, added_ms) VALUES ('record', ?1, 1)";
-            Ok(transaction.execute(sql, [taken])?)
+        .write("test", |transaction| {
+            let sql = "CREATE TRIGGER refused BEFORE INSERT ON outbox WHEN NEW.kind = 'record' \
+                       BEGIN SELECT RAISE(ABORT, 'no record is put in'); END";
+            Ok(transaction.execute(sql, [])?)
         })
         .await
         .expect("written");
-    ledger.decide(good.clone(), 6).await.expect_err("its name is taken");
+    ledger.decide(good.clone(), 6).await.expect_err("it is not published");
     assert_eq!((ledger.submissions().await.expect("read"), ledger.kings().await.expect("read")), before);
     assert_eq!(ledger.log_entries(0).await.expect("read"), entries);
     let call = ledger.called_weights().await.expect("read").expect("a call");
     assert_eq!(call.1, [], "nobody earns before a crown");
 
     ledger
-        .write("test", |transaction| Ok(transaction.execute("DELETE FROM outbox", [])?))
+        .write("test", |transaction| Ok(transaction.execute("DROP TRIGGER refused", [])?))
         .await
         .expect("gone");
     ledger.decide(good.clone(), 6).await.expect("decided");
@@ -151,11 +151,23 @@ async fn a_bug_freezes_crowns_until_somebody_has_looked() {
     let error = ledger.decide(decision(&duel, Outcome::Dethroned), 8).await.expect_err("frozen");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::Conflict, Fault::Operator));
     assert_eq!(ledger.submission(ids[0]).await.expect("read").state, State::Duelling);
-    assert_eq!(ledger.alerts().await.expect("read").len(), 2);
-    assert!(ledger.well("duel", 9).await.expect("said"));
-    assert!(ledger.frozen().await.expect("read").is_some(), "it ends by hand alone");
+    let keys = async || {
+        let alerts = ledger.alerts().await.expect("read");
+        alerts.into_iter().map(|alert| alert.key).collect::<Vec<_>>()
+    };
+    assert_eq!(keys().await, ["chain", "duel", "frozen"]);
+    // It ends by hand alone, whatever the task does meanwhile.
+    for key in ["duel", "frozen"] {
+        assert!(!ledger.well(key, 9).await.expect("said"), "{key}");
+    }
+    ledger.alert("weights", &Error::bug("count", "two is three"), 9).await.expect("said");
+    let frozen = ledger.alerts().await.expect("read").into_iter().find(|alert| alert.key == "frozen");
+    let frozen = frozen.expect("it stands");
+    assert!(frozen.message.contains("one and one is three"), "the first bug: {frozen:?}");
+    assert_eq!((&*frozen.fault, frozen.first_ms, frozen.count), ("bug", 7, 2));
     let bug = ledger.unfreeze().await.expect("looked").expect("the bug");
     assert!(bug.contains("one and one is three"), "{bug}");
+    assert_eq!(keys().await, ["chain"]);
     assert_eq!(ledger.unfreeze().await.expect("looked"), None);
     ledger.decide(decision(&duel, Outcome::Dethroned), 10).await.expect("decided");
 }
@@ -219,7 +231,7 @@ async fn a_record_waits_for_its_place_in_the_log_and_a_failure_for_its_time() {
     let record = ledger.next_waiting(9).await.expect("read").expect("the record");
     assert!(matches!(&record.what, What::Record { submission, .. } if submission.hotkey == "ann"));
     let failure = Failure { message: "down".into(), fault: Fault::Infrastructure, again_ms: Some(20) };
-    ledger.not_published(record.id, &failure).await.expect("noted");
+    ledger.not_published(record.id, &failure, 9).await.expect("noted");
     let later = ledger.next_waiting(9).await.expect("read").expect("later");
     assert_eq!((later.due_ms, later.tries), (20, 1));
     ledger.published(record.id, 21).await.expect("noted");
@@ -234,6 +246,137 @@ async fn a_record_waits_for_its_place_in_the_log_and_a_failure_for_its_time() {
         (new.added_ms, new.what),
         (30, What::Document { name: "data/running.json".into(), bytes: Some(b"2".to_vec()) })
     );
+}
+
+#[tokio::test]
+async fn a_clock_that_was_wrong_holds_back_neither_what_is_published_nor_what_is_told() {
+    use std::time::Duration;
+    let ledger = Ledger::in_memory().expect("a ledger");
+    let (year, now) = (365 * 86_400_000, 1_000_000);
+    // A process whose clock is a year ahead ends.
+    ledger.put_document("data/running.json", b"1".to_vec(), now + year).await.expect("put");
+    let outage = Error::new(ErrorKind::Unavailable, "ask", "down");
+    ledger.alert("bucket", &outage, now + year).await.expect("said");
+    let due = ledger.next_waiting(now).await.expect("read").expect("a document");
+    assert_eq!(due.due_ms, now, "it is due at once");
+    // A pause stays one, and is no longer than the longest.
+    let failure =
+        |again_ms| Failure { message: "down".into(), fault: Fault::Infrastructure, again_ms: Some(again_ms) };
+    ledger.not_published(due.id, &failure(now + 60_000), now).await.expect("noted");
+    assert_eq!(ledger.next_waiting(now).await.expect("read").expect("later").due_ms, now + 60_000);
+    ledger.not_published(due.id, &failure(now + year), now).await.expect("noted");
+    assert_eq!(ledger.next_waiting(now).await.expect("read").expect("later").due_ms, now + 1_800_000);
+
+    let [after, quiet] = [60, 3600].map(Duration::from_secs);
+    let begun = ledger.untold(after, quiet, now).await.expect("read").expect("it stands since then");
+    ledger.told(&begun, now + year).await.expect("noted");
+    ledger.alert("bucket", &outage, now).await.expect("said again");
+    assert_eq!(ledger.alerts().await.expect("read")[0].first_ms, now, "it began before it was said");
+    ledger.well("bucket", now + 1).await.expect("well");
+    let over = ledger.untold(after, quiet, now + 1).await.expect("read").expect("its end");
+    ledger.told(&over, now + year).await.expect("noted");
+    ledger.alert("bucket", &outage, now + 2).await.expect("said");
+    assert!(ledger.untold(after, quiet, now + 70_000).await.expect("read").is_some());
+}
+
+#[tokio::test]
+async fn what_cannot_be_published_is_known_until_it_is() {
+    let ledger = Ledger::in_memory().expect("a ledger");
+    let put = async |name: &'static str| {
+        ledger.put_document(name, Vec::new(), 10).await.expect("put");
+        ledger.next_waiting(10).await.expect("read").expect("a document").id
+    };
+    let fail = async |id: u64, fault: Fault, again_ms: Option<u64>| {
+        let failure = Failure { message: format!("{fault} has to act"), fault, again_ms };
+        ledger.not_published(id, &failure, 10).await.expect("noted");
+    };
+    let known = async || ledger.unpublished().await.expect("read");
+    let first = put("data/a.json").await;
+    assert_eq!(known().await, None, "it was not tried yet");
+    fail(first, Fault::Infrastructure, Some(20)).await;
+    let outage = known().await.expect("an outage");
+    assert!(outage.is_outage && !outage.is_stopped && outage.name == "data/a.json", "{outage:?}");
+    let second = put("data/b.json").await;
+    fail(second, Fault::Operator, Some(20)).await;
+    let operator = known().await.expect("the operator's");
+    assert!(!operator.is_outage && !operator.is_stopped && operator.name == "data/b.json", "{operator:?}");
+    let third = put("data/c.json").await;
+    fail(third, Fault::Bug, None).await;
+    let stopped = known().await.expect("a bug");
+    assert!(stopped.is_stopped && stopped.error.contains("bug has to act"), "{stopped:?}");
+    assert_eq!(ledger.lag().await.expect("read").stopped, 1);
+
+    // Only another program tries again what a bug has stopped.
+    ledger.try_stopped(false, 15).await.expect("asked");
+    assert_eq!(ledger.lag().await.expect("read").stopped, 1);
+    fail(second, Fault::Operator, None).await;
+    ledger.try_stopped(false, 15).await.expect("asked");
+    assert_eq!(ledger.next_waiting(15).await.expect("read").map(|waiting| waiting.id), Some(second));
+    ledger.try_stopped(true, 15).await.expect("asked");
+    assert_eq!(ledger.lag().await.expect("read").stopped, 0);
+    for id in [first, second, third] {
+        assert!(known().await.is_some());
+        ledger.published(id, 30).await.expect("noted");
+    }
+    assert_eq!(known().await, None);
+}
+
+#[tokio::test]
+async fn a_failure_that_repeats_is_counted_and_told_once() {
+    let ledger = Ledger::in_memory().expect("a ledger");
+    let ids = clear(&ledger, &["ann"]).await;
+    let documents = async || {
+        let mut all = Vec::new();
+        while let Some(next) = ledger.next_waiting(9).await.expect("read") {
+            all.push(next.id);
+            ledger.published(next.id, 9).await.expect("noted");
+        }
+        all.len()
+    };
+    documents().await;
+    let moves = ledger.moves(None, 0).await.expect("read").len();
+    let outage = |message: &str| Error::new(ErrorKind::Unavailable, "ask", message);
+    for (round, (message, kept, published)) in
+        (1..).zip([("down", 1, 2), ("down", 1, 0), ("down", 1, 0), ("away", 2, 2), ("away", 2, 0)])
+    {
+        let reason = Reason::failed(&outage(message), 100 + u64::from(round));
+        ledger.step(ids[0], Move::Void, reason, 5).await.expect("void");
+        let row = ledger.submission(ids[0]).await.expect("read");
+        assert_eq!((row.voids, row.due_ms), (round, 100 + u64::from(round)));
+        assert_eq!(ledger.moves(None, 0).await.expect("read").len(), moves + kept, "{round}");
+        assert_eq!(documents().await, published, "{round}");
+    }
+}
+
+#[tokio::test]
+async fn the_same_record_is_published_once() {
+    let ledger = Ledger::in_memory().expect("a ledger");
+    let ids = clear(&ledger, &["ann", "bob"]).await;
+    let record = Digest::of("the same files");
+    for id in ids {
+        ledger.forfeit(id, Reason::new("a copy"), record, "f".into(), 4).await.expect("forfeits");
+        let row = ledger.submission(id).await.expect("read");
+        assert_eq!((row.state, row.record), (State::Forfeit, Some(record)));
+    }
+    assert_eq!(ledger.log_entries(0).await.expect("read").len(), 2, "the log names both");
+    sign(&ledger).await;
+    // The two documents, and the record.
+    assert_eq!(ledger.lag().await.expect("read").waiting, 3);
+}
+
+#[tokio::test]
+async fn what_was_screened_later_is_found_by_its_place() {
+    let ledger = Ledger::in_memory().expect("a ledger");
+    let ids = clear(&ledger, &["ann", "bob", "cat"]).await;
+    let screened = "UPDATE submissions SET screened_king = 1 WHERE hotkey <> 'cat'";
+    ledger.write("test", move |transaction| Ok(transaction.execute(screened, [])?)).await.expect("written");
+    let after = async |id| {
+        let row = ledger.submission(id).await.expect("read");
+        let rows = ledger.screened_after(&row).await.expect("read");
+        rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    assert_eq!(after(ids[0]).await, [ids[1]], "the last one was not screened");
+    assert!(after(ids[1]).await.is_empty());
 }
 
 #[tokio::test]
@@ -327,10 +470,14 @@ proptest! {
             let ids: Vec<_> = ledger.live().await.expect("read").iter().map(|row| row.id).collect();
             let mut model = [State::Seen; 3];
             let (mut moves, mut plans) = (0, 0);
-            for (which, step) in tries.into_iter().map(|(which, step)| (which, Move::ALL[step])) {
-                let id = ids[which];
+            for (round, (which, step)) in tries.into_iter().enumerate() {
+                let (id, step) = (ids[which], Move::ALL[step]);
                 let open = ledger.open_duel().await.expect("read").filter(|open| open.submission == id);
-                let outage = Error::new(ErrorKind::Unavailable, "ask", "down");
+                // Another reason each time: what repeats is no other move.
+                let (reason, outage) = (
+                    Reason::new(format!("so {round}")),
+                    Error::new(ErrorKind::Unavailable, "ask", format!("down {round}")),
+                );
                 let made = match (step, &open) {
                     (Move::Plan, _) => plan(&ledger, id).await.map(drop),
                     (Move::Begin, Some(duel)) => {
@@ -350,7 +497,7 @@ proptest! {
                         ledger.forfeit(id, Reason::new("a copy"), record, "f".into(), 6).await
                     }
                     (Move::Begin | Move::Crown | Move::Lose | Move::Abandon, None) => Err(outage),
-                    _ => ledger.step(id, step, Reason::new("so"), 6).await.map(drop),
+                    _ => ledger.step(id, step, reason, 6).await.map(drop),
                 };
                 let others_duel = (0..3).any(|other| {
                     other != which && matches!(model[other], State::Planned | State::Duelling)

@@ -88,6 +88,28 @@ async fn a_refusal_keeps_the_weights_and_ends() {
     assert_eq!(own.choice(true).await.expect("read"), Choice::None);
 }
 
+#[tokio::test]
+async fn a_record_that_could_not_be_audited_is_counted() {
+    let ledger =
+        following(vec![Entry::Announced(announced("a")), ended(0, "record", Outcome::Dethroned)]).await;
+    let king = Digest::of("king");
+    ledger.follow_entry(0, Effect::Announced { king }, 5, 3).await.expect("followed");
+    let verified = Verified {
+        place: 1,
+        record: Digest::of("record"),
+        announced: Some(0),
+        seen_block: 9,
+        on_chain: true,
+        replies: 24,
+    };
+    ledger.note_verified(verified, 4).await.expect("noted");
+    assert_eq!(ledger.followed_totals().await.expect("read").unaudited, 0, "it is to be audited");
+    ledger.take_unaudited(1).await.expect("noted");
+    assert_eq!(ledger.followed_records(1).await.expect("read")[0].passed, Some(true));
+    let totals = ledger.followed_totals().await.expect("read");
+    assert_eq!((totals.duels, totals.audited, totals.unaudited), (1, 0, 1));
+}
+
 /// What another system had: two kings and a hotkey.
 pub(super) fn import() -> Import {
     let king = |hotkey: &str, ms| ImportedKing {
