@@ -46,7 +46,7 @@ const MAX_BYTES: u64 = 256 << 20;
 /// 16 bytes whenever it looks for something in a text.
 const MAX_STEPS: u64 = 10_000_000;
 
-/// Bytes of a text that are looked at in a step.
+/// Bytes of a text, or items of a value, that are looked at in a step.
 const LOOKED: u64 = 16;
 
 /// How deep blocks, brackets and values lie in each other. Source: albedo; the deepest

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::rc::Rc;
 
 use super::eval::{Loop, Macro};
-use super::{Failed, Limits, Res};
+use super::{Failed, LOOKED, Limits, Res};
 
 /// A value. Strings, lists and dictionaries cannot be changed, as in Jinja2's
 /// immutable sandbox.
@@ -155,11 +155,12 @@ impl Val<'_> {
         if !matches!(self, Self::List(_) | Self::Tuple(_) | Self::View(..) | Self::Dict(_) | Self::Once(_)) {
             return Ok(());
         }
-        limits.take(match self {
-            Self::List(items) | Self::Tuple(items) | Self::View(_, items) => 1 + items.len() as u64,
-            Self::Dict(items) => 1 + 2 * items.len() as u64,
-            _ => 1,
-        })?;
+        let items = match self {
+            Self::List(items) | Self::Tuple(items) | Self::View(_, items) => items.len(),
+            Self::Dict(items) => 2 * items.len(),
+            _ => 0,
+        };
+        limits.take(1 + items as u64 / LOOKED)?;
         let inside = |item: &Self| match most.checked_sub(1) {
             Some(most) => item.check_depth(most, limits),
             None => Err(Failed::new("a value is nested too deeply")),
