@@ -216,12 +216,18 @@ impl Author {
         entry
     }
 
-    /// A strength that differs from every king's, who all have whole numbers, by 0.4 or more.
+    /// The strength of a model that enters: sometimes that of the next king.
     fn skill(&mut self) -> f64 {
         if self.stream.below(50) == 0 {
             self.king += 1.0;
             return self.king;
         }
+        self.lesser()
+    }
+
+    /// A strength below that of the last model that was made to be crowned. Where an outage keeps
+    /// that one from its duel for long, a lesser model may be crowned before.
+    fn lesser(&mut self) -> f64 {
         self.king - 0.5 - self.stream.below(3) as f64 + 0.1 * (2.0 * self.unit() - 1.0)
     }
 
@@ -284,7 +290,8 @@ impl Author {
             Kind::Gone | Kind::Exchanged => format!("leaving-{}", self.entries.len()),
             _ => self.miner(""),
         };
-        let skill = self.skill();
+        // The others never duel.
+        let skill = if kind == Kind::Late { self.skill() } else { self.lesser() };
         let mut entry = self.entry(kind, hotkey, skill);
         let late = self.now + (20 + self.stream.below(100)) * BLOCK.as_secs();
         match kind {
