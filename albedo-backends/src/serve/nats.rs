@@ -235,8 +235,9 @@ impl Fleet {
     /// The broker did not store it.
     pub async fn publish_result(&self, job: Digest, message: &ResultMessage) -> Result<()> {
         let bytes = json(message)?;
-        // Two workers that say the same say no more than one. What is asked for again is told
-        // again, even in the same words.
+        // The broker drops the second of two messages with one id: the same result of two workers at
+        // once. The result of a job that was asked for again follows an earlier one, and so has
+        // another id.
         let id = format!("{job}-{}-{}", self.newest(job).await?, Digest::of(&bytes).short());
         self.publish(self.result_subject(&job.to_string()), &id, bytes.into()).await.map(drop)
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
+use self::unaudited::{WithoutAudit, without_audit};
 use self::wrong::{Stop, Wrong, against, evidence};
 use super::{Next, Task, on_thread, report};
 use crate::chain::{BlockNumber, BlockRef, Content, EpochIndex, Hotkey};
@@ -26,6 +27,7 @@ use crate::{
     Side, Terms,
 };
 
+mod unaudited;
 mod wrong;
 
 /// How long the task may go without a step: an audit reads whole replies on a CPU. Source:
@@ -64,14 +66,6 @@ struct Looked {
     said: Option<Refusal>,
     /// Alerts of an earlier process may stand.
     is_begun: bool,
-}
-
-/// What becomes of a duel that cannot be audited.
-#[derive(Debug, PartialEq, Eq)]
-enum WithoutAudit {
-    Waits,
-    Taken,
-    Refused,
 }
 
 /// Whether there may be more to follow.
@@ -661,17 +655,6 @@ impl Task for Followed {
     }
 }
 
-/// What becomes of a duel whose models' files are gone, for so many epochs. A miner may delete
-/// them at any time: only a crown is refused for that. What was over before all of the log was
-/// followed once is not waited for.
-fn without_audit(crowns: bool, waited: EpochIndex, caught_up: bool) -> WithoutAudit {
-    match (crowns, waited >= EPOCHS) {
-        (true, true) => WithoutAudit::Refused,
-        (false, has_waited) if has_waited || !caught_up => WithoutAudit::Taken,
-        _ => WithoutAudit::Waits,
-    }
-}
-
 /// The announcement at `place`.
 fn announcement(history: &History, place: u64) -> Result<&Announced> {
     match usize::try_from(place).ok().and_then(|place| history.entries().get(place)) {
@@ -709,23 +692,4 @@ fn unnamed(message: &str, key: &'static str, hint: &str) -> Error {
         .with_fault(Fault::Operator)
         .with("key", key)
         .with_hint(hint)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_duel_whose_models_are_gone_stops_nobody_unless_it_crowned() {
-        use WithoutAudit::{Refused, Taken, Waits};
-        assert_eq!(
-            [0, 1, 2, 9].map(|waited| without_audit(false, waited, true)),
-            [Waits, Waits, Taken, Taken]
-        );
-        assert_eq!([0, 1, 2].map(|waited| without_audit(false, waited, false)), [Taken, Taken, Taken]);
-        for caught_up in [false, true] {
-            let crowned = [0, 1, 2].map(|waited| without_audit(true, waited, caught_up));
-            assert_eq!(crowned, [Waits, Waits, Refused], "{caught_up}");
-        }
-    }
 }

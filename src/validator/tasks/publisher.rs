@@ -260,7 +260,7 @@ mod tests {
         }
         let waiting = ledger.unpublished().await.expect("read").expect("the record");
         assert!(waiting.is_stopped && waiting.name == record.to_string(), "{waiting:?}");
-        // After a day it is tried again, and after it is published nothing is told.
+        // After a day it is tried again. Its publication ends the alert.
         ledger.try_stopped(false, 5).await.expect("asked");
         let waiting = ledger.next_waiting(6).await.expect("read").expect("the record");
         ledger.published(waiting.id, 6).await.expect("noted");
