@@ -38,6 +38,9 @@ mod proxies;
 mod redact;
 mod refusal;
 mod retry_after;
+#[cfg(any(test, feature = "scripted-server"))]
+pub mod scripted;
+mod stall;
 mod tls;
 
 pub use proxies::Proxies;
@@ -48,6 +51,7 @@ pub(crate) use refusal::is_error;
 pub use retry_after::retry_after;
 #[cfg(feature = "openai")]
 pub(crate) use retry_after::{number, seconds};
+pub use stall::Stall;
 pub use tls::Roots;
 
 /// What sends the requests of a plugin that `cx` builds: the program's or the

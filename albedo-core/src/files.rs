@@ -45,6 +45,16 @@ pub trait ModelFiles: Debug + Send + Sync + 'static {
         Ok(Vec::new())
     }
 
+    /// Asks the store whether it still has all that the listing names, and reads as
+    /// little of it as shows that: an owner may delete a file and leave the listing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], not infrastructure's, if the store itself says that it
+    /// does not have something. What asking meets: an outage is no such answer.
+    async fn present(&self, _cx: &CallContext) -> Result<()> {
+        Ok(())
+    }
+
     /// Compares all ranges read so far with bytes that have the digests of the
     /// listing. Admission calls it before it rejects a submission: a hub may answer
     /// a read of a range with anything, and what it answered convicts nobody.

@@ -78,6 +78,11 @@ impl CachedFiles {
             .with_hint("screen the model again"))
     }
 
+    /// Reads where the model is published.
+    async fn at_hub(&self, name: &str, range: Range<u64>, cx: &CallContext) -> Result<Vec<u8>> {
+        self.hub.read(name, range, cx).await.map_err(|error| error.with("model", &self.name))
+    }
+
     /// Compares one range with bytes that have a digest of the listing; `false` if
     /// only the whole large file has one.
     async fn proven(
@@ -98,7 +103,7 @@ impl CachedFiles {
         };
         let mut bytes = Vec::new();
         if parts.is_empty() {
-            bytes = self.hub.read(&entry.name, covering.clone(), cx).await?;
+            bytes = self.at_hub(&entry.name, covering.clone(), cx).await?;
             if entry.sha256 != Some(Digest::of(&bytes)) {
                 let message = "the bytes are not those that the listing vouches for";
                 return Err(Error::new(ErrorKind::DigestMismatch, PROVE, message)
@@ -114,7 +119,7 @@ impl CachedFiles {
                 at = one.end;
                 if covering.start <= one.start && one.end <= covering.end {
                     // Exactly one part: the hub has compared its digest.
-                    bytes.extend(self.hub.read(&entry.name, one, cx).await?);
+                    bytes.extend(self.at_hub(&entry.name, one, cx).await?);
                 }
             }
         }
@@ -154,7 +159,7 @@ impl ModelFiles for CachedFiles {
         if let Some((folder, _)) = self.held.get() {
             return folder.read(name, range, cx).await;
         }
-        let bytes = self.hub.read(name, range.clone(), cx).await?;
+        let bytes = self.at_hub(name, range.clone(), cx).await?;
         if range.start < range.end {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let key = (name.to_owned(), range.start, range.end);
@@ -175,6 +180,13 @@ impl ModelFiles for CachedFiles {
 
     async fn parts(&self, name: &str, cx: &CallContext) -> Result<Vec<FilePart>> {
         self.hub.parts(name, cx).await
+    }
+
+    async fn present(&self, cx: &CallContext) -> Result<()> {
+        if self.held.initialized() {
+            return Ok(());
+        }
+        self.hub.present(cx).await.map_err(|error| error.with("model", &self.name))
     }
 
     async fn prove(&self, cx: &CallContext) -> Result<()> {

@@ -10,6 +10,7 @@ use albedo_core::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::remote::{READ, Remote, transient};
 
@@ -19,6 +20,9 @@ const HEAD: u64 = 1 << 20;
 
 /// Heads that are kept in memory.
 const MOST_HEADS: usize = 64;
+
+/// Objects that a hub is asked for at the same time. Source: chosen by albedo.
+const ASKED_AT_ONCE: usize = 8;
 
 /// What a hub stores under a key: a digest, or a path.
 #[async_trait]
@@ -71,6 +75,12 @@ impl RemoteFiles {
         self.files.get(name).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, READ, "the name is not one of the listing").with("file", name)
         })
+    }
+
+    /// Reads the first byte of the object `key`, which has `size` bytes.
+    async fn ask_for(&self, key: String, size: u64, cx: &CallContext) -> Result<()> {
+        let first = proven(&*self.objects, &key, 0..1, size, has(None), cx).await;
+        first.map(drop).map_err(|error| error.with("object", key))
     }
 
     async fn bytes(
@@ -146,9 +156,10 @@ pub(super) fn other_bytes(listed: impl Display, found: impl Display) -> Error {
         .with("found", found)
 }
 
-/// What a listing names was there: a hub that does not find it may find it later.
+/// What a listing names was there: a hub that does not find it may find it later. An error that
+/// may be tried again is the hub's own word that it does not have it, and stays an absence.
 fn lost(error: Error) -> Error {
-    if error.kind() != ErrorKind::NotFound {
+    if error.kind() != ErrorKind::NotFound || error.is_retryable() {
         return error;
     }
     transient(ErrorKind::Unavailable, READ, error.message().to_owned())
@@ -211,5 +222,27 @@ impl ModelFiles for RemoteFiles {
             }
             Source::Whole { .. } | Source::Here(_) => Vec::new(),
         })
+    }
+
+    async fn present(&self, cx: &CallContext) -> Result<()> {
+        // Each object once, however many files it is of.
+        let mut objects = BTreeMap::<String, u64>::new();
+        for (entry, source) in self.files.values() {
+            match source {
+                Source::Whole { key } => {
+                    objects.insert(key.clone(), entry.size);
+                }
+                Source::Chunked(chunks) => {
+                    objects.extend(chunks.iter().map(|chunk| (chunk.key.clone(), chunk.object)));
+                }
+                Source::Here(_) => {}
+            }
+        }
+        objects.retain(|_, size| *size > 0);
+        stream::iter(objects)
+            .map(|(key, size)| self.ask_for(key, size, cx))
+            .buffer_unordered(ASKED_AT_ONCE)
+            .try_collect::<()>()
+            .await
     }
 }

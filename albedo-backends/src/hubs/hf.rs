@@ -183,8 +183,9 @@ impl HfHub {
             let hint = "keep large files with LFS, or name another repository";
             return Err(too_large(message, small, MOST_SMALL_TOTAL, hint));
         }
+        // Of a data set nobody may want all shards: the cache's quota bounds those that are fetched.
         let all = downloaded(&listed);
-        if all > self.max_model_bytes {
+        if kind == "models" && all > self.max_model_bytes {
             let hint = "raise `max_model_bytes` of the hub `hf`, or name another repository";
             let message = "the repository has more bytes than allowed";
             return Err(too_large(message, all, self.max_model_bytes, hint));

@@ -101,6 +101,13 @@ impl ModelHub for OciHub {
             return Err(Error::bug(RESOLVE, "a registry's revision is no digest"));
         };
         let repository = self.registry.repository(reference.repository())?;
+        if !registry::is_name(repository) {
+            let message = "no registry can have a repository of this name";
+            let hint = "write each part as letters and digits, with `.`, `_`, `__` or dashes between them";
+            return Err(Error::new(ErrorKind::NotFound, RESOLVE, message)
+                .with("reference", reference)
+                .with_hint(hint));
+        }
         let files = self.files(repository, pinned, cx).await;
         files.map_err(|error| error.with("reference", reference))
     }

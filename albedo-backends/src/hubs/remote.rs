@@ -9,11 +9,10 @@ use albedo_core::http::{
     header,
 };
 use albedo_core::{BuildContext, CallContext, Clock, Error, ErrorKind, Fault, Result, Retry};
-use futures::future::{Either, select};
 use reqwest::Url;
 use serde_json::Value;
 
-use crate::http::{self, Refusal};
+use crate::http::{self, Refusal, Stall};
 
 pub(crate) const READ: &str = "read a model's file at its hub";
 
@@ -73,28 +72,11 @@ impl Remote {
     /// Sends `request` once. The head must come before the answer has stalled.
     pub(crate) async fn send(&self, request: HttpRequest, cx: &CallContext) -> Result<HttpResponse> {
         let operation = request.operation().to_owned();
-        self.within(&operation, self.http.send(request, cx), cx).await?
+        self.stall().within(&operation, self.http.send(request, cx), cx).await?
     }
 
-    /// `work`, unless it takes longer than a stall.
-    async fn within<T>(&self, operation: &str, work: impl Future<Output = T>, cx: &CallContext) -> Result<T> {
-        let until = self.clock.sleep_until(self.clock.now() + self.patience.stall);
-        let first = async move {
-            let work = std::pin::pin!(work);
-            match select(work, until).await {
-                Either::Left((done, _)) => Some(done),
-                Either::Right(_) => None,
-            }
-        };
-        cx.run(operation, first).await?.ok_or_else(|| self.stalled(operation))
-    }
-
-    fn stalled(&self, operation: &str) -> Error {
-        Error::new(ErrorKind::Timeout, operation, "the server makes no progress")
-            .with_fault(Fault::Infrastructure)
-            .with_retry(Retry::Backoff)
-            .with("seconds", self.patience.stall.as_secs_f64())
-            .with("least bytes", self.patience.least)
+    fn stall(&self) -> Stall {
+        Stall::new(Arc::clone(&self.clock), self.patience.stall, self.patience.least)
     }
 
     /// The body of `answer`, at most `most` bytes of it, as long as it makes progress.
@@ -105,17 +87,7 @@ impl Remote {
         most: usize,
         cx: &CallContext,
     ) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let collect = |chunk: &[u8]| {
-            if bytes.len() + chunk.len() > most {
-                let message = format!("the server's answer has more than {most} bytes");
-                return Err(transient(ErrorKind::Protocol, operation, message));
-            }
-            bytes.extend_from_slice(chunk);
-            Ok(())
-        };
-        self.chunks(operation, answer, cx, collect).await?;
-        Ok(bytes)
+        self.stall().body(operation, answer, most, cx).await
     }
 
     /// Hands the body of `answer` to `each` as it comes, as long as it makes progress.
@@ -124,29 +96,9 @@ impl Remote {
         operation: &str,
         answer: &mut HttpResponse,
         cx: &CallContext,
-        mut each: impl FnMut(&[u8]) -> Result<()>,
+        each: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        let mut since = (self.clock.now(), 0_u64);
-        loop {
-            let left = (since.0 + self.patience.stall).saturating_sub(self.clock.now());
-            let until = self.clock.sleep_until(self.clock.now() + left);
-            let next = async {
-                let chunk = std::pin::pin!(answer.chunk());
-                match select(chunk, until).await {
-                    Either::Left((chunk, _)) => Some(chunk),
-                    Either::Right(_) => None,
-                }
-            };
-            match cx.run(operation, next).await? {
-                Some(chunk) => {
-                    let Some(chunk) = chunk? else { return Ok(()) };
-                    since.1 += chunk.len() as u64;
-                    each(&chunk)?;
-                }
-                None if since.1 < self.patience.least => return Err(self.stalled(operation)),
-                None => since = (self.clock.now(), 0),
-            }
-        }
+        self.stall().pieces(operation, answer, cx, each).await
     }
 
     /// Bytes `range` of an object of `size` bytes, which are what `answer` brings.
@@ -201,8 +153,9 @@ impl Remote {
         }
     }
 
-    /// The error that an answer stands for which is no success. Only an answer that says so
-    /// means that the hub does not have something: no outage and no proxy may end a submission.
+    /// The error that an answer stands for which is no success. It is an absence only if the hub
+    /// itself says so ([`absence`]). No status alone does: proxies and ingresses send 401, 403 and
+    /// 404, too, and may end no submission.
     pub(crate) async fn refusal(
         &self,
         operation: &str,
@@ -216,14 +169,35 @@ impl Remote {
         let text = String::from_utf8_lossy(&body).into_owned();
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
         let error = |kind, message: String| Error::new(kind, operation, message).with("server", server);
-        match status.as_u16() {
-            404 => error(ErrorKind::NotFound, "the hub has no such repository, revision or file".into())
-                .with_hint("check the reference"),
-            401 | 403 if credential.is_none() => {
-                let kind =
-                    if is_absence(&headers, &body) { ErrorKind::NotFound } else { ErrorKind::Unavailable };
-                let error = error(kind, format!("the hub does not show it without a key ({status})"))
-                    .with_hint("check the reference, or configure a key that may read it");
+        let said_by = absence(status, &headers, &body, credential.is_some());
+        match (status.as_u16(), said_by) {
+            // A file that was listed before may come back: it is asked for again. Hugging Face lists a
+            // gated repository to everybody, and refuses its files alone.
+            (404, Some(_)) | (401 | 403, Some(Hub::HuggingFace)) if operation == READ => {
+                let message = "the hub says that it does not have a file that it lists, or does not show it";
+                error(ErrorKind::NotFound, format!("{message} ({status})"))
+                    .with_retry(Retry::Backoff)
+                    .with_hint("upload the model again, open its repository, or name another revision")
+            }
+            (404, Some(_)) => {
+                error(ErrorKind::NotFound, "the hub has no such repository, revision or file".into())
+                    .with_hint("check the reference")
+            }
+            (404, None) => {
+                let message = "the answer is 404 without the hub's own error code";
+                transient(ErrorKind::Unavailable, operation, message).with("server", server).with_hint(
+                    "try again; if it stays so, check the hub's address and what is in front of it",
+                )
+            }
+            (401 | 403, Some(_)) => {
+                let without = if credential.is_some() { "to this key" } else { "without a key" };
+                error(ErrorKind::NotFound, format!("the hub does not show it {without} ({status})"))
+                    .with_hint("check the reference, or configure a key that may read it")
+            }
+            (401 | 403, None) if credential.is_none() => {
+                let message = format!("the answer is {status} without the hub's own error code");
+                let error = error(ErrorKind::Unavailable, message)
+                    .with_hint("check what is in front of the hub, or configure a key that may read it");
                 // It was listed before: a signed address that has run out is asked for again.
                 if operation == READ {
                     error
@@ -231,23 +205,23 @@ impl Remote {
                     error.with_fault(Fault::Operator).with_retry(Retry::Never)
                 }
             }
-            403 => error(ErrorKind::Unavailable, format!("the hub refuses the key ({status})"))
+            (403, _) => error(ErrorKind::Unavailable, format!("the hub refuses the key ({status})"))
                 .with_fault(Fault::Operator)
                 .with_retry(Retry::Never)
                 .with_hint("use a key that may do this"),
-            300..=399 => {
+            (300..=399, _) => {
                 let message = format!("the server redirects, which is not followed ({status})");
                 error(ErrorKind::Unavailable, message)
                     .with_fault(Fault::Operator)
                     .with_retry(Retry::Never)
                     .with_hint("check the hub's address")
             }
-            416 => {
+            (416, _) => {
                 transient(ErrorKind::Protocol, operation, "the server has not the range that was asked for")
                     .with("server", server)
             }
             // What a hub cannot say about a model, it may be able to say later.
-            200..=299 => {
+            (200..=299, _) => {
                 transient(ErrorKind::Protocol, operation, format!("the server answers with {status}"))
                     .with("server", server)
             }
@@ -269,18 +243,64 @@ impl Remote {
     }
 }
 
-/// Whether a hub itself says that it does not have a thing, or shows it to those alone whom its owner
-/// lets in, which no proxy before it says. Without a token many hubs say the same of both: Hugging
-/// Face by a header, a container registry by a code in the body.
-// Sources: `hf_raise_for_status` of `huggingface_hub` 1.x; the error codes of the OCI distribution
-// specification 1.1.
-fn is_absence(headers: &HeaderMap, body: &Value) -> bool {
-    const HEADER: [&str; 4] = ["RepoNotFound", "RevisionNotFound", "EntryNotFound", "GatedRepo"];
-    const BODY: [&str; 5] = ["BLOB_UNKNOWN", "DENIED", "MANIFEST_UNKNOWN", "NAME_UNKNOWN", "UNAUTHORIZED"];
-    let code = headers.get("x-error-code").and_then(|code| code.to_str().ok());
+/// A kind of hub, by how it says that it does not have a thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hub {
+    HuggingFace,
+    Registry,
+}
+
+/// The header `X-Error-Code` of Hugging Face. Source: `hf_raise_for_status` of `huggingface_hub` 2.4.
+const CODES: [&str; 4] = ["RepoNotFound", "RevisionNotFound", "EntryNotFound", "GatedRepo"];
+
+/// The header `X-Error-Message` of Hugging Face for a key that is none. Source: as above.
+const NO_KEY: &str = "Invalid credentials in Authorization header";
+
+/// Codes of a registry that does not have a thing. Source: the OCI distribution specification 1.1;
+/// `docker-registry` 2.8.2 answers with the first two.
+const UNKNOWN: [&str; 3] = ["BLOB_UNKNOWN", "MANIFEST_UNKNOWN", "NAME_UNKNOWN"];
+
+/// Codes of a registry that does not show a thing, or does not have it. Source: as above.
+const WITHHELD: [&str; 2] = ["DENIED", "UNAUTHORIZED"];
+
+/// How messages begin that Harbor sends with its code `NOT_FOUND`. The code alone may be a gateway's:
+/// the specification does not have it. Source: `artifact OWNER/MODEL@DIGEST not found` and its like
+/// in `src/pkg/{artifact,repository,project}` of Harbor in August 2026.
+const HARBOR: [&str; 3] = ["artifact ", "repository ", "project "];
+
+/// The hub that says in this answer that it does not have a thing, or shows it to those alone whom
+/// its owner lets in. `body` is JSON, or the text as it is. `None`: the answer may be that of a
+/// proxy, or it is about the key and not about the thing.
+fn absence(status: StatusCode, headers: &HeaderMap, body: &Value, with_key: bool) -> Option<Hub> {
+    let is_unauthorized = status == StatusCode::UNAUTHORIZED;
+    if is_unauthorized && with_key {
+        return None;
+    }
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if header("x-error-code").is_some_and(|code| CODES.contains(&code)) {
+        return Some(Hub::HuggingFace);
+    }
+    // Hugging Face answers 401 without a code if it is asked without a key for a repository that it
+    // does not have or does not show. `hf_raise_for_status` takes every 401 for that, except with one
+    // message. Here the hub's header has to be there, too, and the body has to repeat it: no proxy's
+    // 401 is like that. Source: answers of huggingface.co, published in July and September 2026. The
+    // body is `{"error": MESSAGE}` from the API and `MESSAGE` from the address of a file.
+    let repeats = |message: &str| [body["error"].as_str(), body.as_str()].contains(&Some(message));
+    let message = header("x-error-message");
+    if is_unauthorized && message.is_some_and(|message| message != NO_KEY && repeats(message)) {
+        return Some(Hub::HuggingFace);
+    }
+    // With a key `WITHHELD` says nothing about the repository: Amazon's registry says `DENIED` to a key
+    // that has run out, and Harbor `UNAUTHORIZED` to a wrong password.
+    let says_so = |error: &Value| {
+        let text = |key: &str| error[key].as_str().unwrap_or_default();
+        let (code, message) = (text("code"), text("message"));
+        UNKNOWN.contains(&code)
+            || (WITHHELD.contains(&code) && !with_key)
+            || (code == "NOT_FOUND" && HARBOR.iter().any(|begin| message.starts_with(begin)))
+    };
     let mut errors = body["errors"].as_array().into_iter().flatten();
-    code.is_some_and(|code| HEADER.contains(&code))
-        || errors.any(|error| error["code"].as_str().is_some_and(|code| BODY.contains(&code)))
+    errors.any(says_so).then_some(Hub::Registry)
 }
 
 /// An error of a hub that may pass.

@@ -29,7 +29,7 @@ impl HubFixture {
     }
 }
 
-/// Checks a hub: a pinned model resolves to files that pass [`check_files`], the
+/// Checks a hub: a pinned model resolves to files that pass [`check_files`], all of them there, the
 /// same whenever it is asked for, each with the digest of its bytes; a revision or a repository that it does not have
 /// is not found, and never answered by another; another hub's reference is
 /// refused; a call can be stopped.
@@ -45,6 +45,7 @@ pub async fn check_hub(hub: &dyn ModelHub, fixture: &HubFixture) -> Checked {
     let resolve = async || succeeds(*patience, "a pinned model resolves", hub.resolve(model, &cx)).await;
     let files = resolve().await?;
     check_files(&*files, *patience).await?;
+    succeeds(*patience, "all that is listed is there", files.present(&cx)).await?;
     let list = async |files| succeeds(*patience, "files are listed", files).await;
     let (listed, again) = (list(files.list(&cx)).await?, list(resolve().await?.list(&cx)).await?);
     ensure(listed == again, "a pin always means the same files", || brief(&again))?;

@@ -23,6 +23,10 @@ fn stand_in() -> HuggingFace {
 }
 
 fn hub(server: &Server) -> HfHub {
+    hub_with(server, None)
+}
+
+fn hub_with(server: &Server, token: Option<Credential>) -> HfHub {
     let remote = Remote::new(Arc::new(Client::from_env()), Arc::new(SystemClock::default()));
     let remote = remote.with_patience(Patience {
         tries: 3,
@@ -31,7 +35,7 @@ fn hub(server: &Server) -> HfHub {
         least: 1,
     });
     let config = HfHubConfig { endpoint: server.url(), ..HfHubConfig::default() };
-    HfHub::new(&config, None, remote).expect("a hub")
+    HfHub::new(&config, token, remote).expect("a hub")
 }
 
 fn reference() -> HubRef {
@@ -170,21 +174,102 @@ async fn a_data_set_is_read_by_its_own_routes() {
     assert_eq!(files.read("data/a.parquet", 0..4, &cx).await.expect("reads"), b"PAR1");
 }
 
+/// A refusal with the header `X-Error-Code`.
+fn coded(status: u16, code: &str) -> Reply {
+    Reply::new(status, "").with("x-error-code", code)
+}
+
+/// A refusal of the API with words and no code.
+fn worded(status: u16, message: &str) -> Reply {
+    Reply::json(status, &json!({ "error": message })).with("x-error-message", message)
+}
+
+/// What huggingface.co says without a key about a repository that it does not have, or does not show.
+/// Source: its answers, published in July and September 2026.
+const ANONYMOUS: &str = "Invalid username or password.";
+
 #[tokio::test]
-async fn without_a_token_only_the_hubs_own_word_makes_a_repository_absent() {
-    for (status, code, kind) in [
-        (401, "RepoNotFound", ErrorKind::NotFound),
-        (404, "RevisionNotFound", ErrorKind::NotFound),
-        (403, "GatedRepo", ErrorKind::NotFound),
-        (404, "", ErrorKind::NotFound),
-        (401, "", ErrorKind::Unavailable),
-        (403, "", ErrorKind::Unavailable),
-        (403, "DisabledRepo", ErrorKind::Unavailable),
+async fn only_the_hubs_own_word_makes_a_repository_absent() {
+    let page = |status: u16, header: &str| {
+        Reply::new(status, "<html>Sign in</html>").with(header, "Basic realm=\"the proxy\"")
+    };
+    let absent = (ErrorKind::NotFound, Fault::Operator);
+    let operators = (ErrorKind::Unavailable, Fault::Operator);
+    let outage = (ErrorKind::Unavailable, Fault::Infrastructure);
+    // What it means without a key, and with one.
+    for (reply, without, with) in [
+        (coded(404, "RepoNotFound"), absent, absent),
+        (coded(404, "RevisionNotFound"), absent, absent),
+        (coded(403, "GatedRepo"), absent, absent),
+        // With a key a 401 is about the key: it has run out, or is none.
+        (coded(401, "RepoNotFound"), absent, operators),
+        (coded(401, "GatedRepo"), absent, operators),
+        (worded(401, ANONYMOUS).with("www-authenticate", "Bearer realm=\"x\""), absent, operators),
+        (worded(401, "Invalid credentials in Authorization header"), operators, operators),
+        // Proxies, and whatever else is in front of a hub.
+        (coded(401, ""), operators, operators),
+        (coded(403, ""), operators, operators),
+        (coded(403, "DisabledRepo"), operators, operators),
+        (page(401, "www-authenticate"), operators, operators),
+        (page(401, "x-error-message"), operators, operators),
+        (page(407, "proxy-authenticate"), operators, operators),
+        (worded(403, ANONYMOUS), operators, operators),
+        (Reply::json(401, &json!({ "error": ANONYMOUS })), operators, operators),
+        (coded(404, ""), outage, outage),
+        (worded(404, "Not Found"), outage, outage),
+        (Reply::new(404, "default backend - 404"), outage, outage),
     ] {
-        let server = serve(move |_, _| Reply::new(status, "").with("x-error-code", code)).await;
-        let error = hub(&server).resolve(&reference(), &CallContext::new()).await.expect_err("is not there");
-        assert_eq!((error.kind(), error.fault()), (kind, Fault::Operator), "{status} {code}: {error}");
-        assert_eq!(server.seen().len(), 1, "asked once: {error}");
+        let shown = format!("{reply:?}");
+        let server = serve(move |_, _| reply.clone()).await;
+        let token = Credential::bearer("HF_TOKEN", "hush").expect("a token");
+        for (token, expected) in [(None, without), (Some(token), with)] {
+            let before = server.seen().len();
+            let error = hub_with(&server, token).resolve(&reference(), &CallContext::new()).await;
+            let error = error.expect_err("is not there");
+            assert_eq!((error.kind(), error.fault()), expected, "{shown}: {error}");
+            let asked = server.seen().len() - before;
+            assert_eq!(asked, if expected == outage { 3 } else { 1 }, "{shown}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_the_hubs_own_word_makes_a_listed_file_absent() {
+    let absent = (ErrorKind::NotFound, Fault::Operator);
+    let outage = (ErrorKind::Unavailable, Fault::Infrastructure);
+    let anonymous = Reply::new(401, ANONYMOUS).with("x-error-message", ANONYMOUS);
+    for (reply, with_key, expected) in [
+        (coded(404, "EntryNotFound"), false, absent),
+        // A gated repository is listed to everybody.
+        (coded(401, "GatedRepo"), false, absent),
+        (coded(403, "GatedRepo"), true, absent),
+        (anonymous, false, absent),
+        (coded(404, ""), false, outage),
+        (coded(401, ""), false, outage),
+        (Reply::new(403, "<Error><Code>AccessDenied</Code></Error>"), false, outage),
+    ] {
+        let shown = format!("{reply:?}");
+        for name in ["/model.safetensors", "/config.json"] {
+            let reply = reply.clone();
+            let server = serve(
+                move |request, answer| {
+                    if request.path.ends_with(name) { reply.clone() } else { answer }
+                },
+            )
+            .await;
+            let token = with_key.then(|| Credential::bearer("HF_TOKEN", "hush").expect("a token"));
+            let (hub, cx) = (hub_with(&server, token), CallContext::new());
+            // The weights are listed; a small file is read for that.
+            let read = async {
+                let files = hub.resolve(&reference(), &cx).await?;
+                files.read("model.safetensors", 0..8, &cx).await
+            };
+            let present = async { hub.resolve(&reference(), &cx).await?.present(&cx).await };
+            for error in [read.await.expect_err("is gone"), present.await.expect_err("is gone")] {
+                assert_eq!((error.kind(), error.fault()), expected, "{name}, {shown}: {error}");
+                assert!(error.is_retryable(), "{name}, {shown}: {error}");
+            }
+        }
     }
 }
 
@@ -196,12 +281,13 @@ async fn sizes_are_those_of_what_is_downloaded_and_have_a_limit() {
         entry["lfs"] = json!({ "oid": Digest::of(path).to_string(), "size": size });
         entry
     };
-    for listed in [
+    // Files that Git keeps itself are read at once; of a data set nobody may want the large ones.
+    for (listed, data_set_too) in [
         // Together they are more than a number holds.
-        json!([entry("a.parquet", u64::MAX), entry("b.parquet", 2)]),
-        json!([large("a.parquet", u64::MAX), large("b.parquet", 2)]),
-        json!([large("a.parquet", 200 << 30)]),
-        json!([entry("a.parquet", 15 << 20), entry("b.parquet", 50 << 20)]),
+        (json!([entry("a.parquet", u64::MAX), entry("b.parquet", 2)]), true),
+        (json!([large("a.parquet", u64::MAX), large("b.parquet", 2)]), false),
+        (json!([large("a.parquet", 200 << 30)]), false),
+        (json!([entry("a.parquet", 15 << 20), entry("b.parquet", 50 << 20)]), true),
     ] {
         let commit = json!({ "sha": COMMIT });
         let server = Server::start(0, move |request| {
@@ -211,10 +297,11 @@ async fn sizes_are_those_of_what_is_downloaded_and_have_a_limit() {
         .expect("listens");
         let (hub, cx) = (hub(&server), CallContext::new());
         let data_set: DataSetRef = format!("hf:datasets/owner/tasks@{COMMIT}").parse().expect("a reference");
-        for error in [
-            hub.resolve(&reference(), &cx).await.expect_err("too large"),
-            hub.data_set(&data_set, &cx).await.expect_err("too large"),
-        ] {
+        let data_set = hub.data_set(&data_set, &cx).await;
+        assert_eq!(data_set.is_err(), data_set_too);
+        let model = hub.resolve(&reference(), &cx).await;
+        assert!(model.is_err());
+        for error in [model.err(), data_set.err()].into_iter().flatten() {
             assert_eq!((error.kind(), error.fault()), (ErrorKind::ResourceExhausted, Fault::Operator));
             assert!(error.artefact().is_none(), "{error}");
         }

@@ -330,6 +330,17 @@ impl Registry {
     }
 }
 
+/// Whether a registry can have a repository called `name`. Registries answer others with a 404
+/// that has no code, as a proxy's has none.
+// Source: `<name>` in the OCI distribution specification 1.1.
+pub(super) fn is_name(name: &str) -> bool {
+    let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let between = |text: &str| matches!(text, "." | "_" | "__") || text.bytes().all(|byte| byte == b'-');
+    let part =
+        |part: &str| part.starts_with(letter) && part.ends_with(letter) && part.split(letter).all(between);
+    name.split('/').all(part)
+}
+
 #[derive(Deserialize)]
 struct Token {
     token: Option<String>,

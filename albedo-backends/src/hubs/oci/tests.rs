@@ -15,6 +15,8 @@ use crate::http::Client;
 use crate::hubs::remote::Patience;
 use crate::hubs::scripted::{self, Piece, Reply, Request, Server};
 
+mod absent;
+mod deleted;
 mod pushing;
 
 const REPOSITORY: &str = "owner/model";
@@ -238,49 +240,6 @@ async fn tokens_are_asked_of_the_configured_service_alone() {
         error.to_string().contains("HUB_PASSWORD") && !format!("{error:?}").contains("aHVz"),
         "{error:?}"
     );
-}
-
-#[tokio::test]
-async fn no_answer_but_that_of_what_is_asked_for_makes_a_model_absent() {
-    let reference = HubRef::new("oci", REPOSITORY, Revision::Sha256(Digest::of("x"))).expect("a reference");
-    let resolve = async |server: &Server| {
-        hub(server).resolve(&reference, &CallContext::new()).await.expect_err("is not there")
-    };
-    for status in [404, 401, 403, 307, 500] {
-        let registry = scripted::Registry::with_tokens(0);
-        let server = Server::start(0, move |request| match request.path.as_str() {
-            "/service/token" => Reply::new(status, ""),
-            _ => registry.answer(request),
-        });
-        let error = resolve(&server.await.expect("listens")).await;
-        assert_eq!((error.kind(), error.artefact()), (ErrorKind::Unavailable, None), "{status}: {error}");
-    }
-    // The registry itself may say it.
-    for (status, kind) in [
-        (404, ErrorKind::NotFound),
-        (401, ErrorKind::Unavailable),
-        (403, ErrorKind::Unavailable),
-        (307, ErrorKind::Unavailable),
-    ] {
-        let server = Server::start(0, move |_| Reply::new(status, "")).await.expect("listens");
-        let error = resolve(&server).await;
-        assert_eq!((error.kind(), error.artefact()), (kind, None), "{status}: {error}");
-    }
-    // So real registries answer without a key for what they do not have, or do not show to everybody.
-    for (status, code) in [(401, "UNAUTHORIZED"), (403, "DENIED")] {
-        let said = json!({ "errors": [{ "code": code, "message": "requested access is denied" }] });
-        let by_token = said.clone();
-        let registry = scripted::Registry::with_tokens(0);
-        let service = Server::start(0, move |request| match request.path.as_str() {
-            "/service/token" => Reply::json(status, &by_token),
-            _ => registry.answer(request),
-        });
-        let itself = Server::start(0, move |_| Reply::json(status, &said));
-        for server in [service.await.expect("listens"), itself.await.expect("listens")] {
-            let error = resolve(&server).await;
-            assert_eq!((error.kind(), error.artefact()), (ErrorKind::NotFound, None), "{code}: {error}");
-        }
-    }
 }
 
 #[tokio::test]

@@ -100,8 +100,25 @@ impl Upload<'_> {
         let request = HttpRequest::new(Method::HEAD, PUSH, url).with_redirects(Redirects::AnyOrigin);
         let answer = self.registry.authorised(self.repository, Access::Push, &request, self.cx).await?;
         match answer.status() {
+            // What is not here cannot be uploaded, and an answer to HEAD has no code: a proxy's 404 may
+            // not pass for the registry's.
+            StatusCode::NOT_FOUND if matches!(blob.content, Content::Earlier) => {
+                self.has_first_byte(request.url()).await
+            }
             StatusCode::NOT_FOUND => Ok(false),
             _ => self.registry.succeeded(&request, answer, self.cx).await.map(|_| true),
+        }
+    }
+
+    /// Asks for the first byte of the blob at `url`.
+    async fn has_first_byte(&self, url: &str) -> Result<bool> {
+        let request = HttpRequest::get(PUSH, url)
+            .with_redirects(Redirects::AnyOrigin)
+            .with_header(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+        match self.success(&request).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

@@ -147,8 +147,21 @@ async fn only_a_registry_that_says_so_has_lost_a_pack() {
     .await;
     let pushed = hub(&busy).push(again.clone(), &files, &cx).await.expect("after the outage");
     assert_eq!(pushed.uploaded, 0, "what is there is not uploaded again: {sent:?}");
-    let (down, _) = counting(registry, |request| request.method == "HEAD").await;
+    let (down, _) = counting(Arc::clone(&registry), |request| request.method == "HEAD").await;
     let error = hub(&down).push(again.clone(), &files, &cx).await.expect_err("down");
+    assert_eq!((error.fault(), error.is_retryable()), (Fault::Infrastructure, true), "{error}");
+
+    // A proxy's 404 is no loss either: an answer to HEAD has no words, and its page has no code.
+    let proxied = Server::start(0, move |request| {
+        let asks = ["HEAD", "GET"].contains(&request.method.as_str());
+        if asks && request.path.contains("/blobs/") {
+            Reply::new(404, "<html>404 Not Found</html>")
+        } else {
+            registry.answer(request)
+        }
+    });
+    let proxied = proxied.await.expect("listens");
+    let error = hub(&proxied).push(again.clone(), &files, &cx).await.expect_err("a proxy's page");
     assert_eq!((error.fault(), error.is_retryable()), (Fault::Infrastructure, true), "{error}");
 
     let (empty, _) = counting(Arc::new(scripted::Registry::default()), |_| false).await;
