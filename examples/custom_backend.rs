@@ -238,8 +238,10 @@ impl NGrams {
         let mut text = prompt(&request.messages);
         let prompt_tokens = text.len();
         check_context(prompt_tokens + request.max_new_tokens as usize)?;
-        let reply_scores =
-            request.score_reply.as_ref().map(|reply| self.score(text.clone(), reply, cx)).transpose()?;
+        // Of a text to score beside the reply, as much as the context holds.
+        let room = CONTEXT as usize - prompt_tokens;
+        let scored = request.score_reply.as_ref().map(|reply| self.read(text.clone(), reply, room, cx));
+        let reply_scores = scored.transpose()?;
         // The stream of this request's seed, read by position: what else is
         // being written does not matter.
         let stream = Stream::new(request.seed, Use::Token);
@@ -265,10 +267,21 @@ impl NGrams {
     }
 
     /// Log-probabilities of `reply`'s bytes and the stop after them.
-    fn score(&self, mut text: Vec<u8>, reply: &str, cx: &CallContext) -> albedo::Result<TokenScores> {
+    fn score(&self, text: Vec<u8>, reply: &str, cx: &CallContext) -> albedo::Result<TokenScores> {
         check_context(text.len() + reply.len() + 1)?;
-        let mut log_probs = Vec::with_capacity(reply.len() + 1);
-        for byte in reply.bytes().chain([STOP]) {
+        self.read(text, reply, usize::MAX, cx)
+    }
+
+    /// The scores of the first `most` tokens of `reply` and its end.
+    fn read(
+        &self,
+        mut text: Vec<u8>,
+        reply: &str,
+        most: usize,
+        cx: &CallContext,
+    ) -> albedo::Result<TokenScores> {
+        let mut log_probs = Vec::new();
+        for byte in reply.bytes().chain([STOP]).take(most) {
             cx.check("score a reply")?;
             log_probs.push(self.next(&text)[usize::from(byte)].ln().min(0.0) as f32);
             text.push(byte);

@@ -330,6 +330,10 @@ impl ModelBackend for OpenAiBackend {
         &self.identity
     }
 
+    fn max_in_flight(&self) -> Option<u32> {
+        Some(self.config.max_in_flight)
+    }
+
     async fn load(&self, source: &ModelSource, cx: &CallContext) -> Result<Arc<dyn ModelSession>> {
         cx.check(LOAD)?;
         let model = self.model(source)?;

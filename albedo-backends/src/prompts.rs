@@ -11,7 +11,13 @@ use crate::text::ChatText;
 
 /// The tokenizer and chat template of a model's folder.
 #[derive(Debug)]
-pub struct PromptText(ChatText);
+pub struct PromptText {
+    text: ChatText,
+    /// The token that closes a reply.
+    close: u32,
+    /// What the template closes a reply with, if the engine goes on behind it.
+    endless: Option<String>,
+}
 
 /// Tokens of a conversation, and which of them the assistant wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +36,32 @@ impl PromptText {
     /// A file that is missing or malformed; a template that does not render, or that
     /// asks for the date.
     pub fn load(folder: &Path) -> Result<Self> {
-        ChatText::load(folder, None).map(Self)
+        let text = ChatText::load(folder, None)?;
+        let eos = text.end_of_turn();
+        // A template that does not take the conversation tells nothing.
+        let (close, endless) = match behind_a_reply(&text).ok().flatten() {
+            Some(id) if text.stop_ids().contains(&id) => (id, None),
+            Some(id) => (eos, text.decode(&[id]).ok()),
+            None => (eos, None),
+        };
+        Ok(Self { text, close, endless })
+    }
+
+    /// Checks that the text files of the model in `folder` can be loaded, whichever date a
+    /// backend gives a template that asks for one.
+    ///
+    /// # Errors
+    /// As [`PromptText::load`], except those about the date.
+    pub fn check(folder: &Path) -> Result<()> {
+        // Any day will do.
+        ChatText::load(folder, "2026-01-01".parse().ok()).map(drop)
+    }
+
+    /// What the template puts behind a reply, if that is no token that ends a reply of the
+    /// engine. Replies are then closed with the `eos_token` instead, which no later prompt has
+    /// behind them.
+    pub fn endless(&self) -> Option<&str> {
+        self.endless.as_deref()
     }
 
     /// Digest of the vocabulary: which text has which id. Two files that were written by
@@ -39,17 +70,18 @@ impl PromptText {
     /// # Errors
     /// None that a caller could cause.
     pub fn vocabulary(&self) -> Result<Digest> {
-        self.0.vocabulary()
+        self.text.vocabulary()
     }
 
     /// One more than the highest id.
     pub fn vocab_size(&self) -> u32 {
-        self.0.vocab_size()
+        self.text.vocab_size()
     }
 
     /// The tokens of `messages` as a model meets them turn by turn: each reply of the
     /// assistant stands behind exactly the prompt that the engine reads before it, and ends
-    /// with the closing token.
+    /// with the closing token: the template's, if it ends a reply of the engine, else the
+    /// `eos_token`.
     ///
     /// Usually that is one row of tokens. A template that renders earlier turns otherwise
     /// once a later one is there, for example without their reasoning, gives further rows,
@@ -63,9 +95,9 @@ impl PromptText {
             if message.role != MessageRole::Assistant {
                 continue;
             }
-            let prompt = self.0.encode_prompt(&messages[..place])?;
-            let mut reply = self.0.encode_reply(&message.content)?;
-            reply.push(self.0.end_of_turn());
+            let prompt = self.text.encode_prompt(&messages[..place])?;
+            let mut reply = self.text.encode_reply(&message.content)?;
+            reply.push(self.close);
             match rows.last_mut() {
                 Some(row) if prompt.starts_with(&row.ids) => row.go_on(prompt, &reply),
                 _ => rows.push(ConversationTokens::new(prompt, &reply)),
@@ -80,8 +112,23 @@ impl PromptText {
     /// # Errors
     /// Messages that the template refuses.
     pub fn answered(&self, prompt: &[Message], reply: &[u32]) -> Result<ConversationTokens> {
-        Ok(ConversationTokens::new(self.0.encode_prompt(prompt)?, reply))
+        Ok(ConversationTokens::new(self.text.encode_prompt(prompt)?, reply))
     }
+}
+
+/// The token that the template puts behind a reply, blanks aside; none if it cannot be told.
+fn behind_a_reply(text: &ChatText) -> Result<Option<u32>> {
+    const REPLY: &str = "Understood";
+    let said = [(MessageRole::User, "Hello"), (MessageRole::Assistant, REPLY), (MessageRole::User, "Go on")];
+    let said = said.map(|(role, text)| Message::new(role, text));
+    let rendered = text.decode(&text.encode_prompt(&said)?)?;
+    let Some((_, behind)) = rendered.rsplit_once(REPLY) else { return Ok(None) };
+    for id in text.encode_reply(behind)? {
+        if !text.decode(&[id])?.trim().is_empty() {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
 }
 
 impl ConversationTokens {
@@ -119,16 +166,18 @@ impl ConversationTokens {
 
 impl PromptCounter for PromptText {
     fn text(&self) -> [Digest; 2] {
-        [self.0.tokenizer_digest(), self.0.template_digest()]
+        [self.text.tokenizer_digest(), self.text.template_digest()]
     }
 
     fn count(&self, messages: &[Message]) -> Result<Option<u32>> {
-        Ok(Some(self.0.encode_prompt(messages)?.len() as u32))
+        Ok(Some(self.text.encode_prompt(messages)?.len() as u32))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use albedo_core::ErrorKind;
+
     use super::*;
 
     fn king() -> PromptText {
@@ -154,13 +203,62 @@ mod tests {
         let [row] = &rows[..] else { panic!("one row, not {}", rows.len()) };
         assert_eq!(row.replies.len(), 2);
         for (reply, turn) in row.replies.iter().zip([2, 4]) {
-            let prompt = text.0.encode_prompt(&messages[..turn]).expect("encodes");
+            let prompt = text.text.encode_prompt(&messages[..turn]).expect("encodes");
             assert_eq!(row.ids[..reply.start], prompt, "turn {turn}");
             assert_eq!(row.ids[reply.end - 1], close);
-            let written = text.0.decode(&row.ids[reply.start..reply.end - 1]).expect("decodes");
+            let written = text.text.decode(&row.ids[reply.start..reply.end - 1]).expect("decodes");
             assert_eq!(written, messages[turn].content);
         }
         assert_eq!(row.replies[1].end, row.ids.len(), "nothing stands behind the last reply");
+    }
+
+    #[test]
+    fn replies_are_closed_as_the_template_does_where_that_ends_a_reply() {
+        let king = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/demo/models/king");
+        let folder = tempfile::tempdir().expect("a folder");
+        let read = |name: &str| std::fs::read_to_string(king.join(name)).expect("reads");
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("writes");
+        write("tokenizer.json", &read("tokenizer.json"));
+        // As base models have it: the template closes turns with another token.
+        let config = read("tokenizer_config.json");
+        let eos = "\"eos_token\": \"<|im_end|>\"";
+        assert!(config.contains(eos));
+        write("tokenizer_config.json", &config.replace(eos, "\"eos_token\": \"<|endoftext|>\""));
+        let messages = [
+            said(MessageRole::User, "It fails."),
+            said(MessageRole::Assistant, "I look."),
+            said(MessageRole::User, "a.py"),
+            said(MessageRole::Assistant, "Done."),
+        ];
+        for (ends, close, rows, endless) in
+            [("[4089, 4091]", 4091, 1, None), ("4089", 4089, 2, Some("<|im_end|>"))]
+        {
+            write("generation_config.json", &format!("{{\"eos_token_id\": {ends}}}"));
+            let text = PromptText::load(folder.path()).expect("loads");
+            assert_eq!(text.endless(), endless);
+            let found = text.conversation(&messages).expect("encodes");
+            assert_eq!(found.len(), rows, "{ends}");
+            for row in found {
+                assert_eq!(row.ids.last(), Some(&close), "{ends}");
+            }
+        }
+        assert_eq!(PromptText::load(&king).expect("the demo's king").endless(), None);
+    }
+
+    #[test]
+    fn a_template_that_asks_for_the_date_can_be_checked_without_one() {
+        let king = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/demo/models/king");
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+            std::fs::copy(king.join(name), folder.path().join(name)).expect("copied");
+        }
+        let template =
+            "{{ strftime_now('%Y') }}{% for message in messages %}{{ message.content }}{% endfor %}";
+        std::fs::write(folder.path().join("chat_template.jinja"), template).expect("writes");
+        assert_eq!(PromptText::load(folder.path()).expect_err("no date").kind(), ErrorKind::ConfigInvalid);
+        PromptText::check(folder.path()).expect("any date will do");
+        std::fs::write(folder.path().join("tokenizer.json"), "{}").expect("writes");
+        assert!(PromptText::check(folder.path()).is_err());
     }
 
     #[test]

@@ -207,7 +207,7 @@ struct Server {
     info: EngineInfo,
     /// The engine's digest.
     engine: Digest,
-    max_in_flight: usize,
+    max_in_flight: u32,
     /// Has the text files that were fetched.
     texts: text::Texts,
     /// The jobs whose arithmetic overflowed since their model was loaded.
@@ -277,7 +277,7 @@ impl ServeBackend {
                 link,
                 info,
                 engine,
-                max_in_flight: config.max_in_flight as usize,
+                max_in_flight: config.max_in_flight,
                 texts: text::Texts::new(&cx.cache_dir()?),
                 overflowed: Mutex::default(),
                 held: Mutex::default(),
@@ -382,6 +382,10 @@ albedo_core::register!(dyn ModelBackend => ServeBackend);
 impl ModelBackend for ServeBackend {
     fn identity(&self) -> &Identity {
         &self.server.info.engine.backend
+    }
+
+    fn max_in_flight(&self) -> Option<u32> {
+        Some(self.server.max_in_flight)
     }
 
     fn takes_references(&self) -> bool {

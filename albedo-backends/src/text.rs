@@ -7,18 +7,20 @@ use std::path::{Path, PathBuf};
 use albedo_core::pretrained::{chat_template, normal_generation, stop_ids, token_text};
 use albedo_core::{Artefact, Digest, Error, ErrorKind, Fault, Message, Reach, Result};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use tokenizers::Tokenizer;
 
 use self::jinja::{Failed, Template};
 use self::pieces::{PIECE, may_be_cut, pieces};
+use self::steps::Steps;
 use crate::files::read_small;
 
 #[cfg(feature = "burn")]
 mod growing;
 mod jinja;
 mod pieces;
+mod steps;
 
 #[cfg(feature = "burn")]
 pub(crate) use growing::Growing;
@@ -31,8 +33,10 @@ const RENDER: &str = "render the chat template";
 const MAX_BYTES: u64 = 64 << 20;
 
 /// How many times longer a tokenizer may make a text before it reads it. Source:
-/// albedo; the tokenizers of published models make it three times as long.
-const MAX_GROWTH: usize = 64;
+/// albedo; the steps of published tokenizers make it 132 times as long at most
+/// (XLM-RoBERTa, as transformers converts it: one character becomes 33 bytes, and
+/// what a pattern of spaces matches three more than it has).
+const MAX_GROWTH: usize = 256;
 
 /// What a model folder says about text: `tokenizer.json`, the chat template
 /// (`chat_template.jinja`, else `chat_template` in `tokenizer_config.json`) and
@@ -81,7 +85,8 @@ impl ChatText {
     /// and the tokenizer does not have.
     pub(crate) fn load(folder: &Path, date: Option<Date>) -> Result<Self> {
         let bytes = read_tokenizer(folder)?;
-        let tokenizer = parse_tokenizer(&bytes).map_err(|error| in_file(error, folder, "tokenizer.json"))?;
+        let (tokenizer, steps) =
+            parse_tokenizer(&bytes).map_err(|error| in_file(error, folder, "tokenizer.json"))?;
         let config = read_json(folder, "tokenizer_config.json")?;
         let special = SpecialTokens {
             bos: special_token(&config, "bos_token")?,
@@ -103,7 +108,8 @@ impl ChatText {
             in_file(invalid(format!("the id of a token is {}", u32::MAX)), folder, "tokenizer.json")
         })?;
 
-        let file: Json = serde_json::from_slice(&bytes).unwrap_or_default();
+        let mut file: Json = serde_json::from_slice(&bytes).unwrap_or_default();
+        steps.put_into(&mut file);
 
         #[derive(Serialize)]
         struct Digested<'a> {
@@ -198,10 +204,6 @@ impl ChatText {
     }
 
     /// Ids that end a reply, ascending; [`ChatText::end_of_turn`] among them.
-    #[cfg_attr(
-        not(any(feature = "burn", feature = "serve")),
-        expect(dead_code, reason = "engines ask, and who compares")
-    )]
     pub(crate) fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
     }
@@ -261,10 +263,15 @@ fn read_tokenizer(folder: &Path) -> Result<Vec<u8>> {
     }
 }
 
-fn parse_tokenizer(bytes: &[u8]) -> Result<Tokenizer> {
-    let growth = growth(bytes)?;
-    if growth > MAX_GROWTH {
+fn parse_tokenizer(bytes: &[u8]) -> Result<(Tokenizer, Steps)> {
+    // Before anything is read that runs the steps.
+    let steps = guarded(LOAD, || Steps::read(bytes).map_err(Into::into))
+        .map_err(|error| invalid(format!("not a tokenizer: {}", error.message())))?;
+    if steps.growth() > MAX_GROWTH {
         return Err(invalid(format!("it may make a text more than {MAX_GROWTH} times as long")));
+    }
+    if !steps.keep_the_text() {
+        return Err(invalid("its post-processor leaves a text out, or has it several times"));
     }
     let mut tokenizer = guarded(LOAD, || Tokenizer::from_bytes(bytes))
         .map_err(|error| invalid(format!("not a tokenizer: {}", error.message())))?;
@@ -272,7 +279,7 @@ fn parse_tokenizer(bytes: &[u8]) -> Result<Tokenizer> {
         .with_truncation(None)
         .map_err(|error| invalid(format!("its truncation cannot be switched off: {error}")))?;
     tokenizer.with_padding(None);
-    Ok(tokenizer)
+    Ok((tokenizer, steps))
 }
 
 fn read_template(folder: &Path, config: &Map<String, Json>) -> Result<String> {
@@ -317,56 +324,6 @@ fn end_of_turn(tokenizer: &Tokenizer, special: &SpecialTokens) -> Result<u32> {
     tokenizer
         .token_to_id(token)
         .ok_or_else(|| invalid(format!("the tokenizer does not have the `eos_token`, `{token}`")))
-}
-
-/// How many times longer the normalizers and decoders of a `tokenizer.json` may make
-/// a text: hostile ones double it over and over.
-fn growth(bytes: &[u8]) -> Result<usize> {
-    #[derive(Deserialize)]
-    struct Steps {
-        normalizer: Option<Json>,
-        post_processor: Option<Json>,
-        decoder: Option<Json>,
-    }
-    fn of(step: &Json) -> usize {
-        let length = |key: &str| step.get(key).and_then(Json::as_str).map_or(0, str::len);
-        match step.get("type").and_then(Json::as_str) {
-            Some("Sequence") => {
-                let steps = ["normalizers", "decoders"].iter().find_map(|key| step.get(key)?.as_array());
-                steps.into_iter().flatten().map(of).fold(1, usize::saturating_mul)
-            }
-            Some("Replace") => {
-                let pattern = step.get("pattern").and_then(|pattern| pattern.get("String")?.as_str());
-                match pattern.map(str::len) {
-                    Some(pattern) if pattern > 0 => length("content").div_ceil(pattern).max(1),
-                    // What a pattern matches may be as short as nothing.
-                    _ => length("content") + 1,
-                }
-            }
-            _ => 1,
-        }
-    }
-    let Steps { normalizer, post_processor, decoder } =
-        serde_json::from_slice(bytes).map_err(|error| invalid(format!("not a tokenizer: {error}")))?;
-    if post_processor.as_ref().is_some_and(|step| !keeps_the_text(step)) {
-        return Err(invalid("its post-processor leaves a text out, or has it several times"));
-    }
-    Ok([normalizer, decoder].iter().flatten().map(of).max().unwrap_or(1))
-}
-
-/// Whether a post-processor has the tokens of a text once, whatever it puts beside them.
-fn keeps_the_text(step: &Json) -> bool {
-    match step.get("type").and_then(Json::as_str) {
-        Some("TemplateProcessing") => {
-            let items = step.get("single").and_then(Json::as_array).into_iter().flatten();
-            items.filter(|item| item.get("Sequence").is_some()).count() == 1
-        }
-        Some("Sequence") => {
-            let steps = step.get("processors").and_then(Json::as_array);
-            steps.into_iter().flatten().all(keeps_the_text)
-        }
-        _ => true,
-    }
 }
 
 /// What the tokenizer makes of something. It panics on some files that it has read.

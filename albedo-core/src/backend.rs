@@ -44,6 +44,15 @@ pub trait ModelBackend: Debug + Send + Sync + 'static {
         None
     }
 
+    /// The most requests of a session that it has under way at a server; further ones wait
+    /// inside the session for their turn. `None` where it has no such bound.
+    ///
+    /// The backend [`routes`](crate::wrappers::RoutesBackend) sends a session no more than
+    /// these: what waits inside would be timed as if the server were silent.
+    fn max_in_flight(&self) -> Option<u32> {
+        None
+    }
+
     /// Whether it takes references into hubs as they are, since what it asks has the
     /// models; other backends load the folder that a reference was brought into.
     fn takes_references(&self) -> bool {

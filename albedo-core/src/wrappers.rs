@@ -17,7 +17,8 @@
 //! ```
 //!
 //! Why so: a pause between passes must hold no place at a gate; a try that waits
-//! at a gate must not run out of its own time; a breaker has to see every try,
+//! at a gate must not run out of its own time, and so a gate lets no more calls through
+//! than its session takes at once ([`Route::at_most`]); a breaker has to see every try,
 //! not what is left of them after retrying; a fallback costs no pause; and a
 //! loser that is dropped has to give its place back and tell the breaker nothing.
 //!
@@ -52,7 +53,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
-pub use crate::retry::RetrySettings;
+pub use crate::retry::{Passes, RetrySettings};
 pub use guarded::Guarded;
 pub use plugin::{RoutesBackend, RoutesConfig};
 pub use routes::Route;

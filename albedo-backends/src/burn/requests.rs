@@ -225,7 +225,8 @@ fn enqueue(mut call: Call, waiting: &mut VecDeque<Waiting>) {
 #[derive(Debug)]
 pub(super) struct Prompt {
     pub(super) ids: Vec<u32>,
-    /// The reply to score, its end of turn included.
+    /// The reply to score, its end of turn included; beside a reply that is written, as much of
+    /// it as the context holds.
     pub(super) reply: Option<Vec<u32>>,
     /// Who is shown the logits of the reply's tokens.
     pub(super) reader: Option<Arc<dyn LogitsReader>>,
@@ -348,12 +349,18 @@ impl Desk {
             albedo_core::Prompt::Text(text) => self.text.encode_reply(text)?,
             albedo_core::Prompt::Tokens(ids) => ids.to_vec(),
         };
-        let (reply, reader) = match &request.given {
+        let (mut reply, reader) = match &request.given {
             None => (None, None),
             Some(Given::Text(text)) => (Some(self.reply_ids(text)?), None),
             Some(Given::Tokens(ids, reader)) => (Some(ids.to_vec()), Some(Arc::clone(reader))),
         };
         let new_tokens = request.write.map_or(0, |write| write.max_new_tokens as usize);
+        if request.write.is_some()
+            && let Some(reply) = &mut reply
+        {
+            // A recorded reply may be longer than the one to write, and costs no request.
+            reply.truncate(self.context_length.saturating_sub(prompt.len()));
+        }
         self.check(request, &prompt, new_tokens, reply.as_deref().unwrap_or_default())?;
         let own_reader =
             request.prompt_log_probs.map(|likeliest| Arc::new(PromptReader::new(&prompt, likeliest)));

@@ -205,6 +205,29 @@ async fn scores_beside_a_reply_are_those_of_a_call_of_their_own() {
     assert!(alone[0].log_probs.iter().all(|value| value.is_finite() && *value <= 0.0));
 }
 
+#[tokio::test]
+async fn a_recorded_reply_beyond_the_context_is_scored_as_far_as_it_fits() {
+    let weights = std::fs::read(demo("king").join("model.safetensors")).unwrap();
+    let folder = model(&[("model.safetensors", &weights)]);
+    let long = load(folder.path(), 4).await.unwrap();
+    let request = request("The tests fail.", 0).with_max_new_tokens(2);
+    let prompt = long.count_prompt_tokens(&request.messages).unwrap().unwrap();
+    // The longest reply fits, and of the recorded one three tokens.
+    set(folder.path(), "max_position_embeddings", &json!(prompt + 3));
+    let short = load(folder.path(), 4).await.unwrap();
+    assert_eq!(short.model().context_length, prompt + 3);
+    let whole = answers(&*long, vec![request.clone()]).await.remove(0);
+    let cut = answers(&*short, vec![request.clone()]).await.remove(0);
+    assert_eq!((&cut.tokens, &cut.text, cut.finish), (&whole.tokens, &whole.text, whole.finish));
+    let log_probs = |reply: &Completion| reply.reply_scores.clone().expect("scores").log_probs;
+    assert!(log_probs(&whole).len() > 3);
+    assert_eq!(log_probs(&cut)[..], log_probs(&whole)[..3]);
+    // A call for scores alone has nothing to give instead.
+    let score = ScoreRequest::new(request.messages.clone(), request.score_reply.clone().expect("a reply"));
+    let error = short.score(vec![score], &CallContext::new()).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("scored tokens"), "{error}");
+}
+
 /// Audits a reply by its own logits, and keeps the log-probability of each token.
 #[derive(Debug)]
 struct Audited {

@@ -7,6 +7,7 @@ use albedo_core::rng::{Stream, Use, derive_seed};
 use albedo_core::{CallContext, Digest, Error, ErrorKind, Fault, Reach, Result};
 use burn::tensor::Device;
 
+pub use self::files::CHECKPOINT;
 pub use self::settings::{Decay, Distil, Divergence, Dpo, Lora, Objective, Optimizer, Precision, Settings};
 
 use self::decoder::{Decoder, Pass, Target};
@@ -219,8 +220,8 @@ impl Trainer {
     }
 
     /// Writes a checkpoint to `folder`: weights, the optimizer's state and the step. A crash
-    /// leaves the checkpoint that was there before, or this one. Returns its digest: two
-    /// trainers with the same bits have the same.
+    /// leaves the checkpoint that was there before, or this one. Returns the digest of its file,
+    /// [`CHECKPOINT`]: two trainers with the same bits have the same.
     ///
     /// # Errors
     /// A weight that is not finite; the operating system's, for example of a full disk. The
@@ -229,13 +230,15 @@ impl Trainer {
         files::save(folder, &self.params, &self.states, self.steps, &self.settings)
     }
 
-    /// Goes on from the checkpoint in `folder`, with the same bits as without a stop.
+    /// Goes on from the checkpoint in `folder`, with the same bits as without a stop. `saved` is
+    /// what [`Trainer::save`] gave: no byte of the checkpoint is used if it has another digest.
     ///
     /// # Errors
-    /// A checkpoint that is missing, damaged, of another model or of other settings. The
-    /// trainer is then as before.
-    pub fn resume(&mut self, folder: &Path) -> Result<()> {
-        let read = files::resume(folder, &self.params, &self.states, &self.settings)?;
+    /// [`ErrorKind::DigestMismatch`] for a checkpoint that is damaged, or another one; a
+    /// checkpoint that is missing, of another model or of other settings. The trainer is then
+    /// as before.
+    pub fn resume(&mut self, folder: &Path, saved: Digest) -> Result<()> {
+        let read = files::resume(folder, saved, &self.params, &self.states, &self.settings)?;
         (self.params, self.states, self.steps) = (read.params, read.states, read.steps);
         Ok(())
     }

@@ -129,15 +129,16 @@ impl Reader {
                 self.reply.take(value, false, refused)?;
             }
         }
+        // Of one value alone a `delta` that is null says nothing: servers write it beside a whole message.
+        let is_alone = values.len() == 1;
         let is_piece = |value: &Value| {
             let mut choices = value["choices"].as_array().into_iter().flatten();
-            choices.any(|choice| choice.get("delta").is_some())
+            choices.any(|choice| choice.get("delta").is_some_and(|delta| !(is_alone && delta.is_null())))
         };
         self.is_done = !values.iter().any(is_piece);
         let mut events = Events::default();
         let mut rest = events.push(&body[end..]).map_err(too_long)?;
-        rest.extend(events.end().map_err(too_long)?);
-        rest.retain(is_whole);
+        rest.extend(events.end().map_err(too_long)?.into_iter().filter(is_whole));
         self.events(rest, refused).map(|_| ())
     }
 
@@ -166,9 +167,10 @@ impl Reader {
     }
 }
 
-/// Whether `event` is more than what a connection has cut off, which is no garbage.
+/// Whether `event`, the last one, is more than what a connection has cut off, which is no garbage.
+/// An error may be words.
 fn is_whole(event: &Event) -> bool {
-    event.data == b"[DONE]" || lenient::value(&event.data).is_ok()
+    event.is_error || event.data == b"[DONE]" || lenient::value(&event.data).is_ok()
 }
 
 /// An answer as it arrives.

@@ -2,8 +2,10 @@ use std::time::Duration;
 
 use albedo_core::conformance::{BackendFixture, SessionFixture, check_backend};
 use albedo_core::http::{HeaderMap, HttpRequest, HttpResponse};
-use albedo_core::registry::SystemSecrets;
-use albedo_core::{Fault, FinishReason, MessageRole, ResponseFormat, Retry, Sampling};
+use albedo_core::registry::{Resources, SystemSecrets};
+use albedo_core::{
+    Clock, Fault, FinishReason, MessageRole, Registry, ResponseFormat, Retry, Sampling, VirtualClock,
+};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -470,7 +472,7 @@ async fn routes_bring_every_request_through() {
         "concurrency": { "initial": 2, "max": 4 },
         "breaker": { "failures": 20, "cooldown_secs": 0.01 },
     });
-    let (registry, cx) = (albedo_core::Registry::linked().expect("linked"), CallContext::new());
+    let (registry, cx) = (Registry::linked().expect("linked"), CallContext::new());
     let backend = registry.build::<dyn ModelBackend>("routes", config, &cx).await.expect("builds");
     let session = backend.load(&ModelSource::served("judge"), &cx).await.expect("loads");
     let requests: Vec<_> = (0..64).map(|number| request(&format!("question {number}"))).collect();
@@ -529,6 +531,15 @@ proptest! {
     }
 }
 
+/// The answer from memory to `request`.
+fn canned(request: &HttpRequest) -> HttpResponse {
+    let body = match request.url().rsplit('/').next() {
+        Some("models") => json!({ "data": [{ "id": "judge" }] }),
+        _ => json!({ "choices": [{ "message": { "content": "yes" }, "finish_reason": "stop" }] }),
+    };
+    HttpResponse::whole(StatusCode::OK, HeaderMap::new(), body.to_string())
+}
+
 /// Answers from memory, and keeps what was sent.
 #[derive(Debug)]
 struct Scripted(std::sync::Mutex<Vec<HttpRequest>>);
@@ -536,12 +547,9 @@ struct Scripted(std::sync::Mutex<Vec<HttpRequest>>);
 #[async_trait]
 impl HttpTransport for Scripted {
     async fn send(&self, request: HttpRequest, _: &CallContext) -> Result<HttpResponse> {
-        let body = match request.url().rsplit('/').next() {
-            Some("models") => json!({ "data": [{ "id": "judge" }] }),
-            _ => json!({ "choices": [{ "message": { "content": "yes" }, "finish_reason": "stop" }] }),
-        };
+        let answer = canned(&request);
         self.0.lock().expect("no panic").push(request);
-        Ok(HttpResponse::whole(StatusCode::OK, HeaderMap::new(), body.to_string()))
+        Ok(answer)
     }
 }
 
@@ -560,4 +568,43 @@ async fn any_transport_carries_the_requests() {
         sent,
         [("GET", "https://llm.test/v1/models"), ("POST", "https://llm.test/v1/chat/completions")]
     );
+}
+
+/// Takes 40 seconds of its clock for each reply.
+#[derive(Debug)]
+struct Slow(VirtualClock);
+
+#[async_trait]
+impl HttpTransport for Slow {
+    async fn send(&self, request: HttpRequest, _: &CallContext) -> Result<HttpResponse> {
+        if request.url().ends_with("/chat/completions") {
+            self.0.sleep_until(self.0.now() + Duration::from_secs(40)).await;
+        }
+        Ok(canned(&request))
+    }
+}
+
+/// Each has 60 seconds to its first token, and the last one waits for two minutes before it is sent.
+#[test]
+fn a_request_that_waits_for_its_turn_is_not_timed() {
+    let clock = VirtualClock::new();
+    let transport = Arc::new(Slow(clock.clone()));
+    let resources = Resources::default().with_clock(clock.clone()).with_http(transport);
+    let (registry, cx) = (Registry::linked().expect("linked"), CallContext::new());
+    let build = BuildContext::new(&registry, &cx).with_resources(resources);
+    let config = json!({
+        "order": [{ "name": "openai", "base_url": "https://llm.test/v1", "stream": false, "max_in_flight": 1 }],
+        "retry": { "attempts": 1 },
+    });
+    let asked = async {
+        let backend = build.build::<dyn ModelBackend>("routes", config).await.expect("builds");
+        let session = backend.load(&ModelSource::served("judge"), &cx).await.expect("loads");
+        let requests = (0..4).map(|number| request(&format!("question {number}"))).collect();
+        session.generate(requests, &cx).collect::<Vec<_>>().await
+    };
+    let answers = clock.run(asked).expect("nothing waits for ever");
+    for Generated { index, result } in answers {
+        result.unwrap_or_else(|error| panic!("request {index}: {error}"));
+    }
+    assert_eq!(clock.now(), Duration::from_secs(4 * 40));
 }

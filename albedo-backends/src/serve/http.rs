@@ -8,7 +8,6 @@ use albedo_core::events::{EventKind, JobState};
 use albedo_core::http::{Credential, HttpRequest, HttpResponse, HttpTransport, Method};
 use albedo_core::{CallContext, Clock, Digest, Error, ErrorKind, Fault, Reach, Result, Retry};
 use async_trait::async_trait;
-use futures::future::{Either, select};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -20,7 +19,7 @@ use super::protocol::{
     EngineInfo, EventLine, HEARTBEAT_SECS, JobRequest, JobResult, JobStatus, MAX_RESULT, MAX_TEXT_FILE,
     ReleaseJob, TextFile, WireError,
 };
-use crate::http::{BaseSetting, Refusal};
+use crate::http::{BaseSetting, Refusal, Stall};
 
 const ASK: &str = "ask the server";
 
@@ -340,14 +339,8 @@ impl Remote {
         most: usize,
         cx: &CallContext,
     ) -> Result<Vec<u8>, Trouble> {
-        let mut bytes = Vec::new();
-        while let Some(piece) = self.heard(SILENCE, response.chunk(), cx).await?.map_err(broken)? {
-            if bytes.len() + piece.len() > most {
-                return Err(Trouble::Final(protocol(&format!("its answer has more than {most} bytes"))));
-            }
-            bytes.extend_from_slice(&piece);
-        }
-        Ok(bytes)
+        let read = self.stall(SILENCE).body(ASK, response, most, cx).await;
+        read.map_err(|error| silent(error, cx).unwrap_or_else(broken))
     }
 
     /// What `work` comes to, unless `cx` ends it or the server is silent for longer than
@@ -358,15 +351,22 @@ impl Remote {
         work: impl Future<Output = T>,
         cx: &CallContext,
     ) -> Result<T, Trouble> {
-        let until = self.clock.sleep_until(self.clock.now() + silence);
-        let first = async {
-            match select(std::pin::pin!(work), until).await {
-                Either::Left((done, _)) => Some(done),
-                Either::Right(_) => None,
-            }
-        };
-        let done = cx.run(ASK, first).await.map_err(Trouble::Final)?;
-        done.ok_or_else(|| Trouble::Passing(away("the server fell silent")))
+        let done = self.stall(silence).within(ASK, work, cx).await;
+        done.map_err(|error| silent(error, cx).unwrap_or_else(Trouble::Final))
+    }
+
+    /// Every byte is progress.
+    fn stall(&self, silence: Duration) -> Stall {
+        Stall::new(Arc::clone(&self.clock), silence, 1)
+    }
+}
+
+/// The trouble that `error` is if `cx` has ended, or the server says nothing; else the error.
+fn silent(error: Error, cx: &CallContext) -> Result<Trouble, Error> {
+    match error.kind() {
+        _ if cx.check(ASK).is_err() => Ok(Trouble::Final(error)),
+        ErrorKind::Timeout => Ok(Trouble::Passing(away("the server fell silent"))),
+        _ => Err(error),
     }
 }
 
@@ -378,10 +378,15 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Trouble> {
     })
 }
 
+/// What to do about an answer that no server of jobs gives.
+const OTHER_SERVER: &str = "check `url`: it has to be that of `albedo serve`, of the same version";
+
 /// A body that did not come whole. One that has no end comes again.
 fn broken(error: Error) -> Trouble {
     match error.kind() {
-        ErrorKind::Protocol => Trouble::Final(error.with_reach(Reach::Duel).with_retry(Retry::Never)),
+        ErrorKind::Protocol => {
+            Trouble::Final(error.with_reach(Reach::Duel).with_retry(Retry::Never).with_hint(OTHER_SERVER))
+        }
         _ => Trouble::Passing(error),
     }
 }
@@ -391,7 +396,7 @@ fn protocol(message: &str) -> Error {
     Error::new(ErrorKind::Protocol, ASK, message)
         .with_reach(Reach::Duel)
         .with_retry(Retry::Never)
-        .with_hint("check `url`: it has to be that of `albedo serve`, of the same version")
+        .with_hint(OTHER_SERVER)
 }
 
 fn away(message: &str) -> Error {

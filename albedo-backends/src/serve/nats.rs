@@ -38,6 +38,7 @@ use super::{NatsConfig, Patience};
 
 const CONNECT: &str = "connect to NATS";
 const ASK: &str = "ask the fleet";
+const PIECES: &str = "fetch a piece from the fleet";
 
 /// The longest request or result that is sent within one message; a NATS server takes
 /// 1 MiB by default.
@@ -207,7 +208,8 @@ impl Fleet {
     /// The bytes of `body`, at most `most`.
     ///
     /// # Errors
-    /// A piece is gone or not what it was.
+    /// [`ErrorKind::Protocol`] if a piece is gone or not what it was; [`ErrorKind::Unavailable`] if
+    /// the broker does not answer.
     pub async fn bytes(&self, body: &Body, most: usize) -> Result<Vec<u8>> {
         let (sha256, count) = match body {
             Body::Inline(text) => return Ok(text.clone().into_bytes()),
@@ -217,7 +219,10 @@ impl Fleet {
         for number in 0..count {
             let subject = format!("{}.parts.{sha256}.{number}", self.prefix);
             let piece = self.parts.get_last_raw_message_by_subject(&subject).await;
-            let piece = piece.map_err(|error| failed("fetch a piece from the fleet", &error))?;
+            let piece = piece.map_err(|error| match error.kind() {
+                RawMessageErrorKind::NoMessageFound => lost(number),
+                _ => failed(PIECES, &error),
+            })?;
             bytes.extend_from_slice(&piece.payload);
             if bytes.len() > most {
                 return Err(protocol(&format!("what it names has more than {most} bytes")));
@@ -615,6 +620,14 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>> {
 
 fn failed(operation: &str, error: &dyn std::fmt::Display) -> Error {
     Error::new(ErrorKind::Unavailable, operation, error.to_string())
+}
+
+/// The broker does not have a piece any more.
+fn lost(piece: u32) -> Error {
+    Error::new(ErrorKind::Protocol, PIECES, "the broker has lost a piece")
+        .with_fault(Fault::Infrastructure)
+        .with_retry(Retry::Backoff)
+        .with("piece", piece)
 }
 
 fn protocol(message: &str) -> Error {

@@ -43,7 +43,7 @@ impl RemoteSession {
         info: ModelInfo,
         text: Arc<ChatText>,
     ) -> Self {
-        let slots = Semaphore::new(server.max_in_flight);
+        let slots = Semaphore::new(server.max_in_flight as usize);
         Self(Arc::new(Remote { server, key, source, info, text, slots, waiting: Mutex::default() }))
     }
 }

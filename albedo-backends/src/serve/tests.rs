@@ -12,13 +12,13 @@ use albedo_core::{
     Build, Completion, EventKind, FinishReason, GenerateRequest, Message, MessageRole, ModelInfo,
     ModelSessionExt as _, Registry, Resources, Usage, VirtualClock,
 };
-use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use super::protocol::{
     AnsweringModel, EngineIdentity, JobResult, JobStatus, TEXT_FILES, TextFile, VERSION, WireError,
 };
 use super::*;
+use crate::http::scripted::Silent;
 use crate::text::ChatText;
 
 /// What a scripted server does otherwise than an honest one.
@@ -311,6 +311,7 @@ async fn a_model_at_a_server_answers_and_counts_with_its_own_tokenizer() {
     let server = Scripted::new(honest());
     let (client, session) = session(&server).await;
     assert_eq!(client.backend.identity(), &engine().backend, "what the plan names is the engine");
+    assert_eq!(client.backend.max_in_flight(), Some(128), "for `routes`, which lets no more through");
     let completion = session.generate_one(question(), &CallContext::new()).await.expect("answers");
     assert_eq!(completion.text, "ls");
     let here = ChatText::load(&demo(), None).expect("loads");
@@ -511,23 +512,6 @@ async fn a_pause_that_never_ends_ends_the_duel() {
     *server.refusals.lock().expect("no panic") = vec![(503, body)];
     let error = session.generate_one(question(), &CallContext::new()).await.expect_err("never");
     assert!(matches!(error.retry(), Retry::Exhausted { attempts: 1 }), "{error:#?}");
-}
-
-/// A server that takes a request and says nothing, or no more than the head of an answer.
-#[derive(Debug)]
-struct Silent {
-    has_head: bool,
-}
-
-#[async_trait]
-impl HttpTransport for Silent {
-    async fn send(&self, _: HttpRequest, _: &CallContext) -> Result<HttpResponse> {
-        if self.has_head {
-            let body = futures::stream::pending().boxed();
-            return Ok(HttpResponse::new("ask", StatusCode::OK, HeaderMap::new(), body));
-        }
-        std::future::pending().await
-    }
 }
 
 #[tokio::test]

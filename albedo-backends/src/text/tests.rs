@@ -299,20 +299,57 @@ fn a_tokenizer_with_other_words_reads_a_text_whole() {
     }
 }
 
+/// The demo's text with this `step` of its tokenizer.
+fn with_step(key: &str, step: Value) -> Result<ChatText> {
+    let folder = folder(|_| {});
+    let mut tokenizer: Value =
+        serde_json::from_slice(&std::fs::read(demo().join("tokenizer.json")).unwrap()).unwrap();
+    tokenizer[key] = step;
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    ChatText::load(folder.path(), None)
+}
+
 #[test]
-fn a_post_processor_has_a_text_once() {
+fn a_post_processor_that_names_another_type_is_what_it_is() {
     let text = json!({ "Sequence": { "id": "A", "type_id": 0 } });
-    let special = json!({ "SpecialToken": { "id": "<s>", "type_id": 0 } });
-    let file = |single: &[&Json]| {
-        let template = json!({ "type": "TemplateProcessing", "single": single, "pair": [] });
-        let steps = json!([{ "type": "ByteLevel" }, template]);
-        json!({ "post_processor": { "type": "Sequence", "processors": steps } }).to_string()
-    };
-    for single in [&[&text][..], &[&special, &text, &special]] {
-        assert_eq!(growth(file(single).as_bytes()).expect("is one"), 1);
+    let step = |kind: &str, single: &[&Value]| json!({ "type": kind, "single": single, "pair": [], "special_tokens": {}, "processors": [] });
+    let expected = ChatText::load(&demo(), None).unwrap().encode_reply("a text").unwrap();
+    for kind in ["ByteLevel", "Sequence", "TemplateProcessing"] {
+        for single in [&[][..], &[&text, &text]] {
+            let error = with_step("post_processor", step(kind, single)).unwrap_err();
+            assert!(error.message().contains("post-processor"), "{error}");
+        }
+        let once = with_step("post_processor", step(kind, &[&text])).unwrap();
+        assert_eq!(once.encode_reply("a text").unwrap(), expected);
     }
-    for single in [&[][..], &[&special], &[&text, &text]] {
-        let error = growth(file(single).as_bytes()).expect_err("is none");
-        assert!(error.to_string().contains("post-processor"), "{error}");
+}
+
+#[test]
+fn steps_that_multiply_a_text_are_refused_before_they_run() {
+    let double = json!({ "type": "none", "pattern": { "String": "<" }, "content": "<<" });
+    let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false });
+    for (key, list, step) in [
+        ("normalizer", "normalizers", double.clone()),
+        ("normalizer", "normalizers", json!({ "type": "ByteLevel" })),
+        ("pre_tokenizer", "pretokenizers", bytes),
+        ("decoder", "decoders", double),
+        ("decoder", "decoders", json!({ "type": "BPEDecoder", "suffix": "" })),
+    ] {
+        let error = with_step(key, json!({ "type": "Sequence", list: vec![step; 60] })).unwrap_err();
+        assert!(error.message().contains("times as long"), "{error}");
     }
+}
+
+#[test]
+fn tokens_are_bytes_if_the_decoder_says_so_once() {
+    // The second `type` has the tokenizer ask what the members fit: a decoder with a suffix.
+    let folder = folder(|_| {});
+    let tokenizer = std::fs::read_to_string(demo().join("tokenizer.json")).unwrap();
+    let mut file: Value = serde_json::from_str(&tokenizer).unwrap();
+    file["decoder"] = json!("the decoder");
+    let decoder = r#"{"type":"ByteLevel","type":"ByteLevel","suffix":"zzz"}"#;
+    let file = file.to_string().replace("\"the decoder\"", decoder);
+    std::fs::write(folder.path().join("tokenizer.json"), file).unwrap();
+    assert!(!ChatText::load(folder.path(), None).unwrap().in_bytes);
+    assert!(ChatText::load(&demo(), None).unwrap().in_bytes);
 }

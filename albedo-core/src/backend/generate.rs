@@ -72,7 +72,8 @@ pub struct GenerateRequest {
     /// Seed of this request's own random stream.
     pub seed: u64,
     /// Also score this text as the reply, on the same prompt: cheaper than a
-    /// [`score`](super::ModelSession::score) call because the prompt is read once.
+    /// [`score`](super::ModelSession::score) call because the prompt is read once. Tokens
+    /// beyond the context are left out: a text that is too long costs no reply.
     pub score_reply: Option<Arc<str>>,
     /// What the reply's text has to be.
     pub response: ResponseFormat,
@@ -209,7 +210,7 @@ pub struct Completion {
     pub finish: FinishReason,
     /// Tokens read and written.
     pub usage: Usage,
-    /// Scores of [`GenerateRequest::score_reply`].
+    /// Scores of [`GenerateRequest::score_reply`], as far as the context holds it.
     pub reply_scores: Option<TokenScores>,
     /// Answer to [`GenerateRequest::log_probs`], one per token written.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,10 +4,15 @@ use serde_json::{Map, Value, json};
 
 /// The normal form of a `tokenizer.json`: what has no effect on the ids of a text or
 /// on the text of ids is left out (truncation and padding, which callers set;
-/// offsets, which nobody asks for; steps that do nothing), and merges are pairs.
+/// offsets, which nobody asks for; steps that do nothing), and merges are pairs. A
+/// version that the crate `tokenizers` does not read stays.
 pub fn normal_tokenizer(mut tokenizer: Value) -> Value {
     let Some(members) = tokenizer.as_object_mut() else { return tokenizer };
-    members.retain(|key, value| !matches!(&**key, "version" | "truncation" | "padding") && !value.is_null());
+    members.retain(|key, value| match &**key {
+        "truncation" | "padding" => false,
+        "version" => *value != "1.0",
+        _ => !value.is_null(),
+    });
     for key in ["normalizer", "pre_tokenizer", "post_processor", "decoder"] {
         if let Some(step) = members.get_mut(key) {
             without_offsets(step);
@@ -16,8 +21,9 @@ pub fn normal_tokenizer(mut tokenizer: Value) -> Value {
     if members.get("post_processor").is_some_and(does_nothing) {
         members.remove("post_processor");
     }
-    if let Some(decoder) = members.get_mut("decoder").and_then(Value::as_object_mut)
-        && decoder.get("type").is_some_and(|kind| kind == "ByteLevel")
+    if let Some(decoder) = members.get_mut("decoder")
+        && is_byte_level(decoder)
+        && let Some(decoder) = decoder.as_object_mut()
     {
         // These are for the way there.
         decoder.retain(|key, _| key == "type");
@@ -45,13 +51,30 @@ fn without_offsets(step: &mut Value) {
     }
 }
 
+/// Whether a step is of the type `kind` and has no members except `members`. The crate `tokenizers`
+/// takes many a step for what its members fit, whatever its type: with others it could be
+/// another step.
+fn is_only(step: &Value, kind: &str, members: &[&str]) -> bool {
+    step.get("type").is_some_and(|named| named == kind)
+        && step
+            .as_object()
+            .is_some_and(|step| step.keys().all(|key| key == "type" || members.contains(&key.as_str())))
+}
+
+fn is_byte_level(step: &Value) -> bool {
+    is_only(step, "ByteLevel", &["add_prefix_space", "trim_offsets", "use_regex"])
+}
+
 /// Whether a post-processor leaves the tokens of a text as they are. A template may also leave them
 /// out, or have them several times.
 fn does_nothing(step: &Value) -> bool {
     match step.get("type").and_then(Value::as_str) {
         // It trims offsets.
-        Some("ByteLevel") => true,
+        Some("ByteLevel") => is_byte_level(step),
         Some("TemplateProcessing") => {
+            if !is_only(step, "TemplateProcessing", &["single", "pair", "special_tokens"]) {
+                return false;
+            }
             let is_each_once = |key: &str, texts: &[&str]| {
                 let items = step.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
                 items.len() == texts.len()
@@ -63,7 +86,8 @@ fn does_nothing(step: &Value) -> bool {
         }
         Some("Sequence") => {
             let steps = step.get("processors").and_then(Value::as_array);
-            steps.is_some_and(|steps| steps.iter().all(does_nothing))
+            is_only(step, "Sequence", &["processors"])
+                && steps.is_some_and(|steps| steps.iter().all(does_nothing))
         }
         _ => false,
     }
@@ -196,6 +220,8 @@ mod tests {
         let normal = normal_tokenizer(by_4.clone());
         assert_eq!(normal_tokenizer(by_5), normal);
         for (pointer, value) in [
+            ("/version", json!("2.0")),
+            ("/version", Value::Null),
             ("/model/vocab/a", json!(7)),
             ("/model/merges/0", json!("b a")),
             ("/model/fuse_unk", json!(true)),
@@ -208,10 +234,34 @@ mod tests {
                 json!({ "type": "TemplateProcessing", "single": [text("A"), text("A")], "pair": pair }),
             ),
             ("/post_processor", json!({ "type": "TemplateProcessing", "single": [text("B")], "pair": pair })),
+            // What the crate `tokenizers` takes for a template, another step, or a decoder with a suffix.
+            (
+                "/post_processor",
+                json!({ "type": "ByteLevel", "single": [], "pair": [], "special_tokens": {} }),
+            ),
+            (
+                "/post_processor",
+                json!({ "type": "Sequence", "processors": [], "single": [text("A"), text("A")], "pair": pair,
+                    "special_tokens": {} }),
+            ),
+            (
+                "/post_processor",
+                json!({ "type": "Sequence", "processors": [{ "type": "ByteLevel", "single": [], "pair": [],
+                    "special_tokens": {} }] }),
+            ),
+            (
+                "/post_processor",
+                json!({ "type": "TemplateProcessing", "single": [text("A")], "pair": pair, "special_tokens": {},
+                    "sep": ["b", 1], "cls": ["a", 0] }),
+            ),
+            ("/decoder/suffix", json!("a")),
             ("/added_tokens", json!([{ "id": 3, "content": "<x>" }])),
         ] {
             let mut other = by_4.clone();
-            *other.pointer_mut(pointer).expect("there") = value;
+            match pointer {
+                "/decoder/suffix" => other["decoder"]["suffix"] = value,
+                _ => *other.pointer_mut(pointer).expect("there") = value,
+            }
             assert_ne!(normal_tokenizer(other), normal, "{pointer}");
         }
     }

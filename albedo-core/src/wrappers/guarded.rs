@@ -84,9 +84,12 @@ impl<S: ?Sized + Send + Sync + 'static> Guarded<S> {
             (None, Some(error)) => return Err(error),
             (None, None) => return Err(Error::bug(OPEN, "no route was tried")),
         };
-        let gate =
-            || Arc::new(Gate::new(Arc::clone(&surroundings.clock), guards.breaker, guards.concurrency));
-        let order = routes.into_iter().map(|route| (route, gate())).collect();
+        let gated = |route: Route<S>| {
+            let concurrency = route.concurrency(guards.concurrency);
+            let gate = Gate::new(Arc::clone(&surroundings.clock), guards.breaker, concurrency);
+            (route, Arc::new(gate))
+        };
+        let order = routes.into_iter().map(gated).collect();
         let routes = Routes { order, guards, surroundings, requests: AtomicU64::new(0) };
         Ok(Self { routes: Arc::new(routes), first })
     }

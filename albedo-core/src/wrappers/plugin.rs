@@ -135,11 +135,14 @@ impl ModelBackend for RoutesBackend {
     async fn load(&self, model: &ModelSource, cx: &CallContext) -> Result<Arc<dyn ModelSession>> {
         cx.check("load the model over the routes")?;
         let route = |(name, backend): &(String, Arc<dyn ModelBackend>)| {
+            let most = backend.max_in_flight();
             let (backend, model) = (Arc::clone(backend), model.clone());
-            Route::lazy(name, move |cx| -> BoxFuture<'static, Result<Arc<dyn ModelSession>>> {
+            let route = Route::lazy(name, move |cx| -> BoxFuture<'static, Result<Arc<dyn ModelSession>>> {
                 let (backend, model) = (Arc::clone(&backend), model.clone());
                 Box::pin(async move { backend.load(&model, &cx).await })
-            })
+            });
+            // What waits for its turn waits at the gate.
+            most.into_iter().fold(route, Route::at_most)
         };
         let surroundings = Surroundings::new(Arc::clone(&self.clock), &self.guards);
         let surroundings = Surroundings { meter: Arc::clone(&self.meter), ..surroundings };

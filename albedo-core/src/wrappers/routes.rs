@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use super::deadlines::{Timed, within};
 use super::gate::{Gate, Refusal};
 
-use super::{Guards, Surroundings, secs};
+use super::{ConcurrencySettings, Guards, Surroundings, secs};
 use crate::clock::Clock;
 use crate::context::CallContext;
 use crate::error::{Error, Reach, Result, Retry};
@@ -27,6 +27,8 @@ pub struct Route<S: ?Sized> {
     name: String,
     target: OnceCell<Arc<S>>,
     load: Option<Loader<S>>,
+    /// Calls that its target takes at once, if it has such a bound.
+    most: Option<u32>,
 }
 
 type Loader<S> = Box<dyn Fn(CallContext) -> BoxFuture<'static, Result<Arc<S>>> + Send + Sync>;
@@ -34,7 +36,7 @@ type Loader<S> = Box<dyn Fn(CallContext) -> BoxFuture<'static, Result<Arc<S>>> +
 impl<S: ?Sized> Route<S> {
     /// The route `name` to `target`.
     pub fn new(name: impl Into<String>, target: Arc<S>) -> Self {
-        Self { name: name.into(), target: OnceCell::new_with(Some(target)), load: None }
+        Self { name: name.into(), target: OnceCell::new_with(Some(target)), load: None, most: None }
     }
 
     /// The route `name` to what `load` gives. If that fails at first, it is part
@@ -43,7 +45,23 @@ impl<S: ?Sized> Route<S> {
         name: impl Into<String>,
         load: impl Fn(CallContext) -> BoxFuture<'static, Result<Arc<S>>> + Send + Sync + 'static,
     ) -> Self {
-        Self { name: name.into(), target: OnceCell::new(), load: Some(Box::new(load)) }
+        Self { name: name.into(), target: OnceCell::new(), load: Some(Box::new(load)), most: None }
+    }
+
+    /// The same route with at most `calls` under way, at least 1, whatever the guards allow.
+    ///
+    /// A target that lets further calls wait inside it needs this: calls that wait at the
+    /// gate are not timed, and those that wait inside the target are.
+    #[must_use]
+    pub fn at_most(self, calls: u32) -> Self {
+        Self { most: Some(calls.max(1)), ..self }
+    }
+
+    /// `settings` within what the target takes.
+    pub(super) fn concurrency(&self, settings: ConcurrencySettings) -> ConcurrencySettings {
+        let Some(most) = self.most else { return settings };
+        let ConcurrencySettings { initial, max, decrease } = settings;
+        ConcurrencySettings { initial: initial.min(most), max: max.min(most), decrease }
     }
 
     /// Its name, for errors and traces.

@@ -287,6 +287,16 @@ fn an_error_for_good_is_not_retried_past_the_cap() {
 }
 
 #[test]
+fn no_more_calls_of_a_route_are_under_way_than_its_target_takes() {
+    let world = World::new();
+    let target = world.chaos(takes(1.0));
+    let route = Route::new("a", target.clone() as Arc<dyn ModelSession>).at_most(2);
+    let session = world.open(vec![route], nothing()).expect("opens");
+    assert!(world.ask(&session, 10).iter().all(Result::is_ok));
+    assert_eq!((target.most_in_flight(), world.seconds()), (2, 5.0));
+}
+
+#[test]
 fn a_slow_route_is_hedged_and_the_loser_cancelled() {
     let world = World::new();
     let (slow, fast) = (world.chaos(takes(100.0)), world.chaos(takes(1.0)));

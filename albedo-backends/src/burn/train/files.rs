@@ -8,22 +8,23 @@ use std::path::Path;
 use albedo_core::durable::replace;
 use albedo_core::files::open_file;
 use albedo_core::safetensors::{Dtype, read_header};
-use albedo_core::{Artefact, Digest, Error, ErrorKind, Result};
+use albedo_core::{Artefact, CallContext, Digest, Error, ErrorKind, Result};
 use half::bf16;
 use serde_json::{Map, Value, json};
 
 use super::optimizer::State;
-use super::params::{Param, Params};
+use super::params::{HEAD, Param, Params, TABLE};
 use super::settings::{Precision, Settings};
 use crate::burn::config::Qwen3Config;
+use crate::burn::weights::WeightFiles;
 use crate::files::read_small;
 
 const SAVE: &str = "save the checkpoint";
 const RESUME: &str = "read the checkpoint";
 const EXPORT: &str = "export the model";
 
-/// The one file of a checkpoint.
-const CHECKPOINT: &str = "training.safetensors";
+/// The name of the one file of a checkpoint, in its folder.
+pub const CHECKPOINT: &str = "training.safetensors";
 
 /// What the file says that it is.
 const FORMAT: &str = "albedo-training-1";
@@ -151,13 +152,14 @@ fn written(settings: &Settings) -> Result<String> {
         .map_err(|error| Error::bug(SAVE, "the settings cannot be written").with_source(error))
 }
 
-/// Reads the checkpoint in `folder`, which has to be of the same shapes as `params` and
-/// `states`, and of the same settings.
+/// Reads the checkpoint in `folder`, whose bytes have the digest `saved`. It has to be of the same
+/// shapes as `params` and `states`, and of the same settings.
 ///
 /// # Errors
 /// It is missing, damaged, or another.
 pub(super) fn resume(
     folder: &Path,
+    saved: Digest,
     params: &Params,
     states: &[State],
     settings: &Settings,
@@ -171,6 +173,16 @@ pub(super) fn resume(
     // Opened first, so that only a regular file is read.
     drop(open_file(RESUME, &path)?);
     let bytes = fs::read(&path).map_err(|error| Error::io(RESUME, &path, error))?;
+    // A power cut can leave a file of the right length with blocks of zeros.
+    let found = Digest::of(&bytes);
+    if found != saved {
+        let message = "the checkpoint is damaged, or it is another one";
+        return Err(Error::new(ErrorKind::DigestMismatch, RESUME, message)
+            .with("path", path.display())
+            .with("found", found)
+            .with("saved", saved)
+            .with_hint("go on from an older checkpoint, or start the training afresh in another folder"));
+    }
     let header = read_header(&mut Cursor::new(&bytes), bytes.len() as u64)
         .map_err(|error| wrong(error.message().to_owned()).with_source(error))?;
     if header.metadata.get("format").map(String::as_str) != Some(FORMAT) {
@@ -219,7 +231,8 @@ pub(super) fn resume(
     Ok(Checkpoint { params, states, steps })
 }
 
-/// Writes a model of `params` to `folder`, with the text of the model in `source`.
+/// Writes a model of `params` to `folder`, with the text and the tensors of the model in
+/// `source`.
 ///
 /// # Errors
 /// The operating system's; a value that is not finite in `precision`.
@@ -238,6 +251,12 @@ pub(super) fn export(folder: &Path, source: &Path, params: &[Param], precision: 
         let shape =
             if param.kind == super::params::Kind::Gain { &param.shape[1..] } else { &param.shape[..] };
         tensors.insert(param.name.clone(), (shape.to_vec(), &param.values));
+    }
+    if let Some(table) = params.get(TABLE)
+        && !tensors.contains_key(HEAD)
+        && has_head(source)?
+    {
+        tensors.insert(HEAD.to_owned(), (table.shape.to_vec(), &table.values));
     }
     let weights = safetensors(&tensors, precision, &json!({"format": "pt"}));
     let path = source.join("config.json");
@@ -266,6 +285,13 @@ pub(super) fn export(folder: &Path, source: &Path, params: &[Param], precision: 
     }
     write(EXPORT, folder, "config.json", config.as_bytes())?;
     write(EXPORT, folder, "model.safetensors", &weights)
+}
+
+/// Whether the files of the model in `folder` have a head.
+fn has_head(folder: &Path) -> Result<bool> {
+    let (files, cx) = (WeightFiles::open(folder)?, CallContext::new());
+    let weights = files.weights(&cx)?;
+    Ok(weights.contains(HEAD))
 }
 
 /// The tokens of the model in `folder` by their ids, if it has a tokenizer.
@@ -319,4 +345,47 @@ pub(super) fn require_same_vocabulary(
     }
     let id = own.keys().chain(others.keys()).find(|id| own.get(id) != others.get(id)).copied();
     Err(wrong(format!("the teacher has another vocabulary: token {} is another", id.unwrap_or_default())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::burn::train::Trainer;
+    use crate::burn::train::params::Kind;
+    use crate::burn::train::tests::tiny;
+
+    #[test]
+    fn an_export_has_the_tensors_of_its_start() {
+        let (student, out) = (tiny(21, true), tempfile::tempdir().expect("a folder"));
+        let names = |folder: &Path| -> Vec<String> {
+            let bytes = fs::read(folder.join("model.safetensors")).expect("reads");
+            let header = read_header(&mut Cursor::new(&bytes), bytes.len() as u64).expect("a header");
+            header.tensors.into_keys().collect()
+        };
+        let exported = |name: &str| {
+            let (settings, out) = (Settings::default(), out.path().join(name));
+            let trainer = Trainer::open(student.path(), &settings, None).expect("opens");
+            trainer.export(&out).expect("exports");
+            Trainer::open(&out, &settings, None).expect("a model");
+            names(&out)
+        };
+        let plain = names(student.path());
+        assert!(!plain.contains(&HEAD.to_owned()));
+        assert_eq!(exported("plain"), plain);
+
+        // The table again, as its head.
+        let config = Qwen3Config::load(student.path()).expect("a configuration");
+        let params = Params::load(student.path(), &config).expect("loads").list;
+        let mut tensors = Tensors::new();
+        for param in &params {
+            let shape = if param.kind == Kind::Gain { &param.shape[1..] } else { &param.shape[..] };
+            tensors.insert(param.name.clone(), (shape.to_vec(), &param.values));
+        }
+        tensors.insert(HEAD.to_owned(), (params[TABLE].shape.to_vec(), &params[TABLE].values));
+        let bytes = safetensors(&tensors, Precision::F32, &json!({}));
+        fs::write(student.path().join("model.safetensors"), bytes).expect("writes");
+        let repeated = names(student.path());
+        assert_eq!(repeated.len(), plain.len() + 1);
+        assert_eq!(exported("repeated"), repeated);
+    }
 }

@@ -73,6 +73,9 @@ pub(super) struct Adapters {
 /// Where the table is.
 pub(super) const TABLE: usize = 0;
 
+/// What the head is called. The files of a model whose head is its table can have it, too.
+pub(super) const HEAD: &str = "lm_head.weight";
+
 /// Where parameter `which` of layer `layer` is, as [`LAYER`] counts.
 pub(super) fn at(layer: usize, which: usize) -> usize {
     1 + layer * LAYER.len() + which
@@ -103,7 +106,6 @@ impl Params {
             let tensor = weights.take(&name, dims)?;
             taken.push((name, kind, shape, tensor));
         }
-        const HEAD: &str = "lm_head.weight";
         let repeated = if config.tie_word_embeddings && weights.contains(HEAD) {
             Some(weights.take(HEAD, &[config.vocab_size, config.hidden_size])?)
         } else {
@@ -254,7 +256,7 @@ pub(super) fn layout(config: &Qwen3Config) -> Vec<(String, Kind, [usize; 2])> {
     }
     list.push(("model.norm.weight".to_owned(), Kind::Gain, [1, hidden]));
     if !config.tie_word_embeddings {
-        list.push(("lm_head.weight".to_owned(), Kind::Table, table));
+        list.push((HEAD.to_owned(), Kind::Table, table));
     }
     list
 }

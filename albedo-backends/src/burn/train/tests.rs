@@ -26,7 +26,7 @@ fn noise(seed: u64) -> impl FnMut() -> f32 {
 }
 
 /// A small model of random weights in `f32`.
-fn tiny(seed: u64, tied: bool) -> TempDir {
+pub(super) fn tiny(seed: u64, tied: bool) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let config = json!({
         "architectures": ["Qwen3ForCausalLM"], "hidden_act": "silu", "vocab_size": 40, "hidden_size": 16,
@@ -416,7 +416,8 @@ fn a_training_that_was_resumed_has_the_same_bits() {
         }
         for from in 0..5 {
             let mut resumed = open(&student, &settings, teacher);
-            resumed.resume(&scratch.path().join(from.to_string())).expect("resumes");
+            let saved = digests[from as usize];
+            resumed.resume(&scratch.path().join(from.to_string()), saved).expect("resumes");
             assert_eq!(resumed.steps(), from + 1);
             for step in from + 1..6 {
                 resumed.step(&batch(step)).expect("steps");
@@ -620,7 +621,7 @@ fn a_loss_that_is_not_finite_names_its_step_and_changes_nothing() {
     trainer.params.list[0].values[0] = f32::NAN;
     refusal(trainer.save(scratch.path()), ErrorKind::Overflow, &["a weight is not finite", "step: 1"]);
     let mut resumed = open(&folder, &Settings::default(), None);
-    resumed.resume(scratch.path()).expect("the last good one");
+    resumed.resume(scratch.path(), good).expect("the last good one");
     assert_eq!(resumed.save(&scratch.path().join("again")).expect("saves"), good);
 }
 
@@ -629,23 +630,29 @@ fn checkpoints_that_do_not_fit_are_refused() {
     let folder = tiny(16, true);
     let scratch = tempfile::tempdir().expect("a folder");
     let mut trainer = open(&folder, &Settings::default(), None);
-    refusal(trainer.resume(scratch.path()), ErrorKind::NotFound, &["training.safetensors"]);
-    trainer.save(scratch.path()).expect("saves");
+    refusal(trainer.resume(scratch.path(), Digest::of("")), ErrorKind::NotFound, &["training.safetensors"]);
+    let saved = trainer.save(scratch.path()).expect("saves");
     let others = [
         (Settings { rate: 1.0, ..Settings::default() }, tiny(16, true), "other settings"),
         (Settings::default(), tiny(16, false), "lacks `first.lm_head.weight`"),
     ];
     for (settings, folder, words) in others {
-        refusal(open(&folder, &settings, None).resume(scratch.path()), ErrorKind::DataInvalid, &[words]);
+        let resumed = open(&folder, &settings, None).resume(scratch.path(), saved);
+        refusal(resumed, ErrorKind::DataInvalid, &[words]);
     }
     let path: PathBuf = scratch.path().join("training.safetensors");
     let whole = fs::read(&path).expect("read");
-    fs::write(&path, &whole[..whole.len() / 2]).expect("written");
-    refusal(trainer.resume(scratch.path()), ErrorKind::DataInvalid, &["training.safetensors"]);
+    // Cut short, and as a power cut leaves it: of the right length, with zeros.
+    let half = whole.len() / 2;
+    for damaged in [whole[..half].to_vec(), [&whole[..half], &vec![0; whole.len() - half][..]].concat()] {
+        fs::write(&path, damaged).expect("written");
+        let words = ["training.safetensors", "damaged"];
+        refusal(trainer.resume(scratch.path(), saved), ErrorKind::DigestMismatch, &words);
+    }
     // A save that a crash cut off has touched only the file beside.
     fs::write(&path, &whole).expect("written");
     fs::write(scratch.path().join("training.safetensors.new"), &whole[..9]).expect("written");
-    trainer.resume(scratch.path()).expect("resumes");
+    trainer.resume(scratch.path(), saved).expect("resumes");
 }
 
 /// Tokens per second of a step on the demo's king: 4 rows of 700 tokens, all of them

@@ -158,6 +158,7 @@ impl Val<'_> {
         let items = match self {
             Self::List(items) | Self::Tuple(items) | Self::View(_, items) => items.len(),
             Self::Dict(items) => 2 * items.len(),
+            Self::Once(items) => items.borrow().len(),
             _ => 0,
         };
         limits.take(1 + items as u64 / LOOKED)?;
