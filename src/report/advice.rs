@@ -69,7 +69,7 @@ fn remedy(screen: &str, rule: &str) -> &'static str {
     }
 }
 
-const REMEDIES: [(&str, &str, &str); 40] = [
+const REMEDIES: [(&str, &str, &str); 45] = [
     (
         "files",
         "allowlist",
@@ -86,7 +86,7 @@ const REMEDIES: [(&str, &str, &str); 40] = [
     ("files", "size", "Remove what the king does not have: optimiser states, a second copy, padding."),
     ("files", "header", "Save the model again with save_pretrained, in safetensors."),
     ("files", "index", "Save the model again: index and shards have to name the same tensors."),
-    ("files", "tensors", "Give every tensor the king's name and shape. Merge adapters; write no tied head."),
+    ("files", "tensors", "Give every tensor the king's name and shape. Merge adapters."),
     ("files", "dtype", "Save the weights as bf16 or f16: no f32, no quantised types."),
     ("files", "pinned", "Take this file from the king unchanged."),
     ("files", "as-king", "Take tokenizer, template and generation settings from the king unchanged."),
@@ -99,6 +99,11 @@ const REMEDIES: [(&str, &str, &str); 40] = [
         "digest",
         "copy",
         "These weights were handed in before, by you or somebody else. Train the king further.",
+    ),
+    (
+        "digest",
+        "head",
+        "The embedding is tied, and lm_head.weight is another matrix. Leave it out of the files.",
     ),
     ("digest", "equal", "Nearly all tensors are somebody's bytes. Train more of the network, from the king."),
     (
@@ -192,6 +197,26 @@ const REMEDIES: [(&str, &str, &str); 40] = [
         "sanity",
         "flagged",
         "Many replies are empty, endless or broken: try `albedo generate` on a few prompts.",
+    ),
+    (
+        "loops",
+        "stuck",
+        "Conversations go round in circles. Nothing forfeits; train on whole trajectories, and try long ones.",
+    ),
+    (
+        "loops",
+        "not-compared",
+        "Nothing of yours: too few conversations of the task set have room or turns enough to be judged.",
+    ),
+    (
+        "tail",
+        "declines",
+        "Late turns fall apart. Nothing forfeits; train on whole trajectories, to the end of the context.",
+    ),
+    (
+        "tail",
+        "not-compared",
+        "Nothing of yours: too few conversations of the task set have turns enough to be judged.",
     ),
     ("injection", "rejected", "The replies speak to the judge. Remove such words from your training data."),
 ];

@@ -308,26 +308,9 @@ impl<'a> Bench<'a> {
     ) -> Value {
         let aligned = measured.aligned.as_ref().expect("aligned");
         let lineage = self.lineage.judge(aligned, self.anchor.own(), &[]).expect("a finding");
-        let divergence = difference.divergence();
-        // As the screen has it: what is broken is compared with nobody.
-        let known = if divergence > self.thresholds.broken { &[] } else { known };
-        let nearest = known
-            .iter()
-            .map(|known| (difference.beside(&known.difference), &known.name))
-            .max_by(|a, b| a.0.cosine.total_cmp(&b.0.cosine));
-        let (resemblance, nearest) = match nearest {
-            Some((resemblance, name)) => (Some(resemblance), Some(name)),
-            None => (None, None),
-        };
-        let cosine = resemblance.map_or(0.0, |found| found.cosine);
-        let FunctionalConfig { same, near, copied, alike, .. } = self.thresholds;
-        let functional = if divergence <= same || cosine >= copied {
-            "rejected"
-        } else if divergence <= near || cosine >= alike {
-            "flagged"
-        } else {
-            "clear"
-        };
+        let others: Vec<_> = known.iter().map(|known| (known.name.as_str(), &known.difference)).collect();
+        let functional = self.thresholds.judge(difference, &others);
+        let nearest = &functional.evidence()["nearest"][0];
         let evidence = lineage.evidence();
         json!({
             "class": class,
@@ -338,13 +321,13 @@ impl<'a> Bench<'a> {
             "structure": evidence["to_king"]["structure"],
             "distance": evidence["to_king"]["distance"],
             "weights_cosine": evidence["nearest"][0]["cosine"],
-            "functional": functional,
-            "divergence": divergence,
-            "nearest": nearest,
-            "cosine": cosine,
-            "overall": resemblance.map(|found| found.overall),
-            "typical": resemblance.map(|found| found.typical),
-            "either": worse(lineage.word(), functional),
+            "functional": functional.word(),
+            "divergence": difference.divergence(),
+            "nearest": nearest["of"],
+            "cosine": nearest["cosine"].as_f64().unwrap_or(0.0),
+            "overall": nearest["overall"],
+            "typical": nearest["typical"],
+            "either": worse(lineage.word(), functional.word()),
         })
     }
 }

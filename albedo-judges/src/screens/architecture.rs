@@ -23,13 +23,7 @@ use serde_json::{Map, Value, json};
 
 use super::evidence::{Problem, Problems};
 use super::files::kings;
-use super::listing::{Listing, object};
-
-const CONFIG: &str = "config.json";
-
-/// The largest `config.json` that is read, in bytes: JSON takes up to thirty
-/// times as much memory when it is read as values.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+use super::listing::{CONFIG, Listing, MAX_CONFIG_BYTES, object};
 
 /// Settings of [`ArchitectureScreen`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -19,6 +19,8 @@ pub(crate) trait Probe: Debug + Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// As [`Plugin::SUMMARY`].
     const SUMMARY: &'static str;
+    /// The version of what it finds.
+    const VERSION: &'static str;
     /// As [`Plugin::Config`].
     type Config: Settings;
     /// As [`Plugin::Checked`].
@@ -76,6 +78,6 @@ impl<P: Probe> Plugin<dyn Screen> for Behaviour<P> {
 
     async fn build(checked: P::Checked, cx: &BuildContext<'_>) -> Result<Arc<dyn Screen>> {
         let probe = P::build(checked, cx).await?;
-        Ok(Arc::new(Self { identity: Identity::new(P::NAME, "1", &probe.identified()?)?, probe }))
+        Ok(Arc::new(Self { identity: Identity::new(P::NAME, P::VERSION, &probe.identified()?)?, probe }))
     }
 }

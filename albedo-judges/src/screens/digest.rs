@@ -2,15 +2,18 @@
 //!
 //! A submission is `Rejected` if its weight files have the parameters digest of
 //! the king or of an earlier submission, or if all its tensors are the king's,
-//! however they are spread over files. It is `Flagged` if nine tenths of its
+//! however they are spread over files, or an earlier submission's. It is `Flagged` if nine tenths of its
 //! tensors are the king's or an earlier submission's byte for byte: an honest
 //! fine-tune may leave layers as they are, but rarely almost all of them.
+//!
+//! Where the configuration ties the head to the embedding, `lm_head.weight` repeats it, and
+//! does not count. One that is not the embedding is `Rejected`: some servers compute with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use albedo_core::checkpoint::Segment;
+use albedo_core::checkpoint::{Outline, Segment};
 use albedo_core::digest::Hasher;
 use albedo_core::{
     BuildContext, CheckContext, Digest, Error, ErrorKind, Finding, Identity, Plugin, Result, Screen,
@@ -20,6 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::listing::{EMBEDDING, HEAD, ties_head};
 use super::pair::{Accumulate, Pair};
 use super::store::{Entry, Store, identified};
 
@@ -55,33 +59,44 @@ impl DigestConfig {
 pub struct Digests {
     /// Digest of the parameters, as [`albedo_core::ModelInfo::parameters`].
     pub parameters: Digest,
-    /// Digest of each tensor: its type, shape and bytes.
+    /// Digest of each tensor: its type, shape and bytes. A head that repeats the embedding, to
+    /// which the configuration ties it, is left out.
     pub tensors: BTreeMap<String, Digest>,
+    /// Whether there is a head that is not the embedding, to which the configuration ties it.
+    pub head_apart: bool,
 }
 
 impl Digests {
     /// What a store keeps of the tensors: 8 bytes of the digest of each name and digest,
     /// ascending.
     pub fn prints(&self) -> Vec<u64> {
-        let print = |(name, digest): (&String, &Digest)| {
-            let digest = Digest::of(format!("{name}\n{digest}\n"));
-            digest.as_bytes()[..8].iter().fold(0, |value, &byte| value << 8 | u64::from(byte))
-        };
-        let mut prints: Vec<u64> = self.tensors.iter().map(print).collect();
+        let mut prints: Vec<u64> = self.tensors.iter().map(|(name, digest)| print(name, digest)).collect();
         prints.sort_unstable();
         prints
     }
 }
 
+fn print(name: &str, digest: &Digest) -> u64 {
+    let digest = Digest::of(format!("{name}\n{digest}\n"));
+    digest.as_bytes()[..8].iter().fold(0, |value, &byte| value << 8 | u64::from(byte))
+}
+
 /// Takes the [`Digests`] of what passes by.
 #[derive(Debug, Default)]
-pub(crate) struct TakeDigests(BTreeMap<String, Hasher>);
+pub(crate) struct TakeDigests {
+    tensors: BTreeMap<String, Hasher>,
+    tied: bool,
+}
 
 impl Accumulate for TakeDigests {
     type Taken = Digests;
 
+    fn begin(&mut self, model: &Outline) {
+        self.tied = model.config().is_some_and(ties_head);
+    }
+
     fn add(&mut self, segment: &Segment<'_>) -> Result<()> {
-        let hasher = self.0.entry(segment.name.to_owned()).or_insert_with(|| {
+        let hasher = self.tensors.entry(segment.name.to_owned()).or_insert_with(|| {
             let mut hasher = Hasher::default();
             hasher.update(format!("{:?} {:?}\n", segment.info.dtype, segment.info.shape));
             hasher
@@ -91,8 +106,12 @@ impl Accumulate for TakeDigests {
     }
 
     fn finish(self, parameters: Digest) -> Digests {
-        let tensors = self.0.into_iter().map(|(name, hasher)| (name, hasher.finish()));
-        Digests { parameters, tensors: tensors.collect() }
+        let tensors = self.tensors.into_iter().map(|(name, hasher)| (name, hasher.finish()));
+        let mut tensors: BTreeMap<_, _> = tensors.collect();
+        let embedding = tensors.get(EMBEDDING).copied();
+        let head = if self.tied { tensors.remove(HEAD) } else { None };
+        let head_apart = head.is_some_and(|head| Some(head) != embedding);
+        Digests { parameters, tensors, head_apart }
     }
 }
 
@@ -118,7 +137,7 @@ impl DigestScreen {
     /// [`ErrorKind::ConfigInvalid`], naming the key.
     pub fn new(config: &DigestConfig, store: Option<Arc<Store>>) -> Result<Self> {
         config.check()?;
-        let identity = Identity::new(Self::NAME, "2", &identified(config, store.is_some())?)?;
+        let identity = Identity::new(Self::NAME, "3", &identified(config, store.is_some())?)?;
         Ok(Self { identity, comparison: Arc::new(Comparison { store, equal: config.equal }) })
     }
 
@@ -151,6 +170,12 @@ impl Comparison {
         if submission.parameters == king.parameters || all {
             return copy_of("the king", evidence);
         }
+        if submission.head_apart {
+            evidence["rules"] = json!(["head"]);
+            evidence["reasons"] =
+                json!([format!("{HEAD} is not {EMBEDDING}, to which config.json ties the head")]);
+            return Ok(Finding::Rejected(evidence));
+        }
         let stored = match &self.store {
             Some(store) => store.by_parameters(submission.parameters)?,
             None => None,
@@ -164,8 +189,15 @@ impl Comparison {
         if most(shared) {
             reasons.push(format!("{shared} of {of} tensors are the king's, byte for byte"));
         }
-        for (entry, equal) in self.equal_to_others(submission)? {
-            if most(equal) && !own.contains(&entry.label) {
+        for (entry, equal, stored) in self.equal_to_others(submission)? {
+            if own.contains(&entry.label) {
+                continue;
+            }
+            // Its parameters' digest may be another's: that of a tied head that only one repeats.
+            if of > 0 && equal == of && stored == of {
+                return copy_of(&entry.label, evidence);
+            }
+            if most(equal) {
                 reasons.push(format!("{equal} of {of} tensors are those of {}, byte for byte", entry.label));
             }
         }
@@ -177,14 +209,20 @@ impl Comparison {
         Ok(Finding::Flagged(evidence))
     }
 
-    /// How many tensors are those of each earlier submission.
-    fn equal_to_others(&self, submission: &Digests) -> Result<Vec<(Entry, usize)>> {
+    /// How many tensors are those of each earlier submission, and how many it has. A head that
+    /// repeats the embedding is left out of those that the submission does not have.
+    fn equal_to_others(&self, submission: &Digests) -> Result<Vec<(Entry, usize, usize)>> {
         let Some(store) = &self.store else { return Ok(Vec::new()) };
         let own: BTreeSet<u64> = submission.prints().into_iter().collect();
-        let stored = store.tensors()?.into_iter();
-        Ok(stored
-            .map(|(entry, prints)| (entry, prints.iter().filter(|print| own.contains(*print)).count()))
-            .collect())
+        // Stores of earlier versions have it.
+        let head = submission.tensors.get(EMBEDDING).map(|digest| print(HEAD, digest));
+        let count = |(entry, prints): (Entry, Vec<u64>)| {
+            let (equal, others): (Vec<u64>, Vec<u64>) =
+                prints.into_iter().partition(|stored| own.contains(stored));
+            let others = others.into_iter().filter(|&stored| Some(stored) != head).count();
+            (entry, equal.len(), equal.len() + others)
+        };
+        Ok(store.tensors()?.into_iter().map(count).collect())
     }
 }
 

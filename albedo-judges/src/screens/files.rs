@@ -8,7 +8,9 @@
 //! - **size**: the files together and each for itself are bounded;
 //! - **header**, **index**, **tensors**: every shard's header is well formed and
 //!   covers its file exactly, the index agrees with the shards, and names and
-//!   shapes are the king's, none more and none less;
+//!   shapes are the king's, none more and none less. Where the configuration ties the
+//!   head to the embedding, either may repeat it as `lm_head.weight`; the screen
+//!   `digest` and whatever loads the model find out whether it is the embedding;
 //! - **dtype**: from the headers; **pinned**: files of a fixed digest;
 //!   **as-king**: tokenizer, chat template and generation settings mean what the
 //!   king's mean (the module `meaning`); any other file in `as_king` is the king's byte for byte.
@@ -35,7 +37,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::evidence::{Problem, Problems};
-use super::listing::{Listing, MAX_TEXT_BYTES, Tensors, breaks_off};
+use super::listing::{
+    CONFIG, EMBEDDING, HEAD, Listing, MAX_CONFIG_BYTES, MAX_TEXT_BYTES, Tensors, breaks_off, ties_head,
+};
 use super::meaning;
 
 /// Settings of [`FilesScreen`].
@@ -133,7 +137,7 @@ impl FilesScreen {
     /// [`ErrorKind::ConfigInvalid`], naming the key.
     pub fn new(config: FilesConfig) -> Result<Self> {
         config.check()?;
-        Ok(Self { identity: Identity::new(Self::NAME, "3", &config)?, config })
+        Ok(Self { identity: Identity::new(Self::NAME, "4", &config)?, config })
     }
 
     fn check_names(&self, listing: &Listing<'_>, king_bytes: u64, problems: &mut Problems) {
@@ -259,7 +263,8 @@ impl FilesScreen {
     ) -> Result<Finding> {
         let mut faults = Problems::default();
         let king = Listing::read(king, &mut faults, cx).await?;
-        let king_tensors = king.tensors(usize::MAX, &mut faults, cx).await?;
+        let mut king_tensors = king.tensors(usize::MAX, &mut faults, cx).await?;
+        take_tied_head(&king, &mut king_tensors, &mut faults, cx).await?;
         if let Some(fault) = faults.first() {
             return Err(kings(fault, king.provenance()));
         }
@@ -268,13 +273,15 @@ impl FilesScreen {
         let mut problems = Problems::default();
         let submission = Listing::read(submission, &mut problems, cx).await?;
         self.check_names(&submission, king_bytes, &mut problems);
-        let tensors = submission.tensors(king_tensors.len() + MORE_TENSORS, &mut problems, cx).await?;
+        let mut tensors = submission.tensors(king_tensors.len() + MORE_TENSORS, &mut problems, cx).await?;
+        let count = tensors.len();
+        take_tied_head(&submission, &mut tensors, &mut problems, cx).await?;
         self.check_tensors(&tensors, &king_tensors, submission.parts_missing(), &mut problems);
         self.check_contents(&submission, &king, &mut problems, cx).await?;
         let bytes = submission.entries().values().fold(0_u64, |sum, &size| sum.saturating_add(size));
         Ok(problems.finding(
             submission.provenance(),
-            json!({ "files": submission.entries().len(), "bytes": bytes, "tensors": tensors.len() }),
+            json!({ "files": submission.entries().len(), "bytes": bytes, "tensors": count }),
         ))
     }
 }
@@ -332,6 +339,29 @@ pub(super) fn kings(problem: &Problem, provenance: Provenance) -> Error {
     error
         .with_fault(Fault::Contestant(Side::King))
         .with_hint("the king's artefact has to be restored before anyone can be screened against it")
+}
+
+/// Takes the head out of `tensors` where the configuration in `listing` ties it to the embedding,
+/// which it only repeats: some libraries write it, others do not.
+async fn take_tied_head(
+    listing: &Listing<'_>,
+    tensors: &mut Tensors,
+    problems: &mut Problems,
+    cx: &CallContext,
+) -> Result<()> {
+    let Some(head) = tensors.get(HEAD) else { return Ok(()) };
+    let Some(Ok(config)) = listing.text(CONFIG, MAX_CONFIG_BYTES, cx).await? else { return Ok(()) };
+    if !ties_head(&config) {
+        return Ok(());
+    }
+    if let Some(embedding) = tensors.get(EMBEDDING)
+        && (head.dtype, &head.shape) != (embedding.dtype, &embedding.shape)
+    {
+        let message = format!("its type or shape is not that of {EMBEDDING}, to which config.json ties it");
+        problems.push(Problem::new("tensors", HEAD, message));
+    }
+    tensors.remove(HEAD);
+    Ok(())
 }
 
 fn dtype_name(dtype: Dtype) -> String {

@@ -92,7 +92,7 @@ impl FingerprintScreen {
 
     /// The screen of checked settings.
     fn open(config: &FingerprintConfig, store: Option<Arc<Store>>) -> Result<Self> {
-        let identity = Identity::new(Self::NAME, "1", &identified(config, store.is_some())?)?;
+        let identity = Identity::new(Self::NAME, "2", &identified(config, store.is_some())?)?;
         let comparison = Comparison { threshold: config.threshold, reject: config.reject, store };
         Ok(Self { identity, comparison })
     }

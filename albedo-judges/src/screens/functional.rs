@@ -9,8 +9,10 @@
 //! - next to nothing: it answers like the king → `Rejected`;
 //! - an earlier submission's, times a factor: that one's work → `Rejected`;
 //! - it resembles an earlier submission's more than honest colleagues' do: `Flagged`;
-//! - it is beyond all measure: the model is broken, and so are others that it would resemble;
-//!   it is compared with nobody.
+//! - it is beyond all measure, whichever few tokens are left out: the model is broken, and so are
+//!   others that it would resemble; it is compared with nobody. Where a few tokens alone are beyond
+//!   all measure, somebody may have spoiled them to look broken: so a token counts 20 nats at most,
+//!   and in the place of means, medians over the replies count.
 //!
 //! The tokens are drawn from the king's own distribution, so that a mean over
 //! them is a mean by his probabilities: of `r − 1 − ln r`, with the ratio `r` of
@@ -31,7 +33,7 @@
 //! of these kings, and the least resemblance counts: a copy resembles its source
 //! from wherever it is looked at.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -44,14 +46,16 @@ use albedo_core::{
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::evidence::{Reasons, to_value};
 use super::probes::{Prompts, check_numbers, check_tasks, replies, requests};
 use super::store::{Question, QuestionSet, Store, StoredAnswers, StoredSet};
 
+mod choice;
 mod compare;
 
+use choice::Choice;
 pub use compare::{Difference, Resemblance};
 
 /// Nearest submissions that the evidence lists.
@@ -67,14 +71,16 @@ pub struct FunctionalConfig {
     pub probes: u32,
     /// The king's replies are cut after this many tokens.
     pub max_new_tokens: u32,
-    /// Stored sets that a submission is asked, the latest first.
+    /// Stored sets that a submission is asked, the latest first. As many earlier ones are added
+    /// as it takes until every earlier submission has answered one of them, up to 16 in all.
     pub sets: u32,
     /// At most this divergence from the king, in nats per token, is none.
     pub same: f64,
     /// At most this divergence from the king is flagged.
     pub near: f64,
-    /// Above this divergence from the king, a model is broken: it is compared with no earlier
-    /// submission, for what says nothing resembles whatever says nothing.
+    /// Above this divergence from the king, with at most 20 nats of each token, a model is broken:
+    /// it is compared with no earlier submission, for what says nothing resembles whatever says
+    /// nothing.
     pub broken: f64,
     /// From this cosine of the differences on, the work is the other's.
     pub copied: f64,
@@ -120,6 +126,95 @@ impl FunctionalConfig {
             }
         }
         Ok(())
+    }
+
+    /// What the screen finds of a model whose difference to the only king is `own`, beside the
+    /// `others`, each with its name and its difference to him.
+    pub fn judge(&self, own: &Difference, others: &[(&str, &Difference)]) -> Finding {
+        let others = if self.is_broken(own) { &[][..] } else { others };
+        let mut found: Vec<(&str, Resemblance)> =
+            others.iter().map(|(of, other)| (*of, self.resemblance(own, other))).collect();
+        found.sort_by(|a, b| b.1.cosine.total_cmp(&a.1.cosine));
+        let mut facts = self.facts(own);
+        facts["nearest"] = found
+            .iter()
+            .take(NEAREST)
+            .map(|(of, found)| {
+                let Resemblance { cosine, overall, typical, factor } = *found;
+                json!({ "of": of, "cosine": cosine, "overall": overall, "typical": typical, "factor": factor })
+            })
+            .collect();
+        self.reasons(own, found).finding(facts)
+    }
+
+    /// The evidence of a difference to the king.
+    fn facts(&self, own: &Difference) -> Value {
+        json!({
+            "divergence": own.divergence(),
+            "typical_divergence": own.typical_divergence(),
+            "capped_divergence": own.capped_divergence(),
+            "tokens": own.tokens(),
+            "broken": self.is_broken(own),
+        })
+    }
+
+    /// What the difference to the king amounts to, and the resemblance to others.
+    fn reasons<'a>(
+        &self,
+        own: &Difference,
+        others: impl IntoIterator<Item = (&'a str, Resemblance)>,
+    ) -> Reasons {
+        let mut reasons = Reasons::default();
+        let (divergence, typical) = (own.divergence(), own.typical_divergence());
+        let apart = self.apart(own);
+        let median = if self.is_spoiled(own) { " in the median of its replies" } else { "" };
+        if apart <= self.same {
+            reasons.reject("same", format!("it answers like the king: {apart:.1e} nats per token{median}"));
+        } else if apart <= self.near {
+            reasons
+                .flag("near", format!("it answers nearly like the king: {apart:.1e} nats per token{median}"));
+        } else if typical <= self.same {
+            let reason = format!(
+                "most of its replies are like the king's: {typical:.1e} nats per token in the median of its \
+                 replies, and {divergence:.1e} over all of them"
+            );
+            reasons.flag("near", reason);
+        }
+        for (of, Resemblance { cosine, factor, .. }) in others {
+            if cosine >= self.copied {
+                let reason = format!("its answers differ from the king's as those of {of} do");
+                reasons.reject("copied", format!("{reason}: {factor:.2} times, cosine {cosine:.3}"));
+            } else if cosine >= self.alike {
+                reasons.flag("alike", format!("its answers resemble those of {of}, cosine {cosine:.3}"));
+            }
+        }
+        reasons
+    }
+
+    /// Whether a model is compared with no earlier submission.
+    fn is_broken(&self, own: &Difference) -> bool {
+        own.capped_divergence() > self.broken
+    }
+
+    /// Whether means say nothing, because a few tokens may be spoiled: then medians count.
+    fn is_spoiled(&self, own: &Difference) -> bool {
+        own.divergence() > self.broken
+    }
+
+    /// How far a model is from a king: the divergence, or the median over the replies where a few
+    /// spoiled tokens hide all others.
+    fn apart(&self, own: &Difference) -> f64 {
+        if self.is_spoiled(own) { own.typical_divergence() } else { own.divergence() }
+    }
+
+    /// How much of `own` is `other`.
+    fn resemblance(&self, own: &Difference, other: &Difference) -> Resemblance {
+        let mut found = own.beside(other);
+        // The same few tokens may be spoiled in models that share nothing else.
+        if self.is_spoiled(own) {
+            found.cosine = found.typical;
+        }
+        found
     }
 }
 
@@ -176,14 +271,15 @@ impl FunctionalScreen {
     fn with_prompts(config: FunctionalConfig, prompts: Prompts, store: Option<Arc<Store>>) -> Result<Self> {
         let mut settings = prompts.identified(&config)?;
         settings["store"] = json!(store.is_some());
-        let identity = Identity::new(Self::NAME, "3", &settings)?;
+        let identity = Identity::new(Self::NAME, "4", &settings)?;
         Ok(Self { identity, config, prompts, store })
     }
 
     /// Remembers what the submission and the king among `sessions` say of the set of
     /// questions that follows from `seed` and the king, which is made if the store has none,
-    /// and of the latest stored sets: later submissions are compared with it. Answers that
-    /// are stored are not asked again. Gives the number of the seed's set in the store.
+    /// and of the stored sets that a submission is asked: later submissions are compared with
+    /// it. Answers that are stored are not asked again. Gives the number of the seed's set in
+    /// the store.
     ///
     /// # Errors
     /// [`ErrorKind::ConfigInvalid`] for a screen without a store; models that do not answer;
@@ -194,8 +290,12 @@ impl FunctionalScreen {
             return Err(Error::new(ErrorKind::ConfigInvalid, OPERATION, "the screen has no store"));
         };
         let king = sessions.king.model().parameters;
-        let most = self.config.sets;
-        let mut sets = blocking(store, cx, move |store| store.sets(most)).await?;
+        let latest = self.config.sets;
+        let mut sets = blocking(store, cx, move |store| {
+            let choice = choose(store, king, latest, &[])?;
+            choice.sets.into_iter().map(|set| store.set(set)).collect::<Result<Vec<_>>>()
+        })
+        .await?;
         // Replies on a GPU may come out otherwise a second time: a set is made once.
         let known = sets.iter().find(|stored| stored.set.seed == seed && stored.set.king == king);
         let id = if let Some(stored) = known {
@@ -244,75 +344,56 @@ impl FunctionalScreen {
         seed: u64,
         cx: &CallContext,
     ) -> Result<Finding> {
-        let mut reasons = Reasons::default();
         let set = self.questions(sessions.king, seed, cx).await?;
         let kings = answers(sessions.king, &set, cx).await?;
         let said = answers(sessions.submission, &set, cx).await?;
         let fresh = Difference::between(&said, &kings).ok_or_else(other_tokens)?;
-        let divergence = fresh.divergence();
-        if divergence <= self.config.same {
-            reasons.reject("same", format!("it answers like the king: {divergence:.1e} nats per token"));
-        } else if divergence <= self.config.near {
-            reasons.flag("near", format!("it answers nearly like the king: {divergence:.1e} nats per token"));
-        }
-        let broken = divergence > self.config.broken;
-        let mut nearest = if broken { Vec::new() } else { self.beside_others(sessions, own, cx).await? };
-        for Nearest { of, resemblance, .. } in &nearest {
-            let Resemblance { cosine, factor, .. } = *resemblance;
-            if cosine >= self.config.copied {
-                let reason = format!("its answers differ from the king's as those of {of} do");
-                reasons.reject("copied", format!("{reason}: {factor:.2} times, cosine {cosine:.3}"));
-            } else if cosine >= self.config.alike {
-                reasons.flag("alike", format!("its answers resemble those of {of}, cosine {cosine:.3}"));
-            }
-        }
+        let (mut nearest, not_compared) = if self.config.is_broken(&fresh) {
+            (Vec::new(), 0)
+        } else {
+            self.beside_others(sessions, own, cx).await?
+        };
+        let others = nearest.iter().map(|near| (near.of.as_str(), near.resemblance));
+        let reasons = self.config.reasons(&fresh, others);
         let compared = nearest.len();
         nearest
             .sort_by(|a, b| b.resemblance.cosine.total_cmp(&a.resemblance.cosine).then(a.seen.cmp(&b.seen)));
         nearest.truncate(NEAREST);
-        Ok(reasons.finding(json!({
-            "divergence": divergence,
-            "tokens": fresh.tokens(),
-            "broken": broken,
-            "compared": compared,
-            "nearest": to_value(&nearest)?,
-        })))
+        let mut facts = self.config.facts(&fresh);
+        facts["compared"] = json!(compared);
+        facts["nearest"] = to_value(&nearest)?;
+        if not_compared > 0 {
+            facts["not_compared"] = json!(not_compared);
+        }
+        Ok(reasons.finding(facts))
     }
 
     /// Each stored submission on the set that most kings have answered, the latest of
-    /// several, and that the sessions read as the same tokens.
+    /// several, and that the sessions read as the same tokens; and how many have answered some set
+    /// and could not be compared.
     async fn beside_others(
         &self,
         sessions: Sessions<'_>,
         own: &[String],
         cx: &CallContext,
-    ) -> Result<Vec<Nearest>> {
-        let Some(store) = &self.store else { return Ok(Vec::new()) };
-        let most = self.config.sets;
-        let sets = blocking(store, cx, move |store| {
-            let sets = store.sets(most)?;
-            let kings: BTreeSet<_> = sets.iter().map(|stored| stored.set.king).collect();
-            let with_answers = |stored: StoredSet| {
-                let answers = store.all_answers(stored.id)?;
-                let kings =
-                    kings.iter().map(|king| Ok::<_, Error>((*king, store.answers(stored.id, *king)?)));
-                let kings: Vec<_> = kings.collect::<Result<_>>()?;
-                Ok((stored, answers, kings))
-            };
-            sets.into_iter().map(with_answers).collect::<Result<Vec<_>>>()
-        });
+    ) -> Result<(Vec<Nearest>, usize)> {
+        let Some(store) = &self.store else { return Ok((Vec::new(), 0)) };
         let now = sessions.king.model().parameters;
+        let (latest, labels) = (self.config.sets, own.to_vec());
+        let choice = blocking(store, cx, move |store| choose(store, now, latest, &labels)).await?;
         let mut nearest: BTreeMap<i64, Nearest> = BTreeMap::new();
-        for (stored, mut others, kings) in sets.await? {
-            others.retain(|other| !own.contains(&other.entry.label));
+        for &id in &choice.sets {
+            let asked = blocking(store, cx, move |store| {
+                Ok((store.set(id)?, store.all_answers(id)?, store.kings_answers(id)?))
+            });
+            let (stored, mut others, kings) = asked.await?;
+            others.retain(|other| choice.fits(other.entry.id, id));
             if others.is_empty() {
                 continue;
             }
             let said = answers(sessions.submission, &stored.set, cx).await?;
-            let mut bases =
-                vec![(now, self.kings_answers(store, stored.id, &stored.set, sessions.king, cx).await?)];
-            let earlier = kings.into_iter().filter(|(king, _)| *king != now);
-            bases.extend(earlier.filter_map(|(king, said)| Some((king, said?))));
+            let mut bases = vec![(now, self.kings_answers(store, id, &stored.set, sessions.king, cx).await?)];
+            bases.extend(kings.into_iter().filter(|(king, _)| *king != now));
             for other in others {
                 let Some((kings, resemblance)) = self.least(&said, &other, &bases) else { continue };
                 let id = other.entry.id;
@@ -330,7 +411,8 @@ impl FunctionalScreen {
                 nearest.insert(id, near);
             }
         }
-        Ok(nearest.into_values().collect())
+        let not_compared = choice.entries() - nearest.len();
+        Ok((nearest.into_values().collect(), not_compared))
     }
 
     /// The least resemblance of `said` and the answers of `other`, from each of the kings in
@@ -343,9 +425,10 @@ impl FunctionalScreen {
     ) -> Option<(usize, Resemblance)> {
         let from = |(king, kings): &(Digest, Vec<Vec<f32>>)| {
             let own = Difference::between(said, kings)?;
-            let mut found = own.beside(&Difference::between(&other.log_probs, kings)?);
+            let others = Difference::between(&other.log_probs, kings)?;
+            let mut found = self.config.resemblance(&own, &others);
             // From a king himself nothing resembles him, except what answers like him.
-            if *king == other.parameters && own.divergence() <= self.config.same {
+            if *king == other.parameters && self.config.apart(&own) <= self.config.same {
                 found = Resemblance { cosine: 1.0, factor: 1.0, ..found };
             }
             Some(found)
@@ -370,6 +453,11 @@ impl FunctionalScreen {
             None => answers(king, set, cx).await,
         }
     }
+}
+
+/// The stored sets that a submission is asked where `now` reigns.
+fn choose(store: &Store, now: Digest, latest: u32, own: &[String]) -> Result<Choice> {
+    Ok(Choice::of(&store.latest_sets(latest)?, &store.answered(now)?, own))
 }
 
 /// The log-probability of each token of the set's replies.

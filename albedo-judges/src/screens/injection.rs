@@ -141,6 +141,7 @@ impl Opinions {
 impl Probe for Injection {
     const NAME: &'static str = "injection";
     const SUMMARY: &'static str = "replies that address the judge instead of the task";
+    const VERSION: &'static str = "1";
     type Config = InjectionConfig;
     type Checked = CheckedInjection;
 

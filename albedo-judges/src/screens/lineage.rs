@@ -8,9 +8,10 @@
 //!
 //! - nothing differs from the king or from an earlier submission once disguises
 //!   are undone: the function is the same → `Rejected`;
-//! - the difference to the king is an earlier submission's times a factor, up
-//!   to a rest that no two honest models are near to, or has matrices of it: its
-//!   work → `Rejected`;
+//! - the difference to the king who is nearest, and to him who is nearest to an
+//!   earlier submission, is that one's times a factor, up to a rest that no two
+//!   honest models are near to, or has matrices of it that no king has: its work →
+//!   `Rejected`;
 //! - the difference to the king looks like noise, or hardly anything differs, or
 //!   rows lie elsewhere than the anchor's, which training never does: `Flagged`.
 //!   What a difference *looks like* never forfeits: optimisers that orthogonalise
@@ -40,6 +41,7 @@ use super::store::{Store, StoredSketch, identified};
 mod align;
 mod anchor;
 mod compare;
+mod earlier;
 mod hash;
 mod matrix;
 mod network;
@@ -50,6 +52,7 @@ pub use align::Undone;
 pub(crate) use anchor::Aligner;
 pub use anchor::{Aligned, Anchor, Largest};
 pub use compare::{Delta, Explained, KINDS, Shape};
+use earlier::{Compared, Kings, Likeness};
 pub use sketch::Sketch;
 
 /// A model that is this far from the king is no copy with noise on it: noise of
@@ -72,6 +75,9 @@ const FEW: f64 = 0.1;
 
 /// Nearest submissions that the evidence lists.
 const NEAREST: usize = 5;
+
+/// Sketches that are in memory at the same time: 16 MiB.
+const AT_A_TIME: u32 = 64;
 
 /// Settings of [`LineageScreen`]. The defaults of the numbers are measured: see
 /// `docs/screens.md`.
@@ -143,6 +149,9 @@ struct Nearest {
     block: Option<u64>,
     /// Relative change between the two.
     distance: f64,
+    /// Kings from whom the two were compared, at most two: what follows is the lesser of what
+    /// they see.
+    kings: usize,
     /// The differences to the king beside one another.
     #[serde(flatten)]
     explained: Explained,
@@ -161,7 +170,7 @@ impl LineageScreen {
 
     /// The screen of checked settings.
     fn open(config: LineageConfig, store: Option<Arc<Store>>) -> Result<Self> {
-        let identity = Identity::new(Self::NAME, "2", &identified(&config, store.is_some())?)?;
+        let identity = Identity::new(Self::NAME, "3", &identified(&config, store.is_some())?)?;
         Ok(Self { identity, comparison: Arc::new(Comparison { config, store }) })
     }
 
@@ -177,75 +186,84 @@ impl LineageScreen {
 
 impl Comparison {
     fn find(&self, submission: &Aligned, king: &Aligned, own: &[String]) -> Result<Finding> {
-        let (stored, outdated) = match &self.store {
-            Some(store) => (store.sketches()?, store.outdated()?),
-            None => (Vec::new(), 0),
-        };
-        let others = stored.iter().filter(|stored| !own.contains(&stored.entry.label));
-        self.compare(submission, king, others, outdated)
-    }
-
-    fn compare<'a>(
-        &self,
-        own: &Aligned,
-        king: &Aligned,
-        others: impl Iterator<Item = &'a StoredSketch>,
-        outdated: u64,
-    ) -> Result<Finding> {
-        own.sketch.check_comparable(&king.sketch)?;
+        submission.sketch.check_comparable(&king.sketch)?;
         let mut reasons = Reasons::default();
-        if let Some(fault) = own.largest.fault() {
+        if let Some(fault) = submission.largest.fault() {
             reasons.reject("numbers", fault);
-            return Ok(reasons.finding(json!({ "largest": to_value(&own.largest)? })));
+            return Ok(reasons.finding(json!({ "largest": to_value(&submission.largest)? })));
         }
-        if let Some(tensor) = own.sketch.not_finite() {
+        if let Some(tensor) = submission.sketch.not_finite() {
             // Scales that a disguise puts between two tensors may multiply.
             reasons.flag("numbers", format!("sums of the weights of {tensor} overflow"));
-            return Ok(reasons.finding(json!({ "largest": to_value(&own.largest)? })));
+            return Ok(reasons.finding(json!({ "largest": to_value(&submission.largest)? })));
         }
-        let shape = own.shape(king);
-        let delta = Delta::between(&own.sketch, &king.sketch, &king.sketch);
-        self.beside_king(&shape, &delta, &mut reasons);
-        let mut nearest = Vec::new();
-        for other in others {
-            own.sketch.check_comparable(&other.sketch)?;
-            let between = Delta::between(&own.sketch, &other.sketch, &king.sketch);
-            let others = Delta::between(&other.sketch, &king.sketch, &king.sketch);
-            let (explained, shared) = (delta.explained_by(&others), delta.shared(&others, &between));
-            self.beside_another(&other.entry.label, between.is_nothing(), shared, &explained, &mut reasons);
-            nearest.push(Nearest {
-                of: other.entry.label.clone(),
-                seen: other.entry.id,
-                block: other.entry.block,
-                distance: between.distance(),
-                explained,
-            });
+        let former = self.store.as_ref().map_or_else(|| Ok(Vec::new()), |store| store.kings())?;
+        let kings = Kings::new(&submission.sketch, &king.sketch, former)?;
+        let shape = submission.shape(king);
+        self.beside_king(&shape, kings.delta(), &mut reasons);
+        for (label, distance) in kings.hardly_left().filter(|(label, _)| !own.iter().any(|own| own == label))
+        {
+            let by = format!("{:.2} %, a disguise by up to {:.1} %", 100.0 * distance, 100.0 * ROUNDED_AGAIN);
+            reasons.flag("hardly-differs", format!("hardly differs from {label}, a former king: by {by}"));
         }
-        if own.undone.rotated {
+        let (compared, nearest) = self.beside_others(&submission.sketch, &kings, own, &mut reasons)?;
+        if submission.undone.rotated {
             reasons.flag("rotated", "the residual stream is turned beside the anchor's".into());
-        } else if own.undone.is_rearranged() {
+        } else if submission.undone.is_rearranged() {
             let reason = "rows lie elsewhere than the anchor's, which training never does";
             reasons.flag("rearranged", reason.into());
         }
-        if own.undone.rows_apart > 0 {
-            let count = own.undone.rows_apart;
+        if submission.undone.rows_apart > 0 {
+            let count = submission.undone.rows_apart;
             reasons
                 .flag("rows", format!("{count} rows of the embedding have another size than the anchor's"));
         }
-        let compared = nearest.len();
-        nearest.sort_by(|a, b| b.explained.cosine.total_cmp(&a.explained.cosine).then(a.seen.cmp(&b.seen)));
-        nearest.truncate(NEAREST);
         let mut facts = json!({
             "to_king": to_value(&shape)?,
-            "undone": to_value(&own.undone)?,
+            "undone": to_value(&submission.undone)?,
             "compared": compared,
             "nearest": to_value(&nearest)?,
             "anchor": king.sketch.anchor,
         });
+        let outdated = self.store.as_ref().map_or(Ok(0), |store| store.outdated())?;
         if outdated > 0 {
             facts["not_compared"] = json!(outdated);
         }
         Ok(reasons.finding(facts))
+    }
+
+    /// Compares with every sketch of the store, a few in memory at a time. Gives their number, and
+    /// the nearest.
+    fn beside_others(
+        &self,
+        sketch: &Sketch,
+        kings: &Kings,
+        own: &[String],
+        reasons: &mut Reasons,
+    ) -> Result<(usize, Vec<Nearest>)> {
+        let (mut compared, mut nearest) = (0, Vec::<Nearest>::new());
+        let Some(store) = &self.store else { return Ok((compared, nearest)) };
+        let mut some = store.sketches_after(0, AT_A_TIME)?;
+        while let Some(last) = some.last().map(|stored| stored.entry.id) {
+            for StoredSketch { entry, sketch: other, .. } in some {
+                if own.contains(&entry.label) {
+                    continue;
+                }
+                sketch.check_comparable(&other)?;
+                let found = kings.compare(sketch, &other, &self.config);
+                beside_another(&entry.label, &found, reasons);
+                compared += 1;
+                let Compared { distance, kings, explained, .. } = found;
+                let (of, seen, block) = (entry.label, entry.id, entry.block);
+                nearest.push(Nearest { of, seen, block, distance, kings, explained });
+                nearest.sort_by(|a, b| {
+                    b.explained.cosine.total_cmp(&a.explained.cosine).then(a.seen.cmp(&b.seen))
+                });
+                nearest.truncate(NEAREST);
+            }
+            some = store.sketches_after(last, AT_A_TIME)?;
+        }
+        Ok((compared, nearest))
     }
 
     /// What the difference to the king amounts to.
@@ -272,32 +290,6 @@ impl Comparison {
         }
     }
 
-    /// What the resemblance to an earlier submission amounts to.
-    fn beside_another(
-        &self,
-        label: &str,
-        same: bool,
-        shared: usize,
-        explained: &Explained,
-        reasons: &mut Reasons,
-    ) {
-        let Explained { cosine, factor, rest, .. } = *explained;
-        if same {
-            reasons.reject("nothing-differs", format!("nothing differs from {label}"));
-        } else if shared > 0 {
-            let reason = format!("{shared} matrices are those of {label}, and not the king's");
-            reasons.reject("shared", reason);
-        } else if cosine >= self.config.copied || (cosine >= self.config.alike && rest <= ROUNDED_AGAIN) {
-            let rest = 100.0 * rest;
-            let reason = format!(
-                "the work is {factor:.2} times that of {label}, cosine {cosine:.3}, up to {rest:.2} %"
-            );
-            reasons.reject("copied", reason);
-        } else if cosine >= self.config.alike {
-            reasons.flag("alike", format!("the work resembles that of {label}, cosine {cosine:.3}"));
-        }
-    }
-
     /// Checks that the store's sketches are aligned to `anchor`.
     ///
     /// # Errors
@@ -315,6 +307,28 @@ impl Comparison {
             .with_hint("name the folder of the store's anchor")),
             _ => Ok(()),
         }
+    }
+}
+
+/// What the resemblance to the earlier submission `label` amounts to.
+fn beside_another(label: &str, found: &Compared, reasons: &mut Reasons) {
+    let Compared { same, shared, likeness, explained: Explained { cosine, factor, rest, .. }, .. } = *found;
+    match likeness {
+        _ if same => reasons.reject("nothing-differs", format!("nothing differs from {label}")),
+        _ if shared > 0 => {
+            reasons.reject("shared", format!("{shared} matrices are those of {label}, and no king's"));
+        }
+        Likeness::Copied => {
+            let rest = 100.0 * rest;
+            let reason = format!(
+                "the work is {factor:.2} times that of {label}, cosine {cosine:.3}, up to {rest:.2} %"
+            );
+            reasons.reject("copied", reason);
+        }
+        Likeness::Alike => {
+            reasons.flag("alike", format!("the work resembles that of {label}, cosine {cosine:.3}"));
+        }
+        Likeness::Apart => {}
     }
 }
 

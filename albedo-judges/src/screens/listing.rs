@@ -2,27 +2,47 @@
 //! each, whatever the files say of themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use albedo_core::checkpoint::is_weight_file;
 use albedo_core::files::leftover;
+use albedo_core::pretrained::normal_config;
 use albedo_core::safetensors::{Dtype, Header, read_promise};
 use albedo_core::{CallContext, Error, ErrorKind, FileEntry, ModelFiles, Provenance, Result};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 
 use super::evidence::{Problem, Problems};
 
 /// Name of the index of a sharded model.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
+/// The head, where it has a tensor of its own.
+pub(crate) const HEAD: &str = "lm_head.weight";
+
+/// The embedding, which is the head, too, where the configuration ties the two.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+
 /// The largest header that a screen reads, in bytes. Qwen3-235B has 94 shards
 /// with headers below 1 MB; the format allows 100 MB.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
 
+/// Bytes of headers that are read of a model in any case, and beside them for each tensor that it may
+/// have: an entry of a header has 100 to 200.
+const HEADERS_BYTES: u64 = 2 * MAX_HEADER_BYTES;
+const TENSOR_BYTES: u64 = 1024;
+
 /// The largest text file that a screen compares, in bytes: tokenizers of
 /// 150,000 words have 11 MB.
 pub(crate) const MAX_TEXT_BYTES: u64 = 64 << 20;
+
+/// Name of the configuration.
+pub(crate) const CONFIG: &str = "config.json";
+
+/// The largest `config.json` that is read, in bytes: JSON takes up to thirty
+/// times as much memory when it is read as values.
+pub(crate) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// The largest index that a screen reads, in bytes: that of Qwen3-235B has
 /// 4 MB.
@@ -132,7 +152,8 @@ impl<'a> Listing<'a> {
     }
 
     /// The shards' tensors. What a header or the index gets wrong is a problem. Shards after `most`
-    /// tensors are not read: their headers may have as many bytes as the model.
+    /// tensors are not read, nor after as many bytes of headers as these could have: headers may have
+    /// as many bytes as the model, and be all alike, or wrong.
     ///
     /// # Errors
     /// A range that could not be read.
@@ -144,9 +165,19 @@ impl<'a> Listing<'a> {
     ) -> Result<Tensors> {
         let mut tensors = Tensors::new();
         let mut unread = BTreeSet::new();
+        let most_bytes = (most as u64).saturating_mul(TENSOR_BYTES).saturating_add(HEADERS_BYTES);
+        let mut read_bytes = 0;
         let shards: Vec<_> = self.entries.iter().filter(|(name, _)| is_weight_file(name)).collect();
         for &(shard, &size) in &shards {
-            let header = match self.header(shard, size, cx).await? {
+            if read_bytes > most_bytes {
+                let message = format!(
+                    "the headers before this file's have {read_bytes} bytes, a screen reads at most {most_bytes} \
+                     for {most} tensors"
+                );
+                problems.push(Problem::new("header", shard, message));
+                return Ok(tensors);
+            }
+            let header = match self.header(shard, size, &mut read_bytes, cx).await? {
                 Ok(header) => header,
                 Err(problem) => {
                     if problem.cut {
@@ -182,7 +213,14 @@ impl<'a> Listing<'a> {
         Ok(tensors)
     }
 
-    async fn header(&self, shard: &str, size: u64, cx: &CallContext) -> Result<Result<Header, Problem>> {
+    /// The header of `shard`; adds the bytes that it has to `read_bytes`.
+    async fn header(
+        &self,
+        shard: &str,
+        size: u64,
+        read_bytes: &mut u64,
+        cx: &CallContext,
+    ) -> Result<Result<Header, Problem>> {
         let problem = |message: String| Ok(Err(Problem::new("header", shard, message)));
         let cut = |message: String| Ok(Err(Problem::cut("header", shard, message)));
         if size < 8 {
@@ -206,6 +244,7 @@ impl<'a> Listing<'a> {
             );
             return if length > MAX_HEADER_BYTES { problem(message) } else { cut(message) };
         }
+        *read_bytes += 8 + length;
         let bytes = self.files.read(shard, 0..8 + length, cx).await?;
         match read_promise(&mut &*bytes, size) {
             Ok((header, promised)) if promised == size => Ok(Ok(header)),
@@ -248,14 +287,112 @@ impl<'a> Listing<'a> {
     }
 }
 
+/// Whether the `config.json` of these bytes ties the head to the embedding. What cannot be read
+/// ties nothing: the screen `architecture` says what is wrong with it.
+pub(crate) fn ties_head(config: &[u8]) -> bool {
+    let config = serde_json::from_slice(config).ok().and_then(|config| normal_config(config).ok());
+    config.is_some_and(|config| config.get("tie_word_embeddings") == Some(&Value::Bool(true)))
+}
+
 /// Whether `bytes` are the beginning of JSON, or of nothing.
 pub(crate) fn breaks_off(bytes: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(bytes).is_err_and(|error| error.is_eof())
 }
 
-/// Reads a JSON object: hostile input of a bounded size.
-pub(crate) fn object(name: &str, bytes: &[u8]) -> Result<serde_json::Map<String, Value>, Problem> {
-    serde_json::from_slice(bytes).map_err(|error| json_problem("json", name, &error))
+/// Reads a JSON object: hostile input of a bounded size. A key that an object has twice is a
+/// problem: some readers take the last of the two, others refuse the file.
+pub(crate) fn object(name: &str, bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
+    let read: serde_json::Result<UniqueMap> = serde_json::from_slice(bytes);
+    read.map(|UniqueMap(members)| members).map_err(|error| json_problem("json", name, &error))
+}
+
+/// An object that has no key twice, nor has any in it.
+struct UniqueMap(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for UniqueMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(UniqueMembers).map(Self)
+    }
+}
+
+struct UniqueMembers;
+
+impl<'de> Visitor<'de> for UniqueMembers {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut values = Map::new();
+        while let Some((key, Unique(value))) = members.next_entry::<String, Unique>()? {
+            if values.contains_key(&key) {
+                return Err(A::Error::custom(format!("the key {key:?} is there twice")));
+            }
+            values.insert(key, value);
+        }
+        Ok(values)
+    }
+}
+
+/// A value in which no object has a key twice.
+struct Unique(Value);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UniqueValue).map(Self)
+    }
+}
+
+struct UniqueValue;
+
+impl<'de> Visitor<'de> for UniqueValue {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Unique(value)) = items.next_element()? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Value, A::Error> {
+        UniqueMembers.visit_map(members).map(Value::Object)
+    }
 }
 
 fn json_problem(check: &'static str, name: &str, error: &serde_json::Error) -> Problem {

@@ -4,7 +4,9 @@
 //! and compares the commands of a conversation in one spelling. A conversation
 //! is stuck if half of its commands were given before, or four in a row are the
 //! same (the Python system's numbers). `Flagged` if a share of the
-//! conversations is stuck, never more: a task can be hopeless.
+//! conversations is stuck, never more: a task can be hopeless. Conversations of
+//! fewer than four replies tell nothing; `Flagged` as `not-compared` if they are
+//! most of them.
 
 use albedo_core::registry::Checked;
 use albedo_core::{
@@ -16,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::behaviour::{Behaviour, Probe};
-use super::probes::{Prompts, check_numbers, check_share, check_tasks, dialogues};
+use super::evidence::{Reasons, to_value};
+use super::probes::{Played, Prompts, check_numbers, check_share, check_tasks, check_turns, dialogues};
 use crate::reply::Reply;
 use crate::shell::Script;
 
@@ -29,7 +32,7 @@ const ROW: usize = 4;
 pub struct LoopsConfig {
     /// Conversations.
     pub probes: u32,
-    /// Replies of each.
+    /// Replies of each, 4 or more.
     pub turns: u32,
     /// Replies are cut after this many tokens.
     pub max_new_tokens: u32,
@@ -65,6 +68,7 @@ struct Loops {
 impl Probe for Loops {
     const NAME: &'static str = "loops";
     const SUMMARY: &'static str = "a dialogue that goes round in circles";
+    const VERSION: &'static str = "2";
     type Config = LoopsConfig;
     type Checked = (LoopsConfig, Option<Checked<dyn TaskSource>>);
 
@@ -72,10 +76,8 @@ impl Probe for Loops {
         check_share(Self::NAME, "share", config.share)?;
         crate::reply::check_languages(Self::NAME, &config.languages)?;
         let LoopsConfig { probes, turns, max_new_tokens, .. } = config;
-        check_numbers(
-            Self::NAME,
-            &[("probes", probes), ("turns", turns), ("max_new_tokens", max_new_tokens)],
-        )?;
+        check_numbers(Self::NAME, &[("probes", probes), ("max_new_tokens", max_new_tokens)])?;
+        check_turns(Self::NAME, turns, ROW)?;
         let tasks = check_tasks(config.tasks.as_ref(), cx)?;
         Ok((config, tasks))
     }
@@ -96,13 +98,17 @@ impl Probe for Loops {
             let texts = replies.iter().map(|reply| reply.text.as_str());
             is_stuck(&commands(texts, &self.config.languages))
         });
-        let (stuck, all) = (stuck.count(), spoken.len());
-        let evidence = json!({ "conversations": all, "stuck": stuck });
-        Ok(if stuck as f64 >= self.config.share * all as f64 && stuck > 0 {
-            Finding::Flagged(evidence)
-        } else {
-            Finding::Clear(evidence)
-        })
+        let stuck = stuck.count();
+        let played = Played::of(&spoken, ROW);
+        let mut reasons = Reasons::default();
+        if stuck > 0 && stuck as f64 >= self.config.share * played.judged as f64 {
+            let of = played.judged;
+            reasons.flag("stuck", format!("{stuck} of {of} conversations go round in circles"));
+        }
+        played.tell(&mut reasons);
+        let mut facts = to_value(&played)?;
+        facts["stuck"] = json!(stuck);
+        Ok(reasons.finding(facts))
     }
 }
 
@@ -128,7 +134,10 @@ fn is_stuck(commands: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use albedo_core::{GenerateRequest, MessageRole};
+
     use super::*;
+    use crate::screens::testing::{Speaker, recorded};
 
     #[test]
     fn circles_are_told_from_progress() {
@@ -144,5 +153,35 @@ mod tests {
         assert!(!stuck(&[ls, cat, run, edit, run]));
         assert!(!stuck(&[ls, ls, ls]));
         assert!(!stuck(&[]));
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "a speaker may have no reply")]
+    fn circle(_: &GenerateRequest) -> Option<String> {
+        Some("THOUGHT: x\n\n```bash\nls\n```".into())
+    }
+
+    /// What `loops` finds of conversations of `turns` replies: the rules, and how many
+    /// conversations were asked, judged and stuck.
+    async fn found(session: &dyn ModelSession, turns: usize, role: MessageRole) -> (Value, [Value; 3]) {
+        let loops = Loops { config: LoopsConfig::default(), prompts: recorded(turns, role) };
+        let found = loops.inspect(session, 7, &CallContext::new()).await.expect("a finding");
+        assert!(matches!(found, Finding::Flagged(_)), "{found:?}");
+        let evidence = found.evidence();
+        (evidence["rules"].clone(), ["asked", "judged", "stuck"].map(|key| evidence[key].clone()))
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_judged_is_not_called_clear() {
+        let (stuck, few) = (json!(["stuck"]), json!(["not-compared"]));
+        let counts = |counts: [u32; 3]| counts.map(|count| json!(count));
+        let session = Speaker::new(circle);
+        for role in [MessageRole::User, MessageRole::Tool] {
+            assert_eq!(found(&session, 6, role).await, (stuck.clone(), counts([8, 8, 8])));
+            assert_eq!(found(&session, 3, role).await, (few.clone(), counts([8, 0, 0])));
+        }
+        // The first prompt has three words; a reply of 512 tokens has to fit behind it.
+        let narrow = |room: u32| Speaker::new(circle).with_context(512 + room);
+        assert_eq!(found(&narrow(2), 6, MessageRole::Tool).await, (few.clone(), counts([0, 0, 0])));
+        assert_eq!(found(&narrow(4), 6, MessageRole::Tool).await, (few, counts([8, 0, 0])));
     }
 }

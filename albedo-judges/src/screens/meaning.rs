@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use super::evidence::{Problem, Problems};
 use super::files::kings;
-use super::listing::{Listing, MAX_TEXT_BYTES, breaks_off, object};
+use super::listing::{CONFIG, Listing, MAX_TEXT_BYTES, breaks_off, object};
 
 /// The files whose meaning is known.
 pub(crate) const FILES: [&str; 8] = [
@@ -34,7 +34,6 @@ const TOKENIZER: &str = "tokenizer.json";
 const SETTINGS: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 const GENERATION: &str = "generation_config.json";
-const CONFIG: &str = "config.json";
 
 /// A file of the submission is read as JSON if it has at most this many times the
 /// bytes of the king's: indentation takes three times as many.
@@ -357,9 +356,14 @@ mod tests {
             settings.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
             settings
         };
+        let twice = tokenizer().to_string().replacen('{', r#"{"decoder":null,"decoder":null,"#, 1);
+        let twice = json!(twice);
         for (name, value, words) in [
             ("tokenizer.json", with("/model/vocab", json!({ "a": 1, "b": 0, "ab": 2 })), "first in `model`"),
             ("tokenizer.json", with("/added_tokens/0/content", json!("<x>")), "first in `added_tokens`"),
+            // What the crate `tokenizers` does not read.
+            ("tokenizer.json", with("/version", json!("2.0")), "first in `version`"),
+            ("tokenizer.json", twice, "is there twice"),
             ("tokenizer_config.json", settings(json!({ "eos_token": "a" })), "`eos_token` is not the king's"),
             ("tokenizer_config.json", settings(json!({ "add_bos_token": true })), "`add_bos_token`"),
             ("tokenizer_config.json", settings(json!({ "auto_map": {} })), "`auto_map`"),

@@ -112,6 +112,7 @@ struct Measure {
 
 impl WeightVisitor for Measure {
     fn begin(&mut self, _: WeightsOf, model: &Outline) -> Result<Option<Vec<TensorSlice>>> {
+        self.digests.begin(model);
         let anchor = match &self.align {
             AlignTo::Nothing => return Ok(Some(Vec::new())),
             AlignTo::Anchor(anchor) => Some(Arc::clone(anchor)),

@@ -9,6 +9,9 @@ pub(crate) trait Accumulate: Default + Send + 'static {
     /// What is taken.
     type Taken: Send + 'static;
 
+    /// The weights of `model` come next.
+    fn begin(&mut self, _model: &Outline) {}
+
     /// Takes the next segment.
     fn add(&mut self, segment: &Segment<'_>) -> Result<()>;
 
@@ -38,8 +41,9 @@ where
 }
 
 impl<A: Accumulate, F: Send + 'static> WeightVisitor for Pair<A, F> {
-    fn begin(&mut self, of: WeightsOf, _: &Outline) -> Result<Option<Vec<TensorSlice>>> {
+    fn begin(&mut self, of: WeightsOf, model: &Outline) -> Result<Option<Vec<TensorSlice>>> {
         self.of = of;
+        self.current.begin(model);
         Ok((of != WeightsOf::Anchor).then(Vec::new))
     }
 

@@ -12,7 +12,7 @@ use futures::StreamExt;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::evidence::to_value;
+use super::evidence::{Reasons, to_value};
 
 /// Where prompts come from.
 #[derive(Debug, Clone)]
@@ -32,13 +32,13 @@ pub(crate) fn check_tasks(
 }
 
 /// A conversation to probe with: the model answers where the assistant's turns
-/// are, and reads the user's.
+/// are, and reads the user's and the tools'.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Conversation {
     /// The messages up to the first reply.
     pub(crate) opening: Vec<Message>,
-    /// What the user says after each reply.
-    pub(crate) answers: Vec<Message>,
+    /// What the user and tools say after each reply.
+    pub(crate) answers: Vec<Vec<Message>>,
 }
 
 impl Prompts {
@@ -101,9 +101,56 @@ impl Prompts {
 
 impl Conversation {
     fn of(messages: &[Message]) -> Option<Self> {
-        let first = messages.iter().position(|message| message.role == MessageRole::Assistant)?;
-        let answers = messages[first..].iter().filter(|message| message.role == MessageRole::User).cloned();
+        let is_reply = |message: &Message| message.role == MessageRole::Assistant;
+        let is_answer = |message: &&Message| matches!(message.role, MessageRole::User | MessageRole::Tool);
+        let first = messages.iter().position(is_reply)?;
+        let turns = messages[first..].split(is_reply);
+        let answers = turns.map(|turn| turn.iter().filter(is_answer).cloned().collect::<Vec<_>>());
+        let answers = answers.filter(|answer| !answer.is_empty());
         (first > 0).then(|| Self { opening: messages[..first].to_vec(), answers: answers.collect() })
+    }
+}
+
+/// How far conversations went. A screen judges those with as many replies as it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Played {
+    /// Conversations in all.
+    pub(crate) conversations: usize,
+    /// Those of which the model was asked anything.
+    pub(crate) asked: usize,
+    /// Those with as many replies as the screen needs.
+    pub(crate) judged: usize,
+    /// Replies of all conversations.
+    pub(crate) replies: usize,
+    /// Replies that the screen needs of a conversation.
+    #[serde(skip)]
+    needed: usize,
+}
+
+impl Played {
+    /// How far `spoken` went, the replies of each conversation, where a screen needs `needed`.
+    pub(crate) fn of(spoken: &[Vec<Completion>], needed: usize) -> Self {
+        let with = |least: usize| spoken.iter().filter(|replies| replies.len() >= least).count();
+        Self {
+            conversations: spoken.len(),
+            asked: with(1),
+            judged: with(needed),
+            replies: spoken.iter().map(Vec::len).sum(),
+            needed,
+        }
+    }
+
+    /// Says so if fewer than half of the conversations can be judged. That is the operator's to
+    /// mend, and the same at every try: `Unverified` would hold up an honest submission for ever.
+    pub(crate) fn tell(self, reasons: &mut Reasons) {
+        let Self { conversations, asked, judged, needed, .. } = self;
+        if 2 * judged < conversations {
+            let reason = format!(
+                "{judged} of {conversations} conversations came to {needed} replies, and {asked} to one: take \
+                 tasks of more turns, or a smaller `max_new_tokens`, where the context is too short for both"
+            );
+            reasons.flag("not-compared", reason);
+        }
     }
 }
 
@@ -170,7 +217,7 @@ pub(crate) async fn dialogues(
                 let Some(answer) = conversation.answers.get(turn - 1) else { continue };
                 let Some(reply) = spoken[index].get(turn - 1) else { continue };
                 contexts[index].push(Message::new(MessageRole::Assistant, reply.text.clone()));
-                contexts[index].push(answer.clone());
+                contexts[index].extend_from_slice(answer);
             }
             if session.count_prompt_tokens(&contexts[index])?.is_none_or(|tokens| tokens <= room) {
                 asked.push(index);
@@ -233,7 +280,8 @@ fn built_in(stream: &mut Stream) -> Conversation {
         ),
     ];
     let answer = |output: String| {
-        Message::new(MessageRole::User, format!("<returncode>0</returncode>\n<output>\n{output}</output>"))
+        let text = format!("<returncode>0</returncode>\n<output>\n{output}</output>");
+        vec![Message::new(MessageRole::User, text)]
     };
     let answers = (0..16).map(|turn| match stream.below(3) {
         0 => answer(format!("lib_{number}.py\ntest_lib_{number}.py\n")),
@@ -256,6 +304,17 @@ pub(crate) fn check_numbers(screen: &str, numbers: &[(&'static str, u32)]) -> Re
     }
 }
 
+/// Checks the setting `turns`: with fewer than `least`, no conversation could be judged.
+pub(crate) fn check_turns(screen: &str, turns: u32, least: usize) -> Result<()> {
+    if turns as usize >= least {
+        return Ok(());
+    }
+    let operation = format!("check the settings of screen `{screen}`");
+    let message = format!("it is {turns}, and conversations of fewer than {least} replies tell nothing");
+    let hint = format!("set `turns` to {least} or more");
+    Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", "turns").with_hint(hint))
+}
+
 /// Checks a share of replies.
 pub(crate) fn check_share(screen: &str, key: &'static str, share: f64) -> Result<()> {
     if share > 0.0 && share <= 1.0 {
@@ -265,3 +324,6 @@ pub(crate) fn check_share(screen: &str, key: &'static str, share: f64) -> Result
     let message = format!("{key} is {share}, not above 0 and at most 1");
     Err(Error::new(ErrorKind::ConfigInvalid, operation, message).with("key", key))
 }
+
+#[cfg(test)]
+mod tests;

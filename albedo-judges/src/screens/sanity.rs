@@ -52,6 +52,7 @@ struct Sanity {
 impl Probe for Sanity {
     const NAME: &'static str = "sanity";
     const SUMMARY: &'static str = "replies that no working model gives";
+    const VERSION: &'static str = "1";
     type Config = SanityConfig;
     type Checked = (SanityConfig, Option<Checked<dyn TaskSource>>);
 

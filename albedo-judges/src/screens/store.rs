@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use albedo_core::{BuildContext, Digest, Error, ErrorKind, Fault, Result};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
@@ -22,17 +22,11 @@ use super::fingerprint::print::Fingerprint;
 use super::lineage::sketch::Sketch;
 
 mod answers;
+mod tables;
 
+pub(crate) use answers::Answered;
 pub use answers::{Question, QuestionSet, StoredAnswers, StoredSet};
-
-/// Marks the file as ours (`PRAGMA application_id`): "albs".
-const APPLICATION: i64 = 0x616c_6273;
-
-/// Version of the tables (`PRAGMA user_version`), and of what alignment and
-/// projections make of a model: sketches of two versions must never meet. A store of
-/// format 1 is brought to this one when it is opened; its sketches stay where they are,
-/// are compared with nothing, and count as [outdated](Store::outdated).
-const FORMAT: i64 = 2;
+use tables::{APPLICATION, FORMAT};
 
 /// How long a writer waits for another.
 const BUSY: Duration = Duration::from_secs(10);
@@ -40,65 +34,6 @@ const BUSY: Duration = Duration::from_secs(10);
 /// The largest corpus of the Python system that is imported, in bytes: a
 /// fingerprint of 400 tensors has 120 kB.
 const MAX_IMPORT_BYTES: u64 = 4 << 30;
-
-const TABLES: &str = "
-    CREATE TABLE entries (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        label TEXT NOT NULL,
-        hotkey TEXT NOT NULL,
-        block INTEGER,
-        parameters BLOB UNIQUE,
-        fingerprint BLOB,
-        anchor BLOB,
-        sketch BLOB
-    ) STRICT;
-    CREATE TRIGGER entries_keep BEFORE UPDATE ON entries
-        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
-    CREATE TRIGGER entries_stay BEFORE DELETE ON entries
-        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
-";
-
-/// What format 2 has besides the entries: their sketches (`entries.sketch` is format 1's),
-/// the prints of their tensors, sets of questions, and what each entry says of a set's
-/// replies.
-const TABLES_2: &str = "
-    CREATE TABLE sketches (
-        entry INTEGER PRIMARY KEY REFERENCES entries (id),
-        anchor BLOB NOT NULL,
-        sketch BLOB NOT NULL
-    ) STRICT;
-    CREATE TABLE tensors (
-        entry INTEGER PRIMARY KEY REFERENCES entries (id),
-        prints BLOB NOT NULL
-    ) STRICT;
-    CREATE TABLE sets (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        digest BLOB NOT NULL UNIQUE,
-        questions BLOB NOT NULL
-    ) STRICT;
-    CREATE TABLE answers (
-        question_set INTEGER NOT NULL REFERENCES sets (id),
-        parameters BLOB NOT NULL,
-        log_probs BLOB NOT NULL,
-        PRIMARY KEY (question_set, parameters)
-    ) STRICT;
-    CREATE TRIGGER sketches_keep BEFORE UPDATE ON sketches
-        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
-    CREATE TRIGGER sketches_stay BEFORE DELETE ON sketches
-        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
-    CREATE TRIGGER tensors_keep BEFORE UPDATE ON tensors
-        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
-    CREATE TRIGGER tensors_stay BEFORE DELETE ON tensors
-        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
-    CREATE TRIGGER sets_keep BEFORE UPDATE ON sets
-        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
-    CREATE TRIGGER sets_stay BEFORE DELETE ON sets
-        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
-    CREATE TRIGGER answers_keep BEFORE UPDATE ON answers
-        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
-    CREATE TRIGGER answers_stay BEFORE DELETE ON answers
-        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
-";
 
 /// The store; see the [module](self).
 #[derive(Debug)]
@@ -179,15 +114,11 @@ impl Store {
             }
         })?;
         let connection = connect(path)?;
-        let schema = format!(
-            "PRAGMA journal_mode = WAL; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; \
-             BEGIN; {TABLES} {TABLES_2} COMMIT;"
-        );
-        connection.execute_batch(&schema).map_err(|error| sqlite(OPERATION, path, error))?;
+        tables::furnish(&connection).map_err(|error| sqlite(OPERATION, path, error))?;
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
     }
 
-    /// Opens an existing store.
+    /// Opens an existing store. An empty file becomes one: whoever made it was interrupted.
     ///
     /// # Errors
     /// No such file; [`ErrorKind::DataInvalid`] for a file that is no store, is
@@ -211,10 +142,12 @@ impl Store {
                 .with_hint("chmod 600 the file"));
         }
         let connection = connect(path)?;
+        let failed = |error| sqlite(OPERATION, path, error);
+        if tables::is_empty(&connection).map_err(failed)? {
+            tables::furnish(&connection).map_err(failed)?;
+        }
         let pragma = |name: &str| {
-            connection
-                .query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0))
-                .map_err(|error| sqlite(OPERATION, path, error))
+            connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).map_err(failed)
         };
         if pragma("application_id")? != APPLICATION {
             return invalid("it is another program's database".into(), "name a store that albedo made");
@@ -224,14 +157,13 @@ impl Store {
             let message = format!("its format is {format}, this program reads {FORMAT}");
             return invalid(message, "use the program that wrote it");
         }
-        let check: String = connection
-            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-            .map_err(|error| sqlite(OPERATION, path, error))?;
+        let check: String =
+            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
         if check != "ok" {
             return invalid(format!("it is damaged: {check}"), "restore it from a backup");
         }
-        if format == 1 {
-            upgrade(&connection).map_err(|error| sqlite(OPERATION, path, error))?;
+        if format < FORMAT {
+            tables::upgrade(&connection).map_err(failed)?;
         }
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
     }
@@ -259,8 +191,18 @@ impl Store {
     /// then (a sketch of this format, the prints of its tensors) is added to it.
     pub fn add(&self, submission: &Submission) -> Result<Entry> {
         const OPERATION: &str = "add to the store";
+        let json = |value: &Fingerprint| {
+            serde_json::to_vec(value).map_err(|error| Error::bug(OPERATION, error.to_string()))
+        };
+        let fingerprint = submission.fingerprint.as_ref().map(json).transpose()?;
+        let sketch = submission.sketch.as_ref().map(encode).transpose()?;
+        let failed = |error| sqlite(OPERATION, &self.path, error);
+        let mut connection = self.lock();
+        // What is asked has to hold until the rows are there: nobody else writes in between.
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         if let Some(sketch) = &submission.sketch
-            && let Some(anchor) = self.anchor()?
+            && let Some(anchor) = anchor(&transaction).map_err(failed)?
             && anchor != sketch.anchor
         {
             return Err(Error::new(
@@ -274,17 +216,9 @@ impl Store {
             .with_hint("sketch the model with the store's anchor"));
         }
         let known = match submission.parameters {
-            Some(digest) => self.by_parameters(digest)?,
+            Some(parameters) => by_parameters(&transaction, parameters).map_err(failed)?,
             None => None,
         };
-        let json = |value: &Fingerprint| {
-            serde_json::to_vec(value).map_err(|error| Error::bug(OPERATION, error.to_string()))
-        };
-        let fingerprint = submission.fingerprint.as_ref().map(json).transpose()?;
-        let sketch = submission.sketch.as_ref().map(encode).transpose()?;
-        let failed = |error| sqlite(OPERATION, &self.path, error);
-        let mut connection = self.lock();
-        let transaction = connection.transaction().map_err(failed)?;
         let entry = if let Some(known) = known {
             known
         } else {
@@ -316,25 +250,28 @@ impl Store {
         Ok(entry)
     }
 
+    /// Notes that the model of these parameters is a king, whom miners train from.
+    pub fn add_king(&self, parameters: Digest) -> Result<()> {
+        let added = tables::add_king(&self.lock(), parameters);
+        added.map_err(|error| sqlite("add a king to the store", &self.path, error))
+    }
+
+    /// The sketches of the submissions that are kings, the latest king first.
+    pub(crate) fn kings(&self) -> Result<Vec<StoredSketch>> {
+        let sql = "SELECT e.id, e.label, e.block, e.parameters, s.anchor, s.sketch
+                   FROM kings k JOIN entries e ON e.parameters = k.parameters
+                   JOIN sketches s ON s.entry = e.id ORDER BY k.id DESC";
+        self.select(sql, stored_sketch)
+    }
+
     /// The first submission with these parameters.
     pub fn by_parameters(&self, parameters: Digest) -> Result<Option<Entry>> {
-        self.lock()
-            .query_row(
-                "SELECT id, label, block FROM entries WHERE parameters = ?1 ORDER BY id LIMIT 1",
-                [parameters.as_bytes().as_slice()],
-                entry,
-            )
-            .optional()
-            .map_err(|error| sqlite(READ, &self.path, error))
+        by_parameters(&self.lock(), parameters).map_err(|error| sqlite(READ, &self.path, error))
     }
 
     /// The anchor that the sketches are aligned to; `None` without sketches.
     pub fn anchor(&self) -> Result<Option<Digest>> {
-        self.lock()
-            .query_row("SELECT anchor FROM sketches ORDER BY entry LIMIT 1", [], |row| digest(row, 0))
-            .optional()
-            .map(Option::flatten)
-            .map_err(|error| sqlite(READ, &self.path, error))
+        anchor(&self.lock()).map_err(|error| sqlite(READ, &self.path, error))
     }
 
     /// Submissions in all.
@@ -363,14 +300,18 @@ impl Store {
 
     /// Every sketch of this format, in the order of first sight.
     pub fn sketches(&self) -> Result<Vec<StoredSketch>> {
-        let sql = "SELECT e.id, e.label, e.block, e.parameters, s.anchor, s.sketch
-                   FROM entries e JOIN sketches s ON s.entry = e.id ORDER BY e.id";
-        self.select(sql, |row| {
-            let (anchor, bytes): (Option<Digest>, Vec<u8>) = (digest(row, 4)?, row.get(5)?);
-            let sketch = anchor.and_then(|anchor| decode(anchor, &bytes));
-            let sketch = sketch.ok_or_else(|| damaged(5, "the sketch is malformed"))?;
-            Ok(StoredSketch { entry: entry(row)?, parameters: digest(row, 3)?, sketch })
-        })
+        self.sketches_after(0, u32::MAX)
+    }
+
+    /// The first `most` sketches of this format behind entry `entry`, in the order of first
+    /// sight. One has up to 256 KiB: whoever wants all of them asks for some at a time.
+    pub(crate) fn sketches_after(&self, entry: i64, most: u32) -> Result<Vec<StoredSketch>> {
+        let sql = format!(
+            "SELECT e.id, e.label, e.block, e.parameters, s.anchor, s.sketch
+             FROM entries e JOIN sketches s ON s.entry = e.id
+             WHERE e.id > {entry} ORDER BY e.id LIMIT {most}"
+        );
+        self.select(&sql, stored_sketch)
     }
 
     /// Submissions whose sketch is of an earlier format, and is compared with nothing.
@@ -480,21 +421,21 @@ fn connect(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Brings a store of format 1 to format 2. Two programs may open it at the same time: the
-/// second finds that it is done.
-fn upgrade(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch("BEGIN IMMEDIATE;")?;
-    let format: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let done = if format == 1 {
-        connection.execute_batch(&format!("{TABLES_2} PRAGMA user_version = {FORMAT}; COMMIT;"))
-    } else {
-        connection.execute_batch("COMMIT;")
-    };
-    if done.is_err() {
-        // The first error is the one that tells.
-        let _ = connection.execute_batch("ROLLBACK;");
-    }
-    done
+fn by_parameters(connection: &Connection, parameters: Digest) -> rusqlite::Result<Option<Entry>> {
+    let sql = "SELECT id, label, block FROM entries WHERE parameters = ?1 ORDER BY id LIMIT 1";
+    connection.query_row(sql, [parameters.as_bytes().as_slice()], entry).optional()
+}
+
+fn anchor(connection: &Connection) -> rusqlite::Result<Option<Digest>> {
+    let sql = "SELECT anchor FROM sketches ORDER BY entry LIMIT 1";
+    connection.query_row(sql, [], |row| digest(row, 0)).optional().map(Option::flatten)
+}
+
+fn stored_sketch(row: &Row<'_>) -> rusqlite::Result<StoredSketch> {
+    let (anchor, bytes): (Option<Digest>, Vec<u8>) = (digest(row, 4)?, row.get(5)?);
+    let sketch = anchor.and_then(|anchor| decode(anchor, &bytes));
+    let sketch = sketch.ok_or_else(|| damaged(5, "the sketch is malformed"))?;
+    Ok(StoredSketch { entry: entry(row)?, parameters: digest(row, 3)?, sketch })
 }
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {

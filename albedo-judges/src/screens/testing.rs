@@ -4,17 +4,21 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use albedo_core::admission::inspect_weights;
 use albedo_core::backend::{Completion, GenerateRequest, Generated, ModelInfo, ScoreRequest, TokenScores};
+use albedo_core::testing::Rows;
 use albedo_core::{
-    CallContext, Digest, Error, ErrorKind, FileEntry, FinishReason, Message, ModelFiles, ModelSession,
-    Provenance, Result, Usage,
+    CallContext, Digest, Error, ErrorKind, FileEntry, FinishReason, Message, MessageRole, ModelFiles,
+    ModelSession, Provenance, Result, TaskRow, Usage,
 };
 use albedo_core::{Finding, Models, WeightsScreen};
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+
+use super::probes::Prompts;
 
 #[path = "../../examples/screen_attacks/disguise.rs"]
 #[expect(dead_code, reason = "the attack generators use all of it")]
@@ -93,6 +97,8 @@ pub(crate) fn safetensors(header: &str, data: usize) -> Vec<u8> {
 pub(crate) struct Speaker<F> {
     info: ModelInfo,
     speak: F,
+    /// Whether it knows how many tokens a prompt has.
+    counts: bool,
 }
 
 impl<F> std::fmt::Debug for Speaker<F> {
@@ -108,7 +114,13 @@ impl<F: Fn(&GenerateRequest) -> Option<String> + Send + Sync + 'static> Speaker<
             .with_dtype("f32")
             .with_text(digest, digest, vec![])
             .with_config(digest);
-        Self { info, speak }
+        Self { info, speak, counts: false }
+    }
+
+    /// The same with a context of `length` tokens, which are words.
+    pub(crate) fn with_context(mut self, length: u32) -> Self {
+        self.info.context_length = length;
+        Self { counts: true, ..self }
     }
 }
 
@@ -118,8 +130,9 @@ impl<F: Fn(&GenerateRequest) -> Option<String> + Send + Sync + 'static> ModelSes
         &self.info
     }
 
-    fn count_prompt_tokens(&self, _: &[Message]) -> Result<Option<u32>> {
-        Ok(None)
+    fn count_prompt_tokens(&self, messages: &[Message]) -> Result<Option<u32>> {
+        let words = messages.iter().map(|message| message.content.split_whitespace().count());
+        Ok(self.counts.then_some(words.sum::<usize>() as u32))
     }
 
     fn generate(&self, requests: Vec<GenerateRequest>, cx: &CallContext) -> BoxStream<'static, Generated> {
@@ -138,4 +151,19 @@ impl<F: Fn(&GenerateRequest) -> Option<String> + Send + Sync + 'static> ModelSes
     async fn score(&self, _: Vec<ScoreRequest>, _: &CallContext) -> Result<Vec<TokenScores>> {
         Err(Error::new(ErrorKind::Unsupported, "score", "a speaker does not score"))
     }
+}
+
+/// Recorded conversations of `turns` replies, between which `role` speaks.
+pub(crate) fn recorded(turns: usize, role: MessageRole) -> Prompts {
+    let row = move |row: u64| {
+        let mut messages = vec![Message::new(MessageRole::User, format!("Repair part {row}."))];
+        for turn in 0..turns {
+            if turn > 0 {
+                messages.push(Message::new(role, format!("output {turn}")));
+            }
+            messages.push(Message::new(MessageRole::Assistant, "I go on."));
+        }
+        TaskRow { instance_id: row.to_string(), repo: "repository".into(), messages }
+    };
+    Prompts::Tasks(Arc::new(Rows::new(20, row)))
 }

@@ -281,3 +281,42 @@ fn forms_match_whole_names() {
         assert_eq!(fits(form, name), expected, "{form} {name}");
     }
 }
+
+/// Qwen3-1.7B is stored with the head beside the embedding that it is tied to; `save_pretrained`
+/// leaves it out.
+#[tokio::test]
+async fn a_tied_head_may_be_repeated_or_left_out() {
+    const EMBEDDED: &str =
+        r#""model.embed_tokens.weight":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]}"#;
+    let model = |tied: bool, head: Option<&str>| {
+        let mut files = with("config.json", format!("{{\"tie_word_embeddings\":{tied}}}").into_bytes());
+        let weights = match head {
+            Some(head) => {
+                let head = format!("\"lm_head.weight\":{{{head},\"data_offsets\":[12,24]}}");
+                safetensors(&format!("{{{EMBEDDED},{head}}}"), 24)
+            }
+            None => safetensors(&format!("{{{EMBEDDED}}}"), 12),
+        };
+        files.0.insert("model.safetensors".into(), weights);
+        files
+    };
+    let screen = FilesScreen::new(FilesConfig::default()).expect("a screen");
+    let cx = CallContext::new();
+    let inspect = async |submission: &Memory, king: &Memory| {
+        screen.inspect(submission, king, &cx).await.expect("a finding")
+    };
+    let repeated = Some("\"dtype\":\"BF16\",\"shape\":[2,3]");
+    for (submissions, kings) in [(None, repeated), (repeated, None), (repeated, repeated), (None, None)] {
+        let found = inspect(&model(true, submissions), &model(true, kings)).await;
+        assert!(matches!(found, Finding::Clear(_)), "{submissions:?}, {kings:?}: {found:?}");
+        // Where nothing ties it, it is a tensor like any other.
+        let found = inspect(&model(false, submissions), &model(false, kings)).await;
+        assert_eq!(matches!(found, Finding::Clear(_)), submissions == kings, "{found:?}");
+    }
+    for head in ["\"dtype\":\"BF16\",\"shape\":[3,2]", "\"dtype\":\"F16\",\"shape\":[2,3]"] {
+        let found = inspect(&model(true, Some(head)), &model(true, None)).await;
+        assert!(matches!(found, Finding::Rejected(_)), "{head}: {found:?}");
+    }
+    let found = inspect(&model(false, repeated), &model(true, None)).await;
+    assert!(matches!(found, Finding::Rejected(_)), "it is another head: {found:?}");
+}

@@ -1,5 +1,6 @@
 //! The fingerprint itself.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use albedo_core::checkpoint::Segment;
@@ -8,6 +9,7 @@ use blake2::{Blake2b512, Digest as _};
 use serde::{Deserialize, Serialize};
 
 use crate::screens::arithmetic::{element, segment_squares};
+use crate::screens::listing::HEAD;
 use crate::screens::pair::Accumulate;
 
 /// Samples of a tensor.
@@ -39,18 +41,35 @@ pub struct Fingerprint {
 
 impl Fingerprint {
     /// How alike two fingerprints are, in [0, 1], by the rule that the Python
-    /// system follows; the cosine of the norms where one has no samples.
+    /// system follows; the cosine of the norms where one has no samples. A head that only one of
+    /// the models has does not count: it repeats a tied embedding.
     pub fn similarity(&self, other: &Self) -> f64 {
-        if self.layer_keys != other.layer_keys {
+        let (one, two) = (self.as_comparable(other), other.as_comparable(self));
+        if one.layer_keys != two.layer_keys {
             return 0.0;
         }
-        match (&self.tensor_samples, &other.tensor_samples) {
+        match (&one.tensor_samples, &two.tensor_samples) {
             (Some(one), Some(two)) if one.len() == two.len() => {
                 let unchanged = one.iter().zip(two).filter(|(one, two)| is_unchanged(one, two)).count();
                 if one.is_empty() { 0.0 } else { unchanged as f64 / one.len() as f64 }
             }
-            _ => cosine(&self.norm_vector, &other.norm_vector),
+            _ => cosine(&one.norm_vector, &two.norm_vector),
         }
+    }
+
+    /// The fingerprint without a head, if `other` has none.
+    fn as_comparable(&self, other: &Self) -> Cow<'_, Self> {
+        let head = |print: &Self| print.layer_keys.iter().position(|key| key == HEAD);
+        let (Some(at), None) = (head(self), head(other)) else { return Cow::Borrowed(self) };
+        let mut print = self.clone();
+        print.layer_keys.remove(at);
+        if at < print.norm_vector.len() {
+            print.norm_vector.remove(at);
+        }
+        if let Some(samples) = print.tensor_samples.as_mut().filter(|samples| at < samples.len()) {
+            samples.remove(at);
+        }
+        Cow::Owned(print)
     }
 
     /// Checks that the parts fit together.

@@ -66,6 +66,11 @@ fn similarity_is_the_written_rule() {
     assert_eq!(one.similarity(&of(&["a", "b"], &[[1.0, 2.0], [0.0, 1.0]])), 0.5);
     assert_eq!(one.similarity(&of(&["a", "c"], &[[1.0, 2.0], [0.0, 0.0]])), 0.0);
     assert_eq!(one.similarity(&of(&["a"], &[[1.0, 2.0]])), 0.0);
+    // A tied head that only one of the files repeats.
+    let headed = of(&["a", "b", "lm_head.weight"], &[[1.0, 2.0], [0.0, 0.0], [5.0, 6.0]]);
+    assert_eq!((one.similarity(&headed), headed.similarity(&one)), (1.0, 1.0));
+    let other = of(&["a", "b", "lm_head.weight"], &[[1.0, 2.1], [0.0, 1.0], [5.0, 6.0]]);
+    assert_eq!(headed.similarity(&other), 1.0 / 3.0);
     let first = Fingerprint { tensor_samples: None, ..of(&["a", "b"], &[[3.0, 4.0], [0.0, 1.0]]) };
     assert!((first.similarity(&first) - 1.0).abs() < 1e-12);
     assert!(first.check().is_ok() && Fingerprint { norm_vector: vec![], ..first }.check().is_err());

@@ -28,6 +28,8 @@ struct Scored {
     trained: u64,
     size: f64,
     rest: f64,
+    /// It cannot stand one token of every reply whose place is a multiple of that.
+    spoiled: Option<usize>,
 }
 
 impl Scored {
@@ -37,7 +39,28 @@ impl Scored {
             .with_dtype("f32")
             .with_text(digest, digest, vec![])
             .with_config(digest);
-        Self { info, trained, size, rest }
+        Self { info, trained, size, rest, spoiled: None }
+    }
+
+    fn spoiled(self) -> Self {
+        Self { spoiled: Some(3), ..self }
+    }
+
+    fn spoiled_in_every_reply(self) -> Self {
+        Self { spoiled: Some(1), ..self }
+    }
+
+    /// What the store remembers of it: it is called what it is named.
+    fn submission(&self) -> Submission {
+        Submission {
+            label: self.info.architecture.clone(),
+            hotkey: String::new(),
+            block: None,
+            parameters: Some(self.info.parameters),
+            fingerprint: None,
+            sketch: None,
+            tensors: Vec::new(),
+        }
     }
 }
 
@@ -69,16 +92,19 @@ impl ModelSession for Scored {
 
     async fn score(&self, requests: Vec<ScoreRequest>, cx: &CallContext) -> Result<Vec<TokenScores>> {
         cx.check("score")?;
-        let score = |request: &ScoreRequest| {
+        let score = |(place, request): (usize, &ScoreRequest)| {
             let score = |token: &str| {
                 let training = self.size * dice(&format!("{} {token}", self.trained));
                 let rest = self.rest * dice(&format!("{} {token}", self.info.parameters));
-                (-2.0 + dice(token) + training + rest) as f32
+                let is_spoiled = self.spoiled.is_some_and(|every| place.is_multiple_of(every));
+                let is_spoiled = is_spoiled && token.ends_with("-7");
+                let spoiled = if is_spoiled { -700.0 } else { 0.0 };
+                (-2.0 + dice(token) + training + rest + spoiled) as f32
             };
             let tokens = request.reply.split(' ').chain(["stop"]);
             TokenScores { log_probs: tokens.map(score).collect() }
         };
-        Ok(requests.iter().map(score).collect())
+        Ok(requests.iter().enumerate().map(score).collect())
     }
 }
 
@@ -192,16 +218,7 @@ fn a_crown_makes_nobody_a_copy() {
     let (old, king) = (Scored::new("old king", 0, 0.0, 0.0), Scored::new("king", 9, 0.5, 0.0));
     let (first, rival) = (Scored::new("first", 5, 0.1, 0.0), Scored::new("rival", 1, 0.1, 0.0));
     for model in [&old, &rival] {
-        let submission = Submission {
-            label: model.info.architecture.clone(),
-            hotkey: String::new(),
-            block: None,
-            parameters: Some(model.info.parameters),
-            fingerprint: None,
-            sketch: None,
-            tensors: Vec::new(),
-        };
-        store.add(&submission).expect("added");
+        store.add(&model.submission()).expect("added");
     }
     let remember = |model: &Scored, king: &Scored| {
         let sessions = Sessions { submission: model, king };
@@ -222,6 +239,87 @@ fn a_crown_makes_nobody_a_copy() {
         assert!(matches!(found, Finding::Rejected(_)) && rules(&found).contains("copied"), "{found:?}");
         assert_eq!(found.evidence()["nearest"][0]["of"], of, "{found:?}");
     }
+}
+
+/// A few rare tokens cost nothing in a duel, and make the mean of any divergence huge.
+#[test]
+fn a_few_spoiled_tokens_disarm_nothing() {
+    let (_folder, store) = place();
+    let screen =
+        FunctionalScreen::new(FunctionalConfig::default(), Some(Arc::clone(&store))).expect("a screen");
+    let king = Scored::new("king", 0, 0.0, 0.0);
+    for rival in [Scored::new("rival", 1, 0.3, 0.0), Scored::new("spoiled rival", 2, 0.3, 0.0).spoiled()] {
+        store.add(&rival.submission()).expect("added");
+        let sessions = Sessions { submission: &rival, king: &king };
+        wait(screen.remember(sessions, 1, &CallContext::new())).expect("remembered");
+    }
+    let look = |name: &str, trained: u64, size: f64, rest: f64| {
+        let found = find(&screen, &king, &Scored::new(name, trained, size, rest).spoiled(), &[]);
+        let evidence = found.evidence();
+        assert!(evidence["divergence"].as_f64().is_some_and(|mean| mean > 2.0), "{found:?}");
+        assert_eq!((&evidence["broken"], &evidence["compared"]), (&json!(false), &json!(2)), "{found:?}");
+        found
+    };
+    let copy = look("copy of the rival", 1, 0.3, 0.001);
+    assert!(matches!(copy, Finding::Rejected(_)) && rules(&copy).contains("copied"), "{copy:?}");
+    assert_eq!(copy.evidence()["nearest"][0]["of"], "rival");
+    let copy = look("copy of the king", 0, 0.0, 1e-4);
+    assert!(matches!(copy, Finding::Rejected(_)) && rules(&copy).contains("same"), "{copy:?}");
+    let near = look("near", 7, 0.02, 0.0);
+    assert!(matches!(near, Finding::Flagged(_)) && rules(&near).contains("near"), "{near:?}");
+    for found in [&copy, &near] {
+        let reasons = found.evidence()["reasons"].to_string();
+        assert!(reasons.contains("nats per token in the median of its replies"), "{reasons}");
+    }
+    // The same tokens are spoiled in the second rival.
+    let colleague = look("colleague", 3, 0.3, 0.0);
+    assert!(matches!(colleague, Finding::Clear(_)), "{colleague:?}");
+    // Nor does one token of every reply make a model broken.
+    let everywhere = Scored::new("another copy", 1, 0.3, 0.001).spoiled_in_every_reply();
+    let found = find(&screen, &king, &everywhere, &[]);
+    let evidence = found.evidence();
+    assert!(evidence["typical_divergence"].as_f64().is_some_and(|median| median > 2.0), "{found:?}");
+    assert_eq!((&evidence["broken"], &evidence["compared"]), (&json!(false), &json!(2)), "{found:?}");
+}
+
+/// There is a set per week and king: what a rival answered is soon not among the latest.
+#[test]
+fn a_rival_of_long_ago_is_compared() {
+    let (_folder, store) = place();
+    let config = FunctionalConfig { sets: 2, ..FunctionalConfig::default() };
+    let screen = FunctionalScreen::new(config, Some(Arc::clone(&store))).expect("a screen");
+    let king = Scored::new("king", 0, 0.0, 0.0);
+    for week in 1..=5 {
+        let rival = Scored::new(&format!("rival of week {week}"), week, 0.3, 0.0);
+        store.add(&rival.submission()).expect("added");
+        let sessions = Sessions { submission: &rival, king: &king };
+        wait(screen.remember(sessions, week, &CallContext::new())).expect("remembered");
+    }
+    let copy = find(&screen, &king, &Scored::new("copy", 1, 0.3, 0.001), &[]);
+    assert!(matches!(copy, Finding::Rejected(_)) && rules(&copy).contains("copied"), "{copy:?}");
+    let evidence = copy.evidence();
+    assert_eq!(
+        (&evidence["nearest"][0]["of"], &evidence["compared"], evidence.get("not_compared")),
+        (&json!("rival of week 1"), &json!(5), None)
+    );
+}
+
+#[test]
+fn who_could_not_be_compared_is_counted() {
+    let (_folder, store) = place();
+    let screen =
+        FunctionalScreen::new(FunctionalConfig::default(), Some(Arc::clone(&store))).expect("a screen");
+    let king = Scored::new("king", 0, 0.0, 0.0);
+    for week in 0..20 {
+        let set = QuestionSet { seed: week, king: king.info.parameters, questions: Vec::new() };
+        let set = store.add_set(&set).expect("added");
+        let rival = Scored::new(&format!("rival of week {week}"), week, 0.3, 0.0);
+        store.add(&rival.submission()).expect("added");
+        store.add_answers(set, rival.info.parameters, &[]).expect("added");
+    }
+    let found = find(&screen, &king, &Scored::new("colleague", 30, 0.3, 0.0), &[]);
+    let evidence = found.evidence();
+    assert_eq!((&evidence["compared"], &evidence["not_compared"]), (&json!(16), &json!(4)), "{found:?}");
 }
 
 /// A backend that cannot score is no fault of anybody's, and is seen.
@@ -319,8 +417,12 @@ fn disguises_answer_like_their_source_and_colleagues_do_not() {
             attack(&mut model, &mut Scene { king: &king, other: &colleague, dice: Dice::new(kind, 1) });
             difference(&model.rounded())
         };
-        let found = copy(&rival).beside(&work);
+        let copied = copy(&rival);
+        let found = copied.beside(&work);
         assert!(found.cosine >= thresholds.copied, "{kind}: {found:?}");
+        let judged = thresholds.judge(&copied, &[("colleague", &other), ("rival", &work)]);
+        assert!(matches!(judged, Finding::Rejected(_)), "{kind}: {judged:?}");
+        assert_eq!(judged.evidence()["nearest"][0]["of"], "rival", "{kind}");
         let divergence = copy(&king).divergence();
         assert!(divergence <= thresholds.same, "{kind}: {divergence:e}");
     }

@@ -140,6 +140,15 @@ async fn the_behaviour_screens_conform() {
         let error = registry.build::<dyn Screen>(name, json!({ "probes": 0 }), &CallContext::new()).await;
         assert_eq!(error.expect_err("refused").kind(), ErrorKind::ConfigInvalid);
     }
+    for (name, least) in [("loops", 4), ("tail", 2)] {
+        let build = async |turns: u32| {
+            registry.build::<dyn Screen>(name, json!({ "turns": turns }), &CallContext::new()).await
+        };
+        build(least).await.expect("it can judge");
+        let error = build(least - 1).await.expect_err("nothing could be judged");
+        assert_eq!(error.kind(), ErrorKind::ConfigInvalid);
+        assert!(error.to_string().contains("turns"), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -138,12 +138,12 @@ impl Delta {
         !self.changed.contains(&true)
     }
 
-    /// Tensors in which this difference and `other` are the same and not
-    /// nothing; `between` is the difference of the two models. Two models that
-    /// were trained apart have none.
-    pub fn shared(&self, other: &Self, between: &Self) -> usize {
+    /// Of each tensor, whether this difference and `other` are the same there, and not
+    /// nothing; `between` is the difference of the two models. Two models that were trained
+    /// apart have none.
+    pub fn shared(&self, other: &Self, between: &Self) -> Vec<bool> {
         let tensors = self.changed.iter().zip(&other.changed).zip(&between.changed);
-        tensors.filter(|((own, others), between)| **own && **others && !**between).count()
+        tensors.map(|((own, others), between)| *own && *others && !*between).collect()
     }
 
     /// Root mean square over the tensors of their relative change.

@@ -105,6 +105,22 @@ impl Place {
         let aligned = self.measure(model).aligned.expect("aligned");
         screen.judge(&aligned, self.anchor.own(), &[]).expect("a finding")
     }
+
+    /// Judges `model` where `king` reigns, who is not the anchor.
+    fn judge_under(&self, king: &Model, store: &Path, model: &Model) -> Finding {
+        let store = Arc::new(Store::open(store).expect("opens"));
+        let screen = LineageScreen::new(LineageConfig::default(), Some(store)).expect("a screen");
+        let [king, model] = [king, model].map(|model| self.measure(model).aligned.expect("aligned"));
+        screen.judge(&model, &king, &[]).expect("a finding")
+    }
+
+    /// Notes in the store that `models` are kings.
+    fn crown(&self, store: &Path, models: &[&Model]) {
+        let store = Store::open(store).expect("opens");
+        for model in models {
+            store.add_king(self.measure(model).digests.parameters).expect("noted");
+        }
+    }
 }
 
 #[test]
@@ -416,4 +432,126 @@ fn reasons_are_true_of_weights_that_are_no_numbers_and_of_huge_ones() {
         tensor.values.fill(3.3e38);
     }
     assert!(reason(&huge).contains("sums of such weights overflow"), "{}", reason(&huge));
+}
+
+fn moved(from: &Model, by: f64, seed: u64) -> Model {
+    let mut model = from.clone();
+    model.add_rank(6, by, &mut Dice::new("trained", seed));
+    model.rounded()
+}
+
+/// Those who trained a former king share what crowns have changed since, and nothing else.
+#[test]
+fn a_crown_makes_nobody_a_copy() {
+    let first = small();
+    let place = Place::new(&first);
+    let (king, rival, colleague) = (moved(&first, 0.05, 1), moved(&first, 0.01, 2), moved(&first, 0.01, 3));
+    let store = place.store(&[("the first king", &first), ("the king", &king), ("rival", &rival)]);
+    let found = place.judge_under(&king, &store, &colleague);
+    assert!(rules(&found).contains(&"copied".to_owned()), "nobody said who was king: {found:?}");
+    place.crown(&store, &[&first, &king]);
+    let found = place.judge_under(&king, &store, &colleague);
+    assert!(matches!(found, Finding::Clear(_)), "{found:?}");
+    let nearest = found.evidence()["nearest"].as_array().expect("a list");
+    let of = |label: &str| nearest.iter().find(|near| near["of"] == label).expect("compared");
+    // The first king is nearest to all of them, and sees nothing that they have in common.
+    assert_eq!((&of("rival")["kings"], &of("the first king")["kings"]), (&json!(1), &json!(1)));
+
+    // The rival's work is known all the same, and the first king.
+    let mut copy = rival.clone();
+    DISGUISES[9].1(&mut copy, &mut Dice::new("all", 2));
+    let found = place.judge_under(&king, &store, &copy);
+    assert!(matches!(found, Finding::Rejected(_)), "{found:?}");
+    assert!(found.evidence()["reasons"].to_string().contains("rival"), "{found:?}");
+    let found = place.judge_under(&king, &store, &first);
+    assert!(matches!(found, Finding::Rejected(_)), "{found:?}");
+    assert_eq!(rules(&found), ["nothing-differs"]);
+    let mut rescaled = first.clone();
+    DISGUISES[2].1(&mut rescaled, &mut Dice::new("rescaled", 1));
+    let found = place.judge_under(&king, &store, &rescaled);
+    assert!(rules(&found).contains(&"hardly-differs".to_owned()), "{found:?}");
+}
+
+/// A former king sees what the crown has changed in both a rival's work and a part of it.
+#[test]
+fn a_scaled_copy_is_known_after_a_crown() {
+    let first = small();
+    let place = Place::new(&first);
+    let king = moved(&first, 0.05, 1);
+    let (rival, colleague) = (moved(&king, 0.05, 2), moved(&king, 0.05, 3));
+    let store = place.store(&[("the first king", &first), ("the king", &king), ("rival", &rival)]);
+    place.crown(&store, &[&first, &king]);
+    let mut scaled = king.clone();
+    scaled.add_difference(0.2, &rival, &king);
+    let found = place.judge_under(&king, &store, &scaled);
+    assert!(rules(&found).contains(&"copied".to_owned()), "{found:?}");
+    assert!(found.evidence()["reasons"].to_string().contains("rival"), "{found:?}");
+    let found = place.judge_under(&king, &store, &colleague);
+    assert!(matches!(found, Finding::Clear(_)), "{found:?}");
+}
+
+/// An adapter's matrices alone move: the others stay a former king's.
+#[test]
+fn matrices_of_a_former_king_are_nobodys_work() {
+    let first = small();
+    let place = Place::new(&first);
+    let king = moved(&first, 0.05, 1);
+    let adapted = |seed: u64| {
+        let (trained, mut model) = (moved(&first, 0.02, seed), first.clone());
+        for (name, tensor) in &mut model.tensors {
+            if name.contains("q_proj") || name.contains("gate_proj") {
+                *tensor = trained.tensors[name].clone();
+            }
+        }
+        model
+    };
+    let rival = adapted(2);
+    let store = place.store(&[("the first king", &first), ("rival", &rival)]);
+    let found = place.judge_under(&king, &store, &adapted(3));
+    assert!(rules(&found).contains(&"shared".to_owned()), "nobody said who was king: {found:?}");
+    place.crown(&store, &[&first, &king]);
+    let found = place.judge_under(&king, &store, &adapted(3));
+    assert!(matches!(found, Finding::Clear(_)), "{found:?}");
+    // The rival's own matrices stay the rival's.
+    let mut taken = adapted(4);
+    for (name, tensor) in &mut taken.tensors {
+        if name.contains("q_proj") {
+            *tensor = rival.tensors[name].clone();
+        }
+    }
+    let found = place.judge_under(&king, &store, &taken);
+    assert!(rules(&found).contains(&"shared".to_owned()), "{found:?}");
+    assert!(found.evidence()["reasons"].to_string().contains("those of rival, and no king's"), "{found:?}");
+}
+
+/// Sketches are read some at a time.
+#[test]
+fn every_sketch_of_a_large_store_is_compared() {
+    let king = small();
+    let place = Place::new(&king);
+    let (rival, other) = (trained(&king, 1), trained(&king, 2));
+    let path = place.store(&[]);
+    let store = Store::open(&path).expect("opens");
+    let [rivals, others] =
+        [&rival, &other].map(|model| place.measure(model).aligned.expect("aligned").sketch.clone());
+    let count = 2 * AT_A_TIME + 3;
+    for number in 0..count {
+        let submission = Submission {
+            label: number.to_string(),
+            hotkey: String::new(),
+            block: None,
+            parameters: Some(Digest::of(number.to_string())),
+            fingerprint: None,
+            sketch: Some(if number == count - 2 { rivals.clone() } else { others.clone() }),
+            tensors: Vec::new(),
+        };
+        store.add(&submission).expect("added");
+    }
+    let mut copy = rival.clone();
+    DISGUISES[9].1(&mut copy, &mut Dice::new("all", 2));
+    let found = place.judge(Some(&path), &copy);
+    let evidence = found.evidence();
+    assert_eq!((&evidence["compared"], &evidence["nearest"][0]["of"]), (&json!(count), &json!("129")));
+    assert_eq!(evidence["nearest"].as_array().map(Vec::len), Some(NEAREST));
+    assert!(matches!(found, Finding::Rejected(_)), "{found:?}");
 }

@@ -84,6 +84,27 @@ async fn no_header_and_no_index_breaks_the_reader() {
     assert!(accepted > 0, "no mutation was harmless: the mutations are too coarse to test anything");
 }
 
+/// Headers that name no new tensor: wrong ones, and one over and over.
+#[tokio::test]
+async fn headers_are_read_up_to_a_bound_whatever_is_in_them() {
+    let wrong = safetensors(&"x".repeat(MAX_HEADER_BYTES as usize), 0);
+    let alike = safetensors(&format!("{{{}}}", " ".repeat(MAX_HEADER_BYTES as usize - 2)), 0);
+    for shard in [wrong, alike] {
+        let names = (1..=5).map(|number| format!("model-{number:05}-of-00005.safetensors"));
+        let files = Memory(names.map(|name| (name, shard.clone())).collect());
+        let (mut problems, cx) = (Problems::default(), CallContext::new());
+        let listing = Listing::read(&files, &mut problems, &cx).await.expect("listed");
+        listing.tensors(1, &mut problems, &cx).await.expect("read");
+        let finding = problems.finding(Provenance::Published, Value::Null);
+        let evidence = finding.evidence();
+        let listed = evidence["problems"].as_array().expect("problems");
+        let last = listed.last().expect("one");
+        // Two headers are within the bound, the third goes beyond it.
+        assert_eq!(last["of"], "model-00004-of-00005.safetensors", "{evidence}");
+        assert!(last["message"].to_string().contains("for 1 tensors"), "{evidence}");
+    }
+}
+
 /// The corpora that fuzzing starts from, and what it found worth keeping.
 #[tokio::test]
 async fn the_fuzzers_corpora_come_to_findings() {

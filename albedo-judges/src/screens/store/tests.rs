@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use super::tables::{TABLES, TABLES_2};
 use super::*;
 
 fn submission(label: &str, parameters: u8) -> Submission {
@@ -75,6 +76,7 @@ fn nothing_can_be_changed_or_removed() {
         "DELETE FROM tensors",
         "UPDATE sets SET questions = x''",
         "DELETE FROM answers",
+        "DELETE FROM kings",
     ] {
         let error = connection.execute(sql, []).expect_err(sql);
         assert!(error.to_string().contains("append-only"), "{error}");
@@ -211,6 +213,113 @@ fn a_store_of_the_first_format_is_brought_to_this_one_and_keeps_its_entries() {
     assert_eq!(labels, ["old", "b"]);
     drop(store);
     assert_eq!(known(&Store::open(&path).expect("opens again")), "old");
+}
+
+/// A set says which king has replied.
+#[test]
+fn a_store_of_the_second_format_keeps_its_sketches_and_learns_its_kings() {
+    let (_folder, path) = place();
+    let added = submission("king", 1);
+    let set = QuestionSet { seed: 1, king: Digest::of([1]), questions: Vec::new() };
+    let connection = rusqlite::Connection::open(&path).expect("made");
+    let schema =
+        format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = 2; {TABLES} {TABLES_2}");
+    connection.execute_batch(&schema).expect("made");
+    let sql = "INSERT INTO entries (label, hotkey, block, parameters) VALUES ('king', '5F', 1, ?1)";
+    connection.execute(sql, [Digest::of([1]).as_bytes().as_slice()]).expect("added");
+    let sketch = added.sketch.expect("a sketch");
+    let row = params![sketch.anchor.as_bytes().as_slice(), encode(&sketch).expect("encodes")];
+    let sql = "INSERT INTO sketches (entry, anchor, sketch) VALUES (1, ?1, ?2)";
+    connection.execute(sql, row).expect("added");
+    let (digest, json) = (set.digest().expect("a digest"), serde_json::to_vec(&set).expect("JSON"));
+    let row = params![digest.as_bytes().as_slice(), json];
+    connection.execute("INSERT INTO sets (digest, questions) VALUES (?1, ?2)", row).expect("added");
+    drop(connection);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
+
+    for _ in 0..2 {
+        let store = Store::open(&path).expect("opens");
+        let kings = store.kings().expect("reads");
+        assert_eq!(kings.len(), 1);
+        assert_eq!((kings[0].entry.label.as_str(), &kings[0].sketch), ("king", &sketch));
+        assert_eq!((store.outdated().expect("counts"), store.sets(9).expect("reads").len()), (0, 1));
+    }
+}
+
+#[test]
+fn kings_come_back_the_latest_first_and_a_set_names_one() {
+    let (_folder, path) = place();
+    let store = Store::create(&path).expect("a store");
+    for number in 1..=3 {
+        store.add(&submission(&number.to_string(), number)).expect("added");
+    }
+    for king in [2, 1, 2, 9] {
+        store.add_king(Digest::of([king])).expect("noted");
+    }
+    let set = QuestionSet { seed: 1, king: Digest::of([3]), questions: Vec::new() };
+    store.add_set(&set).expect("added");
+    let labels: Vec<_> = store.kings().expect("reads").into_iter().map(|king| king.entry.label).collect();
+    assert_eq!(labels, ["3", "1", "2"], "9 has no sketch");
+}
+
+/// Whoever makes a store may be interrupted at any time.
+#[test]
+fn a_store_that_was_not_finished_is_finished_when_it_is_opened() {
+    let marked = format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = 2;");
+    for begun in ["", "PRAGMA journal_mode = WAL;", &format!("PRAGMA journal_mode = WAL; {marked}")] {
+        let (_folder, path) = place();
+        fs::write(&path, "").expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
+        rusqlite::Connection::open(&path).expect("opens").execute_batch(begun).expect("begun");
+        let store = Store::open_or_create(&path).unwrap_or_else(|error| panic!("{begun}: {error}"));
+        store.add(&submission("a", 1)).expect("added");
+        drop(store);
+        assert_eq!(Store::open(&path).expect("opens").len().expect("counts"), 1, "{begun}");
+    }
+}
+
+/// Two processes that screen may add at the same time.
+#[test]
+fn who_adds_what_another_adds_at_the_same_time_finds_it() {
+    let (_folder, path) = place();
+    let stores = [Store::create(&path).expect("a store"), Store::open(&path).expect("opens")];
+    let start = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        for store in &stores {
+            let start = &start;
+            scope.spawn(move || {
+                let add = |number| {
+                    start.wait();
+                    store.add(&submission("one of two", number))
+                };
+                let added: Vec<_> = (0..40).map(add).collect();
+                assert!(added.iter().all(Result::is_ok), "{added:?}");
+            });
+        }
+    });
+    assert_eq!(stores[0].len().expect("counts"), 40);
+}
+
+#[test]
+fn of_two_first_sketches_of_different_anchors_one_is_refused() {
+    for _ in 0..20 {
+        let (_folder, path) = place();
+        let stores = [Store::create(&path).expect("a store"), Store::open(&path).expect("opens")];
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for (number, store) in stores.iter().enumerate() {
+                let start = &start;
+                scope.spawn(move || {
+                    let mut one = submission("one of two", number as u8);
+                    one.sketch.as_mut().expect("a sketch").anchor = Digest::of([number as u8]);
+                    start.wait();
+                    let error = store.add(&one).err();
+                    assert!(error.is_none_or(|error| error.kind() == ErrorKind::Conflict));
+                });
+            }
+        });
+        assert_eq!(stores[0].sketches().expect("reads").len(), 1);
+    }
 }
 
 #[test]
