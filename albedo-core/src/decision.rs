@@ -31,23 +31,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::judge::Metric;
+use crate::missing::Cause;
 use crate::panel::{Cell, Cluster, Reducer};
 use crate::registry::nearest;
 
 mod betting;
+mod design;
 mod fixed;
 mod margin;
 mod power;
 mod sequential;
 mod series;
 
-pub use fixed::{FixedEvidence, samples_to_show};
+pub use design::Design;
+pub use fixed::{FixedEvidence, FixedTest};
 pub use margin::{LcbEvidence, MarginEvidence};
 pub use power::Power;
 pub use sequential::{FUTILITY_ALPHA, SequentialEvidence, SequentialTest, SizeEvidence, cap};
 pub use series::TwoSeries;
 
 pub(crate) use betting::{Bets, Population, confidence_sequence_of, round};
+pub(crate) use design::Case;
 pub(crate) use fixed::Star;
 
 /// Which version of the rules a plan names. Plans are made with the newest; the
@@ -353,6 +357,13 @@ impl Decider {
     pub(crate) fn holds_up(&self, decision: Option<&Decision>) -> bool {
         let over = |decision: &Decision| decision.ruling != Ruling::KingHolds(Holds::NotShown);
         !decision.is_some_and(over) && self.disputed()
+    }
+
+    /// Whether a win hangs on answers that an outage has cost, after the last cluster brought
+    /// `decision`: the duel is void.
+    pub(crate) fn hangs_on_outage(&self, decision: Option<&Decision>) -> bool {
+        let mut cells = self.clusters.iter().flat_map(|cluster| &cluster.cells);
+        self.holds_up(decision) && cells.any(|cell| cell.cause() == Some(Cause::Outage))
     }
 
     /// The decision if the duel ended here: that the win is not shown, unless the

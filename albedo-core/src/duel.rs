@@ -140,11 +140,16 @@ impl Duel {
     /// as they happen ([`CallContext::with_events`]).
     ///
     /// A store that holds this duel's journal is gone on with: nothing that it
-    /// holds is asked for again, verdict and record are those of a run without
-    /// interruption (if judges and models answer alike), and a duel that was
-    /// decided is not run again: its verdict is read from the record, and a record
-    /// that is gone or altered is made again from the journal. After a void end only
-    /// what is missing is asked.
+    /// holds is asked for again (with the exception below), verdict and record are those
+    /// of a run without interruption (if judges and models answer alike), and a duel
+    /// that was decided is not run again: its verdict is read from the record, and a
+    /// record that is gone or altered is made again from the journal, which asks
+    /// nobody. After a void end only what is missing is asked.
+    ///
+    /// The exception: an outage may keep a judge from comparing a reply with its twin
+    /// ([`crate::twin`]) until it has scored the replies. Once it has compared them, it is
+    /// asked about the replies again, because a twin may replace its reply. The record
+    /// counts both answers.
     ///
     /// Where the challenger has won with missing answers as ties and not with them as
     /// wins of the king, the missing answers are asked for again once, and the rule
@@ -186,8 +191,18 @@ impl Duel {
             if let Some(report) = self.run_from_start(stored, &budget, decided.as_ref(), journal).await? {
                 return Ok(report);
             }
-            stored = Stored::read(store.stored().await?, &self.plan, self.digest)?;
+            stored = self.stored(store.stored().await?)?;
         }
+    }
+
+    /// Tries of a call, and answers to a question that cannot be parsed.
+    fn call_tries(&self) -> u32 {
+        self.plan.call_tries.unwrap_or(self.limits.call_tries)
+    }
+
+    /// What `events`, a journal, hold for this duel.
+    fn stored(&self, events: Vec<JournalEvent>) -> Result<Stored> {
+        Stored::read(events, &self.plan, self.digest, self.call_tries())
     }
 
     /// Runs the duel from its first sample on what is `stored`; none if answers that
@@ -228,7 +243,7 @@ impl Duel {
         let asking = Asking {
             journal,
             budget,
-            call_tries: self.plan.call_tries.unwrap_or(self.limits.call_tries),
+            call_tries: self.call_tries(),
             secret: DuelSecret::new(&self.plan.seed),
             key: self.digest,
             series: Series::Planned,
@@ -304,7 +319,7 @@ impl Duel {
     /// What `events`, the store's journal, hold of this duel; opened or resumed in
     /// it.
     async fn open(&self, events: Vec<JournalEvent>, journal: Journal<'_>) -> Result<Stored> {
-        let mut stored = Stored::read(events, &self.plan, self.digest)?;
+        let mut stored = self.stored(events)?;
         let opened = JournalEvent::Opened {
             format: crate::record::FORMAT,
             digest: self.digest,

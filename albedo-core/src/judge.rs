@@ -91,6 +91,8 @@ pub trait Judge: Debug + Send + Sync + 'static {
     /// Writes what both orders of a sample share, before any reply is seen: a
     /// checklist, for example. Asked once per sample, if the judge's
     /// [`JudgeProfile::preparation`] says so, journalled, and handed over as [`Comparison::preparation`].
+    /// What cannot be used is asked for again, and counts as a try of
+    /// [`crate::plan::Limits::call_tries`]; after the last one both answers to the sample are missing.
     ///
     /// # Errors
     /// The judge could not write it: both answers to the sample are missing.
@@ -188,11 +190,44 @@ pub struct Preparation {
 
 /// What a judge has written before it sees the replies.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Prepared {
-    /// What it wrote; for the judge itself alone to read.
-    pub text: String,
-    /// Tokens, and what they cost, if a model was asked.
-    pub usage: Option<Usage>,
+#[non_exhaustive]
+pub enum Prepared {
+    /// The judge wrote what it needs.
+    Written {
+        /// For the judge itself alone to read.
+        text: String,
+        /// Tokens, and what they cost, if a model was asked.
+        usage: Option<Usage>,
+    },
+    /// A model was asked, and its answer cannot be used.
+    Unusable {
+        /// Why.
+        reason: String,
+        /// What the answer cost.
+        usage: Option<Usage>,
+    },
+}
+
+impl Prepared {
+    /// What the answer took, if a model was asked.
+    pub fn usage(&self) -> Option<Usage> {
+        match self {
+            Self::Written { usage, .. } | Self::Unusable { usage, .. } => *usage,
+        }
+    }
+
+    /// What the judge wrote.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`] if that cannot be used.
+    pub fn written(self) -> Result<String> {
+        match self {
+            Self::Written { text, .. } => Ok(text),
+            Self::Unusable { reason, .. } => {
+                Err(Error::new(ErrorKind::Protocol, "prepare a judgement", reason))
+            }
+        }
+    }
 }
 
 /// One aspect of a reply that is judged on its own (rubric `pairwise-5`).

@@ -31,7 +31,7 @@ impl Billed for Assessment {
 
 impl Billed for Prepared {
     fn usage(&self) -> Option<Usage> {
-        self.usage
+        Self::usage(self)
     }
 }
 
@@ -61,7 +61,7 @@ impl Meter {
     }
 
     /// A meter at 0 whose budget the setting `key` holds.
-    pub(crate) fn named(key: &'static str, budget_usd: Option<f64>) -> Self {
+    pub fn named(key: &'static str, budget_usd: Option<f64>) -> Self {
         Self { key, budget_usd, spent: Mutex::default() }
     }
 
@@ -75,7 +75,7 @@ impl Meter {
     /// # Errors
     /// The operator's; they reach the duel: the budget is used up, or cannot be
     /// kept because a provider reports no prices.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         let Some(budget) = self.budget_usd else { return Ok(()) };
         let (spent, key) = (self.spent(), self.key);
         let refused = |kind, message: String, hint: String| {
@@ -100,7 +100,7 @@ impl Meter {
     }
 
     /// Counts an answer of `who`.
-    pub(crate) fn count(&self, who: &str, usage: Option<Usage>) {
+    pub fn count(&self, who: &str, usage: Option<Usage>) {
         let Some(usage) = usage else { return };
         let mut spent = self.spent();
         match usage.price_usd {

@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::decision::{Bets, Population, Star, confidence_sequence_of, round};
+use crate::decision::{Bets, Case, Population, Star, confidence_sequence_of, round};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::stats::{Interval, MeanEstimate, clustered_mean, mcnemar_exact};
@@ -78,12 +78,24 @@ pub struct PairedSettings {
     pub pool: Option<u64>,
     /// Fixes the order in which clusters are consumed.
     pub seed: u64,
+    /// Whether a lower score is the better one, as of a loss. Differences are the second
+    /// system's minus the first's all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lower_is_better: bool,
 }
 
 impl Default for PairedSettings {
-    /// Alpha 5 %, no margin, scores from 0 to 1, no pool, seed 0.
+    /// Alpha 5 %, no margin, scores from 0 to 1, no pool, seed 0; higher is better.
     fn default() -> Self {
-        Self { alpha: 0.05, margin: 0.0, lowest: 0.0, highest: 1.0, pool: None, seed: 0 }
+        Self {
+            alpha: 0.05,
+            margin: 0.0,
+            lowest: 0.0,
+            highest: 1.0,
+            pool: None,
+            seed: 0,
+            lower_is_better: false,
+        }
     }
 }
 
@@ -168,13 +180,28 @@ pub struct PairedComparison {
     pub by_item: Option<MeanEstimate>,
     /// Standard deviation of the clusters' differences.
     pub sd: f64,
-    /// The least effect that so many clusters of this spread show in nine of ten cases,
-    /// the margin included; none if they are too few for any, or all differ by the same.
-    pub detectable: Option<f64>,
     /// Where every score is the lowest or the highest: who was right alone.
     pub discordant: Option<Discordant>,
     /// How the two were compared.
     pub settings: PairedSettings,
+}
+
+impl PairedComparison {
+    /// The least effect that so many clusters of this spread show in nine of ten cases, the
+    /// margin included and a pool left out; none if they are too few for any, or all differ by
+    /// the same.
+    ///
+    /// It draws some ten thousand comparisons, always the same ones: see
+    /// [`Design`](crate::decision::Design).
+    pub fn detectable(&self) -> Option<f64> {
+        let PairedSettings { alpha, margin, lowest, highest, .. } = self.settings;
+        let range = highest - lowest;
+        let case = Case { sd: self.sd / range, alpha, null: margin / range, least: -1.0 };
+        if case.sd <= LEAST_SD {
+            return None;
+        }
+        case.effect(self.clusters).map(|effect| effect * range)
+    }
 }
 
 /// Items that one system alone got right.
@@ -198,7 +225,7 @@ pub struct Discordant {
 pub fn compare(items: &[PairedItem], settings: &PairedSettings) -> Result<PairedComparison> {
     settings.check()?;
     check_items(items, settings)?;
-    let PairedSettings { alpha, margin, lowest, highest, pool, seed } = *settings;
+    let PairedSettings { alpha, margin, lowest, highest, pool, seed, lower_is_better } = *settings;
     let range = highest - lowest;
     // In one order, so that no sum depends on the order in which they came.
     let mut items: Vec<&PairedItem> = items.iter().collect();
@@ -237,7 +264,8 @@ pub fn compare(items: &[PairedItem], settings: &PairedSettings) -> Result<Paired
         }
         PairedEvidence { log_e_value: round(star.log_e_value(), 1e6), shown_at: star.rejected_at() }
     };
-    let (better, worse) = (evidence(1.0), evidence(-1.0));
+    let better = if lower_is_better { -1.0 } else { 1.0 };
+    let (better, worse) = (evidence(better), evidence(-better));
     let outcome = match (better.shown_at, worse.shown_at) {
         (Some(_), None) => PairedOutcome::Better,
         (None, Some(_)) => PairedOutcome::Worse,
@@ -266,8 +294,11 @@ pub fn compare(items: &[PairedItem], settings: &PairedSettings) -> Result<Paired
         needed: -alpha.ln(),
         by_item: clustered_mean(&by_cluster, CONFIDENCE),
         sd: sd * range,
-        detectable: detectable(sd, margin / range, alpha, count).map(|effect| effect * range),
-        discordant: discordant(&items, lowest, highest),
+        discordant: if lower_is_better {
+            discordant(&items, highest, lowest)
+        } else {
+            discordant(&items, lowest, highest)
+        },
         settings: *settings,
     })
 }
@@ -280,7 +311,9 @@ fn check_items(items: &[PairedItem], settings: &PairedSettings) -> Result<()> {
     let mut names = BTreeSet::new();
     for PairedItem { item, first, second, .. } in items {
         if !names.insert(item) {
-            return Err(invalid("an item is there twice".into()).with("item", item));
+            return Err(invalid("an item is there twice".into())
+                .with("item", item)
+                .with_hint("give each item once, with the mean of its tries"));
         }
         let range = settings.lowest..=settings.highest;
         if let Some(score) = [first, second].into_iter().find(|score| !range.contains(score)) {
@@ -293,21 +326,14 @@ fn check_items(items: &[PairedItem], settings: &PairedSettings) -> Result<()> {
     Ok(())
 }
 
-/// The least effect that [`samples_to_show`](crate::decision::samples_to_show) plans
-/// `clusters` for, beyond the margin. All are shares of the range.
-fn detectable(sd: f64, margin: f64, alpha: f64, clusters: u32) -> Option<f64> {
-    let spent = f64::from(clusters) / (-4.0 * alpha.ln()) - 1.0;
-    let effect = margin + sd / spent.sqrt();
-    (spent > 0.0 && sd > LEAST_SD && effect <= 1.0).then_some(effect)
-}
-
-fn discordant(items: &[&PairedItem], lowest: f64, highest: f64) -> Option<Discordant> {
+/// Who was right alone, if every score is `wrong` or `right`.
+fn discordant(items: &[&PairedItem], wrong: f64, right: f64) -> Option<Discordant> {
     let (mut first, mut second) = (0, 0);
     for item in items {
         match (item.first, item.second) {
-            (one, other) if one == highest && other == lowest => first += 1,
-            (one, other) if one == lowest && other == highest => second += 1,
-            (one, other) if one == other && (one == lowest || one == highest) => {}
+            (one, other) if one == right && other == wrong => first += 1,
+            (one, other) if one == wrong && other == right => second += 1,
+            (one, other) if one == other && (one == wrong || one == right) => {}
             _ => return None,
         }
     }
@@ -446,14 +472,45 @@ mod tests {
     }
 
     #[test]
+    fn the_lower_score_is_the_better_one_where_that_is_said() {
+        let errors = [(1.0, 0.0); 60];
+        let settings = PairedSettings { lower_is_better: true, ..PairedSettings::default() };
+        let (lower, higher) = (found(&errors, &settings), found(&errors, &PairedSettings::default()));
+        assert_eq!((lower.outcome, higher.outcome), (PairedOutcome::Better, PairedOutcome::Worse));
+        assert_eq!((lower.better, lower.worse), (higher.worse, higher.better));
+        assert_eq!((lower.effect, lower.confidence), (higher.effect, higher.confidence));
+        assert_eq!(lower.discordant.map(|found| (found.first, found.second)), Some((0, 60)));
+        // The settings of an error budget are digested: those of before have to stay what they were.
+        let text = serde_json::to_string(&PairedSettings::default()).expect("JSON");
+        assert!(!text.contains("lower"), "{text}");
+    }
+
+    #[test]
     fn what_can_be_detected_lies_beyond_the_margin_and_needs_a_spread() {
         let scores = coins(400, 0.5, 0.6, 1);
         let with =
-            |margin| found(&scores, &PairedSettings { margin, ..PairedSettings::default() }).detectable;
+            |margin| found(&scores, &PairedSettings { margin, ..PairedSettings::default() }).detectable();
         let (least, beyond) = (with(0.0).expect("enough"), with(0.1).expect("enough"));
-        assert!((beyond - least - 0.1).abs() < 1e-12, "{least} {beyond}");
-        assert_eq!(found(&[(0.5, 0.5); 400], &PairedSettings::default()).detectable, None);
-        assert_eq!(found(&scores[..4], &PairedSettings::default()).detectable, None);
+        assert!((beyond - least - 0.1).abs() < 0.02, "{least} {beyond}");
+        assert_eq!(found(&[(0.5, 0.5); 400], &PairedSettings::default()).detectable(), None);
+        assert_eq!(found(&scores[..4], &PairedSettings::default()).detectable(), None);
+    }
+
+    #[test]
+    fn what_is_called_detectable_is_found_in_nine_of_ten_comparisons() {
+        // Differences of SD 0.05 on 100 clusters, half of them above their mean and half below.
+        let settings = PairedSettings::default();
+        let even: Vec<_> =
+            (0..100).map(|item| (0.5, 0.5 + if item % 2 == 0 { 0.05 } else { -0.05 })).collect();
+        let effect = found(&even, &settings).detectable().expect("enough");
+        let shown = (0..300).filter(|&seed| {
+            let mut stream = Stream::new(seed, Use::Bootstrap);
+            let mut difference = || effect + if stream.below(2) == 0 { 0.05 } else { -0.05 };
+            let scores: Vec<_> = (0..100).map(|_| (0.5, 0.5 + difference())).collect();
+            found(&scores, &settings).outcome == PairedOutcome::Better
+        });
+        let shown = shown.count();
+        assert!(shown >= 254, "{shown} of 300 show {effect}");
     }
 
     #[test]

@@ -502,6 +502,10 @@ pub enum JournalEvent {
         fault: Fault,
         /// The error in one line.
         message: String,
+        /// What the call cost all the same: a judge's model wrote something before it saw
+        /// the replies, and that cannot be used. Since format 3.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
     },
     /// The duel came to an end.
     Ended {

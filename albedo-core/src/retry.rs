@@ -47,7 +47,7 @@ impl RetrySettings {
 /// half and all of it by a key; a provider that says how long to wait is
 /// believed.
 #[derive(Debug)]
-pub(crate) struct Passes<'a> {
+pub struct Passes<'a> {
     settings: &'a RetrySettings,
     clock: &'a dyn Clock,
     /// Whether each pass goes through a gate, which keeps the pause that a
@@ -60,7 +60,7 @@ pub(crate) struct Passes<'a> {
 
 impl<'a> Passes<'a> {
     /// The first pass begins now.
-    pub(crate) fn new(settings: &'a RetrySettings, clock: &'a dyn Clock) -> Self {
+    pub fn new(settings: &'a RetrySettings, clock: &'a dyn Clock) -> Self {
         Self { settings, clock, gated: false, begun: clock.now(), made: 0, failures: 0 }
     }
 
@@ -70,7 +70,7 @@ impl<'a> Passes<'a> {
     /// # Errors
     /// `error`, if there is to be no other pass; [`Retry::Exhausted`] where there
     /// have been enough, so that an outer retry does not repeat this one.
-    pub(crate) async fn wait(&mut self, error: Error, key: impl FnOnce() -> u64) -> Result<()> {
+    pub async fn wait(&mut self, error: Error, key: impl FnOnce() -> u64) -> Result<()> {
         self.made += 1;
         self.failures += u32::from(error.kind() != ErrorKind::RateLimited);
         let pause = match error.retry() {

@@ -291,8 +291,7 @@ impl Verdict {
         decision: Option<Decision>,
     ) -> Option<Self> {
         let clusters = decider.clusters();
-        let mut cells = clusters.iter().flat_map(|cluster| &cluster.cells);
-        if decider.holds_up(decision.as_ref()) && cells.any(|cell| cell.cause() == Some(Cause::Outage)) {
+        if decider.hangs_on_outage(decision.as_ref()) {
             return Some(Self::disputed(plan, clusters, overflows, decider.so_far()));
         }
         decision.map(|decision| Self::new(plan, clusters, overflows, decision))

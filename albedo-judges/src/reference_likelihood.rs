@@ -6,6 +6,10 @@
 //! is the logistic function of `d / scale`. It is made of the size of `d` and
 //! reflected by its sign, so that the two orders add up to exactly 1.
 //!
+//! Of a recorded reply that does not fit the context behind its prompt, both sides
+//! score the tokens that fit. Models of different context lengths score different
+//! numbers of its tokens: the judge then abstains.
+//!
 //! It speaks to **correctness** alone: the recorded reply is one that was
 //! executed and led to the recorded outcome, so its probability says how far
 //! the model knows what works here. It is one number about the whole reply and

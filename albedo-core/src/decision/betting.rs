@@ -55,6 +55,15 @@ impl Bets {
         self.squares += before * (value - self.mean);
     }
 
+    /// Takes note of `count` values of that mean and variance.
+    pub(super) fn observe_many(&mut self, count: u32, mean: f64, variance: f64) {
+        let (before, many) = (f64::from(self.count), f64::from(count));
+        self.count += count;
+        let (all, apart) = (f64::from(self.count), mean - self.mean);
+        self.mean += apart * many / all;
+        self.squares += many * variance + apart * apart * before * many / all;
+    }
+
     /// Values seen.
     pub(crate) fn count(&self) -> u32 {
         self.count

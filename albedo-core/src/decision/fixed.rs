@@ -3,12 +3,16 @@
 use serde::{Deserialize, Serialize};
 
 use super::betting::{Bets, Left, Population, Wealth, above, confidence_sequence, round};
+use super::design::Spread;
 use super::{Decision, Evidence, RuleContext, Ruling};
-use crate::error::{Error, ErrorKind, Result};
 use crate::stats::Interval;
 
 /// Level of the reported confidence sequence.
 const CONFIDENCE: f64 = 0.95;
+
+/// The most that one step of [`Star::leap`] adds to the logarithm of the wealth: what a float holds, and
+/// far beyond any evidence that is needed.
+const MOST_GROWTH: f64 = 100.0;
 
 /// What `fixed` decided on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,13 +57,37 @@ impl Star {
     /// Consumes the next difference.
     pub(crate) fn consume(&mut self, difference: f64) {
         if let Some(null) = self.left.null() {
-            let (needed, left) = (-self.alpha.ln() - self.wealth.ln(), self.samples - self.seen.count());
-            // Rounded, so that no library's last digit of a logarithm shows.
-            let scale = round((2.0 * needed.max(0.0) / f64::from(left)).sqrt(), 1e9);
-            self.wealth.multiply(1.0 + self.seen.next_of(scale) * above(difference, null));
+            self.wealth.multiply(1.0 + self.bet() * above(difference, null));
         }
         self.seen.observe(difference);
         self.left.draw(difference);
+        self.look();
+    }
+
+    /// Consumes the next `count` differences of an endless population at once: their bets are one, and
+    /// the logarithm of what they bring is normal. It is `luck` standard deviations from what
+    /// `spread` lets expect. For planning alone.
+    pub(super) fn leap(&mut self, count: u32, spread: &Spread, luck: f64) {
+        if let Some(null) = self.left.null() {
+            let bet = self.bet();
+            let (growth, variance) = spread.moments(|value| (1.0 + bet * above(value, null)).ln());
+            let growth = f64::from(count) * growth + (f64::from(count) * variance).sqrt() * luck;
+            self.wealth.multiply(growth.clamp(-MOST_GROWTH, MOST_GROWTH).exp());
+        }
+        self.seen.observe_many(count, spread.mean_of(count, luck), spread.variance());
+        self.look();
+    }
+
+    /// The bet on the next difference.
+    fn bet(&self) -> f64 {
+        let (needed, left) = (-self.alpha.ln() - self.wealth.ln(), self.samples - self.seen.count());
+        // Rounded, so that no library's last digit of a logarithm shows.
+        let scale = round((2.0 * needed.max(0.0) / f64::from(left)).sqrt(), 1e9);
+        self.seen.next_of(scale)
+    }
+
+    /// Takes note of the first time that the evidence is reached.
+    fn look(&mut self) {
         if self.rejected_at.is_none() && (self.left.is_refuted() || self.wealth.reaches(1.0 / self.alpha)) {
             self.rejected_at = Some(self.seen.count());
         }
@@ -77,6 +105,38 @@ impl Star {
     }
 }
 
+/// The evidence of [`Rule::Fixed`](super::Rule::Fixed) on differences alone, sample by sample in plan order. The rule
+/// itself looks at it once, at the end.
+#[derive(Debug, Clone)]
+pub struct FixedTest(Star);
+
+impl FixedTest {
+    /// The rule with its `null_margin` in points, before the first difference.
+    pub fn new(null_margin: f64, context: &RuleContext) -> Self {
+        Self(Star::new(null_margin / 100.0, context.alpha, context.samples, Population::Endless))
+    }
+
+    /// Consumes the next difference, in [−1, 1]. Differences beyond the planned samples change nothing.
+    pub fn consume(&mut self, difference: f64) {
+        let Self(star) = self;
+        if star.seen.count() < star.samples {
+            star.consume(difference);
+        }
+    }
+
+    /// Natural logarithm of the e-value so far.
+    pub fn log_e_value(&self) -> f64 {
+        self.0.log_e_value()
+    }
+
+    /// The 95 % confidence sequence of the mean in points; `differences` are all that was consumed.
+    pub fn confidence(&self, differences: &[f64]) -> Interval {
+        let bets = Bets::new(self.0.alpha, self.0.samples);
+        let confidence = confidence_sequence(differences, bets, CONFIDENCE).scaled(100.0);
+        Interval { low: (confidence.low * 1e6).floor() / 1e6, high: (confidence.high * 1e6).ceil() / 1e6 }
+    }
+}
+
 /// What the rule says of `differences`, as many as planned.
 pub(super) fn decide(
     differences: &[f64],
@@ -85,13 +145,13 @@ pub(super) fn decide(
     context: &RuleContext,
 ) -> Decision {
     let RuleContext { alpha, samples, .. } = *context;
-    let mut star = Star::new(null_margin / 100.0, alpha, samples, Population::Endless);
+    let mut test = FixedTest::new(null_margin, context);
     for &difference in differences {
-        star.consume(difference);
+        test.consume(difference);
     }
+    let (confidence, FixedTest(star)) = (test.confidence(differences), test);
     let mean = 100.0 * star.seen.mean();
     let margin_met = mean >= win_margin;
-    let confidence = confidence_sequence(differences, Bets::new(alpha, samples), CONFIDENCE).scaled(100.0);
     let evidence = FixedEvidence {
         alpha,
         samples,
@@ -99,40 +159,10 @@ pub(super) fn decide(
         log_e_value: round(star.log_e_value(), 1e6),
         rejected_at: star.rejected_at,
         margin_met,
-        confidence: Interval {
-            low: (confidence.low * 1e6).floor() / 1e6,
-            high: (confidence.high * 1e6).ceil() / 1e6,
-        },
+        confidence,
     };
     let ruling = Ruling::shown(margin_met && star.rejected_at.is_some());
     Decision { ruling, evidence: Evidence::Fixed(evidence), evidence_for_king: None }
-}
-
-/// Samples within which the rule `fixed` shows an effect of `effect` points at
-/// `alpha` in 90 to 97 % of duels, where single samples have the standard deviation
-/// `sd` in points: twice ln(1 / alpha) / growth, where the best bet adds growth =
-/// effect² / 2 (sd² + effect²) to the logarithm of the wealth per sample
-/// (Waudby-Smith and Ramdas, 2024). Source of "twice": simulated at alpha 1 % and
-/// 0.02 %, effects of 3 to 10 points and SDs of 15 to 48.
-///
-/// # Errors
-/// [`ErrorKind::ConfigInvalid`]: an effect that is not above 0, an SD below 0, an
-/// alpha that is not between 0 and 0.5, or more than 1,000,000 samples.
-pub fn samples_to_show(effect: f64, sd: f64, alpha: f64) -> Result<u32> {
-    let invalid = |message: &str| Err(Error::new(ErrorKind::ConfigInvalid, "plan the samples", message));
-    if !(effect > 0.0 && effect <= 100.0 && (0.0..=100.0).contains(&sd)) {
-        return invalid("the effect must be above 0, the SD at least 0, and neither above 100 points");
-    }
-    if !(alpha > 0.0 && alpha < 0.5) {
-        return invalid("alpha must be between 0 and 0.5");
-    }
-    let samples = (-4.0 * alpha.ln() * (sd * sd + effect * effect) / (effect * effect)).ceil();
-    if samples > 1e6 {
-        return invalid(
-            "it takes more than 1,000,000 samples: look for a greater effect, or judge more finely",
-        );
-    }
-    Ok(samples as u32)
 }
 
 #[cfg(test)]
@@ -187,15 +217,6 @@ mod tests {
         let (equal, better) = (rejected(0.2), rejected(0.4));
         assert!((20..=100).contains(&equal), "{equal} of 2000");
         assert!(better > 1_700, "{better} of 2000");
-    }
-
-    #[test]
-    fn planned_samples_follow_the_growth_of_the_wealth() {
-        assert_eq!(samples_to_show(5.0, 15.0, 0.01).expect("plans"), 185);
-        assert_eq!(samples_to_show(100.0, 0.0, 0.01).expect("plans"), 19);
-        for (effect, sd, alpha) in [(0.0, 1.0, 0.1), (1.0, -1.0, 0.1), (1.0, 1.0, 0.5), (0.01, 90.0, 0.01)] {
-            assert!(samples_to_show(effect, sd, alpha).is_err());
-        }
     }
 
     proptest! {

@@ -9,12 +9,12 @@ use tracing::Instrument;
 use super::answer::JudgedAnswer;
 use super::budget::Budget;
 use super::stored::{FailedCalls, StoredAnswer, StoredCanary};
-use crate::backend::{FinishReason, Message};
+use crate::backend::{FinishReason, Message, Usage};
 use crate::canary::{CanaryDraw, Series};
 use crate::clock::SystemClock;
 use crate::context::CallContext;
 use crate::digest::{Digest, canonical_json};
-use crate::error::{Error, ErrorKind, Reach, Result};
+use crate::error::{Error, ErrorKind, Reach, Result, Retry};
 use crate::events::{EventKind, Journal};
 use crate::judge::{Assessment, Candidate, Comparison, Judge, Preparation};
 use crate::marks::{DuelSecret, JudgementKey, Marks, Question};
@@ -61,6 +61,14 @@ pub(super) struct Asked {
 /// without its answer.
 pub(super) type Tried<T> = std::result::Result<T, Error>;
 
+/// The tries of a call so far.
+#[derive(Debug, Default)]
+pub(super) struct Tries {
+    made: u32,
+    /// Those that failed, or gave what cannot be used. Being asked to slow down is not counted.
+    failures: u32,
+}
+
 impl Asking<'_> {
     /// The answer to a question. One that cannot be parsed is journalled too, and
     /// the question asked again with the next nonce, as often as the limits allow.
@@ -87,10 +95,11 @@ impl Asking<'_> {
             let paying = self.budget.enter().await?;
             let comparison = comparison(self.secret.marks(&key, stored.asked() + 1)?);
             let attempt = || compare(asked, plan, &comparison, self.journal.cx);
-            let (call_try, assessment) = match self.tries(sample, call, attempt).await? {
-                Ok(answered) => answered,
-                Err(error) => return Ok(JudgedAnswer::failed(error)),
-            };
+            let (call_try, assessment) =
+                match self.tries(sample, call, &mut Tries::default(), attempt).await? {
+                    Ok(answered) => answered,
+                    Err(error) => return Ok(JudgedAnswer::failed(error)),
+                };
             let paid = paying.paid(&plan.identity.name, assessment.usage());
             stored.add(assessment.clone());
             let event = match question {
@@ -114,7 +123,8 @@ impl Asking<'_> {
     }
 
     /// What a judge writes before it sees the replies, journalled, if it needs
-    /// anything.
+    /// anything. What cannot be used is paid and journalled too, and asked for again: it counts
+    /// among the tries that the limits allow.
     pub(super) async fn preparation(
         &self,
         Asked { question, sample }: Asked,
@@ -131,27 +141,44 @@ impl Asking<'_> {
             reference: Arc::clone(reference),
             fence: self.secret.preparation_fence(self.key, question, &plan.identity)?,
         };
-        let paying = self.budget.enter().await?;
+        let call = Call::Preparation { judge };
         let named = |error: Error| error.with("judge", &plan.identity.name);
-        let attempt = || asked.prepare(&request, self.journal.cx).map_err(named);
-        let (call_try, prepared) = match self.tries(sample, Call::Preparation { judge }, attempt).await? {
-            Ok(prepared) => prepared,
-            Err(error) => return Ok(Err(error)),
-        };
-        let paid = paying.paid(&plan.identity.name, prepared.usage);
-        let (text, usage) = (prepared.text.clone(), prepared.usage);
-        let event = match question {
-            Question::Sample(sample) | Question::Probe(sample, _) | Question::Twin(sample, _) => {
-                JournalEvent::Prepared { sample, judge, call_try, text, usage }
+        let mut tries = Tries::default();
+        loop {
+            let paying = self.budget.enter().await?;
+            let attempt = || asked.prepare(&request, self.journal.cx).map_err(named);
+            let (call_try, prepared) = match self.tries(sample, call, &mut tries, attempt).await? {
+                Ok(prepared) => prepared,
+                Err(error) => return Ok(Err(error)),
+            };
+            let usage = prepared.usage();
+            let paid = paying.paid(&plan.identity.name, usage);
+            let error = match prepared.written() {
+                Ok(written) => {
+                    let text = written.clone();
+                    let event = match question {
+                        Question::Sample(sample) | Question::Probe(sample, _) | Question::Twin(sample, _) => {
+                            JournalEvent::Prepared { sample, judge, call_try, text, usage }
+                        }
+                        Question::Canary(canary) => {
+                            let series = self.series;
+                            JournalEvent::CanaryPrepared { series, canary, judge, call_try, text, usage }
+                        }
+                    };
+                    self.journal.write(event, vec![]).await?;
+                    self.spent(paid);
+                    return Ok(Ok(Some(written)));
+                }
+                Err(error) => named(error),
+            };
+            self.failure(sample, call, call_try, &error, usage).await?;
+            self.spent(paid);
+            tries.failures += 1;
+            if tries.failures >= self.call_tries {
+                let exhausted = Retry::Exhausted { attempts: tries.made };
+                return Ok(Err(error.with_retry(exhausted).with("tries", tries.made)));
             }
-            Question::Canary(canary) => {
-                let series = self.series;
-                JournalEvent::CanaryPrepared { series, canary, judge, call_try, text, usage }
-            }
-        };
-        self.journal.write(event, vec![]).await?;
-        self.spent(paid);
-        Ok(Ok(Some(prepared.text)))
+        }
     }
 
     /// What a judge answers to canary `draw`, made from `known`, in the order
@@ -211,6 +238,21 @@ impl Asking<'_> {
         }
     }
 
+    /// Journals that try `call_try` of `call` failed with `error`, and what it cost all the
+    /// same.
+    async fn failure(
+        &self,
+        sample: Option<u32>,
+        call: Call,
+        call_try: u32,
+        error: &Error,
+        usage: Option<Usage>,
+    ) -> Result<()> {
+        let (kind, fault, message) = (error.kind(), error.fault(), error.to_string());
+        let event = JournalEvent::Failed { sample, call, call_try, kind, fault, message, usage };
+        self.journal.write(event, vec![]).await
+    }
+
     /// Emits what is spent by now: sums of answers that were journalled at the same
     /// time would come out of order.
     fn spent(&self, paid: bool) {
@@ -220,8 +262,8 @@ impl Asking<'_> {
     }
 
     /// Calls until there is an answer, with the number of the try that gave it, or
-    /// until another try makes no sense. A call that had failed when the duel was decided
-    /// fails at once.
+    /// until another try makes no sense after those of `tries`. A call that had failed when the
+    /// duel was decided fails at once.
     ///
     /// # Errors
     /// One that reaches the duel, and cancellation.
@@ -229,6 +271,7 @@ impl Asking<'_> {
         &self,
         sample: Option<u32>,
         call: Call,
+        tries: &mut Tries,
         attempt: impl Fn() -> F,
     ) -> Result<Tried<(u32, T)>> {
         let failed = self.failed.zip(sample).and_then(|(failed, sample)| failed.get(&(sample, call)));
@@ -236,11 +279,13 @@ impl Asking<'_> {
             let message = "the call had failed when the duel was decided";
             return Ok(Err(Error::new(kind, "make the record again", message)));
         }
-        let settings = RetrySettings { attempts: self.call_tries, ..RetrySettings::default() };
+        let attempts = self.call_tries.saturating_sub(tries.failures);
+        let settings = RetrySettings { attempts, ..RetrySettings::default() };
         let clock = SystemClock::default();
         let mut passes = Passes::new(&settings, &clock);
-        let mut call_try = 1;
         loop {
+            tries.made += 1;
+            let call_try = tries.made;
             let span = tracing::debug_span!("call", ?call, call_try);
             let error = match attempt().instrument(span).await {
                 Ok(answer) => return Ok(Ok((call_try, answer))),
@@ -249,15 +294,8 @@ impl Asking<'_> {
             if error.kind() == ErrorKind::Cancelled {
                 return Err(error);
             }
-            let event = JournalEvent::Failed {
-                sample,
-                call,
-                call_try,
-                kind: error.kind(),
-                fault: error.fault(),
-                message: error.to_string(),
-            };
-            self.journal.write(event, vec![]).await?;
+            self.failure(sample, call, call_try, &error, None).await?;
+            tries.failures += u32::from(error.kind() != ErrorKind::RateLimited);
             if error.reach() >= Reach::Duel {
                 return Err(match sample {
                     Some(sample) => error.with("sample", sample),
@@ -266,9 +304,10 @@ impl Asking<'_> {
             }
             let place = canonical_json(&(sample, call))?;
             let spread = || derive_seed("retry of a duel's call", &[self.key.as_bytes(), &place]);
-            match self.journal.cx.run("wait before the next try", passes.wait(error, spread)).await? {
-                Ok(()) => call_try += 1,
-                Err(error) => return Ok(Err(error)),
+            if let Err(error) =
+                self.journal.cx.run("wait before the next try", passes.wait(error, spread)).await?
+            {
+                return Ok(Err(error));
             }
         }
     }

@@ -1,13 +1,17 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::scripted::*;
 use super::*;
 use crate::backend::Usage;
-use crate::error::Fault;
+use crate::error::{Fault, Retry};
 use crate::events::Collected;
-use crate::judge::{Assessment, Comparison};
+use crate::judge::{Assessment, Comparison, Preparation, Prepared};
 use crate::plan::DuelSettings;
-use crate::record::MemoryStore;
+use crate::record::{Call, MemoryStore};
+use crate::testing::ScriptedJudge;
 
 /// An answer of [`fair`] for a quarter of a dollar.
 fn priced(comparison: &Comparison) -> Result<Assessment> {
@@ -94,4 +98,78 @@ async fn a_budget_cannot_be_kept_by_a_judge_that_tells_no_price() {
     // Offline judges cost nothing.
     let (duel, _) = within(Some(1e-9), fair);
     duel.run(&MemoryStore::default(), &cx).await.expect("runs");
+}
+
+#[tokio::test]
+async fn what_a_judge_writes_is_paid_whether_it_can_be_used_or_not() {
+    let cx = CallContext::new();
+    // What is written first for a sample cannot be used, in whichever run.
+    let asked = Arc::new(Mutex::new(BTreeSet::new()));
+    let within = |budget_usd: Option<f64>| {
+        let asked = Arc::clone(&asked);
+        let prepare = move |request: &Preparation| {
+            let usage = Some(Usage::counted(9, 2).with_price(0.25));
+            Ok(if asked.lock().expect("unpoisoned").insert(request.fence) {
+                Prepared::Unusable { reason: "it is too short".into(), usage }
+            } else {
+                Prepared::Written { text: "a list".into(), usage }
+            })
+        };
+        let judge: Arc<dyn Judge> = Arc::new(ScriptedJudge::new("writer", fair).with_preparation(prepare));
+        let settings = DuelSettings { limits: Limits { budget_usd, ..settings().limits }, ..settings() };
+        let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
+        planned(&settings, king, challenger, vec![judge]).expect("plans")
+    };
+    let expected = within(None).run(&MemoryStore::default(), &cx).await.expect("runs");
+    asked.lock().expect("unpoisoned").clear();
+    let store = MemoryStore::default();
+    let written = || {
+        let journal = store.journal();
+        let used = journal.iter().filter(|event| matches!(event, JournalEvent::Prepared { .. })).count();
+        let unusable = |event: &&JournalEvent| matches!(event, JournalEvent::Failed { usage: Some(_), .. });
+        (used, journal.iter().filter(unusable).count())
+    };
+    // Twice, since what an earlier run has paid counts.
+    for _ in 0..2 {
+        let error = within(Some(2.0)).run(&store, &cx).await.expect_err("the budget is used up");
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+        let (used, unusable) = written();
+        assert_eq!(used + unusable, 8, "{used} and {unusable} for two dollars");
+    }
+    let report = within(Some(4.25)).run(&store, &cx).await.expect("the budget is enough");
+    assert_eq!((report, written()), (expected, (8, 8)));
+}
+
+#[tokio::test]
+async fn every_try_of_a_preparation_counts_whatever_goes_wrong_with_it() {
+    const TRIES: u32 = 3;
+    // Each judge's word for a sample cannot be used, and the next try meets an outage.
+    let asked = Mutex::new(BTreeMap::new());
+    let prepare = move |request: &Preparation| {
+        let mut asked = asked.lock().expect("unpoisoned");
+        let times: &mut u32 = asked.entry(request.fence).or_default();
+        *times += 1;
+        if *times % 2 == 1 {
+            Ok(Prepared::Unusable { reason: "it is too short".into(), usage: None })
+        } else {
+            let down = Error::new(ErrorKind::Unavailable, "prepare a judgement", "down");
+            Err(down.with_retry(Retry::After(Duration::ZERO)))
+        }
+    };
+    let judge: Arc<dyn Judge> = Arc::new(ScriptedJudge::new("writer", fair).with_preparation(prepare));
+    let limits = Limits { call_tries: TRIES, ..settings().limits };
+    let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
+    let settings = DuelSettings { limits, ..settings() };
+    let duel = planned(&settings, king, challenger, vec![judge]).expect("plans");
+    let store = MemoryStore::default();
+    let report = duel.run(&store, &CallContext::new()).await.expect("runs");
+    assert!(report.verdict.missing > 0, "{:?}", report.verdict);
+    let mut numbers = BTreeMap::new();
+    for event in store.journal() {
+        if let JournalEvent::Failed { call: Call::Preparation { .. }, call_try, .. } = event {
+            *numbers.entry(call_try).or_insert(0_u32) += 1;
+        }
+    }
+    assert_eq!(numbers.keys().copied().collect::<Vec<_>>(), [1, 2, TRIES], "{numbers:?}");
+    assert!(numbers.values().is_sorted_by(|one, next| one >= next), "{numbers:?}");
 }

@@ -124,6 +124,21 @@ async fn an_equal_challenger_gains_nothing_by_answers_that_nobody_can_read() {
         _ => None,
     });
     assert_eq!(probes.collect::<Vec<_>>(), [Probed::Scored; 2]);
+    // If neutral text had met an outage, the same win would hang on it: such a duel has no record.
+    let mut invented = record.clone();
+    for line in &mut invented.lines {
+        match line {
+            RecordLine::Probes { probes, .. } => probes.neutral = Probed::Failed,
+            RecordLine::Cluster(Cluster { cells, .. }) => {
+                let missing = cells.iter_mut().filter(|cell| cell.is_missing());
+                missing.for_each(|cell| *cell = Cell::MissingFor(Cause::Outage));
+            }
+            _ => {}
+        }
+    }
+    let error = verify_record(&invented, &VerifyOptions::default(), &CallContext::new()).await;
+    let error = error.expect_err("the duel was void").to_string();
+    assert!(error.contains("a win is disputed for an outage here"), "{error}");
 
     let [king, challenger] = ["plain", "better"].map(|name| Scripted::new(name).contestant());
     let judges: Vec<Arc<dyn Judge>> = vec![Asked::new("confused", confused)];

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::ask::Tries;
 use super::contestant::Contestant;
 use super::sample::SampleRun;
 use super::stored::StoredReply;
@@ -78,7 +79,8 @@ impl SampleRun<'_> {
         let contestant = self.duel.contestant(side);
         let request = self.request(sample, side);
         let call = || ask(contestant, request.clone(), self.asking.journal.cx);
-        let tried = self.asking.tries(Some(sample.index), Call::Reply(side), call).await?;
+        let tries = &mut Tries::default();
+        let tried = self.asking.tries(Some(sample.index), Call::Reply(side), tries, call).await?;
         match tried {
             Ok((call_try, Asked::Completed { completion, not_repeated })) => {
                 if let Some(overflow) = not_repeated {

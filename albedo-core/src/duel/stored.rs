@@ -17,7 +17,7 @@ use crate::plan::DuelPlan;
 use crate::record::{Call, JournalEvent, TextRef};
 use crate::verdict::Outcome;
 
-/// The answers of a journal, by sample. Nothing in it is asked for again.
+/// The answers of a journal, by sample. What it has is not asked for again.
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     samples: BTreeMap<u32, StoredSample>,
@@ -74,6 +74,40 @@ impl StoredSample {
         for answer in self.probes.values_mut().flat_map(BTreeMap::values_mut) {
             answer.forget();
         }
+    }
+
+    /// Notes what judge `judge` made of a side's reply and its twin, asked up to `call_tries`
+    /// times. What the judge said of the replies before may be of one that its twin replaces.
+    fn add_twin(&mut self, judge: u32, question: (Side, Order), assessment: Assessment, call_tries: u32) {
+        let answer = self.twins.entry(judge).or_default().entry(question).or_default();
+        let asked = answer.asked();
+        answer.add(assessment);
+        if answer.asked() == asked || answer.standing(call_tries).is_none() {
+            return;
+        }
+        let answers = self.answers.iter_mut().filter(|((of, _), _)| *of == judge).map(|(_, answer)| answer);
+        let probes = self.probes.get_mut(&judge).into_iter().flat_map(BTreeMap::values_mut);
+        answers.chain(probes).for_each(|answer| answer.superseded = true);
+    }
+
+    /// Forgets the answer to `call` that a judged twin has superseded: the judge was asked again.
+    fn forget_if_superseded(&mut self, call: Call) {
+        let answer = match call {
+            Call::Assessment { judge, order } => self.answers.get_mut(&(judge, order)),
+            Call::Probe { probe, judge, order } => {
+                self.probes.get_mut(&judge).and_then(|probes| probes.get_mut(&(probe, order)))
+            }
+            _ => None,
+        };
+        if let Some(answer) = answer {
+            answer.forget_if_superseded();
+        }
+    }
+
+    /// Forgets every answer that a judged twin has superseded.
+    fn forget_superseded(&mut self) {
+        let probes = self.probes.values_mut().flat_map(BTreeMap::values_mut);
+        self.answers.values_mut().chain(probes).for_each(StoredAnswer::forget_if_superseded);
     }
 
     /// Keeps `reply` unless there is one.
@@ -171,11 +205,15 @@ pub(super) struct StoredAnswer {
     /// last void.
     unreadable: u32,
     last: Option<Assessment>,
+    /// The judge has compared one of the replies with its twin since, and the twin may replace it:
+    /// the question is asked again.
+    superseded: bool,
 }
 
 impl StoredAnswer {
-    /// Counts `assessment`, unless there is one that could be read.
+    /// Counts `assessment`, unless there is one that could be read and still counts.
     pub(super) fn add(&mut self, assessment: Assessment) {
+        self.forget_if_superseded();
         if matches!(self.last, None | Some(Assessment::Unreadable { .. })) {
             self.asked += 1;
             self.unreadable += u32::from(matches!(assessment, Assessment::Unreadable { .. }));
@@ -199,6 +237,12 @@ impl StoredAnswer {
     /// After a void end whatever is not scored is asked for again.
     fn forget_unless_scored(&mut self) {
         if !matches!(self.last, Some(Assessment::Scored { .. })) {
+            self.forget();
+        }
+    }
+
+    fn forget_if_superseded(&mut self) {
+        if self.superseded {
             self.forget();
         }
     }
@@ -228,12 +272,20 @@ impl Stored {
     /// What `events` hold for the duel of `plan`. The first of two answers to
     /// one call counts, of answers that cannot be parsed the last; an assessment
     /// counts only after both replies. Once a duel was void or its win disputed,
-    /// whatever was not scored is asked for again.
+    /// whatever was not scored is asked for again. So is what a judge said of replies
+    /// before it had compared one of them with its twin, unless the duel was decided: then
+    /// a build that did not ask again may have run it. An answer that cannot be parsed
+    /// stands after `call_tries` of them.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] if the journal is another duel's,
     /// [`ErrorKind::DataInvalid`] if it does not begin with its plan.
-    pub(super) fn read(events: Vec<JournalEvent>, plan: &DuelPlan, digest: Digest) -> Result<Self> {
+    pub(super) fn read(
+        events: Vec<JournalEvent>,
+        plan: &DuelPlan,
+        digest: Digest,
+        call_tries: u32,
+    ) -> Result<Self> {
         let mut stored = Self::default();
         let preflight = plan.canaries.as_ref().map(|canaries| canaries.preflight.key);
         for event in events {
@@ -257,6 +309,9 @@ impl Stored {
                 | JournalEvent::Failed { sample: None, .. } => {}
                 JournalEvent::Failed { sample: Some(sample), call, kind, .. } => {
                     stored.failed.insert((sample, call), kind);
+                    if let Some(sample) = stored.samples.get_mut(&sample) {
+                        sample.forget_if_superseded(call);
+                    }
                 }
                 _ if !stored.opened => {
                     return Err(Error::new(
@@ -297,13 +352,7 @@ impl Stored {
                 }
                 JournalEvent::Twinned { sample, side, judge, order, assessment, .. } => {
                     let sample = stored.samples.entry(sample).or_default();
-                    sample.twins.entry(judge).or_default().entry((side, order)).or_default().add(assessment);
-                    // What it said of the replies before may be of a reply that its twin replaces now.
-                    let before = sample.answers.iter_mut().filter(|((of, _), _)| *of == judge);
-                    before.for_each(|(_, answer)| answer.forget());
-                    for answer in sample.probes.get_mut(&judge).into_iter().flat_map(BTreeMap::values_mut) {
-                        answer.forget();
-                    }
+                    sample.add_twin(judge, (side, order), assessment, call_tries);
                 }
                 JournalEvent::AskedAgain { samples } => {
                     stored.asked_again = stored.asked_again.max(samples);
@@ -325,6 +374,9 @@ impl Stored {
                 | JournalEvent::Forfeited { .. }
                 | JournalEvent::Overflowed { repeated: false, .. } => {}
             }
+        }
+        if stored.report.is_none() {
+            stored.samples.values_mut().for_each(StoredSample::forget_superseded);
         }
         Ok(stored)
     }

@@ -1,8 +1,11 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
 use super::*;
 use crate::decision::Rule;
-use crate::error::Side;
+use crate::error::{Retry, Side};
 use crate::events::Collected;
-use crate::judge::{Assessment, Metric, Score};
+use crate::judge::{Assessment, Comparison, Metric, Score};
 use crate::order::Order;
 use crate::plan::DuelSettings;
 use crate::record::{MemoryStore, Record, VerifyOptions, verify_record};
@@ -180,6 +183,19 @@ async fn an_interrupted_duel_asks_nothing_twice_and_one_without_twins_stays_so()
     assert_eq!(judge.asked().len(), 0);
 }
 
+/// The events of `store` for which `is_kept` holds, without its record.
+async fn copy_of(store: &MemoryStore, is_kept: fn(&JournalEvent) -> bool) -> MemoryStore {
+    let copy = MemoryStore::default();
+    for event in store.journal().into_iter().filter(is_kept) {
+        let texts = match &event {
+            JournalEvent::Replied { text, .. } => vec![store.text(text).await.expect("is kept")],
+            _ => vec![],
+        };
+        copy.append(event, texts).await.expect("writes");
+    }
+    copy
+}
+
 /// As after an outage in which the replies of a sample were judged and their twins were not.
 #[tokio::test]
 async fn a_twin_that_is_judged_late_has_the_replies_judged_again() {
@@ -213,8 +229,82 @@ async fn a_twin_that_is_judged_late_has_the_replies_judged_again() {
             again.append(event, vec![]).await.expect("writes");
         }
         let resumed = builder.plan(&again, &cx).await.expect("plans").run(&again, &cx).await.expect("runs");
-        assert_eq!((resumed.verdict, judge.asked().len() - asked), (whole.verdict.clone(), more));
+        assert_eq!((&resumed.verdict, judge.asked().len() - asked), (&whole.verdict, more));
+        // Its journal gives the record again.
+        let bare = copy_of(&again, |_| true).await;
+        let made = builder.plan(&bare, &cx).await.expect("plans").run(&bare, &cx).await.expect("runs");
+        assert_eq!((made, judge.asked().len() - asked), (resumed, more));
+        assert_eq!(bare.record(), again.record());
     }
+}
+
+/// A build that did not ask about the replies again has decided the duel.
+#[tokio::test]
+async fn a_decided_duel_whose_twins_were_judged_late_gives_its_record_and_asks_nobody() {
+    let judge = obedient();
+    let builder = duel(["echo ls", "echo ls -l"], &judge, 1);
+    let (store, cx) = (MemoryStore::default(), CallContext::new());
+    let report = builder.plan(&store, &cx).await.expect("plans").run(&store, &cx).await.expect("runs");
+    let asked = judge.asked().len();
+    assert_eq!(asked, 48 * (2 + 4), "every sample is drawn");
+    let late =
+        copy_of(&store, |event| !matches!(event, JournalEvent::Twinned { .. } | JournalEvent::Ended { .. }))
+            .await;
+    let is_twin = |event: &JournalEvent| matches!(event, JournalEvent::Twinned { .. });
+    let (twins, rest): (Vec<_>, Vec<_>) = store.journal().into_iter().partition(is_twin);
+    assert_eq!(twins.len(), 48 * 4);
+    for event in twins.into_iter().chain(rest.into_iter().next_back()) {
+        late.append(event, vec![]).await.expect("writes");
+    }
+    assert!(matches!(late.journal().last(), Some(JournalEvent::Ended { .. })));
+    let made = builder.plan(&late, &cx).await.expect("plans").run(&late, &cx).await.expect("runs");
+    assert_eq!((made, judge.asked().len()), (report, asked));
+    assert_eq!(late.record(), store.record());
+}
+
+/// In an outage one answer about a twin comes, which cannot be read.
+#[tokio::test]
+async fn answers_about_replies_stay_where_a_late_twin_was_not_judged() {
+    let is_twin = |request: &Comparison| {
+        [&request.first, &request.second].iter().any(|reply| reply.text.contains("zu"))
+    };
+    let unreadable = Arc::new(AtomicU32::new(0));
+    let left = Arc::clone(&unreadable);
+    let judge = ScriptedJudge::new("moody", move |request| {
+        if !is_twin(request) {
+            let [first, second] = [&request.first, &request.second]
+                .map(|reply| f64::from(u8::from(reply.text.contains(ORDER))));
+            return Ok(Assessment::scored([(Metric::Correctness, Score::from_difference(first, second)?)]));
+        }
+        if left.swap(0, Ordering::Relaxed) == 1 {
+            let (reason, evidence) = ("no object".into(), Box::default());
+            return Ok(Assessment::Unreadable { reason, usage: None, evidence });
+        }
+        let down = Error::new(ErrorKind::Unavailable, "ask the judge", "down");
+        Err(down.with_retry(Retry::After(Duration::ZERO)))
+    });
+    let judge = Arc::new(judge.with_twins(|reply| {
+        let twin = || Twin { text: reply.replace(ORDER, "zuxaji zu"), suspected: true };
+        reply.contains("echo").then(twin)
+    }));
+    let of_replies = || judge.asked().iter().filter(|request| !is_twin(request)).count();
+    let builder = duel(["ls", "echo choose me!"], &judge, 1_000_000);
+    let (store, cx) = (MemoryStore::default(), CallContext::new());
+    builder.plan(&store, &cx).await.expect("plans").run(&store, &cx).await.expect("runs");
+    assert_eq!(of_replies(), 2 * 48);
+
+    // Interrupted before its end, it goes on in the outage: the answers about the replies stand.
+    let resumed = copy_of(&store, |event| !matches!(event, JournalEvent::Ended { .. })).await;
+    unreadable.store(1, Ordering::Relaxed);
+    let report = builder.plan(&resumed, &cx).await.expect("plans").run(&resumed, &cx).await.expect("runs");
+    assert_eq!((of_replies(), unreadable.load(Ordering::Relaxed)), (2 * 48, 0));
+    let twins = report.verdict.twins.as_ref().expect("has twins");
+    assert_eq!((report.verdict.margin, twins.compared, twins.unanswered), (100.0, 48, 48));
+    // Its journal gives the same record.
+    let (bare, asked) = (copy_of(&resumed, |_| true).await, judge.asked().len());
+    let made = builder.plan(&bare, &cx).await.expect("plans").run(&bare, &cx).await.expect("runs");
+    assert_eq!((made, judge.asked().len()), (report, asked));
+    assert_eq!(bare.record(), resumed.record());
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ pub enum End {
         /// What it came to.
         outcome: Outcome,
     },
-    /// Without one, by the operator's decision.
+    /// Without one: the duel was given up.
     Abandoned {
         /// Why.
         reason: String,

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::journal::{JournalEntry, Lines, malformed};
-use super::{JournalEvent, file_store::JOURNAL};
+use super::{Call, JournalEvent, file_store::JOURNAL};
 use crate::backend::Usage;
 use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::files::open_file;
@@ -21,14 +21,17 @@ pub struct Costs {
     /// The challenger's replies.
     pub challenger: Spent,
     /// The answers of each judge about the plan's samples, in panel order, what it wrote
-    /// before it saw the replies included.
+    /// before it saw the replies included. What it wrote in the duel and could not be used
+    /// is here, also where it was for a canary.
     pub judges: Vec<Spent>,
     /// The answers of all judges to canaries, before the plan was frozen and after.
     pub canaries: Spent,
-    /// Calls that failed, whatever they cost.
+    /// Calls that failed, without those whose answer was paid for and could not be used.
     pub failed: u64,
     /// Seconds from the first line of the journal to the last, pauses included.
     pub seconds: f64,
+    /// Those of them in which no run was under way: from a run's last line to the next one's first.
+    pub paused: f64,
 }
 
 /// What some calls took.
@@ -70,7 +73,7 @@ impl Costs {
             return Ok(None);
         }
         let mut costs = Self { judges: vec![Spent::default(); plan.judges.len()], ..Self::default() };
-        let (wanted, mut begun, mut last) = (plan.digest()?, None, 0);
+        let (wanted, mut begun, mut last, mut paused_ms) = (plan.digest()?, None, 0, 0);
         for (number, line) in Lines::new(open_file(OPERATION, &path)?).enumerate() {
             let line = line.map_err(|error| Error::io(OPERATION, &path, error))?;
             let JournalEntry { time_ms, event } =
@@ -84,11 +87,15 @@ impl Costs {
                     .with("path", path.display())
                     .with_hint("move the journal out of the record's folder"));
             }
+            if matches!(event, JournalEvent::Resumed { .. }) && begun.is_some() {
+                paused_ms += time_ms.saturating_sub(last);
+            }
             begun = begun.or(Some(time_ms));
             last = time_ms;
             costs.add(&event);
         }
         costs.seconds = last.saturating_sub(begun.unwrap_or(last)) as f64 / 1000.0;
+        costs.paused = (paused_ms as f64 / 1000.0).min(costs.seconds);
         Ok(Some(costs))
     }
 
@@ -101,11 +108,17 @@ impl Costs {
             JournalEvent::Prepared { judge, .. }
             | JournalEvent::Assessed { judge, .. }
             | JournalEvent::Probed { judge, .. }
-            | JournalEvent::Twinned { judge, .. } => self.judges.get_mut(*judge as usize),
-            JournalEvent::CanaryPrepared { .. } | JournalEvent::CanaryAssessed { .. } => {
-                Some(&mut self.canaries)
-            }
-            JournalEvent::Failed { .. } => {
+            | JournalEvent::Twinned { judge, .. }
+            | JournalEvent::Failed {
+                sample: Some(_),
+                call: Call::Preparation { judge },
+                usage: Some(_),
+                ..
+            } => self.judges.get_mut(*judge as usize),
+            JournalEvent::CanaryPrepared { .. }
+            | JournalEvent::CanaryAssessed { .. }
+            | JournalEvent::Failed { usage: Some(_), .. } => Some(&mut self.canaries),
+            JournalEvent::Failed { usage: None, .. } => {
                 self.failed += 1;
                 return;
             }
@@ -119,10 +132,14 @@ impl Costs {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::{Arc, Mutex};
+
     use super::*;
     use crate::context::CallContext;
+    use crate::judge::{Preparation, Prepared};
     use crate::record::{FileStore, Record};
-    use crate::testing::small_duel;
+    use crate::testing::{ScriptedJudge, small_duel};
 
     #[tokio::test]
     async fn calls_are_counted_and_another_duels_journal_is_refused() {
@@ -141,5 +158,56 @@ mod tests {
         let error = Costs::read(&path, &other).expect_err("another plan");
         assert!(error.to_string().contains("another duel"), "{error}");
         assert_eq!(Costs::read(folder.path(), record.plan()).expect("reads"), None);
+    }
+
+    #[tokio::test]
+    async fn what_passed_between_two_runs_is_a_pause() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, cx) = (folder.path().join("duel"), CallContext::new());
+        let store = FileStore::create(&path).expect("a store");
+        small_duel().plan(&store, &cx).await.expect("plans").run(&store, &cx).await.expect("runs");
+        let journal = path.join(JOURNAL);
+        let text = std::fs::read_to_string(&journal).expect("reads");
+        let mut entries: Vec<JournalEntry> =
+            text.lines().map(|line| serde_json::from_str(line).expect("an entry")).collect();
+        // A line per second, and an hour after the fourth.
+        for (at, entry) in entries.iter_mut().enumerate() {
+            entry.time_ms = 1_000 * at as u64 + if at < 4 { 0 } else { 3_600_000 };
+        }
+        let lines = entries.len();
+        let event = JournalEvent::Resumed { build: None, unchained: false };
+        entries.insert(4, JournalEntry { time_ms: 3_603_000, event });
+        let text: String =
+            entries.iter().map(|entry| serde_json::to_string(entry).expect("JSON") + "\n").collect();
+        std::fs::write(&journal, text).expect("writes");
+        let record = Record::open(&path).expect("a record");
+        let costs = Costs::read(&path, record.plan()).expect("reads").expect("a journal");
+        assert_eq!((costs.paused, costs.seconds - costs.paused), (3_600.0, lines as f64 - 1.0));
+    }
+
+    #[tokio::test]
+    async fn what_a_judge_wrote_and_could_not_use_is_among_its_costs() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, cx) = (folder.path().join("duel"), CallContext::new());
+        let store = FileStore::create(&path).expect("a store");
+        let asked = Mutex::new(BTreeSet::new());
+        let prepare = move |request: &Preparation| {
+            let usage = Some(Usage::counted(9, 2).with_price(0.25));
+            Ok(if asked.lock().expect("unpoisoned").insert(request.fence) {
+                Prepared::Unusable { reason: "it is too short".into(), usage }
+            } else {
+                Prepared::Written { text: "a list".into(), usage }
+            })
+        };
+        let judge = ScriptedJudge::preferring("writer", |reply| (reply.len() as f64 / 10.0).min(1.0));
+        let judge = Arc::new(judge.with_preparation(prepare));
+        let duel = small_duel().judge(judge).plan(&store, &cx).await.expect("plans");
+        duel.run(&store, &cx).await.expect("runs");
+        let record = Record::open(&path).expect("a record");
+        let costs = Costs::read(&path, record.plan()).expect("reads").expect("a journal");
+        let samples = u64::from(record.verdict().samples);
+        let Spent { calls, completion_tokens, usd, .. } = costs.judges[1];
+        assert_eq!((calls, completion_tokens, costs.failed), (4 * samples, 4 * samples, 0), "{costs:?}");
+        assert_eq!(usd, 0.5 * samples as f64);
     }
 }

@@ -45,9 +45,11 @@ pub fn planned(folder: &Path) -> Result<Option<DuelPlan>> {
 
 impl JournalEvent {
     /// What a judge's answer took, if a model was asked.
-    pub(crate) fn usage(&self) -> Option<Usage> {
+    pub fn usage(&self) -> Option<Usage> {
         match self {
-            Self::Prepared { usage, .. } | Self::CanaryPrepared { usage, .. } => *usage,
+            Self::Prepared { usage, .. }
+            | Self::CanaryPrepared { usage, .. }
+            | Self::Failed { usage, .. } => *usage,
             Self::Assessed { assessment, .. }
             | Self::CanaryAssessed { assessment, .. }
             | Self::Probed { assessment, .. }

@@ -16,7 +16,7 @@ use crate::draw::{DrawOutcome, Replay};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::judge::Assessment;
 use crate::marks::{DuelSecret, JudgementKey, Question};
-use crate::missing::{self, Cause, Lack, Probes};
+use crate::missing::{self, Lack, Probes};
 use crate::order::Order;
 use crate::origin::Origin;
 use crate::panel::{Cell, Cluster};
@@ -300,15 +300,12 @@ impl<'a> Walk<'a> {
     /// The clusters up to the decision.
     fn decide(&mut self) -> Result<(Vec<Cluster>, Decision)> {
         let mut decider = Decider::new(self.plan.rule.clone(), self.plan.rule_context());
-        let mut outage = false;
         for sample in 0.. {
             if matches!(self.record.lines.get(self.next), Some(RecordLine::Verdict(_))) {
                 return Err(wrong(self.next + 1, "the verdict comes before the rule has decided"));
             }
-            let cluster = self.sample(sample)?;
-            outage |= cluster.cells.iter().any(|cell| cell.cause() == Some(Cause::Outage));
-            let decision = decider.consume(cluster);
-            if outage && decider.holds_up(decision.as_ref()) {
+            let decision = decider.consume(self.sample(sample)?);
+            if decider.hangs_on_outage(decision.as_ref()) {
                 return Err(wrong(self.next, "a win is disputed for an outage here: the duel is void"));
             }
             if let Some(decision) = decision {

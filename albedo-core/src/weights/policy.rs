@@ -59,16 +59,22 @@ impl EqualSplit {
         Ok(shares)
     }
 
-    /// The shares of `last` again, in the same proportions and 65,535 together, of those who still
-    /// hold their slots; everything to [`EqualSplit::burn`] if nobody does.
+    /// The shares of `last` again, in the same proportions and 65,535 together, of those who are
+    /// still registered, in whichever slots they are now; everything to [`EqualSplit::burn`] if
+    /// nobody is. A share of that slot is kept only by who holds it still.
     ///
     /// # Errors
     /// As [`EqualSplit::shares`].
     pub fn again(&self, last: &[Share], subnet: &Subnet, metagraph: &Metagraph) -> Result<Vec<Share>> {
-        let holds = |share: &&Share| {
-            metagraph.at(share.uid).is_some_and(|neuron| neuron.hotkey == share.hotkey) && share.weight > 0
+        // The burn slot's share is the slot's: it goes to nobody who has left the slot.
+        let has_burn = |share: &Share| metagraph.at(self.burn).is_some_and(|now| now.hotkey == share.hotkey);
+        // Who left and came back has another slot.
+        let moved = |share: &Share| {
+            let uid = metagraph.of(&share.hotkey)?.uid;
+            (share.uid != self.burn || has_burn(share)).then(|| Share { uid, ..share.clone() })
         };
-        let mut kept: Vec<Share> = last.iter().filter(holds).cloned().collect();
+        let mut kept: Vec<Share> = last.iter().filter(|share| share.weight > 0).filter_map(moved).collect();
+        kept.sort_by_key(|share| share.uid);
         let before: u32 = kept.iter().map(|share| u32::from(share.weight)).sum();
         if before == 0 {
             return self.shares(&[], subnet, metagraph);
@@ -269,8 +275,16 @@ mod tests {
         assert_eq!(again(&[two.clone(), four, share(7, "gone", 21_845)]), [(2, 32_768), (4, 32_767)]);
         let uneven = [two, share(4, "4", 10_000), share(5, "gone", 33_690)];
         assert_eq!(again(&uneven), [(2, 44_956), (4, 20_579)]);
-        assert_eq!(again(&[share(9, "9", 65_535)]), [(0, 65_535)], "the slot is free: it is burnt");
+        assert_eq!(again(&[share(9, "9", 65_535)]), [(0, 65_535)], "it has left: everything is burnt");
+        // Two have left and come back to other slots, the second to the slot of the first.
+        let moved = [share(2, "4", 30_000), share(6, "2", 35_535)];
+        assert_eq!(again(&moved), [(2, 35_535), (4, 30_000)]);
         assert_eq!(again(&[]), [(0, 65_535)]);
+        assert_eq!(again(&[share(0, "0", 65_535)]), [(0, 65_535)], "all was burnt");
+        // The owner of the burn slot has given it another hotkey, and the former one has come back to
+        // slot 3.
+        assert_eq!(again(&[share(0, "3", 65_535)]), [(0, 65_535)], "the burn's share stays the burn's");
+        assert_eq!(again(&[share(0, "3", 32_768), share(4, "4", 32_767)]), [(4, 65_535)]);
         let few = Subnet { min_weights: 2, ..subnet() };
         let error = policy.again(&[share(3, "3", 65_535)], &few, &metagraph).expect_err("too few");
         assert_eq!((error.kind(), error.fault()), (ErrorKind::ConfigInvalid, Fault::Operator));

@@ -247,18 +247,25 @@ impl Checklist {
             cx,
         )
         .await?;
-        let unusable = |why: &str| Error::new(ErrorKind::Protocol, operation, why);
+        let usage = Some(completion.usage);
+        let unusable = |reason: String| Ok(Prepared::Unusable { reason, usage });
         if let Some(why) = unfinished(completion.finish) {
-            return Err(unusable(why));
+            return unusable(why.to_owned());
         }
         let mut items = written(&completion.text);
         items = without_leaks(items, request);
         items = without_repetitions(items);
         items.truncate(config.most);
-        if items.len() < config.fewest || self.config.total(&items) <= 0.0 {
-            return Err(unusable("too few of its questions can be used").with("questions", items.len()));
+        let (usable, fewest) = (items.len(), config.fewest);
+        if usable < fewest {
+            return unusable(format!(
+                "{usable} questions of the checklist can be used, at least {fewest} are needed"
+            ));
         }
-        Ok(Prepared { text: json!(items).to_string(), usage: Some(completion.usage) })
+        if self.config.total(&items) <= 0.0 {
+            return unusable("all questions of the checklist have weight 0".into());
+        }
+        Ok(Prepared::Written { text: json!(items).to_string(), usage })
     }
 
     fn items(&self, request: &Comparison) -> Result<Vec<Item>> {

@@ -290,10 +290,41 @@ async fn a_checklist_is_written_once_and_shared() {
         reference: request.reference.clone(),
         fence: request.marks.fence,
     };
-    let written = judge.prepare(&preparation, &cx).await.expect("writes");
-    request.preparation = Some(written.text.into());
+    let Prepared::Written { text, usage } = judge.prepare(&preparation, &cx).await.expect("writes") else {
+        panic!("it can be used")
+    };
+    assert_eq!(usage.and_then(|usage| usage.price_usd), Some(0.001));
+    request.preparation = Some(text.into());
     let prompt = judge.prompt(&request).expect("asks").expect("a prompt");
     assert!(prompt[1].content.contains("q1: Does it look for the cause?\nq2: Does it do one thing only?\n"));
     let answer = judge.compare(&request, &cx).await.expect("answers");
     assert!(matches!(&answer, Assessment::Scored { .. }), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_checklist_that_cannot_be_used_has_its_cost() {
+    let one: Answer = |_| json!({ "questions": [{ "text": "Is it right?", "tag": "none" }] }).to_string();
+    let prose: Answer = |_| "I cannot help with that.".into();
+    let settings = json!({
+        "rubric": "checklist",
+        "checklist": {
+            "writer": { "backend": { "name": "scripted" }, "model": "w", "fewest": 1 },
+            "weights": { "none": 0.0 },
+        },
+    });
+    let backend = Identity::new("scripted", "1", &()).expect("an identity");
+    let request = comparison(SEARCH, SEARCH, TEST);
+    let preparation =
+        Preparation { messages: request.messages, reference: request.reference, fence: request.marks.fence };
+    for (writer, why) in [
+        (scripted(prose), "0 questions of the checklist can be used, at least 1 are needed"),
+        (scripted(one), "all questions of the checklist have weight 0"),
+        (ending(one, FinishReason::Length), "the answer was cut at its limit of tokens"),
+    ] {
+        let judge = ChatJudge::new(&config(settings.clone()), &backend, scripted(longer), Some(writer))
+            .expect("builds");
+        let prepared = judge.prepare(&preparation, &CallContext::new()).await.expect("answers");
+        let usage = Some(Usage::counted(9, 5).with_price(0.001));
+        assert_eq!(prepared, Prepared::Unusable { reason: why.into(), usage });
+    }
 }

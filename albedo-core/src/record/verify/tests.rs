@@ -430,7 +430,8 @@ impl crate::Judge for Evident {
     }
 
     async fn prepare(&self, request: &crate::Preparation, _: &CallContext) -> Result<crate::Prepared> {
-        Ok(crate::Prepared { text: format!("[\"is it {}?\"]", request.fence.short()), usage: None })
+        let text = format!("[\"is it {}?\"]", request.fence.short());
+        Ok(crate::Prepared::Written { text, usage: None })
     }
 
     async fn compare(&self, request: &crate::Comparison, _: &CallContext) -> Result<Assessment> {
