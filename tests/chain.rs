@@ -15,10 +15,13 @@ use albedo::chains::testnode::{Pace, TestNeuron, TestNode, TestSubnet, metadata}
 use albedo::chains::wallet::{Keypair, Phrase};
 use albedo::weights::{Share, WeightJournal, WeightKey, WeightVector};
 use albedo::{CallContext, Scheme, Signer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::machine_guide::{Guide, commands_with_json};
 
+#[cfg(unix)]
+#[path = "program/interrupted.rs"]
+mod interrupted;
 #[path = "program/machine_guide.rs"]
 mod machine_guide;
 
@@ -27,11 +30,14 @@ const PHRASE: &str = "bottom drive obey lake curtain smoke basket hold race lone
 
 const ADDRESS: &str = "5DfhGyQdFobKM8NsWvEeAKk5EQQgYe9AydgJ7rMB6E1EqRzV";
 
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_albedo"));
+    command.current_dir(folder).env_remove("BT_WALLET_PATH").args(arguments);
+    command
+}
+
 fn albedo(folder: &Path, arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_albedo"))
-        .current_dir(folder)
-        .env_remove("BT_WALLET_PATH")
-        .args(arguments)
+    let mut child = command(folder, arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -79,6 +85,53 @@ fn a_wallet_is_made_shown_and_never_overwritten() {
     let (code, said) = failure(&wallet("create", &["--hotkey", "c"], "one\nanother\n"));
     assert_eq!(code, 78);
     assert!(said.contains("the passwords differ"), "{said}");
+    for password in [["--password-file", "p"], ["--password-env", "P"]] {
+        let both = wallet("create", &[&["--plain", "--hotkey", "d"][..], &password].concat(), "");
+        assert_eq!(both.status.code(), Some(2), "{}", String::from_utf8_lossy(&both.stderr));
+    }
+}
+
+#[test]
+fn a_key_is_not_written_whose_phrase_is_not_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wallet = |command: &str, name: &str, input: &str| {
+        let common = ["wallet", command, "--wallet-path", "w", "--wallet", "m", "--plain", "--hotkey", name];
+        albedo(folder.path(), &common, input)
+    };
+    stdout(&wallet("create", "other", ""));
+    let hotkeys = folder.path().join("w/m/hotkeys");
+    std::fs::copy(hotkeys.join("otherpub.txt"), hotkeys.join("hotpub.txt")).expect("copies");
+    let (code, said) = failure(&wallet("create", "hot", ""));
+    assert_eq!(code, 78, "{said}");
+    assert!(said.contains("hotpub.txt") && said.contains("move the file away"), "{said}");
+    assert!(!hotkeys.join("hot").exists(), "no secret");
+    std::fs::remove_file(hotkeys.join("hotpub.txt")).expect("removes");
+    // A damaged secret is moved away and made again, beside its public file.
+    stdout(&wallet("regenerate", "hot", &format!("{PHRASE}\n")));
+    std::fs::rename(hotkeys.join("hot"), folder.path().join("damaged")).expect("moves");
+    stdout(&wallet("regenerate", "hot", &format!("{PHRASE}\n")));
+    assert!(hotkeys.join("hot").is_file());
+}
+
+#[cfg(unix)]
+#[test]
+fn one_interrupt_at_a_question_or_a_password_ends_the_program() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wallet = ["--wallet-path", "w", "--wallet", "m"];
+    let key = [&["wallet", "regenerate", "--plain", "--hotkey", "default"][..], &wallet].concat();
+    stdout(&albedo(folder.path(), &key, &format!("{PHRASE}\n")));
+    let text = format!("v7|a/b|{}", "0f".repeat(20));
+    let commit = [&["miner", "commit", &text, "--journal", "j.sqlite"][..], &wallet].concat();
+    let asked = interrupted::interrupted_at(&command(folder.path(), &commit), "go on? [y/N] ");
+    let Some((code, shown)) = asked else { return };
+    assert_eq!(code, Some(130), "{shown}");
+    assert!(!shown.contains("once more to stop"), "{shown}");
+    assert!(!folder.path().join("j.sqlite").exists());
+    let create = [&["wallet", "create"][..], &wallet].concat();
+    let asked = interrupted::interrupted_at(&command(folder.path(), &create), "password of the new key: ");
+    let (code, shown) = asked.expect("Python is here");
+    assert_eq!(code, Some(130), "{shown}");
+    assert!(!folder.path().join("w/m/coldkey").exists());
 }
 
 #[test]
@@ -176,6 +229,27 @@ async fn node(validator: &Keypair) -> TestNode {
     node
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_price_is_capped_in_words_only_where_it_is_capped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wallet = ["--wallet-path", "w", "--wallet", "m"];
+    let key = [&["wallet", "create", "--plain", "--hotkey", "default"][..], &wallet].concat();
+    stdout(&albedo(folder.path(), &key, ""));
+    for (metadata, spec, most) in [
+        (metadata::newest(), 2, "; no more than that"),
+        (metadata::oldest(), 1, "; the price may rise until it is in a block"),
+    ] {
+        let node = TestNode::start(&metadata, spec, TestSubnet::new(NETUID)).await;
+        let (endpoint, genesis) = (node.endpoint(), format!("genesis={}", BlockHash(node.genesis())));
+        let at = ["--journal", "j.sqlite", "--endpoint", &endpoint, "--set", &genesis];
+        let output = albedo(folder.path(), &[&["miner", "register"][..], &wallet, &at].concat(), "");
+        let (code, said) = failure(&output);
+        assert_eq!(code, 78, "{said}");
+        let preview = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(preview.contains(most), "{preview}");
+    }
+}
+
 /// Sets weights for the validator itself, and misses the epoch before.
 async fn set_weights(node: &TestNode, validator: Keypair, journal: &Path) {
     let journal = ChainJournal::open(journal).expect("opens");
@@ -239,9 +313,19 @@ async fn every_command_prints_what_the_guide_documents() {
     let inspected = prints("wallet inspect", &wallet);
     assert_eq!(inspected["hotkeys"].as_array().map(Vec::len), Some(1), "{inspected}");
     let writing = [&wallet[..], &at, &["--set", "poll_ms=2", "--journal", "j.sqlite", "--yes"]].concat();
-    prints("miner register", &writing);
+    let registered = prints("miner register", &writing);
     let submission = format!("v7|a/b|{}", "0f".repeat(20));
-    prints("miner commit", &[&writing[..], &["--plain", &submission]].concat());
+    let committing = [&writing[..], &["--plain", &submission]].concat();
+    let committed = prints("miner commit", &committing);
+    // Again: what is done is said, and nothing is signed.
+    let again = prints("miner register", &writing);
+    assert_eq!((&again["block"], &again["cost"]), (&registered["block"], &json!(0)), "{again}");
+    assert_eq!(prints("miner commit", &committing), committed);
+    let calls: Vec<_> = node.landed().into_iter().map(|landed| landed.call).collect();
+    assert_eq!(calls, ["register_limit", "set_commitment"]);
+    // The public file is none of these commands' business where the secret is plain.
+    std::fs::remove_file(folder.join("w/m/hotkeys/defaultpub.txt")).expect("removes");
+    assert_eq!(prints("miner register", &writing)["block"], registered["block"]);
     let commits = prints("miner commits", &[&wallet[..], &at].concat());
     assert_eq!(commits["reveals"][0]["content"]["text"], submission.as_str(), "{commits}");
 

@@ -211,6 +211,11 @@ impl Database {
         Ok(Self { format, path: path.to_owned(), connection: Mutex::new(connection) })
     }
 
+    /// Where the file is; `:memory:` if it is none.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Reads every page of the file.
     ///
     /// # Errors

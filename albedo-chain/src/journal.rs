@@ -21,6 +21,7 @@ use albedo_core::{Digest, Error, ErrorKind, Fault, Result};
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
+use crate::address::address;
 use crate::database::{Database, Format, Trouble, damaged};
 
 const FORMAT: Format = Format {
@@ -134,6 +135,9 @@ pub struct Extrinsic {
     pub spec_version: u32,
     /// The weights in it, if that is what it submits.
     pub weights: Option<SignedWeights>,
+    /// The digest of what it asks for, if it submits no weights: a caller that asks for the same
+    /// while it may land waits for it, and signs only if it fails or expires.
+    pub content: Option<Digest>,
 }
 
 /// The weights that an extrinsic submits.
@@ -228,6 +232,21 @@ impl ChainJournal {
         .await
     }
 
+    /// The newest block in which an extrinsic of `account` with this content has succeeded.
+    pub async fn landed(&self, account: Account, content: Digest) -> Result<Option<BlockNumber>> {
+        self.run("find an extrinsic", move |transaction, _| {
+            let sql = "SELECT max(block) FROM extrinsics WHERE genesis = ?1 AND signer = ?2 AND digest = ?3 \
+                       AND weights IS NULL AND outcome = 'included'";
+            let row = |row: &Row<'_>| row.get::<_, Option<BlockNumber>>(0);
+            Ok(transaction.query_row(
+                sql,
+                params![account.genesis.0, account.signer, content.as_bytes()],
+                row,
+            )?)
+        })
+        .await
+    }
+
     /// The nonce that the next extrinsic of `account` has, given that the chain
     /// says `nonce` at its finalised head and no extrinsic of ours is live.
     ///
@@ -263,7 +282,7 @@ impl ChainJournal {
                 Ok(Ok(nonce))
             })
             .await?;
-        answer.map_err(|alert| stopped(OPERATION, account, &alert))
+        answer.map_err(|alert| stopped(OPERATION, account, &alert, self.0.path()))
     }
 
     /// Records `extrinsic` before it is sent: from now on it is the live one.
@@ -274,6 +293,7 @@ impl ChainJournal {
     /// epoch already; an alert that nobody has acknowledged.
     pub async fn record(&self, extrinsic: Extrinsic) -> Result<Extrinsic> {
         const OPERATION: &str = "record an extrinsic";
+        let path = self.0.path().to_owned();
         self.run(OPERATION, move |transaction, _| {
             let account = extrinsic.account;
             let refused = |message: &str| {
@@ -283,12 +303,14 @@ impl ChainJournal {
                     .with("nonce", extrinsic.nonce)
             };
             if let Some((_, Some(alert))) = signer(transaction, account)? {
-                return Err(stopped(OPERATION, account, &alert).into());
+                return Err(stopped(OPERATION, account, &alert, &path).into());
             }
             if let Some(live) = live(transaction, account)? {
                 return Err(refused("another extrinsic of this key may still land").with("live", live.call).into());
             }
-            let (mut weights, mut digest, mut effect) = (None, None, None);
+            // `digest` is that of the weights, else that of the content.
+            let content = extrinsic.content.map(|content| *content.as_bytes());
+            let (mut weights, mut digest, mut effect) = (None, content, None);
             if let Some(signed) = &extrinsic.weights {
                 if cleared(transaction, &signed.key)? != Some(signed.digest) {
                     return Err(refused("these weights were not cleared").with("epoch", signed.key.epoch).into());
@@ -497,13 +519,17 @@ fn live(transaction: &Transaction<'_>, account: Account) -> Result<Option<Extrin
 
 fn extrinsic(row: &Row<'_>) -> rusqlite::Result<Extrinsic> {
     let weights: Option<String> = row.get(9)?;
-    let weights = match weights {
-        None => None,
-        Some(key) => Some(SignedWeights {
-            key: serde_json::from_str(&key).map_err(|error| damaged(9, error))?,
-            digest: Digest::from(row.get::<_, [u8; 32]>(10)?),
-            effect: serde_json::from_str(&row.get::<_, String>(11)?).map_err(|error| damaged(11, error))?,
-        }),
+    let (weights, content) = match weights {
+        None => (None, row.get::<_, Option<[u8; 32]>>(10)?.map(Digest::from)),
+        Some(key) => {
+            let signed = SignedWeights {
+                key: serde_json::from_str(&key).map_err(|error| damaged(9, error))?,
+                digest: Digest::from(row.get::<_, [u8; 32]>(10)?),
+                effect: serde_json::from_str(&row.get::<_, String>(11)?)
+                    .map_err(|error| damaged(11, error))?,
+            };
+            (Some(signed), None)
+        }
     };
     Ok(Extrinsic {
         id: row.get(0)?,
@@ -515,6 +541,7 @@ fn extrinsic(row: &Row<'_>) -> rusqlite::Result<Extrinsic> {
         last_block: row.get(7)?,
         spec_version: row.get(8)?,
         weights,
+        content,
     })
 }
 
@@ -607,11 +634,17 @@ fn set_alert(transaction: &Transaction<'_>, account: Account, message: &str) -> 
     Ok(())
 }
 
-fn stopped(operation: &str, account: Account, alert: &str) -> Error {
+/// The key of `account` signs nothing, since `alert` was raised in the journal at `path`.
+fn stopped(operation: &str, account: Account, alert: &str, path: &Path) -> Error {
+    let signer = address(&account.signer);
+    // One word for a shell, whatever the name of the file.
+    let journal = path.display().to_string().replace('\'', "'\\''");
+    let command =
+        format!("albedo chain acknowledge {signer} --journal '{journal}' --genesis {}", account.genesis);
     Error::new(ErrorKind::Conflict, operation, format!("writing is stopped: {alert}"))
         .with_fault(Fault::Operator)
-        .with("signer", BlockHash(account.signer))
-        .with_hint("make sure that nobody else signs with this key, then run `albedo chain acknowledge`")
+        .with("signer", signer)
+        .with_hint(format!("make sure that nobody else signs with this key, then run `{command}`"))
 }
 
 fn key_text(key: &WeightKey) -> Result<String> {

@@ -194,6 +194,11 @@ impl Ledger {
         Ok(found)
     }
 
+    /// The last block that was read; `None` before the first.
+    pub async fn last_block(&self, genesis: BlockHash, netuid: NetUid) -> Result<Option<BlockNumber>> {
+        Ok(self.unbroken(genesis, netuid).await?.map(|(_, last)| last))
+    }
+
     /// Reads the commitments at `at` alone and keeps those that are new; they
     /// are returned in their order. Reading a block again, or an earlier one,
     /// adds nothing wrong.

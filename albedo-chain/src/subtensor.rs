@@ -9,19 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use albedo_core::chain::{
-    BlockHash, BlockNumber, BlockRef, EpochIndex, Hotkey, MechanismId, Metagraph, NetUid, Reveal, Subnet,
-    Uid, WeightEffect, WeightReceipt, WeightsView,
+    BlockHash, BlockNumber, BlockRef, Content, EpochIndex, Hotkey, MechanismId, Metagraph, NetUid, Reveal,
+    Subnet, Uid, WeightEffect, WeightReceipt, WeightsView,
 };
 use albedo_core::weights::{Cleared, JournalStore, WeightVector, are_in_force};
 use albedo_core::{
-    BuildContext, CallContext, ChainClient, CheckContext, Error, ErrorKind, Fault, Plugin, Result, Signer,
+    BuildContext, CallContext, ChainClient, CheckContext, Digest, Error, ErrorKind, Fault, Plugin, Result,
+    Signer,
 };
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::address;
-use crate::journal::ChainJournal;
+use crate::journal::{Account, ChainJournal};
 use crate::timelock::Beacon;
 use crate::wallet::{self, Password, Wallet};
 
@@ -34,6 +35,7 @@ mod shapes;
 mod write;
 
 pub use connection::BackendKind;
+pub use write::Submitted;
 
 use connection::Settings;
 use read::{Reader, StateAt};
@@ -164,8 +166,17 @@ impl Subtensor {
         Ok(self.reader.subnet(netuid, &head, cx).await?.registration_cost)
     }
 
-    /// Registers `hotkey` for the owner of `coldkey`, at no more than `limit`
-    /// rao; the block that it is in.
+    /// Whether the runtime takes a limit of a registration's price. Where it does not, the price
+    /// may rise until the registration is in a block.
+    pub async fn limits_registration(&self, cx: &CallContext) -> Result<bool> {
+        let head = self.reader.head(cx).await?;
+        Ok(calls::limits_registration(&self.reader.at(&head, cx).await?.runtime))
+    }
+
+    /// Registers `hotkey` for the owner of `coldkey`; the block that it is in. The limit of
+    /// `limit` rao is signed where the runtime takes one ([`Subtensor::limits_registration`]).
+    /// Waits for the same registration where it was sent before and may still land, and signs
+    /// only if that fails or expires: `limit` says nothing of one that is not new.
     ///
     /// # Errors
     /// What the chain answers, and [`ErrorKind::Conflict`] if the price is
@@ -177,21 +188,26 @@ impl Subtensor {
         limit: u64,
         coldkey: &dyn Signer,
         cx: &CallContext,
-    ) -> Result<BlockNumber> {
+    ) -> Result<Submitted> {
         const OPERATION: &str = "register the hotkey";
-        let cost = self.registration_cost(netuid, cx).await?;
-        if cost > limit {
-            return Err(Error::new(ErrorKind::Conflict, OPERATION, "the price is above the limit")
-                .with_fault(Fault::Operator)
-                .with("price", cost)
-                .with("limit", limit));
-        }
-        let call = async |state: &StateAt| Writer::registration(state, netuid, hotkey, limit);
-        self.writer(OPERATION)?.submit(OPERATION, call, coldkey, cx).await
+        let content = Digest::of_json(&("register", netuid, hotkey))?;
+        let call = async |state: &StateAt| {
+            let at = BlockRef { number: state.number, hash: state.hash };
+            let cost = self.reader.subnet(netuid, &at, cx).await?.registration_cost;
+            if cost > limit {
+                return Err(Error::new(ErrorKind::Conflict, OPERATION, "the price is above the limit")
+                    .with_fault(Fault::Operator)
+                    .with("price", cost)
+                    .with("limit", limit));
+            }
+            Writer::registration(state, netuid, hotkey, limit)
+        };
+        self.writer(OPERATION)?.submit(OPERATION, content, call, coldkey, cx).await
     }
 
     /// Commits to `text` with this client's hotkey, hidden for some blocks if
-    /// so wished; the block that it is in.
+    /// so wished; the block that it is in. Waits for the same commitment where it was sent before
+    /// and may still land, and signs only if that fails or expires.
     ///
     /// # Errors
     /// What the chain answers; a text that is too long.
@@ -211,7 +227,51 @@ impl Subtensor {
             };
             calls::commitment(netuid, text, hidden)
         };
-        writer.submit(OPERATION, call, &**signer, cx).await
+        let content = Self::content(netuid, text, hidden_for)?;
+        Ok(writer.submit(OPERATION, content, call, &**signer, cx).await?.block)
+    }
+
+    /// The block of this client's commitment to `text`, if that is what its hotkey commits to
+    /// now: another one would take a later place. Only the journal knows what a hidden one is to.
+    /// Waits for another extrinsic of the hotkey that may still land. Answers `None` at once if the
+    /// same commitment is on its way: [`Subtensor::commit`] waits for it.
+    ///
+    /// # Errors
+    /// Whatever the chain says.
+    pub async fn committed(
+        &self,
+        netuid: NetUid,
+        text: &str,
+        hidden_for: Option<u64>,
+        cx: &CallContext,
+    ) -> Result<Option<BlockNumber>> {
+        const OPERATION: &str = "read the commitment";
+        let (writer, signer) = (self.writer(OPERATION)?, self.signer(OPERATION)?);
+        let account = Account { genesis: self.reader.genesis(), signer: signer.public_key() };
+        let content = Self::content(netuid, text, hidden_for)?;
+        // What is on its way may replace what stands, or come to nothing.
+        if let Some(live) = writer.journal.live(account).await? {
+            if live.content == Some(content) {
+                return Ok(None);
+            }
+            writer.wait(&live, cx).await?;
+        }
+        let landed = writer.journal.landed(account, content).await?;
+        let hotkey = address::address(&account.signer);
+        let head = self.reader.head(cx).await?;
+        let reveals = self.reader.reveals(netuid, &head, cx).await?;
+        // The newest is last.
+        let newest = reveals.into_iter().rfind(|reveal| reveal.hotkey.0 == hotkey);
+        Ok(newest.and_then(|newest| match newest.content {
+            Content::Text(found) if found == text => Some(landed.unwrap_or(newest.place.block)),
+            Content::Hidden { .. } => landed.filter(|landed| *landed == newest.place.block),
+            _ => None,
+        }))
+    }
+
+    /// What the journal calls a commitment.
+    fn content(netuid: NetUid, text: &str, hidden_for: Option<u64>) -> Result<Digest> {
+        Digest::of_json(&("commit", netuid, text, hidden_for))
     }
 
     /// What became of weights that have landed, as `at` shows: with
@@ -243,7 +303,7 @@ impl Subtensor {
     /// Waits until nothing that was signed with the key may still land.
     pub async fn settle(&self, signer: &dyn Signer, cx: &CallContext) -> Result<()> {
         let writer = self.writer("settle what was sent")?;
-        let account = crate::journal::Account { genesis: self.reader.genesis(), signer: signer.public_key() };
+        let account = Account { genesis: self.reader.genesis(), signer: signer.public_key() };
         if let Some(live) = writer.journal.live(account).await? {
             writer.wait(&live, cx).await?;
         }

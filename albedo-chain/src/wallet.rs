@@ -14,7 +14,7 @@
 
 use std::path::{Path, PathBuf};
 
-use albedo_core::{Error, ErrorKind, Result};
+use albedo_core::{Error, ErrorKind, Fault, Result, Signer};
 
 mod key;
 mod keyfile;
@@ -108,26 +108,83 @@ impl Wallet {
         Ok(names)
     }
 
-    /// Writes `pair` as the coldkey, with its public half.
+    /// The public half of the hotkey `name`: of its public file, else of its secret one if that is
+    /// not encrypted.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] if there is one: keys are never overwritten.
-    pub fn create_coldkey(&self, pair: &Keypair, password: Option<&Password>) -> Result<()> {
-        make_folder(&self.folder)?;
-        write(&self.coldkey(), pair, password)?;
-        write_public(&self.coldkey_public(), pair)
+    /// As [`read_public`]; [`ErrorKind::NotFound`], the operator's, if there is no public file and the
+    /// secret one is encrypted.
+    pub fn read_hotkey_public(&self, name: &str) -> Result<PublicKeyfile> {
+        let (secret, public) = (self.hotkey(name)?, self.hotkey_public(name)?);
+        if public.exists() {
+            return read_public(&public);
+        }
+        if is_encrypted(&secret)? {
+            let message = "the public file is missing, and the secret one is encrypted";
+            return Err(Error::new(ErrorKind::NotFound, "read the public key", message)
+                .with_fault(Fault::Operator)
+                .with("public", public.display())
+                .with("secret", secret.display())
+                .with_hint(format!(
+                    "restore `{name}pub.txt`, or move the secret aside and run `albedo wallet regenerate \
+                     --hotkey {name}`"
+                )));
+        }
+        read_public(&secret)
     }
 
-    /// Writes `pair` as the hotkey `name`, with its public half.
+    /// Writes `pair` as the coldkey, with its public half. A public file of the same key may be
+    /// there already.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] if there is one: keys are never overwritten. Then, and if a write
+    /// fails, the wallet is as it was.
+    pub fn create_coldkey(&self, pair: &Keypair, password: Option<&Password>) -> Result<()> {
+        make_folder(&self.folder)?;
+        create(&self.coldkey(), &self.coldkey_public(), pair, password)
+    }
+
+    /// Writes `pair` as the hotkey `name`, with its public half. A public file of the same key may
+    /// be there already.
     ///
     /// # Errors
     /// As [`Wallet::create_coldkey`].
     pub fn create_hotkey(&self, name: &str, pair: &Keypair, password: Option<&Password>) -> Result<()> {
-        let path = self.hotkey(name)?;
+        let (secret, public) = (self.hotkey(name)?, self.hotkey_public(name)?);
         make_folder(&self.folder.join("hotkeys"))?;
-        write(&path, pair, password)?;
-        write_public(&self.hotkey_public(name)?, pair)
+        create(&secret, &public, pair, password)
     }
+}
+
+/// Writes both halves of a key, or neither. What is there already is looked at before a secret is
+/// written whose phrase would then be lost.
+fn create(secret: &Path, public: &Path, pair: &Keypair, password: Option<&Password>) -> Result<()> {
+    if secret.exists() {
+        return Err(keyfile::exists(secret));
+    }
+    let has_public = public.exists();
+    if has_public {
+        let other = match read_public(public) {
+            Ok(found) => (found.public_key != pair.public_key()).then(|| found.address()),
+            Err(error) => Some(error.message().to_owned()),
+        };
+        if let Some(other) = other {
+            let message = "there is a public keyfile of another key";
+            return Err(Error::new(ErrorKind::Conflict, "write the keyfile", message)
+                .with_fault(Fault::Operator)
+                .with("path", public.display())
+                .with("found", other)
+                .with_hint("choose another name, or move the file away"));
+        }
+    }
+    write(secret, pair, password)?;
+    if has_public {
+        return Ok(());
+    }
+    write_public(public, pair).inspect_err(|_| {
+        // Without its public half the next try would find a key, and nobody was shown its phrase.
+        let _ = std::fs::remove_file(secret);
+    })
 }
 
 fn make_folder(folder: &Path) -> Result<()> {

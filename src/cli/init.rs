@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::exit::Exit;
 use super::output::{next, note, print, print_error, word};
+use super::prompt::asked;
 use crate::config::DuelConfig;
 use crate::demo::Demo;
 use crate::{Error, ErrorKind, Fault, Registry, Result};
@@ -117,7 +118,7 @@ impl Arguments {
         match given.into_iter().find(|(given, _)| *given) {
             Some((_, kind)) => Ok(Some(kind)),
             None if io::stdin().is_terminal() && io::stderr().is_terminal() => {
-                ask(&mut io::stdin().lock(), &mut io::stderr())
+                asked(|| ask(&mut io::stdin().lock(), &mut io::stderr()))
             }
             None => Ok(None),
         }

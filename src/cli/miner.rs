@@ -49,7 +49,7 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
     match command {
         #[cfg(feature = "validator")]
-        Command::Check(arguments) => check::run(arguments, cx).await,
+        Command::Check(arguments) => Box::pin(check::run(arguments, cx)).await,
         #[cfg(feature = "validator")]
         Command::Pack(arguments) => pack::run(arguments, cx).await,
         #[cfg(feature = "validator")]

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::output::{print, print_json};
+use super::prompt::asked;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -52,7 +53,7 @@ pub(crate) struct Create {
     #[arg(long, value_name = "NAME")]
     hotkey: Option<String>,
     /// Keep the key in plain text: usual for hotkeys, dangerous for coldkeys.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["password_file", "password_env"])]
     plain: bool,
     /// Signature scheme.
     #[arg(long, value_name = "SCHEME", default_value = "sr25519", value_parser = ["sr25519", "ed25519"])]
@@ -159,9 +160,8 @@ fn inspect(arguments: &Inspect) -> Result<()> {
     let coldkey = wallet::read_public(&wallet.coldkey_public())?;
     let mut hotkeys = Vec::new();
     for name in wallet.hotkeys()? {
-        let public = wallet.hotkey_public(&name)?;
-        let path = if public.exists() { public } else { wallet.hotkey(&name)? };
-        hotkeys.push((name, wallet::read_public(&path)?));
+        let public = wallet.read_hotkey_public(&name)?;
+        hotkeys.push((name, public));
     }
     if arguments.json {
         let hotkeys: Vec<_> = hotkeys
@@ -180,15 +180,18 @@ fn inspect(arguments: &Inspect) -> Result<()> {
 
 /// Asks for a secret: hidden on a terminal, a line of standard input otherwise.
 pub(crate) fn secret(prompt: &str) -> Result<String> {
-    let failed = |error: io::Error| {
-        Error::new(ErrorKind::Unavailable, "read a secret", error.to_string()).with_source(error)
+    const OPERATION: &str = "read a secret";
+    let failed = |error: io::Error| match error.kind() {
+        // The terminal hands the interrupt to who reads from it.
+        io::ErrorKind::Interrupted => Error::cancelled(OPERATION),
+        _ => Error::new(ErrorKind::Unavailable, OPERATION, error.to_string()).with_source(error),
     };
     if io::stdin().is_terminal() {
         return rpassword::prompt_password(prompt).map_err(failed);
     }
     let mut line = String::new();
-    if io::stdin().read_line(&mut line).map_err(failed)? == 0 {
-        return Err(Error::new(ErrorKind::NotFound, "read a secret", "standard input has ended")
+    if asked(|| io::stdin().read_line(&mut line)).map_err(failed)? == 0 {
+        return Err(Error::new(ErrorKind::NotFound, OPERATION, "standard input has ended")
             .with_hint("give it on standard input, or use a terminal"));
     }
     Ok(line.trim_end_matches(['\n', '\r']).to_owned())
@@ -208,9 +211,13 @@ pub(crate) fn agreed(preview: &str, yes: bool) -> Result<bool> {
         )
         .with_hint("add --yes"));
     }
-    write!(io::stderr(), "go on? [y/N] ").and_then(|()| io::stderr().flush()).map_err(io_failed)?;
     let mut line = String::new();
-    io::stdin().read_line(&mut line).map_err(io_failed)?;
+    asked(|| {
+        write!(io::stderr(), "go on? [y/N] ")?;
+        io::stderr().flush()?;
+        io::stdin().read_line(&mut line)
+    })
+    .map_err(io_failed)?;
     Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }
 

@@ -39,6 +39,7 @@ fn extrinsic(nonce: u64, weights: Option<(EpochIndex, Digest)>) -> Extrinsic {
         last_block: 131,
         spec_version: 475,
         weights,
+        content: None,
     }
 }
 
@@ -80,6 +81,31 @@ async fn a_key_has_one_live_extrinsic() {
     journal.record(extrinsic(7, None)).await.expect("the nonce is free again");
     let twice = journal.settle(first.id, Outcome::Included { block: 9, epoch: None }).await;
     assert!(twice.is_err(), "an outcome stays");
+}
+
+#[tokio::test]
+async fn what_was_asked_for_is_known_by_its_content() {
+    let journal = ChainJournal::in_memory().expect("opens");
+    let (one, other) = (Digest::of("one"), Digest::of("another"));
+    let first = Extrinsic { content: Some(one), ..extrinsic(7, None) };
+    let first = journal.record(first).await.expect("recorded");
+    assert_eq!(journal.live(ACCOUNT).await.expect("read"), Some(first.clone()));
+    assert_eq!(first.content, Some(one));
+    assert_eq!(journal.landed(ACCOUNT, one).await.expect("read"), None, "it has not landed");
+    journal.settle(first.id, Outcome::Included { block: 110, epoch: None }).await.expect("settled");
+    let refused = Extrinsic { content: Some(other), ..extrinsic(8, None) };
+    let refused = journal.record(refused).await.expect("recorded");
+    let reason = "Commitments.SpaceLimitExceeded".to_owned();
+    journal.settle(refused.id, Outcome::Failed { block: 111, reason }).await.expect("settled");
+    let digest = clear(&journal, 3).await;
+    let weights = journal.record(extrinsic(9, Some((3, digest)))).await.expect("recorded");
+    assert_eq!(journal.live(ACCOUNT).await.expect("read").and_then(|live| live.content), None);
+    journal.settle(weights.id, Outcome::Included { block: 112, epoch: Some(3) }).await.expect("settled");
+    for (content, block) in [(one, Some(110)), (other, None), (digest, None)] {
+        assert_eq!(journal.landed(ACCOUNT, content).await.expect("read"), block);
+    }
+    let nobody = Account { signer: [3; 32], ..ACCOUNT };
+    assert_eq!(journal.landed(nobody, one).await.expect("read"), None);
 }
 
 #[tokio::test]
@@ -146,7 +172,10 @@ async fn a_nonce_of_somebody_else_stops_the_key_until_it_is_acknowledged() {
         let error = journal.next_nonce(ACCOUNT, nonce).await.expect_err("not ours");
         assert_eq!((error.kind(), error.fault()), (ErrorKind::Conflict, Fault::Operator), "{error}");
     }
-    assert!(journal.record(extrinsic(9, None)).await.is_err());
+    let error = journal.record(extrinsic(9, None)).await.expect_err("stopped");
+    let (key, genesis) = (crate::address::address(&ACCOUNT.signer), ACCOUNT.genesis);
+    let command = format!("albedo chain acknowledge {key} --journal ':memory:' --genesis {genesis}");
+    assert!(error.to_string().contains(&command), "{error}");
     assert!(journal.alerted(ACCOUNT).await.expect("read").is_some());
     journal.acknowledge(ACCOUNT).await.expect("acknowledged");
     assert_eq!(journal.next_nonce(ACCOUNT, 9).await.expect("believed"), 9);

@@ -147,13 +147,20 @@ pub(super) fn commitment(netuid: NetUid, text: &str, hidden: Option<(&Beacon, u6
     Ok(Call { item: ("Commitments", "set_commitment"), arguments })
 }
 
-/// The call that registers a hotkey, at no more than `limit` rao where the
-/// runtime lets one say so.
+/// The registration at no more than a price, which not every runtime has.
+const LIMITED: Item = ("SubtensorModule", "register_limit");
+
+/// Whether the runtime takes a limit of a registration's price.
+pub(super) fn limits_registration(runtime: &Runtime) -> bool {
+    runtime.has_call(LIMITED)
+}
+
+/// The call that registers a hotkey, at no more than `limit` rao if the runtime
+/// takes a limit.
 pub(super) fn registration(runtime: &Runtime, netuid: NetUid, hotkey: &Hotkey, limit: u64) -> Result<Call> {
     let hotkey = account(&public_key(&hotkey.0)?);
     let mut arguments = vec![("netuid", value(netuid.0)), ("hotkey", hotkey)];
-    const LIMITED: Item = ("SubtensorModule", "register_limit");
-    if runtime.has_call(LIMITED) {
+    if limits_registration(runtime) {
         arguments.push(("limit_price", value(limit)));
         return Ok(Call { item: LIMITED, arguments });
     }

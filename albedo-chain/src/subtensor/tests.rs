@@ -295,6 +295,10 @@ async fn a_hotkey_is_registered_at_the_price_that_was_shown() {
         node.set_pace(Pace::Instant);
         let (hotkey, coldkey) = (key(50).hotkey(), key(51));
         let cost = client.registration_cost(NETUID, &cx).await.expect("read");
+        let limits = client.limits_registration(&cx).await.expect("read");
+        if ["newest", "oldest"].contains(&name) {
+            assert_eq!(limits, name == "newest");
+        }
         let low = client.register(NETUID, &hotkey, cost - 1, &coldkey, &cx).await.expect_err("too dear");
         assert_eq!((low.kind(), low.fault()), (ErrorKind::Conflict, Fault::Operator), "{low}");
         client

@@ -1,10 +1,12 @@
 //! Writing: one extrinsic per key may be on its way, and its bytes are in the
 //! journal before they are sent.
 //!
-//! Only a finalised block ends the wait for it: one that holds it, with the
-//! event that says whether it succeeded; one at its last valid height without it; one whose account has gone past its nonce; or
-//! one of another runtime, which takes no extrinsic signed for the old. Until
-//! then the same bytes are sent again and nothing else is signed.
+//! Only a finalised block ends the wait for it: one that holds it, with the event
+//! that says whether it succeeded; one at its last valid height without it; one
+//! whose account has gone past its nonce; or one of another runtime, which takes no
+//! extrinsic signed for the old. Until then the same bytes are sent again and
+//! nothing else is signed. A caller that asks for what is on its way already waits
+//! for it, and signs only if it fails or expires.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +36,23 @@ const SHORTEST_LIFE: u64 = 8;
 
 /// Blocks that registrations and commitments live: they share a key with
 /// weights, which should not have to wait for long.
-const USUAL_LIFE: u64 = 32;
+pub(super) const USUAL_LIFE: u64 = 32;
+
+/// A call that is in a finalised block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// The block.
+    pub block: BlockNumber,
+    /// Whether this submission signed it. If not, an earlier one with the same content did.
+    pub is_new: bool,
+}
+
+/// What an extrinsic is for.
+enum Purpose {
+    Weights(SignedWeights),
+    /// The digest of what another call asks for.
+    Content(Digest),
+}
 
 /// Signs, sends, and waits for what the chain makes of it.
 #[derive(Debug)]
@@ -90,7 +108,7 @@ impl Writer {
             let reveal = self.reveal(&subnet, &state, cx).await?;
             let (call, effect) = calls::weights(&state.runtime, vector, &account.signer, reveal)?;
             let weights = SignedWeights { key: key.clone(), digest, effect };
-            let live = self.sign(&call, Some(weights), period, &state, signer, cx).await?;
+            let live = self.sign(&call, Purpose::Weights(weights), period, &state, signer, cx).await?;
             match self.wait(&live, cx).await? {
                 Outcome::Included { .. } | Outcome::Unclear { .. } | Outcome::Expired { .. } => {}
                 Outcome::Failed { reason, block } => {
@@ -100,32 +118,31 @@ impl Writer {
         }
     }
 
-    /// Submits another call, and waits until it is final.
+    /// Submits another call, and waits until it is final. Waits first for an extrinsic that may
+    /// still land: if it has the same `content` and gets into a block without failing, nothing is
+    /// signed.
     pub(super) async fn submit(
         &self,
         operation: &str,
+        content: Digest,
         call: impl AsyncFnOnce(&StateAt) -> Result<Call>,
         signer: &dyn Signer,
         cx: &CallContext,
-    ) -> Result<BlockNumber> {
+    ) -> Result<Submitted> {
         let account = Account { genesis: self.reader.genesis(), signer: signer.public_key() };
         if let Some(live) = self.journal.live(account).await? {
-            self.wait(&live, cx).await?;
+            let outcome = self.wait(&live, cx).await?;
+            if live.content == Some(content)
+                && matches!(outcome, Outcome::Included { .. } | Outcome::Unclear { .. })
+            {
+                return Ok(Submitted { block: ended(operation, outcome)?, is_new: false });
+            }
         }
         let head = self.reader.head(cx).await?;
         let state = self.reader.at(&head, cx).await?;
         let call = call(&state).await?;
-        let live = self.sign(&call, None, USUAL_LIFE, &state, signer, cx).await?;
-        match self.wait(&live, cx).await? {
-            Outcome::Included { block, .. } => Ok(block),
-            Outcome::Failed { reason, block } => Err(failure(operation, &reason).with("block", block)),
-            Outcome::Unclear { block, reason } => {
-                Err(Error::new(ErrorKind::Unavailable, operation, reason).with("block", block).with_hint(
-                    "look at the chain before it is tried again; `archive` names nodes that keep old state",
-                ))
-            }
-            Outcome::Expired { reason } => Err(Error::new(ErrorKind::Unavailable, operation, reason)),
-        }
+        let live = self.sign(&call, Purpose::Content(content), USUAL_LIFE, &state, signer, cx).await?;
+        Ok(Submitted { block: ended(operation, self.wait(&live, cx).await?)?, is_new: true })
     }
 
     /// Waits until the extrinsic can no longer land a second time, sending its
@@ -274,7 +291,7 @@ impl Writer {
     async fn sign(
         &self,
         call: &Call,
-        weights: Option<SignedWeights>,
+        purpose: Purpose,
         period: u64,
         state: &StateAt,
         signer: &dyn Signer,
@@ -291,6 +308,10 @@ impl Writer {
             Scheme::Ed25519 => MultiSignature::Ed25519(signature),
         };
         let bytes = state.runtime.extrinsic(call.item, &call.arguments, life, account, &signature)?;
+        let (weights, content) = match purpose {
+            Purpose::Weights(weights) => (Some(weights), None),
+            Purpose::Content(content) => (None, Some(content)),
+        };
         let extrinsic = Extrinsic {
             id: 0,
             account,
@@ -301,6 +322,7 @@ impl Writer {
             last_block: state.number + period - 1,
             spec_version: state.runtime.spec_version,
             weights,
+            content,
         };
         self.journal.record(extrinsic).await
     }
@@ -426,6 +448,20 @@ impl Writer {
     /// A registration's call.
     pub(super) fn registration(state: &StateAt, netuid: NetUid, hotkey: &Hotkey, limit: u64) -> Result<Call> {
         calls::registration(&state.runtime, netuid, hotkey, limit)
+    }
+}
+
+/// The block of an extrinsic without weights, or why it has done nothing.
+fn ended(operation: &str, outcome: Outcome) -> Result<BlockNumber> {
+    match outcome {
+        Outcome::Included { block, .. } => Ok(block),
+        Outcome::Failed { reason, block } => Err(failure(operation, &reason).with("block", block)),
+        Outcome::Unclear { block, reason } => {
+            Err(Error::new(ErrorKind::Unavailable, operation, reason).with("block", block).with_hint(
+                "look at the chain before it is tried again; `archive` names nodes that keep old state",
+            ))
+        }
+        Outcome::Expired { reason } => Err(Error::new(ErrorKind::Unavailable, operation, reason)),
     }
 }
 

@@ -22,6 +22,9 @@ use crate::address::address;
 /// What an encrypted file begins with.
 const NACL: &[u8] = b"$NACL";
 
+/// What files of the older ways of encrypting begin with, and their names.
+const OLD: [(&[u8], &str); 2] = [(b"$ANSIBLE_VAULT", "ansible-vault"), (b"gAAAAA", "Fernet")];
+
 /// The salt of every encrypted keyfile (bittensor-wallet's `NACL_SALT`).
 const SALT: [u8; 16] = *b"\x13\x71\x83\xdf\xf1\x5a\x09\xbc\x9c\x90\xb5\x51\x87\x39\xe9\xb1";
 
@@ -93,7 +96,8 @@ pub fn read(path: &Path, password: Option<&Password>) -> Result<Keypair> {
 /// # Errors
 /// A file that cannot be read.
 pub fn is_encrypted(path: &Path) -> Result<bool> {
-    Ok(!load("read the keyfile", path)?.starts_with(b"{"))
+    let bytes = load("read the keyfile", path)?;
+    Ok(bytes.starts_with(NACL) || OLD.iter().any(|(start, _)| bytes.starts_with(start)))
 }
 
 /// Reads the public key in the file at `path`: a public keyfile, or a plain
@@ -250,7 +254,7 @@ pub fn parse(bytes: &[u8]) -> Result<Keypair> {
     const OPERATION: &str = "read the keyfile";
     let invalid =
         |message: String| Error::new(ErrorKind::DataInvalid, OPERATION, message).with_fault(Fault::Operator);
-    for (start, method) in [(&b"$ANSIBLE_VAULT"[..], "ansible-vault"), (b"gAAAAA", "Fernet")] {
+    for (start, method) in OLD {
         if bytes.starts_with(start) {
             let message = format!("it is encrypted with {method}, an old way");
             return Err(Error::new(ErrorKind::Unsupported, OPERATION, message)
@@ -337,16 +341,23 @@ fn create(path: &Path, bytes: &[u8]) -> Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            Error::new(ErrorKind::Conflict, OPERATION, "the file exists, and keys are never overwritten")
-                .with_fault(Fault::Operator)
-                .with("path", path.display())
-                .with_hint("choose another name")
-        }
+        std::io::ErrorKind::AlreadyExists => exists(path),
         _ => Error::io(OPERATION, path, error),
     })?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    written.map_err(|error| Error::io(OPERATION, path, error))
+    written.map_err(|error| {
+        // Part of a key is none, and would be in the way of the next try.
+        let _ = fs::remove_file(path);
+        Error::io(OPERATION, path, error)
+    })
+}
+
+/// There is a key at `path`.
+pub(super) fn exists(path: &Path) -> Error {
+    Error::new(ErrorKind::Conflict, "write the keyfile", "the file exists, and keys are never overwritten")
+        .with_fault(Fault::Operator)
+        .with("path", path.display())
+        .with_hint("choose another name, or move the file away")
 }
 
 /// Where JSON is wrong, without what it holds.

@@ -1,6 +1,6 @@
 use std::fs;
 
-use albedo_core::{Fault, Scheme, Signer};
+use albedo_core::Scheme;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -114,6 +114,85 @@ fn a_wallet_is_written_once_and_read_again() {
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     let public = read(&wallet.coldkey_public(), None).expect_err("no secret");
     assert!(public.to_string().contains("public keyfile"), "{public}");
+}
+
+#[test]
+fn a_public_file_of_another_key_is_seen_before_a_secret_is_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wallet = Wallet::new(folder.path(), "miner").expect("a name");
+    let (pair, other) = (development(Scheme::Sr25519), Keypair::generate(Scheme::Sr25519).expect("made"));
+    wallet.create_hotkey("other", &other, None).expect("written");
+    let (secret, public) =
+        (wallet.hotkey("hot").expect("a name"), wallet.hotkey_public("hot").expect("a name"));
+    for (bytes, found) in [
+        (fs::read(wallet.hotkey_public("other").expect("a name")).expect("read"), other.address()),
+        (b"not JSON".to_vec(), "it is no keyfile".into()),
+    ] {
+        fs::write(&public, &bytes).expect("written");
+        let error = wallet.create_hotkey("hot", &pair, None).expect_err("of another key");
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::Conflict, Fault::Operator), "{error}");
+        assert!(error.to_string().contains(&found), "{error}");
+        assert!(!secret.exists(), "no secret whose phrase was never shown");
+        assert_eq!(fs::read(&public).expect("read"), bytes);
+    }
+    // That of the same key may stay: a lost or damaged secret is made again.
+    fs::remove_file(&public).expect("removed");
+    for _ in 0..2 {
+        wallet.create_hotkey("hot", &pair, None).expect("written");
+        fs::remove_file(&secret).expect("removed");
+    }
+    assert_eq!(read_public(&public).expect("read").address(), ADDRESS);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_secret_does_not_stay_without_its_public_half() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wallet = Wallet::new(folder.path(), "miner").expect("a name");
+    fs::create_dir(wallet.folder()).expect("made");
+    // Nothing is behind the link, and a new file does not go through it.
+    std::os::unix::fs::symlink("nowhere", wallet.coldkey_public()).expect("linked");
+    let pair = development(Scheme::Sr25519);
+    wallet.create_coldkey(&pair, None).expect_err("no public half");
+    assert!(!wallet.coldkey().exists());
+    fs::remove_file(wallet.coldkey_public()).expect("removed");
+    wallet.create_coldkey(&pair, None).expect("written");
+}
+
+#[test]
+fn a_hotkey_without_a_public_file_is_known_by_its_plain_secret() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wallet = Wallet::new(folder.path(), "miner").expect("a name");
+    wallet.create_hotkey("hot", &development(Scheme::Sr25519), None).expect("written");
+    assert_eq!(wallet.read_hotkey_public("hot").expect("read").address(), ADDRESS);
+    fs::remove_file(wallet.hotkey_public("hot").expect("a name")).expect("removed");
+    assert_eq!(wallet.read_hotkey_public("hot").expect("read").address(), ADDRESS);
+    assert_eq!(wallet.read_hotkey_public("none").expect_err("no key").kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn an_encrypted_hotkey_without_a_public_file_is_not_called_damaged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wallet = Wallet::new(folder.path(), "miner").expect("a name");
+    wallet.create_hotkey("hot", &development(Scheme::Sr25519), None).expect("written");
+    let (secret, public) =
+        (wallet.hotkey("hot").expect("a name"), wallet.hotkey_public("hot").expect("a name"));
+    let public_bytes = fs::read(&public).expect("read");
+    fs::remove_file(&public).expect("removed");
+    for start in ["$NACL", "$ANSIBLE_VAULT;1.1", "gAAAAABk"] {
+        fs::write(&secret, format!("{start}{}", "x".repeat(100))).expect("written");
+        let error = wallet.read_hotkey_public("hot").expect_err("its address is not known");
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::NotFound, Fault::Operator), "{error}");
+        for part in ["the secret one is encrypted", "restore `hotpub.txt`", "regenerate --hotkey hot`"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+    // What is neither plain nor encrypted is damaged.
+    fs::write(&secret, "").expect("written");
+    let error = wallet.read_hotkey_public("hot").expect_err("damaged");
+    assert_eq!(error.kind(), ErrorKind::DataInvalid, "{error}");
+    fs::write(&public, public_bytes).expect("written");
+    assert_eq!(wallet.read_hotkey_public("hot").expect("read").address(), ADDRESS);
 }
 
 #[test]

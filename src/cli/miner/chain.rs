@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::chain::NetUid;
+use crate::chain::{Hotkey, NetUid};
 use crate::chains::journal::ChainJournal;
 use crate::chains::reveal;
-use crate::chains::subtensor::{Subtensor, SubtensorConfig};
+use crate::chains::subtensor::{Submitted, Subtensor, SubtensorConfig};
 use crate::chains::timelock::Beacon;
-use crate::{CallContext, Error, ErrorKind, Fault, Result};
+use crate::{CallContext, ChainClient, Error, ErrorKind, Fault, Result};
 use serde_json::{Value, json};
 
 use crate::cli::chain::{ChainArguments, in_words};
@@ -84,13 +84,25 @@ pub(crate) struct Commits {
 pub(super) async fn register(Register { writing }: &Register, cx: &CallContext) -> Result<Exit> {
     let common = &writing.common;
     let wallet = common.wallet.open()?;
-    let hotkey = crate::chains::wallet::read_public(&wallet.hotkey_public(&common.hotkey)?)?.address();
-    let hotkey = crate::chain::Hotkey(hotkey);
+    let hotkey = Hotkey(wallet.read_hotkey_public(&common.hotkey)?.address());
     let client = writing.client()?;
     let netuid = NetUid(common.netuid);
+    let head = client.head(cx).await?;
+    if let Some(neuron) = client.metagraph(netuid, &head, cx).await?.of(&hotkey) {
+        let block = neuron.registered_at;
+        return common.done(
+            &json!({"hotkey": hotkey, "block": block, "cost": 0}),
+            &format!("registered in block {block} already, by coldkey {}: nothing to do\n", neuron.coldkey.0),
+        );
+    }
     let cost = client.registration_cost(netuid, cx).await?;
+    let most = if client.limits_registration(cx).await? {
+        "no more than that"
+    } else {
+        "the price may rise until it is in a block"
+    };
     let preview = format!(
-        "register {hotkey} on subnet {} for {cost} rao ({} TAO), paid by the coldkey; no more than that",
+        "register {hotkey} on subnet {} for {cost} rao ({} TAO), paid by the coldkey; {most}",
         common.netuid,
         tao(cost)
     );
@@ -98,11 +110,17 @@ pub(super) async fn register(Register { writing }: &Register, cx: &CallContext) 
         return Ok(Exit::Done);
     }
     let coldkey = writing.password.open(&wallet.coldkey())?;
-    let block = client.register(netuid, &hotkey, cost, &coldkey, cx).await?;
-    common.done(
-        &json!({"hotkey": hotkey, "block": block, "cost": cost}),
-        &format!("registered in block {block}\n"),
-    )
+    let Submitted { block, is_new } = client.register(netuid, &hotkey, cost, &coldkey, cx).await?;
+    let (cost, said) = if is_new {
+        (Some(cost), format!("registered in block {block}\n"))
+    } else {
+        // Its price was another block's.
+        (
+            None,
+            format!("registered in block {block}, as an earlier registration was sent: nothing was signed\n"),
+        )
+    };
+    common.done(&json!({"hotkey": hotkey, "block": block, "cost": cost}), &said)
 }
 
 pub(super) async fn commit(arguments: &Commit, cx: &CallContext) -> Result<Exit> {
@@ -119,14 +137,18 @@ pub(super) async fn commit(arguments: &Commit, cx: &CallContext) -> Result<Exit>
     if !agreed(&preview, writing.yes)? {
         return Ok(Exit::Done);
     }
-    let client = writing.client()?.with_signer(Arc::new(key));
-    let block = client.commit(NetUid(common.netuid), text, hidden, cx).await?;
-    common.done(&json!({"submission": submission, "block": block}), &format!("committed in block {block}\n"))
+    let (client, netuid) = (writing.client()?.with_signer(Arc::new(key)), NetUid(common.netuid));
+    let (block, said) = if let Some(block) = client.committed(netuid, text, hidden, cx).await? {
+        (block, format!("committed in block {block} already: nothing to do\n"))
+    } else {
+        let block = client.commit(netuid, text, hidden, cx).await?;
+        (block, format!("committed in block {block}\n"))
+    };
+    common.done(&json!({"submission": submission, "block": block}), &said)
 }
 
 pub(super) async fn commits(Commits { common }: &Commits, cx: &CallContext) -> Result<Exit> {
-    let public = common.wallet.open()?.hotkey_public(&common.hotkey)?;
-    let address = crate::chains::wallet::read_public(&public)?.address();
+    let address = common.wallet.open()?.read_hotkey_public(&common.hotkey)?.address();
     let chain = common.chain.build(cx).await?;
     let head = chain.head(cx).await?;
     let mut reveals = chain.reveals(NetUid(common.netuid), &head, cx).await?;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::draft::{Checked, Draft, DraftArguments, content, named};
-use super::trial::{self, Trying};
+use super::draft::{Checked, Draft, DraftArguments, before_a_check, content, named};
+use super::trial::{Planned, Trying};
 use crate::cli::exit::Exit;
 use crate::cli::output::{next, note, print, print_json, word};
 use crate::cli::source::{absolute, model};
@@ -66,6 +66,17 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         config.backend = PluginConfig::named(config.backend.name()).with("device", device.as_str());
     }
     let registry = Registry::linked()?;
+    // Before the screens, which take their time: what could end the command after them.
+    let path = draft.path(&folder)?;
+    let before = before_a_check(&path)?;
+    let planned = match duel {
+        Some(config) => {
+            let trying =
+                Trying { config, king: &king, folder: &folder, attempt: *attempt, samples: *samples };
+            Some(Planned::read(&trying, &registry)?)
+        }
+        None => None,
+    };
     let admit = config.admit(&BuildContext::new(&registry, cx)).await?;
     let bar = Bytes::default();
     let watched = bar.watch(cx);
@@ -75,25 +86,27 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         let fault = error.fault();
         error.with("fault", fault)
     })?;
-    let (path, content) = (draft.path(&folder)?, content(&folder, cx).await?);
+    let look = Look::of_stdout();
+    if !json {
+        print(&report::screened(&admission, look))?;
+        print(&report::advice(&admission, &config.screens, look))?;
+    }
+    let content = content(&folder, cx).await?;
     let check = Checked { king: named(&king), profile: Some(profile.clone()), outcome: admission.outcome };
-    Draft::checked(content, check).write(&path)?;
-    let trial = match duel {
-        Some(config) if admission.is_admitted() => {
-            let trying =
-                Trying { config, king: &king, folder: &folder, attempt: *attempt, samples: *samples };
-            Some(trial::run(&trying, &registry, cx).await?)
-        }
-        _ => None,
+    Draft::checked(content, check, before).write(&path)?;
+    let tried = match planned {
+        Some(planned) if admission.is_admitted() => planned.run(&registry, cx).await.map(Some),
+        _ => Ok(None),
     };
     if *json {
-        print_json(&json!({ "content": content, "draft": path, "admission": admission, "duel": trial }))?;
-        return Ok(Exit::of_admission(admission.outcome));
+        // A duel that failed does not take the findings with it.
+        let trial = tried.as_ref().ok().and_then(Option::as_ref);
+        print_json(
+            &json!({ "content": content, "draft": path.display().to_string(), "admission": admission, "duel": trial }),
+        )?;
+        return tried.map(|_| Exit::of_admission(admission.outcome));
     }
-    let look = Look::of_stdout();
-    print(&report::screened(&admission, look))?;
-    print(&report::advice(&admission, &config.screens, look))?;
-    if let Some(trial) = trial {
+    if let Some(trial) = tried? {
         print(&trial.shown(look))?;
     }
     if admission.outcome == AdmissionOutcome::Admitted {
@@ -102,7 +115,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
              is no promise",
         );
         next(&[(
-            format!("miner pack {} OWNER/MODEL", word(&arguments.folder)),
+            format!("miner pack {} OWNER/MODEL{}", word(&arguments.folder), draft.again()),
             "says what it will be in the registry, and what to commit to",
         )]);
     }

@@ -96,6 +96,11 @@ impl DraftArguments {
     pub(super) fn read(&self, folder: &Path) -> Result<Draft> {
         read(&self.path(folder)?, folder)
     }
+
+    /// The option that means the same file again.
+    pub(super) fn again(&self) -> String {
+        self.draft.as_ref().map(|path| format!(" --draft {}", word(path))).unwrap_or_default()
+    }
 }
 
 /// The draft at `path`, of the model in `folder`.
@@ -117,26 +122,69 @@ pub(super) fn read(path: &Path, folder: &Path) -> Result<Draft> {
     Err(invalid(path, &format!("its format is {}, this program reads {FORMAT}", draft.format)))
 }
 
+/// The draft at `path` before a check writes it anew; none if there is none.
+///
+/// # Errors
+/// The operator's: the file holds something else, which is left as it is; nothing can be written
+/// beside it.
+pub(super) fn before_a_check(path: &Path) -> Result<Option<Draft>> {
+    let draft = match read(path, Path::new("FOLDER")) {
+        Ok(draft) => Some(draft),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let part = part(path);
+    let written = std::fs::write(&part, b"").and_then(|()| std::fs::remove_file(&part));
+    written.map_err(|error| Error::io(KEEP, path, error))?;
+    Ok(draft)
+}
+
+/// What is done when a draft is written.
+const KEEP: &str = "keep what is known of a submission";
+
+/// Where a draft is written first.
+fn part(path: &Path) -> PathBuf {
+    path.with_extension("json.part")
+}
+
 fn invalid(path: &Path, why: &str) -> Error {
     Error::new(ErrorKind::DataInvalid, "read what is known of a submission", why.to_owned())
         .with_fault(Fault::Operator)
         .with("path", path.display())
-        .with_hint("remove the file, and check the model again")
+        .with_hint("name another file with `--draft FILE`, or remove this one and check the model again")
 }
 
 impl Draft {
-    /// A model that was checked.
-    pub(super) fn checked(content: Digest, check: Checked) -> Self {
-        Self { format: FORMAT, content, check: Some(check), pack: None, is_uploaded: false }
+    /// A model that was checked. What is known of the same content from `before` stays.
+    pub(super) fn checked(content: Digest, check: Checked, before: Option<Self>) -> Self {
+        let (pack, is_uploaded) = match before.filter(|before| before.content == content) {
+            Some(before) => (before.pack, before.is_uploaded),
+            None => (None, false),
+        };
+        Self { format: FORMAT, content, check: Some(check), pack, is_uploaded }
     }
 
     /// Writes it whole, or leaves the file as it was.
     pub(super) fn write(&self, path: &Path) -> Result<()> {
-        const OPERATION: &str = "keep what is known of a submission";
-        let json =
-            serde_json::to_vec_pretty(self).map_err(|error| Error::bug(OPERATION, error.to_string()))?;
-        let part = path.with_extension("json.part");
-        crate::durable::replace(path, &part, &json).map_err(|error| Error::io(OPERATION, path, error))
+        let json = serde_json::to_vec_pretty(self).map_err(|error| Error::bug(KEEP, error.to_string()))?;
+        crate::durable::replace(path, &part(path), &json).map_err(|error| Error::io(KEEP, path, error))
+    }
+
+    /// Whether the last check has admitted the model.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`], the operator's.
+    pub(super) fn require_admitted(&self, operation: &str, folder: &Path) -> Result<()> {
+        let message = match self.check.as_ref().map(|check| check.outcome) {
+            Some(AdmissionOutcome::Admitted) => return Ok(()),
+            Some(AdmissionOutcome::Void) => "a screen could not find out whether the model passes",
+            Some(AdmissionOutcome::Forfeit) => "a screen rejected the model: it would forfeit",
+            None => "the model was not checked yet",
+        };
+        Err(Error::new(ErrorKind::Conflict, operation, message)
+            .with_fault(Fault::Operator)
+            .with("folder", folder.display())
+            .with_hint(format!("see what it is: `albedo miner check {} --king MODEL`", word(folder))))
     }
 
     /// Whether the folder still holds what was checked.
@@ -174,4 +222,51 @@ pub(super) async fn content(folder: &Path, cx: &CallContext) -> Result<Digest> {
 /// The model as the draft names it.
 pub(super) fn named(model: &ModelRef) -> String {
     model.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(content: &str, outcome: AdmissionOutcome, before: Option<Draft>) -> Draft {
+        Draft::checked(Digest::of(content), Checked { king: "k".into(), profile: None, outcome }, before)
+    }
+
+    #[test]
+    fn a_second_check_keeps_what_is_known_of_the_same_content() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("m.submission.json");
+        assert_eq!(before_a_check(&path).expect("may be written"), None);
+        let digest = Digest::of("manifest");
+        let packed = Packed {
+            reference: format!("oci:owner/model@sha256:{digest}").parse().expect("a reference"),
+            text: format!("v7|owner/model|sha256:{digest}"),
+            bytes: 5,
+            chunked: None,
+        };
+        let mut first = checked("content", AdmissionOutcome::Admitted, None);
+        (first.pack, first.is_uploaded) = (Some(packed.clone()), true);
+        first.write(&path).expect("writes");
+        let before = || before_a_check(&path).expect("reads");
+        let again = checked("content", AdmissionOutcome::Forfeit, before());
+        assert_eq!((&again.pack, again.is_uploaded), (&Some(packed), true));
+        assert!(again.require_admitted("x", folder.path()).is_err(), "and says what the last check found");
+        let other = checked("other content", AdmissionOutcome::Admitted, before());
+        assert_eq!((&other.pack, other.is_uploaded), (&None, false));
+        other.require_admitted("x", folder.path()).expect("is admitted");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 1, "the draft alone");
+    }
+
+    #[test]
+    fn a_file_that_is_no_draft_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config.json");
+        std::fs::write(&path, "{\"model_type\": \"qwen3\"}").expect("writes");
+        let error = before_a_check(&path).expect_err("no draft");
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::DataInvalid, Fault::Operator), "{error}");
+        assert!(error.to_string().contains("--draft FILE"), "{error}");
+        let nowhere = folder.path().join("none/m.json");
+        assert_eq!(before_a_check(&nowhere).expect_err("no folder").kind(), ErrorKind::NotFound);
+        assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 1);
+    }
 }

@@ -1,6 +1,6 @@
 //! `albedo miner pack`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -8,14 +8,14 @@ use super::draft::{DraftArguments, Packed, content, layout};
 use crate::backends::files::FolderFiles;
 use crate::backends::hubs::oci::Layout;
 use crate::chain::Hotkey;
-use crate::chains::reveal::parse_of;
+use crate::chains::reveal::{FIRST_VERSION, parse_of};
 use crate::cli::cache::bytes;
 use crate::cli::exit::Exit;
 use crate::cli::hub::Options;
 use crate::cli::output::{next, print, print_json, word};
 use crate::cli::source::{absolute, version};
 use crate::report::Look;
-use crate::{AdmissionOutcome, CallContext, Error, ErrorKind, Fault, Result, Revision};
+use crate::{CallContext, Error, ErrorKind, Fault, Result, Revision};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -44,21 +44,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     let folder = absolute(folder)?;
     let (path, mut known) = (draft.path(&folder)?, draft.read(&folder)?);
     known.require(content(&folder, cx).await?, &arguments.folder)?;
-    let outcome = known.check.as_ref().map(|check| check.outcome);
-    if outcome != Some(AdmissionOutcome::Admitted) {
-        let message = match outcome {
-            Some(AdmissionOutcome::Void) => "a screen could not find out whether the model passes",
-            Some(_) => "a screen rejected the model: it would forfeit",
-            None => "the model was not checked yet",
-        };
-        return Err(Error::new(ErrorKind::Conflict, PACK, message)
-            .with_fault(Fault::Operator)
-            .with("folder", folder.display())
-            .with_hint(format!(
-                "see what it is: `albedo miner check {} --king MODEL`",
-                word(&arguments.folder)
-            )));
-    }
+    known.require_admitted(PACK, &arguments.folder)?;
     let chunked = chunked.map(|from| from.unwrap_or(Layout::CHUNKED_FROM));
     let files = FolderFiles::new(&folder);
     let pushed = options.oci(cx)?.prepare(repository, &files, &layout(chunked), cx).await?;
@@ -80,7 +66,9 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     known.write(&path)?;
     let Packed { reference, text, bytes, .. } = packed;
     if options.json {
-        print_json(&json!({ "reference": reference, "text": text, "bytes": bytes, "draft": path }))?;
+        print_json(
+            &json!({ "reference": reference, "text": text, "bytes": bytes, "draft": path.display().to_string() }),
+        )?;
         return Ok(Exit::Done);
     }
     let look = Look::of_stdout();
@@ -88,12 +76,42 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     said += &look.entry("bytes", &format!("{bytes} in all"));
     said += &look.entry("commit to", &text);
     print(&said)?;
+    let signs = if cfg!(feature = "chain") {
+        "signs the commitment; the files may come up to 300 blocks later"
+    } else {
+        "signs the commitment, in a build with the feature `chain`; the files may come up to 300 blocks later"
+    };
     next(&[
-        (format!("miner upload {}", word(&arguments.folder)), "uploads it"),
         (
-            format!("miner commit '{text}' …"),
-            "signs the commitment; the files may come up to 300 blocks later",
+            format!("miner upload {}{}", word(&arguments.folder), draft.again()),
+            "says what it would upload; `--yes` uploads it",
         ),
+        (commitment(&text, *competition), signs),
     ]);
     Ok(Exit::Done)
+}
+
+/// The command that commits to `text`.
+fn commitment(text: &str, competition: u8) -> String {
+    let text = word(Path::new(text));
+    let version =
+        if competition == FIRST_VERSION { String::new() } else { format!(" --competition v{competition}") };
+    format!("miner commit {text}{version} --journal chain.sqlite")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commitments_command_is_one_that_a_shell_and_commit_take() {
+        assert_eq!(
+            commitment("v7|owner/model|sha256:0f", 7),
+            "miner commit 'v7|owner/model|sha256:0f' --journal chain.sqlite"
+        );
+        assert_eq!(
+            commitment("v8|owner/model|sha256:0f", 8),
+            "miner commit 'v8|owner/model|sha256:0f' --competition v8 --journal chain.sqlite"
+        );
+    }
 }

@@ -47,69 +47,91 @@ pub(super) struct Trying<'a> {
     pub(super) samples: Option<u32>,
 }
 
-/// Duels the model with the king.
-pub(super) async fn run(trying: &Trying<'_>, registry: &Registry, cx: &CallContext) -> Result<Trial> {
-    const OPERATION: &str = "duel on this machine";
-    let Trying { config: file, king, folder, attempt, samples } = trying;
-    let mut config = DuelConfig::read(file)?;
-    let backend = |model: &ModelConfig| model.backend.clone();
-    let named = |model: &ModelRef| match model {
-        ModelRef::Hub(reference) => {
-            ModelConfig { reference: Some(reference.clone()), ..ModelConfig::default() }
-        }
-        ModelRef::Folder(folder) => ModelConfig::folder(folder),
-        other => ModelConfig { name: Some(other.to_string()), ..ModelConfig::default() },
-    };
-    config.king = ModelConfig { backend: backend(&config.king), ..named(king) };
-    config.challenger = ModelConfig { backend: backend(&config.challenger), ..ModelConfig::folder(folder) };
-    // It was screened already.
-    (config.screens, config.screen_profile, config.anchor) = (None, None, None);
-    let budget = ErrorBudget::new(0.05)?;
-    let (rule, share) = (config.duel.rule.clone(), budget.share(*attempt));
-    let most_samples = match rule {
-        Rule::Sequential { .. } => config.duel.samples.max(crate::decision::cap(share)),
-        _ => config.duel.samples,
-    };
-    // Every sample is judged, whatever it shows.
-    config.duel.rule = Rule::by_name("margin")?;
-    config.duel.samples = samples.unwrap_or(config.duel.samples);
-    config.duel.terms = Terms::default();
-    config.duel.previous = None;
-    config.check(registry).map_err(|error| error.with("path", file.display()))?;
+/// A duel whose configuration was read and checked.
+#[derive(Debug)]
+pub(super) struct Planned {
+    config: DuelConfig,
+    /// The rule of the real duel, and its samples, at most.
+    rule: Rule,
+    most_samples: u32,
+    attempt: u64,
+    share: f64,
+}
 
-    let seen = Arc::new(Collected::default());
-    let cx = &cx.with_events(seen.clone());
-    let store = MemoryStore::default();
-    let builder = config.builder(&BuildContext::new(registry, cx)).await?;
-    let report = builder.plan(&store, cx).await?.run(&store, cx).await?;
-    if let Outcome::Void(_) = report.verdict.outcome {
-        return Err(Error::new(ErrorKind::Unavailable, OPERATION, report.verdict.outcome.to_string())
-            .with_fault(Fault::Infrastructure)
-            .with_hint("try again once the judges answer"));
+impl Planned {
+    /// Reads the duel's configuration. Nothing is loaded yet.
+    ///
+    /// # Errors
+    /// The operator's: there is no such file, or something is wrong in it.
+    pub(super) fn read(trying: &Trying<'_>, registry: &Registry) -> Result<Self> {
+        let Trying { config: file, king, folder, attempt, samples } = trying;
+        let mut config = DuelConfig::read(file)?;
+        let backend = |model: &ModelConfig| model.backend.clone();
+        let named = |model: &ModelRef| match model {
+            ModelRef::Hub(reference) => {
+                ModelConfig { reference: Some(reference.clone()), ..ModelConfig::default() }
+            }
+            ModelRef::Folder(folder) => ModelConfig::folder(folder),
+            other => ModelConfig { name: Some(other.to_string()), ..ModelConfig::default() },
+        };
+        config.king = ModelConfig { backend: backend(&config.king), ..named(king) };
+        config.challenger =
+            ModelConfig { backend: backend(&config.challenger), ..ModelConfig::folder(folder) };
+        // It was screened already.
+        (config.screens, config.screen_profile, config.anchor) = (None, None, None);
+        let budget = ErrorBudget::new(0.05)?;
+        let (rule, share) = (config.duel.rule.clone(), budget.share(*attempt));
+        let most_samples = match rule {
+            Rule::Sequential { .. } => config.duel.samples.max(crate::decision::cap(share)),
+            _ => config.duel.samples,
+        };
+        // Every sample is judged, whatever it shows.
+        config.duel.rule = Rule::by_name("margin")?;
+        config.duel.samples = samples.unwrap_or(config.duel.samples);
+        config.duel.terms = Terms::default();
+        config.duel.previous = None;
+        config.check(registry).map_err(|error| error.with("path", file.display()))?;
+        Ok(Self { config, rule, most_samples, attempt: *attempt, share })
     }
-    let mut differences = Vec::new();
-    for event in seen.events() {
-        match event.kind {
-            EventKind::Decided { difference, .. } => differences.push(difference),
-            EventKind::Journal(JournalEvent::AskedAgain { .. }) => differences.clear(),
-            _ => {}
+
+    /// Duels the model with the king.
+    pub(super) async fn run(self, registry: &Registry, cx: &CallContext) -> Result<Trial> {
+        const OPERATION: &str = "duel on this machine";
+        let Self { config, rule, most_samples, attempt, share } = self;
+        let seen = Arc::new(Collected::default());
+        let cx = &cx.with_events(seen.clone());
+        let store = MemoryStore::default();
+        let builder = config.builder(&BuildContext::new(registry, cx)).await?;
+        let report = builder.plan(&store, cx).await?.run(&store, cx).await?;
+        if let Outcome::Void(_) = report.verdict.outcome {
+            return Err(Error::new(ErrorKind::Unavailable, OPERATION, report.verdict.outcome.to_string())
+                .with_fault(Fault::Infrastructure)
+                .with_hint("try again once the judges answer"));
         }
+        let mut differences = Vec::new();
+        for event in seen.events() {
+            match event.kind {
+                EventKind::Decided { difference, .. } => differences.push(difference),
+                EventKind::Journal(JournalEvent::AskedAgain { .. }) => differences.clear(),
+                _ => {}
+            }
+        }
+        let context = RuleContext::new(&rule, most_samples, share);
+        let power = Power::estimate(&rule, &context, &differences, DRAWN, config.duel.seed.entropy())?;
+        let count = differences.len() as f64;
+        let mean = differences.iter().sum::<f64>() / count;
+        let squares: f64 = differences.iter().map(|difference| (difference - mean).powi(2)).sum();
+        let standard_error = (squares / (count - 1.0).max(1.0) / count).sqrt();
+        Ok(Trial {
+            samples: differences.len() as u32,
+            margin: 100.0 * mean,
+            standard_error: 100.0 * standard_error,
+            attempt,
+            share,
+            most_samples,
+            power,
+        })
     }
-    let context = RuleContext::new(&rule, most_samples, share);
-    let power = Power::estimate(&rule, &context, &differences, DRAWN, config.duel.seed.entropy())?;
-    let count = differences.len() as f64;
-    let mean = differences.iter().sum::<f64>() / count;
-    let squares: f64 = differences.iter().map(|difference| (difference - mean).powi(2)).sum();
-    let standard_error = (squares / (count - 1.0).max(1.0) / count).sqrt();
-    Ok(Trial {
-        samples: differences.len() as u32,
-        margin: 100.0 * mean,
-        standard_error: 100.0 * standard_error,
-        attempt: *attempt,
-        share,
-        most_samples,
-        power,
-    })
 }
 
 impl Trial {

@@ -38,6 +38,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
             .with("folder", folder.display())
             .with_hint(again));
     };
+    known.require_admitted(UPLOAD, &arguments.folder)?;
     let (hub, files) = (options.oci(cx)?, FolderFiles::new(&folder));
     let mut pushed = hub.prepare(packed.reference.repository(), &files, &packed.layout(), cx).await?;
     if pushed.reference != packed.reference {
@@ -66,7 +67,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     }
     if options.json {
         print_json(&json!({ "reference": packed.reference, "bytes": packed.bytes,
-            "uploaded": yes.then_some(pushed.uploaded), "is_there": known.is_uploaded, "draft": path }))?;
+            "uploaded": yes.then_some(pushed.uploaded), "is_there": known.is_uploaded, "draft": path.display().to_string() }))?;
         return Ok(Exit::Done);
     }
     let look = Look::of_stdout();

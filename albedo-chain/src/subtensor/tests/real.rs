@@ -86,7 +86,8 @@ async fn real_runtime() {
     .await;
     node.call("dev_newBlock", rpc_params![json!({"count": 1})]).await;
     let cost = plain.registration_cost(SUBNET, &cx).await.expect("read");
-    let block = plain.register(SUBNET, &hotkey.hotkey(), cost, &coldkey, &cx).await.expect("registered");
+    let block =
+        plain.register(SUBNET, &hotkey.hotkey(), cost, &coldkey, &cx).await.expect("registered").block;
     let head = plain.head(&cx).await.expect("a head");
     let metagraph = plain.metagraph(SUBNET, &head, &cx).await.expect("read");
     let neuron = metagraph.of(&hotkey.hotkey()).expect("registered");

@@ -6,6 +6,7 @@ use albedo_core::Digest;
 
 use super::*;
 use crate::journal::Outcome;
+use crate::subtensor::write::USUAL_LIFE;
 
 #[tokio::test]
 async fn an_upgrade_under_way_ends_what_was_signed_for_the_old_runtime() {
@@ -229,6 +230,104 @@ async fn sent_and_left<T: std::fmt::Debug>(
     };
     let error = tokio::join!(sending, leaving).0.expect_err("it is left");
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+}
+
+#[tokio::test]
+async fn a_commitment_that_was_left_is_finished_and_not_signed_again() {
+    for hidden_for in [None, Some(50)] {
+        let node = TestNode::start(&metadata::newest(), 2, subnet(false)).await;
+        let ((client, _), cx) = (writer(&node), CallContext::new());
+        let left = cx.child();
+        Box::pin(sent_and_left(&node, &left, client.commit(NETUID, "x", hidden_for, &left))).await;
+        node.produce(1);
+        let block = client.commit(NETUID, "x", hidden_for, &cx).await.expect("the first one's outcome");
+        let landed = node.landed();
+        assert_eq!((landed.len(), landed[0].block), (1, block), "{hidden_for:?}");
+        let committed =
+            async |text: &str| client.committed(NETUID, text, hidden_for, &cx).await.expect("read");
+        assert_eq!((committed("x").await, committed("y").await), (Some(block), None), "{hidden_for:?}");
+
+        // Another text, and one that could not land, are signed.
+        let left = cx.child();
+        Box::pin(sent_and_left(&node, &left, client.commit(NETUID, "y", hidden_for, &left))).await;
+        assert_eq!(committed("y").await, None, "`commit` waits for what is on its way");
+        node.produce(1);
+        assert_eq!(committed("x").await, None, "the other one has replaced it");
+        node.set_pace(Pace::Instant);
+        client.commit(NETUID, "z", hidden_for, &cx).await.expect("after the other one");
+        assert_eq!((node.landed().len(), committed("y").await), (3, None));
+        node.fault(|faults| faults.forget = true);
+        let (left, sent) = (cx.child(), node.sent());
+        let leaving = async {
+            node.until(|node| node.sent() > sent).await;
+            left.cancel();
+        };
+        let lost = tokio::join!(client.commit(NETUID, "lost", hidden_for, &left), leaving).0;
+        assert_eq!(lost.expect_err("it is left").kind(), ErrorKind::Cancelled);
+        node.fault(|faults| faults.forget = false);
+        node.produce(USUAL_LIFE);
+        client.commit(NETUID, "lost", hidden_for, &cx).await.expect("signed anew");
+        assert_eq!(node.landed().len(), 4);
+    }
+}
+
+#[tokio::test]
+async fn a_registration_that_was_left_is_finished_and_not_signed_again() {
+    let node = TestNode::start(&metadata::newest(), 2, subnet(false)).await;
+    let ((client, _), cx) = (writer(&node), CallContext::new());
+    let (hotkey, coldkey, left) = (key(50).hotkey(), key(51), cx.child());
+    let limit = subnet(false).burn;
+    Box::pin(sent_and_left(&node, &left, client.register(NETUID, &hotkey, limit, &coldkey, &left))).await;
+    node.produce(1);
+    // What it costs now is of no account: nothing is signed.
+    node.change(|subnet| subnet.burn *= 2);
+    node.produce(1);
+    let registered =
+        client.register(NETUID, &hotkey, limit, &coldkey, &cx).await.expect("the first one's outcome");
+    let landed = node.landed();
+    assert_eq!((landed.len(), &landed[0].failure), (1, &None));
+    assert_eq!(registered, Submitted { block: landed[0].block, is_new: false });
+}
+
+#[tokio::test]
+async fn a_registration_that_failed_in_its_block_is_signed_again_with_the_new_limit() {
+    let node = TestNode::start(&metadata::newest(), 2, subnet(false)).await;
+    let ((client, _), cx) = (writer(&node), CallContext::new());
+    let (hotkey, coldkey, left) = (key(50).hotkey(), key(51), cx.child());
+    let price = subnet(false).burn;
+    Box::pin(sent_and_left(&node, &left, client.register(NETUID, &hotkey, price, &coldkey, &left))).await;
+    // The price rises above the limit before the first one is in a block.
+    node.change(|subnet| subnet.burn *= 2);
+    node.produce(1);
+    node.set_pace(Pace::Instant);
+    let registered =
+        client.register(NETUID, &hotkey, 2 * price, &coldkey, &cx).await.expect("signed with the new limit");
+    let landed = node.landed();
+    let failed: Vec<_> = landed.iter().map(|landed| landed.failure.is_some()).collect();
+    assert_eq!(failed, [true, false], "{landed:?}");
+    assert_eq!(registered, Submitted { block: landed[1].block, is_new: true });
+}
+
+#[tokio::test]
+async fn what_stands_is_not_committed_to_again_after_another_one_came_to_nothing() {
+    for hidden_for in [None, Some(50)] {
+        let node = TestNode::start(&metadata::newest(), 2, subnet(false)).await;
+        let ((client, _), cx) = (writer(&node), CallContext::new());
+        node.set_pace(Pace::Instant);
+        let block = client.commit(NETUID, "x", hidden_for, &cx).await.expect("committed");
+        node.set_pace(Pace::Manual);
+        node.fault(|faults| faults.forget = true);
+        let (left, sent) = (cx.child(), node.sent());
+        let leaving = async {
+            node.until(|node| node.sent() > sent).await;
+            left.cancel();
+        };
+        let lost = tokio::join!(client.commit(NETUID, "y", hidden_for, &left), leaving).0;
+        assert_eq!(lost.expect_err("it is left").kind(), ErrorKind::Cancelled);
+        node.produce(USUAL_LIFE);
+        let committed = client.committed(NETUID, "x", hidden_for, &cx).await.expect("read");
+        assert_eq!((committed, node.landed().len()), (Some(block), 1), "{hidden_for:?}");
+    }
 }
 
 #[tokio::test]
