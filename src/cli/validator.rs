@@ -1,6 +1,5 @@
 //! `albedo validator`.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::exit::Exit;
-use super::output::{next, note, print, print_json, print_on, word};
+use super::output::{next, note, print, print_anew, print_json, word};
 use super::source::absolute;
 use crate::report::Look;
 use crate::validator::ledger::{Ledger, SubmissionRow};
@@ -24,6 +23,7 @@ mod orders;
 mod show;
 mod tail;
 
+use competition::now_ms;
 use tail::Tail;
 
 /// What `albedo validator --help` ends with.
@@ -224,6 +224,12 @@ impl Which {
             (false, _, false) => format!(" --config {}", word(&self.config)),
         }
     }
+
+    /// The options of `run` that mean the same validator, who follows the same one, again.
+    fn run_again(&self, follow: Option<&str>) -> String {
+        let follow = follow.map(|named| format!(" --follow {}", word(Path::new(named))));
+        self.again() + &follow.unwrap_or_default()
+    }
 }
 
 pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
@@ -233,9 +239,7 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
             print_json(&show::status_json(&which.ledger()?).await?)?;
             Ok(Exit::Done)
         }
-        Command::Status(Status { looking: Looking { which, .. }, watch }) => {
-            watched(&which.ledger()?, *watch, cx).await
-        }
+        Command::Status(Status { looking: Looking { which, .. }, watch }) => watched(which, *watch, cx).await,
         Command::Queue(Looking { which, json }) => show::queue(&which.ledger()?, *json).await,
         Command::History(Looking { which, json }) => show::history(&which.ledger()?, *json).await,
         Command::Submission(arguments) => submission(arguments).await,
@@ -258,18 +262,15 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
 const WATCH: Duration = Duration::from_secs(2);
 
 /// Prints the status, again and again if `watch`.
-async fn watched(ledger: &Ledger, watch: bool, cx: &CallContext) -> Result<Exit> {
+async fn watched(which: &Which, watch: bool, cx: &CallContext) -> Result<Exit> {
+    let (ledger, again) = (which.ledger()?, which.again());
     loop {
-        let text = show::status(ledger).await?;
+        let text = show::status(&ledger, &again, now_ms()).await?;
         if !watch {
             print(&text)?;
             return Ok(Exit::Done);
         }
-        // From the upper left, on an empty screen.
-        let screen = if std::io::stdout().is_terminal() { "\x1b[2J\x1b[H" } else { "" };
-        if !print_on(&format!("{screen}{text}\n"))?
-            || cx.run("wait", tokio::time::sleep(WATCH)).await.is_err()
-        {
+        if !print_anew(&format!("{text}\n"))? || cx.run("wait", tokio::time::sleep(WATCH)).await.is_err() {
             return Ok(Exit::Done);
         }
     }
@@ -309,7 +310,7 @@ async fn work(which: &Which, follow: Option<&str>, cx: &CallContext) -> Result<E
         look.paragraph(&format!("king {}: {}", king.id, king.model)),
     ))?;
     if let Some(terms) = validator.follows() {
-        note(&audits(terms));
+        note(&audits(terms, &which.again()));
     }
     if let Some(address) = validator.address() {
         note(&format!("http://{address} answers /metrics, /healthz and /readyz"));
@@ -347,7 +348,7 @@ async fn work(which: &Which, follow: Option<&str>, cx: &CallContext) -> Result<E
     match played {
         Some(Err(error)) if error.kind() != ErrorKind::Cancelled => return Err(error),
         Some(Ok(())) => finished(which, demo.as_ref())?,
-        _ => note(&format!("stopped; `albedo validator run{}` goes on", which.again())),
+        _ => note(&format!("stopped; `albedo validator run{}` goes on", which.run_again(follow))),
     }
     Ok(Exit::Done)
 }
@@ -361,11 +362,11 @@ fn followed(named: &str) -> Result<String> {
     Ok(absolute(Path::new(named))?.display().to_string())
 }
 
-/// What a follower takes on trust, in a sentence.
-fn audits(terms: &FollowTerms) -> String {
+/// What a follower takes on trust, in a sentence. `again` are the options that mean it again.
+fn audits(terms: &FollowTerms, again: &str) -> String {
     match &terms.calibrated {
         Some([written, audited]) => format!(
-            "{} replies per duel are audited (written on {written}, audited on {audited}); `albedo validator status` says what \
+            "{} replies per duel are audited (written on {written}, audited on {audited}); `albedo validator status{again}` says what \
              that would miss; answers of remote judges are taken on trust",
             terms.audit_replies
         ),
@@ -409,14 +410,14 @@ fn finished(which: &Which, demo: Option<&DemoCompetition>) -> Result<()> {
 }
 
 /// The submissions of that number, hotkey or repository; one at least.
-async fn choose(ledger: &Ledger, id: &str) -> Result<Vec<SubmissionRow>> {
+async fn choose(which: &Which, ledger: &Ledger, id: &str) -> Result<Vec<SubmissionRow>> {
     let mut rows = ledger.submissions().await?;
     rows.retain(|row| row.id.to_string() == id || row.hotkey.0 == id || row.repository == id);
     if rows.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, "find a submission", "there is no such submission")
             .with_fault(Fault::Operator)
             .with("id", id)
-            .with_hint("`albedo validator history` lists them"));
+            .with_hint(format!("`albedo validator history{}` lists them", which.again())));
     }
     Ok(rows)
 }
@@ -424,7 +425,8 @@ async fn choose(ledger: &Ledger, id: &str) -> Result<Vec<SubmissionRow>> {
 /// One submission, by number, hotkey or repository.
 async fn submission(arguments: &Submission) -> Result<Exit> {
     let ledger = arguments.which.ledger()?;
-    let found = choose(&ledger, &arguments.id).await?;
+    let found = choose(&arguments.which, &ledger, &arguments.id).await?;
+    let now_ms = now_ms();
     let mut shown = Vec::new();
     let look = Look::of_stdout();
     let mut text = String::new();
@@ -451,8 +453,8 @@ async fn submission(arguments: &Submission) -> Result<Exit> {
         for (place, step) in moves.iter().enumerate() {
             let label = if place == 0 { "moves" } else { "" };
             let fault = step.fault.as_ref().map(|fault| format!(" ({fault})")).unwrap_or_default();
-            let line =
-                format!("{}  {} → {}  {}{fault}", show::time(step.at_ms), step.from, step.to, step.reason);
+            let at = show::when(step.at_ms, now_ms);
+            let line = format!("{at}  {} → {}  {}{fault}", step.from, step.to, step.reason);
             text += &look.entry(label, &line);
         }
         text.push('\n');
@@ -470,5 +472,24 @@ fn miner(row: &SubmissionRow, demo: bool) -> String {
     match story(&row.hotkey.0).filter(|_| demo) {
         Some(story) => format!("{} ({story})", row.hotkey),
         None => row.hotkey.0.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_goes_on_means_the_same_validator() {
+        let which =
+            |config: &str, demo: bool, dir: &str| Which { config: config.into(), demo, dir: dir.into() };
+        let (usual, named) = ("validator.toml", which("my f.toml", false, "validator-demo"));
+        assert_eq!(which(usual, false, "validator-demo").run_again(None), "");
+        assert_eq!(which(usual, true, "d").run_again(None), " --demo --dir d");
+        assert_eq!(named.run_again(None), " --config 'my f.toml'");
+        assert_eq!(
+            named.run_again(Some("https://duels.example.com/?a=1&b")),
+            " --config 'my f.toml' --follow 'https://duels.example.com/?a=1&b'"
+        );
     }
 }

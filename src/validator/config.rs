@@ -114,7 +114,7 @@ pub struct EntrySettings {
     pub per_hotkey: u32,
     /// Blocks after the reveal within which the files may be uploaded.
     pub upload_blocks: u64,
-    /// Submissions that are fetched and screened before their turn.
+    /// Submissions that are fetched and screened before their turn, beside those that fail for long.
     pub ahead: usize,
     /// The hub that a commitment's `sha256:` names a manifest of.
     pub manifests: String,

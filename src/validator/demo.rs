@@ -37,6 +37,12 @@ const PREPARE: &str = "prepare the demo";
 /// The configuration's file, which is written last.
 const CONFIG: &str = "validator.toml";
 
+/// Marks a folder as the demo's, which may make what is in it again. Written first.
+const MARKER: &str = "made-by-albedo-demo";
+
+/// What an interrupted preparation may have left, beside [`MARKER`].
+const PREPARED: [&str; 4] = ["models", "miners", "log.pem", "validator.toml.part"];
+
 /// Time from block to block.
 const BLOCK: Duration = Duration::from_millis(500);
 
@@ -230,19 +236,26 @@ fn list(folder: &Path, miner: &Miner) -> Result<(String, Digest)> {
     Ok((sums, digest))
 }
 
-/// Writes models, key and configuration into `folder`.
+/// Writes models, key and configuration into `folder`: a new or empty one, or one whose
+/// preparation was interrupted.
 fn prepare(folder: &Path) -> Result<()> {
     let io = |error| Error::io(PREPARE, folder, error);
     fs::create_dir_all(folder).map_err(io)?;
-    let strange = fs::read_dir(folder).map_err(io)?.filter_map(std::result::Result::ok).find(|entry| {
-        !["models", "miners", "log.pem", "validator.toml.part"].iter().any(|ours| entry.file_name() == *ours)
-    });
-    if let Some(strange) = strange {
-        return Err(Error::new(ErrorKind::Conflict, PREPARE, "the folder holds something else")
-            .with_fault(Fault::Operator)
-            .with("path", strange.path().display())
-            .with_hint("name an empty folder, or one that does not exist: `--dir DIR`"));
+    let marker = folder.join(MARKER);
+    let is_marked = marker.exists();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let name = entry.file_name();
+        let may_be_replaced = is_marked && PREPARED.iter().any(|prepared| name == *prepared);
+        if name != MARKER && !may_be_replaced {
+            return Err(Error::new(ErrorKind::Conflict, PREPARE, "the folder holds something else")
+                .with_fault(Fault::Operator)
+                .with("path", entry.path().display())
+                .with_hint("name an empty folder, or one that does not exist: `--dir DIR`"));
+        }
     }
+    let text = "`albedo validator run --demo` has made this folder, and may make what is in it again.\n";
+    fs::write(&marker, text).map_err(io)?;
     let pack = Demo::locate()?;
     let king = folder.join("models/king");
     copy(&pack.king(), &king)?;
@@ -416,5 +429,34 @@ mod tests {
         let error = DemoCompetition::open(folder.path()).expect_err("refused");
         assert_eq!((error.kind(), error.fault()), (ErrorKind::Conflict, Fault::Operator));
         assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 1);
+    }
+
+    #[test]
+    fn models_of_somebody_else_are_left_alone_and_an_interrupted_preparation_goes_on() {
+        let place = tempfile::tempdir().expect("a folder");
+        let folder = place.path();
+        let (king, miner) = (folder.join("models/king"), folder.join("miners/amy"));
+        for place in [&king, &miner] {
+            fs::create_dir_all(place).expect("makes");
+            fs::write(place.join("weights"), "months of work").expect("writes");
+        }
+        let error = DemoCompetition::open(folder).expect_err("refused");
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::Conflict, Fault::Operator));
+        assert!(error.to_string().contains("--dir DIR"), "{error}");
+        for place in [&king, &miner] {
+            assert_eq!(fs::read(place.join("weights")).expect("is there"), b"months of work");
+        }
+        assert_eq!(fs::read_dir(folder).expect("lists").count(), 2, "nothing is written");
+
+        // The demo's own, before its configuration was written.
+        fs::write(folder.join(MARKER), "").expect("writes");
+        let demo = DemoCompetition::open(folder).expect("is made");
+        assert!(
+            demo.config_file().is_file() && !king.join("weights").exists() && !miner.join("weights").exists()
+        );
+        drop(demo);
+        // A folder of an earlier build has no mark.
+        fs::remove_file(folder.join(MARKER)).expect("removes");
+        DemoCompetition::open(folder).expect("goes on");
     }
 }

@@ -263,14 +263,16 @@ impl Auditor {
                 return Err(if models.is_absent(model, cx).await? {
                     Unaudited::Unfetched(side, error)
                 } else {
-                    error.into()
+                    Unaudited::Fetched(error)
                 });
             }
             loaded => loaded.map_err(|(_, error)| error)?,
         };
-        let sessions = [kings.session(cx).await?, challengers.session(cx).await?];
-        let replies = self.replies as usize;
-        Ok(audit::audit(record, &sessions, replies, seed, &self.calibration, cx).await?)
+        let audited = async {
+            let sessions = [kings.session(cx).await?, challengers.session(cx).await?];
+            audit::audit(record, &sessions, self.replies as usize, seed, &self.calibration, cx).await
+        };
+        audited.await.map_err(Unaudited::Fetched)
     }
 }
 
@@ -281,6 +283,8 @@ pub(super) enum Unaudited {
     WithoutTokens,
     /// The hub does not have the files of that side any more.
     Unfetched(Side, Error),
+    /// Something else, while the hub has the files of both sides.
+    Fetched(Error),
     /// Something else.
     Failed(Error),
 }

@@ -85,7 +85,7 @@ pub(super) async fn first_king(
                 .with("ledger", entered)
                 .with("configuration", named)
                 .with_hint(
-                    "remove `genesis`, or begin another competition: `albedo validator reset VERSION --genesis MODEL`",
+                    "remove `genesis`, or begin another competition: `albedo validator reset VERSION --genesis MODEL --reason TEXT`",
                 ))
         }
         (Some(model), _) | (None, Some(model)) => Ok(model),

@@ -76,17 +76,21 @@ impl Models {
         Ok(CachedFiles::new(files, self.cache.clone(), reference.to_string()))
     }
 
-    /// Whether the hub of `model`, asked now, says that it does not have it. An outage and
-    /// whatever fails on this machine is no such answer.
+    /// Whether the hub of `model`, asked now, says that it does not have it, or a file that it
+    /// lists of it. An outage and whatever fails on this machine is no such answer.
     ///
     /// # Errors
     /// [`ErrorKind::Cancelled`].
     pub(super) async fn is_absent(&self, model: &ModelRef, cx: &CallContext) -> Result<bool> {
         let ModelRef::Hub(reference) = model else { return Ok(false) };
-        let listed = async { self.resolve(reference, cx).await?.list(cx).await };
-        match listed.await {
+        let present = async {
+            let files = self.resolve(reference, cx).await?;
+            files.list(cx).await?;
+            files.present(cx).await
+        };
+        match present.await {
             Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
-            listed => Ok(listed.is_err_and(|error| is_absence(&error))),
+            present => Ok(present.is_err_and(|error| is_absence(&error))),
         }
     }
 
@@ -100,15 +104,18 @@ impl Models {
                 return Ok(Local { folder: folder.to_owned(), _held: None });
             }
         };
-        let name = reference.to_string();
-        let mut held = self.cache.held(&name, cx).await?;
-        if held.is_none() {
-            self.resolve(reference, cx).await?.bring(cx).await?;
-            held = self.cache.held(&name, cx).await?;
+        if let Some(held) = self.held(reference, cx).await? {
+            return Ok(held);
         }
-        let held =
-            held.ok_or_else(|| Error::bug("hold a model", "it is gone from the cache").with("model", name))?;
-        Ok(Local { folder: held.folder().to_owned(), _held: Some(Arc::new(held)) })
+        self.resolve(reference, cx).await?.bring(cx).await?;
+        let held = self.held(reference, cx).await?;
+        held.ok_or_else(|| Error::bug("hold a model", "it is gone from the cache").with("model", reference))
+    }
+
+    /// The model of `reference`, if every byte of it is on this machine. Its hub is not asked.
+    pub(super) async fn held(&self, reference: &HubRef, cx: &CallContext) -> Result<Option<Local>> {
+        let held = self.cache.held(&reference.to_string(), cx).await?;
+        Ok(held.map(|held| Local { folder: held.folder().to_owned(), _held: Some(Arc::new(held)) }))
     }
 
     /// `model` as `backend` takes it, and what keeps its files here: a server fetches models
@@ -134,14 +141,11 @@ impl Models {
     }
 }
 
-/// Whether a hub's `error` means that it does not have a model, or shows it to those alone whom
-/// its owner lets in.
+/// Whether `error` is a hub's word that it does not have a model. Hubs say the same of a model
+/// that its owner does not show to everybody. What is charged to a contestant is about files that
+/// are here, and no such word.
 pub(super) fn is_absence(error: &Error) -> bool {
-    match (error.kind(), error.fault()) {
-        (ErrorKind::NotFound, fault) => !matches!(fault, Fault::Infrastructure | Fault::Bug),
-        (ErrorKind::Unavailable | ErrorKind::Refused, fault) => matches!(fault, Fault::Contestant(_)),
-        _ => false,
-    }
+    error.kind() == ErrorKind::NotFound && error.fault() == Fault::Operator
 }
 
 /// What `pin` of `repository` refers to, with the hubs of `entry`.
@@ -186,24 +190,59 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
     use super::*;
     use crate::Side;
+    use crate::http::{HeaderMap, HttpRequest, HttpResponse, HttpTransport, StatusCode};
+    use crate::validator::parts::testing::{Quick, shared_with_registry};
+
+    /// A registry that gives one answer to every request.
+    #[derive(Debug, Default)]
+    struct OneAnswer(Mutex<(StatusCode, &'static str)>);
+
+    #[async_trait]
+    impl HttpTransport for OneAnswer {
+        async fn send(&self, _: HttpRequest, _: &CallContext) -> Result<HttpResponse> {
+            let (status, body) = *self.0.lock().expect("no panic");
+            Ok(HttpResponse::whole(status, HeaderMap::new(), body))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_registrys_code_is_an_absence_and_a_404_of_an_ingress_is_none() {
+        let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+        let registry = Arc::new(OneAnswer::default());
+        let shared = shared_with_registry(folder.path(), &clock, Arc::<OneAnswer>::clone(&registry)).await;
+        let revision = Revision::Sha256(Digest::of("a manifest"));
+        let model = ModelRef::from(HubRef::new(HubRef::OCI, "ann/model", revision).expect("a reference"));
+        for (status, body, absent) in [
+            (404, "", false),
+            (404, "default backend - 404", false),
+            (404, "<html>404 Not Found</html>", false),
+            (404, r#"{ "errors": [{ "code": "NOT_FOUND", "message": "no such route" }] }"#, false),
+            (503, "", false),
+            (404, r#"{ "errors": [{ "code": "MANIFEST_UNKNOWN", "message": "manifest unknown" }] }"#, true),
+            (404, r#"{ "errors": [{ "code": "NAME_UNKNOWN", "message": "repository name" }] }"#, true),
+        ] {
+            *registry.0.lock().expect("no panic") = (StatusCode::from_u16(status).expect("a status"), body);
+            let found = shared.models.is_absent(&model, &CallContext::new()).await.expect("asked");
+            assert_eq!(found, absent, "{status} {body}");
+        }
+    }
 
     #[test]
-    fn only_a_hubs_word_or_the_contestants_own_doing_is_an_absence() {
-        use ErrorKind::{DataInvalid, NotFound, Refused, Timeout, Unavailable};
+    fn only_a_hubs_word_is_an_absence() {
+        use ErrorKind::{DataInvalid, NotFound, Timeout, Unavailable};
         let error = |kind| Error::new(kind, "resolve a model", "no");
         let challenger = Fault::Contestant(Side::Challenger);
-        for absent in [
-            error(NotFound),
-            error(NotFound).with_fault(Fault::Operator),
-            error(NotFound).with_fault(challenger),
-            error(Unavailable).with_fault(challenger),
-            error(Refused).with_fault(challenger),
-        ] {
+        for absent in [error(NotFound), error(NotFound).with_fault(Fault::Operator)] {
             assert!(is_absence(&absent), "{absent:#?}");
         }
         for other in [
+            error(NotFound).with_fault(challenger),
             error(NotFound).with_fault(Fault::Infrastructure),
             error(NotFound).with_fault(Fault::Bug),
             error(Unavailable),

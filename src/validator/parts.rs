@@ -176,14 +176,15 @@ impl Base {
         self.seen.borrow().clone()
     }
 
-    /// The number of the newest final block. A node that is behind tells of an older one, whose
-    /// next block anybody may know.
+    /// The number of the newest final block that this validator knows of, also from before it was
+    /// started again. A node that is behind tells of an older one, whose next block anybody may know.
     ///
     /// # Errors
     /// The chain's.
     pub(super) async fn head_number(&self, cx: &CallContext) -> Result<BlockNumber> {
         let head = self.chain.head(cx).await?.number;
-        Ok(self.newest().map_or(head, |seen| head.max(seen.head.number)))
+        let read = self.reveals.last_block(self.chain_id(cx).await?, self.netuid).await?;
+        Ok(read.map_or(head, |read| head.max(read)))
     }
 
     /// The hash of the chain's first block.
@@ -223,6 +224,10 @@ impl Shared {
         let models = Models::build(&config.hubs, &config.entry, cx).await?;
         let local = models.local(&genesis, cx.call()).await.map_err(|error| error.with("key", "genesis"))?;
         let (store, align) = remember_genesis(&store_of(&state, &competition), &local, cx.call()).await?;
+        for king in base.ledger.kings().await?.iter().rev().filter(|king| king.competition == competition.id)
+        {
+            note_king(&store, king).await?;
+        }
 
         let mut judges = Vec::new();
         for judge in check.plugins("judges", &config.judges)? {
@@ -258,12 +263,14 @@ impl Shared {
         king.ok_or_else(|| Error::bug("find the king", "nobody reigns: the first king was not entered"))
     }
 
-    /// The anchor of the screens, where it is not `king`.
+    /// The anchor of the screens, where it is not `king`. Once another reigns, they compare those
+    /// who have trained from `king` from him, too.
     pub(super) async fn anchor(
         &self,
         king: &KingRow,
         cx: &CallContext,
     ) -> Result<Option<Arc<dyn ModelFiles>>> {
+        note_king(&self.store, king).await?;
         if king.model == self.genesis {
             return Ok(None);
         }
@@ -316,9 +323,20 @@ async fn remember_genesis(store: &Path, genesis: &Local, cx: &CallContext) -> Re
     let align = measured.anchor.clone().map_or(AlignTo::Nothing, AlignTo::Anchor);
     let store = Arc::new(store);
     let kept = Arc::clone(&store);
-    blocking(OPERATION, move || measured.remember(&kept, "the first king".into(), String::new(), None))
-        .await?;
+    blocking(OPERATION, move || {
+        let parameters = measured.digests.parameters;
+        measured.remember(&kept, "the first king".into(), String::new(), None)?;
+        kept.add_king(parameters)
+    })
+    .await?;
     Ok((store, align))
+}
+
+/// Notes in the store that `king` is one, once his parameters were read.
+async fn note_king(store: &Arc<Store>, king: &KingRow) -> Result<()> {
+    let Some(parameters) = king.parameters else { return Ok(()) };
+    let store = Arc::clone(store);
+    blocking("note a king", move || store.add_king(parameters)).await
 }
 
 /// The screens with the validator's store, and the profile that they are of.

@@ -104,6 +104,7 @@ impl Validator {
             }
             Work::Follows(following) => &following.genesis,
         };
+        ledger.tell_of_freeze(time.now_ms()).await?;
         ledger.begin_reign(genesis.clone(), time.now_ms()).await
     }
 
@@ -265,5 +266,20 @@ mod tests {
         let king = validator.begin(&waiting, &CallContext::new()).await.expect("begins");
         assert_eq!((king.id, said.into_inner()), (1, 3));
         assert_eq!(clock.slept()[before..], [5, 5, 5]);
+    }
+
+    #[tokio::test]
+    async fn a_freeze_that_an_older_build_left_is_told_at_the_start() {
+        let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+        let shared = shared(folder.path(), &clock).await;
+        let books = rusqlite::Connection::open(shared.state.join("ledger.sqlite")).expect("opens");
+        let sql = "INSERT INTO meta (key, value) VALUES ('frozen', 'one and one is three')";
+        books.execute(sql, []).expect("written");
+        drop(books);
+        let validator = Validator { work: Work::Duels(Arc::new(shared)), routes: None };
+        validator.begin(&|_: &Error| {}, &CallContext::new()).await.expect("begins");
+        let alerts = validator.ledger().alerts().await.expect("read");
+        assert_eq!(alerts.iter().map(|alert| &*alert.key).collect::<Vec<_>>(), ["frozen"], "{alerts:?}");
+        assert!(alerts[0].message.contains("one and one is three"), "{alerts:?}");
     }
 }

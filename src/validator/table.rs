@@ -63,12 +63,13 @@ pub enum Move {
     Forfeit,
     /// Something failed that is not the submission's doing: it is tried again.
     Void,
-    /// The operator gave its duel up: the share is spent, and it duels again as another
-    /// attempt.
+    /// Its duel was given up, by the operator or because its hub no longer has its files: the
+    /// share is spent, and it duels again as another attempt.
     Abandon,
     /// Its files were not to be had in its time, or are gone from their hub.
     Expire,
-    /// It takes no part: the hotkey is gone, or the content entered before.
+    /// It takes no part: the hotkey is gone, the content entered before, or the king has the same
+    /// model and committed later.
     SetAside,
 }
 
@@ -197,7 +198,7 @@ pub const fn action(state: State) -> &'static str {
         }
         State::SetAside => {
             "Read the reason: a hotkey enters once, and a content once. What never entered may be committed again \
-             from a repository of another name."
+             from a repository of another name, unless the reason says that another model is needed."
         }
     }
 }

@@ -45,6 +45,7 @@ mod contestants;
 mod duels;
 mod followed;
 mod follower;
+mod likeness;
 mod publisher;
 mod turn;
 mod weights;

@@ -133,9 +133,10 @@ pub(super) async fn genesis(First { model: named, changing }: &First, cx: &CallC
         .with_fault(Fault::Operator)
         .with("ledger", &king.model)
         .with("named", &model)
-        .with_hint(
-            "`albedo validator reset VERSION --genesis MODEL` begins another competition with this one",
-        ));
+        .with_hint(format!(
+            "`albedo validator reset VERSION --genesis MODEL --reason TEXT{}` begins another competition with this one",
+            changing.which.again()
+        )));
     }
     let found = looked_at(&config, &model, cx).await?;
     let (became, king) = match before {
@@ -146,7 +147,7 @@ pub(super) async fn genesis(First { model: named, changing }: &First, cx: &CallC
     if changing.json {
         let Genesis { model, files, bytes } = &found;
         print_json(&json!({ "became": became, "model": model.to_string(), "files": files, "bytes": bytes,
-            "king": king.map(|king| king.id), "ledger": config.ledger() }))?;
+            "king": king.map(|king| king.id), "ledger": config.ledger().display().to_string() }))?;
         return Ok(Exit::Done);
     }
     let look = Look::of_stdout();
@@ -177,9 +178,10 @@ pub(super) async fn reset(arguments: &Again, cx: &CallContext) -> Result<Exit> {
     let Again { version, genesis, reason, changing } = arguments;
     let config = changing.which.config()?;
     let ledger = changing.open(&config).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => error.with_hint(
-            "no competition has begun: enter the first king with `albedo validator genesis MODEL`",
-        ),
+        ErrorKind::NotFound => error.with_hint(format!(
+            "no competition has begun: enter the first king with `albedo validator genesis MODEL{}`",
+            changing.which.again()
+        )),
         _ => error,
     })?;
     let present = ledger.competition().await?;
@@ -199,7 +201,10 @@ pub(super) async fn reset(arguments: &Again, cx: &CallContext) -> Result<Exit> {
                     "nobody reigns yet",
                 )
                 .with_fault(Fault::Operator)
-                .with_hint("enter the first king: `albedo validator genesis MODEL`"));
+                .with_hint(format!(
+                    "enter the first king: `albedo validator genesis MODEL{}`",
+                    changing.which.again()
+                )));
             }
         },
     };

@@ -14,7 +14,7 @@ const SOON: &str = "a validator at work does it within seconds, else the next on
 
 pub(super) async fn retry(which: &Which, id: &str) -> Result<Exit> {
     let ledger = which.beside()?;
-    let row = one(choose(&ledger, id).await?, id)?;
+    let row = one(which, choose(which, &ledger, id).await?, id)?;
     ledger.retry(row.id).await?;
     print(&format!("submission {} is looked at again: {SOON}\n", row.id))?;
     Ok(Exit::Done)
@@ -22,8 +22,13 @@ pub(super) async fn retry(which: &Which, id: &str) -> Result<Exit> {
 
 pub(super) async fn abandon(which: &Which, id: &str, reason: &str) -> Result<Exit> {
     let ledger = which.beside()?;
-    let row = one(choose(&ledger, id).await?, id)?;
-    ledger.give_up(row.id, reason.to_owned()).await?;
+    let row = one(which, choose(which, &ledger, id).await?, id)?;
+    ledger.give_up(row.id, reason.to_owned()).await.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => {
+            error.with_hint(format!("`albedo validator status{}` names the open duel", which.again()))
+        }
+        _ => error,
+    })?;
     print(&format!(
         "the duel of submission {} is given up when it is void, and planned anew: {SOON}\n",
         row.id
@@ -49,7 +54,7 @@ pub(super) async fn unfreeze(which: &Which) -> Result<Exit> {
 }
 
 /// The submission that `id` means, if it is only one.
-fn one(mut rows: Vec<SubmissionRow>, id: &str) -> Result<SubmissionRow> {
+fn one(which: &Which, mut rows: Vec<SubmissionRow>, id: &str) -> Result<SubmissionRow> {
     match (rows.pop(), rows.len()) {
         (Some(row), 0) => Ok(row),
         (_, others) => {
@@ -57,7 +62,7 @@ fn one(mut rows: Vec<SubmissionRow>, id: &str) -> Result<SubmissionRow> {
             Err(Error::new(ErrorKind::Conflict, "find a submission", message)
                 .with_fault(Fault::Operator)
                 .with("id", id)
-                .with_hint("name one by its number: `albedo validator history`"))
+                .with_hint(format!("name one by its number: `albedo validator history{}`", which.again())))
         }
     }
 }

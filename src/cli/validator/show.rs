@@ -17,10 +17,35 @@ use crate::{Digest, Result};
 /// Epochs that `status` shows.
 const EPOCHS: u32 = 5;
 
-/// A time of the day in UTC, to the second.
+/// Milliseconds of a day.
+const DAY_MS: u64 = 86_400_000;
+
+/// A time of the day in UTC, to the second: of what happens now.
 pub(super) fn time(at_ms: u64) -> String {
-    let seconds = at_ms / 1000 % 86_400;
+    let seconds = at_ms % DAY_MS / 1000;
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// When something happened, with its date if that is not the one of `now_ms`.
+pub(super) fn when(at_ms: u64, now_ms: u64) -> String {
+    let (day, today) = (at_ms / DAY_MS, now_ms / DAY_MS);
+    let date = if day == today { String::new() } else { format!("{} ", date(day)) };
+    format!("{date}{} UTC", time(at_ms))
+}
+
+/// The date of a day that is so many after 1970-01-01. Source: `civil_from_days` of Howard
+/// Hinnant's "chrono-Compatible Low-Level Date Algorithms".
+fn date(day: u64) -> String {
+    // From 1 March of year 0: a leap day is the last of its year, and of its era of 400 years.
+    let day = day + 719_468;
+    let (era, of_era) = (day / 146_097, day % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // March is 0.
+    let month = (5 * of_year + 2) / 153;
+    let of_month = of_year - (153 * month + 2) / 5 + 1;
+    let (year, month) = if month < 10 { (0, month + 3) } else { (1, month - 9) };
+    format!("{:04}-{month:02}-{of_month:02}", 400 * era + year_of_era + year)
 }
 
 /// What is known of the competition now.
@@ -75,11 +100,12 @@ pub(super) async fn status_json(ledger: &Ledger) -> Result<Value> {
         "followed": followed.map(|(row, totals)| json!({ "hotkey": row.hotkey, "origin": row.origin, "key": row.key,
             "news_epoch": row.news_epoch, "entries": row.next, "caught_up": row.caught_up, "refusal": row.refusal,
             "records": totals.records, "on_chain": totals.on_chain, "replies": totals.replies, "audited": totals.audited,
-            "attempts": totals.attempts, "coverage": totals.coverage() })),
+            "unaudited": totals.unaudited, "attempts": totals.attempts, "coverage": totals.coverage() })),
     }))
 }
 
-pub(super) async fn status(ledger: &Ledger) -> Result<String> {
+/// The status at `now_ms`; `again` are the options that mean the validator again.
+pub(super) async fn status(ledger: &Ledger, again: &str, now_ms: u64) -> Result<String> {
     let Known { competition, king, spent, counts, open, epochs, alerts, frozen, signed, waiting, followed } =
         Known::of(ledger).await?;
     let look = Look::of_stdout();
@@ -142,7 +168,7 @@ pub(super) async fn status(ledger: &Ledger) -> Result<String> {
         let label = if place == 0 { look.bad("alerts") } else { String::new() };
         let line = format!(
             "since {}, {} times, {}: {}",
-            time(alert.first_ms),
+            when(alert.first_ms, now_ms),
             alert.count,
             alert.key,
             alert.message
@@ -152,7 +178,7 @@ pub(super) async fn status(ledger: &Ledger) -> Result<String> {
     if let Some(frozen) = frozen {
         text += &look.entry(
             &look.bad("frozen"),
-            &format!("no crown falls after a bug until `albedo validator unfreeze`: {frozen}"),
+            &format!("no crown falls after a bug until `albedo validator unfreeze{again}`: {frozen}"),
         );
     }
     Ok(text)
@@ -278,5 +304,45 @@ pub(super) fn coloured(look: Look, state: State, text: &str) -> String {
         State::Forfeit => look.bad(text),
         State::Lost | State::Expired | State::SetAside => look.warning(text),
         _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Error, ErrorKind};
+
+    #[test]
+    fn what_is_not_of_today_has_its_date() {
+        // 2024-02-29T23:59:59Z.
+        let leap = 1_709_251_199_000;
+        assert_eq!(when(leap, leap - 60_000), "23:59:59 UTC");
+        assert_eq!(when(leap, leap + 1000), "2024-02-29 23:59:59 UTC");
+        for (at, shown) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (951_868_800, "2000-03-01 00:00:00 UTC"),
+            (1_767_225_599, "2025-12-31 23:59:59 UTC"),
+            (1_767_225_600, "2026-01-01 00:00:00 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(when(1000 * at, leap), shown);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_status_dates_alerts_and_names_the_validator_in_its_hints() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ledger = Ledger::open(&folder.path().join("ledger.sqlite")).expect("opens");
+        let bug = Error::bug("decide", "a sum is wrong");
+        ledger.alert("duels", &bug, 1_767_225_599_000).await.expect("raised");
+        let down = Error::new(ErrorKind::Unavailable, "read", "nobody answers");
+        ledger.alert("follower", &down, 1_767_225_600_000).await.expect("raised");
+        let text = status(&ledger, " --config f.toml", 1_767_225_660_000).await.expect("read");
+        // Whatever the width of a terminal.
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains("since 2025-12-31 23:59:59 UTC, 1 times, duels"), "{text}");
+        assert!(text.contains("since 00:00:00 UTC, 1 times, follower"), "{text}");
+        assert!(text.contains("`albedo validator unfreeze --config f.toml`"), "{text}");
     }
 }

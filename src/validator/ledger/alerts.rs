@@ -43,13 +43,27 @@ impl Ledger {
             if fault == Fault::Bug {
                 let sql = "INSERT OR IGNORE INTO meta (key, value) VALUES ('frozen', ?1)";
                 transaction.execute(sql, [&message])?;
-                let first = frozen(transaction)?.unwrap_or(message);
-                let message = format!("no crown falls until `albedo validator unfreeze`: {first}");
-                raise(transaction, FROZEN, &message, fault, now_ms)?;
+                raise_frozen(transaction, now_ms)?;
             }
             Ok(is_news)
         })
         .await
+    }
+
+    /// Raises the alert of a freeze that has none: a build that knew no such alert may have frozen
+    /// crowns.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(in crate::validator) async fn tell_of_freeze(&self, now_ms: u64) -> Result<()> {
+        let is_told = self.look("read whether a freeze is told", |transaction| {
+            Ok(frozen(transaction)?.is_none() || stands(transaction, FROZEN)?.is_some())
+        });
+        if is_told.await? {
+            return Ok(());
+        }
+        self.write("raise the alert of the freeze", move |transaction| raise_frozen(transaction, now_ms))
+            .await
     }
 
     /// Says that it is well again; gives whether it was not. While crowns are frozen, the alert
@@ -131,7 +145,23 @@ impl Ledger {
     }
 }
 
-/// Raises an alert within a transaction; gives whether it is news.
+/// Raises the alert of the freeze, if there is one: it names the first bug.
+fn raise_frozen(transaction: &Transaction<'_>, now_ms: u64) -> Result<(), Trouble> {
+    if let Some(first) = frozen(transaction)? {
+        let message = format!("no crown falls until `albedo validator unfreeze`: {first}");
+        raise(transaction, FROZEN, &message, Fault::Bug, now_ms)?;
+    }
+    Ok(())
+}
+
+/// Who has to act on an alert, if it stands.
+fn stands(transaction: &Transaction<'_>, key: &str) -> Result<Option<String>, Trouble> {
+    let sql = "SELECT fault FROM alerts WHERE key = ?1 AND over_ms IS NULL";
+    Ok(transaction.query_row(sql, [key], |row| row.get(0)).optional()?)
+}
+
+/// Raises an alert within a transaction; gives whether it is news. While crowns are frozen, the
+/// alert of a bug goes on telling of the bug, whatever fails after it.
 fn raise(
     transaction: &Transaction<'_>,
     key: &str,
@@ -139,19 +169,25 @@ fn raise(
     fault: Fault,
     now_ms: u64,
 ) -> Result<bool, Trouble> {
-    let sql = "SELECT 1 FROM alerts WHERE key = ?1 AND over_ms IS NULL";
-    let known = transaction.query_row(sql, [key], |_| Ok(())).optional()?.is_some();
-    // A beginning that is still to come is of a clock that was wrong.
-    let sql = if known {
-        "UPDATE alerts SET message = ?2, fault = ?3, first_ms = min(first_ms, ?4), last_ms = ?4, count = count + 1 \
-         WHERE key = ?1"
-    } else {
-        "INSERT INTO alerts (key, message, fault, first_ms, last_ms, count) VALUES (?1, ?2, ?3, ?4, ?4, 1) \
-         ON CONFLICT (key) DO UPDATE SET message = ?2, fault = ?3, first_ms = ?4, last_ms = ?4, count = 1, \
-         over_ms = NULL"
+    let Some(before) = stands(transaction, key)? else {
+        transaction.execute(
+            "INSERT INTO alerts (key, message, fault, first_ms, last_ms, count) VALUES (?1, ?2, ?3, ?4, ?4, 1) \
+             ON CONFLICT (key) DO UPDATE SET message = ?2, fault = ?3, first_ms = ?4, last_ms = ?4, count = 1, \
+             over_ms = NULL",
+            params![key, message, fault.to_string(), now_ms],
+        )?;
+        return Ok(true);
     };
-    transaction.execute(sql, params![key, message, fault.to_string(), now_ms])?;
-    Ok(!known)
+    // A beginning that is still to come is of a clock that was wrong.
+    let sql =
+        "UPDATE alerts SET first_ms = min(first_ms, ?2), last_ms = ?2, count = count + 1 WHERE key = ?1";
+    transaction.execute(sql, params![key, now_ms])?;
+    let was_bug = before == Fault::Bug.to_string();
+    if fault == Fault::Bug || !was_bug || frozen(transaction)?.is_none() {
+        let sql = "UPDATE alerts SET message = ?2, fault = ?3 WHERE key = ?1";
+        transaction.execute(sql, params![key, message, fault.to_string()])?;
+    }
+    Ok(false)
 }
 
 /// Ends the alerts of bugs: somebody has looked.

@@ -30,7 +30,7 @@ pub struct FollowedRow {
     pub news_epoch: EpochIndex,
     /// Entries of its log that were followed.
     pub next: u64,
-    /// Since which epoch the next one is due.
+    /// Since which epoch the next one is due: the log had it, and the one before it was followed.
     pub next_epoch: EpochIndex,
     /// Whether all of the log was followed once.
     pub caught_up: bool,
@@ -267,8 +267,14 @@ impl Ledger {
         self.write("keep the followed log", move |transaction| {
             let there: u64 =
                 transaction.query_row("SELECT count(*) FROM log_entries", [], |row| row.get(0))?;
-            for entry in entries.get(there as usize..).unwrap_or_default() {
+            let new = entries.get(there as usize..).unwrap_or_default();
+            for entry in new {
                 append(transaction, entry)?;
+            }
+            if !new.is_empty() {
+                // What comes after an entry that was followed long ago is due from now on.
+                let sql = "UPDATE followed SET next_epoch = ?1 WHERE next >= ?2";
+                transaction.execute(sql, params![epoch, there])?;
             }
             keep(transaction, &head, now_ms)?;
             let sql = "UPDATE followed SET news = ?1, news_epoch = ?2 WHERE news <> ?1";
@@ -404,6 +410,40 @@ impl Ledger {
         self.write("note an audit", move |transaction| {
             let sql = "UPDATE followed_records SET audit = ?2, audited = ?3, passed = ?4 WHERE place = ?1 AND audit IS NULL";
             transaction.execute(sql, params![place, text, audited, passed])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes that the hub does not have a model of the duel whose record is at `place`, in `epoch`;
+    /// gives the epoch in which that was noted first.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(in crate::validator) async fn note_missing(
+        &self,
+        place: u64,
+        epoch: EpochIndex,
+    ) -> Result<EpochIndex> {
+        self.write("note that a record cannot be audited", move |transaction| {
+            let sql =
+                "UPDATE followed_records SET missing_epoch = ?2 WHERE place = ?1 AND missing_epoch IS NULL";
+            transaction.execute(sql, params![place, epoch])?;
+            let sql = "SELECT missing_epoch FROM followed_records WHERE place = ?1";
+            Ok(transaction.query_row(sql, [place], |row| row.get(0))?)
+        })
+        .await
+    }
+
+    /// Notes that the hub has the models of the duel whose record is at `place` again: what may be
+    /// missing later is missing from then on.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(in crate::validator) async fn note_found(&self, place: u64) -> Result<()> {
+        self.write("note that a record can be audited", move |transaction| {
+            let sql = "UPDATE followed_records SET missing_epoch = NULL WHERE place = ?1 AND missing_epoch IS NOT NULL";
+            transaction.execute(sql, [place])?;
             Ok(())
         })
         .await

@@ -50,12 +50,15 @@ pub(in crate::validator) struct Unpublished {
     pub(in crate::validator) error: String,
     /// Whether it may pass by itself.
     pub(in crate::validator) is_outage: bool,
+    /// Whether the program is at fault.
+    pub(in crate::validator) is_bug: bool,
     /// Whether it is not tried again soon.
     pub(in crate::validator) is_stopped: bool,
 }
 
 impl Ledger {
-    /// Puts a document in; the last one under a name is the one that counts.
+    /// Puts a document in; the last one under a name is the one that counts. It is due at once,
+    /// or when the one in its place was to be tried again; not while a bug has stopped that one.
     ///
     /// # Errors
     /// The ledger's.
@@ -73,6 +76,19 @@ impl Ledger {
     pub async fn refresh_documents(&self, now_ms: u64) -> Result<()> {
         self.write("have the public data written", move |transaction| mark_documents(transaction, now_ms))
             .await
+    }
+
+    /// Whether the document `name` waits to be tried again after a failure, or for another build after
+    /// a bug: another version of it would wait as long.
+    pub(in crate::validator) async fn is_put_off(&self, name: &'static str, now_ms: u64) -> Result<bool> {
+        self.look("read the outbox", move |transaction| {
+            let sql = "SELECT 1 FROM outbox WHERE name = ?1 AND done_ms IS NULL AND error IS NOT NULL \
+                       AND (due_ms > ?2 AND due_ms <= ?3 OR due_ms IS NULL AND fault = 'bug')";
+            let latest = now_ms.saturating_add(LONGEST_MS);
+            let found = transaction.query_row(sql, params![name, now_ms, latest], |_| Ok(()));
+            Ok(found.optional()?.is_some())
+        })
+        .await
     }
 
     /// What is due first, or will be. What would be due after the longest pause was put in by a
@@ -121,7 +137,7 @@ impl Ledger {
     /// What could not be published so far.
     pub(in crate::validator) async fn unpublished(&self) -> Result<Option<Unpublished>> {
         self.look("read the outbox", |transaction| {
-            let sql = "SELECT name, error, fault = 'infrastructure', due_ms IS NULL FROM outbox \
+            let sql = "SELECT name, error, fault = 'infrastructure', fault = 'bug', due_ms IS NULL FROM outbox \
                        WHERE done_ms IS NULL AND error IS NOT NULL \
                        ORDER BY due_ms IS NOT NULL, fault = 'infrastructure', id LIMIT 1";
             let row = |row: &Row<'_>| {
@@ -129,7 +145,8 @@ impl Ledger {
                     name: row.get(0)?,
                     error: row.get(1)?,
                     is_outage: row.get(2)?,
-                    is_stopped: row.get(3)?,
+                    is_bug: row.get(3)?,
+                    is_stopped: row.get(4)?,
                 })
             };
             Ok(transaction.query_row(sql, [], row).optional()?)
@@ -137,13 +154,16 @@ impl Ledger {
         .await
     }
 
-    /// Has everything tried again that waits for somebody, where a bug stopped it only if
-    /// `also_bugs`.
-    pub(in crate::validator) async fn try_stopped(&self, also_bugs: bool, now_ms: u64) -> Result<()> {
+    /// Has everything tried again that waits for somebody. What a bug stopped is tried again only
+    /// if `build` is another one than the last that asked: the same build meets the bug again.
+    pub(in crate::validator) async fn try_stopped(&self, build: String, now_ms: u64) -> Result<()> {
         self.write("publish what was stopped", move |transaction| {
+            let sql = "INSERT INTO meta (key, value) VALUES ('publisher', ?1) \
+                       ON CONFLICT (key) DO UPDATE SET value = ?1 WHERE value <> ?1";
+            let is_another = transaction.execute(sql, [build])? > 0;
             let sql = "UPDATE outbox SET due_ms = ?1 WHERE done_ms IS NULL AND due_ms IS NULL \
                        AND (?2 OR fault IS NOT 'bug')";
-            transaction.execute(sql, params![now_ms, also_bugs])?;
+            transaction.execute(sql, params![now_ms, is_another])?;
             Ok(())
         })
         .await
@@ -209,6 +229,32 @@ impl Stored {
     }
 }
 
+/// A version of a document that waits.
+struct Before {
+    added_ms: u64,
+    due_ms: Option<u64>,
+    tries: u32,
+    error: Option<String>,
+    fault: Option<String>,
+}
+
+impl Before {
+    fn of(transaction: &Transaction<'_>, name: &str) -> Result<Option<Self>, Trouble> {
+        let sql =
+            "SELECT added_ms, due_ms, tries, error, fault FROM outbox WHERE name = ?1 AND done_ms IS NULL";
+        let before = |row: &Row<'_>| {
+            Ok(Self {
+                added_ms: row.get(0)?,
+                due_ms: row.get(1)?,
+                tries: row.get(2)?,
+                error: row.get(3)?,
+                fault: row.get(4)?,
+            })
+        };
+        Ok(transaction.query_row(sql, [name], before).optional()?)
+    }
+}
+
 /// Has the documents written anew from the ledger, unless it is one that publishes nothing.
 pub(super) fn mark_documents(transaction: &Transaction<'_>, now_ms: u64) -> Result<(), Trouble> {
     if is_followers(transaction)? {
@@ -217,13 +263,21 @@ pub(super) fn mark_documents(transaction: &Transaction<'_>, now_ms: u64) -> Resu
     DOCUMENTS.iter().try_for_each(|name| put(transaction, name, None, now_ms))
 }
 
-/// A new number for each version: what is said of the one before does not count for it.
+/// A new number for each version: what is said of the one before does not count for it. It is tried
+/// no sooner where the one before is to be tried again after a failure: that was not the document's,
+/// and changes of the document do not end it. Nor do they end a bug, which the same build meets again.
 fn put(transaction: &Transaction<'_>, name: &str, bytes: Option<&[u8]>, now_ms: u64) -> Result<(), Trouble> {
-    let sql = "SELECT added_ms FROM outbox WHERE name = ?1 AND done_ms IS NULL";
-    let waits: Option<u64> = transaction.query_row(sql, [name], |row| row.get(0)).optional()?;
+    let before = Before::of(transaction, name)?;
+    let added_ms = before.as_ref().map_or(now_ms, |before| before.added_ms);
+    let lasts = |before: &Before| before.due_ms.is_some() || before.fault.as_deref() == Some("bug");
+    let failed = before.filter(|before| before.error.is_some() && lasts(before));
+    let (due_ms, tries, error, fault) = failed.map_or((Some(now_ms), 0, None, None), |before| {
+        (before.due_ms, before.tries, before.error, before.fault)
+    });
     transaction.execute(
-        "INSERT OR REPLACE INTO outbox (kind, name, bytes, added_ms, due_ms) VALUES ('document', ?1, ?2, ?3, ?4)",
-        params![name, bytes, waits.unwrap_or(now_ms), now_ms],
+        "INSERT OR REPLACE INTO outbox (kind, name, bytes, added_ms, due_ms, tries, error, fault) \
+         VALUES ('document', ?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![name, bytes, added_ms, due_ms, tries, error, fault],
     )?;
     Ok(())
 }

@@ -52,6 +52,13 @@ pub struct SubmissionRow {
     pub competition: i64,
 }
 
+impl SubmissionRow {
+    /// Submissions compare by it: by place, then hotkey.
+    pub(in crate::validator) fn order(&self) -> (BlockNumber, Option<u32>, Hotkey, i64) {
+        (self.place.block, self.place.extrinsic, self.hotkey.clone(), self.id)
+    }
+}
+
 /// A move that a submission made.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MoveRow {
@@ -130,13 +137,14 @@ impl Ledger {
             .await
     }
 
-    /// Says why the submission waits where it is, and until when. It makes no move.
+    /// Says why the submission waits where it is, and until when. It makes no move, and ends the count
+    /// of failures: what was asked has answered.
     ///
     /// # Errors
     /// The ledger's.
     pub async fn wait(&self, id: i64, reason: String, due_ms: u64) -> Result<()> {
         self.write("let a submission wait", move |transaction| {
-            let sql = "UPDATE submissions SET reason = ?2, due_ms = ?3 WHERE id = ?1";
+            let sql = "UPDATE submissions SET reason = ?2, due_ms = ?3, voids = 0 WHERE id = ?1";
             transaction.execute(sql, params![id, reason, due_ms])?;
             Ok(())
         })
@@ -175,8 +183,7 @@ impl Ledger {
                 for row in transaction.prepare(&sql)?.query_map([value], submission)? {
                     let row = row?;
                     if row.competition == now {
-                        let place = (row.place.block, row.place.extrinsic, row.hotkey.clone(), row.id);
-                        found.insert(place, row);
+                        found.insert(row.order(), row);
                     }
                 }
                 Ok(())
@@ -194,23 +201,41 @@ impl Ledger {
         .await
     }
 
-    /// Submissions of the present competition whose places are after that of `row`, and that the
-    /// screens passed at some time.
-    pub(in crate::validator) async fn screened_after(
-        &self,
-        row: &SubmissionRow,
-    ) -> Result<Vec<SubmissionRow>> {
+    /// Submissions of the competition of `row` whose places are after its own, the first one first.
+    pub(in crate::validator) async fn later_than(&self, row: &SubmissionRow) -> Result<Vec<SubmissionRow>> {
         let row = row.clone();
         self.look("read the submissions", move |transaction| {
             let sql = format!(
-                "SELECT {COLUMNS} FROM submissions WHERE block >= ?1 AND screened_king IS NOT NULL AND competition = ?2"
+                "SELECT {COLUMNS} FROM submissions WHERE block >= ?1 AND competition = ?2 \
+                 ORDER BY block, extrinsic NULLS FIRST, hotkey, id"
             );
             let mut statement = transaction.prepare(&sql)?;
             let rows = statement.query_map(params![row.place.block, row.competition], submission)?;
             let mut rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-            let place = |row: &SubmissionRow| (row.place.block, row.place.extrinsic, row.hotkey.clone(), row.id);
-            rows.retain(|other| place(other) > place(&row));
+            rows.retain(|other| other.order() > row.order());
             Ok(rows)
+        })
+        .await
+    }
+
+    /// Whether a submission that admission has to fetch or to screen has failed more than `most`
+    /// times in a row, or failed last for what an operator has to mend.
+    pub(in crate::validator) async fn is_held_up(&self, most: u32) -> Result<bool> {
+        self.look("look for submissions that are held up", move |transaction| {
+            let operator = Fault::Operator.to_string();
+            for row in live(transaction)? {
+                let is_admissions = matches!(row.state, State::Admitted | State::FilesClear | State::Held);
+                if !is_admissions || row.voids == 0 {
+                    continue;
+                }
+                // The last move is the void: any other one would have ended the count.
+                let sql = "SELECT fault FROM moves WHERE submission = ?1 ORDER BY id DESC LIMIT 1";
+                let fault: Option<String> = transaction.query_row(sql, [row.id], |row| row.get(0))?;
+                if row.voids > most || fault.as_ref() == Some(&operator) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
         })
         .await
     }

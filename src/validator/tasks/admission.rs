@@ -1,6 +1,7 @@
 //! Decides who takes part, fetches submissions and screens them, in the order of their
 //! places.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +9,11 @@ use async_trait::async_trait;
 use serde_json::json;
 
 use super::checks::{Miners, barred, gone, is_own_try, same_content};
+use super::likeness::is_like_the_king_alone;
 use super::turn::{Turn, next_to_screen};
 use super::{IDLE, Next, Task, report};
 use crate::admission::{Probes, ScreenedModel};
+use crate::backends::prompts::PromptText;
 use crate::chain::BlockNumber;
 use crate::chains::ledger::Swap;
 use crate::judges::screens::Measurement;
@@ -147,7 +150,7 @@ impl Admissions {
         let (files, found) = match listed.await.map_err(|error| error.charged_to(|_| Side::Challenger)) {
             Err(error) if is_absence(&error) => return self.absent(row, seen.head.number).await,
             Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => {
-                return self.convict(row, king, "listing", error, cx).await;
+                return self.convict(row, king, "listing", error, seen, cx).await;
             }
             listed => listed?,
         };
@@ -163,14 +166,21 @@ impl Admissions {
             let evidence = json!({ "content": found, "entered_by": first.hotkey, "in_block": first.place.block,
                 "as": first.text, "entered_now_in_block": row.place.block });
             let finding = Finding::Rejected(evidence);
-            let admission = self.convicted(&row, king, "content", ScreenStage::Files, finding, cx).await?;
-            return self.forfeit(&row, admission, why, cx).await;
+            let convicted = self.convicted(&row, king, "content", ScreenStage::Files, finding, cx).await?;
+            return match convicted {
+                Some(admission) => self.forfeit(&row, admission, why, cx).await,
+                None => self.absent(&row, seen.head.number).await,
+            };
         }
         let screens = shared.screens.iter().filter(|screen| screen.stage() == ScreenStage::Files);
         let screens: Vec<Arc<dyn Screen>> = screens.cloned().collect();
         let admission = self.admit(&row, king, files, screens, cx).await?.run(cx).await?;
+        // Its hub lists a file that it does not have.
+        if is_unfetched(&admission, &reference) {
+            return self.lost(&row, void(&admission), seen.head.number, cx).await;
+        }
         let reason = Reason::new("its files pass the screens that need no download").content(found);
-        self.settle(&row, admission, Move::ClearFiles, reason, cx).await
+        self.settle(&row, king, admission, Move::ClearFiles, reason, cx).await
     }
 
     /// Waits for files that may still be uploaded, or ends it.
@@ -232,7 +242,7 @@ impl Admissions {
             if error.fault() != Fault::Contestant(Side::Challenger) {
                 return Err(error);
             }
-            return self.convict(row, king, "hold", error, cx).await;
+            return self.convict(row, king, "hold", error, seen, cx).await;
         }
         // Read after the bytes are here: the miner who uploaded them cannot have known the
         // block after it.
@@ -278,7 +288,11 @@ impl Admissions {
             });
         let week = shared.chain.block(seeds::week(held), cx).await?;
         let admit = admit.with_king(ModelSource::new(text)).with_questions(Seed::of_questions(week.hash));
+        let kings = shared.models.local(&king.model, cx).await;
+        let kings = kings.map_err(|error| error.charged_to(|_| Side::King))?;
         let screened = async {
+            // Until it reigns it is loaded with the king's text.
+            check_text(local.folder.clone(), kings.folder.clone()).await?;
             let admission = admit.run(cx).await?;
             if admission.is_admitted() {
                 // Its bytes are those that were handed in: what is wrong with them is its own.
@@ -289,7 +303,7 @@ impl Admissions {
         };
         let admission = match screened.await {
             Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => {
-                return self.convict(row, king, "load", error, cx).await;
+                return self.convict(row, king, "load", error, seen, cx).await;
             }
             admission => admission?,
         };
@@ -298,7 +312,7 @@ impl Admissions {
             return self.lost(row, void(&admission), seen.head.number, cx).await;
         }
         let reason = Reason::new("every screen passed it").screened(admission.clone(), king.id);
-        self.settle(row, admission, Move::Clear, reason, cx).await
+        self.settle(row, king, admission, Move::Clear, reason, cx).await
     }
 
     /// Later submissions are compared with it.
@@ -316,10 +330,11 @@ impl Admissions {
         Ok(())
     }
 
-    /// What follows from an admission: `step` if it is admitted.
+    /// What follows from an admission beside `king`: `step` if it is admitted.
     async fn settle(
         &self,
         row: &SubmissionRow,
+        king: &KingRow,
         admission: Admission,
         step: Move,
         reason: Reason,
@@ -328,11 +343,30 @@ impl Admissions {
         match admission.outcome {
             AdmissionOutcome::Admitted => self.step_from(row, step, reason).await,
             AdmissionOutcome::Forfeit => {
+                if is_like_the_king_alone(&admission)
+                    && let Some(crowned) = self.later_king(row, king).await?
+                {
+                    let why = format!(
+                        "the king has the same model, from {}, who committed later, in block {}: it is no copy, and \
+                         a duel of a model with itself decides nothing; another model is needed, since this one, \
+                         committed again, would come after the king's",
+                        crowned.hotkey, crowned.place.block
+                    );
+                    return self.step_from(row, Move::SetAside, Reason::new(why)).await;
+                }
                 let why = rejected(&admission);
                 self.forfeit(row, admission, why, cx).await
             }
             AdmissionOutcome::Void => Err(void(&admission)),
         }
+    }
+
+    /// The submission of `king`, if its place is after that of `row`: it was screened first.
+    async fn later_king(&self, row: &SubmissionRow, king: &KingRow) -> Result<Option<SubmissionRow>> {
+        let Some(crowned) = king.submission else { return Ok(None) };
+        let crowned = self.0.ledger.submission(crowned).await?;
+        let is_later = crowned.competition == row.competition && crowned.order() > row.order();
+        Ok(is_later.then_some(crowned))
     }
 
     /// Records the evidence and ends it.
@@ -364,21 +398,26 @@ impl Admissions {
         Ok(Looked::Moved)
     }
 
-    /// Ends it by what its own proven bytes are, as `error` says.
+    /// Ends it by what its own proven bytes are, as `error` says. Treats it as absent if nothing
+    /// shows any more what they were.
     pub(super) async fn convict(
         &self,
         row: &SubmissionRow,
         king: &KingRow,
         name: &str,
         error: Error,
+        seen: &Seen,
         cx: &CallContext,
     ) -> Result<Looked> {
         let finding = Finding::Rejected(json!({ "error": error.to_string() }));
-        let admission = self.convicted(row, king, name, ScreenStage::Files, finding, cx).await?;
-        self.forfeit(row, admission, error.to_string(), cx).await
+        match self.convicted(row, king, name, ScreenStage::Files, finding, cx).await? {
+            Some(admission) => self.forfeit(row, admission, error.to_string(), cx).await,
+            None => self.absent(row, seen.head.number).await,
+        }
     }
 
-    /// The admission that a finding of the validator's own ends.
+    /// The admission that a finding of the validator's own ends; none if the submission is not on
+    /// this machine and its hub says that it does not have it.
     async fn convicted(
         &self,
         row: &SubmissionRow,
@@ -387,15 +426,21 @@ impl Admissions {
         stage: ScreenStage,
         finding: Finding,
         cx: &CallContext,
-    ) -> Result<Admission> {
+    ) -> Result<Option<Admission>> {
         let shared = &*self.0;
         let reference = self.reference(row)?;
-        // What is wrong may be the listing itself.
-        let submission = match shared.models.resolve(&reference, cx).await {
-            Ok(files) => ScreenedModel::listed(&files, Some(reference.clone()), cx).await,
-            Err(error) => Err(error),
+        let named = Some(reference.clone());
+        // What is held stays what was handed in, whatever becomes of its repository.
+        let submission = match shared.models.held(&reference, cx).await? {
+            Some(held) => ScreenedModel::listed(&*held.files(), named, cx).await,
+            None => match shared.models.resolve(&reference, cx).await {
+                Ok(files) => ScreenedModel::listed(&files, named, cx).await,
+                Err(error) => Err(error),
+            },
         };
         let submission = match submission {
+            Err(error) if is_absence(&error) => return Ok(None),
+            // What is wrong may be the listing itself.
             Err(error) if is_the_challengers(&error) => ScreenedModel {
                 reference: Some(reference),
                 files: 0,
@@ -407,7 +452,7 @@ impl Admissions {
         };
         let king_files = shared.models.local(&king.model, cx).await?.files();
         let screen = Identity::new(name, "1", &json!({}))?;
-        Ok(Admission {
+        Ok(Some(Admission {
             king: ScreenedModel::listed(&*king_files, hub(&king.model), cx).await?,
             submission,
             anchor: None,
@@ -415,7 +460,7 @@ impl Admissions {
             seed: None,
             findings: vec![Screened { screen, stage, finding }],
             outcome: AdmissionOutcome::Forfeit,
-        })
+        }))
     }
 
     async fn admit(
@@ -440,13 +485,12 @@ impl Admissions {
     }
 
     /// Labels in the store of submissions of what it is no copy of: itself, what its miner handed in
-    /// of the same files before and never entered, and what came after it, which may have been
-    /// screened first.
+    /// and never entered, and what came after it, which may have been screened first.
     async fn labels(&self, row: &SubmissionRow, cx: &CallContext) -> Result<Vec<String>> {
         let ledger = &self.0.ledger;
         let miners = Miners::new(&self.swaps(cx).await?);
-        let related = ledger.related(row, Vec::new()).await?;
-        let later = ledger.screened_after(row).await?;
+        let related = ledger.related(row, miners.hotkeys(&row.hotkey)).await?;
+        let later = ledger.later_than(row).await?;
         let tries = related.iter().filter(|other| is_own_try(other, row, &miners));
         Ok(tries.chain(&later).chain([row]).map(label).collect())
     }
@@ -503,11 +547,13 @@ impl Task for Admissions {
                 }
             };
             match self.look_at(row, &king, &seen, cx).await {
-                Ok(Looked::Moved) => {
-                    shared.ledger.well(HELD_UP, shared.time.now_ms()).await?;
-                    return Ok(Next::Now);
-                }
-                Ok(Looked::Waits(due)) => {
+                Ok(looked) => {
+                    if (looked == Looked::Moved || row.voids > 0)
+                        && !shared.ledger.is_held_up(REPORTED).await?
+                    {
+                        shared.ledger.well(HELD_UP, shared.time.now_ms()).await?;
+                    }
+                    let Looked::Waits(due) = looked else { return Ok(Next::Now) };
                     next_due = Some(next_due.map_or(due, |next: u64| next.min(due)));
                     skip.push(row.id);
                 }
@@ -519,6 +565,24 @@ impl Task for Admissions {
             }
         }
     }
+}
+
+/// Checks that a king could be made of the model in `folder`: that it can be loaded with its own
+/// text files, if the king in `kings` can.
+///
+/// # Errors
+/// What is wrong with its files, which is the challenger's; what keeps files from being read.
+async fn check_text(folder: PathBuf, kings: PathBuf) -> Result<()> {
+    blocking("check a submission's text", move || {
+        match PromptText::check(&kings) {
+            Ok(()) => {}
+            // His backend reads other text files, or none.
+            Err(error) if error.kind() == ErrorKind::NotFound || error.artefact().is_some() => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        PromptText::check(&folder).map_err(|error| error.charged_to(|_| Side::Challenger))
+    })
+    .await
 }
 
 /// Whether `error` is about what the challenger handed in.

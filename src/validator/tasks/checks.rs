@@ -48,7 +48,7 @@ pub(super) fn barred(
         return Some(why);
     }
     let earlier = || all.iter().take_while(|other| other.id != row.id);
-    if let Some(first) = earlier().find(|other| other.pin == row.pin && !is_own_try(other, row, miners)) {
+    if let Some(first) = claim(row, earlier().filter(|other| other.pin == row.pin), miners) {
         return Some(format!(
             "{} committed to the same files before, in block {}",
             first.hotkey, first.place.block
@@ -94,19 +94,36 @@ fn never_entered(row: &SubmissionRow) -> bool {
     matches!(row.state, State::SetAside | State::Expired)
 }
 
-/// The earlier submission with the same content, if there is one; `all` are the submissions by
-/// place, those at least that have its content.
+/// The earlier submission that has the claim to the content of `row`, if there is one; `all` are
+/// the submissions by place, those at least that have its content.
 pub(super) fn same_content<'a>(
     row: &SubmissionRow,
     all: &'a [SubmissionRow],
     miners: &Miners,
 ) -> Option<&'a SubmissionRow> {
     let content = row.content?;
-    let claims = |other: &&SubmissionRow| {
-        // What was set aside has no claim.
-        other.content == Some(content) && other.state != State::SetAside && !is_own_try(other, row, miners)
+    let earlier = all.iter().take_while(|other| other.id != row.id);
+    // What was set aside has no claim against others.
+    let has_it = |other: &&SubmissionRow| {
+        other.content == Some(content) && (other.state != State::SetAside || is_own_try(other, row, miners))
     };
-    all.iter().take_while(|other| other.id != row.id).find(claims)
+    claim(row, earlier.filter(has_it), miners)
+}
+
+/// Which of `same` bars `row`: they are the earlier submissions of the same files, by place. The
+/// first place has the claim. If it is the miner's own, whoever came after it is a copy, and only
+/// what the miner has entered itself bars it.
+fn claim<'a>(
+    row: &SubmissionRow,
+    mut same: impl Iterator<Item = &'a SubmissionRow>,
+    miners: &Miners,
+) -> Option<&'a SubmissionRow> {
+    let is_own = |other: &SubmissionRow| miners.first(&other.hotkey) == miners.first(&row.hotkey);
+    let first = same.next()?;
+    if !is_own(first) {
+        return Some(first);
+    }
+    std::iter::once(first).chain(same).find(|other| is_own(other) && !never_entered(other))
 }
 
 #[cfg(test)]
@@ -199,6 +216,52 @@ mod tests {
         }
         let lost = [row(1, "ann", "p1", State::Lost), row(2, "ann", "p1", State::Seen)];
         assert!(barred(&lost).is_some(), "a content enters once");
+    }
+
+    #[test]
+    fn a_copy_bars_nobody_from_a_retry() {
+        let swaps = [swap("ann", "dan")];
+        let (miners, metagraph) = (Miners::new(&swaps), metagraph(&["ann", "bob", "dan"]));
+        let content = Some(Digest::of("files"));
+        for retry in ["ann", "dan"] {
+            // The same pin: bob's row was refused because of ann's first try.
+            let rows = [
+                row(1, "ann", "p1", State::Expired),
+                row(2, "bob", "p1", State::SetAside),
+                row(3, retry, "p1", State::Seen),
+                row(4, retry, "p1", State::Seen),
+            ];
+            let barred = |rows: &[SubmissionRow], most| {
+                let row = rows.last().expect("a row");
+                barred(row, rows, most, &miners, &metagraph, &swaps)
+            };
+            assert_eq!(barred(&rows[..3], 1), None, "{retry}");
+            assert!(barred(&rows[..2], 1).is_some_and(|why| why.contains("ann committed to the same files")));
+            // What the retry has entered enters once.
+            let mut again = rows.clone();
+            again[2].state = State::Lost;
+            let why = barred(&again, 2).expect("a content enters once");
+            assert!(why.contains("same files before, in block 3"), "{why}");
+
+            // Another pin with the same files: bob forfeited as a copy, and keeps his content.
+            for first in [State::Expired, State::SetAside] {
+                let mut rows = [
+                    row(1, "ann", "p1", first),
+                    row(2, "bob", "p2", State::Forfeit),
+                    row(3, retry, "p3", State::Admitted),
+                    row(4, retry, "p4", State::Admitted),
+                ];
+                for row in &mut rows {
+                    row.content = content;
+                }
+                let found = |rows: &[SubmissionRow]| {
+                    same_content(rows.last().expect("a row"), rows, &miners).map(|row| row.id)
+                };
+                assert_eq!(found(&rows[..3]), None, "{retry} after {first:?}");
+                rows[2].state = State::Lost;
+                assert_eq!(found(&rows), Some(3), "{retry}: a content enters once");
+            }
+        }
     }
 
     #[test]

@@ -83,9 +83,16 @@ impl Contestants {
     pub(super) async fn drop_challenger(&self) {
         *self.challenger.lock().await = None;
     }
+
+    /// One of them is lost to who computes it: both are loaded again.
+    pub(super) async fn drop_both(&self) {
+        *self.king.lock().await = None;
+        *self.challenger.lock().await = None;
+    }
 }
 
-/// Whether loading failed with `error` because the challenger's files were not to be had.
+/// Whether loading failed with `error` because the challenger's files were not to be had. A file
+/// that its own model lacks is charged to it, and is another matter.
 pub(super) fn lacks_challenger(error: &Error) -> bool {
     let challenger = Side::Challenger.to_string();
     is_absence(error) && error.context().iter().any(|(key, value)| *key == SIDE && *value == challenger)
@@ -117,5 +124,25 @@ pub(super) fn builder(
     match admission {
         Some(admission) => builder.admission(admission),
         None => builder,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ErrorKind, Fault};
+
+    #[test]
+    fn a_challenger_that_is_not_to_be_had_is_told_from_one_that_lacks_a_file() {
+        let lacks =
+            |side: Side| Error::new(ErrorKind::NotFound, "load the model", "no file").with(SIDE, side);
+        assert!(lacks_challenger(&lacks(Side::Challenger)));
+        for other in [
+            lacks(Side::King),
+            lacks(Side::Challenger).with_fault(Fault::Contestant(Side::Challenger)),
+            lacks(Side::Challenger).with_fault(Fault::Infrastructure),
+        ] {
+            assert!(!lacks_challenger(&other), "{other:#?}");
+        }
     }
 }

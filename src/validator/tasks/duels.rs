@@ -20,8 +20,8 @@ use crate::record::{self, FileStore, RecordStore, VerifyOptions};
 use crate::reign::Effect;
 use crate::twin::TwinReport;
 use crate::validator::config::Anchoring;
-use crate::validator::ledger::{Crowned, Decision, Drafted, KingRow, OpenDuel, Reason, SubmissionRow};
-use crate::validator::models::blocking;
+use crate::validator::ledger::{Crowned, Decision, Drafted, KingRow, OpenDuel, Reason, SubmissionRow, VOIDS};
+use crate::validator::models::{blocking, is_absence};
 use crate::validator::parts::{Base, Seen, Shared};
 use crate::validator::running::{Beginning, RunningSink};
 use crate::validator::table::{Move, State};
@@ -56,7 +56,7 @@ impl Duels {
         let Base { ledger, time, .. } = &**self.shared;
         let (king, now_ms) = (self.shared.king().await?, time.now_ms());
         let live = ledger.live().await?;
-        let row = match next_to_duel(&live, king.id, now_ms) {
+        let row = match next_to_duel(&live, king.id, self.shared.entry.ahead, now_ms) {
             Turn::Take(row) => row,
             Turn::Wait(due) => {
                 let pause = due.map_or(IDLE, |due| Duration::from_millis(due.saturating_sub(now_ms).max(1)));
@@ -80,7 +80,7 @@ impl Duels {
             }
             // Its bytes are here as they were handed in, and no model can be loaded from them.
             Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => {
-                admissions.convict(row, &king, "load", error, cx).await.map(drop)
+                admissions.convict(row, &king, "load", error, seen, cx).await.map(drop)
             }
             planned => planned,
         };
@@ -121,10 +121,7 @@ impl Duels {
             return Ok(Next::Now);
         }
         if let Some(reason) = &duel.give_up {
-            let reason = format!("the operator gave it up: {reason}");
-            ledger.abandon(duel.id, reason, time.now_ms()).await?;
-            self.contestants.drop_challenger().await;
-            return self.well().await;
+            return self.abandon(duel, format!("the operator gave it up: {reason}")).await;
         }
         let now_ms = time.now_ms();
         if waits(row.due_ms, now_ms) {
@@ -154,10 +151,31 @@ impl Duels {
             Err(error) => {
                 let usd = self.shared.running().end();
                 self.tell(&error).await;
-                self.void(duel, error, usd).await
+                if is_absence(&error) {
+                    // It does not say whose: the next try loads both, which tells.
+                    self.contestants.drop_both().await;
+                }
+                let is_gone = duel.voids + 1 >= VOIDS
+                    && lacks_challenger(&error)
+                    && self.shared.models.is_absent(&self.model(&row)?, cx).await?;
+                self.void(duel, error, usd).await?;
+                if is_gone {
+                    let reason = "the hub no longer has the challenger's files";
+                    return self.abandon(duel, reason.to_owned()).await;
+                }
+                Ok(Next::Now)
             }
             Ok(next) => Ok(next),
         }
+    }
+
+    /// Gives up the duel, which waits: its share stays spent, and its submission duels again as
+    /// another attempt.
+    async fn abandon(&self, duel: &OpenDuel, reason: String) -> Result<Next> {
+        let Base { ledger, time, .. } = &**self.shared;
+        ledger.abandon(duel.id, reason, time.now_ms()).await?;
+        self.contestants.drop_challenger().await;
+        self.well().await
     }
 
     /// The block by which the duel was announced: the newest final one, or, before each seed,
@@ -376,3 +394,6 @@ async fn run_in(
 fn submission(row: &SubmissionRow) -> Submission {
     Submission { hotkey: row.hotkey.0.clone(), repository: row.repository.clone(), pin: row.pin.clone() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use self::unaudited::{WithoutAudit, without_audit};
+use self::unaudited::WithoutAudit;
 use self::wrong::{Stop, Wrong, against, evidence};
 use super::{Next, Task, on_thread, report};
 use crate::chain::{BlockNumber, BlockRef, Content, EpochIndex, Hotkey};
@@ -339,8 +339,7 @@ impl Followed {
         error: Error,
         seen: &Seen,
     ) -> Result<(), Stop> {
-        let waited = seen.subnet.epoch.saturating_sub(row.next_epoch);
-        match without_audit(crowns, waited, row.caught_up) {
+        match WithoutAudit::of(&self.base().ledger, row, crowns, seen.subnet.epoch).await? {
             WithoutAudit::Taken => {
                 tracing::warn!(%error, "the duel is followed without an audit");
                 self.base().ledger.take_unaudited(row.next).await?;
@@ -495,7 +494,11 @@ impl Followed {
                 let auditor = auditor.as_ref().ok_or_else(|| Error::bug(OPERATION, "nothing audits"))?;
                 Ok(auditor.audit(&record, models, [&king, &challenger], seed, &inner).await)
             });
-            let report = match audited.await? {
+            let audited = audited.await?;
+            if matches!(audited, Ok(_) | Err(Unaudited::Fetched(_))) {
+                ledger.note_found(place).await?;
+            }
+            let report = match audited {
                 Ok(report) => report,
                 Err(Unaudited::WithoutTokens) => {
                     let message = "a duel's replies cannot be audited: the record does not tell their tokens";
@@ -511,7 +514,9 @@ impl Followed {
                         .with("because", error.message());
                     return Ok(Some(lacking));
                 }
-                Err(Unaudited::Unfetched(_, error) | Unaudited::Failed(error)) => {
+                Err(
+                    Unaudited::Unfetched(_, error) | Unaudited::Fetched(error) | Unaudited::Failed(error),
+                ) => {
                     let error = error.with("record", known.record);
                     if error.kind() == ErrorKind::DigestMismatch && is_first {
                         return Err(Stop::Failed(error.with_fault(Fault::Operator)));

@@ -12,7 +12,7 @@ use crate::publish::{Backoff, Failure, Item, Lag, Next as Due, Outbox, Publisher
 use crate::validator::ledger::outbox::{Unpublished, What};
 use crate::validator::parts::{Base, Shared};
 use crate::validator::table::State;
-use crate::{CallContext, Error, ErrorKind, Fault, Result};
+use crate::{Build, CallContext, Error, ErrorKind, Fault, Result};
 
 pub(in crate::validator) mod documents;
 
@@ -28,6 +28,9 @@ const FRESH_MS: u64 = 10 * 60 * 1000;
 
 /// How often what waits for somebody is tried again all the same. Source: albedo.
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// The document of the running duel.
+const RUNNING_DUEL: &str = "data/running.json";
 
 /// Alert: something cannot be published.
 const HELD_UP: &str = "a publication is held up";
@@ -130,17 +133,19 @@ impl Task for Publishing {
             *signed = Some(size);
         }
         let now_ms = time.now_ms();
-        let running = self.shared.running().document(now_ms);
-        if let Some(running) = running {
-            ledger.put_document("data/running.json", documents::json(&running)?, now_ms).await?;
+        // In an outage the next version is made when the one that waits is tried again.
+        if !ledger.is_put_off(RUNNING_DUEL, now_ms).await? {
+            let running = self.shared.running().document(now_ms);
+            if let Some(running) = running {
+                ledger.put_document(RUNNING_DUEL, documents::json(&running)?, now_ms).await?;
+            }
         }
         if now_ms.saturating_sub(*fresh_ms) >= FRESH_MS {
             ledger.refresh_documents(now_ms).await?;
             *fresh_ms = now_ms;
         }
         if now_ms.saturating_sub(*stopped_ms) >= DAY_MS {
-            // A bug is met again unless the program is another one.
-            ledger.try_stopped(*stopped_ms == 0, now_ms).await?;
+            ledger.try_stopped(build(), now_ms).await?;
             *stopped_ms = now_ms;
         }
         let waiting = ledger.next_waiting(now_ms).await?;
@@ -200,17 +205,28 @@ impl Outbox for LedgerOutbox<'_> {
     }
 }
 
+/// This build, as the ledger keeps it: the same build meets a bug again.
+fn build() -> String {
+    let Build { version, source } = crate::build();
+    match source {
+        Some(source) => format!("{version} {source}"),
+        None => version,
+    }
+}
+
 /// The error of the alert. A bug has frozen crowns when it was met: somebody has to act on what is
 /// left of it.
 fn error_of(unpublished: &Unpublished) -> Error {
-    let Unpublished { name, error, is_outage, is_stopped } = unpublished;
+    let Unpublished { name, error, is_outage, is_bug, is_stopped } = unpublished;
     let fault = if *is_outage { Fault::Infrastructure } else { Fault::Operator };
     let message = format!("`{name}` waits: {error}");
     let told = Error::new(ErrorKind::Unavailable, "publish", message).with_fault(fault);
-    if *is_stopped {
-        told.with_hint("mend it: it is tried again once per day and when the validator starts")
-    } else {
-        told
+    match (*is_stopped, *is_bug) {
+        (true, true) => told.with_hint("report it: another build of albedo tries it again"),
+        (true, false) => {
+            told.with_hint("mend it: it is tried again once per day and when the validator starts")
+        }
+        (false, _) => told,
     }
 }
 
@@ -220,51 +236,4 @@ fn unknown(name: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Digest;
-    use crate::chain::{DatedBy, Hotkey, Place};
-    use crate::validator::ledger::{Commit, Reason};
-    use crate::validator::parts::testing::{Quick, shared};
-    use crate::validator::table::Move;
-
-    #[tokio::test]
-    async fn what_cannot_be_published_is_told_until_it_is_published() {
-        let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
-        let shared = Arc::new(shared(folder.path(), &clock).await);
-        let (ledger, cx) = (&shared.ledger, CallContext::new());
-        ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
-        let text = format!("v7|ann/model|sha256:{}", Digest::of("ann"));
-        let place = Place { block: 1, extrinsic: Some(0), dated_by: DatedBy::Commitment };
-        let commit = Commit { hotkey: Hotkey("ann".into()), text, place, readable_at: 1, witnessed: true };
-        ledger.observe(vec![commit], 2).await.expect("observed");
-        let id = ledger.live().await.expect("read")[0].id;
-        ledger.step(id, Move::Admit, Reason::new("may take part"), 3).await.expect("moved");
-        // A record whose folder somebody has moved away.
-        let record = Digest::of("record");
-        let nowhere = folder.path().join("nowhere");
-        ledger.forfeit(id, Reason::new("a copy"), record, nowhere, 4).await.expect("forfeits");
-
-        let publishing = Publishing::new(Arc::clone(&shared));
-        let told = async || {
-            let alerts = ledger.alerts().await.expect("read");
-            alerts.into_iter().map(|alert| (alert.key, alert.count)).collect::<Vec<_>>()
-        };
-        // Steps that have nothing to try end no alert, and a new process knows it.
-        for publishing in [&publishing, &Publishing::new(Arc::clone(&shared))] {
-            for _ in 0..3 {
-                publishing.step(&cx).await.expect("goes on");
-            }
-            let told = told().await;
-            assert_eq!(told.iter().map(|(key, _)| &**key).collect::<Vec<_>>(), [HELD_UP], "{told:?}");
-        }
-        let waiting = ledger.unpublished().await.expect("read").expect("the record");
-        assert!(waiting.is_stopped && waiting.name == record.to_string(), "{waiting:?}");
-        // After a day it is tried again. Its publication ends the alert.
-        ledger.try_stopped(false, 5).await.expect("asked");
-        let waiting = ledger.next_waiting(6).await.expect("read").expect("the record");
-        ledger.published(waiting.id, 6).await.expect("noted");
-        publishing.step(&cx).await.expect("goes on");
-        assert!(told().await.is_empty(), "it is over");
-    }
-}
+mod tests;

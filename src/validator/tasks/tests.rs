@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::chain::{BlockRef, Metagraph};
+use crate::chains::local::{LocalChain, LocalChainConfig};
 use crate::validator::operate::OperateSettings;
 use crate::validator::parts::testing::{Quick, base};
 
@@ -119,6 +120,24 @@ fn an_older_head_changes_nothing_and_one_that_stands_still_is_reported() {
         follower.step(&cx).await.expect("follows");
         assert_eq!(base.newest().expect("a block").head, head);
         follower.step(&cx).await.expect("waits");
+    });
+}
+
+#[test]
+fn a_node_that_is_behind_at_the_start_makes_no_head_older_than_what_was_read() {
+    run(async {
+        let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+        let (mut base, chain) = base(folder.path(), &clock).await;
+        let cx = CallContext::new();
+        let read = chain.advance(50).expect("blocks");
+        base.reveals.follow_to(&*base.chain, base.netuid, &read, &cx).await.expect("read");
+        let head = chain.advance(3).expect("blocks");
+        assert_eq!(base.head_number(&cx).await.expect("a head"), head.number);
+        // As after a restart: no block was followed to yet. Chains of one seed have the same blocks.
+        let behind = LocalChain::new(LocalChainConfig { start_block: 9, ..LocalChainConfig::default() });
+        base.chain = Arc::new(behind.expect("a chain"));
+        assert!(base.newest().is_none());
+        assert_eq!(base.head_number(&cx).await.expect("a head"), read.number);
     });
 }
 

@@ -9,9 +9,10 @@ use crate::validator::table::State;
 /// The longest pause after a failure, in seconds. Source: albedo.
 const LONGEST_SECS: u64 = 1800;
 
-/// Failures in a row after which a submission holds up no other one while it waits: of an
-/// outage, some forty minutes. Source: albedo.
-const PATIENCE: u32 = 8;
+/// Failures in a row after which a submission holds up no other one while it waits: some forty
+/// minutes of an outage, half an hour where an operator has to act. After twice as many it takes
+/// no other one's room, either. Source: albedo.
+const PATIENCE: u32 = 9;
 
 /// Whether what is due at `due_ms` waits at `now_ms`, both in milliseconds since the Unix
 /// epoch. Nothing waits for longer than the longest pause: a later time is of a clock that was
@@ -36,9 +37,7 @@ pub(super) enum Turn<'a> {
 }
 
 /// The submission that admission looks at next, of `live`, which are by place; none of
-/// `skip`. At most `ahead` are fetched and screened before their turn. A submission is not
-/// screened before an earlier one whose bytes are here: a copy would be screened before its
-/// original. One that fails for long is passed over while it waits.
+/// `skip`.
 pub(super) fn next_to_screen<'a>(
     live: &'a [SubmissionRow],
     king: i64,
@@ -46,27 +45,10 @@ pub(super) fn next_to_screen<'a>(
     now_ms: u64,
     skip: &[i64],
 ) -> Turn<'a> {
-    let (mut fetched, mut held_before) = (0, false);
+    let mut queue = Queue::new(king, ahead, now_ms);
     let mut due: Option<u64> = None;
     for row in live {
-        let (beside_this_king, counts) = (row.screened_king == Some(king), !is_passed_over(row, now_ms));
-        match row.state {
-            State::Planned | State::Duelling => continue,
-            State::Clear if beside_this_king => {
-                fetched += usize::from(counts);
-                continue;
-            }
-            State::Clear | State::FilesClear | State::Held => {
-                fetched += usize::from(counts);
-                if fetched > ahead.max(1) {
-                    continue;
-                }
-            }
-            _ => {}
-        }
-        let blocked = held_before && row.state == State::Held;
-        held_before |= counts && row.state == State::Held;
-        if blocked || skip.contains(&row.id) {
+        if !queue.screens(row) || skip.contains(&row.id) {
             continue;
         }
         if waits(row.due_ms, now_ms) {
@@ -78,26 +60,73 @@ pub(super) fn next_to_screen<'a>(
     Turn::Wait(due)
 }
 
-/// The submission that duels next: the first one that is clear beside `king`. It waits for
-/// an earlier one that is fetched or screened at the moment, not for one whose outage
-/// lasts, nor for those that are not screened before that one.
-pub(super) fn next_to_duel(live: &[SubmissionRow], king: i64, now_ms: u64) -> Turn<'_> {
-    let (mut due, mut blocked): (Option<u64>, bool) = (None, false);
+/// The submission that duels next: the first one that is clear beside `king`. It waits for an
+/// earlier one that admission fetches or screens at the moment, and for no other one.
+pub(super) fn next_to_duel(live: &[SubmissionRow], king: i64, ahead: usize, now_ms: u64) -> Turn<'_> {
+    let mut queue = Queue::new(king, ahead, now_ms);
+    let mut due: Option<u64> = None;
     for row in live {
-        let is_waiting = waits(row.due_ms, now_ms);
+        let is_admissions = queue.screens(row);
         match row.state {
-            State::Held if blocked => {}
-            State::Held if is_waiting => blocked = !is_passed_over(row, now_ms),
-            State::FilesClear | State::Held if !is_waiting => return Turn::Wait(due),
-            State::Clear if is_waiting => {
+            State::Clear if waits(row.due_ms, now_ms) => {
                 due = Some(due.map_or(row.due_ms, |due| due.min(row.due_ms)));
             }
             State::Clear if row.screened_king == Some(king) => return Turn::Take(row),
-            State::Clear => return Turn::Wait(due),
+            State::FilesClear | State::Held | State::Clear if is_admissions && !waits(row.due_ms, now_ms) => {
+                return Turn::Wait(due);
+            }
             _ => {}
         }
     }
     Turn::Wait(due)
+}
+
+/// What admission has met of the queue, which it goes through by place.
+///
+/// - At most `ahead` submissions are fetched and screened before their turn.
+/// - A submission is not screened before an earlier one whose bytes are here: a copy would be
+///   screened before its original.
+/// - A submission that is passed over holds up no other one. If its bytes are here and `ahead`
+///   others are passed over already, it still counts among those that are fetched until it has
+///   failed twice as often, so that an outage does not have the whole queue fetched.
+struct Queue {
+    king: i64,
+    ahead: usize,
+    now_ms: u64,
+    fetched: usize,
+    passed_over: usize,
+    held_before: bool,
+}
+
+impl Queue {
+    fn new(king: i64, ahead: usize, now_ms: u64) -> Self {
+        Self { king, ahead: ahead.max(1), now_ms, fetched: 0, passed_over: 0, held_before: false }
+    }
+
+    /// Whether admission works on `row`, the next one, once it is due.
+    fn screens(&mut self, row: &SubmissionRow) -> bool {
+        let is_passed_over = is_passed_over(row, self.now_ms);
+        match row.state {
+            State::Planned | State::Duelling => return false,
+            State::Clear | State::FilesClear | State::Held => {
+                // Nothing is here of one that is only listed.
+                let takes_room = row.state != State::FilesClear && row.voids < 2 * PATIENCE;
+                if is_passed_over && takes_room && self.passed_over < self.ahead {
+                    self.passed_over += 1;
+                } else if takes_room || !is_passed_over {
+                    self.fetched += 1;
+                }
+                let is_ready = row.state == State::Clear && row.screened_king == Some(self.king);
+                if is_ready || self.fetched > self.ahead {
+                    return false;
+                }
+            }
+            _ => {}
+        }
+        let is_blocked = self.held_before && row.state == State::Held;
+        self.held_before |= !is_passed_over && row.state == State::Held;
+        !is_blocked
+    }
 }
 
 /// How long what failed `times` in a row before waits, by who has to act: an outage is
@@ -172,7 +201,7 @@ mod tests {
         use State::{Admitted, Clear, FilesClear, Held};
         let duel = |states: &[(State, u64)], king| {
             let rows: Vec<_> = (1..).zip(states).map(|(id, (state, due))| row(id, *state, *due)).collect();
-            taken(&next_to_duel(&rows, king, 10))
+            taken(&next_to_duel(&rows, king, 2, 10))
         };
         assert_eq!(
             duel(&[(Admitted, 0), (Clear, 0), (Clear, 0)], 1),
@@ -207,11 +236,40 @@ mod tests {
             assert_eq!(screen(&two(PATIENCE - 1)), None, "{state:?}");
             assert_eq!(screen(&two(PATIENCE)), Some(3), "{state:?}");
         }
-        let duel = |states: &[(State, u64, u32)]| taken(&next_to_duel(&failing(states), 1, 10));
+        // An outage in which they all fail has no more than twice as many fetched, for hours.
+        for state in [Held, Clear] {
+            let behind = |count, voids| {
+                let mut states = vec![(state, 99, voids); count];
+                states.push((FilesClear, 0, 0));
+                screen(&states)
+            };
+            assert_eq!(behind(3, PATIENCE), Some(4), "{state:?}");
+            assert_eq!(behind(4, PATIENCE), None, "{state:?}");
+            assert_eq!(behind(4, 2 * PATIENCE - 1), None, "{state:?}");
+            // What fails for ever takes nobody's room, however many do.
+            for count in [4, 9] {
+                assert_eq!(behind(count, 2 * PATIENCE), Some(count as i64 + 1), "{state:?}");
+            }
+        }
+        // Those that fail for ever leave the others their room, too.
+        let mut states = vec![(Held, 99, 2 * PATIENCE); 4];
+        states.extend([(Held, 99, PATIENCE), (Held, 99, PATIENCE), (FilesClear, 0, 0)]);
+        assert_eq!(screen(&states), Some(7));
+        // Nothing is here of those that could not be fetched.
+        let mut states = vec![(FilesClear, 99, PATIENCE); 9];
+        states.push((FilesClear, 0, 0));
+        assert_eq!(screen(&states), Some(10));
+        let duel = |states: &[(State, u64, u32)]| taken(&next_to_duel(&failing(states), 1, 2, 10));
         let behind = |voids| [(Held, 99, voids), (Held, 0, 0), (Held, 0, 0), (Clear, 0, 0)];
         assert_eq!(duel(&behind(1)), Some(4), "the second and third are not screened before the first");
         assert_eq!(duel(&behind(PATIENCE)), None, "the second is screened now");
         assert_eq!(duel(&[(Held, 99, 1), (FilesClear, 0, 0), (Clear, 0, 0)]), None, "the second is fetched");
+        // Two are held for hours, two more take the room: the fifth is not fetched, nor waited for.
+        let mut states = vec![(Held, 99, PATIENCE); 4];
+        states.extend([(FilesClear, 0, 0), (Clear, 0, 0)]);
+        assert_eq!((screen(&states), duel(&states)), (None, Some(6)));
+        states[..4].fill((Held, 99, 2 * PATIENCE));
+        assert_eq!((screen(&states), duel(&states)), (Some(5), None), "the fifth is fetched");
     }
 
     #[test]
@@ -222,7 +280,7 @@ mod tests {
         // The clock was an hour ahead when the pause was entered.
         assert!(!waits(2 * hour + 10_000, hour));
         let rows = [row(1, State::Clear, 2 * hour)];
-        assert_eq!(taken(&next_to_duel(&rows, 1, 0)), Some(1));
+        assert_eq!(taken(&next_to_duel(&rows, 1, 2, 0)), Some(1));
         let rows = [row(1, State::Admitted, 2 * hour)];
         assert_eq!(taken(&next_to_screen(&rows, 1, 2, 0, &[])), Some(1));
     }
@@ -232,5 +290,8 @@ mod tests {
         let secs = |fault, times| pause(fault, times).as_secs();
         assert_eq!([0, 1, 2, 30].map(|times| secs(Fault::Infrastructure, times)), [10, 20, 40, 1800]);
         assert_eq!([0, 9].map(|times| secs(Fault::Operator, times)), [60, 300]);
+        // What it takes to be passed over: the pauses before the last failure.
+        let patience = |fault| (0..PATIENCE - 1).map(|times| secs(fault, times)).sum::<u64>();
+        assert_eq!([Fault::Infrastructure, Fault::Operator].map(patience), [42 * 60 + 30, 32 * 60]);
     }
 }

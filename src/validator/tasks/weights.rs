@@ -254,5 +254,8 @@ mod tests {
         assert_eq!(left, [share(3, "bob", 65_535)]);
         let nobody = chosen(7, &["owner", "validator", "cat"][..]).await;
         assert_eq!(nobody, [share(0, "owner", 65_535)]);
+        // One has left and come back to another slot.
+        let back = chosen(8, &["owner", "validator", "cat", "bob", "ann"][..]).await;
+        assert_eq!(back, [share(3, "bob", 32_767), share(4, "ann", 32_768)]);
     }
 }

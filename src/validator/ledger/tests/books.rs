@@ -156,7 +156,12 @@ async fn a_bug_freezes_crowns_until_somebody_has_looked() {
         alerts.into_iter().map(|alert| alert.key).collect::<Vec<_>>()
     };
     assert_eq!(keys().await, ["chain", "duel", "frozen"]);
-    // It ends by hand alone, whatever the task does meanwhile.
+    // It ends by hand alone, whatever the task does meanwhile, and whatever else fails in it.
+    assert!(!ledger.alert("duel", &outage, 8).await.expect("said"), "no news");
+    let alerts = ledger.alerts().await.expect("read");
+    let told = alerts.iter().find(|alert| alert.key == "duel").expect("it stands");
+    assert_eq!((&*told.fault, told.last_ms, told.count), ("bug", 8, 2));
+    assert!(told.message.contains("one and one is three"), "{told:?}");
     for key in ["duel", "frozen"] {
         assert!(!ledger.well(key, 9).await.expect("said"), "{key}");
     }
@@ -169,7 +174,29 @@ async fn a_bug_freezes_crowns_until_somebody_has_looked() {
     assert!(bug.contains("one and one is three"), "{bug}");
     assert_eq!(keys().await, ["chain"]);
     assert_eq!(ledger.unfreeze().await.expect("looked"), None);
+    // Once somebody has looked, the last failure is told.
+    ledger.alert("duel", &outage, 10).await.expect("said");
+    assert!(ledger.well("duel", 10).await.expect("said"), "it ends with the outage");
     ledger.decide(decision(&duel, Outcome::Dethroned), 10).await.expect("decided");
+}
+
+#[tokio::test]
+async fn a_freeze_without_an_alert_gets_one() {
+    let ledger = Ledger::in_memory().expect("a ledger");
+    ledger.tell_of_freeze(5).await.expect("looked");
+    assert!(ledger.alerts().await.expect("read").is_empty(), "nothing is frozen");
+    // As a build left it that knew no such alert.
+    let sql = "INSERT INTO meta (key, value) VALUES ('frozen', 'one and one is three')";
+    ledger.write("test", move |transaction| Ok(transaction.execute(sql, [])?)).await.expect("written");
+    for now_ms in [6, 7] {
+        ledger.tell_of_freeze(now_ms).await.expect("told");
+        let alerts = ledger.alerts().await.expect("read");
+        let told: Vec<_> = alerts.iter().map(|alert| (&*alert.key, &*alert.fault, alert.last_ms)).collect();
+        assert_eq!(told, [("frozen", "bug", 6)], "once");
+        assert!(alerts[0].message.contains("one and one is three"), "{alerts:?}");
+    }
+    ledger.unfreeze().await.expect("looked");
+    assert!(ledger.alerts().await.expect("read").is_empty());
 }
 
 #[tokio::test]
@@ -249,6 +276,52 @@ async fn a_record_waits_for_its_place_in_the_log_and_a_failure_for_its_time() {
 }
 
 #[tokio::test]
+async fn changes_of_a_document_do_not_end_an_outage() {
+    use super::super::outbox::What;
+    const NAME: &str = "data/running.json";
+    let ledger = Ledger::in_memory().expect("a ledger");
+    let put = async |text: &str, now_ms| {
+        ledger.put_document(NAME, text.into(), now_ms).await.expect("put");
+        ledger.next_waiting(now_ms).await.expect("read").expect("a document")
+    };
+    let fail = async |id: u64, fault, again_ms| {
+        let failure = Failure { message: "no".into(), fault, again_ms };
+        ledger.not_published(id, &failure, 10).await.expect("noted");
+    };
+    let is_put_off = async |now_ms| ledger.is_put_off(NAME, now_ms).await.expect("read");
+    let first = put("1", 10).await;
+    assert!(!is_put_off(10).await, "it is due");
+    fail(first.id, Fault::Infrastructure, Some(1_010)).await;
+    let second = put("2", 20).await;
+    assert_eq!((second.added_ms, second.due_ms, second.tries), (10, 1_010, 1));
+    assert_eq!(second.what, What::Document { name: NAME.into(), bytes: Some(b"2".to_vec()) });
+    assert!(is_put_off(1_009).await && !is_put_off(1_010).await);
+    assert!(ledger.unpublished().await.expect("read").is_some(), "the alert stands");
+    // A later failure has a longer pause.
+    fail(second.id, Fault::Operator, Some(3_010)).await;
+    let third = put("3", 1_020).await;
+    assert_eq!((third.due_ms, third.tries), (3_010, 2));
+    ledger.published(third.id, 3_010).await.expect("noted");
+    let fourth = put("4", 3_020).await;
+    assert_eq!((fourth.due_ms, fourth.tries), (3_020, 0), "it is over");
+    // What somebody has to mend says nothing of the next version.
+    fail(fourth.id, Fault::Operator, None).await;
+    let fifth = put("5", 3_030).await;
+    assert_eq!((fifth.added_ms, fifth.due_ms, fifth.tries), (3_020, 3_030, 0));
+    assert_eq!(ledger.unpublished().await.expect("read"), None);
+    // The same build would meet the bug again.
+    fail(fifth.id, Fault::Bug, None).await;
+    assert!(is_put_off(3_040).await);
+    ledger.put_document(NAME, b"6".to_vec(), 3_040).await.expect("put");
+    assert_eq!(ledger.next_waiting(3_040).await.expect("read"), None);
+    assert!(ledger.unpublished().await.expect("read").is_some_and(|bug| bug.is_bug && bug.is_stopped));
+    ledger.try_stopped("another build".into(), 3_050).await.expect("asked");
+    let sixth = ledger.next_waiting(3_050).await.expect("read").expect("it is tried again");
+    assert_eq!((sixth.due_ms, sixth.tries), (3_050, 1));
+    assert_eq!(sixth.what, What::Document { name: NAME.into(), bytes: Some(b"6".to_vec()) });
+}
+
+#[tokio::test]
 async fn a_clock_that_was_wrong_holds_back_neither_what_is_published_nor_what_is_told() {
     use std::time::Duration;
     let ledger = Ledger::in_memory().expect("a ledger");
@@ -304,16 +377,21 @@ async fn what_cannot_be_published_is_known_until_it_is() {
     fail(third, Fault::Bug, None).await;
     let stopped = known().await.expect("a bug");
     assert!(stopped.is_stopped && stopped.error.contains("bug has to act"), "{stopped:?}");
+    assert!(stopped.is_bug && !operator.is_bug, "{stopped:?} {operator:?}");
     assert_eq!(ledger.lag().await.expect("read").stopped, 1);
 
-    // Only another program tries again what a bug has stopped.
-    ledger.try_stopped(false, 15).await.expect("asked");
-    assert_eq!(ledger.lag().await.expect("read").stopped, 1);
+    // Only another build tries again what a bug has stopped.
+    let try_stopped = async |build: &str| {
+        ledger.try_stopped(build.into(), 15).await.expect("asked");
+        ledger.lag().await.expect("read").stopped
+    };
+    assert_eq!(try_stopped("one build").await, 0, "no build has tried it before");
+    fail(third, Fault::Bug, None).await;
+    assert_eq!(try_stopped("one build").await, 1);
     fail(second, Fault::Operator, None).await;
-    ledger.try_stopped(false, 15).await.expect("asked");
+    assert_eq!(try_stopped("one build").await, 1);
     assert_eq!(ledger.next_waiting(15).await.expect("read").map(|waiting| waiting.id), Some(second));
-    ledger.try_stopped(true, 15).await.expect("asked");
-    assert_eq!(ledger.lag().await.expect("read").stopped, 0);
+    assert_eq!(try_stopped("another build").await, 0);
     for id in [first, second, third] {
         assert!(known().await.is_some());
         ledger.published(id, 30).await.expect("noted");
@@ -365,18 +443,55 @@ async fn the_same_record_is_published_once() {
 }
 
 #[tokio::test]
-async fn what_was_screened_later_is_found_by_its_place() {
+async fn what_came_later_is_found_by_its_place() {
     let ledger = Ledger::in_memory().expect("a ledger");
     let ids = clear(&ledger, &["ann", "bob", "cat"]).await;
-    let screened = "UPDATE submissions SET screened_king = 1 WHERE hotkey <> 'cat'";
-    ledger.write("test", move |transaction| Ok(transaction.execute(screened, [])?)).await.expect("written");
     let after = async |id| {
         let row = ledger.submission(id).await.expect("read");
-        let rows = ledger.screened_after(&row).await.expect("read");
+        let rows = ledger.later_than(&row).await.expect("read");
         rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
     };
-    assert_eq!(after(ids[0]).await, [ids[1]], "the last one was not screened");
-    assert!(after(ids[1]).await.is_empty());
+    // A process that was killed may have remembered what the ledger has not as screened.
+    assert_eq!(after(ids[0]).await, ids[1..]);
+    assert_eq!(after(ids[1]).await, ids[2..]);
+    assert!(after(ids[2]).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_fails_for_long_or_for_an_operator_is_held_up_until_it_moves() {
+    let ledger = Ledger::in_memory().expect("a ledger");
+    ledger.observe(vec![commit("ann", 1), commit("bob", 2)], 2).await.expect("observed");
+    let ids: Vec<_> = ledger.live().await.expect("read").iter().map(|row| row.id).collect();
+    let fail = async |id, fault, times: u32| {
+        let error = Error::new(ErrorKind::Unavailable, "fetch a file", "down").with_fault(fault);
+        for due in 1..=u64::from(times) {
+            ledger.step(id, Move::Void, Reason::failed(&error, due), 3).await.expect("void");
+        }
+    };
+    let held_up = async || ledger.is_held_up(5).await.expect("read");
+    for id in &ids {
+        ledger.step(*id, Move::Admit, Reason::new("may take part"), 3).await.expect("moved");
+    }
+    fail(ids[0], Fault::Infrastructure, 5).await;
+    assert!(!held_up().await, "an outage may pass");
+    fail(ids[0], Fault::Infrastructure, 1).await;
+    assert!(held_up().await);
+    ledger.step(ids[1], Move::ClearFiles, Reason::new("clear"), 4).await.expect("moved");
+    assert!(held_up().await, "another one has moved");
+    ledger.step(ids[0], Move::ClearFiles, Reason::new("clear"), 4).await.expect("moved");
+    assert!(!held_up().await);
+    fail(ids[1], Fault::Operator, 1).await;
+    assert!(held_up().await, "nobody but an operator mends it");
+    ledger.wait(ids[1], "its files are not there yet".into(), 9).await.expect("noted");
+    assert!(!held_up().await, "its hub has answered");
+    fail(ids[1], Fault::Infrastructure, 5).await;
+    assert!(!held_up().await, "the count began anew");
+    // Duels have alerts of their own.
+    for step in [Move::Hold, Move::Clear] {
+        ledger.step(ids[1], step, Reason::new(step.name()), 5).await.expect("moved");
+    }
+    fail(ids[1], Fault::Operator, 9).await;
+    assert!(!held_up().await);
 }
 
 #[tokio::test]

@@ -198,6 +198,18 @@ async fn the_ledger_of_format_4_is_read() {
     assert_eq!((ledger.log_size().await.expect("read"), ledger.signed().await.expect("read")), (1, 1));
 }
 
+#[tokio::test]
+async fn the_ledger_of_format_5_is_read() {
+    let (_folder, path) = folder();
+    let connection = Connection::open(&path).expect("opens");
+    connection.execute_batch(include_str!("../fixtures/ledger-5.sql")).expect("the fixture is whole");
+    drop(connection);
+    let ledger = Ledger::open(&path).expect("opens");
+    let followed = ledger.followed().await.expect("read").expect("followed");
+    assert_eq!((followed.hotkey.0.as_str(), followed.next, followed.caught_up), ("them", 1, false));
+    assert_eq!(ledger.note_missing(0, 9).await.expect("noted"), 6, "the first counts");
+}
+
 /// Writes the fixture of the newest format: its SQL goes to standard output.
 #[tokio::test]
 #[ignore = "run it once for a new format, and keep what it prints"]
@@ -220,6 +232,7 @@ async fn print_a_fixture() {
         replies: 24,
     };
     ledger.note_verified(verified, 4).await.expect("noted");
+    ledger.note_missing(0, 6).await.expect("noted");
     let refusal = Refusal { cause: Cause::Log, message: "two histories".into() };
     ledger.refuse(Some(refusal)).await.expect("noted");
     let dump = ledger.look("dump", |transaction| Ok(dump(transaction)?)).await.expect("dumped");

@@ -89,6 +89,25 @@ async fn a_refusal_keeps_the_weights_and_ends() {
 }
 
 #[tokio::test]
+async fn an_entry_is_due_from_when_the_log_has_it() {
+    let entries =
+        [Entry::Announced(announced("a")), ended(0, "record", LOST), Entry::Announced(announced("b"))];
+    let ledger = following(entries[..1].to_vec()).await;
+    let keep = async |size: usize, epoch| {
+        let (entries, head) = (entries[..size].to_vec(), head("example.com/log", size as u64));
+        ledger.keep_followed(entries, &head, format!("news of {epoch}"), epoch, 4).await.expect("kept");
+        ledger.followed().await.expect("read").expect("followed").next_epoch
+    };
+    let king = Digest::of("king");
+    ledger.follow_entry(0, Effect::Announced { king }, 5, 3).await.expect("followed");
+    assert_eq!(keep(1, 7).await, 5, "nothing new");
+    // The duel ends three epochs after its announcement.
+    assert_eq!(keep(2, 8).await, 8);
+    // It waits for its record; what comes behind it changes nothing.
+    assert_eq!([keep(3, 9).await, keep(3, 10).await], [8, 8]);
+}
+
+#[tokio::test]
 async fn a_record_that_could_not_be_audited_is_counted() {
     let ledger =
         following(vec![Entry::Announced(announced("a")), ended(0, "record", Outcome::Dethroned)]).await;

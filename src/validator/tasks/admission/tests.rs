@@ -1,39 +1,20 @@
 use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
 
 use super::*;
 use crate::Revision;
-use crate::chain::{BlockRef, DatedBy, Hotkey, Metagraph, Place};
-use crate::validator::ledger::{Commit, Ledger};
-use crate::validator::parts::testing::{Quick, shared};
+use crate::chain::Metagraph;
+use crate::http::{HeaderMap, HttpRequest, HttpResponse, HttpTransport, StatusCode};
+use crate::validator::DemoCompetition;
+use crate::validator::ledger::Ledger;
+use crate::validator::parts::testing::{
+    Quick, admission, at, pinned, shared, shared_with_registry, uploaded,
+};
 
-/// The chain as it is, at block `number`.
-async fn at(shared: &Shared, number: BlockNumber) -> Seen {
-    let cx = CallContext::new();
-    let head = shared.chain.head(&cx).await.expect("a head");
-    let subnet = shared.chain.subnet(shared.netuid, &head, &cx).await.expect("read");
-    let metagraph = shared.chain.metagraph(shared.netuid, &head, &cx).await.expect("read");
-    Seen { head: BlockRef { number, ..head }, subnet, metagraph }
-}
-
-/// The submission of `hotkey`, readable from block 5, after `steps`.
+/// The submission of `hotkey` with a manifest of its own, after `steps`.
 async fn submitted(ledger: &Ledger, hotkey: &str, repository: &str, steps: &[Move]) -> SubmissionRow {
-    let text = format!("v7|{repository}|sha256:{}", Digest::of(hotkey));
-    let place = Place { block: 4, extrinsic: Some(0), dated_by: DatedBy::Commitment };
-    let (hotkey, named) = (Hotkey(hotkey.into()), text.clone());
-    let commit = Commit { hotkey, text, place, readable_at: 5, witnessed: true };
-    ledger.observe(vec![commit], 1).await.expect("observed");
-    let live = ledger.live().await.expect("read");
-    let id = live.iter().find(|row| row.text == named).expect("it is new").id;
-    for step in steps {
-        let reason = Reason::new(step.name());
-        let reason = match step {
-            Move::ClearFiles => reason.content(Digest::of("files")),
-            Move::Hold => reason.held_at(0),
-            _ => reason,
-        };
-        ledger.step(id, *step, reason, 2).await.expect("moved");
-    }
-    ledger.submission(id).await.expect("read")
+    pinned(ledger, hotkey, repository, Digest::of(hotkey), steps).await
 }
 
 #[tokio::test]
@@ -64,6 +45,89 @@ async fn files_that_are_deleted_end_a_submission_in_time_and_an_outage_ends_none
         assert_eq!(ended.state, State::Expired, "{}", ended.reason);
         assert!(ended.reason.contains("no longer had its files"), "{}", ended.reason);
         fs::remove_dir(&mirror).expect("goes away");
+    }
+}
+
+/// A registry that serves a manifest, and one answer for every blob that it names.
+#[derive(Debug)]
+struct Blobs {
+    manifest: String,
+    answer: Mutex<(StatusCode, &'static str)>,
+}
+
+impl Blobs {
+    fn answer_with(&self, status: StatusCode, body: &'static str) {
+        *self.answer.lock().expect("no panic") = (status, body);
+    }
+}
+
+#[async_trait]
+impl HttpTransport for Blobs {
+    async fn send(&self, request: HttpRequest, _: &CallContext) -> Result<HttpResponse> {
+        let (status, body) = *self.answer.lock().expect("no panic");
+        Ok(if request.url().contains("/manifests/") {
+            HttpResponse::whole(StatusCode::OK, HeaderMap::new(), self.manifest.clone())
+        } else {
+            HttpResponse::whole(status, HeaderMap::new(), body)
+        })
+    }
+}
+
+/// The manifest of the files in `folder`.
+fn manifest(folder: &Path) -> String {
+    let layer = |path: &Path| {
+        let (name, bytes) = (path.file_name().expect("a name"), fs::read(path).expect("reads"));
+        json!({
+            "digest": format!("sha256:{}", Digest::of(&bytes)), "size": bytes.len(),
+            "annotations": { "org.opencontainers.image.title": name.to_str() },
+        })
+    };
+    let files = fs::read_dir(folder).expect("lists").map(|entry| entry.expect("an entry").path());
+    let layers: Vec<_> = files.map(|path| layer(&path)).collect();
+    json!({ "schemaVersion": 2, "layers": layers }).to_string()
+}
+
+#[tokio::test]
+async fn a_deleted_blob_ends_a_submission_in_time_and_an_outage_ends_none() {
+    let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+    DemoCompetition::open(folder.path()).expect("prepares");
+    let manifest = manifest(&folder.path().join("miners/amy"));
+    let pin = Digest::of(&manifest);
+    let blobs = Arc::new(Blobs { manifest, answer: Mutex::new((StatusCode::OK, "")) });
+    let shared = Arc::new(shared_with_registry(folder.path(), &clock, Arc::<Blobs>::clone(&blobs)).await);
+    let (ledger, cx) = (&shared.ledger, CallContext::new());
+    let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
+    let admissions = Admissions::new(Arc::clone(&shared));
+    let (early, late) = (at(&shared, 45).await, at(&shared, 46).await);
+    let miners: [(&str, &[Move]); 3] = [
+        ("amy", &[Move::Admit]),
+        ("ben", &[Move::Admit, Move::ClearFiles]),
+        ("dan", &[Move::Admit, Move::ClearFiles, Move::Hold]),
+    ];
+    for (hotkey, steps) in miners {
+        let row = pinned(ledger, hotkey, &format!("{hotkey}/model"), pin, steps).await;
+        // No outage and no page of a proxy says what the registry has.
+        for (status, body) in [
+            (StatusCode::SERVICE_UNAVAILABLE, ""),
+            (StatusCode::NOT_FOUND, ""),
+            (StatusCode::NOT_FOUND, "<html>404 Not Found</html>"),
+        ] {
+            blobs.answer_with(status, body);
+            let error = admissions.look_at(&row, &king, &late, &cx).await.expect_err("an outage");
+            assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
+            assert_eq!(ledger.submission(row.id).await.expect("read").state, row.state);
+        }
+        blobs.answer_with(StatusCode::NOT_FOUND, r#"{ "errors": [{ "code": "BLOB_UNKNOWN" }] }"#);
+        let looked = admissions.look_at(&row, &king, &early, &cx).await.expect("looked");
+        assert!(matches!(looked, Looked::Waits(_)), "{hotkey}: {looked:?}");
+        let waits = ledger.submission(row.id).await.expect("read");
+        assert_eq!((waits.state, waits.voids), (row.state, 0));
+        assert!(waits.reason.contains("may come back until block 45"), "{}", waits.reason);
+        let looked = admissions.look_at(&waits, &king, &late, &cx).await.expect("looked");
+        assert_eq!(looked, Looked::Moved);
+        let ended = ledger.submission(row.id).await.expect("read");
+        assert_eq!((ended.state, ended.record), (State::Expired, None), "{}", ended.reason);
+        assert!(ended.reason.contains("no longer had its files"), "{}", ended.reason);
     }
 }
 
@@ -103,39 +167,125 @@ async fn nothing_is_a_copy_of_its_own_earlier_try_or_of_what_came_later() {
     let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
     let shared = Arc::new(shared(folder.path(), &clock).await);
     let ledger = &shared.ledger;
-    let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
     let steps = [Move::Admit, Move::ClearFiles];
     let first = submitted(ledger, "amy", "amy/first", &steps).await;
     ledger.step(first.id, Move::Expire, Reason::new("gone"), 3).await.expect("moved");
     let again = submitted(ledger, "amy", "amy/second", &steps).await;
+    // The store may have it before the ledger says so: the process may be killed in between.
     let later = submitted(ledger, "ben", "ben/model", &[Move::Admit, Move::ClearFiles, Move::Hold]).await;
+    // The same weights beside another README: another pin and another content.
+    let other = pinned(ledger, "amy", "amy/third", Digest::of("other files"), &[Move::Admit]).await;
     let admissions = Admissions::new(Arc::clone(&shared));
-    let labels = async || admissions.labels(&again, &CallContext::new()).await.expect("read");
-    assert_eq!(labels().await, [label(&first), label(&again)]);
-    let screened = Reason::new("passed").screened(found(Finding::Clear(json!({}))), king.id);
-    ledger.step(later.id, Move::Clear, screened, 4).await.expect("moved");
-    assert_eq!(labels().await, [label(&first), label(&later), label(&again)]);
+    let labels = async |row: &SubmissionRow| admissions.labels(row, &CallContext::new()).await.expect("read");
+    assert_eq!(labels(&again).await, [&first, &other, &later, &again].map(label));
+    assert_eq!(labels(&other).await, [&first, &later, &other].map(label));
+    assert_eq!(labels(&later).await, [label(&later)]);
 }
 
-/// An admission in which a screen has found that.
-fn found(finding: Finding) -> Admission {
-    let model = ScreenedModel {
-        reference: None,
-        files: 0,
-        bytes: 0,
-        listing: Digest::of("listing"),
-        parameters: None,
+#[tokio::test]
+async fn nothing_forfeits_for_its_likeness_to_a_king_who_committed_later() {
+    let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+    let shared = Arc::new(shared(folder.path(), &clock).await);
+    let (ledger, cx) = (&shared.ledger, CallContext::new());
+    let genesis = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
+    let admissions = Admissions::new(Arc::clone(&shared));
+    let (late, steps) = (at(&shared, 46).await, [Move::Admit, Move::ClearFiles, Move::Hold]);
+    let submitted = async |hotkey: &str| {
+        let repository = format!("{hotkey}/model");
+        let pin = uploaded(folder.path(), "ben", &repository);
+        pinned(ledger, hotkey, &repository, pin, &steps).await
     };
-    let screen = Identity::new("screen", "1", &json!({})).expect("an identity");
-    let findings = vec![Screened { screen, stage: ScreenStage::Behaviour, finding }];
-    Admission {
-        king: model.clone(),
-        submission: model,
-        anchor: None,
-        profile: None,
-        seed: None,
-        outcome: AdmissionOutcome::of(&findings),
-        findings,
+    let crowned = submitted("ben").await;
+    let model = ModelRef::from(folder.path().join("miners/ben"));
+    let king = KingRow { model, submission: Some(crowned.id), ..genesis };
+    // The earlier one was overtaken while it could not be screened; the later one is a copy.
+    for (hotkey, state) in [("amy", State::SetAside), ("cat", State::Forfeit)] {
+        let row = submitted(hotkey).await;
+        let looked = admissions.look_at(&row, &king, &late, &cx).await.expect("screened");
+        assert_eq!(looked, Looked::Moved);
+        let ended = ledger.submission(row.id).await.expect("read");
+        assert_eq!((ended.state, ended.record.is_some()), (state, state == State::Forfeit), "{ended:?}");
+        assert!(ended.reason.contains("the king"), "{}", ended.reason);
+        assert_eq!(
+            ended.reason.contains("ben, who committed later"),
+            state == State::SetAside,
+            "{}",
+            ended.reason
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_broken_model_that_is_held_is_convicted_although_its_repository_is_gone() {
+    let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+    let shared = Arc::new(shared(folder.path(), &clock).await);
+    let (ledger, cx) = (&shared.ledger, CallContext::new());
+    let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
+    let admissions = Admissions::new(Arc::clone(&shared));
+    let (early, late) = (at(&shared, 45).await, at(&shared, 46).await);
+    let broken = Error::new(ErrorKind::DataInvalid, "load the model", "two tensors overlap")
+        .with_fault(Fault::Contestant(Side::Challenger));
+    let mut rows = Vec::new();
+    for hotkey in ["amy", "ben"] {
+        let repository = format!("{hotkey}/model");
+        let pin = uploaded(folder.path(), hotkey, &repository);
+        let steps = [Move::Admit, Move::ClearFiles, Move::Hold];
+        rows.push(pinned(ledger, hotkey, &repository, pin, &steps).await);
+    }
+    let held = ModelRef::from(admissions.reference(&rows[0]).expect("a reference"));
+    shared.models.local(&held, &cx).await.expect("brought here");
+    for repository in fs::read_dir(folder.path().join("mirror")).expect("lists") {
+        fs::remove_dir_all(repository.expect("an entry").path()).expect("deletes");
+    }
+    let convict = async |row: &SubmissionRow, seen: &Seen| {
+        let convicted = admissions.convict(row, &king, "load", broken.clone(), seen, &cx);
+        let looked = convicted.await.expect("it has an end");
+        (looked, ledger.submission(row.id).await.expect("read"))
+    };
+    let (looked, ended) = convict(&rows[0], &early).await;
+    assert_eq!((looked, ended.state), (Looked::Moved, State::Forfeit), "{}", ended.reason);
+    assert!(ended.record.is_some() && ended.reason.contains("two tensors overlap"), "{ended:?}");
+    // Nothing shows any more what the other one was.
+    let (looked, waits) = convict(&rows[1], &early).await;
+    assert!(matches!(looked, Looked::Waits(_)) && waits.state == State::Held, "{looked:?} {waits:?}");
+    let (looked, ended) = convict(&rows[1], &late).await;
+    assert_eq!(
+        (looked, ended.state, ended.record),
+        (Looked::Moved, State::Expired, None),
+        "{}",
+        ended.reason
+    );
+}
+
+#[tokio::test]
+async fn the_alert_of_what_is_held_up_stands_while_others_move() {
+    let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+    let shared = Arc::new(shared(folder.path(), &clock).await);
+    let (ledger, cx) = (&shared.ledger, CallContext::new());
+    ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
+    shared.seen.send_replace(Some(Arc::new(at(&shared, 46).await)));
+    let admissions = Admissions::new(Arc::clone(&shared));
+    let another_moves = async |hotkey: &str| {
+        let row = submitted(ledger, hotkey, &format!("{hotkey}/model"), &[]).await;
+        assert_eq!(admissions.step(&cx).await.expect("a step"), Next::Now);
+        assert_eq!(ledger.submission(row.id).await.expect("read").state, State::Admitted);
+        ledger.step(row.id, Move::SetAside, Reason::new("over"), 9).await.expect("moved");
+        let alerts = ledger.alerts().await.expect("read");
+        alerts.into_iter().map(|alert| alert.key).collect::<Vec<_>>()
+    };
+    let outage = Error::new(ErrorKind::Unavailable, "fetch a file", "down");
+    let operators = outage.clone().with_fault(Fault::Operator);
+    for (hotkey, error, times, [first, second]) in
+        [("amy", outage, REPORTED + 1, ["ben", "cat"]), ("dan", operators, 1, ["eve", "fay"])]
+    {
+        let row = submitted(ledger, hotkey, &format!("{hotkey}/model"), &[Move::Admit]).await;
+        for _ in 0..times {
+            let row = ledger.submission(row.id).await.expect("read");
+            admissions.failed(&row, error.clone()).await.expect("noted");
+        }
+        assert_eq!(another_moves(first).await, [HELD_UP], "{hotkey}");
+        ledger.step(row.id, Move::SetAside, Reason::new("over"), 9).await.expect("moved");
+        assert!(another_moves(second).await.is_empty(), "{hotkey}");
     }
 }
 
@@ -147,9 +297,44 @@ fn a_model_that_a_server_could_not_fetch_is_told_from_an_outage() {
     let lacks = |model: &HubRef| {
         Error::new(ErrorKind::NotFound, "load the model", "the hub does not have it").with("model", model)
     };
-    let is_it = |error: &Error| is_unfetched(&found(Finding::unverified(error)), &own);
+    let is_it = |error: &Error| is_unfetched(&admission([Finding::unverified(error)]), &own);
     assert!(is_it(&lacks(&own)));
     assert!(!is_it(&lacks(&own).with_fault(Fault::Infrastructure)), "an outage");
     assert!(!is_it(&lacks(&kings)), "the king");
-    assert!(!is_unfetched(&found(Finding::Clear(json!({}))), &own));
+    assert!(!is_unfetched(&admission([Finding::Clear(json!({}))]), &own));
+}
+
+/// A challenger is loaded with the king's text until it reigns.
+#[tokio::test]
+async fn what_could_not_be_loaded_as_the_king_is_the_challengers_mistake() {
+    let folder = tempfile::tempdir().expect("a folder");
+    DemoCompetition::open(folder.path()).expect("prepares");
+    let (king, miner) = (folder.path().join("models/king"), folder.path().join("miners/ben"));
+    let check = async || check_text(miner.clone(), king.clone()).await;
+    check().await.expect("the king's own text");
+    let file = miner.join("tokenizer.json");
+    let text = fs::read_to_string(&file).expect("reads");
+    let with = |member: &str| text.replacen('{', &format!("{{{member},"), 1);
+    let tokenizer: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let changed = |key: &str, value: serde_json::Value| {
+        let mut tokenizer = tokenizer.clone();
+        tokenizer[key] = value;
+        tokenizer.to_string()
+    };
+    for broken in [
+        changed("version", json!("2.0")),
+        changed("truncation", json!(5)),
+        changed("padding", json!([])),
+        with(&format!("\"pre_tokenizer\":{}", tokenizer["pre_tokenizer"])),
+    ] {
+        fs::write(&file, broken).expect("writes");
+        let error = check().await.expect_err("no backend loads it");
+        assert_eq!(error.fault(), Fault::Contestant(Side::Challenger), "{error}");
+    }
+    // What this machine fails to read convicts nobody.
+    fs::remove_file(&file).expect("deletes");
+    assert_ne!(check().await.expect_err("no file").fault(), Fault::Contestant(Side::Challenger));
+    // Nor does a model without text where the king has none either.
+    fs::remove_file(king.join("tokenizer.json")).expect("deletes");
+    check().await.expect("the backend reads other files");
 }
