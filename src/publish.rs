@@ -54,6 +54,8 @@
 
 pub mod public;
 
+#[cfg(test)]
+pub(crate) mod away;
 mod bucket;
 mod exports;
 mod fetch;

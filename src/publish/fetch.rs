@@ -3,16 +3,20 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::manifest::{EXPORTS, MAX_MANIFEST, ManifestFile, RecordManifest};
+use crate::backends::http::Stall;
 use crate::digest::Hasher;
 use crate::http::{HttpRequest, HttpResponse, Redirects, StatusCode};
 use crate::record::{self, AnyRecord};
-use crate::{CallContext, Digest, Error, ErrorKind, Fault, HttpTransport, PublicKey, Result};
+use crate::{
+    CallContext, Clock, Digest, Error, ErrorKind, Fault, HttpTransport, PublicKey, Result, SystemClock,
+};
 
 const OPERATION: &str = "fetch the record";
 
@@ -27,8 +31,11 @@ const MOST: [(&str, u64); 4] = [
 /// Most bytes of a file of the data sets: what a reader of records takes, four times.
 const MOST_EXPORT: u64 = 4 << 30;
 
-/// A server that says nothing for this long is given up. Source: chosen by albedo.
-const SILENCE: Duration = Duration::from_mins(1);
+/// A server that brings fewer than [`LEAST`] bytes in this time is given up.
+const STALL: Duration = Duration::from_mins(1);
+
+/// 4 KiB/s, as of a hub. Source: chosen by albedo.
+const LEAST: u64 = 256 << 10;
 
 /// What is fetched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,12 +76,23 @@ pub struct Fetched {
 /// [`ErrorKind::DigestMismatch`] for other bytes, after no more than the manifest's size of
 /// them; [`ErrorKind::DataInvalid`] for a manifest that is malformed or names files larger
 /// than a record may have; [`ErrorKind::NotFound`] if nothing is there, or no data set that is
-/// asked for; the transport's.
+/// asked for; [`ErrorKind::Timeout`] for a server that makes no progress; the transport's.
 pub async fn fetch(
     url: &str,
     folder: &Path,
     settings: FetchSettings,
     transport: &dyn HttpTransport,
+    cx: &CallContext,
+) -> Result<Fetched> {
+    fetch_from(&Site::new(transport, SystemClock::default()), url, folder, settings, cx).await
+}
+
+/// [`fetch`] from `site`.
+pub(super) async fn fetch_from(
+    site: &Site<'_>,
+    url: &str,
+    folder: &Path,
+    settings: FetchSettings,
     cx: &CallContext,
 ) -> Result<Fetched> {
     let base = url.trim_end_matches('/').trim_end_matches("/manifest.json");
@@ -99,8 +117,8 @@ pub async fn fetch(
     let mut beside = name.to_owned();
     beside.push(".partial");
     let beside = folder.with_file_name(beside);
-    let mut answer = get(OPERATION, transport, format!("{base}/manifest.json"), cx).await?;
-    let manifest = RecordManifest::parse(&read(OPERATION, &mut answer, MAX_MANIFEST, cx).await?)?;
+    let mut answer = site.get(OPERATION, format!("{base}/manifest.json"), cx).await?;
+    let manifest = RecordManifest::parse(&site.read(OPERATION, &mut answer, MAX_MANIFEST, cx).await?)?;
     if manifest.record != wanted {
         return Err(Error::new(ErrorKind::DigestMismatch, OPERATION, "the manifest is another record's")
             .with("wanted", wanted)
@@ -121,7 +139,7 @@ pub async fn fetch(
     }
     let done = async {
         for file in files() {
-            download(base, file, &beside, transport, cx).await?;
+            download(site, base, file, &beside, cx).await?;
         }
         let path = beside.clone();
         let read = tokio::task::spawn_blocking(move || -> Result<(Digest, Vec<PublicKey>)> {
@@ -164,11 +182,22 @@ const MOST_DOCUMENT: u64 = 64 << 20;
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] if nothing is published there; [`ErrorKind::DataInvalid`] for
-/// what is no such document; the transport's.
+/// what is no such document; [`ErrorKind::Timeout`] for a server that makes no progress; the
+/// transport's.
 pub async fn document<T: DeserializeOwned>(
     place: &str,
     name: &str,
     transport: &dyn HttpTransport,
+    cx: &CallContext,
+) -> Result<T> {
+    document_from(&Site::new(transport, SystemClock::default()), place, name, cx).await
+}
+
+/// [`document`], from `site` if `place` is a web address.
+pub(super) async fn document_from<T: DeserializeOwned>(
+    site: &Site<'_>,
+    place: &str,
+    name: &str,
     cx: &CallContext,
 ) -> Result<T> {
     const READ: &str = "read the public data";
@@ -183,8 +212,8 @@ pub async fn document<T: DeserializeOwned>(
     };
     let bytes = if place.starts_with("http://") || place.starts_with("https://") {
         let url = format!("{}/{name}", place.trim_end_matches('/'));
-        let mut answer = get(READ, transport, url, cx).await.map_err(missing)?;
-        read(READ, &mut answer, MOST_DOCUMENT, cx).await?
+        let mut answer = site.get(READ, url, cx).await.map_err(missing)?;
+        site.read(READ, &mut answer, MOST_DOCUMENT, cx).await?
     } else {
         let path = Path::new(place).join(name);
         let io = |error| Error::io(READ, &path, error);
@@ -202,72 +231,68 @@ pub async fn document<T: DeserializeOwned>(
     })
 }
 
-async fn get(
-    operation: &'static str,
-    transport: &dyn HttpTransport,
-    url: String,
-    cx: &CallContext,
-) -> Result<HttpResponse> {
-    let request = HttpRequest::get(operation, url).with_redirects(Redirects::SameOrigin);
-    let address = request.address().to_owned();
-    let answer = heard(operation, transport.send(request, cx), cx).await?;
-    match answer.status() {
-        StatusCode::OK => Ok(answer),
-        StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => {
-            Err(Error::new(ErrorKind::NotFound, operation, "there is no such record at the address")
-                .with_fault(Fault::Operator)
-                .with("address", address)
-                .with("status", answer.status().as_u16())
-                .with_hint("check the address: it ends with `/records/DIGEST`"))
+/// Where public data are, and how long it may make no progress.
+#[derive(Debug)]
+pub(super) struct Site<'a> {
+    transport: &'a dyn HttpTransport,
+    stall: Stall,
+}
+
+impl<'a> Site<'a> {
+    pub(super) fn new(transport: &'a dyn HttpTransport, clock: impl Clock) -> Self {
+        Self { transport, stall: Stall::new(Arc::new(clock), STALL, LEAST) }
+    }
+
+    /// The answer to a request for `url`, if it is a success.
+    async fn get(&self, operation: &'static str, url: String, cx: &CallContext) -> Result<HttpResponse> {
+        let request = HttpRequest::get(operation, url).with_redirects(Redirects::SameOrigin);
+        let address = request.address().to_owned();
+        let sent = self.stall.within(operation, self.transport.send(request, cx), cx).await;
+        let answer = sent.map_err(stalled)??;
+        match answer.status() {
+            StatusCode::OK => Ok(answer),
+            StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => {
+                Err(Error::new(ErrorKind::NotFound, operation, "there is no such record at the address")
+                    .with_fault(Fault::Operator)
+                    .with("address", address)
+                    .with("status", answer.status().as_u16())
+                    .with_hint("check the address: it ends with `/records/DIGEST`"))
+            }
+            status => {
+                Err(Error::new(ErrorKind::Unavailable, operation, format!("the server answers {status}"))
+                    .with_fault(Fault::Infrastructure)
+                    .with("address", address)
+                    .with_hint("try again when the server answers, or name another place"))
+            }
         }
-        status => Err(Error::new(ErrorKind::Unavailable, operation, format!("the server answers {status}"))
-            .with_fault(Fault::Infrastructure)
-            .with("address", address)
-            .with_hint("try again when the server answers, or name another place")),
+    }
+
+    /// The body of `answer`, at most `most` bytes of it.
+    async fn read(
+        &self,
+        operation: &'static str,
+        answer: &mut HttpResponse,
+        most: u64,
+        cx: &CallContext,
+    ) -> Result<Vec<u8>> {
+        self.stall.body(operation, answer, most as usize, cx).await.map_err(stalled)
     }
 }
 
-/// The body of `answer`, at most `most` bytes of it.
-async fn read(
-    operation: &'static str,
-    answer: &mut HttpResponse,
-    most: u64,
-    cx: &CallContext,
-) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    while let Some(piece) = heard(operation, answer.chunk(), cx).await? {
-        if (bytes.len() + piece.len()) as u64 > most {
-            let message = format!("the server's answer has more than {most} bytes");
-            return Err(Error::new(ErrorKind::Protocol, operation, message));
-        }
-        bytes.extend_from_slice(&piece);
+/// `error`, with what to do about a server that makes no progress.
+fn stalled(error: Error) -> Error {
+    if error.kind() != ErrorKind::Timeout || error.hint().is_some() {
+        return error;
     }
-    Ok(bytes)
-}
-
-/// What `next` comes to, unless `cx` ends it or the server is silent for too long.
-async fn heard<T>(
-    operation: &'static str,
-    next: impl Future<Output = Result<T>>,
-    cx: &CallContext,
-) -> Result<T> {
-    let heard = cx.with_timeout(SILENCE).run(operation, next).await.and_then(|next| next);
-    match heard {
-        Err(error) if error.kind() == ErrorKind::Timeout && cx.check(operation).is_ok() => {
-            let message = format!("the server says nothing for {} s", SILENCE.as_secs());
-            Err(Error::new(ErrorKind::Timeout, operation, message)
-                .with_hint("try again when the server answers, or name another place"))
-        }
-        heard => heard,
-    }
+    error.with_hint("try again when the server answers, or name another place")
 }
 
 /// Fetches one file, and no byte more than it should have.
 async fn download(
+    site: &Site<'_>,
     base: &str,
     file: &ManifestFile,
     folder: &Path,
-    transport: &dyn HttpTransport,
     cx: &CallContext,
 ) -> Result<()> {
     let ManifestFile { name, at, size, sha256 } = file;
@@ -283,7 +308,7 @@ async fn download(
         .with("bytes", size)
         .with("most", most));
     }
-    let mut answer = get(OPERATION, transport, format!("{base}/{at}"), cx).await?;
+    let mut answer = site.get(OPERATION, format!("{base}/{at}"), cx).await?;
     let path = folder.join(name);
     let io = |error| Error::io(OPERATION, &path, error);
     if let Some(inner) = path.parent() {
@@ -297,14 +322,15 @@ async fn download(
             .with("file", name)
             .with_hint("fetch it again, or from another place")
     };
-    while let Some(piece) = heard(OPERATION, answer.chunk(), cx).await? {
+    let keep = |piece: &[u8]| {
         bytes += piece.len() as u64;
         if bytes > *size {
             return Err(mismatch("the server sends more bytes than the file has"));
         }
-        hasher.update(&piece);
-        to.write_all(&piece).map_err(io)?;
-    }
+        hasher.update(piece);
+        to.write_all(piece).map_err(io)
+    };
+    site.stall.pieces(OPERATION, &mut answer, cx, keep).await.map_err(stalled)?;
     to.sync_all().map_err(io)?;
     if bytes < *size {
         return Err(mismatch("the server sends fewer bytes than the file has"));

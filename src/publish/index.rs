@@ -131,13 +131,18 @@ impl Reader {
     async fn document(&self, name: &str, most: u64, cx: &CallContext) -> Result<Option<Object>> {
         for again in 0..CUT_SHORT {
             let Some(object) = self.bucket.read(name, most, cx).await? else { return Ok(None) };
-            let whole = serde_json::from_slice::<IgnoredAny>(&object.bytes);
-            if !whole.is_err_and(|error| error.is_eof()) {
+            if !breaks_off(&object.bytes) {
                 return Ok(Some(object));
             }
             cx.run(READ, tokio::time::sleep(Duration::from_millis(50 << again))).await?;
         }
         self.bucket.read(name, most, cx).await
+    }
+
+    /// Whether the manifest of `record` ends in its middle.
+    async fn is_cut(&self, record: Digest, cx: &CallContext) -> Result<bool> {
+        let manifest = self.bucket.read(&RecordManifest::at(record), MAX_MANIFEST, cx).await?;
+        Ok(manifest.is_some_and(|object| breaks_off(&object.bytes)))
     }
 
     async fn versioned(&self, cx: &CallContext) -> Result<Option<(Index, Version)>> {
@@ -288,18 +293,21 @@ impl Writer {
     /// new to it.
     ///
     /// # Errors
-    /// The bucket's; [`ErrorKind::Conflict`] if other publishers undid every change.
+    /// The bucket's; [`ErrorKind::Conflict`] if other publishers undid every change. Without a
+    /// `record`, or where there was no index, and once the index has all the others: for a record
+    /// whose manifest is damaged the operator's; infrastructure's for one that ends in its middle.
     pub(super) async fn repair(&self, record: Option<Digest>, now: u64, cx: &CallContext) -> Result<Indexed> {
-        let mut indexed = Indexed::Already;
-        for _ in 0..MOVES {
+        let (mut indexed, mut is_made_anew) = (Indexed::Already, false);
+        for turn in 0..MOVES {
             let (index, mode) = match self.reader.versioned(cx).await? {
                 Some((index, version)) => (index, Mode::IfUnchanged(version)),
                 None => (empty(), Mode::IfAbsent),
             };
+            is_made_anew |= turn == 0 && mode == Mode::IfAbsent;
             let mode = if self.conditions == Conditions::Kept { mode } else { Mode::Always };
             let known: BTreeSet<_> =
                 self.reader.entries_of(&index, cx).await?.iter().map(|entry| entry.record).collect();
-            let mut missing = Vec::new();
+            let (mut missing, mut damaged, mut begun) = (Vec::new(), None, None);
             for name in self.reader.bucket.folders("records", cx).await? {
                 let Some(other) = name.parse().ok().filter(|record| !known.contains(record)) else {
                     continue;
@@ -308,13 +316,22 @@ impl Writer {
                     indexed = Indexed::New;
                 }
                 match self.reader.manifest(other, cx).await {
-                    // It is being written: its publisher comes here after it.
-                    Err(error) if error.kind() == ErrorKind::DataInvalid && record != Some(other) => {}
+                    Err(error) if error.kind() == ErrorKind::DataInvalid && record != Some(other) => {
+                        if !self.reader.is_cut(other, cx).await? {
+                            damaged.get_or_insert_with(|| unlisted(other, error));
+                        } else if self.conditions == Conditions::Kept {
+                            begun.get_or_insert_with(|| unfinished(other, error));
+                        }
+                        // Servers that know no conditions show and keep half of what is sent: the
+                        // record's publisher comes here after it has sent the rest.
+                    }
                     manifest => missing.extend(manifest?.map(|manifest| manifest.entry)),
                 }
             }
             if missing.is_empty() {
-                return Ok(indexed);
+                // What another record lacks is no failure of this one, once the index has it.
+                let is_all = record.is_none() || is_made_anew;
+                return damaged.or(begun).filter(|_| is_all).map_or(Ok(indexed), Err);
             }
             missing.sort_by_key(|entry| (entry.decided_at, entry.record.to_string()));
             let index = self.extended(index, missing, now, cx).await?;
@@ -351,6 +368,42 @@ impl Writer {
         index.updated_at = index.updated_at.max(now);
         Ok(index)
     }
+}
+
+/// Whether `bytes` are the beginning of JSON, or of nothing.
+fn breaks_off(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(bytes).is_err_and(|error| error.is_eof())
+}
+
+/// The index lacks `record`, because of `error` in its manifest.
+fn unlisted(record: Digest, error: Error) -> Error {
+    let message = format!("the index lacks a record whose manifest is damaged: {}", error.message());
+    Error::new(ErrorKind::DataInvalid, WRITE, message)
+        .with_fault(crate::Fault::Operator)
+        .with_reach(crate::Reach::Call)
+        .with_retry(crate::Retry::Never)
+        .with("record", record)
+        .with("object", RecordManifest::at(record))
+        .with_hint(
+            "remove this object and publish the record again (`albedo publish push`), then run `albedo publish retry`; \
+             a validator tries it again when it starts",
+        )
+        .with_source(error)
+}
+
+/// The index lacks `record`, whose manifest ends in its middle: its publisher adds it once it has
+/// sent the rest. The error names no record, since the same need not come of every try.
+fn unfinished(record: Digest, error: Error) -> Error {
+    let message = format!("the index lacks a record whose manifest is not whole: {}", error.message());
+    Error::new(ErrorKind::DataInvalid, WRITE, message)
+        .with_fault(crate::Fault::Infrastructure)
+        .with_reach(crate::Reach::Call)
+        .with_retry(crate::Retry::Backoff)
+        .with("object", RecordManifest::at(record))
+        .with_hint(
+            "publish again in a minute; if it stays so, remove this object and publish its record again",
+        )
+        .with_source(error)
 }
 
 fn wrong_number() -> Error {

@@ -30,8 +30,8 @@ mod duel;
 pub use duel::{DuelFiles, duel_files};
 
 pub use crate::shown::{
-    CardAnswer, CardJudge, CardMessage, CardReply, CardText, CellNumbers, EvidencePoint, EvidenceTrace,
-    PublicJudge, Range, SampleCard, SampleNumbers,
+    CardAnswer, CardJudge, CardMessage, CardReply, CardText, CardTwin, CellNumbers, EvidencePoint,
+    EvidenceTrace, PublicJudge, Range, SampleCard, SampleNumbers,
 };
 
 /// The version of everything here. A field may be added under the same number; one that

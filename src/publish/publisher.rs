@@ -126,8 +126,17 @@ pub struct Drained {
     pub waiting: u64,
     /// Items among them that somebody has to act for.
     pub stopped: u64,
-    /// The last failure.
+    /// The last failure; the first bug, if there was one.
     pub error: Option<Error>,
+}
+
+impl Drained {
+    /// Keeps `error` unless there was a bug: nothing else that fails hides one.
+    fn note(&mut self, error: Error) {
+        if self.error.as_ref().is_none_or(|kept| kept.fault() != Fault::Bug) {
+            self.error = Some(error);
+        }
+    }
 }
 
 /// Publishes records and documents into a bucket.
@@ -213,7 +222,8 @@ impl Publisher {
     /// within the settings' patience. What cannot be published waits on, and is counted.
     ///
     /// # Errors
-    /// The outbox's; [`ErrorKind::Cancelled`].
+    /// The outbox's; [`ErrorKind::Cancelled`]; the bucket's, if nothing waits and the status of
+    /// the competition cannot be read or written.
     pub async fn drain(&self, outbox: &dyn Outbox, cx: &CallContext) -> Result<Drained> {
         let mut drained = Drained::default();
         let patience_ms = u64::try_from(self.settings.patience.as_millis()).unwrap_or(u64::MAX);
@@ -249,7 +259,7 @@ impl Publisher {
                     let pause = self.settings.backoff.pause(&error, item.tries);
                     let now_ms = self.now_ms();
                     let again_ms = pause.map(|pause| now_ms + pause.as_millis() as u64);
-                    drained.error = Some(error.clone());
+                    drained.note(error.clone());
                     let failure = Failure { message: error.to_string(), fault: error.fault(), again_ms };
                     outbox.failed(item.id, &failure, now_ms).await?;
                     // A key or a bucket that an operator has to mend is every item's.
@@ -262,7 +272,11 @@ impl Publisher {
         }
         let lag = self.lag(outbox).await?;
         (drained.waiting, drained.stopped) = (lag.waiting, lag.stopped);
-        self.refresh_status(cx).await?;
+        match self.refresh_status(cx).await {
+            // It hides no failure of what waits.
+            Err(error) if drained.waiting > 0 && error.kind() != ErrorKind::Cancelled => drained.note(error),
+            refreshed => refreshed?,
+        }
         Ok(drained)
     }
 

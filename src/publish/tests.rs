@@ -24,6 +24,7 @@ use crate::{
     VirtualClock,
 };
 
+mod drained;
 mod exported;
 mod lies;
 

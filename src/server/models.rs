@@ -265,16 +265,6 @@ impl Models {
         }
     }
 
-    /// The session of the model that requests name `name`, and what it is.
-    ///
-    /// # Errors
-    /// As [`Models::session`]; [`ErrorKind::Unavailable`] for a configured model that is
-    /// not here yet.
-    pub async fn named(&self, name: &str, cx: &CallContext) -> Result<(SessionKey, Arc<dyn ModelSession>)> {
-        let key = self.key_of(name)?;
-        Ok((key, self.session(key, cx).await?))
-    }
-
     /// What requests may name: the configured models in their order, then those that
     /// jobs hold, by their references.
     pub fn list(&self) -> Vec<ServedModel> {

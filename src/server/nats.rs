@@ -204,7 +204,8 @@ async fn acknowledge(message: &Message, kind: AckKind) {
 
 async fn perform(state: &State, fleet: &Fleet, job: &JobMessage, deliveries: i64) -> Result<Done> {
     let id = job.job;
-    let (asked, bytes) = match unfinished(fleet, job).await {
+    let pauses = (PASS_ON, Duration::from_secs_f64(PAUSES.1));
+    let (asked, bytes) = match answered(state.stopping(), pauses, || unfinished(fleet, job)).await {
         Ok(Some(asked)) if deliveries <= MOST_DELIVERIES => asked,
         Ok(None) => return Ok(Done::Stored),
         Err(error) if is_passed_on(&error, deliveries) => return Ok(Done::PassOn(error)),
@@ -264,10 +265,36 @@ async fn unfinished(fleet: &Fleet, job: &JobMessage) -> Result<Option<(JobReques
     Ok((!is_stored).then_some((asked, bytes)))
 }
 
+/// What `read` gives once the broker answers; its error if the server stops first. The worker keeps
+/// the message meanwhile: handed back, it would be delivered again at once, and deliveries are
+/// counted. The pauses are the first and the longest.
+async fn answered<T, F: Future<Output = Result<T>>>(
+    stopping: &CallContext,
+    (mut pause, longest): (Duration, Duration),
+    read: impl Fn() -> F,
+) -> Result<T> {
+    loop {
+        match read().await {
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                tracing::info!(%error, "the broker does not give a job's request: the job waits");
+                tokio::select! {
+                    () = stopping.cancelled() => return Err(error),
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(longest),
+                }
+            }
+            found => return found,
+        }
+    }
+}
+
 /// Whether a job that cannot be read because of `error` may be readable later, or for another
-/// worker.
+/// worker. What the broker has lost, or has in other bytes, is asked for as often as it is delivered.
 fn is_passed_on(error: &Error, deliveries: i64) -> bool {
-    error.kind() != ErrorKind::DataInvalid && deliveries <= MOST_DELIVERIES
+    match error.kind() {
+        ErrorKind::Unavailable => true,
+        ErrorKind::DataInvalid => false,
+        _ => deliveries <= MOST_DELIVERIES,
+    }
 }
 
 /// Brings the models of `job` here, by jobs of their own, so that their leases end as those
@@ -344,22 +371,45 @@ fn away(error: &dyn std::fmt::Display) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     #[test]
-    fn a_job_that_cannot_be_read_is_passed_on_five_times() {
-        for (kind, passed_on) in [
-            // Its pieces are gone, the broker does not answer.
-            (ErrorKind::Unavailable, true),
-            // Its pieces are not what they were.
-            (ErrorKind::Protocol, true),
+    fn a_job_that_cannot_be_read_is_passed_on_five_times_unless_the_broker_is_away() {
+        for (kind, at_first, later) in [
+            (ErrorKind::Unavailable, true, true),
+            // Its pieces are gone, or not what they were.
+            (ErrorKind::Protocol, true, false),
             // It is no request, and stays none.
-            (ErrorKind::DataInvalid, false),
+            (ErrorKind::DataInvalid, false, false),
         ] {
             let error = Error::new(kind, WORK, "x");
-            assert_eq!(is_passed_on(&error, 1), passed_on, "{kind:?}");
-            assert_eq!(is_passed_on(&error, MOST_DELIVERIES), passed_on, "{kind:?}");
-            assert!(!is_passed_on(&error, MOST_DELIVERIES + 1), "{kind:?}");
+            assert_eq!(is_passed_on(&error, 1), at_first, "{kind:?}");
+            assert_eq!(is_passed_on(&error, MOST_DELIVERIES), at_first, "{kind:?}");
+            assert_eq!(is_passed_on(&error, MOST_DELIVERIES + 1), later, "{kind:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_does_not_answer_costs_no_delivery() {
+        let stopping = CallContext::new();
+        let asked = AtomicU32::new(0);
+        // Away for 20 questions; then it has lost a piece.
+        let read = || async {
+            let kind = if asked.fetch_add(1, Ordering::Relaxed) < 20 {
+                ErrorKind::Unavailable
+            } else {
+                ErrorKind::Protocol
+            };
+            Err::<(), _>(Error::new(kind, WORK, "x"))
+        };
+        let error = answered(&stopping, (Duration::ZERO, Duration::ZERO), read).await.expect_err("lost");
+        assert_eq!((error.kind(), asked.load(Ordering::Relaxed)), (ErrorKind::Protocol, 21));
+
+        asked.store(0, Ordering::Relaxed);
+        let stopped = answered(&stopping, (Duration::MAX, Duration::MAX), read);
+        let (stopped, ()) = futures::join!(stopped, async { stopping.cancel() });
+        assert_eq!(stopped.expect_err("the server stops").kind(), ErrorKind::Unavailable);
     }
 }

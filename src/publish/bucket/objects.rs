@@ -20,7 +20,6 @@ use object_store::{
 
 use super::{
     Bucket, Content, Headers, MULTIPART_FROM, Mode, Object, PART, Version, Written, check_name, request,
-    timeout,
 };
 use crate::{CallContext, Error, ErrorKind, Fault, Result, Retry};
 
@@ -64,7 +63,8 @@ impl fmt::Debug for ObjectBucket {
 
 impl ObjectBucket {
     /// What `store` has under `prefix`, which may be empty; `name` is what errors call
-    /// it.
+    /// it. A store that [`Place`](super::Place) does not open has to bound the time of listings, and of
+    /// objects that it writes in one piece, by itself: nothing here does.
     pub fn new(store: Arc<dyn ObjectStore>, name: impl Into<String>, prefix: impl Into<String>) -> Self {
         let mut prefix = prefix.into();
         prefix = prefix.trim_matches('/').to_owned();
@@ -136,7 +136,7 @@ impl ObjectBucket {
         let path = self.path(name)?;
         let conditional = mode != PutMode::Overwrite;
         let options = PutOptions { mode, attributes: attributes(name), ..PutOptions::default() };
-        let patient = cx.with_timeout(timeout(bytes.len() as u64));
+        // The connector bounds its time, by its bytes.
         let put = async {
             match self.store.put_opts(&path, bytes.into(), options).await {
                 Ok(_) => Ok(Written::Yes),
@@ -148,7 +148,7 @@ impl ObjectBucket {
                 Err(error) => Err(self.failed(WRITE, name, &error)),
             }
         };
-        patient.run(WRITE, put).await?
+        cx.run(WRITE, put).await?
     }
 
     /// Writes a large file in parts: one after the other, so that memory holds one.
@@ -257,11 +257,9 @@ impl Bucket for ObjectBucket {
 
     async fn folders(&self, folder: &str, cx: &CallContext) -> Result<Vec<String>> {
         let path = self.path(folder)?;
-        let listed = request(READ, cx, async {
-            let listed = self.store.list_with_delimiter(Some(&path)).await;
-            listed.map_err(|error| self.failed(READ, folder, &error))
-        })
-        .await?;
+        // A million records have a thousand pages: the connector bounds the time of each.
+        let listed = cx.run(READ, self.store.list_with_delimiter(Some(&path))).await?;
+        let listed = listed.map_err(|error| self.failed(READ, folder, &error))?;
         let mut names: Vec<_> = listed
             .common_prefixes
             .iter()

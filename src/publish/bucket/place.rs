@@ -12,7 +12,7 @@ use super::transport::Connector;
 use super::{Bucket, FolderBucket, ObjectBucket, check_name};
 use crate::http::HttpTransport;
 use crate::registry::Secrets;
-use crate::{Error, ErrorKind, Fault, Result};
+use crate::{Error, ErrorKind, Fault, Result, SystemClock};
 
 /// Where to publish: a folder, or a bucket as `s3://BUCKET` or `s3://BUCKET/PREFIX`.
 ///
@@ -131,7 +131,7 @@ impl Place {
             .with_allow_http(plain)
             // Trying again is the publisher's, which knows what the server asked for.
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
-            .with_http_connector(Connector(transport));
+            .with_http_connector(Connector::new(transport, Arc::new(SystemClock::default())));
         if let Ok(token) = secrets.get(TOKEN) {
             builder = builder.with_token(token.expose());
         }

@@ -15,12 +15,15 @@ use object_store::client::{
     HttpResponse as StoreResponse, HttpService,
 };
 
-use super::MULTIPART_FROM;
-use crate::backends::http::retry_after;
+use super::{MULTIPART_FROM, timeout};
+use crate::backends::http::{Stall, retry_after};
 use crate::http::{HeaderMap, HttpRequest, HttpResponse, HttpTransport, StatusCode};
-use crate::{CallContext, Error, ErrorKind, Fault, Reach, Retry};
+use crate::{CallContext, Clock, Error, ErrorKind, Fault, Reach, Retry};
 
 const OPERATION: &str = "ask the bucket's server";
+
+/// What to do where the server gives no answer.
+const AGAIN: &str = "publish again when it answers: what is published stays as it is";
 
 /// The longest answer that is read: an object that goes up in one piece.
 const MAX_ANSWER: usize = MULTIPART_FROM as usize + (1 << 20);
@@ -28,9 +31,13 @@ const MAX_ANSWER: usize = MULTIPART_FROM as usize + (1 << 20);
 /// The longest text of a refusal that is read.
 const MAX_REFUSAL: usize = 64 << 10;
 
-/// Hands `object_store` the transport instead of a client of its own.
+/// Hands `object_store` the transport instead of a client of its own, and bounds the time of each
+/// request: a listing is many, one per thousand names.
 #[derive(Debug, Clone)]
-pub(super) struct Connector(pub(super) Arc<dyn HttpTransport>);
+pub(super) struct Connector {
+    transport: Arc<dyn HttpTransport>,
+    clock: Arc<dyn Clock>,
+}
 
 impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
@@ -41,15 +48,26 @@ impl HttpConnector for Connector {
 #[async_trait]
 impl HttpService for Connector {
     async fn call(&self, request: StoreRequest) -> Result<StoreResponse, HttpError> {
-        self.send(request).await.map_err(|error| {
-            // Trying again is the publisher's decision: no kind that `object_store`
-            // would repeat.
-            HttpError::new(HttpErrorKind::Unknown, error)
+        let limit = timeout(request.body().content_length() as u64);
+        let stall = Stall::new(Arc::clone(&self.clock), limit, 1);
+        let sent = stall.within(OPERATION, self.send(request), &CallContext::new()).await;
+        sent.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, OPERATION, "the server has not answered in time")
+                .with_fault(Fault::Infrastructure)
+                .with_retry(Retry::Backoff)
+                .with("seconds", limit.as_secs())
+                .with_hint(AGAIN))
         })
+        // Trying again is the publisher's decision: no kind that `object_store` would repeat.
+        .map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))
     }
 }
 
 impl Connector {
+    pub(super) fn new(transport: Arc<dyn HttpTransport>, clock: Arc<dyn Clock>) -> Self {
+        Self { transport, clock }
+    }
+
     async fn send(&self, request: StoreRequest) -> crate::Result<StoreResponse> {
         let (head, body) = request.into_parts();
         let mut ours = HttpRequest::new(head.method.clone(), OPERATION, head.uri.to_string());
@@ -57,8 +75,7 @@ impl Connector {
             ours = ours.with_header(name.clone(), value.clone());
         }
         ours = ours.with_body(whole(body).await?);
-        // The caller bounds the time of every request.
-        let mut answer = self.0.send(ours, &CallContext::new()).await?;
+        let mut answer = self.transport.send(ours, &CallContext::new()).await?;
         let status = answer.status();
         let text = match status {
             _ if status.is_success() => Bytes::from(answer.read(MAX_ANSWER).await?),
@@ -156,7 +173,7 @@ fn refusal(status: StatusCode, code: Option<&str>, headers: &HeaderMap) -> Error
         (501, _) => Error::new(ErrorKind::Unsupported, OPERATION, "the server cannot do that"),
         (408 | 425 | 500.., _) => Error::new(ErrorKind::Unavailable, OPERATION, "the server failed")
             .with_retry(pause())
-            .with_hint("publish again when it answers: what is published stays as it is"),
+            .with_hint(AGAIN),
         _ => Error::new(ErrorKind::Refused, OPERATION, "the server refuses the request"),
     };
     let error = error.with("status", status.as_u16());
@@ -168,9 +185,67 @@ fn refusal(status: StatusCode, code: Option<&str>, headers: &HeaderMap) -> Error
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
+    use object_store::RetryConfig;
+    use object_store::aws::AmazonS3Builder;
+
     use super::*;
+    use crate::VirtualClock;
+    use crate::publish::{Bucket, ObjectBucket};
+
+    /// Lists one folder per page, on five pages, and takes `pause` for each.
+    #[derive(Debug)]
+    struct Pages {
+        clock: VirtualClock,
+        pause: Duration,
+        asked: AtomicU32,
+    }
+
+    #[async_trait]
+    impl HttpTransport for Pages {
+        async fn send(&self, _: HttpRequest, _: &CallContext) -> crate::Result<HttpResponse> {
+            self.clock.sleep_until(self.clock.now() + self.pause).await;
+            let page = self.asked.fetch_add(1, Ordering::SeqCst);
+            let next = if page < 4 { "<NextContinuationToken>x</NextContinuationToken>" } else { "" };
+            let text = format!(
+                "<ListBucketResult><CommonPrefixes><Prefix>records/{page}/</Prefix></CommonPrefixes>{next}\
+                 </ListBucketResult>"
+            );
+            Ok(HttpResponse::whole(StatusCode::OK, HeaderMap::new(), text))
+        }
+    }
+
+    #[test]
+    fn each_page_of_a_listing_has_its_own_time() {
+        for (seconds, is_listed) in [(100, true), (200, false)] {
+            let clock = VirtualClock::new();
+            let pause = Duration::from_secs(seconds);
+            let pages = Pages { clock: clock.clone(), pause, asked: AtomicU32::new(0) };
+            let store = AmazonS3Builder::new()
+                .with_bucket_name("duels")
+                .with_region("auto")
+                .with_endpoint("https://example.com")
+                .with_access_key_id("name")
+                .with_secret_access_key("key")
+                .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
+                .with_http_connector(Connector::new(Arc::new(pages), Arc::new(clock.clone())))
+                .build()
+                .expect("builds");
+            let bucket = ObjectBucket::new(Arc::new(store), "s3://duels", "");
+            let cx = CallContext::new();
+            let listed = clock.run(bucket.folders("records", &cx)).expect("it ends");
+            if is_listed {
+                assert_eq!(listed.expect("lists"), ["0", "1", "2", "3", "4"]);
+                assert_eq!(clock.now(), 5 * pause);
+            } else {
+                let error = listed.expect_err("too late");
+                assert_eq!((error.kind(), clock.now()), (ErrorKind::Timeout, timeout(0)), "{error}");
+                assert_eq!(error.hint(), Some(AGAIN));
+            }
+        }
+    }
 
     #[test]
     fn a_refusal_says_whose_it_is_and_when_to_ask_again() {

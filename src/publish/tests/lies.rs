@@ -1,8 +1,8 @@
 //! Servers that lie to whoever fetches a record.
 
-use futures::StreamExt as _;
-
 use super::*;
+use crate::backends::http::scripted::{Dripping, Silent};
+use crate::publish::fetch::{Site, document_from, fetch_from};
 
 /// Serves a folder, and says what `lie` makes of it.
 pub(super) struct Served<F> {
@@ -153,35 +153,36 @@ async fn a_record_is_fetched_whole_or_not_at_all() {
     }
 }
 
-/// A server that takes a request and says nothing, or no more than the head of an answer.
-#[derive(Debug)]
-struct Silent {
-    has_head: bool,
+/// What comes of fetching a record and reading a document from `server`.
+async fn asked(server: &dyn HttpTransport, clock: &VirtualClock, cx: &CallContext) -> [Error; 2] {
+    let out = tempfile::tempdir().expect("a folder");
+    let (to, url) = (out.path().join("x"), format!("https://example.com/records/{}", Digest::of("x")));
+    let site = Site::new(server, clock.clone());
+    let fetched = fetch_from(&site, &url, &to, FetchSettings::default(), cx);
+    let read = document_from::<serde_json::Value>(&site, "https://example.com", "data/status.json", cx);
+    let (fetched, read) = futures::join!(fetched, read);
+    [fetched.expect_err("there is no record"), read.expect_err("there is no document")]
 }
 
-#[async_trait]
-impl HttpTransport for Silent {
-    async fn send(&self, _: HttpRequest, _: &CallContext) -> Result<HttpResponse> {
-        if self.has_head {
-            let body = futures::stream::pending().boxed();
-            return Ok(HttpResponse::new("fetch", StatusCode::OK, HeaderMap::new(), body));
-        }
-        std::future::pending().await
+#[test]
+fn a_stop_ends_the_wait_for_a_server_that_says_nothing() {
+    for server in [Silent { has_head: false }, Silent { has_head: true }] {
+        let (clock, cx) = (VirtualClock::new(), CallContext::new());
+        let stopped = async { futures::join!(asked(&server, &clock, &cx), async { cx.cancel() }) };
+        let (errors, ()) = clock.run(stopped).expect("the stop ends both");
+        assert!(errors.iter().all(|error| error.kind() == ErrorKind::Cancelled), "{errors:?}");
+        assert_eq!(clock.now(), Duration::ZERO);
     }
 }
 
-#[tokio::test]
-async fn a_stop_ends_the_wait_for_a_server_that_says_nothing() {
-    let out = tempfile::tempdir().expect("a folder");
-    let (to, url) = (out.path().join("x"), format!("https://example.com/records/{}", Digest::of("x")));
-    for server in [Silent { has_head: false }, Silent { has_head: true }] {
-        let cx = CallContext::new();
-        let fetching = fetch(&url, &to, FetchSettings::default(), &server, &cx);
-        let reading = document::<serde_json::Value>("https://example.com", "data/status.json", &server, &cx);
-        let stopped = async { futures::join!(fetching, reading, async { cx.cancel() }) };
-        let stopped = tokio::time::timeout(Duration::from_secs(30), stopped).await;
-        let (fetched, read, ()) = stopped.expect("the stop ends both");
-        assert_eq!(fetched.expect_err("stopped").kind(), ErrorKind::Cancelled);
-        assert_eq!(read.expect_err("stopped").kind(), ErrorKind::Cancelled);
+#[test]
+fn a_server_that_makes_no_progress_is_given_up_after_a_minute() {
+    let clock = VirtualClock::new();
+    let dripping = Dripping { clock: Arc::new(clock.clone()), pause: Duration::from_secs(1) };
+    for server in [&Silent { has_head: false } as &dyn HttpTransport, &Silent { has_head: true }, &dripping] {
+        let (before, cx) = (clock.now(), CallContext::new());
+        let errors = clock.run(asked(server, &clock, &cx)).expect("nothing waits for ever");
+        assert!(errors.iter().all(|error| error.kind() == ErrorKind::Timeout), "{errors:?}");
+        assert_eq!(clock.now(), before + Duration::from_mins(1), "{server:?}");
     }
 }

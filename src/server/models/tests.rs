@@ -47,6 +47,12 @@ pub(in crate::server) async fn models_of(
     }))
 }
 
+/// The session of the model that requests name `name`, and what it is.
+async fn named(models: &Models, name: &str, cx: &CallContext) -> Result<(SessionKey, Arc<dyn ModelSession>)> {
+    let key = models.key_of(name)?;
+    Ok((key, models.session(key, cx).await?))
+}
+
 fn states(models: &Models) -> Vec<(String, ModelState)> {
     models.list().into_iter().map(|model| (model.name, model.state)).collect()
 }
@@ -56,15 +62,15 @@ async fn a_model_takes_the_place_of_another_once_that_is_idle() {
     let folder = tempfile::tempdir().expect("a folder");
     let (models, loads) = models(&["a", "b"], folder.path(), folder.path()).await;
     let cx = CallContext::new();
-    assert_eq!(models.named("a", &cx).await.expect_err("not yet").kind(), ErrorKind::Unavailable);
-    assert_eq!(models.named("c", &cx).await.expect_err("never").kind(), ErrorKind::NotFound);
+    assert_eq!(named(&models, "a", &cx).await.expect_err("not yet").kind(), ErrorKind::Unavailable);
+    assert_eq!(named(&models, "c", &cx).await.expect_err("never").kind(), ErrorKind::NotFound);
     models.open(&cx).await.expect("opens");
     let state = |state| ["a", "b"].map(str::to_owned).into_iter().zip(state).collect::<Vec<_>>();
     assert_eq!(states(&models), state([ModelState::Held, ModelState::Loaded]));
 
-    let (_, a) = models.named("a", &cx).await.expect("loads");
+    let (_, a) = named(&models, "a", &cx).await.expect("loads");
     assert_eq!((loads.load(Ordering::Relaxed), a.model().parameters), (3, model_info("a").parameters));
-    let waiting = models.named("b", &cx);
+    let waiting = named(&models, "b", &cx);
     let mut waiting = std::pin::pin!(waiting);
     assert!(futures::poll!(&mut waiting).is_pending(), "`a` is in use");
     drop(a);
@@ -72,7 +78,7 @@ async fn a_model_takes_the_place_of_another_once_that_is_idle() {
     assert_eq!(key.parameters, model_info("b").parameters);
     assert_eq!(states(&models), state([ModelState::Held, ModelState::Loaded]));
     // What is loaded is shared.
-    let (_, again) = models.named("b", &cx).await.expect("is loaded");
+    let (_, again) = named(&models, "b", &cx).await.expect("is loaded");
     assert!(Arc::ptr_eq(&b, &again) && loads.load(Ordering::Relaxed) == 4);
 }
 
@@ -82,16 +88,16 @@ async fn a_wait_that_is_given_up_costs_nobody_a_load() {
     let (models, loads) = models(&["a", "b"], folder.path(), folder.path()).await;
     let cx = CallContext::new();
     models.open(&cx).await.expect("opens");
-    let (_, b) = models.named("b", &cx).await.expect("is loaded");
+    let (_, b) = named(&models, "b", &cx).await.expect("is loaded");
     let given_up = cx.child();
     {
-        let waiting = models.named("a", &given_up);
+        let waiting = named(&models, "a", &given_up);
         let mut waiting = std::pin::pin!(waiting);
         assert!(futures::poll!(&mut waiting).is_pending());
         given_up.cancel();
         assert_eq!(waiting.await.expect_err("given up").kind(), ErrorKind::Cancelled);
     }
-    let (_, again) = models.named("b", &cx).await.expect("is still there");
+    let (_, again) = named(&models, "b", &cx).await.expect("is still there");
     assert!(Arc::ptr_eq(&b, &again) && loads.load(Ordering::Relaxed) == 2);
 }
 
