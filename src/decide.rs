@@ -45,6 +45,7 @@ use crate::{Error, ErrorKind, Fault, Result};
 mod budget;
 mod harbor;
 mod inspect;
+mod json;
 mod lm_eval;
 mod python;
 mod table;
@@ -74,9 +75,10 @@ pub struct Scores {
     items: BTreeMap<String, Item>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Item {
-    cluster: String,
+    /// `None`: the item is a cluster by itself, or its cluster is not known because it never began.
+    cluster: Option<String>,
     /// What the item is, where the log has it: it must be the same in both.
     content: Option<String>,
     sum: f64,
@@ -85,14 +87,15 @@ struct Item {
     failed: u32,
 }
 
-/// What becomes of an item that only one system has a score of.
+/// What becomes of an item that only one system has a score of, or more tries at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
     /// Nothing is compared.
     #[default]
     Refuse,
-    /// It counts as the lowest score there can be.
+    /// It counts as the worst score there can be: the lowest, or the highest where lower is
+    /// better.
     Lowest,
     /// It is left out: right only where what is missing has nothing to do with the
     /// system, such as an outage of the machine.
@@ -137,6 +140,15 @@ impl Scores {
         lm_eval::read(path, choice)
     }
 
+    /// Reads two such logs that are to be compared. Two files are of one task, whatever they are
+    /// called.
+    ///
+    /// # Errors
+    /// As [`Scores::inspect`].
+    pub fn lm_eval_pair(first: &Path, second: &Path, choice: &Choice) -> Result<[Self; 2]> {
+        lm_eval::read_pair(first, second, choice)
+    }
+
     /// Reads a job's folder of Harbor, which has one folder per trial.
     ///
     /// # Errors
@@ -156,25 +168,74 @@ impl Scores {
     }
 
     /// Takes note of a try at `item`; no score if it failed.
-    fn add(&mut self, item: String, cluster: Option<String>, content: Option<String>, score: Option<f64>) {
-        let cluster = cluster.unwrap_or_else(|| item.clone());
-        let entry =
-            self.items.entry(item).or_insert(Item { cluster, content, sum: 0.0, count: 0, failed: 0 });
-        match score {
-            Some(score) => {
-                entry.sum += score;
-                entry.count += 1;
-            }
-            None => entry.failed += 1,
+    ///
+    /// # Errors
+    /// An earlier try at an item of this name had another content or cluster.
+    fn add(
+        &mut self,
+        item: String,
+        cluster: Option<String>,
+        content: Option<String>,
+        score: Option<f64>,
+    ) -> Result<()> {
+        let tried = Item {
+            cluster,
+            content,
+            sum: score.unwrap_or_default(),
+            count: score.is_some().into(),
+            failed: score.is_none().into(),
+        };
+        let Some(known) = self.items.get_mut(&item) else {
+            self.items.insert(item, tried);
+            return Ok(());
+        };
+        if let Some(what) = known.differs(&tried) {
+            let message = format!("two items of one log have the same name and another {what}");
+            return Err(malformed(message)
+                .with_fault(Fault::Operator)
+                .with("item", item)
+                .with_hint("give a log of one data set, as the tool wrote it"));
         }
+        known.cluster = known.cluster.take().or(tried.cluster);
+        known.content = known.content.take().or(tried.content);
+        known.sum += tried.sum;
+        known.count += tried.count;
+        known.failed += tried.failed;
+        Ok(())
+    }
+
+    /// Takes note that `tries` were to be made at `item`: those that are not there have failed.
+    fn planned(&mut self, item: String, tries: u32) {
+        let known = self.items.entry(item).or_default();
+        *known = known.of(known.tries().max(tries));
     }
 }
 
 impl Item {
+    fn tries(&self) -> u32 {
+        self.count + self.failed
+    }
+
+    /// The item with so many tries, at least as many as it has: the others failed.
+    fn of(&self, tries: u32) -> Self {
+        Self { failed: tries - self.count, ..self.clone() }
+    }
+
+    /// What is known of both and not the same.
+    fn differs(&self, other: &Self) -> Option<&'static str> {
+        let differs =
+            |one: &Option<String>, other: &Option<String>| one.is_some() && other.is_some() && one != other;
+        if differs(&self.content, &other.content) {
+            Some("content")
+        } else {
+            differs(&self.cluster, &other.cluster).then_some("cluster")
+        }
+    }
+
     /// The mean of its tries, those that failed as `failed`; none if one failed and that
     /// says nothing.
     fn score(&self, failed: Option<f64>) -> Option<f64> {
-        let tries = f64::from(self.count + self.failed);
+        let tries = f64::from(self.tries());
         match (self.failed, failed) {
             (0, _) => Some(self.sum / tries),
             (_, Some(failed)) => Some((self.sum + failed * f64::from(self.failed)) / tries),
@@ -183,42 +244,45 @@ impl Item {
     }
 }
 
-/// Puts the scores of two systems together. `lowest` is the least score there can be.
+/// Puts the scores of two systems together. `worst` is the worst score there can be.
 ///
 /// # Errors
 /// [`ErrorKind::DataInvalid`], the operator's: an item has another content or cluster in
-/// each log, no item is in both, whatever `missing` is, or one has no score of one system
-/// and `missing` is [`Missing::Refuse`].
-pub fn pair(first: &Scores, second: &Scores, missing: Missing, lowest: f64) -> Result<Paired> {
+/// each log, no item is in both, whatever `missing` is, or one has no score of one system, or
+/// fewer tries, and `missing` is [`Missing::Refuse`].
+pub fn pair(first: &Scores, second: &Scores, missing: Missing, worst: f64) -> Result<Paired> {
     let refused = |message: String| {
         Error::new(ErrorKind::DataInvalid, "pair the scores", message).with_fault(Fault::Operator)
     };
-    let failed = (missing == Missing::Lowest).then_some(lowest);
-    let (mut paired, mut common) = (Paired::complete(Vec::new()), 0_usize);
+    let failed = (missing == Missing::Lowest).then_some(worst);
+    let mut paired = Paired::complete(Vec::new());
+    let (mut common, mut absent, mut uneven) = (0_usize, 0_usize, 0_usize);
     let names: BTreeSet<&String> = first.items.keys().chain(second.items.keys()).collect();
     for name in names {
         let (one, other) = (first.items.get(name), second.items.get(name));
         if let (Some(one), Some(other)) = (one, other) {
             common += 1;
-            let differs = one.content.is_some() && other.content.is_some() && one.content != other.content;
-            if differs || one.cluster != other.cluster {
-                let what = if differs { "content" } else { "cluster" };
+            if let Some(what) = one.differs(other) {
                 return Err(refused(format!("an item has the same name and another {what} in each log"))
                     .with("item", name)
                     .with_hint("compare runs over the same version of the data"));
             }
+            uneven += usize::from(one.failed == 0 && other.failed == 0 && one.tries() != other.tries());
         }
-        for (item, missing) in [(one, &mut paired.missing_first), (other, &mut paired.missing_second)] {
-            if item.is_none_or(|item| item.failed > 0) {
+        let tries = [one, other].into_iter().flatten().map(Item::tries).max().unwrap_or_default();
+        let [one, other] = [one, other].map(|item| item.map(|item| item.of(tries)));
+        let lacks = |item: &Option<Item>| item.as_ref().is_none_or(|item| item.failed > 0);
+        for (item, missing) in [(&one, &mut paired.missing_first), (&other, &mut paired.missing_second)] {
+            if lacks(item) {
                 missing.push(name.clone());
             }
         }
-        let score = |item: Option<&Item>| item.map_or(failed, |item| item.score(failed));
-        if let (Some(one_score), Some(other_score)) = (score(one), score(other))
-            && let Some(item) = one.or(other)
-        {
-            let (item, cluster) = (name.clone(), item.cluster.clone());
-            paired.items.push(PairedItem { item, cluster, first: one_score, second: other_score });
+        absent += usize::from(lacks(&one) || lacks(&other));
+        let score = |item: &Option<Item>| item.as_ref().map_or(failed, |item| item.score(failed));
+        if let (Some(first), Some(second)) = (score(&one), score(&other)) {
+            let cluster = [one, other].into_iter().flatten().find_map(|item| item.cluster);
+            let cluster = cluster.unwrap_or_else(|| name.clone());
+            paired.items.push(PairedItem { item: name.clone(), cluster, first, second });
         }
     }
     if common == 0 {
@@ -228,19 +292,29 @@ pub fn pair(first: &Scores, second: &Scores, missing: Missing, lowest: f64) -> R
             .with("an item of the second", example(second))
             .with_hint("compare two runs of the same tasks"));
     }
-    let absent = paired.missing_first.len() + paired.missing_second.len();
     if missing == Missing::Refuse && absent > 0 {
         let example = paired.missing_first.first().or(paired.missing_second.first());
-        return Err(refused(format!("{absent} items lack a score of one of the systems"))
+        let (message, remedy) = if absent == uneven {
+            (
+                format!("{absent} items have more tries in one log than in the other"),
+                "run both with as many epochs or attempts; `--missing lowest` counts tries that are not \
+                 there as the worst score there can be, `--missing drop` leaves such items out",
+            )
+        } else {
+            (
+                format!("{absent} items lack a score of one of the systems"),
+                "run them again; `--missing lowest` counts them as the worst score there can be, `--missing \
+                 drop` leaves them out",
+            )
+        };
+        return Err(refused(message)
             .with("first of them", example.map_or("", String::as_str))
-            .with_hint(
-                "run them again; `--missing lowest` counts them as the lowest score, `--missing drop` leaves \
-                 them out",
-            ));
+            .with_hint(remedy));
     }
     if paired.items.is_empty() {
-        return Err(refused("no item has a score of both systems".into())
-            .with_hint("run them again; `--missing lowest` counts a missing score as the lowest"));
+        return Err(refused("no item has a score of both systems".into()).with_hint(
+            "run them again; `--missing lowest` counts a missing score as the worst there can be",
+        ));
     }
     Ok(paired)
 }

@@ -33,7 +33,8 @@ pub(crate) struct Arguments {
     /// A table with the columns `item`, `cluster` (optional), `first` and `second`.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Which score of the log: a scorer, a metric or a reward [default: the only one].
+    /// Which score of the log: a scorer, a metric or a reward [default: the only one]. The higher
+    /// score is the better one: see `--lower-is-better`.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["csv", "python_duel"])]
     metric: Option<String>,
     /// Which filter of lm-evaluation-harness [default: the only one].
@@ -43,9 +44,12 @@ pub(crate) struct Arguments {
     /// [default: every item is one].
     #[arg(long, value_name = "FIELD", conflicts_with_all = ["csv", "harbor", "python_duel"])]
     cluster: Option<String>,
-    /// What becomes of an item that one system has no score of.
+    /// What becomes of an item that one system has no score of, or fewer tries at than the other.
     #[arg(long, value_name = "WHAT", default_value = "refuse", conflicts_with = "csv")]
     missing: MissingArgument,
+    /// The lower score is the better one, as of a loss, an error rate or a toxicity.
+    #[arg(long, conflicts_with = "python_duel")]
+    lower_is_better: bool,
     /// By more than how much the second has to be better, in the unit of the scores.
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     margin: f64,
@@ -75,7 +79,7 @@ pub(crate) struct Arguments {
 enum MissingArgument {
     /// Nothing is compared.
     Refuse,
-    /// It counts as the lowest score.
+    /// It counts as the lowest score, or as the highest with `--lower-is-better`.
     Lowest,
     /// It is left out.
     Drop,
@@ -101,25 +105,21 @@ impl Arguments {
             let PythonDuels { duels, king, challenger } = PythonDuels::read(&self.python_duel)?;
             return Ok((pair(&king, &challenger, missing, self.range[0])?, duels));
         }
-        type Read = fn(&std::path::Path, &Choice) -> Result<Scores>;
-        let readers: [(&[PathBuf], Read); 3] = [
-            (&self.inspect, Scores::inspect),
-            (&self.lm_eval, Scores::lm_eval),
-            (&self.harbor, Scores::harbor),
-        ];
-        for (paths, read) in readers {
-            if let [first, second] = paths {
-                let paired = pair(&read(first, &choice)?, &read(second, &choice)?, missing, self.range[0])?;
-                return Ok((paired, Vec::new()));
-            }
-        }
-        Err(Error::bug("read the scores", "no logs were asked for"))
+        let [first, second] = match (&self.inspect[..], &self.lm_eval[..], &self.harbor[..]) {
+            ([first, second], _, _) => [Scores::inspect(first, &choice)?, Scores::inspect(second, &choice)?],
+            (_, [first, second], _) => Scores::lm_eval_pair(first, second, &choice)?,
+            (_, _, [first, second]) => [Scores::harbor(first, &choice)?, Scores::harbor(second, &choice)?],
+            _ => return Err(Error::bug("read the scores", "no logs were asked for")),
+        };
+        let worst = self.range[usize::from(self.lower_is_better)];
+        Ok((pair(&first, &second, missing, worst)?, Vec::new()))
     }
 
     fn settings(&self) -> PairedSettings {
-        let (margin, pool, seed) = (self.margin, self.pool, self.seed);
+        let (margin, pool, seed, lower_is_better) = (self.margin, self.pool, self.seed, self.lower_is_better);
         let alpha = self.alpha.unwrap_or(PairedSettings::default().alpha);
-        PairedSettings { alpha, margin, lowest: self.range[0], highest: self.range[1], pool, seed }
+        let (lowest, highest) = (self.range[0], self.range[1]);
+        PairedSettings { alpha, margin, lowest, highest, pool, seed, lower_is_better }
     }
 }
 
@@ -129,26 +129,32 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let (paired, duels) = arguments.paired()?;
     let (budget, comparison) = match &arguments.budget {
         Some(path) => {
-            let (budget, comparison) = Budget::compare_at(path, arguments.alpha, &paired.items, &settings)?;
-            (Some(budget), comparison)
+            let (budget, number, comparison) =
+                Budget::compare_at(path, arguments.alpha, &paired.items, &settings)?;
+            (Some((budget, number)), comparison)
         }
         None => (None, crate::decide::compare(&paired.items, &settings)?),
     };
+    let detectable = comparison.detectable();
     if arguments.json {
+        let mut compared = json!(comparison);
+        compared["detectable"] = json!(detectable);
         print_json(&json!({
-            "comparison": comparison,
+            "comparison": compared,
             "missing_first": paired.missing_first,
             "missing_second": paired.missing_second,
             "duels": duels,
-            "budget": budget.as_ref().map(|budget| json!({ "alpha": budget.alpha(), "runs": budget.runs().len() })),
+            "budget": budget.as_ref().map(|(budget, number)| {
+                json!({ "alpha": budget.alpha(), "runs": budget.runs().len(), "comparison": number })
+            }),
         }))?;
     } else {
-        print(&table(&comparison, &duels, budget.as_ref(), Look::of_stdout()))?;
+        print(&table(&comparison, detectable, &duels, budget.as_ref(), Look::of_stdout()))?;
     }
     let absent = paired.missing_first.len() + paired.missing_second.len();
     if absent > 0 {
         warn(&format!(
-            "items without a score: {} of the first system, {} of the second",
+            "items without a score, or with a try that is not there: {} of the first system, {} of the second",
             paired.missing_first.len(),
             paired.missing_second.len()
         ));
@@ -160,7 +166,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     })
 }
 
-fn table(comparison: &PairedComparison, duels: &[PythonDuel], budget: Option<&Budget>, look: Look) -> String {
+fn table(
+    comparison: &PairedComparison,
+    detectable: Option<f64>,
+    duels: &[PythonDuel],
+    budget: Option<&(Budget, u64)>,
+    look: Look,
+) -> String {
     let PairedComparison { settings, effect, confidence, clusters, items, .. } = comparison;
     let margin =
         if settings.margin > 0.0 { format!(" by more than {}", settings.margin) } else { String::new() };
@@ -187,7 +199,12 @@ fn table(comparison: &PairedComparison, duels: &[PythonDuel], budget: Option<&Bu
     rows.extend([
         (
             "scores",
-            format!("{:.4} and {:.4}, the means over {items} items", comparison.first, comparison.second),
+            format!(
+                "{:.4} and {:.4}, the means over {items} items{}",
+                comparison.first,
+                comparison.second,
+                if settings.lower_is_better { "; lower is better" } else { "" }
+            ),
         ),
         (
             "difference",
@@ -218,7 +235,7 @@ fn table(comparison: &PairedComparison, duels: &[PythonDuel], budget: Option<&Bu
     }
     rows.push((
         "detectable",
-        comparison.detectable.map_or_else(
+        detectable.map_or_else(
             || {
                 if comparison.sd < 1e-9 * (settings.highest - settings.lowest) {
                     "unknown: every cluster differs by the same".to_owned()
@@ -229,15 +246,11 @@ fn table(comparison: &PairedComparison, duels: &[PythonDuel], budget: Option<&Bu
             |effect| format!("a difference of {effect:.4}, nine times of ten"),
         ),
     ));
-    if let Some(budget) = budget {
+    if let Some((budget, number)) = budget {
+        let of = budget.alpha();
         rows.push((
             "budget",
-            format!(
-                "alpha {} is this one's share of {}, comparison {}",
-                settings.alpha,
-                budget.alpha(),
-                budget.runs().len()
-            ),
+            format!("alpha {} is this one's share of {of}, comparison {number}", settings.alpha),
         ));
     }
     let rows: String = rows.iter().map(|(name, value)| look.entry(name, value)).collect();

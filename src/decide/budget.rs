@@ -72,11 +72,12 @@ impl Budget {
     }
 
     /// Writes the budget to `path`, whole or not at all. The file `PATH.new` is in use
-    /// meanwhile.
+    /// meanwhile. A link is followed.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system's; [`ErrorKind::NotFound`]: a link to nothing.
     pub fn write(&self, path: &Path) -> Result<()> {
+        let path = &target(path)?;
         let mut bytes =
             serde_json::to_vec_pretty(self).map_err(|error| Error::bug(KEEP, error.to_string()))?;
         bytes.push(b'\n');
@@ -86,7 +87,8 @@ impl Budget {
 
     /// Compares within the budget at `path`, and writes it back. It is made, with `alpha` or
     /// else 5 %, if there is none. Of comparisons at the same time each has a share of its own:
-    /// the file `PATH.lock` is locked meanwhile.
+    /// the file `PATH.lock` is locked meanwhile, beside the file itself where `path` is a link. The
+    /// number is the comparison's, from 1.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] while another process compares within this budget;
@@ -97,7 +99,8 @@ impl Budget {
         alpha: Option<f64>,
         items: &[PairedItem],
         settings: &PairedSettings,
-    ) -> Result<(Self, PairedComparison)> {
+    ) -> Result<(Self, u64, PairedComparison)> {
+        let path = &target(path)?;
         let lock = beside(path, ".lock");
         let file = File::create(&lock).map_err(|error| Error::io(KEEP, &lock, error))?;
         durable::lock(KEEP, &file, path)?;
@@ -113,9 +116,9 @@ impl Budget {
                 _ => budget,
             },
         };
-        let comparison = budget.compare(items, settings)?;
+        let (number, comparison) = budget.spend(items, settings)?;
         budget.write(path)?;
-        Ok((budget, comparison))
+        Ok((budget, number, comparison))
     }
 
     /// The probability of an error over all comparisons.
@@ -134,6 +137,11 @@ impl Budget {
     /// # Errors
     /// As [`compare`](super::compare); nothing is spent then.
     pub fn compare(&mut self, items: &[PairedItem], settings: &PairedSettings) -> Result<PairedComparison> {
+        self.spend(items, settings).map(|(_, comparison)| comparison)
+    }
+
+    /// The same, and which comparison of the budget it is.
+    fn spend(&mut self, items: &[PairedItem], settings: &PairedSettings) -> Result<(u64, PairedComparison)> {
         let mut sorted: Vec<&PairedItem> = items.iter().collect();
         sorted.sort_unstable_by_key(|item| &item.item);
         let inputs = Digest::of_json(&(&sorted, PairedSettings { alpha: self.alpha, ..*settings }))?;
@@ -144,7 +152,23 @@ impl Budget {
         if earlier.is_none() {
             self.runs.push(BudgetRun { inputs, share, outcome: comparison.outcome });
         }
-        Ok(comparison)
+        Ok((attempt, comparison))
+    }
+}
+
+/// The file that `path` leads to, also where it is a link: the lock has to be one for all links, and a
+/// link must not be replaced.
+fn target(path: &Path) -> Result<PathBuf> {
+    match fs::canonicalize(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => match fs::read_link(path) {
+            Ok(target) => Err(Error::new(ErrorKind::NotFound, KEEP, "the file is a link to nothing")
+                .with_fault(Fault::Operator)
+                .with("path", path.display())
+                .with("target", target.display())
+                .with_hint("name the target: it is made there, and the link leads to it then")),
+            Err(_) => Ok(path.to_owned()),
+        },
+        found => found.map_err(|error| Error::io(KEEP, path, error)),
     }
 }
 
@@ -199,8 +223,8 @@ mod tests {
         let path = folder.path().join("budget.json");
         let settings = PairedSettings::default();
         let compare = |alpha, count| Budget::compare_at(&path, alpha, &items(count), &settings);
-        let (budget, _) = compare(Some(0.1), 60).expect("compares");
-        assert_eq!((budget.alpha(), budget.runs().len()), (0.1, 1));
+        let (budget, number, _) = compare(Some(0.1), 60).expect("compares");
+        assert_eq!((budget.alpha(), budget.runs().len(), number), (0.1, 1, 1));
         let plain = folder.path().join("plain");
         fs::write(&plain, "").expect("a file");
         let rights = |path: &Path| fs::metadata(path).expect("is there").permissions();
@@ -211,10 +235,42 @@ mod tests {
         let error = compare(None, 61).expect_err("another process compares");
         assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
         drop(other);
-        let (budget, _) = compare(None, 61).expect("compares");
-        assert_eq!((budget.runs().len(), Budget::read(&path).expect("reads").as_ref()), (2, Some(&budget)));
+        let (budget, number, _) = compare(None, 61).expect("compares");
+        assert_eq!((budget.runs().len(), number), (2, 2));
+        assert_eq!(Budget::read(&path).expect("reads").as_ref(), Some(&budget));
+        let (budget, number, _) = compare(None, 60).expect("compares");
+        assert_eq!((budget.runs().len(), number), (2, 1), "the first comparison again");
         let error = compare(Some(0.05), 62).expect_err("another alpha").to_string();
         assert!(error.contains("that of the budget is 0.1"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn comparisons_through_links_share_one_budget() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = |name: &str| folder.path().join(name);
+        let link = |target: &Path, name: &str| {
+            fs::create_dir_all(place(name).parent().expect("a folder")).expect("a folder");
+            std::os::unix::fs::symlink(target, place(name)).expect("a link");
+        };
+        let settings = PairedSettings::default();
+        let compare = |name: &str, count| Budget::compare_at(&place(name), None, &items(count), &settings);
+        link(Path::new("../gate.json"), "one/gate.json");
+        let error = compare("one/gate.json", 60).expect_err("there is no budget yet").to_string();
+        assert!(error.contains("a link to nothing") && error.contains("../gate.json"), "{error}");
+        compare("gate.json", 60).expect("compares");
+        link(&place("gate.json"), "other/gate.json");
+        assert_eq!(compare("one/gate.json", 61).expect("compares").1, 2);
+        assert_eq!(compare("other/gate.json", 62).expect("compares").1, 3);
+        assert!(fs::symlink_metadata(place("one/gate.json")).expect("is there").is_symlink());
+        assert_eq!(
+            Budget::read(&place("gate.json")).expect("reads").map(|budget| budget.runs().len()),
+            Some(3)
+        );
+        let lock = File::create(beside(&place("gate.json"), ".lock")).expect("the lock");
+        lock.lock().expect("locked");
+        let error = compare("other/gate.json", 63).expect_err("another process compares");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     }
 
     #[test]

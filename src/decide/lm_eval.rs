@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::json::finite;
 use super::{Choice, READ, Scores, chosen, cluster_name, malformed};
 use crate::files::open_file;
 use crate::{Error, ErrorKind, Fault, Result};
@@ -34,6 +35,17 @@ struct Line {
 }
 
 pub(super) fn read(path: &Path, choice: &Choice) -> Result<Scores> {
+    read_as(None, path, choice)
+}
+
+/// Two logs that are compared: two files are of one task, that of the first one's name.
+pub(super) fn read_pair(first: &Path, second: &Path, choice: &Choice) -> Result<[Scores; 2]> {
+    let task = (first.is_file() && second.is_file()).then(|| task(first));
+    Ok([read_as(task.as_deref(), first, choice)?, read_as(task.as_deref(), second, choice)?])
+}
+
+/// The log at `path`, of `only` that task if it is given.
+fn read_as(only: Option<&str>, path: &Path, choice: &Choice) -> Result<Scores> {
     let mut files = Vec::new();
     if path.is_dir() {
         find(path, DEPTH, &mut files)?;
@@ -49,7 +61,7 @@ pub(super) fn read(path: &Path, choice: &Choice) -> Result<Scores> {
     files.sort();
     let (mut scores, mut tasks) = (Scores::default(), BTreeSet::new());
     for file in files {
-        let task = task(&file);
+        let task = only.map_or_else(|| task(&file), str::to_owned);
         if !tasks.insert(task.clone()) {
             return Err(Error::new(
                 ErrorKind::ConfigInvalid,
@@ -103,10 +115,11 @@ fn read_task(task: &str, mut log: impl BufRead, choice: &Choice, scores: &mut Sc
         if bytes.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let mut line: Line = serde_json::from_slice(&bytes)
+        let mut line: Line = serde_json::from_slice(&finite(&bytes))
             .map_err(|error| malformed(error.to_string()).with("line", number))?;
         // Of what the model was asked and said nothing is kept.
-        line.rest.retain(|_, value| value.is_number() || value.is_boolean() || value.is_null());
+        let Line { metrics, rest, .. } = &mut line;
+        rest.retain(|name, _| metrics.contains(name));
         if choice.cluster.is_none() {
             line.doc = None;
         }
@@ -135,11 +148,26 @@ fn read_task(task: &str, mut log: impl BufRead, choice: &Choice, scores: &mut Sc
         let score = match line.rest.get(metric) {
             Some(Value::Number(number)) => number.as_f64(),
             Some(Value::Bool(right)) => Some(f64::from(u8::from(*right))),
-            _ => None,
+            Some(Value::Null) | None => None,
+            Some(_) => return Err(no_number(metric, line).with("item", item)),
         };
-        scores.add(item, cluster, line.doc_hash.clone(), score);
+        scores.add(item, cluster, line.doc_hash.clone(), score)?;
     }
     Ok(())
+}
+
+/// That `line` has no number for `metric`, as of `mcc` and `word_perplexity`: each document has a list, of
+/// which lm-evaluation-harness makes one number for all.
+fn no_number(metric: &str, line: &Line) -> Error {
+    let is_number = |value: &Value| value.is_number() || value.is_boolean();
+    let numbers = line.rest.iter().filter(|(_, value)| is_number(value));
+    let numbers: Vec<String> = numbers.map(|(name, _)| format!("`{name}`")).collect();
+    Error::new(ErrorKind::ConfigInvalid, READ, format!("the metric `{metric}` is not a number per document"))
+        .with_hint(if numbers.is_empty() {
+            "this task has no metric that is: compare another task".to_owned()
+        } else {
+            format!("choose one that is: {}", numbers.join(", "))
+        })
 }
 
 #[cfg(test)]
@@ -161,7 +189,7 @@ mod tests {
         let choice = Choice { metric: Some("acc".into()), cluster: Some("subject".into()), filter: None };
         let scores = found(LOG, &choice).expect("a log");
         let item = &scores.items["mmlu/0"];
-        assert_eq!((item.score(None), item.cluster.as_str()), (Some(1.0), "mmlu/law"));
+        assert_eq!((item.score(None), item.cluster.as_deref()), (Some(1.0), Some("mmlu/law")));
         assert_eq!(item.content.as_deref(), Some("aa"));
         let error = found(LOG, &Choice::default()).unwrap_err().to_string();
         assert!(error.contains("choose metric: `acc`, `acc_norm`"), "{error}");
@@ -181,6 +209,58 @@ mod tests {
         };
         assert!(with(None).unwrap_err().to_string().contains("choose filter: `none`, `strict`"));
         assert_eq!(with(Some("strict")).expect("a log").len(), 1);
+    }
+
+    #[test]
+    fn a_metric_without_a_number_per_document_is_named_and_so_are_the_others() {
+        let with = |log: &str, metric: &str| {
+            found(log, &Choice { metric: Some(metric.into()), ..Choice::default() })
+        };
+        let log = r#"{"doc_id": 0, "metrics": ["f1", "acc", "mcc", "exact_match"], "f1": [1, 0], "mcc": [1, 0], "acc": 1.0, "exact_match": true, "resps": "x"}"#;
+        let error = with(log, "f1").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConfigInvalid);
+        let error = error.to_string();
+        assert!(error.contains("`f1` is not a number per document (item: mmlu/0)"), "{error}");
+        assert!(error.contains("choose one that is: `acc`, `exact_match`"), "{error}");
+        assert_eq!(with(log, "exact_match").expect("a score").items["mmlu/0"].score(None), Some(1.0));
+        let log = r#"{"doc_id": 0, "metrics": ["word_perplexity"], "word_perplexity": [-3.5, 7]}"#;
+        let error = with(log, "word_perplexity").unwrap_err().to_string();
+        assert!(error.contains("compare another task"), "{error}");
+        // What Python writes for a score that is no number is none.
+        let log = r#"{"doc_id": 0, "metrics": ["acc"], "acc": NaN, "resps": [[["-Infinity", -Infinity]]]}"#;
+        assert_eq!(with(log, "acc").expect("a log").items["mmlu/0"].score(None), None);
+    }
+
+    #[test]
+    fn lines_of_two_tasks_in_one_file_are_no_tries() {
+        let choice = Choice { metric: Some("acc".into()), ..Choice::default() };
+        let twice = found(&[LOG, LOG].concat(), &choice).expect("the same documents again");
+        assert_eq!(twice.items["mmlu/0"].count, 2);
+        let other = LOG.replace("\"aa\"", "\"cc\"");
+        let error = found(&[LOG, other.as_str()].concat(), &choice).unwrap_err().to_string();
+        assert!(error.contains("another content") && error.contains("item: mmlu/0"), "{error}");
+    }
+
+    #[test]
+    fn two_files_are_one_task_and_two_folders_are_what_they_hold() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::write(&path, LOG).expect("a file");
+            path
+        };
+        let choice = Choice { metric: Some("acc".into()), ..Choice::default() };
+        let paired = |first: &Path, second: &Path| {
+            let [first, second] = read_pair(first, second, &choice).expect("logs");
+            super::super::pair(&first, &second, super::super::Missing::Refuse, 0.0)
+        };
+        let (base, new) = (file("base.jsonl"), file("new.jsonl"));
+        assert_eq!(paired(&base, &new).expect("one task").items[0].item, "base/0");
+        let (one, other) = (file("one/samples_a_2026-11-28T17-09-33.1.jsonl"), file("other/samples_b.jsonl"));
+        let folders = [&one, &other].map(|file| file.parent().expect("a folder"));
+        let error = paired(folders[0], folders[1]).unwrap_err().to_string();
+        assert!(error.contains("no item is in both"), "{error}");
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl PythonDuels {
                     .with("duel", duel.name)
                     .with_hint("name each duel once"));
             }
-            match &first {
+            match &mut first {
                 None => first = Some(pair),
                 Some(first) => {
                     let differs = |one: &Option<String>, other: &Option<String>| {
@@ -129,12 +129,15 @@ impl PythonDuels {
                         )
                         .with_hint("name duels of one king and one challenger"));
                     }
+                    // What an earlier duel does not say, a later one can.
+                    first.king = first.king.take().or(pair.king);
+                    first.challenger = first.challenger.take().or(pair.challenger);
                 }
             }
             for Row { item, cluster, scores } in rows {
                 let (king, challenger) = (scores.map(|(king, _)| king), scores.map(|(_, score)| score));
-                all.king.add(item.clone(), Some(cluster.clone()), None, king);
-                all.challenger.add(item, Some(cluster), None, challenger);
+                all.king.add(item.clone(), Some(cluster.clone()), None, king)?;
+                all.challenger.add(item, Some(cluster), None, challenger)?;
             }
             all.duels.push(duel);
         }

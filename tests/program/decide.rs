@@ -74,6 +74,37 @@ fn a_log_decides_as_the_same_numbers_in_a_table() {
     let (table_code, from_table) = decide(&["--csv", &table(folder.path(), &rows)]);
     assert_eq!((code, &log["comparison"]), (table_code, &from_table["comparison"]));
     assert_eq!((code, log["comparison"]["clusters"].as_u64()), (Some(4), Some(10)));
+    // Two files are of one task, whatever they are called.
+    let (_, files) = decide(&[&LM_EVAL[..], &["--metric", "acc", "--cluster", "subject"]].concat());
+    assert_eq!(files["comparison"], log["comparison"]);
+    let other = folder.path().join("other");
+    std::fs::create_dir(&other).expect("a folder");
+    std::fs::copy(given(LM_EVAL[2]), other.join("samples_another_2026-11-28T17-53-53.207120.jsonl"))
+        .expect("a copy");
+    let folders = ["--lm-eval", &runs[0], other.to_str().expect("UTF-8"), "--metric", "acc"];
+    for missing in ["refuse", "lowest"] {
+        let (code, message) = refused(&[&folders[..], &["--missing", missing]].concat());
+        assert!(code == Some(65) && message.contains("no item is in both logs"), "{code:?} {message}");
+    }
+}
+
+/// `unscored.eval` has a `Score.unscored()` and a score that is NaN; `stopped.eval` ended with the ninth of twelve
+/// epochs, and status `error`. Inspect AI 0.3.285 wrote both.
+#[test]
+fn what_has_no_score_and_what_never_began_is_not_dropped_by_itself() {
+    for (log, absent, all) in [("unscored.eval", 2, 6), ("stopped.eval", 4, 6)] {
+        let both = ["--inspect", log, log];
+        let (code, message) = refused(&both);
+        let words = format!("{absent} items lack a score");
+        assert!(code == Some(65) && message.contains(&words), "{log}: {code:?} {message}");
+        let with = |missing| decide(&[&both[..], &["--missing", missing]].concat()).1;
+        let (dropped, lowest) = (with("drop"), with("lowest"));
+        assert_eq!(dropped["comparison"]["items"].as_u64(), Some(all - absent), "{log}: {dropped}");
+        assert_eq!(dropped["missing_first"].as_array().map(|names| names.len() as u64), Some(absent));
+        assert_eq!(lowest["comparison"]["items"].as_u64(), Some(all), "{log}: {lowest}");
+    }
+    let (code, message) = refused(&["--inspect", "first.eval", "stopped.eval", "--metric", "match"]);
+    assert!(code == Some(65) && message.contains("another content"), "{code:?} {message}");
 }
 
 #[test]
@@ -87,6 +118,11 @@ fn inspects_epochs_are_one_item_and_the_better_model_is_seen() {
     let exchanged = ["--inspect", INSPECT[2], INSPECT[1], "--metric", "match", "--alpha", "0.2"];
     let (code, mirrored) = decide(&exchanged);
     assert_eq!((code, &mirrored["comparison"]["worse"]), (Some(5), &json["comparison"]["better"]));
+    let lower = [&INSPECT[..], &["--metric", "match", "--alpha", "0.2", "--lower-is-better"]].concat();
+    let (code, lower) = decide(&lower);
+    assert_eq!((code, &lower["comparison"]["worse"]), (Some(5), &json["comparison"]["better"]));
+    assert_eq!(lower["comparison"]["effect"], json["comparison"]["effect"]);
+    assert_eq!(lower["comparison"]["settings"]["lower_is_better"], true);
     let (_, clustered) = decide(&[&INSPECT[..], &["--metric", "match", "--cluster", "text"]].concat());
     assert_eq!(clustered["comparison"]["clusters"].as_u64(), Some(3));
 }
@@ -98,8 +134,6 @@ fn what_cannot_be_compared_is_refused_with_a_remedy() {
         (LM_EVAL.to_vec(), 78, "choose metric: `acc`, `acc_norm`"),
         ([&INSPECT[..], &["--metric", "rhyme"]].concat(), 78, "no scorer `rhyme`"),
         ([&INSPECT[..], &["--metric", "match", "--cluster", "page"]].concat(), 78, "no `page`"),
-        ([&LM_EVAL[..], &["--metric", "acc"]].concat(), 65, "no item is in both logs"),
-        ([&LM_EVAL[..], &["--metric", "acc", "--missing", "lowest"]].concat(), 65, "no item is in both logs"),
         (vec!["--inspect", "first.eval", LM_EVAL[1], "--metric", "match"], 65, "`.eval` file of Inspect"),
         (vec!["--lm-eval", "first.eval", "second.eval"], 65, "line: 1"),
         (vec!["--csv", "no-such-file.csv"], 66, "check the path"),
@@ -130,6 +164,9 @@ fn a_gate_spends_its_budget_and_asks_for_more_evidence() {
     assert_eq!(again["budget"]["runs"].as_u64(), Some(1), "the same comparison is free");
     let other = [&INSPECT[..], &["--metric", "includes", "--budget", budget, "--seed", "1"]].concat();
     assert_eq!(decide(&other).1["budget"]["runs"].as_u64(), Some(2));
+    let repeated = decide(&gate).1;
+    let numbers = (repeated["budget"]["comparison"].as_u64(), repeated["budget"]["runs"].as_u64());
+    assert_eq!(numbers, (Some(1), Some(2)), "the first comparison again");
     std::fs::write(budget, "{}").expect("a file");
     let (code, message) = refused(&gate);
     assert!(code == Some(65) && message.contains("begin a new budget"), "{code:?} {message}");

@@ -212,3 +212,22 @@ fn files_that_are_wrong_or_cut_off_are_refused_by_name() {
     let (kind, text) = refused(&[&later.path().join("notes.txt")]);
     assert!(kind == ErrorKind::NotFound && text.contains("notes.txt"), "{text}");
 }
+
+#[test]
+fn duels_of_other_models_are_refused_though_the_first_one_names_none() {
+    let of = |challenger: Option<&str>| {
+        let mut files = vec![(SAMPLES, jsonl(&[sample(0, 0.5, 0.5)]))];
+        if let Some(challenger) = challenger {
+            let request = json!({
+                "challenger": {"model_hash": challenger}, "previous_king": {"model_hash": "k"}, "dataset": {},
+            });
+            files.push(("request.json", request.to_string()));
+        }
+        folder(&files)
+    };
+    let (silent, first, same, other) = (of(None), of(Some("a")), of(Some("a")), of(Some("b")));
+    let paths = [silent.path(), first.path(), same.path()].map(Path::to_owned);
+    assert_eq!(PythonDuels::read(&paths).expect("one pair").duels.len(), 3);
+    let (_, text) = refused(&[silent.path(), first.path(), other.path()]);
+    assert!(text.contains("different models"), "{text}");
+}
