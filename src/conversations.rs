@@ -22,6 +22,14 @@ const MAX_LINE: u64 = 64 << 20;
 /// # Errors
 /// The operator's, with file and line: what is no conversation; none at all.
 pub(crate) fn conversations(path: &Path) -> Result<Vec<TaskRow>> {
+    Ok(written(path)?.into_iter().map(Written::row).collect())
+}
+
+/// The same as the lines say them.
+///
+/// # Errors
+/// As [`conversations`].
+pub(crate) fn written(path: &Path) -> Result<Vec<Written>> {
     let rows = files(path)?.iter().flat_map(|path| Lines::open(path)).collect::<Result<Vec<_>>>()?;
     if rows.is_empty() {
         return Err(invalid("there is no conversation in it")
@@ -29,6 +37,30 @@ pub(crate) fn conversations(path: &Path) -> Result<Vec<TaskRow>> {
             .with_hint("give one conversation per line"));
     }
     Ok(rows)
+}
+
+/// A conversation as its line says it.
+pub(crate) struct Written {
+    /// The task's id, if the line has it.
+    pub(crate) instance_id: Option<String>,
+    /// The repository, if the line has it.
+    pub(crate) repo: Option<String>,
+    messages: Vec<Message>,
+    /// The file's name without its ending, and the number of the line.
+    place: (String, u64),
+}
+
+impl Written {
+    /// The row. What the line does not say follows from the file's name and the line's number: two
+    /// files of one name have rows of one id.
+    pub(crate) fn row(self) -> TaskRow {
+        let Self { instance_id, repo, messages, place: (stem, line) } = self;
+        TaskRow {
+            instance_id: instance_id.unwrap_or_else(|| format!("{stem}-{line}")),
+            repo: repo.unwrap_or(stem),
+            messages,
+        }
+    }
 }
 
 /// Assistant's turns with something before them: a duel asks for another in place of one.
@@ -81,7 +113,7 @@ struct Lines {
 
 impl Lines {
     /// Opens the file; one that cannot be opened gives its error as its only row.
-    fn open(path: &Path) -> Box<dyn Iterator<Item = Result<TaskRow>>> {
+    fn open(path: &Path) -> Box<dyn Iterator<Item = Result<Written>>> {
         match File::open(path) {
             Ok(file) => Box::new(Self { path: path.to_owned(), reader: reader(path, file), line: 0 }),
             Err(error) => Box::new(std::iter::once(Err(Error::io(READ, path, error)))),
@@ -110,15 +142,15 @@ impl Lines {
         }
     }
 
-    fn row(&mut self) -> Result<Option<TaskRow>> {
+    fn row(&mut self) -> Result<Option<Written>> {
         let Some(text) = self.text()? else { return Ok(None) };
         let stem = self.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        Conversation::read(&text)?.row(&stem, self.line).map(Some)
+        Conversation::read(&text)?.at((stem, self.line)).map(Some)
     }
 }
 
 impl Iterator for Lines {
-    type Item = Result<TaskRow>;
+    type Item = Result<Written>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let row = self.row().transpose()?;
@@ -154,8 +186,8 @@ impl Conversation {
         serde_json::from_str(text).map_err(malformed)
     }
 
-    /// The row; what is not said of it follows from the file's name and the line.
-    fn row(self, stem: &str, line: u64) -> Result<TaskRow> {
+    /// The conversation at its place: its file and its line.
+    fn at(self, place: (String, u64)) -> Result<Written> {
         let messages = self.messages.into_iter().enumerate();
         let messages: Vec<_> = messages
             .map(|(place, said)| said.message().map_err(|error| error.with("message", place)))
@@ -166,15 +198,11 @@ impl Conversation {
             )
             .with_hint("a duel asks both models for the assistant's message in place of the recorded one"));
         }
-        let named = |name: Option<String>, usual: String| match name {
-            Some(name) if name.is_empty() => Err(invalid("`instance_id` or `repo` is empty")),
-            name => Ok(name.unwrap_or(usual)),
-        };
-        Ok(TaskRow {
-            instance_id: named(self.instance_id, format!("{stem}-{line}"))?,
-            repo: named(self.repo, stem.to_owned())?,
-            messages,
-        })
+        let Self { instance_id, repo, .. } = self;
+        if [&instance_id, &repo].into_iter().flatten().any(String::is_empty) {
+            return Err(invalid("`instance_id` or `repo` is empty"));
+        }
+        Ok(Written { instance_id, repo, messages, place })
     }
 }
 
@@ -203,7 +231,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("chats.jsonl");
         fs::write(&path, text).expect("writes");
-        Lines::open(&path).collect()
+        Lines::open(&path).map(|line| line.map(Written::row)).collect()
     }
 
     const TURNS: &str = r#"[{"role":"user","content":"Hi"},{"role":"assistant","content":"Ho"}]"#;

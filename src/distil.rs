@@ -39,7 +39,7 @@ pub use config::{
 pub use data::{DataReport, Held, LeftOut, SetReport, SourceReport};
 pub use demo::demo;
 pub use record::{
-    Checkpoint, DistilPlan, DistilRecord, GateDuel, GateReport, HeldOutLoss, Metrics, ModelFacts, SCHEMA,
-    StagePlan, State,
+    Checkpoint, ClosedGate, DistilPlan, DistilRecord, GateDuel, GatePlan, GateReport, HeldOutLoss, Metrics,
+    ModelFacts, SCHEMA, StagePlan, State,
 };
 pub use run::{Again, Distillation, Happening, Watcher, regenerate};

@@ -10,7 +10,8 @@ use super::output::{next, note, print, print_json, warn, word};
 use super::source::absolute;
 use crate::demo::Demo;
 use crate::distil::{
-    self, DataReport, DistilConfig, DistilPlan, DistilRecord, Distillation, Gate, Happening, State, Turns,
+    self, DataReport, DistilConfig, DistilPlan, DistilRecord, Distillation, Gate, GatePlan, Happening, State,
+    Turns,
 };
 use crate::report::{Look, Progress};
 use crate::{BuildContext, CallContext, Error, ErrorKind, Fault, Registry, Result, Seed};
@@ -160,7 +161,7 @@ async fn show_data(arguments: &DataArguments, cx: &CallContext) -> Result<Exit> 
     let plan = distillation.plan();
     if arguments.json {
         print_json(&json!({
-            "folder": distillation.folder(),
+            "folder": distillation.folder().display().to_string(),
             "plan": plan.digest()?,
             "student": plan.student,
             "data": plan.data,
@@ -185,7 +186,7 @@ async fn distil(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
         print(&described(&plan, Look::of_stdout()))?;
     }
     doubts(&plan);
-    if plan.gate == Gate::Open(distil::Open::None) {
+    if plan.gate == GatePlan::Open(distil::Open::None) {
         note("there is no gate: the result is the final model, whatever it is worth");
     }
     let before = DistilRecord::read(&folder)?;
@@ -200,14 +201,14 @@ async fn distil(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     };
     if arguments.json {
         print_json(&json!({
-            "folder": folder,
+            "folder": folder.display().to_string(),
             "state": record.state,
             "plan": plan.digest()?,
             "steps": record.losses.len(),
             "loss": record.losses.last(),
             "held_out": record.held_out,
             "student": plan.student.parameters,
-            "model": model,
+            "model": model.as_ref().map(|model| model.display().to_string()),
             "parameters": record.model,
             "gate": record.gate,
         }))?;
@@ -270,6 +271,21 @@ pub(super) fn doubts(plan: &DistilPlan) {
         warn(&format!(
             "{} conversations have no reply within {} tokens: they are left out",
             set.dropped, plan.max_tokens
+        ));
+    }
+    for (longest, rows) in sets.iter().flat_map(|set| &set.without_room) {
+        warn(&format!(
+            "{rows} conversations leave no room for a reply of {longest} tokens within {}: stages that sample leave \
+             them out",
+            plan.max_tokens
+        ));
+    }
+    if let Some(token) = &plan.data.endless {
+        warn(&format!(
+            "the student's chat template puts `{token}` behind a reply, where the engine does not stop: replies are \
+             closed with the `eos_token`, and each turn is a row of its own with its whole prompt. If `{token}` is to \
+             end replies, add its id to `eos_token_id` in the student's generation_config.json; not if the result is to \
+             challenge this student's king in a competition: it needs the king's generation settings"
         ));
     }
 }

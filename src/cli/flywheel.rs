@@ -137,7 +137,7 @@ async fn turn(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let chain = flywheel.chain();
     if arguments.json {
         let mut printed = summary(chain, folder)?;
-        printed["king"]["folder"] = json!(king);
+        printed["king"]["folder"] = json!(king.display().to_string());
         print_json(&printed)?;
     } else {
         print(&outcomes(chain, folder, Look::of_stdout())?)?;
@@ -217,10 +217,11 @@ fn summary(chain: &Chain, folder: &Path) -> Result<Value> {
         value["evidence"] = json!(evidence(folder, place + 1)?);
         rounds.push(value);
     }
+    let king = chain.king(folder).map(|king| king.display().to_string());
     Ok(json!({
-        "folder": folder,
+        "folder": folder.display().to_string(),
         "rounds": rounds,
-        "king": { "parameters": chain.rounds.last().map(Round::heir), "folder": chain.king(folder) },
+        "king": { "parameters": chain.rounds.last().map(Round::heir), "folder": king },
     }))
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{DistilConfig, Split, StageSettings, Turns, Weight};
+use super::config::{DistilConfig, Objective, Split, StageSettings, Turns, Weight};
 use super::order::Place;
 use super::rename::renamed;
 use crate::backends::burn::train::Row;
@@ -36,12 +36,16 @@ pub struct DataReport {
     pub held_out: Held,
     /// What is not trained on, and why.
     pub left_out: LeftOut,
+    /// What the student's chat template puts behind a reply, if the engine goes on behind it:
+    /// replies are closed with the `eos_token` instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endless: Option<String>,
 }
 
 /// A source of data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SourceReport {
-    /// As the configuration names it; of several records the folder's name, too.
+    /// The last part of its path; before schema 2 the whole path; of several records the folder's name, too.
     pub name: String,
     /// The record's digest, the digest of a task set's manifest, or that of the rows of a
     /// file.
@@ -69,10 +73,14 @@ pub struct SetReport {
     pub dropped: u64,
     /// Tokens of replies that the cap has taken away.
     pub cut_supervised: u64,
-    /// Repositories.
+    /// Repositories that are named.
     pub repos: u64,
     /// Conversations by license; `unknown` where none was stated.
     pub licenses: BTreeMap<String, u64>,
+    /// Conversations of which no prompt leaves room for a sampled reply, by the longest reply in
+    /// tokens: the stages that sample leave them out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub without_room: BTreeMap<u32, u64>,
 }
 
 /// What is held out.
@@ -100,7 +108,7 @@ pub struct LeftOut {
     /// The winner's reply, or the loser's, ended at the limit of its length.
     pub unfinished: u64,
     /// Samples whose replies the panel finds equal, or did not judge; for pairs also those
-    /// that are not clear.
+    /// that are not clear. Winners' and losers' replies in whose place a judge was given the twin.
     pub undecided: u64,
     /// Records of submissions that were not admitted, which have no replies.
     pub forfeits: u64,
@@ -144,6 +152,9 @@ struct Rejected {
 pub(super) struct View {
     text: PromptText,
     sets: BTreeMap<Turns, Vec<Example>>,
+    /// For stages that sample, by their set and the longest reply: the places in the set of the
+    /// conversations that leave room for it.
+    roomy: BTreeMap<(Turns, u32), Vec<usize>>,
     measured: Vec<Row>,
     rename: bool,
     seed: u64,
@@ -177,14 +188,16 @@ impl View {
         let by_repo = config.data.split == Split::Repo;
         if by_repo && held.is_empty() {
             // Without a set of its own, one repository in ten is held out.
-            held.take_tenth(&sets);
+            held.take_tenth(&sets, config.data.held_out_rows.0);
         }
         for examples in sets.values_mut() {
             examples.retain(|example| held.admits(example, by_repo, &mut left_out));
         }
+        let endless = text.endless().map(str::to_owned);
         let mut view = Self {
             text,
             sets: BTreeMap::new(),
+            roomy: BTreeMap::new(),
             measured: Vec::new(),
             rename: config.data.rename,
             seed: config.train.seed,
@@ -193,8 +206,9 @@ impl View {
                 digest: Digest::of(""),
                 sources,
                 sets: Vec::new(),
-                held_out: Held { rows: held.examples().len() as u64, repos: held.repos(), measured: 0 },
+                held_out: Held { rows: held.rows(), repos: held.repos(), measured: 0 },
                 left_out,
+                endless,
             },
         };
         for (turns, examples) in sets {
@@ -205,7 +219,12 @@ impl View {
             view.report.sets.push(report);
             view.sets.insert(turns, kept);
         }
-        let measured = view.measure(held.examples(), config.data.held_out_rows.0)?;
+        for (number, stage) in config.stage.iter().enumerate() {
+            if stage.objective == Objective::OnPolicy {
+                view.make_room(stage).map_err(|error| error.under(format_args!("stage[{number}]")))?;
+            }
+        }
+        let measured = view.measure(held.measured())?;
         view.report.held_out.measured = measured.len() as u64;
         view.report.digest = Digest::of_json(&(&view.sets, &measured))?;
         Ok(view)
@@ -223,6 +242,7 @@ impl View {
             cut_supervised: 0,
             repos: 0,
             licenses: BTreeMap::new(),
+            without_room: BTreeMap::new(),
         };
         let (mut kept, mut repos) = (Vec::new(), BTreeSet::new());
         for example in examples {
@@ -248,24 +268,55 @@ impl View {
             report.supervised += supervised as u64;
             let license = example.license.clone().unwrap_or_else(|| "unknown".into());
             *report.licenses.entry(license).or_default() += 1;
-            repos.insert(example.repo.clone());
+            // What nobody has named is no repository.
+            if !example.repo.is_empty() {
+                repos.insert(example.repo.clone());
+            }
             kept.push(example);
         }
         (report.rows, report.repos) = (kept.len() as u64, repos.len() as u64);
         Ok((kept, report))
     }
 
-    /// Encodes what the loss is measured on: at most `most` of `examples`, the same for every
-    /// seed of the training. Gives those that were taken.
-    fn measure<'a>(&mut self, examples: &'a [Example], most: usize) -> Result<Vec<&'a Example>> {
-        let mut places: Vec<usize> = (0..examples.len()).collect();
-        let mut stream = Stream::new(derive_seed("albedo distil held out 1", &[]), Use::RowDraw);
-        for last in (1..places.len()).rev() {
-            places.swap(last, stream.below(last as u64 + 1) as usize);
+    /// Finds the conversations whose shortest prompt leaves room for the longest reply of `stage`,
+    /// and counts the others.
+    fn make_room(&mut self, stage: &StageSettings) -> Result<()> {
+        let most = stage.reply_cap();
+        let mut roomy = Vec::new();
+        let examples = self.sets.get(&stage.turns).map_or(&[][..], Vec::as_slice);
+        for (place, example) in examples.iter().enumerate() {
+            let named = |error: Error| error.with("conversation", &example.id);
+            let prompt = turns(&example.messages).first().map(|first| &example.messages[..*first]);
+            if prompt.map_or(Ok(false), |prompt| self.has_room(prompt, most)).map_err(named)? {
+                roomy.push(place);
+            }
         }
+        let without = (examples.len() - roomy.len()) as u64;
+        if roomy.is_empty() {
+            return Err(Error::new(ErrorKind::ConfigInvalid, READ, "no prompt leaves room for a reply")
+                .with("key", "max_new_tokens")
+                .with("max_new_tokens", most)
+                .with("max_tokens", self.max_tokens)
+                .with_hint("lower it, or raise `train.max_tokens`"));
+        }
+        let report = self.report.sets.iter_mut().find(|set| set.turns == stage.turns);
+        if let Some(report) = report.filter(|_| without > 0) {
+            report.without_room.insert(most, without);
+        }
+        self.roomy.insert((stage.turns, most), roomy);
+        Ok(())
+    }
+
+    /// Whether `prompt` leaves room for a reply of `most` tokens.
+    fn has_room(&self, prompt: &[Message], most: u32) -> Result<bool> {
+        Ok(self.text.answered(prompt, &[])?.ids.len() + most as usize <= self.max_tokens)
+    }
+
+    /// Encodes `examples`, which the loss is measured on. Gives those of which the length cap
+    /// leaves something.
+    fn measure<'a>(&mut self, examples: &'a [Example]) -> Result<Vec<&'a Example>> {
         let mut taken = Vec::new();
-        for place in places.into_iter().take(most) {
-            let example = &examples[place];
+        for example in examples {
             let rows = self.text.conversation(&example.messages);
             let rows = rows.map_err(|error| error.with("conversation", &example.id))?;
             let rows = rows_of(rows, self.max_tokens, 1.0);
@@ -282,9 +333,29 @@ impl View {
         &self.measured
     }
 
-    /// How many conversations a stage learns from.
-    pub(super) fn len(&self, turns: Turns) -> usize {
-        self.sets.get(&turns).map_or(0, Vec::len)
+    /// The places in its set of what `stage` learns from, if that is not all of it.
+    fn places(&self, stage: &StageSettings) -> Option<&Vec<usize>> {
+        let places = self.roomy.get(&(stage.turns, stage.reply_cap()));
+        places.filter(|_| stage.objective == Objective::OnPolicy)
+    }
+
+    /// How many conversations `stage` learns from.
+    pub(super) fn len(&self, stage: &StageSettings) -> usize {
+        let all = self.sets.get(&stage.turns).map_or(0, Vec::len);
+        self.places(stage).map_or(all, Vec::len)
+    }
+
+    /// What `stage` reads at `place`.
+    ///
+    /// # Errors
+    /// A bug: there is no such row.
+    fn example(&self, stage: &StageSettings, place: Place) -> Result<&Example> {
+        let row = match self.places(stage) {
+            Some(places) => places.get(place.row).copied(),
+            None => Some(place.row),
+        };
+        let example = row.and_then(|row| self.sets.get(&stage.turns)?.get(row));
+        example.ok_or_else(|| Error::bug(READ, "there is no such row"))
     }
 
     /// Steps that `stage` takes with `accumulate` conversations each.
@@ -302,9 +373,8 @@ impl View {
 
     /// What a stage reads at `place`, as engines name it: the conversation and the number of
     /// its copy.
-    pub(super) fn name(&self, turns: Turns, place: Place) -> String {
-        let id =
-            self.sets.get(&turns).and_then(|set| set.get(place.row)).map_or("", |example| &example.id[..]);
+    pub(super) fn name(&self, stage: &StageSettings, place: Place) -> String {
+        let id = self.example(stage, place).map_or("", |example| &example.id[..]);
         format!("{id} {}", self.copy(id, place.pass).unwrap_or_default())
     }
 
@@ -320,8 +390,7 @@ impl View {
     /// # Errors
     /// A copy that the tokenizer refuses.
     pub(super) fn rows(&self, stage: &StageSettings, place: Place) -> Result<Vec<Row>> {
-        let example = self.sets.get(&stage.turns).and_then(|set| set.get(place.row));
-        let example = example.ok_or_else(|| Error::bug(READ, "there is no such row"))?;
+        let example = self.example(stage, place)?;
         let weight = match (&example.reply, stage.weight) {
             (Some(reply), Weight::Margin) => reply.margin as f32,
             _ => 1.0,
@@ -373,35 +442,41 @@ impl View {
     }
 
     /// The prompt of one turn of the conversation at `place`, drawn by seed, row and pass
-    /// among those that leave `room` tokens of the length cap for a reply; none if none does.
+    /// among those that leave room for the longest reply of `stage`.
     ///
     /// # Errors
     /// A copy that the tokenizer refuses.
-    pub(super) fn prompt(
+    pub(super) fn prompt(&self, stage: &StageSettings, place: Place) -> Result<Vec<Message>> {
+        let example = self.example(stage, place)?;
+        let named = |error: Error| error.with("conversation", &example.id);
+        if let Some(copy) = self.copy(&example.id, place.pass) {
+            let messages = renamed(&example.messages, &example.repo, self.seed, &example.id, copy);
+            // New names can be longer: a copy that leaves no room is not used.
+            if let Some(turn) = self.turn(stage, place, &example.id, &messages).map_err(named)? {
+                return Ok(messages[..turn].to_vec());
+            }
+        }
+        let turn = self.turn(stage, place, &example.id, &example.messages).map_err(named)?;
+        let turn = turn.ok_or_else(|| Error::bug(READ, "a conversation leaves no room for a reply"))?;
+        Ok(example.messages[..turn].to_vec())
+    }
+
+    /// The turn of `messages` whose prompt is drawn for the conversation `id` at `place`; none if
+    /// no prompt leaves room.
+    fn turn(
         &self,
         stage: &StageSettings,
         place: Place,
-        room: usize,
-    ) -> Result<Option<Vec<Message>>> {
-        let example = self.sets.get(&stage.turns).and_then(|set| set.get(place.row));
-        let example = example.ok_or_else(|| Error::bug(READ, "there is no such row"))?;
-        let messages = match self.copy(&example.id, place.pass) {
-            None => example.messages.clone(),
-            Some(copy) => renamed(&example.messages, &example.repo, self.seed, &example.id, copy),
-        };
-        let is_turn = |(place, message): (usize, &Message)| {
-            (place > 0 && message.role == MessageRole::Assistant).then_some(place)
-        };
-        let mut turns: Vec<usize> = messages.iter().enumerate().filter_map(is_turn).collect();
-        let parts = [&self.seed.to_le_bytes()[..], example.id.as_bytes(), &place.pass.to_le_bytes()];
+        id: &str,
+        messages: &[Message],
+    ) -> Result<Option<usize>> {
+        let mut turns = turns(messages);
+        let parts = [&self.seed.to_le_bytes()[..], id.as_bytes(), &place.pass.to_le_bytes()];
         let mut stream = Stream::new(derive_seed("albedo distil turn 1", &parts), Use::RowDraw);
         while !turns.is_empty() {
             let turn = turns.swap_remove(stream.below(turns.len() as u64) as usize);
-            let prompt = &messages[..turn];
-            let named = |error: Error| error.with("conversation", &example.id);
-            let tokens = self.text.answered(prompt, &[]).map_err(named)?.ids.len();
-            if tokens + room <= self.max_tokens {
-                return Ok(Some(prompt.to_vec()));
+            if self.has_room(&messages[..turn], stage.reply_cap())? {
+                return Ok(Some(turn));
             }
             // A later prompt is longer still.
             turns.retain(|other| *other < turn);
@@ -442,6 +517,14 @@ impl View {
             (None, _) => self.text.conversation(messages),
         }
     }
+}
+
+/// The places of the assistant's turns that something stands before.
+fn turns(messages: &[Message]) -> Vec<usize> {
+    let is_turn = |(place, message): (usize, &Message)| {
+        (place > 0 && message.role == MessageRole::Assistant).then_some(place)
+    };
+    messages.iter().enumerate().filter_map(is_turn).collect()
 }
 
 /// `messages` with another last one.

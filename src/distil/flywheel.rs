@@ -192,7 +192,9 @@ impl Flywheel {
             return Err(invalid("gate", "without a gate every child would be king")
                 .with_hint("give the distillation a table `[gate]` with `duel = FILE`"));
         }
-        config.out = std::path::absolute(&config.out).map_err(|error| Error::io(TURN, &config.out, error))?;
+        for folder in [&mut config.out, &mut config.duel.folder, &mut config.distil.folder] {
+            *folder = absolute(folder)?;
+        }
         let ModelRef::Folder(king) = config.duel.king.model()? else {
             return Err(invalid("king", "the king is not in a folder")
                 .with_hint("name a model's folder in `king.path`: it is trained"));
@@ -465,6 +467,13 @@ fn made_tasks(path: &Path, out: &Path) -> Result<PathBuf> {
     Ok(tasks)
 }
 
+/// `folder` as an absolute path; the working folder if it is empty, as that of a configuration
+/// that was read from no file.
+fn absolute(folder: &Path) -> Result<PathBuf> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    std::path::absolute(folder).map_err(|error| Error::io(TURN, folder, error))
+}
+
 fn path_value(path: &Path) -> Result<serde_json::Value> {
     serde_json::to_value(path).map_err(|error| Error::bug(TURN, error.to_string()).with_source(error))
 }
@@ -478,7 +487,6 @@ fn path_value(path: &Path) -> Result<serde_json::Value> {
 pub fn demo(demo: &Demo, out: &Path) -> Result<FlywheelConfig> {
     let mut distil = super::demo(demo, out)?;
     let mut duel = DuelConfig::read(&demo.config())?;
-    duel.folder = std::path::absolute(&duel.folder).map_err(|error| Error::io(TURN, &duel.folder, error))?;
     // What teaches is every sample: the duel is not to end once it is decided.
     duel.duel.rule = Rule::by_name("margin")?;
     let training = distil.data.tasks.first();

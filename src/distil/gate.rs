@@ -3,26 +3,80 @@
 
 use std::path::Path;
 
-use super::config::GateSettings;
-use super::record::{GateDuel, GateReport};
+use super::config::{DistilConfig, GateSettings};
+use super::record::{GateDuel, GateReport, context};
 use super::run::{Distillation, Happening, Watch};
 use crate::config::{AdmissionConfig, DuelConfig, ModelConfig, journal_key};
 use crate::{
-    Admission, BuildContext, DuelReport, Error, ErrorKind, Fault, FileStore, Finding, Outcome, Result,
-    Screened,
+    Admission, BuildContext, DuelReport, Error, ErrorKind, Fault, FileStore, Finding, Outcome, Registry,
+    Result, Screened,
 };
 
+const CHECK: &str = "check the duel of the gate";
 const GATE: &str = "judge the result";
 const DUEL: &str = "run the duel";
 
-/// Judges the model in `candidate`, the result of `of`.
+/// The duel of `gate`, as its file and the gate's own keys have it.
+///
+/// # Errors
+/// The file is missing or malformed.
+pub(super) fn configured(config: &DistilConfig, gate: &GateSettings) -> Result<DuelConfig> {
+    let mut duel = DuelConfig::read(&config.path(&gate.duel)).map_err(|error| error.under("gate.duel"))?;
+    duel.duel.samples = gate.samples.unwrap_or(duel.duel.samples);
+    duel.duel.seed = gate.seed.unwrap_or(duel.duel.seed);
+    Ok(duel)
+}
+
+/// Refuses what the gate's duel `duel` could not be planned with once the training is through: the
+/// plan of the distillation freezes its settings before.
+///
+/// # Errors
+/// [`ErrorKind::ConfigInvalid`] or [`ErrorKind::UnknownPlugin`], with the key; the student's
+/// configuration is malformed.
+pub(super) fn check(config: &DistilConfig, mut duel: DuelConfig, registry: &Registry) -> Result<()> {
+    let student = config.path(&config.student.path);
+    seat(&mut duel, [&student, &student]);
+    duel.check(registry).map_err(|error| error.under("gate.duel"))?;
+    let most = duel.duel.generation.max_new_tokens;
+    let Some(longest) = context(&student).map_err(|error| error.under("student.path"))? else {
+        return Ok(());
+    };
+    let tokens = duel.duel.context_tokens.map_or(longest, u64::from);
+    if tokens <= longest && tokens > u64::from(most) {
+        return Ok(());
+    }
+    let (key, message, hint) = if tokens > longest {
+        let message = "the context of the gate's duel is longer than what the student can read";
+        ("gate.duel.duel.context_tokens", message, "lower it to the student's context")
+    } else {
+        let message = "a reply in the gate's duel leaves no room for a prompt in the student's context";
+        ("gate.duel.duel.generation.max_new_tokens", message, "lower it below the context")
+    };
+    Err(Error::new(ErrorKind::ConfigInvalid, CHECK, message)
+        .with("key", key)
+        .with("context tokens", tokens)
+        .with("the student's context", longest)
+        .with("max_new_tokens", most)
+        .with_hint(hint))
+}
+
+/// Puts the models in `folders` on the sides of `duel`, king and challenger, each with the side's own
+/// backend. The gate's own screens stand in place of the duel's.
+fn seat(duel: &mut DuelConfig, folders: [&Path; 2]) {
+    for (side, folder) in [&mut duel.king, &mut duel.challenger].into_iter().zip(folders) {
+        *side = ModelConfig { backend: side.backend.take(), ..ModelConfig::folder(folder) };
+    }
+    (duel.screens, duel.screen_profile) = (None, None);
+}
+
+/// Judges the model in `candidate`, the result of `of`, whose gate has `duel`.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`] if the duel is void or a screen could not find out: the same
 /// call goes on. Whatever is wrong with the duel's configuration.
 pub(super) async fn judge(
     of: &Distillation,
-    gate: &GateSettings,
+    (gate, mut duel): (&GateSettings, DuelConfig),
     candidate: &Path,
     watch: Watch<'_>,
     cx: &BuildContext<'_>,
@@ -30,22 +84,13 @@ pub(super) async fn judge(
     let absolute = |path: &Path| std::path::absolute(path).map_err(|error| Error::io(GATE, path, error));
     let student = absolute(&of.config.path(&of.config.student.path))?;
     let candidate = absolute(candidate)?;
-    let path = of.config.path(&gate.duel);
-    let mut duel = DuelConfig::read(&path).map_err(|error| error.under("gate.duel"))?;
-    duel.duel.samples = gate.samples.unwrap_or(duel.duel.samples);
-    duel.duel.seed = gate.seed.unwrap_or(duel.duel.seed);
-    for (side, folder) in [(&mut duel.king, &student), (&mut duel.challenger, &candidate)] {
-        *side = ModelConfig { backend: side.backend.take(), ..ModelConfig::folder(folder) };
-    }
-    // The gate's own screens come first.
-    (duel.screens, duel.screen_profile) = (None, None);
+    seat(&mut duel, [&student, &candidate]);
 
     let mut findings = Vec::new();
     if !gate.screens.is_empty() {
         watch(&Happening::Screening);
         let screened = screened(&duel, gate, (&student, &candidate), cx).await?;
-        if let Some(broken) = unlike_the_start(&duel, gate, &student, &screened, cx).await? {
-            let evidence = format!("its behaviour: {broken}");
+        if let Some(evidence) = unlike_the_start(&duel, gate, &student, &screened, cx).await? {
             return Ok(GateReport { passed: false, evidence, findings: screened.findings, duel: None });
         }
         findings = screened.findings;
@@ -55,11 +100,36 @@ pub(super) async fn judge(
     let (margin, samples) = (verdict.margin, verdict.samples);
     let found = GateDuel { outcome: verdict.outcome, margin, samples, record };
     let passed = found.outcome == Outcome::Dethroned;
-    let evidence = format!(
-        "in {} samples against its start its margin was {:+.2} points: {}",
-        found.samples, found.margin, found.outcome
-    );
-    Ok(GateReport { passed, evidence, findings, duel: Some(found) })
+    Ok(GateReport { passed, evidence: decided(&found), findings, duel: Some(found) })
+}
+
+/// What `duel` showed, in a sentence.
+pub(super) fn decided(duel: &GateDuel) -> String {
+    let GateDuel { outcome, margin, samples, .. } = duel;
+    format!("in {samples} samples against its start its margin was {margin:+.2} points: {outcome}")
+}
+
+/// Why a result does not pass that `found` counts against, in a sentence; none if it does not.
+pub(super) fn misbehaved(found: &Screened) -> Option<String> {
+    match found.finding {
+        Finding::Rejected(_) => Some(format!("its behaviour: {}", said(found, "rejected it"))),
+        Finding::Flagged(_) => {
+            Some(format!("its behaviour: {}; its start is clear", said(found, "flagged it")))
+        }
+        Finding::Clear(_) | Finding::Unverified(_) => None,
+    }
+}
+
+/// What a screen made of a model: `word`, with the evidence.
+fn said(found: &Screened, word: &str) -> String {
+    format!("screen `{}` {word}: {}", found.screen.name, evidence(&found.finding))
+}
+
+/// The screen of `found` could not find out: `word` says what.
+fn unjudged(found: &Screened, word: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, GATE, said(found, word))
+        .with_fault(Fault::Infrastructure)
+        .with_hint("the same command tries again")
 }
 
 /// What the gate's screens find about the model in `of.1`, beside that in `of.0`.
@@ -82,7 +152,7 @@ async fn screened(
     config.admit(cx).await?.run(cx.call()).await
 }
 
-/// The finding that counts against the result, in words: one that its start does not have.
+/// The finding that counts against the result, in a sentence: one that its start does not have.
 async fn unlike_the_start(
     duel: &DuelConfig,
     gate: &GateSettings,
@@ -90,18 +160,11 @@ async fn unlike_the_start(
     result: &Admission,
     cx: &BuildContext<'_>,
 ) -> Result<Option<String>> {
-    let said = |screened: &Screened, word: &str| {
-        format!("screen `{}` {word} it: {}", screened.screen.name, evidence(&screened.finding))
-    };
     let mut flagged = Vec::new();
     for found in &result.findings {
         match &found.finding {
-            Finding::Rejected(_) => return Ok(Some(said(found, "rejected"))),
-            Finding::Unverified(_) => {
-                return Err(Error::new(ErrorKind::Unavailable, GATE, said(found, "could not judge"))
-                    .with_fault(Fault::Infrastructure)
-                    .with_hint("the same command tries again"));
-            }
+            Finding::Rejected(_) => return Ok(misbehaved(found)),
+            Finding::Unverified(_) => return Err(unjudged(found, "could not judge it")),
             Finding::Flagged(_) => flagged.push(found),
             Finding::Clear(_) => {}
         }
@@ -110,12 +173,27 @@ async fn unlike_the_start(
         return Ok(None);
     }
     let start = screened(duel, gate, (student, student), cx).await?;
-    let has = |name: &str| {
-        let mut same = start.findings.iter().filter(|found| found.screen.name == name);
-        same.any(|found| !matches!(found.finding, Finding::Clear(_)))
-    };
-    let own = flagged.into_iter().find(|found| !has(&found.screen.name));
-    Ok(own.map(|found| said(found, "flagged") + "; its start is clear"))
+    unexcused(&flagged, &start.findings)
+}
+
+/// The first of `flagged` that the findings about the start, `start`, do not excuse, in a sentence.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] if the start could not be judged.
+fn unexcused(flagged: &[&Screened], start: &[Screened]) -> Result<Option<String>> {
+    for found in flagged {
+        let same: Vec<_> = start.iter().filter(|own| own.screen.name == found.screen.name).collect();
+        let excuses = |own: &&Screened| matches!(own.finding, Finding::Flagged(_) | Finding::Rejected(_));
+        if same.iter().any(excuses) {
+            continue;
+        }
+        let unverified = same.into_iter().find(|own| matches!(own.finding, Finding::Unverified(_)));
+        return match unverified {
+            Some(own) => Err(unjudged(own, "flagged the result, and could not judge its start")),
+            None => Ok(misbehaved(found)),
+        };
+    }
+    Ok(None)
 }
 
 /// The numbers of a finding's evidence, in a line.
@@ -133,8 +211,15 @@ pub(super) async fn fight(config: &DuelConfig, folder: &Path, cx: &BuildContext<
     config.check(cx.registry())?;
     let builder = config.builder(cx).await?;
     let key = journal_key()?;
+    let mut changed = false;
     let store = if folder.join("journal.jsonl").exists() {
-        let store = FileStore::resume_keyed(folder, key.clone(), config.tag(&key)?)?;
+        // The journal is chained to the configuration that it was begun with. One that was mended since
+        // goes on with it, if its plan is the same.
+        let own = config.tag(&key)?;
+        let saved = DuelConfig::saved(folder).and_then(|saved| saved.of(&key)).ok().flatten();
+        let anchor = saved.map_or(own, |(_, anchor)| anchor);
+        changed = anchor != own;
+        let store = FileStore::resume_keyed(folder, key.clone(), anchor)?;
         if let Some(line) = store.foreign() {
             let message = "this user did not write the journal of the duel, or it was altered";
             return Err(Error::new(ErrorKind::Conflict, DUEL, message)
@@ -148,7 +233,13 @@ pub(super) async fn fight(config: &DuelConfig, folder: &Path, cx: &BuildContext<
         let anchor = config.save_new(folder, &key)?;
         FileStore::create_keyed(folder, key, anchor)?
     };
-    let duel = builder.plan(&store, cx.call()).await?;
+    let duel = builder.plan(&store, cx.call()).await.map_err(|error| match error.kind() {
+        ErrorKind::Conflict if changed => error.with("folder", folder.display()).with_hint(
+            "the duel's configuration was changed since it began: put it back as it was, or delete the \
+             folder, and the duel begins anew",
+        ),
+        _ => error,
+    })?;
     let report = duel.run(&store, cx.call()).await.map_err(|error| error.with("duel", folder.display()))?;
     store.close().await?;
     if let Outcome::Void(_) = report.verdict.outcome {
@@ -158,4 +249,31 @@ pub(super) async fn fight(config: &DuelConfig, folder: &Path, cx: &BuildContext<
             .with_hint("the same command asks again for what is missing"));
     }
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{Identity, ScreenStage};
+
+    fn found(screen: &str, finding: fn(serde_json::Value) -> Finding) -> Screened {
+        let screen = Identity::new(screen, "1", &()).expect("an identity");
+        Screened { screen, stage: ScreenStage::Behaviour, finding: finding(json!({ "broken": 3 })) }
+    }
+
+    #[test]
+    fn only_what_was_found_about_the_start_excuses_the_result() {
+        let flagged = [&found("sanity", Finding::Flagged), &found("loops", Finding::Flagged)];
+        let start = |loops: fn(serde_json::Value) -> Finding| {
+            unexcused(&flagged, &[found("sanity", Finding::Rejected), found("loops", loops)])
+        };
+        assert_eq!(start(Finding::Flagged).expect("is judged"), None);
+        let clear = start(Finding::Clear).expect("is judged").expect("counts");
+        assert_eq!(clear, "its behaviour: screen `loops` flagged it: broken 3; its start is clear");
+        let error = start(Finding::Unverified).expect_err("the start could not be screened");
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
+        assert!(error.to_string().contains("could not judge its start: broken 3"), "{error}");
+    }
 }

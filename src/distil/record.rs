@@ -1,31 +1,37 @@
 //! What a distillation leaves behind: `distil.json`, which says what was trained on what and
 //! what came of it, and `metrics.jsonl`, which says how it went.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::config::{Gate, StageSettings};
+use super::config::{GateSettings, Open, StageSettings};
 use super::data::DataReport;
-use crate::backends::burn::train::Settings;
-use crate::backends::prompts::PromptText;
+use crate::backends::burn::train::{CHECKPOINT, Settings};
+use crate::config::DuelConfig;
 use crate::durable::replace;
-use crate::record::{PromptCounter, Record, VerifyOptions, verify_record};
-use crate::{Build, CallContext, Digest, Error, ErrorKind, Fault, Outcome, Result, Screened};
+use crate::{
+    Build, Digest, DuelPlan, DuelSettings, Error, ErrorKind, Outcome, PluginConfig, Result, Screen, Screened,
+    Seed, Terms,
+};
 
-/// Version of the form of `distil.json` that this build writes.
-pub const SCHEMA: u32 = 1;
+mod model;
+mod verify;
+
+pub(super) use model::{ModelDigests, context, digest_of, digests, parameters};
+
+/// Version of the form of `distil.json` that this build writes. It reads the first one, too,
+/// which has paths of the machine, and knows neither the duel of the gate nor all files of models.
+pub const SCHEMA: u32 = 2;
 
 pub(super) const RECORD: &str = "distil.json";
 const METRICS: &str = "metrics.jsonl";
 const READ: &str = "read the record of a distillation";
 const WRITE: &str = "write the record of a distillation";
-const VERIFY: &str = "verify a distillation";
 
 /// The largest `distil.json` that is read. Source: chosen by albedo, a million steps.
 const MAX_RECORD: u64 = 64 << 20;
@@ -48,6 +54,9 @@ pub struct DistilRecord {
     /// The digest of the exported parameters, as a duel names them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<Digest>,
+    /// Every exported file: SHA-256 over the lines `{sha256}  {name}\n`. Since schema 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Digest>,
     /// What the gate found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateReport>,
@@ -63,7 +72,8 @@ pub struct DistilPlan {
     pub seed: u64,
     /// The model that learns.
     pub student: ModelFacts,
-    /// What it learns from.
+    /// What it learns from. Sources are called by the last part of their path; before schema 2, by
+    /// the path.
     pub data: DataReport,
     /// The stages.
     pub stages: Vec<StagePlan>,
@@ -75,14 +85,50 @@ pub struct DistilPlan {
     pub rename: bool,
     /// Steps between two checkpoints.
     pub checkpoint_every: u64,
-    /// The gate, as it was configured.
-    pub gate: Gate,
+    /// The gate.
+    pub gate: GatePlan,
+}
+
+/// The gate of a plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum GatePlan {
+    /// Nothing.
+    Open(Open),
+    /// Behaviour, and a duel won.
+    Closed(ClosedGate),
+}
+
+/// The screens and the duel of a gate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClosedGate {
+    /// The file of the duel's configuration, before schema 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duel: Option<PathBuf>,
+    /// Samples of the duel, in place of its configuration's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<u32>,
+    /// The duel's seed, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<Seed>,
+    /// What the result's behaviour is screened with.
+    pub screens: Vec<PluginConfig<dyn Screen>>,
+    /// What the screens' questions follow from.
+    pub probe: u64,
+    /// Digest of the settings that the duel is decided by: samples, sampler, seed, generation, lanes,
+    /// panel, rule, terms. Since schema 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Digest>,
+    /// What the duel's judges are called, in order: the duel's own plan may lack those that failed its
+    /// canaries. Since schema 2.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub judges: Vec<String>,
 }
 
 /// One stage as it is done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StagePlan {
-    /// As it was configured.
+    /// As it was configured; since schema 2 without the teacher's folder.
     pub settings: StageSettings,
     /// What the engine is asked to do.
     pub engine: Settings,
@@ -106,6 +152,9 @@ pub struct ModelFacts {
     pub chat_template: Digest,
     /// Digest of its vocabulary.
     pub vocabulary: Digest,
+    /// Digest of its `config.json` in [normal form](crate::pretrained::normal_config). Since schema 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Digest>,
 }
 
 /// How far a distillation is.
@@ -220,15 +269,99 @@ impl DistilPlan {
         self.stages[..stage].iter().map(|stage| stage.engine.steps).sum()
     }
 
-    /// Names of the fields in which `other` is another plan, ascending.
+    /// Whether a checkpoint is due after `step` steps.
+    pub(super) fn is_due(&self, step: u64) -> bool {
+        let ends_stage = self.stage_of(step).is_none_or(|(_, within)| within == 0);
+        step > 0 && (ends_stage || step.is_multiple_of(self.checkpoint_every))
+    }
+
+    /// Names of the fields in which `other` is another plan, ascending. Paths of the machine, and
+    /// what an older plan does not say, are not compared.
     pub(super) fn differences(&self, other: &Self) -> Vec<String> {
-        let fields = |plan: &Self| match serde_json::to_value(plan) {
+        let fields = |plan: Self| match serde_json::to_value(plan) {
             Ok(Value::Object(fields)) => fields,
             _ => serde_json::Map::new(),
         };
-        let (ours, theirs) = (fields(self), fields(other));
+        let (ours, theirs) = (fields(self.beside(other)), fields(other.beside(self)));
         let all: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
         all.into_iter().filter(|&key| ours.get(key) != theirs.get(key)).cloned().collect()
+    }
+
+    /// The plan without paths of the machine, and without what `other` does not say.
+    fn beside(&self, other: &Self) -> Self {
+        let mut plan = self.clone();
+        plan.student.config = plan.student.config.filter(|_| other.student.config.is_some());
+        plan.data = plan.data.without_paths();
+        for (own, others) in plan.stages.iter_mut().zip(&other.stages) {
+            own.settings.teacher = None;
+            if let (Some(own), Some(others)) = (&mut own.teacher, &others.teacher) {
+                own.config = own.config.filter(|_| others.config.is_some());
+            }
+        }
+        if let (GatePlan::Closed(own), GatePlan::Closed(others)) = (&mut plan.gate, &other.gate) {
+            own.duel = None;
+            if others.settings.is_none() {
+                (own.settings, own.judges) = (None, Vec::new());
+            }
+        }
+        plan
+    }
+}
+
+impl DataReport {
+    /// The report with each source called by the last part of its path.
+    pub(super) fn without_paths(mut self) -> Self {
+        for source in &mut self.sources {
+            if let Some(last) = Path::new(&source.name).file_name() {
+                source.name = last.to_string_lossy().into_owned();
+            }
+        }
+        self
+    }
+}
+
+impl ClosedGate {
+    /// That of `gate`, whose duel is `duel`.
+    pub(super) fn of(gate: &GateSettings, duel: &DuelConfig) -> Result<Self> {
+        let DuelSettings { sampler, seed, generation, lanes, panel, rule, terms, .. } = &duel.duel;
+        let samples = duel.duel.planned_samples();
+        let decides = (samples, sampler, seed, generation, lanes, panel, rule, terms);
+        Ok(Self {
+            duel: None,
+            samples: gate.samples,
+            seed: gate.seed,
+            screens: gate.screens.clone(),
+            probe: gate.probe,
+            settings: Some(Digest::of_json(&decides)?),
+            judges: duel.judge_labels().map(str::to_owned).collect(),
+        })
+    }
+
+    /// Whether a duel of `plan` is the one that the gate asks for, as far as the plan says.
+    fn asks_for(&self, plan: &DuelPlan) -> Result<bool> {
+        if !self.has_panel_of(plan) {
+            return Ok(false);
+        }
+        let DuelPlan { samples, sampler, seed, generation, lanes, panel, rule, terms, .. } = plan;
+        if let Some(settings) = self.settings {
+            let decides = (samples, sampler, seed, generation, lanes, panel, rule, terms);
+            return Ok(settings == Digest::of_json(&decides)?);
+        }
+        // Within a reign, a rule can set its own number of samples.
+        let is_alone = matches!(terms, Terms::Standalone { .. });
+        let as_many = self.samples.is_none_or(|own| own == *samples || !is_alone);
+        Ok(as_many && self.seed.is_none_or(|own| own == *seed))
+    }
+
+    /// Whether the judges of `plan` are the gate's, in their order. Only canaries take judges off a
+    /// panel before the duel.
+    fn has_panel_of(&self, plan: &DuelPlan) -> bool {
+        if self.judges.is_empty() {
+            return true;
+        }
+        let mut left = self.judges.iter();
+        let is_part = plan.judges.iter().all(|judge| left.any(|own| *own == judge.identity.name));
+        is_part && (plan.canaries.is_some() || plan.judges.len() == self.judges.len())
     }
 }
 
@@ -243,6 +376,7 @@ impl DistilRecord {
             losses: Vec::new(),
             held_out: Vec::new(),
             model: None,
+            files: None,
             gate: None,
         }
     }
@@ -250,7 +384,7 @@ impl DistilRecord {
     /// Reads the record in `folder`; none if there is none.
     ///
     /// # Errors
-    /// It is malformed, or was written by a newer albedo.
+    /// It is malformed, or was altered, or another albedo wrote it.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         #[derive(Deserialize)]
         struct Header {
@@ -270,98 +404,38 @@ impl DistilRecord {
         }
         let Header { schema } =
             serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
-        if schema != SCHEMA {
+        if !(1..=SCHEMA).contains(&schema) {
             return Err(Error::new(ErrorKind::Unsupported, READ, "another albedo wrote it")
                 .with("path", path.display())
                 .with("schema", schema)
-                .with_hint(format!("this build reads schema {SCHEMA}")));
+                .with_hint(format!("this build reads schemas 1 to {SCHEMA}")));
         }
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| malformed(error.to_string()))
+        let record: Self = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        if record.json()? != bytes {
+            return Err(malformed("the file is not as albedo writes it: it was altered".into())
+                .with_hint("put the file back as it was"));
+        }
+        Ok(Some(record))
+    }
+
+    /// The bytes of its file.
+    fn json(&self) -> Result<Vec<u8>> {
+        let mut json = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::bug(WRITE, error.to_string()).with_source(error))?;
+        json.push(b'\n');
+        Ok(json)
     }
 
     /// Writes the record into `folder`, whole or not at all.
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(RECORD);
-        let mut json = serde_json::to_vec_pretty(self)
-            .map_err(|error| Error::bug(WRITE, error.to_string()).with_source(error))?;
-        json.push(b'\n');
-        replace(&path, &folder.join(format!("{RECORD}.partial")), &json)
+        replace(&path, &folder.join(format!("{RECORD}.partial")), &self.json()?)
             .map_err(|error| Error::io(WRITE, &path, error))
     }
 
-    /// Checks that the record in `folder` agrees with itself, with the model beside it, and with
-    /// the record of its gate's duel.
-    ///
-    /// # Errors
-    /// What does not, naming it.
-    pub async fn verify(&self, folder: &Path, cx: &CallContext) -> Result<()> {
-        let (steps, all) = (self.losses.len() as u64, self.plan.steps());
-        if steps > all || (self.state != State::Running && steps != all) {
-            return Err(invalid("it has not one loss for each step")
-                .with("losses", steps)
-                .with("steps", all));
-        }
-        if let Some(late) = self.checkpoints.iter().find(|checkpoint| checkpoint.step > steps) {
-            return Err(invalid("a checkpoint is later than the last step").with("checkpoint", late.step));
-        }
-        let passed = match (&self.plan.gate, &self.gate) {
-            (Gate::Open(_), None) => true,
-            (Gate::Closed(_), Some(gate)) => gate.passed,
-            (Gate::Closed(_), None) if self.state == State::Running => return Ok(()),
-            (Gate::Closed(_), None) => return Err(invalid("its plan has a gate, of which it says nothing")),
-            (Gate::Open(_), Some(_)) => {
-                return Err(invalid("its plan has no gate, of which it says something"));
-            }
-        };
-        let place = match (self.state, passed) {
-            (State::Running, _) => return Ok(()),
-            (State::Exported, true) => folder.join("model"),
-            (State::Refused, false) => folder.join("candidate"),
-            _ => return Err(invalid("its end is not what its gate says")),
-        };
-        let own = parameters(&place)?;
-        if Some(own) != self.model {
-            return Err(Error::new(ErrorKind::DigestMismatch, VERIFY, "the model is not the recorded one")
-                .with("path", place.display())
-                .with("parameters", own)
-                .with("recorded", self.model.map_or_else(|| "none".into(), |model| model.to_string())));
-        }
-        match &self.gate {
-            Some(gate) => self.verify_gate(gate, own, &folder.join("gate"), cx).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Checks that `gate` says what the record of its duel in `folder` says, of the student and
-    /// `child`.
-    async fn verify_gate(
-        &self,
-        gate: &GateReport,
-        child: Digest,
-        folder: &Path,
-        cx: &CallContext,
-    ) -> Result<()> {
-        let Some(found) = &gate.duel else {
-            return if gate.passed { Err(invalid("its result has passed without a duel")) } else { Ok(()) };
-        };
-        let decided = Record::open(folder)?;
-        let options = VerifyOptions { expect: found.record, ..VerifyOptions::default() };
-        let verified =
-            verify_record(&decided, &options, cx).await.map_err(|error| error.with("record", "gate"))?;
-        let (king, challenger) = (&verified.plan.king.model, &verified.plan.challenger.model);
-        if king.parameters != self.plan.student.parameters {
-            return Err(invalid("the gate's king is not the student").with("found", king.parameters));
-        }
-        if challenger.parameters != child {
-            return Err(
-                invalid("the gate's challenger is not the result").with("found", challenger.parameters)
-            );
-        }
-        let is_crowned = verified.outcome == Outcome::Dethroned;
-        if (found.outcome, gate.passed) == (verified.outcome, is_crowned) {
-            return Ok(());
-        }
-        Err(invalid("the gate's duel has ended otherwise than the distillation says"))
+    /// Whether the model with the digests `found` is the result.
+    pub(super) fn is_of(&self, found: &ModelDigests) -> bool {
+        self.model == Some(found.parameters) && self.files.is_none_or(|files| files == found.files)
     }
 
     /// The last value of the held-out loss whose name is `of`.
@@ -369,9 +443,9 @@ impl DistilRecord {
         self.held_out.iter().find(|loss| loss.of == of).map(|loss| loss.nats)
     }
 
-    /// The newest checkpoint that is still in `folder`.
-    pub(super) fn newest(&self, folder: &Path) -> Option<&Checkpoint> {
-        self.checkpoints.iter().rev().find(|checkpoint| checkpoint.folder(folder).is_dir())
+    /// The checkpoints that are still in `folder`, the newest first.
+    pub(super) fn kept(&self, folder: &Path) -> impl Iterator<Item = &Checkpoint> {
+        self.checkpoints.iter().rev().filter(move |checkpoint| checkpoint.file(folder).is_file())
     }
 
     /// Forgets what came after the first `steps` steps.
@@ -385,14 +459,15 @@ impl DistilRecord {
     }
 }
 
-fn invalid(message: &str) -> Error {
-    Error::new(ErrorKind::DataInvalid, VERIFY, message)
-}
-
 impl Checkpoint {
     /// Its folder, below that of the distillation.
     pub(super) fn folder(&self, of: &Path) -> PathBuf {
         checkpoint_folder(of, self.step)
+    }
+
+    /// Its file, whose digest it has.
+    fn file(&self, of: &Path) -> PathBuf {
+        self.folder(of).join(CHECKPOINT)
     }
 }
 
@@ -444,54 +519,5 @@ impl MetricsFile {
     }
 }
 
-impl ModelFacts {
-    /// Those of the model in `folder`.
-    ///
-    /// # Errors
-    /// A file that is missing or malformed.
-    pub(super) fn of(folder: &Path) -> Result<Self> {
-        let text = PromptText::load(folder)?;
-        let [tokenizer, chat_template] = text.text();
-        let vocabulary = text.vocabulary()?;
-        Ok(Self { parameters: parameters(folder)?, tokenizer, chat_template, vocabulary })
-    }
-}
-
-/// The digest of the parameters of the model in `folder`: SHA-256 over the lines
-/// `{sha256}  {name}\n` of its weight files in byte order of their names.
-///
-/// # Errors
-/// There is no weight file; what the disk meets.
-pub(super) fn parameters(folder: &Path) -> Result<Digest> {
-    digest_of(folder, |name| name.ends_with(".safetensors"))
-}
-
-/// The same of the files in `folder` whose names `takes` takes.
-///
-/// # Errors
-/// There is none; what the disk meets.
-pub(super) fn digest_of(folder: &Path, takes: impl Fn(&str) -> bool) -> Result<Digest> {
-    const DIGEST: &str = "digest a model";
-    let io = |error| Error::io(DIGEST, folder, error);
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(folder).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if takes(&name) {
-            let file = File::open(&path).map_err(|error| Error::io(DIGEST, &path, error))?;
-            files.insert(name, Digest::of_reader(file).map_err(|error| Error::io(DIGEST, &path, error))?);
-        }
-    }
-    if files.is_empty() {
-        return Err(Error::new(ErrorKind::NotFound, DIGEST, "the folder has no file of weights")
-            .with_fault(Fault::Operator)
-            .with("path", folder.display())
-            .with_hint("name the folder of a model with `*.safetensors`"));
-    }
-    let mut lines = String::new();
-    for (name, digest) in files {
-        // Writing to a string cannot fail.
-        let _ = writeln!(lines, "{digest}  {name}");
-    }
-    Ok(Digest::of(lines))
-}
+#[cfg(test)]
+mod tests;

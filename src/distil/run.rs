@@ -1,21 +1,23 @@
 //! Training, stage by stage, so that a process that is killed anywhere goes on from its
 //! newest checkpoint with the same bits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{DistilConfig, Gate, Objective};
+use super::config::{DistilConfig, Gate, Objective, StageSettings};
 use super::data::View;
+use super::gate::configured;
 use super::order::Order;
 use super::record::{
-    Checkpoint, DistilPlan, DistilRecord, HeldOutLoss, Metrics, MetricsFile, ModelFacts, RECORD, StagePlan,
-    State, checkpoint_folder, parameters,
+    Checkpoint, ClosedGate, DistilPlan, DistilRecord, GatePlan, HeldOutLoss, Metrics, MetricsFile,
+    ModelDigests, ModelFacts, RECORD, StagePlan, State, checkpoint_folder, context, digests,
 };
 use super::sample::Sampler;
 use crate::backends::burn::train::{Row, Settings, Step, Trainer};
+use crate::config::DuelConfig;
 use crate::durable;
 use crate::rng::derive_seed;
 use crate::{BuildContext, CallContext, Clock, Digest, Error, ErrorKind, Fault, Result};
@@ -31,6 +33,8 @@ const TRAIN: &str = "distil";
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Happening<'a> {
+    /// The checkpoint after so many steps is damaged: an older one is taken, if there is one.
+    Damaged(u64),
     /// It goes on after a stop, with this many steps done.
     Resumed(u64),
     /// A stage begins or goes on: its number, from 1, and its steps.
@@ -61,6 +65,8 @@ pub struct Distillation {
     pub(super) folder: PathBuf,
     pub(super) plan: DistilPlan,
     view: View,
+    /// The duel of the gate, if there is one.
+    duel: Option<DuelConfig>,
     /// Samples the student's own replies, if a stage learns from them.
     sampler: Option<Sampler>,
 }
@@ -71,32 +77,39 @@ impl Distillation {
     ///
     /// # Errors
     /// Whatever is wrong with the settings, the data or the models' files; a teacher with
-    /// another vocabulary.
+    /// another vocabulary; a length cap beyond what a model can read.
     pub async fn prepare(config: DistilConfig, cx: &BuildContext<'_>) -> Result<Self> {
         config.check(cx.registry())?;
         let student = config.path(&config.student.path);
-        let facts = ModelFacts::of(&student).map_err(|error| error.under("student.path"))?;
+        let of_student = |error: Error| error.under("student.path");
+        check_context(context(&student).map_err(of_student)?, &student, &config)?;
+        let facts = ModelFacts::of(&student).map_err(of_student)?;
+        let teachers = teachers(&config, &facts)?;
+        let (gate, duel) = match &config.gate {
+            Gate::Open(open) => (GatePlan::Open(*open), None),
+            Gate::Closed(gate) => {
+                let duel = configured(&config, gate)?;
+                super::gate::check(&config, duel.clone(), cx.registry())?;
+                (GatePlan::Closed(ClosedGate::of(gate, &duel)?), Some(duel))
+            }
+        };
         let view = View::read(&config, cx).await?;
         let mut stages = Vec::new();
-        for (number, stage) in config.stage.iter().enumerate() {
-            let under = |error: Error| error.under(format_args!("stage[{number}]"));
-            let teacher = match &stage.teacher {
-                Some(teacher) => Some(teacher_facts(&config.path(teacher), &facts).map_err(under)?),
-                None => None,
-            };
+        for (number, (stage, teacher)) in config.stage.iter().zip(teachers).enumerate() {
             let steps = view.steps(stage, config.train.accumulate);
             let engine = config.settings(stage, steps);
-            let conversations = view.len(stage.turns);
+            let conversations = view.len(stage);
             let mut order = Order::new(config.train.seed, number, conversations);
             let mut read = Vec::new();
             for step in 0..steps {
                 for place in order.step(step, config.train.accumulate) {
-                    read.extend_from_slice(view.name(stage.turns, place).as_bytes());
+                    read.extend_from_slice(view.name(stage, place).as_bytes());
                     read.push(b'\n');
                 }
             }
             stages.push(StagePlan {
-                settings: stage.clone(),
+                // A model is its digests, wherever it is.
+                settings: StageSettings { teacher: None, ..stage.clone() },
                 engine,
                 teacher,
                 conversations: conversations as u64,
@@ -107,18 +120,18 @@ impl Distillation {
             build: crate::build(),
             seed: config.train.seed,
             student: facts,
-            data: view.report.clone(),
+            data: view.report.clone().without_paths(),
             stages,
             accumulate: config.train.accumulate,
             max_tokens: config.train.max_tokens,
             rename: config.data.rename,
             checkpoint_every: config.train.checkpoint_every,
-            gate: config.gate.clone(),
+            gate,
         };
         let folder = config.path(&config.student.out);
         let samples = config.stage.iter().any(|stage| stage.objective == Objective::OnPolicy);
         let sampler = if samples { Some(Sampler::build(cx).await?) } else { None };
-        Ok(Self { config, folder, plan, view, sampler })
+        Ok(Self { config, folder, plan, view, duel, sampler })
     }
 
     /// What will be done.
@@ -145,7 +158,7 @@ impl Distillation {
             return Ok(record);
         }
         let candidate = self.folder.join("candidate");
-        let is_there = record.model.is_some_and(|model| parameters(&candidate).is_ok_and(|own| own == model));
+        let is_there = record.model.is_some() && digests(&candidate).is_ok_and(|own| record.is_of(&own));
         let this = Arc::new(self);
         if !is_there {
             let (worker, call, clock) = (Arc::clone(&this), cx.call().clone(), Arc::clone(cx.clock()));
@@ -159,7 +172,8 @@ impl Distillation {
         match &this.config.gate {
             Gate::Open(_) => record.state = State::Exported,
             Gate::Closed(gate) => {
-                let report = super::gate::judge(&this, gate, &candidate, &*watch, cx).await?;
+                let duel = this.duel.clone().ok_or_else(|| Error::bug(TRAIN, "the gate has no duel"))?;
+                let report = super::gate::judge(&this, (gate, duel), &candidate, &*watch, cx).await?;
                 record.state = if report.passed { State::Exported } else { State::Refused };
                 record.gate = Some(report);
             }
@@ -208,8 +222,10 @@ impl Distillation {
                     return Ok(record);
                 }
                 if has_more {
-                    return Err(conflict("the folder holds another distillation")
-                        .with("differs in", differences.join(", ")));
+                    let error = conflict("the folder holds another distillation");
+                    return Err(error.with("differs in", differences.join(", ")).with_hint(
+                        "put back what was changed, or choose another folder with `--out DIR` or `student.out`",
+                    ));
                 }
             }
             None if has_more => return Err(conflict("the folder is not empty")),
@@ -229,18 +245,8 @@ impl Distillation {
         cx: &CallContext,
     ) -> Result<()> {
         self.measure_models(record, watch, cx)?;
-        let newest = record.newest(&self.folder).cloned();
-        let mut done = newest.as_ref().map_or(0, |checkpoint| checkpoint.step);
+        let (mut trainer, mut done) = self.reopened(record, watch)?;
         record.truncate(done);
-        let mut trainer = self.open(done, newest.as_ref())?;
-        if self.plan.max_tokens > trainer.context() {
-            let message = "the length cap is longer than what student and teacher can read";
-            return Err(Error::new(ErrorKind::ConfigInvalid, TRAIN, message)
-                .with("key", "train.max_tokens")
-                .with("max_tokens", self.plan.max_tokens)
-                .with("context", trainer.context())
-                .with_hint("lower it to the context"));
-        }
         if done > 0 {
             watch(&Happening::Resumed(done));
         }
@@ -257,7 +263,7 @@ impl Distillation {
             let mut order = Order::new(self.plan.seed, number, stage.conversations as usize);
             for step in within..stage.engine.steps {
                 if cx.is_cancelled() {
-                    if record.checkpoints.last().is_none_or(|last| last.step < done) {
+                    if record.checkpoints.last().map_or(0, |last| last.step) < done {
                         self.save(&trainer, done, record, watch)?;
                     }
                     return Err(Error::cancelled(TRAIN)
@@ -277,29 +283,56 @@ impl Distillation {
                 let line = pace.metrics(done, number + 1, &taken, all, clock);
                 metrics.add(&line)?;
                 watch(&Happening::Step(&line, all));
-                if step + 1 == stage.engine.steps || done.is_multiple_of(self.plan.checkpoint_every) {
+                if self.plan.is_due(done) {
                     self.save(&trainer, done, record, watch)?;
                 }
             }
         }
         self.measure_stage(self.plan.stages.len() - 1, &trainer, record, watch, cx)?;
-        record.model = Some(self.export(&trainer)?);
+        let exported = self.export(&trainer)?;
+        (record.model, record.files) = (Some(exported.parameters), Some(exported.files));
         record.write(&self.folder)
     }
 
-    /// The trainer after `done` steps, which `checkpoint` holds.
-    fn open(&self, done: u64, checkpoint: Option<&Checkpoint>) -> Result<Trainer> {
+    /// The trainer after the newest checkpoint that is whole, and the steps before it; a new one if
+    /// no checkpoint is there.
+    ///
+    /// # Errors
+    /// Every checkpoint that is there is damaged.
+    fn reopened(&self, record: &DistilRecord, watch: Watch<'_>) -> Result<(Trainer, u64)> {
+        let mut damaged = None;
+        for checkpoint in record.kept(&self.folder) {
+            match self.open(Some(checkpoint)) {
+                Err(error) if error.kind() == ErrorKind::DigestMismatch => {
+                    watch(&Happening::Damaged(checkpoint.step));
+                    damaged = damaged.or(Some(error));
+                }
+                opened => return Ok((opened?, checkpoint.step)),
+            }
+        }
+        match damaged {
+            None => Ok((self.open(None)?, 0)),
+            Some(error) => {
+                let folder = self.folder.join("checkpoints");
+                let hint = format!("delete the folder `{}`: the training begins anew", folder.display());
+                Err(error.with_hint(hint))
+            }
+        }
+    }
+
+    /// The trainer after the steps that `checkpoint` holds.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DigestMismatch`] if it is damaged.
+    fn open(&self, checkpoint: Option<&Checkpoint>) -> Result<Trainer> {
         // The step before tells the stage: its checkpoint is the stage's.
-        let number = match done {
-            0 => 0,
-            done => self.plan.stage_of(done - 1).map_or(0, |(number, _)| number),
-        };
+        let last = checkpoint.map_or(0, |checkpoint| checkpoint.step.saturating_sub(1));
+        let number = self.plan.stage_of(last).map_or(0, |(number, _)| number);
         let student = self.config.path(&self.config.student.path);
         let engine = &self.plan.stages[number].engine;
         let mut trainer = Trainer::open(&student, engine, self.teacher(number).as_deref())?;
         if let Some(checkpoint) = checkpoint {
-            let folder = checkpoint.folder(&self.folder);
-            trainer.resume(&folder).map_err(|error| error.with("checkpoint", folder.display()))?;
+            trainer.resume(&checkpoint.folder(&self.folder), checkpoint.digest)?;
         }
         Ok(trainer)
     }
@@ -334,13 +367,7 @@ impl Distillation {
         };
         let mut prompts = Vec::new();
         for place in places {
-            prompts.extend(self.view.prompt(stage, place, stage.reply_cap() as usize)?);
-        }
-        if prompts.is_empty() {
-            let message = "no prompt of the step leaves room for a reply";
-            return Err(Error::new(ErrorKind::ConfigInvalid, TRAIN, message)
-                .with("key", format!("stage[{number}].max_new_tokens"))
-                .with_hint("lower it, or raise `train.max_tokens`"));
+            prompts.push(self.view.prompt(stage, place)?);
         }
         let parts = [self.plan.seed, number as u64, step].map(u64::to_le_bytes);
         let seed = derive_seed("albedo distil samples of a step 1", &[&parts[0], &parts[1], &parts[2]]);
@@ -410,28 +437,40 @@ impl Distillation {
         record.write(&self.folder)
     }
 
-    /// Writes a checkpoint, then the record that names it; the oldest is deleted last.
+    /// Writes a checkpoint, then the record that names it; older ones are deleted last.
     fn save(&self, trainer: &Trainer, done: u64, record: &mut DistilRecord, watch: Watch<'_>) -> Result<()> {
         let folder = checkpoint_folder(&self.folder, done);
         if let Some(parent) = folder.parent() {
             fs::create_dir_all(parent).map_err(|error| Error::io(TRAIN, parent, error))?;
         }
         let digest = trainer.save(&folder).map_err(|error| self.kept(error, record))?;
-        record.checkpoints.retain(|checkpoint| checkpoint.step != done);
+        // The checkpoint of an interrupt is forgotten: a run that nobody disturbed has none there.
+        record.checkpoints.retain(|other| other.step != done && self.plan.is_due(other.step));
         record.checkpoints.push(Checkpoint { step: done, digest });
         record.write(&self.folder).map_err(|error| self.kept(error, record))?;
-        for old in record.checkpoints.iter().rev().skip(self.config.train.keep) {
-            let old = old.folder(&self.folder);
-            if old.exists() {
-                fs::remove_dir_all(&old).map_err(|error| Error::io(TRAIN, &old, error))?;
-            }
-        }
+        self.sweep(record)?;
         watch(&Happening::Saved(done));
         Ok(())
     }
 
-    /// Writes the result into `candidate/`, whole or not at all; gives its digest.
-    fn export(&self, trainer: &Trainer) -> Result<Digest> {
+    /// Deletes every checkpoint but the newest ones of `record`.
+    fn sweep(&self, record: &DistilRecord) -> Result<()> {
+        let newest = record.checkpoints.iter().rev().take(self.config.train.keep);
+        let newest: BTreeSet<u64> = newest.map(|checkpoint| checkpoint.step).collect();
+        let folder = self.folder.join("checkpoints");
+        let entries = fs::read_dir(&folder).map_err(|error| Error::io(TRAIN, &folder, error))?;
+        for entry in entries.flatten() {
+            let step = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok());
+            let old = entry.path();
+            if step.is_some_and(|step| !newest.contains(&step)) && old.is_dir() {
+                fs::remove_dir_all(&old).map_err(|error| Error::io(TRAIN, &old, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the result into `candidate/`, whole or not at all; gives its digests.
+    fn export(&self, trainer: &Trainer) -> Result<ModelDigests> {
         let (partial, candidate) = (self.folder.join("candidate.partial"), self.folder.join("candidate"));
         for folder in [&partial, &candidate] {
             if folder.exists() {
@@ -440,7 +479,7 @@ impl Distillation {
         }
         trainer.export(&partial)?;
         fs::rename(&partial, &candidate).map_err(|error| Error::io(TRAIN, &candidate, error))?;
-        parameters(&candidate)
+        digests(&candidate)
     }
 
     /// `error`, which ended the training at `step`, with what is left of it.
@@ -456,7 +495,7 @@ impl Distillation {
 
     /// `error` with the checkpoint that is kept.
     fn kept(&self, error: Error, record: &DistilRecord) -> Error {
-        match record.newest(&self.folder) {
+        match record.kept(&self.folder).next() {
             Some(checkpoint) => error.with("last checkpoint", checkpoint.folder(&self.folder).display()),
             None => error,
         }
@@ -489,6 +528,41 @@ impl Pace {
             tokens_per_second: self.tokens as f64 / seconds,
             seconds_left: seconds / self.steps.max(1) as f64 * all.saturating_sub(done) as f64,
         }
+    }
+}
+
+/// The facts of the stages' teachers.
+fn teachers(config: &DistilConfig, student: &ModelFacts) -> Result<Vec<Option<ModelFacts>>> {
+    let mut teachers = Vec::new();
+    for (number, stage) in config.stage.iter().enumerate() {
+        let under = |error: Error| error.under(format_args!("stage[{number}]"));
+        teachers.push(match &stage.teacher {
+            None => None,
+            Some(teacher) => {
+                let folder = config.path(teacher);
+                let context = context(&folder).map_err(|error| under(error.under("teacher")))?;
+                check_context(context, &folder, config)?;
+                Some(teacher_facts(&folder, student).map_err(under)?)
+            }
+        });
+    }
+    Ok(teachers)
+}
+
+/// Refuses a length cap beyond `context`, what the model in `folder` can read.
+fn check_context(context: Option<u64>, folder: &Path, config: &DistilConfig) -> Result<()> {
+    let cap = config.train.max_tokens;
+    match context {
+        Some(context) if context < cap as u64 => {
+            let message = "the length cap is longer than what a model can read";
+            Err(Error::new(ErrorKind::ConfigInvalid, PREPARE, message)
+                .with("key", "train.max_tokens")
+                .with("max_tokens", cap)
+                .with("context", context)
+                .with("model", folder.display())
+                .with_hint("lower it to the context"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -12,6 +12,10 @@ use tempfile::TempDir;
 
 use crate::run::{albedo, command, demo, error, stdout};
 
+mod altered;
+mod gates;
+mod resumed;
+
 /// A place with a few training conversations of the demo.
 pub(crate) struct Place(TempDir);
 
@@ -56,7 +60,7 @@ impl Place {
     }
 
     /// A copy of a model of the demo.
-    fn copied(&self, model: &str, name: &str) -> PathBuf {
+    pub(crate) fn copied(&self, model: &str, name: &str) -> PathBuf {
         let copy = self.path(name);
         fs::create_dir(&copy).expect("makes");
         for entry in fs::read_dir(demo().join(model)).expect("lists") {
@@ -97,7 +101,7 @@ fn a_run_is_recorded_loads_verifies_and_gives_the_same_bits_again() {
     let said = stdout(&place.distil(&config, "one"));
     assert!(said.contains("sft on all-recorded, 5 steps") && said.contains("one/model"), "{said}");
     let record = place.record("one");
-    assert_eq!((record["schema"].as_u64(), record["state"].as_str()), (Some(1), Some("exported")));
+    assert_eq!((record["schema"].as_u64(), record["state"].as_str()), (Some(2), Some("exported")));
     assert_eq!(record["losses"].as_array().map(Vec::len), Some(5));
     let steps: Vec<_> =
         record["checkpoints"].as_array().expect("some").iter().map(|at| &at["step"]).collect();
@@ -276,6 +280,13 @@ fn a_duel_teaches_its_winners_and_its_recorded_turns() {
     let (code, said) = failed(&place.distil(&config, "other-out"));
     assert!(code == 65 && said.contains("of another tokenizer"), "{said}");
 
+    // A record that is named twice.
+    let twice = data.replacen("records = [", &format!("records = [{:?}, ", place.path("record")), 1);
+    let twice = place.config("twice.toml", "gate = \"none\"", &twice, &stages, "");
+    let (code, said) = failed(&place.distil(&twice, "twice"));
+    assert!(code == 78 && said.contains("named twice") && said.contains("same as: "), "{said}");
+    assert!(said.contains("leave one of them out of `data.records`"), "{said}");
+
     // A record that was altered.
     let path = Path::new(&record).join("record.jsonl");
     let lines = fs::read_to_string(&path).expect("reads");
@@ -386,20 +397,12 @@ fn a_result_passes_its_gate_or_is_kept_aside_with_the_evidence() {
     assert_eq!(place.distil(&lost, "lost").status.code(), Some(1));
     let verify = || albedo(["distil", "verify", &place.text("lost")]);
     assert!(stdout(&verify()).contains("1 of 1 steps"));
-    // Nobody makes a final model of it by hand.
-    let record = fs::read_to_string(place.path("lost/distil.json")).expect("reads");
-    fs::rename(place.path("lost/candidate"), place.path("lost/model")).expect("renames");
-    let alter = |change: &dyn Fn(&mut Value)| {
-        let mut altered: Value = serde_json::from_str(&record).expect("JSON");
-        altered["state"] = "exported".into();
-        change(&mut altered);
-        fs::write(place.path("lost/distil.json"), altered.to_string()).expect("writes");
-        failed(&verify())
-    };
-    let (code, said) = alter(&|record| drop(record.as_object_mut().expect("a table").remove("gate")));
-    assert!(code == 65 && said.contains("its plan has a gate"), "{code}: {said}");
-    let (code, said) = alter(&|record| record["gate"]["passed"] = true.into());
-    assert!(code == 65 && said.contains("ended otherwise"), "{code}: {said}");
+    // Nobody makes a final model of it by hand, or says otherwise what a gate found.
+    altered::gates_are_compared(&place, "won", "lost");
+    // A rule that is easier to win by is another gate.
+    fs::write(place.path("lost.toml"), duel("{ name = \"margin\", win_margin = 1 }")).expect("writes");
+    let (code, said) = failed(&place.distil(&lost, "lost"));
+    assert!(code == 78 && said.contains("differs in: gate"), "{code}: {said}");
 
     // The duel's tasks are held out.
     let tasks = format!("tasks = [{:?}]", demo().join("tasks"));
@@ -422,6 +425,11 @@ fn bad_input_is_one_line_with_its_code() {
     vocab.insert("a".into(), second);
     vocab.insert("b".into(), first);
     fs::write(other.join("tokenizer.json"), tokenizer.to_string()).expect("writes");
+    // One that reads shorter texts.
+    let short = place.copied("models/challenger", "short");
+    let text = fs::read_to_string(short.join("config.json")).expect("reads");
+    let text = text.replace("\"max_position_embeddings\": 4096", "\"max_position_embeddings\": 256");
+    fs::write(short.join("config.json"), text).expect("writes");
 
     let kd = |teacher: &Path| plain.replace("\"sft\"", &format!("\"kd\"\nteacher = {teacher:?}"));
     let king = format!("{:?}", demo().join("models/king"));
@@ -435,6 +443,7 @@ fn bad_input_is_one_line_with_its_code() {
         (plain.replace("gate = \"none\"", ""), 78, "gate = \"none\""),
         (kd(&other), 65, "another vocabulary"),
         (kd(Path::new("nowhere")), 66, "nowhere"),
+        (kd(&short), 78, "context: 256"),
         (plain.replace("max_tokens = 512", "max_tokens = 9999"), 78, "train.max_tokens"),
         (plain.replace("[train]", "[train]\npass_tokens = 0"), 78, "pass_tokens"),
         (plain.replace("rate = 1e-4", "rate = -1.0"), 78, "key: train.rate"),

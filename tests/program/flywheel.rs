@@ -141,6 +141,15 @@ fn a_child_that_wins_is_the_next_king_and_every_byte_of_the_chain_counts() {
     }
     stdout(&wheel.verify("wheel"));
     assert_eq!(failed(&wheel.verify("nowhere")).0, 66);
+
+    // Nothing needs a checkpoint of a round that has ended: a damaged one holds up no other round.
+    let checkpoint = wheel.path("wheel/distil/1/checkpoints/000003/training.safetensors");
+    let whole = fs::read(&checkpoint).expect("is kept");
+    fs::write(&checkpoint, &whole[..whole.len() / 2]).expect("writes");
+    stdout(&wheel.verify("wheel"));
+    stdout(&wheel.turn("wheel", "2"));
+    let (code, said) = failed(&albedo(["distil", "verify", &wheel.0.text("wheel/distil/1")]));
+    assert!(code == 65 && said.contains("a checkpoint is not the recorded one"), "{code}: {said}");
 }
 
 /// Starts the flywheel in `out` and kills it once `is_there`, if it lives that long.
@@ -182,6 +191,29 @@ fn a_child_that_does_not_win_is_explained_and_the_king_stays() {
     assert_eq!((&first["crowned"], &second["king"]), (&Value::Bool(false), &first["king"]));
     assert_ne!((&first["duel"], &first["child"]), (&second["duel"], &second["child"]), "other seeds");
     assert!(stdout(&wheel.verify("wheel")).contains("the chain is whole: 2 rounds"));
+}
+
+#[test]
+fn relative_paths_are_those_of_the_configurations_folder() {
+    let wheel = Wheel::new(0);
+    let place = &wheel.0;
+    fs::create_dir(place.path("conf")).expect("makes");
+    place.copied("models/king", "conf/king");
+    place.copied("models/challenger", "conf/teacher");
+    fs::copy(place.path("train.jsonl"), place.path("conf/train.jsonl")).expect("copies");
+    let [king, challenger] = models();
+    for name in ["duel.toml", "distil.toml", "held-out.toml"] {
+        let text = fs::read_to_string(place.path(name)).expect("reads");
+        let text = text.replace(&king, "king").replace(&challenger, "teacher");
+        // Short replies can all be alike: nothing is learnt of who wins.
+        let text = text.replace("max_new_tokens = 256", "max_new_tokens = 24");
+        let text = text.replace("turns = \"winner\"\nweight = \"margin\"\n", "");
+        fs::write(place.path("conf").join(name), text).expect("writes");
+    }
+    let files = ["--duel", "conf/duel.toml", "--distil", "conf/distil.toml", "--out", "wheel"];
+    let turned = command([&["flywheel"][..], &files[..]].concat()).current_dir(place.path("")).output();
+    assert!(stdout(&turned.expect("starts")).contains("is king"));
+    stdout(&wheel.verify("wheel"));
 }
 
 #[test]

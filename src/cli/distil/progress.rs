@@ -33,6 +33,11 @@ impl TrainingProgress {
     /// Shows what happens.
     pub(super) fn on(&self, happening: &Happening<'_>) {
         match happening {
+            Happening::Damaged(step) => {
+                self.line(&format!(
+                    "the checkpoint after step {step} is damaged: an older one is taken, if there is one"
+                ));
+            }
             Happening::Resumed(done) => self.line(&format!("going on after {done} of {} steps", self.steps)),
             Happening::Stage(number, steps) => self.line(&format!("stage {number}: {steps} steps")),
             Happening::Step(metrics, all) => match &self.bar {

@@ -34,7 +34,8 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     let bytes = write(out, |page| write_distillation(&record, plan, &name.to_string_lossy(), page))
         .map_err(|error| Error::io("write the report", out, error))?;
     if *json {
-        print_json(&json!({ "file": out, "bytes": bytes, "plan": plan, "state": record.state }))?;
+        let file = out.display().to_string();
+        print_json(&json!({ "file": file, "bytes": bytes, "plan": plan, "state": record.state }))?;
     } else {
         let said = format!("{}: {} steps, {:.1} MB", out.display(), record.losses.len(), bytes as f64 / 1e6);
         print(&Look::of_stdout().entry("report", &said))?;

@@ -16,8 +16,8 @@ use super::super::source::absolute;
 pub(crate) struct Arguments {
     /// The folder of the distillation.
     folder: PathBuf,
-    /// Take this many steps again, from a checkpoint that is there, and compare the bits of
-    /// losses, checkpoints and model. It needs `--config` or `--demo`.
+    /// Take this many steps again, from the oldest checkpoint that is there, and compare the
+    /// bits of losses, checkpoints and model. It needs `--config` or `--demo`.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
     regenerate: Option<u64>,
     /// The TOML file of the distillation, by which steps are taken again.
@@ -40,6 +40,7 @@ pub(crate) struct Arguments {
 pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let folder = &arguments.folder;
     let record = recorded(folder, cx).await?;
+    record.verify_checkpoints(folder)?;
     let again = match arguments.regenerate {
         Some(steps) => Some(take_again(arguments, steps, cx).await?),
         None => None,
@@ -47,7 +48,7 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     let is_same = again.as_ref().is_none_or(Again::is_same);
     if arguments.json {
         print_json(&json!({
-            "folder": folder,
+            "folder": folder.display().to_string(),
             "plan": record.plan.digest()?,
             "state": record.state,
             "steps": record.losses.len(),
@@ -55,12 +56,12 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
             "regenerated": again,
         }))?;
     } else {
-        print(&told(&record, again.as_ref()))?;
+        print(&told(&record, again.as_ref(), arguments.regenerate))?;
     }
     Ok(if is_same { Exit::Done } else { Exit::Found })
 }
 
-/// The record in `folder`, which agrees with itself and with what is beside it.
+/// The record in `folder`, which agrees with itself, its model and its gate's duel.
 pub(super) async fn recorded(folder: &Path, cx: &CallContext) -> Result<DistilRecord> {
     let record = DistilRecord::read(folder)?.ok_or_else(|| {
         Error::new(ErrorKind::NotFound, "verify a distillation", "the folder holds no record of one")
@@ -103,7 +104,8 @@ fn scratch(folder: &Path) -> Result<tempfile::TempDir> {
     tempfile::tempdir_in(folder).map_err(|error| Error::io("train again", folder, error))
 }
 
-fn told(record: &DistilRecord, again: Option<&Again>) -> String {
+/// What was found, of steps of which so many were to be taken again.
+fn told(record: &DistilRecord, again: Option<&Again>, asked: Option<u64>) -> String {
     let whole = format!("the record is whole: {} of {} steps\n", record.losses.len(), record.plan.steps());
     let Some(again) = again else { return whole };
     let Again { from, steps, other_loss, checkpoints, model } = again;
@@ -113,6 +115,12 @@ fn told(record: &DistilRecord, again: Option<&Again>) -> String {
     };
     let word = |same: bool| if same { "the recorded digest" } else { "ANOTHER digest" };
     let mut lines = vec![whole, format!("took {steps} steps again after step {from}: {losses}\n")];
+    if let Some(asked) = asked.filter(|asked| asked > steps) {
+        lines.push(format!(
+            "only {steps} of {asked} steps were compared: no more were taken after the oldest checkpoint that is \
+             there\n"
+        ));
+    }
     lines.extend(
         checkpoints
             .iter()

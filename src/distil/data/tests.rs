@@ -103,6 +103,39 @@ async fn what_the_cap_cuts_is_counted_and_no_reply_loses_its_end() {
 }
 
 #[tokio::test]
+async fn conversations_without_room_for_a_sampled_reply_are_left_out_and_counted() {
+    const REPLY: u32 = 64;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = some(folder.path(), 12, |_, line| line);
+    let mut config = config("data.tasks = [\"x\"]\ndata.rename = true\ndata.split = \"none\"");
+    config.data.tasks = vec![Source::from(path)];
+    let all = view(&config).await.expect("reads");
+    let length = |prompt: &[Message]| all.text.answered(prompt, &[]).expect("encodes").ids.len();
+    let first = |example: &Example| length(&example.messages[..2]);
+    let mut lengths: Vec<usize> = all.sets[&Turns::AllRecorded].iter().map(first).collect();
+    lengths.sort_unstable();
+
+    let mut stage = config.stage[0].clone();
+    (stage.objective, stage.max_new_tokens) = (Objective::OnPolicy, Some(REPLY));
+    config.stage.push(stage.clone());
+    config.train.max_tokens = lengths[5] + REPLY as usize;
+    let roomy = lengths.iter().filter(|length| **length <= lengths[5]).count();
+    let read = view(&config).await.expect("reads");
+    let report = &read.report.sets[0];
+    assert!(roomy < report.rows as usize, "{lengths:?}");
+    assert_eq!((read.len(&stage), read.len(&config.stage[0])), (roomy, report.rows as usize));
+    assert_eq!(report.without_room, BTreeMap::from([(REPLY, report.rows - roomy as u64)]));
+    for (row, pass) in (0..roomy).flat_map(|row| (0..20).map(move |pass| (row, pass))) {
+        let prompt = read.prompt(&stage, Place { row, pass }).expect("leaves room");
+        assert!(length(&prompt) + REPLY as usize <= config.train.max_tokens);
+    }
+
+    config.stage[1].max_new_tokens = Some(10_000);
+    let error = view(&config).await.expect_err("nothing leaves room").to_string();
+    assert!(error.contains("no prompt leaves room") && error.contains("stage[1].max_new_tokens"), "{error}");
+}
+
+#[tokio::test]
 async fn held_out_tasks_texts_and_repositories_are_left_out_and_counted() {
     let (folder, held) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let path = some(folder.path(), 6, |_, line| line);
@@ -190,6 +223,7 @@ async fn winners_keep_their_ids_and_weigh_as_much_as_their_margin() {
     let mut of = View {
         text,
         sets: BTreeMap::new(),
+        roomy: BTreeMap::new(),
         measured: Vec::new(),
         rename: false,
         seed: 0,

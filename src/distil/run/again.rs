@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Distillation, TRAIN};
 use crate::distil::order::Order;
-use crate::distil::record::{DistilRecord, parameters};
+use crate::distil::record::{DistilRecord, digests};
 use crate::{CallContext, Error, ErrorKind, Fault, Result};
 
 /// What came of steps that were taken again.
@@ -30,12 +30,13 @@ impl Again {
     }
 }
 
-/// Takes `steps` steps of the recorded distillation again, from the oldest checkpoint that is
-/// there and has steps ahead in its stage, and compares losses, checkpoints and, at the end,
-/// the model. What is written goes into `scratch`, an empty folder.
+/// Takes `steps` steps of the recorded distillation again, or as many as were taken after the
+/// oldest checkpoint that is there, and compares losses, checkpoints and, at the end, the model.
+/// What is written goes into `scratch`, an empty folder.
 ///
 /// # Errors
-/// The folder holds no record of this plan, or no such checkpoint; as the training itself.
+/// The folder holds no record of this plan, or no step after such a checkpoint; as the training
+/// itself.
 pub fn regenerate(this: &Distillation, steps: u64, scratch: &Path, cx: &CallContext) -> Result<Again> {
     let operator = |kind, message: &str| {
         let error = Error::new(kind, "train again", message).with_fault(Fault::Operator);
@@ -50,42 +51,40 @@ pub fn regenerate(this: &Distillation, steps: u64, scratch: &Path, cx: &CallCont
             .with_hint("give the configuration, the data and the build that it was made with"));
     }
     let taken = record.losses.len() as u64;
-    let ahead = |step: u64| record.plan.stage_of(step).filter(|(_, within)| *within > 0 && step < taken);
-    let checkpoint = record
-        .checkpoints
-        .iter()
-        .find(|checkpoint| checkpoint.folder(&this.folder).is_dir() && ahead(checkpoint.step).is_some());
+    let checkpoint = record.kept(&this.folder).filter(|checkpoint| checkpoint.step < taken).last();
     let from = checkpoint.map_or(0, |checkpoint| checkpoint.step);
-    let Some((number, within)) = record.plan.stage_of(from).filter(|_| taken > from) else {
+    if from == taken {
         return Err(operator(ErrorKind::NotFound, "no step was taken after a checkpoint that is there"));
-    };
-    let mut trainer = this.open(if within == 0 { 0 } else { from }, checkpoint)?;
-    let stage = &record.plan.stages[number];
-    let mut order = Order::new(record.plan.seed, number, stage.conversations as usize);
-    let last = stage.engine.steps.min(within + steps).min(within + taken - from);
+    }
+    let mut trainer = this.open(checkpoint)?;
     let mut again = Again { from, steps: 0, other_loss: None, checkpoints: Vec::new(), model: None };
-    for step in within..last {
-        cx.check(TRAIN)?;
-        let loss = trainer
-            .step(&this.rows(number, step, &mut order, &trainer, &scratch.join("sampling"), cx)?)?
-            .loss;
-        again.steps += 1;
-        let done = from + again.steps;
-        let recorded = record.losses[done as usize - 1];
-        if loss.to_bits() != recorded.to_bits() {
-            again.other_loss.get_or_insert(done);
+    let (mut done, last) = (from, taken.min(from.saturating_add(steps)));
+    while let Some((number, within)) = record.plan.stage_of(done).filter(|_| done < last) {
+        let stage = &record.plan.stages[number];
+        if within == 0 && done > 0 {
+            trainer = trainer.stage(&stage.engine, this.teacher(number).as_deref())?;
         }
-        if let Some(recorded) = record.checkpoints.iter().find(|checkpoint| checkpoint.step == done) {
-            let digest = trainer.save(&scratch.join("checkpoint"))?;
-            again.checkpoints.push((done, digest == recorded.digest));
+        let mut order = Order::new(record.plan.seed, number, stage.conversations as usize);
+        for step in within..stage.engine.steps.min(within + (last - done)) {
+            cx.check(TRAIN)?;
+            let rows = this.rows(number, step, &mut order, &trainer, &scratch.join("sampling"), cx)?;
+            let loss = trainer.step(&rows)?.loss;
+            done += 1;
+            let recorded = record.losses[done as usize - 1];
+            if loss.to_bits() != recorded.to_bits() {
+                again.other_loss.get_or_insert(done);
+            }
+            if let Some(recorded) = record.checkpoints.iter().find(|checkpoint| checkpoint.step == done) {
+                let digest = trainer.save(&scratch.join("checkpoint"))?;
+                again.checkpoints.push((done, digest == recorded.digest));
+            }
         }
     }
-    if from + again.steps == record.plan.steps()
-        && let Some(model) = record.model
-    {
+    again.steps = done - from;
+    if done == record.plan.steps() && record.model.is_some() {
         let folder = scratch.join("model");
         trainer.export(&folder)?;
-        again.model = Some(parameters(&folder)? == model);
+        again.model = Some(record.is_of(&digests(&folder)?));
     }
     Ok(again)
 }

@@ -1,0 +1,258 @@
+//! Which names a line of code defines.
+//!
+//! `for`, `as`, `from`, `import` and `class` are words of prose, too: one of them counts only
+//! with the code around it that a definition has.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use super::{KEPT, identifiers};
+
+/// The longest line that is looked at, in bytes before and behind a keyword, so that text
+/// without line breaks costs no more than other text. Source: chosen by albedo.
+const MAX_LINE: usize = 1000;
+
+/// Words that stand between two others in an expression.
+const OPERATORS: [&str; 11] =
+    ["and", "as", "async", "await", "else", "for", "if", "in", "is", "lambda", "not"];
+
+/// Adds to `names` what the keyword at `place` of `text` defines, and to `kept` what it imports
+/// from Python's library. `def` is not among these keywords.
+pub(super) fn collect<'a>(
+    text: &'a str,
+    place: &Range<usize>,
+    names: &mut BTreeSet<&'a str>,
+    kept: &mut BTreeSet<&'a str>,
+) {
+    let keyword = &text[place.clone()];
+    if !["class", "except", "for", "from", "import", "with"].contains(&keyword) {
+        return;
+    }
+    let Some((behind, ahead)) = line(text, place) else { return };
+    let Some(ahead) = ahead.strip_prefix(' ') else { return };
+    match keyword {
+        "class" if begins(behind) => {
+            names.extend(name(ahead).filter(|name| ahead[name.len()..].starts_with(['(', ':', '['])));
+        }
+        "except" | "with" if begins(behind) => names.extend(aliases(ahead)),
+        "for" => names.extend(targets(behind, ahead)),
+        "from" if begins(behind) => {
+            let Some((module, list)) = ahead.split_once(" import ") else { return };
+            let goes_on = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.';
+            if !module.bytes().all(goes_on) {
+                return;
+            }
+            let package = module.trim_start_matches('.').split('.').next().unwrap_or_default();
+            let is_library = KEPT.contains(package) || package.starts_with("__");
+            names.insert(package);
+            for (name, alias) in imported(list).0 {
+                let set = if is_library { &mut *kept } else { &mut *names };
+                set.insert(name);
+                names.extend(alias);
+            }
+        }
+        "import" if begins(behind) => {
+            if let (modules, true) = imported(ahead) {
+                for (name, alias) in modules {
+                    names.insert(name);
+                    names.extend(alias);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The identifier that `text` begins with.
+pub(super) fn name(text: &str) -> Option<&str> {
+    identifiers(text).next().filter(|place| place.start == 0).map(|place| &text[place])
+}
+
+/// The line around `place` of `text`, before and behind it; none if it is very long.
+fn line<'a>(text: &'a str, place: &Range<usize>) -> Option<(&'a str, &'a str)> {
+    let (behind, ahead) = (&text.as_bytes()[..place.start], &text.as_bytes()[place.end..]);
+    let start = match behind.iter().rev().take(MAX_LINE).position(|byte| *byte == b'\n') {
+        Some(back) => place.start - back,
+        None if behind.len() < MAX_LINE => 0,
+        None => return None,
+    };
+    let end = match ahead.iter().take(MAX_LINE).position(|byte| *byte == b'\n') {
+        Some(on) => place.end + on,
+        None if ahead.len() < MAX_LINE => text.len(),
+        None => return None,
+    };
+    Some((&text[start..place.start], &text[place.end..end]))
+}
+
+/// Whether a statement can begin behind this part of a line: what `grep` or `diff` puts before
+/// a line of code, a quote, or the end of another statement.
+fn begins(behind: &str) -> bool {
+    let margin = |c: char| c.is_whitespace() || c.is_ascii_digit() || ":-+>".contains(c);
+    let written = behind.trim_end();
+    let is_numbered = |rest: &str| rest.ends_with(|c: char| c.is_ascii_digit());
+    behind.trim_start_matches(margin).is_empty()
+        || written.ends_with(['"', '\'', '`', ';', '/'])
+        || written.ends_with("@@")
+        || written.strip_suffix([':', '-']).is_some_and(is_numbered)
+}
+
+/// Whether a bracket that only code writes is open at the end of this part of a line.
+fn is_bracketed(behind: &str) -> bool {
+    let (mut open, mut before) = (Vec::new(), ' ');
+    for c in behind.chars() {
+        match c {
+            '[' | '{' => open.push(true),
+            // A call; prose has a space before its brackets.
+            '(' => open.push(before.is_ascii_alphanumeric() || "_([{".contains(before)),
+            ')' | ']' | '}' => open.truncate(open.len().saturating_sub(1)),
+            _ => {}
+        }
+        before = c;
+    }
+    open.contains(&true)
+}
+
+/// Whether no two words stand beside each other, as words of prose do.
+fn is_expression(text: &str) -> bool {
+    let mut before: Option<Range<usize>> = None;
+    for place in identifiers(text) {
+        if let Some(before) = before {
+            let is_apart = text[before.end..place.start].bytes().any(|byte| byte != b' ');
+            let is_operator = |place: &Range<usize>| OPERATORS.contains(&&text[place.clone()]);
+            if !is_apart && !is_operator(&before) && !is_operator(&place) {
+                return false;
+            }
+        }
+        before = Some(place);
+    }
+    true
+}
+
+/// The targets of a `for` between these parts of a line: a statement's or a comprehension's.
+fn targets<'a>(behind: &str, ahead: &'a str) -> Vec<&'a str> {
+    let Some((targets, values)) = ahead.split_once(" in ") else { return Vec::new() };
+    let whole = |target: &'a str| {
+        let target = target.trim_matches([' ', '(', ')', '*']);
+        name(target).filter(|name| name.len() == target.len())
+    };
+    let targets: Option<Vec<&str>> = targets.split(',').map(whole).collect();
+    let is_indented = behind.ends_with("    ") || behind.ends_with('\t');
+    let is_statement = begins(behind) && (is_indented || values.contains(':'));
+    let values = values.split([':', '`', ';']).next().unwrap_or_default();
+    match targets {
+        Some(targets) if (is_statement || is_bracketed(behind)) && is_expression(values) => targets,
+        _ => Vec::new(),
+    }
+}
+
+/// The names in a list of imports, each with what it is called here if that is another name;
+/// and whether the list is nothing else.
+fn imported(list: &str) -> (Vec<(&str, Option<&str>)>, bool) {
+    const AS: &str = " as ";
+    let list = list.split(['"', '\'', '`', ';', '#', '\\']).next().unwrap_or_default();
+    let mut found = Vec::new();
+    for item in list.split(',') {
+        let item = item.trim_matches(|c: char| c.is_whitespace() || "()".contains(c));
+        let Some(name_of) = name(item) else { return (found, false) };
+        let goes_on = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+        let rest = item.trim_start_matches(goes_on);
+        let alias = rest.strip_prefix(AS).and_then(name);
+        found.push((name_of, alias));
+        if rest.len() != alias.map_or(0, |alias| AS.len() + alias.len()) {
+            return (found, false);
+        }
+    }
+    (found, true)
+}
+
+/// What the values of a `with` or `except` are called behind their `as`.
+fn aliases(ahead: &str) -> Vec<&str> {
+    let Some((body, _)) = ahead.rsplit_once(':').filter(|(body, _)| is_expression(body)) else {
+        return Vec::new();
+    };
+    let called = |rest| {
+        name(rest).filter(|name| {
+            let behind = &rest[name.len()..];
+            behind.is_empty() || behind.starts_with([',', ')', ':'])
+        })
+    };
+    body.split(" as ").skip(1).filter_map(called).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is found in `text`: names, and what is kept.
+    fn found(text: &str) -> [Vec<&str>; 2] {
+        let (mut names, mut kept) = (BTreeSet::new(), BTreeSet::new());
+        for place in identifiers(text) {
+            collect(text, &place, &mut names, &mut kept);
+        }
+        [names, kept].map(|set| set.into_iter().collect())
+    }
+
+    #[test]
+    fn prose_defines_nothing() {
+        for text in [
+            "THOUGHT: I run the tests to see the failure for myself.",
+            "Look for errors in the log: it has all of them.",
+            "for errors in the following files:",
+            "A state machine (see for states in the table) for customer orders.",
+            "[Note: looked for matches in the whole file]",
+            "As before, I read it line by line, as the other one, and import it as it is.",
+            "import the module first",
+            "with the fields as follows:",
+            "except for the parts as said: none",
+            "each class has: a name. The class of it (a long one)",
+            "from scratch, from the import of it",
+            "Money as whole cents with a currency code.",
+        ] {
+            assert_eq!(found(text), [Vec::<&str>::new(), Vec::new()], "{text}");
+        }
+    }
+
+    #[test]
+    fn code_defines_names_wherever_a_trajectory_shows_it() {
+        for (text, names) in [
+            ("for item in items:", &["item"][..]),
+            ("    49\t    for key, (left, *rest) in table.items():", &["key", "left", "rest"]),
+            ("+        for cell in row: print(cell)", &["cell"]),
+            ("            for dx in (-1, 0, 1)", &["dx"]),
+            ("board.py:12:    for index in board.free():", &["index"]),
+            ("sed -i 's/for old_one in xs:/for new_one in xs:/' a.py", &["new_one", "old_one"]),
+            ("THOUGHT: `sum(part for part in parts if part)` is wrong", &["part"]),
+            ("    [name for name in names if name not in seen]", &["name"]),
+            ("{k: v for pair in pairs}", &["pair"]),
+            ("class Board:", &["Board"]),
+            ("@@ -21,7 +21,7 @@ class Board(Base):", &["Board"]),
+            ("7:class Stack[T]:", &["Stack"]),
+            ("import board as cm, paging", &["board", "cm", "paging"]),
+            ("import demo.board", &["demo"]),
+            ("python -c 'import board; print(board.x)'", &["board"]),
+            ("from demo.board import Board, score as rate", &["Board", "demo", "rate", "score"]),
+            ("python - <<'EOF'\nfrom .board import (Board,\n", &["Board", "board"]),
+            ("    with open(path) as source, open(other) as target:", &["source", "target"]),
+            ("except (KeyError, ValueError) as error:", &["error"]),
+        ] {
+            assert_eq!(found(text)[0], names, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_imported_from_the_library_stays() {
+        assert_eq!(
+            found("from pathlib import Path, PurePath as Pure"),
+            [vec!["Pure", "pathlib"], vec!["Path", "PurePath"]]
+        );
+        assert_eq!(found("from __future__ import annotations")[1], ["annotations"]);
+    }
+
+    #[test]
+    fn long_lines_cost_no_more_than_others() {
+        let text = format!("{}for item in items:", "x ".repeat(MAX_LINE));
+        assert_eq!(found(&text)[0], [""; 0]);
+        let text = format!("é\nfor item in items:\n{}", "é".repeat(MAX_LINE));
+        assert_eq!(found(&text)[0], ["item"]);
+    }
+}
