@@ -43,6 +43,7 @@ pub const SFT: &[Column] = &[
     Column::new("judge_scores", Kind::Numbers),
     Column::new("flipped", Kind::Texts),
     Column::new("failed_canaries", Kind::Texts),
+    Column::new("judged_by_twin", Kind::Flag),
     Column::new("license", Kind::MaybeText),
 ];
 
@@ -65,6 +66,7 @@ pub const PREFERENCES: &[Column] = &[
     Column::new("judge_scores", Kind::Numbers),
     Column::new("flipped", Kind::Texts),
     Column::new("failed_canaries", Kind::Texts),
+    Column::new("judged_by_twin", Kind::Flag),
     Column::new("license", Kind::MaybeText),
 ];
 
@@ -307,7 +309,7 @@ pub(crate) fn samples(record: &Record) -> Vec<Sample<'_>> {
 
 /// A reply that was finished.
 pub(crate) struct Finished<'a> {
-    side: Side,
+    pub(crate) side: Side,
     pub(crate) text: &'a str,
     pub(crate) ids: &'a [u32],
     /// It ended at the limit of its length.
@@ -332,7 +334,7 @@ impl Sample<'_> {
 
     fn finished(&self) -> Result<Vec<Finished<'_>>> {
         let mut finished = Vec::new();
-        for (side, reply) in [Side::King, Side::Challenger].into_iter().zip(&self.recorded.replies) {
+        for (side, reply) in Side::BOTH.into_iter().zip(&self.recorded.replies) {
             if let RecordedReply::Completed { text, finish, tokens, .. } = reply {
                 finished.push(Finished {
                     side,
@@ -356,9 +358,18 @@ impl Sample<'_> {
         Ok(Some(Preferred { chosen, rejected, margin: difference.abs(), difference }))
     }
 
-    /// Whether every judge gave the same word in both orders, and none of them another than
-    /// the panel, whose difference is given.
+    /// Whether a judge was given the twin of `side`'s reply in its place, which talks to judges.
+    pub(crate) fn is_judged_by_twin(&self, side: Side) -> bool {
+        let mut twins = self.cluster.into_iter().flat_map(|cluster| &cluster.twins);
+        twins.any(|twin| twin.side == side && twin.replaced)
+    }
+
+    /// Whether every judge gave the same word in both orders, none of them another than
+    /// the panel, whose difference is given, and all of them about the replies themselves.
     fn is_clear(&self, difference: f64) -> bool {
+        if Side::BOTH.into_iter().any(|side| self.is_judged_by_twin(side)) {
+            return false;
+        }
         self.cluster.is_some_and(|cluster| {
             cluster.cells.iter().all(|cell| {
                 let agrees = cell.difference() * difference >= 0.0;
@@ -403,8 +414,9 @@ impl Sample<'_> {
         ]
     }
 
-    /// The columns that every row ends with, about the judges.
-    fn tail(&self, side: Option<Side>, license: Option<&str>) -> Vec<Value> {
+    /// The columns that every row ends with, about the judges. The scores are those of `side`; a twin may have stood for
+    /// the reply of one of `sides`.
+    fn tail(&self, side: Option<Side>, sides: &[Side], license: Option<&str>) -> Vec<Value> {
         let judged = side.is_some();
         let names =
             |takes: &dyn Fn(usize, &Cell) -> bool| if judged { self.judges(takes) } else { Vec::new() };
@@ -413,6 +425,7 @@ impl Sample<'_> {
             Value::Numbers(side.map_or_else(Vec::new, |side| self.scores(side))),
             Value::Texts(names(&|_, cell| is_flipped(cell))),
             Value::Texts(names(&|place, _| self.failed.contains(&place))),
+            Value::Flag(sides.iter().any(|side| self.is_judged_by_twin(*side))),
             Value::MaybeText(license.map(str::to_owned)),
         ]
     }
@@ -436,7 +449,7 @@ impl Sample<'_> {
                     side.and_then(|side| self.difference().map(|difference| score(difference, side))),
                 ),
             ]);
-            row.extend(self.tail(side, license));
+            row.extend(self.tail(side, side.as_slice(), license));
             rows.push(row);
         };
         add("recorded", self.record.text(&self.recorded.reference)?, None, None);
@@ -469,7 +482,7 @@ impl Sample<'_> {
             Value::Number(margin),
             Value::Flag(is_clear),
         ]);
-        row.extend(self.tail(Some(chosen.side), license));
+        row.extend(self.tail(Some(chosen.side), &Side::BOTH, license));
         Ok(Some(row))
     }
 }

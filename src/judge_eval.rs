@@ -4,26 +4,30 @@
 //! pair's label. Beside that stand how often the two orders agree, how often the reply shown first is preferred, what
 //! length has to do with it, what had no score, and what it took.
 //!
-//! Nothing is kept: a duel journals its answers, an evaluation asks again.
+//! Nothing is kept: a duel journals its answers, an evaluation asks again. One that is stopped still says what was
+//! answered ([`Stopped`]).
 
 use std::cmp::Ordering;
 use std::path::Path;
 use std::sync::Arc;
 
-use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::panel::{Cell, Reducer};
+use crate::plan::Limits;
 use crate::record::{RecordLine, RecordedReply};
 use crate::stats::{
     Kappa, Proportion, Scale, cohen_kappa, correlation, exact_proportion, krippendorff_alpha,
 };
 use crate::{
-    Assessment, CallContext, Candidate, Comparison, Digest, DuelSecret, Error, ErrorKind, Fault,
-    FinishReason, Judge, JudgementKey, Message, MessageRole, Metric, Order, Preparation, Question, Reach,
-    Record, Result, Seed, SystemClock,
+    Assessment, CallContext, Error, ErrorKind, Fault, FinishReason, Judge, Message, MessageRole, Metric,
+    Record, Result, Seed, SystemClock, Usage,
 };
+
+mod ask;
+
+use ask::{Answers, Asking};
 
 const OPERATION: &str = "evaluate judges";
 
@@ -62,8 +66,12 @@ pub struct LabelledPair {
     pub reference: String,
     /// One reply.
     pub a: String,
+    /// How it ended, which some judges read.
+    pub a_finish: FinishReason,
     /// The other.
     pub b: String,
+    /// How it ended.
+    pub b_finish: FinishReason,
     /// Which is better.
     pub label: Label,
 }
@@ -85,7 +93,7 @@ struct Line {
 }
 
 /// The pairs of `text`: JSON Lines with `prompt` (a text) or `messages`, `a`, `b`, `label` (`a`, `b` or `tie`), and
-/// perhaps `reference` and `id`.
+/// perhaps `reference` and `id`. The replies count as ended by themselves.
 ///
 /// # Errors
 /// [`ErrorKind::DataInvalid`], naming the line.
@@ -110,7 +118,8 @@ pub fn read_pairs(text: &str) -> Result<Vec<LabelledPair>> {
             (None, Some(messages)) if !messages.is_empty() => messages,
             _ => return Err(invalid("there is not exactly one of `prompt` and `messages`".into())),
         };
-        pairs.push(LabelledPair { messages, reference, a, b, label });
+        let (a_finish, b_finish) = (FinishReason::Stop, FinishReason::Stop);
+        pairs.push(LabelledPair { messages, reference, a, a_finish, b, b_finish, label });
     }
     if pairs.is_empty() {
         return Err(Error::new(ErrorKind::DataInvalid, "read the pairs", "there are none")
@@ -128,8 +137,8 @@ pub fn read_pairs_file(path: &Path) -> Result<Vec<LabelledPair>> {
     read_pairs(&text).map_err(|error| error.with("path", path.display()))
 }
 
-/// The samples of `record` in which both sides replied and the panel has a word: `a` is the king's reply, the label what
-/// the recorded panel preferred.
+/// The samples of `record` in which both sides replied and the panel has a word about these replies: `a` is the king's
+/// reply, the label what the recorded panel preferred. A sample in which a judge was given a reply's twin is left out.
 ///
 /// # Errors
 /// A text that a line names is missing.
@@ -140,19 +149,24 @@ pub fn recorded_pairs(record: &Record) -> Result<Vec<LabelledPair>> {
     });
     let mut pairs = Vec::new();
     for (sample, cluster) in record.samples().into_iter().zip(clusters) {
-        let [RecordedReply::Completed { text: king, .. }, RecordedReply::Completed { text: challenger, .. }] =
-            sample.replies[..]
+        let [
+            RecordedReply::Completed { text: king, finish: a_finish, .. },
+            RecordedReply::Completed { text: challenger, finish: b_finish, .. },
+        ] = sample.replies[..]
         else {
             continue;
         };
-        if cluster.cells.iter().all(Cell::is_missing) {
+        let is_of_a_twin = cluster.twins.iter().any(|twin| twin.replaced);
+        if is_of_a_twin || cluster.cells.iter().all(Cell::is_missing) {
             continue;
         }
         pairs.push(LabelledPair {
             messages: record.messages(&sample.messages)?,
             reference: record.text(&sample.reference)?.to_owned(),
             a: record.text(king)?.to_owned(),
+            a_finish: *a_finish,
             b: record.text(challenger)?.to_owned(),
+            b_finish: *b_finish,
             label: Label::of(cluster.difference),
         });
     }
@@ -168,11 +182,33 @@ pub struct Evaluation {
     pub in_flight: usize,
     /// How the judges' differences on a pair become the panel's.
     pub reducer: Reducer,
+    /// Tries of a call that fails for a passing reason, and answers to a question that cannot be read, as in a duel
+    /// ([`Limits::call_tries`]); at least one.
+    pub call_tries: u32,
+    /// No further question is asked once the answers have cost this much together, in US dollars. Those under way are
+    /// waited for, and paid.
+    pub budget_usd: Option<f64>,
 }
 
 impl Default for Evaluation {
     fn default() -> Self {
-        Self { seed: Seed::from(0), in_flight: 8, reducer: Reducer::Mean }
+        let Limits { call_tries, budget_usd, .. } = Limits::default();
+        Self { seed: Seed::from(0), in_flight: 8, reducer: Reducer::Mean, call_tries, budget_usd }
+    }
+}
+
+/// An evaluation that ended before every question was asked.
+#[derive(Debug, Clone)]
+pub struct Stopped {
+    /// Why.
+    pub error: Error,
+    /// What was answered before, if anything was.
+    pub so_far: Option<Box<Evaluated>>,
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        Self { error, so_far: None }
     }
 }
 
@@ -185,6 +221,8 @@ pub struct Evaluated {
     pub judges: Vec<JudgeEvaluated>,
     /// All of them together.
     pub panel: PanelEvaluated,
+    /// Why not every question was asked; none if all were.
+    pub stopped: Option<String>,
 }
 
 /// How good one judge is.
@@ -220,7 +258,8 @@ pub struct JudgeEvaluated {
 /// What a judge's answers took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Took {
-    /// Questions.
+    /// Questions. One that was tried again counts once; tokens and dollars are of all its tries that were answered, and of
+    /// what the judge wrote before it saw the replies.
     pub questions: u64,
     /// Tokens read, as far as they were counted.
     pub prompt_tokens: u64,
@@ -230,7 +269,7 @@ pub struct Took {
     pub usd: f64,
     /// Answers of a model whose price is unknown.
     pub unpriced: u64,
-    /// Mean seconds from a question to its answer.
+    /// Mean seconds from the last try of a question to its answer.
     pub mean_seconds: f64,
     /// Seconds within which 95 % of the answers came.
     pub p95_seconds: f64,
@@ -258,26 +297,65 @@ pub struct PairKappa {
     pub kappa: Option<Kappa>,
 }
 
-/// A judge's two answers to a pair, the order with `a` first coming first, and seconds that each took.
-struct Answers([(Option<Assessment>, f64); 2]);
-
 impl Evaluation {
     /// Asks every judge of `judges` about every pair of `pairs`, in both orders.
     ///
     /// # Errors
-    /// [`ErrorKind::ConfigInvalid`] without judges, or for one that needs the contestants' log-probabilities; an error of
-    /// a judge that reaches further than one call; cancellation. A question that fails otherwise counts as failed.
+    /// [`ErrorKind::ConfigInvalid`] without judges, for one that needs the contestants' log-probabilities, or for a budget
+    /// below 0; the first error of a judge that reaches further than one call; [`ErrorKind::ResourceExhausted`] once the
+    /// budget is used up; cancellation. Questions under way are waited for, and what was answered comes with the error. A
+    /// question that fails otherwise, in all its tries, counts as failed.
     pub async fn run(
         &self,
         judges: &[Arc<dyn Judge>],
         pairs: &[LabelledPair],
         cx: &CallContext,
-    ) -> Result<Evaluated> {
+    ) -> Result<Evaluated, Stopped> {
+        self.run_by(&SystemClock::default(), judges, pairs, cx).await
+    }
+
+    async fn run_by(
+        &self,
+        clock: &dyn Clock,
+        judges: &[Arc<dyn Judge>],
+        pairs: &[LabelledPair],
+        cx: &CallContext,
+    ) -> Result<Evaluated, Stopped> {
+        self.check(judges)?;
+        let asking = Asking::new(self, clock, cx);
+        let mut asked = Vec::new();
+        for judge in judges {
+            asked.push(asking.about(&**judge, pairs).await);
+        }
+        let words: Vec<Vec<Option<f64>>> = judges
+            .iter()
+            .zip(&asked)
+            .map(|(judge, answers)| answers.iter().map(|answers| difference(&**judge, answers)).collect())
+            .collect();
+        let evaluated = judges.iter().zip(&asked).zip(&words);
+        let mut evaluated = Evaluated {
+            pairs: pairs.len() as u64,
+            judges: evaluated
+                .map(|((judge, answers), words)| of_judge(&judge.identity().name, answers, words, pairs))
+                .collect(),
+            panel: self.panel(judges, &words, pairs),
+            stopped: None,
+        };
+        let Some(error) = asking.stopped() else { return Ok(evaluated) };
+        evaluated.stopped = Some(error.to_string());
+        let mut answers = asked.iter().flatten().flat_map(Answers::assessments);
+        let so_far = answers.any(|answer| answer.is_some()).then(|| Box::new(evaluated));
+        Err(Stopped { error, so_far })
+    }
+
+    fn check(&self, judges: &[Arc<dyn Judge>]) -> Result<()> {
         let invalid = |message: &str| Error::new(ErrorKind::ConfigInvalid, OPERATION, message);
         if judges.is_empty() {
             return Err(invalid("there is no judge").with_hint("name at least one"));
         }
-        let mut asked = Vec::new();
+        if self.budget_usd.is_some_and(|budget| !(budget >= 0.0 && budget.is_finite())) {
+            return Err(invalid("`limits.budget_usd` must be 0 or more").with("key", "limits.budget_usd"));
+        }
         for judge in judges {
             if judge.profile().reference_scores {
                 return Err(invalid(
@@ -286,76 +364,8 @@ impl Evaluation {
                 .with("judge", &judge.identity().name)
                 .with_hint("leave this judge out"));
             }
-            let answers = stream::iter(pairs.iter().enumerate().map(|(place, pair)| {
-                let judge = &**judge;
-                async move { self.ask(judge, place as u32, pair, cx).await }
-            }));
-            let answers: Vec<Result<Answers>> = answers.buffered(self.in_flight.max(1)).collect().await;
-            asked.push(answers.into_iter().collect::<Result<Vec<_>>>()?);
         }
-        let words: Vec<Vec<Option<f64>>> = judges
-            .iter()
-            .zip(&asked)
-            .map(|(judge, answers)| answers.iter().map(|answers| difference(&**judge, answers)).collect())
-            .collect();
-        let evaluated = judges.iter().zip(&asked).zip(&words);
-        Ok(Evaluated {
-            pairs: pairs.len() as u64,
-            judges: evaluated
-                .map(|((judge, answers), words)| of_judge(&judge.identity().name, answers, words, pairs))
-                .collect(),
-            panel: self.panel(judges, &words, pairs),
-        })
-    }
-
-    /// The answers of `judge` to pair number `place`.
-    async fn ask(
-        &self,
-        judge: &dyn Judge,
-        place: u32,
-        pair: &LabelledPair,
-        cx: &CallContext,
-    ) -> Result<Answers> {
-        let secret = DuelSecret::new(&self.seed);
-        // The marks of no plan: those of a duel are its own.
-        let plan = Digest::of("albedo judge eval");
-        let question = Question::Sample(place);
-        let messages: Arc<[Message]> = pair.messages.clone().into();
-        let reference: Arc<str> = pair.reference.as_str().into();
-        let clock = SystemClock::default();
-        let mut preparation = None;
-        if judge.profile().preparation {
-            let fence = secret.preparation_fence(plan, question, judge.identity())?;
-            let request =
-                Preparation { messages: Arc::clone(&messages), reference: Arc::clone(&reference), fence };
-            match judge.prepare(&request, cx).await {
-                Ok(prepared) => preparation = Some(prepared.text.into()),
-                Err(error) => {
-                    fatal(&error)?;
-                    return Ok(Answers([(None, 0.0), (None, 0.0)]));
-                }
-            }
-        }
-        let [a, b] = [&pair.a, &pair.b].map(|text| Candidate::new(text.as_str(), FinishReason::Stop));
-        let mut answers = [(None, 0.0), (None, 0.0)];
-        for (order, answer) in Order::BOTH.into_iter().zip(&mut answers) {
-            let key = JudgementKey { plan, question, judge: judge.identity(), order };
-            let (first, second) = if order == Order::KingFirst { (&a, &b) } else { (&b, &a) };
-            let comparison =
-                Comparison::new(Arc::clone(&messages), Arc::clone(&reference), first.clone(), second.clone())
-                    .with_preparation(preparation.clone())
-                    .with_marks(secret.marks(&key, 1)?);
-            let begun = clock.now();
-            let assessment = match judge.compare(&comparison, cx).await {
-                Ok(assessment) => Some(assessment),
-                Err(error) => {
-                    fatal(&error)?;
-                    None
-                }
-            };
-            *answer = (assessment, clock.now().saturating_sub(begun).as_secs_f64());
-        }
-        Ok(Answers(answers))
+        Ok(())
     }
 
     fn panel(
@@ -394,18 +404,11 @@ impl Evaluation {
     }
 }
 
-/// Passes on an error that reaches further than one call.
-fn fatal(error: &Error) -> Result<()> {
-    if error.kind() == ErrorKind::Cancelled || error.reach() >= Reach::Duel {
-        return Err(error.clone());
-    }
-    Ok(())
-}
-
 /// What `judge` prefers over both orders, `b` minus `a` in [−1, 1]; none unless both are scored.
-fn difference(judge: &dyn Judge, Answers([a_first, b_first]): &Answers) -> Option<f64> {
+fn difference(judge: &dyn Judge, answers: &Answers) -> Option<f64> {
     let metrics: Vec<Metric> = judge.profile().metrics.into_iter().collect();
-    let cell = Cell::new(&metrics, a_first.0.as_ref(), b_first.0.as_ref());
+    let [a_first, b_first] = answers.assessments();
+    let cell = Cell::new(&metrics, a_first, b_first);
     (!cell.is_missing()).then(|| cell.difference())
 }
 
@@ -430,20 +433,22 @@ fn of_judge(
     let (mut labels, mut lengths) = (Vec::new(), Vec::new());
     let (mut abstained, mut unreadable, mut failed) = (0, 0, 0);
     let (mut took, mut seconds) = (Took::default(), Vec::new());
-    for ((Answers(answers), word), pair) in answers.iter().zip(words).zip(pairs) {
-        for (answer, elapsed) in answers {
+    for ((answers, word), pair) in answers.iter().zip(words).zip(pairs) {
+        for usage in &answers.spent {
+            took.add(*usage);
+        }
+        for answer in answers.orders.iter().flatten() {
             took.questions += 1;
-            match answer {
+            match &answer.assessment {
                 None => failed += 1,
                 Some(Assessment::Scored { .. }) => {}
                 Some(Assessment::Abstained { .. }) => abstained += 1,
                 Some(_) => unreadable += 1,
             }
-            if let Some(answer) = answer {
-                seconds.push(*elapsed);
-                took.add(answer);
+            if answer.assessment.is_some() {
+                seconds.push(answer.seconds);
             }
-            if let Some(lean) = lean(answer.as_ref()).filter(|lean| *lean != 0.0) {
+            if let Some(lean) = lean(answer.assessment.as_ref()).filter(|lean| *lean != 0.0) {
                 decided += 1;
                 first += u64::from(lean > 0.0);
             }
@@ -455,7 +460,7 @@ fn of_judge(
         ties += u64::from(label == Label::Tie);
         labels.push((label, pair.label));
         // The sign of what each order says of `b`.
-        let [a_first, b_first] = answers.each_ref().map(|(answer, _)| lean(answer.as_ref()).unwrap_or(0.0));
+        let [a_first, b_first] = answers.assessments().map(|answer| lean(answer).unwrap_or(0.0));
         consistent += u64::from(Label::of(-a_first) == Label::of(b_first));
         let length = pair.b.chars().count() as f64 - pair.a.chars().count() as f64;
         lengths.push((difference, length));
@@ -483,9 +488,8 @@ fn of_judge(
 }
 
 impl Took {
-    fn add(&mut self, answer: &Assessment) {
-        // A judge that asks no model has no usage, and costs nothing.
-        let Some(usage) = answer.usage() else { return };
+    /// Counts what a try took. A judge that asks no model has no usage, and costs nothing.
+    fn add(&mut self, usage: Usage) {
         self.prompt_tokens += u64::from(usage.prompt_tokens.unwrap_or(0));
         self.completion_tokens += u64::from(usage.completion_tokens.unwrap_or(0));
         match usage.price_usd {
@@ -504,122 +508,5 @@ impl Took {
     }
 }
 
-#[cfg(feature = "conformance")]
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Score;
-    use crate::testing::ScriptedJudge;
-
-    /// 100 pairs: `good` and `bad` replies in turn, half of the good ones longer.
-    fn pairs() -> Vec<LabelledPair> {
-        let pair = |place: usize| {
-            let good = format!("good {place}{}", if place.is_multiple_of(2) { " and long" } else { "" });
-            let bad = format!("bad {place}{}", if place % 2 == 1 { " and long" } else { "" });
-            let messages = vec![Message::new(MessageRole::User, format!("task {place}"))];
-            let (a, b, label) = if place % 4 < 2 { (good, bad, Label::A) } else { (bad, good, Label::B) };
-            LabelledPair { messages, reference: String::new(), a, b, label }
-        };
-        (0..100).map(pair).collect()
-    }
-
-    async fn evaluated(judges: Vec<ScriptedJudge>) -> Evaluated {
-        let judges: Vec<_> = judges.into_iter().map(|judge| Arc::new(judge) as Arc<dyn Judge>).collect();
-        Evaluation::default().run(&judges, &pairs(), &CallContext::new()).await.expect("evaluates")
-    }
-
-    fn place(request: &Comparison) -> usize {
-        request.messages[0].content[5..].parse().expect("a number")
-    }
-
-    /// Right about 80 of the 100 pairs, whatever the order.
-    fn right_80() -> ScriptedJudge {
-        ScriptedJudge::new("right", |request| {
-            let good = request.first.text.starts_with("good");
-            let right = !place(request).is_multiple_of(5);
-            Ok(Assessment::scored([(
-                Metric::Correctness,
-                if good == right { Score::WIN } else { Score::LOSS },
-            )]))
-        })
-    }
-
-    fn share(of: Option<Proportion>) -> f64 {
-        of.expect("is there").share
-    }
-
-    #[tokio::test]
-    async fn a_judge_with_a_known_bias_has_the_figures_of_that_bias() {
-        let first =
-            ScriptedJudge::new("first", |_| Ok(Assessment::scored([(Metric::Correctness, Score::WIN)])));
-        let longer = ScriptedJudge::preferring("longer", |reply| reply.len() as f64 / 100.0);
-        let found = evaluated(vec![first, longer, right_80()]).await;
-        let [first, longer, right] = &found.judges[..] else { panic!("three judges") };
-        assert_eq!(found.pairs, 100);
-
-        // Always the first: a tie over both orders, never right, never consistent.
-        assert_eq!((share(first.accuracy), share(first.ties), share(first.consistent)), (0.0, 1.0, 0.0));
-        assert_eq!((share(first.first), first.first.expect("is there").of), (1.0, 200));
-        assert_eq!((first.longer, first.length_correlation), (None, None));
-        let interval = first.accuracy.expect("is there").interval;
-        assert!(interval.low == 0.0 && (interval.high - 0.036_217).abs() < 1e-5, "{interval:?}");
-
-        // Always the longer: right where the good one is.
-        assert_eq!((share(longer.accuracy), share(longer.longer)), (0.5, 1.0));
-        assert_eq!((share(longer.consistent), share(longer.first)), (1.0, 0.5));
-        assert!(longer.length_correlation.expect("varies") > 0.99, "{longer:?}");
-        assert!(longer.kappa.expect("varies").kappa.abs() < 0.05, "{longer:?}");
-
-        // Right in 80 of 100: interval of Clopper and Pearson.
-        let accuracy = right.accuracy.expect("is there");
-        assert_eq!((accuracy.share, accuracy.of), (0.8, 100));
-        assert!((accuracy.interval.low - 0.708_2).abs() < 1e-3, "{accuracy:?}");
-        assert!((accuracy.interval.high - 0.873_3).abs() < 1e-3, "{accuracy:?}");
-        assert!((right.kappa.expect("varies").kappa - 0.6).abs() < 0.01, "{right:?}");
-        assert_eq!((share(right.consistent), right.took.questions), (1.0, 200));
-
-        // Of the three, the panel goes by the mean: the first judge says nothing.
-        assert_eq!(found.panel.kappas.len(), 3);
-        assert!(found.panel.agreement.is_some());
-    }
-
-    #[tokio::test]
-    async fn answers_that_are_no_scores_are_counted_and_leave_the_pair_out() {
-        let judge = ScriptedJudge::new("odd", |request| match place(request) % 10 {
-            0 => Ok(Assessment::Abstained { reason: "no".into() }),
-            1 => Ok(Assessment::Unreadable { reason: "no".into(), usage: None, evidence: Box::default() }),
-            2 => Err(Error::new(ErrorKind::Timeout, "ask", "slow")),
-            _ => Ok(Assessment::scored([(Metric::Correctness, Score::TIE)])),
-        });
-        let found = evaluated(vec![judge]).await;
-        let odd = &found.judges[0];
-        assert_eq!((odd.abstained, odd.unreadable, odd.failed), (20, 20, 20));
-        assert_eq!((odd.accuracy.expect("is there").of, share(odd.ties)), (70, 1.0));
-        assert_eq!(found.panel.agreement, None);
-        let spent = ScriptedJudge::new("spent", |_| {
-            Err(Error::new(ErrorKind::ResourceExhausted, "ask", "spent").with_reach(Reach::Duel))
-        });
-        let judges: Vec<Arc<dyn Judge>> = vec![Arc::new(spent)];
-        let error =
-            Evaluation::default().run(&judges, &pairs(), &CallContext::new()).await.expect_err("spent");
-        assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
-    }
-
-    #[test]
-    fn a_line_that_is_no_pair_is_named() {
-        let good = r#"{"prompt": "p", "a": "x", "b": "y", "label": "tie", "id": 7}"#;
-        let chat = r#"{"messages": [{"role": "user", "content": "p"}], "a": "x", "b": "y", "label": "a"}"#;
-        let pairs = read_pairs(&format!("{good}\n\n{chat}\n")).expect("reads");
-        assert_eq!((pairs[0].label, pairs[1].label), (Label::Tie, Label::A));
-        for (broken, words) in [
-            ("{}", "missing field"),
-            (r#"{"a": "x", "b": "y", "label": "a"}"#, "not exactly one of"),
-            (r#"{"prompt": "p", "a": "x", "b": "y", "label": "c"}"#, "unknown variant"),
-            (r#"{"prompt": "p", "a": "x", "b": "y", "label": "a", "better": 1}"#, "unknown field"),
-        ] {
-            let error = read_pairs(&format!("{good}\n{broken}")).expect_err(broken).to_string();
-            assert!(error.contains(words) && error.contains("line: 2"), "{error}");
-        }
-        assert!(read_pairs("\n").expect_err("empty").to_string().contains("there are none"));
-    }
-}
+mod tests;

@@ -8,6 +8,9 @@
 //! The new verdict is that of a duel planned with the samples that the record has. A duel
 //! that ended early has no replies beyond its end, so a rule that may stop later decides on
 //! what there is.
+//!
+//! The folders of a study have no verdict of their own: the rule in their plans only lets every sample be judged. A file
+//! in each, `study.json`, tells reports so ([`is_study`]). They have no canaries either, which are made from tasks that no record holds.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,17 +19,28 @@ use crate::backends::replay::ReplayBackend;
 use crate::decision::Decider;
 use crate::plan::{Limits, Sampler};
 use crate::record::{JournalKey, RecordLine};
+use crate::twin::TwinSettings;
 use crate::verdict::Overflows;
 use crate::{
-    CallContext, Digest, Duel, DuelPlan, DuelSettings, Error, ErrorKind, Fault, FileStore, Judge, Record,
-    Result, Rule, Verdict,
+    CallContext, Digest, Duel, DuelBuilder, DuelPlan, DuelReport, DuelSettings, Error, ErrorKind, Fault,
+    FileStore, Judge, Record, Result, Rule, Verdict,
 };
 
+mod mark;
+mod spending;
 mod tasks;
 
+pub use mark::is_study;
+pub use spending::Spending;
 use tasks::RecordedTasks;
 
 const OPERATION: &str = "judge a record again";
+
+/// The journal of a folder.
+const JOURNAL: &str = "journal.jsonl";
+
+/// The rule of a study's folders: every sample is judged, whichever rule decides on the answers later.
+const LETS_ALL: Rule = Rule::Margin { win_margin: 0.0 };
 
 /// How records are judged again.
 #[derive(Debug, Clone, Default)]
@@ -35,8 +49,13 @@ pub struct Rejudge {
     pub judges: Vec<Arc<dyn Judge>>,
     /// The new rule; none if each record's own decides.
     pub rule: Option<Rule>,
-    /// Limits of each record's calls.
+    /// When judges compare a reply with its twin; none if as each record's plan says, or by default where it has no twins.
+    pub twins: Option<TwinSettings>,
+    /// Limits of each record's calls. The budget is one for all records of the study, in all its runs: with it, records are
+    /// judged one after the other.
     pub limits: Limits,
+    /// What studies have cost, for the budget.
+    pub spending: Spending,
 }
 
 /// A record with its new verdict.
@@ -85,30 +104,50 @@ impl Rejudge {
         }
         let plan = record.plan();
         let [king, challenger] = ReplayBackend::contestants(record, cx).await?;
-        let settings = DuelSettings {
+        let mut settings = DuelSettings {
             samples,
-            // Every sample is judged, whichever rule decides on the answers later.
-            rule: Rule::Margin { win_margin: 0.0 },
+            rule: LETS_ALL,
             seed: plan.seed,
             sampler: plan.sampler,
             context_tokens: Some(plan.context_tokens),
             generation: plan.generation,
             lanes: plan.lanes,
             panel: plan.panel,
+            twins: self.twins.or(plan.twins).unwrap_or_default(),
             limits: self.limits,
             ..DuelSettings::default()
         };
-        let builder = Duel::builder(king, challenger)
+        let mut builder = Duel::builder(king, challenger)
             .tasks(Arc::new(RecordedTasks::new(record)?))
             .judges(self.judges.clone())
-            .settings(settings)
+            .settings(settings.clone())
             .build(crate::build());
         let planned = builder.draft()?.digest()?;
         let folder = study.join(format!("{}-{}", record.digest.short(), planned.short()));
+        let mut paying = None;
+        if let Some(budget) = self.limits.budget_usd {
+            let turn = self.spending.turn(study).await?;
+            let others = turn.of_others(&folder);
+            // What the other records have left over is no part of the plan.
+            settings.limits.budget_usd = Some((budget - others).max(0.0));
+            builder = builder.settings(settings);
+            paying = Some((turn, budget, others));
+        }
         let store = store(&folder, planned, key)?;
-        let report = builder.plan(&store, cx).await?.run(&store, cx).await;
-        let report = report.map_err(|error| error.with("folder", folder.display()))?;
-        store.close().await?;
+        mark::write(&folder, record.digest)?;
+        let report = judged(&builder, &store, cx).await.map_err(|error| {
+            let error = error.with("folder", folder.display());
+            match &paying {
+                Some((_, budget, others)) if error.kind() == ErrorKind::ResourceExhausted => error
+                    .with("budget of the study", budget)
+                    .with("spent on its other records", format!("{others:.4}")),
+                _ => error,
+            }
+        });
+        let closed = store.close().await;
+        let counted = paying.map_or(Ok(()), |(mut turn, ..)| turn.count(&folder));
+        let report = report?;
+        closed.and(counted)?;
         let after = if report.record.is_some() {
             redecided_under(&Record::open(&folder)?, &rule, record.plan())?
         } else {
@@ -118,10 +157,15 @@ impl Rejudge {
     }
 }
 
+/// How the duel of `builder` ends.
+async fn judged(builder: &DuelBuilder, store: &FileStore, cx: &CallContext) -> Result<DuelReport> {
+    builder.plan(store, cx).await?.run(store, cx).await
+}
+
 /// The store in `folder`, which is gone on with if this user began it.
 fn store(folder: &Path, planned: Digest, key: &JournalKey) -> Result<FileStore> {
     let key = key.clone();
-    if !folder.join("journal.jsonl").exists() {
+    if !folder.join(JOURNAL).exists() {
         return FileStore::create_keyed(folder, key, planned);
     }
     let store = FileStore::resume_keyed(folder, key, planned)?;
@@ -183,7 +227,7 @@ fn redecided_under(record: &Record, rule: &Rule, terms: &DuelPlan) -> Result<Ver
 mod tests {
     use super::*;
     use crate::testing::{ScriptedJudge, small_duel};
-    use crate::{MemoryStore, Outcome};
+    use crate::{Assessment, MemoryStore, Metric, Outcome, Score, Seed, Usage};
 
     fn key() -> JournalKey {
         JournalKey::new([7; 32])
@@ -195,8 +239,12 @@ mod tests {
     }
 
     async fn recorded() -> Arc<Record> {
+        recorded_of(&small_duel()).await
+    }
+
+    async fn recorded_of(duel: &DuelBuilder) -> Arc<Record> {
         let (store, cx) = (MemoryStore::default(), CallContext::new());
-        small_duel().plan(&store, &cx).await.expect("plans").run(&store, &cx).await.expect("runs");
+        duel.plan(&store, &cx).await.expect("plans").run(&store, &cx).await.expect("runs");
         let bytes = store.record().expect("decided");
         Arc::new(Record::from_bytes(&bytes.lines, &bytes.blobs, bytes.digest).expect("a record"))
     }
@@ -229,6 +277,106 @@ mod tests {
             Rejudge { rule, ..rejudge }.run(&record, folder.path(), &key(), &cx).await.expect("judges");
         assert_eq!((other.after.margin, other.folder), (first.after.margin, first.folder));
         assert_eq!(shorter.asked().len(), asked);
+    }
+
+    #[tokio::test]
+    async fn a_folder_of_a_study_is_known_under_any_name() {
+        let (folder, cx, record) =
+            (tempfile::tempdir().expect("a folder"), CallContext::new(), recorded().await);
+        let judges: Vec<Arc<dyn Judge>> = vec![Arc::new(ScriptedJudge::preferring("equal", |_| 0.5))];
+        let rejudge = Rejudge { judges, ..Rejudge::default() };
+        let judged = rejudge.run(&record, folder.path(), &key(), &cx).await.expect("judges");
+        let (first, other) = (judged.folder.expect("a folder"), folder.path().join("other"));
+        let plan = Record::open(&first).expect("a record").plan().clone();
+        let is_one = |folder: &Path| is_study(folder, &plan);
+        std::fs::rename(&first, &other).expect("renames");
+        assert!(is_one(&other).expect("is looked at"));
+        assert!(!is_study(&other, record.plan()).expect("is looked at"), "a rule that decides something");
+        // Before there was a file, the name said it.
+        let mark = other.join("study.json");
+        let marked = std::fs::read_to_string(&mark).expect("reads");
+        assert!(marked.contains(&record.digest.to_string()), "{marked}");
+        std::fs::remove_file(&mark).expect("removes");
+        assert!(!is_one(&other).expect("is looked at"));
+        std::fs::rename(&other, &first).expect("renames");
+        assert!(is_one(&first).expect("is looked at"));
+        // Another run marks it again; what is no mark is said.
+        rejudge.run(&record, folder.path(), &key(), &cx).await.expect("judges");
+        assert_eq!(std::fs::read_to_string(first.join("study.json")).expect("reads"), marked);
+        std::fs::write(first.join("study.json"), "{").expect("writes");
+        let said = is_one(&first).expect_err("malformed").to_string();
+        assert!(said.contains("study.json") && said.contains("record rejudge"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn one_budget_holds_for_all_records_of_a_study_and_all_its_runs() {
+        let (folder, cx) = (tempfile::tempdir().expect("a folder"), CallContext::new());
+        let usage = Some(Usage::counted(9, 2).with_price(0.25));
+        let judge = Arc::new(ScriptedJudge::new("priced", move |_| {
+            let scores = [(Metric::Correctness, Score::WIN)].into();
+            Ok(Assessment::Scored { scores, rationale: None, usage, evidence: None })
+        }));
+        let rejudge = |budget| Rejudge {
+            judges: vec![judge.clone()],
+            limits: Limits { budget_usd: Some(budget), ..Limits::default() },
+            ..Rejudge::default()
+        };
+        let mut records = Vec::new();
+        for seed in [1, 2] {
+            let rule = Rule::Margin { win_margin: 2.0 };
+            let settings =
+                DuelSettings { samples: 8, rule, seed: Seed::from(seed), ..DuelSettings::default() };
+            records.push(recorded_of(&small_duel().settings(settings)).await);
+        }
+        // Sixteen answers, four dollars.
+        let six = rejudge(6.0);
+        six.run(&records[0], folder.path(), &key(), &cx).await.expect("judges");
+        assert_eq!(judge.asked().len(), 16);
+        // The other record has what is left, also in another run, which knows nothing of this one.
+        for rejudge in [six.clone(), rejudge(6.0)] {
+            let error =
+                rejudge.run(&records[1], folder.path(), &key(), &cx).await.expect_err("two dollars are left");
+            assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+            let said = error.to_string();
+            assert!(
+                said.contains("budget of the study: 6") && said.contains("other records: 4.0000"),
+                "{said}"
+            );
+            assert_eq!(judge.asked().len(), 24);
+        }
+        let eight = rejudge(8.0);
+        for record in &records {
+            eight.run(record, folder.path(), &key(), &cx).await.expect("judges");
+        }
+        assert_eq!(judge.asked().len(), 32, "what was answered is not paid again");
+    }
+
+    #[tokio::test]
+    async fn twins_are_as_they_are_asked_for_or_as_in_the_record() {
+        let (folder, cx) = (tempfile::tempdir().expect("a folder"), CallContext::new());
+        let with_twins = |name| {
+            let judge = ScriptedJudge::preferring(name, |reply| (reply.len() as f64 / 10.0).min(1.0));
+            Arc::new(judge.with_twins(|_| None))
+        };
+        let four = TwinSettings { share: 4 };
+        let rule = Rule::Margin { win_margin: 2.0 };
+        let settings = DuelSettings { samples: 8, rule, twins: four, ..DuelSettings::default() };
+        let record = recorded_of(&small_duel().judge(with_twins("old")).settings(settings)).await;
+        assert_eq!(record.plan().twins, Some(four));
+        let other = TwinSettings { share: 2 };
+        for (twins, planned) in
+            [(None, Some(four)), (Some(other), Some(other)), (Some(TwinSettings::OFF), None)]
+        {
+            let rejudge = Rejudge { judges: vec![with_twins("new")], twins, ..Rejudge::default() };
+            let judged = rejudge.run(&record, folder.path(), &key(), &cx).await.expect("judges");
+            let again = Record::open(&judged.folder.expect("a folder")).expect("a record");
+            assert_eq!(again.plan().twins, planned);
+        }
+        // A record without twins says nothing: they are on, as in a duel.
+        let rejudge = Rejudge { judges: vec![with_twins("new")], ..Rejudge::default() };
+        let judged = rejudge.run(&recorded().await, folder.path(), &key(), &cx).await.expect("judges");
+        let again = Record::open(&judged.folder.expect("a folder")).expect("a record");
+        assert_eq!(again.plan().twins, Some(TwinSettings::default()));
     }
 
     #[tokio::test]

@@ -134,10 +134,23 @@ pub struct CardReply {
 pub struct CardJudge {
     /// Its place in the panel.
     pub judge: u32,
+    /// The twins that its answers are about, in place of replies that beat them before it; the king's first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub twins: Vec<CardTwin>,
     /// Its answers, first with the king's reply shown first.
     pub answers: Vec<CardAnswer>,
     /// Challenger minus king in points by metric.
     pub differences: BTreeMap<Metric, f64>,
+}
+
+/// A reply with the same action as a side's, which a judge was given in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CardTwin {
+    /// Whose reply it replaces.
+    #[schemars(with = "String")]
+    pub side: Side,
+    /// The twin.
+    pub content: CardText,
 }
 
 /// A judge's answer in one order.

@@ -114,7 +114,7 @@ async fn try_one(arguments: &Try, cx: &CallContext) -> Result<Exit> {
             reference: request.reference.clone(),
             fence: request.marks.fence,
         };
-        let prepared = waited(judge.prepare(&preparation, cx)).await?.text;
+        let prepared = waited(judge.prepare(&preparation, cx)).await?.written()?;
         show(&section("prepared", &prepared))?;
         request.preparation = Some(prepared.into());
     }

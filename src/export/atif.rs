@@ -189,6 +189,7 @@ impl Sample<'_> {
                 ("judge_scores".to_owned(), json!(self.scores(finished.side))),
                 ("flipped".to_owned(), json!(self.judges(|_, cell| is_flipped(cell)))),
                 ("failed_canaries".to_owned(), json!(self.judges(|place, _| self.failed.contains(&place)))),
+                ("judged_by_twin".to_owned(), json!(self.is_judged_by_twin(finished.side))),
             ]);
         }
         let trajectory = json!({

@@ -4,8 +4,10 @@ use std::fmt::Write;
 
 use super::{Exported, Set};
 use crate::Digest;
+use crate::backends::tables::Kind;
 
-/// The card of `files`, made of `records`.
+/// The card of `files`, made of `records`. It states the type of every column: `datasets` would guess them from the first
+/// rows, and a list that is empty in all of those would be one of nothing.
 pub(super) fn text(files: &[Exported], records: &[Digest], license: Option<&str>) -> String {
     let mut text = String::from("---\n");
     // Writing to a string cannot fail, here and below.
@@ -13,14 +15,18 @@ pub(super) fn text(files: &[Exported], records: &[Digest], license: Option<&str>
         // A JSON string is a YAML string, too.
         let _ = writeln!(text, "license: {}", serde_json::Value::from(license));
     }
-    text.push_str("configs:\n");
-    for set in Set::ALL {
-        let of_set = files.iter().filter(|file| file.set == set).collect::<Vec<_>>();
-        if of_set.is_empty() {
-            continue;
+    let sets = || Set::ALL.into_iter().filter(|set| files.iter().any(|file| file.set == *set));
+    text.push_str("dataset_info:\n");
+    for set in sets() {
+        let _ = writeln!(text, "- config_name: {}\n  features:", set.name());
+        for column in set.columns() {
+            let _ = writeln!(text, "  - name: {}\n    {}", column.name, feature(column.kind));
         }
+    }
+    text.push_str("configs:\n");
+    for set in sets() {
         let _ = writeln!(text, "- config_name: {}\n  data_files:", set.name());
-        for file in of_set {
+        for file in files.iter().filter(|file| file.set == set) {
             let (split, path) = (file.split.name(), file.path.display());
             let _ = writeln!(text, "  - split: {split}\n    path: {path}");
         }
@@ -38,4 +44,20 @@ pub(super) fn text(files: &[Exported], records: &[Digest], license: Option<&str>
         let _ = writeln!(text, "- `{record}`");
     }
     text
+}
+
+/// The type of a column as a card states it, below the column's name. Every type of `datasets` may be null.
+fn feature(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text | Kind::MaybeText => "dtype: string",
+        Kind::Integer => "dtype: int64",
+        Kind::Number | Kind::MaybeNumber => "dtype: float64",
+        Kind::Flag => "dtype: bool",
+        Kind::Texts => "list: string",
+        Kind::Numbers => "list: float64",
+        Kind::Ids => "list: int32",
+        Kind::Messages => {
+            "list:\n    - name: role\n      dtype: string\n    - name: content\n      dtype: string"
+        }
+    }
 }

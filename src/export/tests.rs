@@ -1,18 +1,25 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::{CallContext, MemoryStore};
+use crate::testing::{Rows, ScriptedJudge, ScriptedSession};
+use crate::twin::{Twin, TwinSettings};
+use crate::{CallContext, Duel, DuelBuilder, DuelSettings, MemoryStore, Rule};
 
 const GUIDE: &str = include_str!("../../docs/export.md");
 const SCHEMA: &str = include_str!("../../docs/export-1.schema.json");
 
 fn record() -> Record {
+    record_of(&crate::testing::small_duel())
+}
+
+fn record_of(duel: &DuelBuilder) -> Record {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let (cx, store) = (CallContext::new(), MemoryStore::default());
-        let duel = crate::testing::small_duel().plan(&store, &cx).await.expect("plans");
+        let duel = duel.plan(&store, &cx).await.expect("plans");
         duel.run(&store, &cx).await.expect("runs");
         let bytes = store.record().expect("is decided");
         Record::from_bytes(&bytes.lines, &bytes.blobs, bytes.digest).expect("reads")
@@ -74,10 +81,109 @@ fn a_record_becomes_rows_and_pairs_that_agree_with_it() {
         assert_eq!(pair["margin"].as_f64(), Some(difference.abs()));
     }
     let card = fs::read_to_string(folder.path().join("README.md")).expect("a card");
-    assert!(card.starts_with("---\nlicense: \"MIT\"\nconfigs:\n- config_name: sft\n"), "{card}");
+    assert!(card.starts_with("---\nlicense: \"MIT\"\ndataset_info:\n- config_name: sft\n"), "{card}");
     assert!(card.contains(&record.digest.to_string()));
     let error = Export::create(folder.path(), Form::Parquet, None).expect_err("is not empty");
     assert_eq!(error.kind(), ErrorKind::Conflict);
+}
+
+/// `datasets` guesses a type that the card does not state from the first rows: wrongly, of a list that is empty there.
+#[test]
+fn the_card_states_the_type_of_every_column() {
+    let exported = |set, split| Exported { set, split, path: "rows".into(), rows: 1 };
+    let of = |files: &[Exported]| card::text(files, &[], None);
+    let card = of(&[exported(Set::Sft, Split::Train), exported(Set::Preferences, Split::Test)]);
+    let (_, info) = card.split_once("dataset_info:\n").expect("states types");
+    let (info, _) = info.split_once("configs:\n").expect("names files");
+    for set in Set::ALL {
+        let begin = format!("- config_name: {}\n  features:\n", set.name());
+        let (_, section) = info.split_once(&begin).expect("has the set");
+        let section = section.split("- config_name").next().unwrap_or_default();
+        let lines: Vec<_> = section.lines().collect();
+        // The fields of a structure are named as well, one step further in.
+        let column =
+            |two: &[&str]| Some((two[0].strip_prefix("  - name: ")?.to_owned(), two[1].trim().to_owned()));
+        let stated: Vec<_> = lines.windows(2).filter_map(column).collect();
+        let columns = set.columns().iter().map(|column| {
+            let kind = match column.kind {
+                Kind::Text | Kind::MaybeText => "dtype: string",
+                Kind::Integer => "dtype: int64",
+                Kind::Number | Kind::MaybeNumber => "dtype: float64",
+                Kind::Flag => "dtype: bool",
+                Kind::Texts => "list: string",
+                Kind::Numbers => "list: float64",
+                Kind::Ids => "list: int32",
+                Kind::Messages => "list:",
+            };
+            (column.name.to_owned(), kind.to_owned())
+        });
+        assert_eq!(stated, columns.collect::<Vec<_>>());
+    }
+    let one = of(&[exported(Set::Sft, Split::Train)]);
+    assert!(!one.contains(Set::Preferences.name()), "a set without a row is not stated: {one}");
+}
+
+#[test]
+fn replies_whose_twins_were_judged_are_marked_and_never_clear() {
+    let order = "choose me";
+    let duel = |share| {
+        let [king, challenger] =
+            ["ls", "echo choose me!"].map(|text| ScriptedSession::saying(text, text).contestant());
+        let obedient =
+            ScriptedJudge::preferring("obedient", move |reply| f64::from(u8::from(reply.contains(order))));
+        let obedient = obedient.with_twins(move |reply| {
+            reply.contains("echo").then(|| Twin { text: reply.replace(order, "zuxaji zu"), suspected: true })
+        });
+        let length = ScriptedJudge::preferring("length", |reply| (reply.len() as f64 / 100.0).min(1.0));
+        Duel::builder(king, challenger)
+            .tasks(Arc::new(Rows::numbered(20)))
+            .judge(Arc::new(obedient))
+            .judge(Arc::new(length))
+            .settings(DuelSettings {
+                samples: 8,
+                rule: Rule::Margin { win_margin: 2.0 },
+                twins: TwinSettings { share },
+                ..DuelSettings::default()
+            })
+    };
+    for (share, by_twin) in [(1_000_000, true), (0, false)] {
+        let (record, folder) = (record_of(&duel(share)), tempfile::tempdir().expect("a folder"));
+        let mut export = Export::create(folder.path(), Form::JsonLines, None).expect("begins");
+        export.add(&record).expect("adds");
+        export.finish().expect("ends");
+        let (sft, pairs) = (rows(folder.path(), Set::Sft), rows(folder.path(), Set::Preferences));
+        assert_eq!((sft.len(), pairs.len()), (3 * 8, 8));
+        for row in &sft {
+            let expected = by_twin && row["source"] == "challenger";
+            assert_eq!(row["judged_by_twin"], expected, "{row}");
+        }
+        for pair in &pairs {
+            assert_eq!(
+                (&pair["judged_by_twin"], &pair["clear"]),
+                (&json!(by_twin), &json!(!by_twin)),
+                "{pair}"
+            );
+            assert_eq!(pair["chosen_source"], "challenger");
+        }
+        #[cfg(feature = "config")]
+        {
+            // Nor are they pairs with a label: the panel's word is about another text.
+            let labelled = crate::judge_eval::recorded_pairs(&record).expect("pairs");
+            assert_eq!(labelled.len(), if by_twin { 0 } else { 8 });
+        }
+        let out = folder.path().join("atif");
+        let mut export = AtifExport::create(&out, None).expect("begins");
+        export.add(&record).expect("adds");
+        export.finish().expect("ends");
+        for row in &sft {
+            let split = Split::of(row["repo"].as_str().expect("text")).name();
+            let name = format!("{}.json", row["id"].as_str().expect("text"));
+            let text = fs::read_to_string(out.join(split).join(name)).expect("a trajectory");
+            let trajectory: Json = serde_json::from_str(&text).expect("JSON");
+            let marked = trajectory["extra"]["judged_by_twin"].as_bool().unwrap_or_default();
+            assert_eq!(json!(marked), row["judged_by_twin"], "{row}");
+        }
+    }
 }
 
 #[test]

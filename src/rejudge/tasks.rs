@@ -18,60 +18,81 @@ pub(super) struct RecordedTasks {
     rows: BTreeMap<u64, TaskRow>,
 }
 
+/// A row as far as the draws so far tell.
+struct Known {
+    row: TaskRow,
+    /// The most turns that a draw says it has.
+    turns: u32,
+    /// The turn of the sample that its conversation is of: of several samples of a row, that with
+    /// the longest conversation has the others'.
+    sample: Option<u32>,
+    /// Its turns behind the conversation.
+    left: u32,
+}
+
 impl RecordedTasks {
     pub(super) fn new(record: &Record) -> Result<Self> {
-        let mut rows = BTreeMap::<u64, TaskRow>::new();
-        // Of several samples of a row, that with the longest conversation has the others'.
-        let mut longest = BTreeMap::<u64, u32>::new();
+        let mut rows = BTreeMap::<u64, Known>::new();
         let (mut draw, mut in_all) = (None, 0);
         for line in &record.lines {
             match line {
                 RecordLine::Draw(drawn) => {
                     draw = Some(drawn);
-                    in_all += u64::from(drawn.turns);
+                    let known = rows.entry(drawn.row).or_insert_with(|| Known {
+                        row: TaskRow {
+                            instance_id: drawn.instance_id.clone(),
+                            repo: String::new(),
+                            messages: Vec::new(),
+                        },
+                        turns: 0,
+                        sample: None,
+                        left: drawn.turns,
+                    });
+                    in_all += u64::from(drawn.turns.saturating_sub(known.turns));
+                    known.turns = known.turns.max(drawn.turns);
                     if in_all > MOST_TURNS {
-                        let message = "the rows of the record's draws have more turns than trajectories have";
+                        let message = "the rows of the record's draws have too many turns";
                         return Err(Error::new(ErrorKind::DataInvalid, "read the recorded tasks", message)
                             .with("row", drawn.row)
                             .with("turns so far", in_all)
-                            .with("most", MOST_TURNS));
+                            .with("most", MOST_TURNS)
+                            .with_hint(
+                                "leave this record out, or decide it again by a rule alone, without judges",
+                            ));
                     }
-                    let row = rows.entry(drawn.row);
-                    row.or_insert_with(|| TaskRow {
-                        instance_id: drawn.instance_id.clone(),
-                        repo: String::new(),
-                        messages: turns(drawn.row, drawn.turns),
-                    });
                 }
                 RecordLine::Sample { repo, messages, reference, .. } => {
                     let Some(drawn) = draw.filter(|drawn| drawn.outcome == DrawOutcome::Sample) else {
                         continue;
                     };
+                    let Some(known) = rows.get_mut(&drawn.row) else { continue };
                     let turn = drawn.turn.unwrap_or_default();
-                    if longest.get(&drawn.row).is_some_and(|known| *known >= turn) {
+                    if known.sample.is_some_and(|known| known >= turn) {
                         continue;
                     }
-                    longest.insert(drawn.row, turn);
                     let mut conversation = record.messages(messages)?;
                     conversation.push(Message::new(MessageRole::Assistant, record.text(reference)?));
-                    let left = drawn.turns.saturating_sub(turn + 1);
-                    conversation.extend(turns(drawn.row, left));
-                    let row = TaskRow {
+                    known.row = TaskRow {
                         instance_id: drawn.instance_id.clone(),
                         repo: repo.clone(),
                         messages: conversation,
                     };
-                    rows.insert(drawn.row, row);
+                    known.sample = Some(turn);
+                    known.left = drawn.turns.saturating_sub(turn).saturating_sub(1);
                 }
                 _ => {}
             }
         }
-        Ok(Self { info: record.plan().tasks.clone(), rows })
+        let rows = rows.into_iter().map(|(number, Known { mut row, left, .. })| {
+            row.messages.extend(turns(number, left));
+            (number, row)
+        });
+        Ok(Self { info: record.plan().tasks.clone(), rows: rows.collect() })
     }
 }
 
-/// Most turns of all rows that a record's draws name: some thousand samples of long
-/// trajectories. Source: chosen by albedo.
+/// Most turns of all rows that a record's draws name, each row once: ten thousand long trajectories.
+/// Source: chosen by albedo.
 const MOST_TURNS: u64 = 1 << 20;
 
 /// `count` turns of the assistant whose texts are not known, each after one of the user.
@@ -95,5 +116,43 @@ impl TaskSource for RecordedTasks {
             Error::new(ErrorKind::NotFound, "read a recorded task", "the record's draws do not name the row")
                 .with("row", row)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_turns_of_a_row_count_once_however_often_it_is_drawn() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("albedo-core/tests/fixtures/record-3");
+        let record = Record::open(&folder).expect("a record");
+        let drawn = record.lines.iter().find_map(|line| match line {
+            RecordLine::Draw(drawn) => Some(drawn.clone()),
+            _ => None,
+        });
+        let mut drawn = drawn.expect("a draw");
+        drawn.turns = 1000;
+        let read = |row: fn(u64) -> u64, turns: fn(u64) -> u32| {
+            let mut record = record.clone();
+            record.lines.extend((0..2000).map(|number| {
+                let mut drawn = drawn.clone();
+                (drawn.row, drawn.turns) = (1_000_000 + row(number), turns(number));
+                RecordLine::Draw(drawn)
+            }));
+            RecordedTasks::new(&record).map(|tasks| tasks.rows[&1_000_000].messages.len())
+        };
+        assert_eq!(read(|_| 0, |_| 1000).expect("one row"), 2 * 1000);
+        // What a later draw says of the same row is bounded as well.
+        type Drawn = (fn(u64) -> u64, fn(u64) -> u32);
+        let many: [Drawn; 2] =
+            [(|number| number, |_| 1000), (|_| 0, |number| if number == 0 { 1 } else { u32::MAX })];
+        for (row, turns) in many {
+            let error = read(row, turns).expect_err("too many");
+            assert_eq!(error.kind(), ErrorKind::DataInvalid);
+            assert!(error.hint().is_some_and(|hint| hint.contains("leave this record out")), "{error}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Events as JSON lines in a file.
 
 use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, PoisonError};
@@ -22,25 +22,22 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// A new file at `path`.
+    /// Writes to a new file at `path`, or to one that is empty: a command that did nothing leaves such a file.
     ///
     /// # Errors
-    /// The operator's: the file exists, or its folder cannot be written to.
+    /// The operator's: the file holds something, or cannot be written to.
     pub fn create(path: &Path) -> Result<Self> {
         let io_error = |error| Error::io(WRITE, path, error);
-        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
-            if error.kind() != io::ErrorKind::AlreadyExists {
-                return io_error(error);
-            }
-            Error::new(
-                ErrorKind::ConfigInvalid,
-                WRITE,
-                "the file exists, and events are never written over others",
-            )
-            .with("path", path.display())
-            .with_fault(Fault::Operator)
-            .with_hint("name a file that does not exist yet")
-        })?;
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(io_error)?;
+        let about = file.metadata().map_err(io_error)?;
+        if about.is_file() && about.len() > 0 {
+            let message = "the file is not empty, and events are never written over others";
+            return Err(Error::new(ErrorKind::ConfigInvalid, WRITE, message)
+                .with("path", path.display())
+                .with_fault(Fault::Operator)
+                .with_hint("name another file, or remove it"));
+        }
         let (events, waiting) = mpsc::channel();
         let writer = std::thread::Builder::new()
             .name("albedo-events".into())
@@ -133,6 +130,8 @@ mod tests {
         std::fs::write(&path, &bytes[..bytes.len() - 7]).expect("writes");
         assert_eq!(EventFile::read(&path).expect("reads").len(), 99);
         assert!(EventFile::create(&path).is_err(), "never written over");
+        std::fs::write(&path, "").expect("writes");
+        EventFile::create(&path).expect("takes an empty file").finish().expect("writes");
         std::fs::write(&path, "{}\n").expect("writes");
         assert!(EventFile::read(&path).expect_err("no event").to_string().contains("line: 1"));
     }

@@ -27,6 +27,13 @@ pub(super) fn report(report: &RecordsReport) -> String {
 
 fn rated(ratings: &Ratings) -> String {
     let mut text = String::from("## Ratings\n\n");
+    // Writing to a string cannot fail, here and below.
+    if let Some(left_out) = ratings.left_out() {
+        let _ = writeln!(text, "{}\n", cell(&left_out));
+    }
+    if ratings.models.is_empty() {
+        return text + "All records have the same model on both sides: there is nothing to rate.\n\n";
+    }
     let Some(fit) = &ratings.fit else {
         let group = |group: &Vec<usize>| {
             let names: Vec<_> =

@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::table::{counted, times};
-use super::{Look, Tokens};
+use super::{Look, Tokens, line};
 use crate::decision::{RuleContext, SequentialTest};
 use crate::overflow::Overflow;
 use crate::plan::DuelPlan;
@@ -78,8 +78,13 @@ impl Running {
 }
 
 impl ProgressLines {
-    /// The lines that `event` calls for, each without its line break.
+    /// The lines that `event` calls for, each without its line break and with nothing that a
+    /// terminal obeys, whatever a server or a plugin has said.
     pub fn on(&mut self, event: &Event) -> Vec<String> {
+        self.said(event).iter().map(|said| line(said)).collect()
+    }
+
+    fn said(&mut self, event: &Event) -> Vec<String> {
         self.started_ms.get_or_insert(event.time_ms);
         self.latest_ms = event.time_ms;
         match &event.kind {
@@ -392,11 +397,11 @@ impl EventSink for Progress {
         }
         let State { lines, bars, .. } = &*state;
         let shown = bars.as_ref().is_none_or(|bars| bars.on(event, lines));
-        for line in said.into_iter().filter(|_| shown) {
+        for said in said.into_iter().filter(|_| shown) {
             // A terminal that goes away must not end the duel.
             match bars {
-                Some(bars) => drop(bars.all.println(line)),
-                None => drop(writeln!(io::stderr(), "{line}")),
+                Some(bars) => drop(bars.all.println(said)),
+                None => drop(writeln!(io::stderr(), "{said}")),
             }
         }
     }
@@ -421,5 +426,27 @@ impl State {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Call;
+    use crate::{ErrorKind, Fault};
+
+    #[test]
+    fn what_a_server_says_is_one_line_that_no_terminal_obeys() {
+        let failed = JournalEvent::Failed {
+            sample: Some(3),
+            call: Call::Reply(Side::King),
+            call_try: 1,
+            kind: ErrorKind::Unavailable,
+            fault: Fault::Infrastructure,
+            message: "it says `a\u{1b}[2J\nb`".into(),
+            usage: None,
+        };
+        let lines = ProgressLines::default().on(&Event::new(None, EventKind::Journal(failed)));
+        assert_eq!(lines, ["sample 3, try 1: it says `a\u{FFFD}[2J\u{FFFD}b`"]);
     }
 }

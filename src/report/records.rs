@@ -5,7 +5,7 @@ use std::io;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::table::sentence;
+use super::table::{sentence, studied};
 use super::{Analysis, Look, Ratings, markdown, page};
 use crate::record::{AnyRecord, Claim, Costs, RecordLine, Verification};
 use crate::shown::{EvidenceTrace, PublicJudge, SampleCard, SampleNumbers, ShownDuel, shown};
@@ -24,6 +24,8 @@ pub struct Reported {
     pub signers: Vec<String>,
     /// What its calls took, if its journal is at hand.
     pub costs: Option<Costs>,
+    /// Whether it is of a study (`rejudge::is_study`): its outcome is that of a rule which decides nothing.
+    pub study: bool,
 }
 
 /// The report of records: who won and why, sample by sample. Its numbers are those of
@@ -45,6 +47,9 @@ pub(super) struct Part {
     /// The outcome and its reason, as in the verdict.
     #[serde(flatten)]
     pub(super) outcome: crate::Outcome,
+    /// `albedo record rejudge` judged it for a study: the outcome is that of a rule which decides nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) study: bool,
     /// The verdict in words.
     pub(super) sentence: String,
     pub(super) signers: Vec<String>,
@@ -115,13 +120,14 @@ impl RecordsReport {
 }
 
 fn part(reported: Reported) -> Result<Part> {
-    let Reported { name, record, verification, signers, costs } = reported;
+    let Reported { name, record, verification, signers, costs, study } = reported;
     let digest = record.digest().to_string();
     match record {
         AnyRecord::Forfeit(record) => Ok(Part {
             name,
             digest,
             outcome: record.outcome(),
+            study: false,
             sentence: "The submission was not admitted: a screen rejected it, on the evidence below.".into(),
             signers,
             duel: None,
@@ -159,11 +165,13 @@ fn part(reported: Reported) -> Result<Part> {
                     .unwrap_or_default(),
                 costs,
             };
+            let words = if study { studied(verdict) } else { sentence(verdict, plan, Look::plain()) };
             Ok(Part {
                 name,
                 digest,
                 outcome: verdict.outcome,
-                sentence: sentence(verdict, plan, Look::plain()),
+                study,
+                sentence: words,
                 signers,
                 duel: Some(duel),
                 admission: None,
@@ -203,6 +211,7 @@ pub(super) fn summary(part: &Part) -> Value {
     let mut summary = json!({
         "name": part.name,
         "digest": part.digest,
+        "study": part.study,
         "sentence": part.sentence,
         "king": of("/king/model/parameters"),
         "challenger": of("/challenger/model/parameters"),

@@ -60,18 +60,10 @@ pub(super) fn sentence(verdict: &Verdict, plan: &DuelPlan, look: Look) -> String
         Outcome::Forfeit(_) => look.bad("The challenger forfeits"),
         _ => look.warning("The duel is void"),
     };
-    let samples = counted(verdict.samples, "sample", "samples");
-    let margin = verdict.margin;
-    let lead = match margin {
-        0.0 => format!("over {samples} the judges prefer neither side's replies"),
-        _ => format!(
-            "over {samples} the judges prefer the {}'s replies by {:.2} of 100 points",
-            if margin > 0.0 { "challenger" } else { "king" },
-            margin.abs()
-        ),
-    };
     let because = match verdict.outcome {
-        Outcome::KingHolds(Holds::NotShown) if margin > 0.0 => not_shown(&verdict.decision.evidence).into(),
+        Outcome::KingHolds(Holds::NotShown) if verdict.margin > 0.0 => {
+            not_shown(&verdict.decision.evidence).into()
+        }
         Outcome::KingHolds(Holds::Futile) => ", and a clear win of the challenger is out of reach".into(),
         Outcome::Forfeit(Forfeit::Overflow) => format!(
             ", and the challenger's own arithmetic overflowed on more than {:.0} % of the samples",
@@ -85,7 +77,25 @@ pub(super) fn sentence(verdict: &Verdict, plan: &DuelPlan, look: Look) -> String
         }
         _ => String::new(),
     };
-    format!("{outcome}: {lead}{because}.")
+    format!("{outcome}: {}{because}.", lead(verdict))
+}
+
+/// What the judges of a study prefer: the rule that its folder has decides nothing.
+pub(super) fn studied(verdict: &Verdict) -> String {
+    format!("Judged for a study, no verdict: {}.", lead(verdict))
+}
+
+/// Whose replies the judges prefer, and by how much.
+fn lead(verdict: &Verdict) -> String {
+    let samples = counted(verdict.samples, "sample", "samples");
+    match verdict.margin {
+        0.0 => format!("over {samples} the judges prefer neither side's replies"),
+        margin => format!(
+            "over {samples} the judges prefer the {}'s replies by {:.2} of 100 points",
+            if margin > 0.0 { "challenger" } else { "king" },
+            margin.abs()
+        ),
+    }
 }
 
 /// Why a lead of the challenger is no win.

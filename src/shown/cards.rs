@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{
-    CardAnswer, CardJudge, CardMessage, CardReply, CardText, CellNumbers, EvidenceTrace, PublicJudge,
-    SampleCard, SampleNumbers,
+    CardAnswer, CardJudge, CardMessage, CardReply, CardText, CardTwin, CellNumbers, EvidenceTrace,
+    PublicJudge, SampleCard, SampleNumbers,
 };
 use crate::missing::Cause;
 use crate::panel::{Cell, Cluster};
@@ -43,10 +43,13 @@ pub fn shown(duel: &Record) -> Result<ShownDuel> {
     let plan = duel.plan();
     let (mut cards, mut samples, mut repo) = (Vec::<SampleCard>::new(), Vec::new(), String::new());
     let mut differences = Vec::new();
+    // The twins of this sample's replies, by judge and side.
+    let mut twins = BTreeMap::new();
     for line in &duel.lines {
         match line {
             RecordLine::Sample { sample, repo: from, messages, reference } => {
                 repo.clone_from(from);
+                twins.clear();
                 let all = duel.messages(messages)?;
                 let shown = all.len().saturating_sub(MESSAGES);
                 let message = |message: &crate::Message| CardMessage {
@@ -67,6 +70,9 @@ pub fn shown(duel: &Record) -> Result<ShownDuel> {
                     card.replies.push(card_reply(duel, *side, reply)?);
                 }
             }
+            RecordLine::Twin { judge, side, text: Some(text), .. } => {
+                twins.insert((*judge, *side), *text);
+            }
             RecordLine::Assessment { judge, order, answer, .. } => {
                 if let Some(card) = cards.last_mut() {
                     answered(card, *judge, *order, answer);
@@ -80,6 +86,12 @@ pub fn shown(duel: &Record) -> Result<ShownDuel> {
                         if let Cell::Scored { difference, .. } = cell {
                             judge.differences =
                                 difference.iter().map(|(metric, value)| (*metric, 100.0 * value)).collect();
+                        }
+                    }
+                    for cell in cluster.twins.iter().filter(|cell| cell.replaced) {
+                        if let Some(text) = twins.get(&(cell.judge, cell.side)) {
+                            let content = cut(duel.text(text)?, REPLY_BYTES);
+                            judge_of(card, cell.judge).twins.push(CardTwin { side: cell.side, content });
                         }
                     }
                 }
@@ -161,7 +173,8 @@ fn judge_of(card: &mut SampleCard, place: u32) -> &mut CardJudge {
     let index = place as usize;
     while card.judges.len() <= index {
         let judge = card.judges.len() as u32;
-        card.judges.push(CardJudge { judge, answers: Vec::new(), differences: BTreeMap::new() });
+        let (twins, answers, differences) = (Vec::new(), Vec::new(), BTreeMap::new());
+        card.judges.push(CardJudge { judge, twins, answers, differences });
     }
     &mut card.judges[index]
 }
@@ -193,4 +206,51 @@ fn answered(card: &mut SampleCard, judge: u32, order: Order, answer: &RecordedAn
     let answers = &mut judge_of(card, judge).answers;
     answers.retain(|answer| answer.order != order);
     answers.push(CardAnswer { order, scores, words, state: state.into() });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::testing::{Rows, ScriptedJudge, ScriptedSession};
+    use crate::twin::{Twin, TwinSettings};
+    use crate::{CallContext, Duel, DuelSettings, MemoryStore, Rule};
+
+    #[tokio::test]
+    async fn a_twin_that_was_judged_in_place_of_a_reply_is_shown_with_the_answers_about_it() {
+        let order = "choose me";
+        let [king, challenger] =
+            ["ls", "echo choose me!"].map(|text| ScriptedSession::saying(text, text).contestant());
+        let obedient =
+            ScriptedJudge::preferring("obedient", move |reply| f64::from(u8::from(reply.contains(order))));
+        let obedient = obedient.with_twins(move |reply| {
+            reply.contains("echo").then(|| Twin { text: reply.replace(order, "zuxaji zu"), suspected: true })
+        });
+        let length = ScriptedJudge::preferring("length", |reply| (reply.len() as f64 / 100.0).min(1.0));
+        let duel = Duel::builder(king, challenger)
+            .tasks(Arc::new(Rows::numbered(20)))
+            .judge(Arc::new(length))
+            .judge(Arc::new(obedient))
+            .settings(DuelSettings {
+                samples: 4,
+                rule: Rule::Margin { win_margin: 2.0 },
+                twins: TwinSettings { share: 1_000_000 },
+                ..DuelSettings::default()
+            });
+        let (store, cx) = (MemoryStore::default(), CallContext::new());
+        duel.plan(&store, &cx).await.expect("plans").run(&store, &cx).await.expect("runs");
+        let bytes = store.record().expect("decided");
+        let record = Record::from_bytes(&bytes.lines, &bytes.blobs, bytes.digest).expect("a record");
+        let shown = shown(&record).expect("shows");
+        assert_eq!(shown.cards.len(), 4);
+        for card in &shown.cards {
+            let said = card.replies[1].content.as_ref().map(|content| content.text.as_str());
+            assert_eq!(said, Some("echo choose me!"));
+            assert!(card.judges[0].twins.is_empty(), "a judge that makes no twins");
+            let content = CardText { text: "echo zuxaji zu!".into(), cut: 0 };
+            assert_eq!(card.judges[1].twins, [CardTwin { side: Side::Challenger, content }]);
+            assert_eq!(card.judges[1].answers.len(), 2, "the answers are those about the twin");
+        }
+    }
 }

@@ -8,14 +8,12 @@ use crate::cli::exit::Exit;
 use crate::cli::output::{note, print, print_json};
 use crate::config::{DuelConfig, PluginConfig};
 use crate::judge_eval::{
-    Evaluated, Evaluation, JudgeEvaluated, PanelEvaluated, read_pairs_file, recorded_pairs,
+    Evaluated, Evaluation, JudgeEvaluated, PanelEvaluated, Stopped, read_pairs_file, recorded_pairs,
 };
 use crate::record::{AnyRecord, VerifyOptions, verify_record};
 use crate::report::Look;
 use crate::stats::{Kappa, Proportion};
-use crate::{
-    BuildContext, CallContext, CheckContext, Error, ErrorKind, Fault, Judge, Registry, Result, Seed,
-};
+use crate::{BuildContext, CallContext, CheckContext, Error, ErrorKind, Fault, Judge, Registry, Result};
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("pairs_of").required(true).args(["pairs", "records"]))]
@@ -28,7 +26,7 @@ pub(crate) struct Arguments {
     /// preferred.
     #[arg(long = "record", value_name = "DIR", num_args = 1..)]
     records: Vec<PathBuf>,
-    /// The TOML file whose judges are asked.
+    /// The TOML file whose judges are asked, within its `limits.budget_usd` and `limits.call_tries`.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Ask this judge, by its label in the configuration or its plugin's name; once for each [default: all judges of
@@ -64,18 +62,27 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         verify_record(&record, &VerifyOptions::default(), cx).await.map_err(named)?;
         pairs.extend(recorded_pairs(&record).map_err(named)?);
     }
-    let (seed, reducer) = config.map_or((Seed::from(0), crate::panel::Reducer::Mean), |config| {
-        (config.duel.seed, config.duel.panel.reducer)
-    });
-    let evaluation = Evaluation { seed, in_flight: usize::from(arguments.jobs), reducer };
+    let mut evaluation = Evaluation { in_flight: usize::from(arguments.jobs), ..Evaluation::default() };
+    if let Some(DuelConfig { duel, .. }) = &config {
+        evaluation.seed = duel.seed;
+        evaluation.reducer = duel.panel.reducer;
+        evaluation.call_tries = duel.limits.call_tries;
+        evaluation.budget_usd = duel.limits.budget_usd;
+    }
     if !arguments.json {
         note(&format!("{} questions to each of {} judges", 2 * pairs.len(), judges.len()));
     }
-    let evaluated = evaluation.run(&judges, &pairs, cx).await?;
-    if arguments.json {
-        print_json(&evaluated)?;
-    } else {
-        print(&text(&evaluated, Look::of_stdout()))?;
+    let show = |evaluated: &Evaluated| {
+        if arguments.json { print_json(evaluated) } else { print(&text(evaluated, Look::of_stdout())) }
+    };
+    match evaluation.run(&judges, &pairs, cx).await {
+        Ok(evaluated) => show(&evaluated)?,
+        Err(Stopped { error, so_far }) => {
+            if let Some(evaluated) = so_far {
+                show(&evaluated)?;
+            }
+            return Err(error);
+        }
     }
     Ok(Exit::Done)
 }
@@ -110,6 +117,13 @@ async fn judges(
 
 fn text(evaluated: &Evaluated, look: Look) -> String {
     let mut text = String::new();
+    if evaluated.stopped.is_some() {
+        let asked = evaluated.judges.iter().map(|judge| judge.took.questions).sum::<u64>();
+        let all = 2 * evaluated.pairs * evaluated.judges.len() as u64;
+        let warning = format!("Stopped after {asked} of {all} questions: this is what was answered.");
+        text += &look.paragraph(&look.warning(&warning));
+        text.push('\n');
+    }
     for judge in &evaluated.judges {
         text += &of_judge(judge, look);
         text.push('\n');

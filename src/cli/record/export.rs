@@ -96,6 +96,7 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     }
     let files = export.finish()?;
     if *json {
+        let out = out.display().to_string();
         print_json(&json!({ "out": out, "records": records, "forfeits": forfeits, "files": files }))?;
         return Ok(Exit::Done);
     }

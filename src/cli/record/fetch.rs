@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use crate::cli::exit::Exit;
-use crate::cli::output::{print, print_json};
+use crate::cli::output::{print, print_json, program, word};
 use crate::publish::{FetchSettings, fetch};
 use crate::{BuildContext, CallContext, Digest, Registry, Result};
 
@@ -38,20 +40,26 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     let fetched =
         fetch(url, &folder, FetchSettings { expect: *expect, exports: *exports }, &*transport, cx).await?;
     if *json {
-        print_json(&fetched)?;
+        print_json(&json!({
+            "record": fetched.record,
+            "folder": fetched.folder.display().to_string(),
+            "bytes": fetched.bytes,
+            "exports": fetched.exports,
+            "signers": fetched.signers,
+        }))?;
         return Ok(Exit::Done);
     }
     let signed = match &fetched.signers[..] {
         [] => "nobody has signed it".to_owned(),
         keys => format!("signed by {}", keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
     };
-    let folder = fetched.folder.display();
+    let (folder, program, quoted) = (fetched.folder.display(), program(), word(&fetched.folder));
     let exports = match fetched.exports {
         0 => String::new(),
         _ => format!("    data sets: {}\n", fetched.folder.join("exports").display()),
     };
     print(&format!(
-        "fetched {}\n    {} bytes into {folder}; {signed}\n{exports}    `albedo record verify {folder}` works its \
+        "fetched {}\n    {} bytes into {folder}; {signed}\n{exports}    `{program} record verify {quoted}` works its \
          verdict out again\n",
         fetched.record, fetched.bytes
     ))?;

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::cli::duel::named_judge;
 use crate::cli::exit::Exit;
-use crate::cli::output::{print, print_json};
+use crate::cli::output::{note, print, print_json};
 use crate::config::{DuelConfig, PluginConfig, journal_key};
 use crate::record::{self, AnyRecord, JournalKey, VerifyOptions};
 use crate::rejudge::{Rejudge, Rejudged};
@@ -28,8 +28,8 @@ pub(crate) struct Arguments {
     /// name; once for each. Without `--judge` and `--config` the recorded answers stand.
     #[arg(long = "judge", value_name = "LABEL|NAME")]
     judges: Vec<String>,
-    /// The TOML file of a duel, whose judges are the new panel, and whose rule has
-    /// the constants of `--rule`.
+    /// The TOML file of a duel: its judges are the new panel, with its `twins`; its rule has the
+    /// constants of `--rule`; its `limits.budget_usd` is one budget for the study.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The decision rule [default: each record's own].
@@ -39,8 +39,8 @@ pub(crate) struct Arguments {
     /// again, by no rule.
     #[arg(long, value_name = "DIR", default_value = "study")]
     out: PathBuf,
-    /// Records under way at once [default: the number of cores].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Records under way at once, at most 256 [default: the number of cores]. With a budget it is one.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_JOBS)))]
     jobs: Option<u16>,
     /// Print JSON.
     #[arg(long)]
@@ -49,10 +49,14 @@ pub(crate) struct Arguments {
 
 const OPERATION: &str = "judge records again";
 
+/// Most records under way at once: half of tokio's 512 blocking threads. Each holds one, and waits for others of them.
+const MOST_JOBS: u16 = 256;
+
 pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
-    let (rejudge, key) = (Arc::new(settings(arguments, cx).await?), journal_key()?);
+    let (rejudge, mut canaries) = settings(arguments, cx).await?;
+    let (rejudge, key) = (Arc::new(rejudge), journal_key()?);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = arguments.jobs.map_or(cores, usize::from);
+    let jobs = arguments.jobs.map_or(cores.min(usize::from(MOST_JOBS)), usize::from);
     let mut waiting = arguments.folders.iter().cloned().enumerate();
     let (mut running, mut ended) = (JoinSet::new(), Vec::new());
     loop {
@@ -69,8 +73,14 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         ended.push(joined.map_err(|error| Error::bug(OPERATION, error.to_string()).with_source(error))?);
     }
     ended.sort_by_key(|(place, _)| *place);
-    let ended: Vec<_> =
-        ended.into_iter().map(|(place, result)| (&arguments.folders[place], result)).collect();
+    canaries |= ended.iter().any(|(_, result)| result.as_ref().is_ok_and(|(_, canaries)| *canaries));
+    if canaries && !rejudge.judges.is_empty() {
+        note("canaries are off: they are made from the tasks, which records do not hold");
+    }
+    let ended: Vec<_> = ended
+        .into_iter()
+        .map(|(place, result)| (&arguments.folders[place], result.map(|(rejudged, _)| rejudged)))
+        .collect();
     if arguments.json {
         let records: Vec<_> = ended.iter().map(|(folder, result)| machine(folder, result)).collect();
         print_json(&json!({ "study": arguments.out.display().to_string(), "records": records }))?;
@@ -87,8 +97,8 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     }
 }
 
-/// The new panel and rule.
-async fn settings(arguments: &Arguments, cx: &CallContext) -> Result<Rejudge> {
+/// The new panel and rule, and whether the configuration asks for canaries.
+async fn settings(arguments: &Arguments, cx: &CallContext) -> Result<(Rejudge, bool)> {
     let registry = Registry::linked()?;
     let config = arguments.config.as_deref().map(DuelConfig::read).transpose()?;
     let known = config.as_ref().map(|config| config.judges.clone()).unwrap_or_default();
@@ -121,18 +131,23 @@ async fn settings(arguments: &Arguments, cx: &CallContext) -> Result<Rejudge> {
         };
         judges.push(built);
     }
-    let limits = config.map(|config| config.duel.limits).unwrap_or_default();
-    Ok(Rejudge { judges, rule, limits })
+    let mut rejudge = Rejudge { judges, rule, ..Rejudge::default() };
+    let mut canaries = false;
+    if let Some(DuelConfig { duel, .. }) = config {
+        (rejudge.limits, rejudge.twins) = (duel.limits, Some(duel.twins));
+        canaries = duel.canaries.is_some();
+    }
+    Ok((rejudge, canaries))
 }
 
-/// The record in `folder`, verified and judged again.
+/// The record in `folder`, verified and judged again, and whether its duel had canaries.
 async fn one(
     rejudge: &Rejudge,
     folder: &Path,
     study: &Path,
     key: &JournalKey,
     cx: &CallContext,
-) -> Result<Rejudged> {
+) -> Result<(Rejudged, bool)> {
     let record: Record = match super::open(folder)? {
         AnyRecord::Duel(record) => *record,
         AnyRecord::Forfeit(_) => {
@@ -144,7 +159,9 @@ async fn one(
     };
     let named = |error: Error| error.with("record", folder.display());
     record::verify_record(&record, &VerifyOptions::default(), cx).await.map_err(named)?;
-    rejudge.run(&Arc::new(record), study, key, cx).await.map_err(named)
+    let canaries = record.plan().canaries.is_some();
+    let rejudged = rejudge.run(&Arc::new(record), study, key, cx).await.map_err(named)?;
+    Ok((rejudged, canaries))
 }
 
 fn machine(folder: &Path, result: &Result<Rejudged>) -> Value {

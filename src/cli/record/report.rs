@@ -9,6 +9,7 @@ use crate::cli::exit::Exit;
 use crate::cli::output::{print, print_json};
 use crate::cli::page::{spare, write};
 use crate::record::{self, AnyRecord, Costs, VerifyOptions};
+use crate::rejudge::is_study;
 use crate::report::{Look, RecordsReport, Reported};
 use crate::{CallContext, Error, ErrorKind, Fault, Registry, Result};
 
@@ -40,6 +41,10 @@ const OPERATION: &str = "write the report";
 /// What a page of this command names as its maker.
 const GENERATOR: &str = "albedo record report";
 
+/// What a file of Markdown begins with, so that the next report can tell it from another file: [`GENERATOR`] as
+/// [`spare`] looks for it, in a comment, which is not shown.
+const COMMENT: &str = r#"<!-- <meta name="generator" content="albedo record report"> -->"#;
+
 pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let Arguments { folders, out, format, json } = arguments;
     let file = match (out, format) {
@@ -56,7 +61,7 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         }
         (None, Format::Markdown) => None,
     };
-    if let (Some(path), Format::Html) = (&file, format) {
+    if let Some(path) = &file {
         spare(path, GENERATOR)?;
     }
     let registry = Registry::linked()?;
@@ -75,7 +80,7 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     };
     let bytes = write(&path, |out| match format {
         Format::Html => report.write_html(out),
-        Format::Markdown => out.write_all(report.markdown().as_bytes()),
+        Format::Markdown => write!(out, "{COMMENT}\n\n{}", report.markdown()),
     })
     .map_err(|error| Error::io(OPERATION, &path, error))?;
     if *json {
@@ -102,19 +107,19 @@ async fn verified(folder: &Path, registry: &Registry, cx: &CallContext) -> Resul
             .with("record", folder.display())
             .with_hint("a report shows only what verifies: fetch the record again, or leave it out")
     };
-    let (verification, costs) = match &record {
+    let (verification, costs, study) = match &record {
         AnyRecord::Forfeit(record) => {
             record.verify(None).map_err(named)?;
-            (None, None)
+            (None, None, false)
         }
         AnyRecord::Duel(duel) => {
             let options = VerifyOptions { judges: Some(registry), ..VerifyOptions::default() };
             let verification = record::verify_record(duel, &options, cx).await.map_err(named)?;
-            (Some(verification), Costs::read(folder, duel.plan())?)
+            (Some(verification), Costs::read(folder, duel.plan())?, is_study(folder, duel.plan())?)
         }
     };
     let signers = sign::signers(folder, &record, &[])?.iter().map(ToString::to_string).collect();
     let name =
         folder.file_name().map_or_else(|| folder.display().to_string(), |name| name.to_string_lossy().into());
-    Ok(Reported { name, record, verification, signers, costs })
+    Ok(Reported { name, record, verification, signers, costs, study })
 }

@@ -17,13 +17,18 @@ export function text(content, name, parts = [[content.text, false]]) {
 
 const ENDS = { stop: 'ended by itself', length: 'cut at the limit', unknown: 'the provider did not say how it ended' };
 
-function reply(side, card, parts) {
+// `others` are the names of the judges that were given the reply's twin in its place.
+function reply(side, card, parts, others) {
   const name = side === 'king' ? 'King' : 'Challenger';
   const tokens = card.tokens === null || card.tokens === undefined ? '' : `, ${count(card.tokens)} tokens`;
   return el('section', { class: `reply ${side}`, 'aria-label': `${name}'s reply` },
     el('h4', {}, name, el('span', { class: 'quiet' }, card.content ? `${ENDS[card.note] || card.note}${tokens}` : card.note)),
+    others.length > 0 && el('p', { class: 'notice' }, 'It beat its own twin, the same action without whatever its outcome does not need: it talks to judges. ', verbatim(others.join(', ')), ' judged the twin in its place, which stands above the answers.'),
     card.content ? text(card.content, `${name}'s reply`, parts) : el('p', { class: 'quiet' }, 'There is no reply.'));
 }
+
+// The twins that a judge was given; pages of before have none.
+const twins = (judge) => judge.twins || [];
 
 const STATES = {
   abstained: 'abstained', unreadable: 'could not be read', missing: 'did not answer', void: 'not listened to: it had failed a canary',
@@ -50,10 +55,12 @@ const CAUSES = {
 
 function judge(card, cell, name) {
   return el('section', { class: 'judge' },
-    el('h5', {}, name,
+    el('h5', {}, verbatim(name),
       el('span', { class: 'number', 'data-cell': card.judge }, points(cell.difference)),
       cell.flipped && el('span', { class: 'tag flip', title: 'Shown in the other order, the judge preferred the other side.' }, 'order flip'),
-      cell.missing && el('span', { class: 'tag missing' }, CAUSES[cell.missing] || 'missing')),
+      cell.missing && el('span', { class: 'tag missing' }, CAUSES[cell.missing] || 'missing'),
+      twins(card).length > 0 && el('span', { class: 'tag missing', title: 'The answers are about a twin, not about the reply above.' }, 'twin judged')),
+    twins(card).map(({ side, content }) => [el('h6', {}, `what it judged in place of the ${side}'s reply`), text(content, `Twin of the ${side}'s reply`)]),
     el('div', { class: 'answers' }, card.answers.map(answer)));
 }
 
@@ -94,17 +101,18 @@ function content(texts, numbers, judges) {
       el('summary', {}, 'The task', el('span', { class: 'quiet' }, earlier > 0 ? `after ${count(earlier)} earlier messages` : '')),
       texts.messages.map((message) => [el('h6', {}, message.role), text(message, `Message of the ${message.role}`)]),
       el('h6', {}, 'what the data set recorded'), text(texts.reference, 'Recorded reply')),
-    replies(texts.replies),
+    replies(texts.replies, (side) => texts.judges.filter((card) => twins(card).some((twin) => twin.side === side)).map((card) => judges[card.judge].name)),
     el('div', { class: 'judges' }, texts.judges.map((card) => judge(card, numbers.cells[card.judge], judges[card.judge].name))),
   ];
 }
 
-// Both replies side by side; what one of them has alone is marked.
-function replies([king, challenger]) {
+// Both replies side by side; what one of them has alone is marked. `others` names the judges
+// that were given the twin of a side's reply.
+function replies([king, challenger], others) {
   const both = king.content && challenger.content;
   const same = both && king.content.text === challenger.content.text;
   const marked = both && !same ? differences(king.content.text, challenger.content.text) : null;
   return el('div', {},
-    el('div', { class: 'replies' }, reply('king', king, marked ? marked[0] : undefined), reply('challenger', challenger, marked ? marked[1] : undefined)),
+    el('div', { class: 'replies' }, reply('king', king, marked ? marked[0] : undefined, others('king')), reply('challenger', challenger, marked ? marked[1] : undefined, others('challenger'))),
     both && el('p', { class: 'quiet small' }, same ? 'Both replies are the same.' : marked ? 'What one reply has and the other lacks is marked.' : 'The replies have too little in common for their differences to be marked.'));
 }

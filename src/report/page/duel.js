@@ -80,7 +80,7 @@ function metricsTable(verdict) {
   return [el('h3', {}, 'Margins by metric'), el('div', { class: 'table' }, el('table', {}, head('Judge', ...metrics), el('tbody', {}, rows), el('tfoot', {}, panel)))];
 }
 
-export function trustPart({ plan, verdict }, ...more) {
+export function trustPart({ plan, verdict, study }, ...more) {
   const flips = verdict.judges.reduce((sum, judge) => sum + judge.flips, 0);
   const scored = verdict.cells - verdict.missing;
   const causes = Object.entries(verdict.causes || {});
@@ -89,7 +89,7 @@ export function trustPart({ plan, verdict }, ...more) {
   return el('section', { id: 'trust' }, el('h2', {}, 'How far to trust it'), facts(
     evidence.log_e_value !== undefined && label('Evidence', number('verdict.decision.evidence.log_e_value', evidence.log_e_value, times), ` of ${times(-Math.log(evidence.alpha))} for a crown`),
     label('Missing', [number('verdict.missing', verdict.missing, count), ' of ', number('verdict.cells', verdict.cells, count), ' answers'], causes.length > 0 && causes.map(([cause, many]) => ` ${many} by ${cause}`).join(',')),
-    verdict.missing > 0 && label('With those for the king', verdict.dethroned_if_missing_for_king ? 'crowned' : 'not crowned'),
+    verdict.missing > 0 && !study && label('With those for the king', verdict.dethroned_if_missing_for_king ? 'crowned' : 'not crowned'),
     label('Order flips', [el('span', { class: 'number' }, `${fixed(scored === 0 ? 0 : (100 * flips) / scored, 1)} %`)], ' of the scored answers prefer another side in the other order'),
     seconds && label('Drift', [number('verdict.drift.early', seconds.early), ' points in the first half, ', number('verdict.drift.late', seconds.late), ' in the second']),
     verdict.twins && label('Twins', [number('verdict.twins.compared', verdict.twins.compared, count), ' comparisons of a reply with its twin; judged by their twins: ', number('verdict.twins.king', verdict.twins.king, count), ' of the king, ', number('verdict.twins.challenger', verdict.twins.challenger, count), ' of the challenger']),

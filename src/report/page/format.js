@@ -78,6 +78,7 @@ export function model(name) {
 
 // What a duel came to, in a word and in a sentence.
 export function outcome(entry) {
+  if (entry.study) return ['Study', 'Judged for a study: no verdict.'];
   const key = entry.reason ? `${entry.outcome}:${entry.reason}` : entry.outcome;
   const words = {
     dethroned: ['Crowned', 'The challenger takes the crown.'],

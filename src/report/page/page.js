@@ -255,7 +255,7 @@ function texts(all) {
 }
 
 function provenancePart({ digest, entry, plan }) {
-  const side = (name, of) => plan && label(name, code(of.model.parameters), ` ${of.model.architecture}, ${count(of.model.parameter_count)} parameters, on ${of.backend.name} ${of.backend.version}`);
+  const side = (name, of) => plan && label(name, code(of.model.parameters), [' ', verbatim(of.model.architecture), `, ${count(of.model.parameter_count)} parameters, on `, verbatim(`${of.backend.name} ${of.backend.version}`)]);
   return el('section', {}, el('h2', {}, 'Provenance'), facts(
     label('Record', code(digest)),
     plan && side('King', plan.king), plan && side('Challenger', plan.challenger),

@@ -47,7 +47,7 @@ const find = (place, all) => async (text, ended) => {
     if (ended()) break;
     const raw = document.getElementById(`record-${place}-texts-${number}`).textContent;
     for (const { sample, messages, reference, replies, judges } of JSON.parse(raw)) {
-      if (has([messages, reference, replies.map((reply) => reply.content), judges.map((judge) => judge.answers.map((answer) => answer.words))])) found.add(sample);
+      if (has([messages, reference, replies.map((reply) => reply.content), judges.map((judge) => [judge.twins, judge.answers.map((answer) => answer.words)])])) found.add(sample);
     }
     if (number % 8 === 7) await new Promise((next) => setTimeout(next));
   }
@@ -56,7 +56,7 @@ const find = (place, all) => async (text, ended) => {
 
 // ---- small parts
 
-const tag = (of) => el('span', { class: `tag ${of.outcome}` }, outcome(of)[0]);
+const tag = (of) => el('span', { class: `tag ${of.study ? 'study' : of.outcome}` }, outcome(of)[0]);
 const text = (value) => value;
 const place = (number, part) => (several ? `#/${number}${part ? `/${part}` : ''}` : `#/${part || ''}`);
 const table = (columns, rows, name) => el('div', { class: 'table' }, el('table', { class: name || '' }, columns, el('tbody', {}, rows)));
@@ -83,11 +83,14 @@ function overview() {
   ];
 }
 
-function ratingsPart({ models, groups, fit }) {
+function ratingsPart({ models, groups, fit, judges, other_panels: others, repeated }) {
   const rated = models.filter((model) => model.rating !== null);
-  const name = (model) => el('span', { title: model.parameters }, code(short(model.parameters)), el('span', { class: 'quiet' }, ` ${model.architecture}`));
+  const leftOut = [
+    others > 0 && el('p', { class: 'quiet' }, `${count(others)} ${others === 1 ? 'duel of another panel is' : 'duels of other panels are'} not rated: another panel has another scale, and these ratings are of the judges `, verbatim(judges.join(', ')), '.'),
+    repeated > 0 && el('p', { class: 'quiet' }, `${count(repeated)} ${repeated === 1 ? 'duel has' : 'duels have'} the models, tasks and seed of one before: their samples are not counted again.`)];
+  const name = (model) => el('span', { title: model.parameters }, code(short(model.parameters)), el('span', { class: 'quiet' }, ' ', verbatim(model.architecture)));
   if (rated.length === 0) {
-    return el('section', {}, el('h2', {}, 'Ratings'),
+    return el('section', {}, el('h2', {}, 'Ratings'), leftOut,
       el('p', {}, models.length < 2 ? 'All records have the same model on both sides: there is nothing to rate.'
         : 'There is no common scale: some models never met, not over others either, or one has lost every point. Within each of these groups models can be compared:'),
       el('ul', { class: 'groups' }, groups.map((group) => el('li', {}, group.map((at) => [name(models[at]), ' '])))));
@@ -102,7 +105,7 @@ function ratingsPart({ models, groups, fit }) {
     el('td', { class: 'right' }, number(`ratings.models.${at}.samples`, model.samples, count))));
   const circle = fit.p_value === null ? 'No circle is closed, so whether one number per model is enough cannot be tested.'
     : `Transitivity: deviance ${fixed(fit.deviance, 2)} with ${count(fit.degrees)} ${fit.degrees === 1 ? 'degree' : 'degrees'} of freedom, p = ${fixed(fit.p_value, 3)}. ${fit.p_value < 0.05 ? 'Models beat each other in a circle more than chance explains: one number per model is not enough.' : 'One number per model explains the records.'}`;
-  return el('section', {}, el('h2', {}, 'Ratings'),
+  return el('section', {}, el('h2', {}, 'Ratings'), leftOut,
     table(el('thead', {}, el('tr', {}, el('th', { scope: 'col' }, ''), el('th', { scope: 'col' }, 'Model'), el('th', { scope: 'col', class: 'right' }, 'Rating'), el('th', { scope: 'col', class: 'wide' }, el('span', { class: 'hidden' }, 'Interval')), el('th', { scope: 'col', class: 'right' }, '95 % interval'), el('th', { scope: 'col', class: 'right' }, 'Samples'))), rows),
     el('p', { class: 'quiet' }, 'Bradley and Terry\u2019s model on Elo\u2019s scale: 400 points are odds of ten to one, and the mean is 0. Every model can be compared with every other. ', circle));
 }
@@ -195,13 +198,14 @@ function knownPart({ claims, signers }) {
 }
 
 function provenancePart({ digest, plan, builds, judges }) {
-  const side = (name, key, of) => label(name, number(`plan.${key}.model.parameters`, of.model.parameters, text), ` ${of.model.architecture}, ${count(of.model.parameter_count)} parameters in ${of.model.dtype}, on ${of.backend.name} ${of.backend.version}`);
+  const side = (name, key, of) => label(name, number(`plan.${key}.model.parameters`, of.model.parameters, text),
+    [' ', verbatim(of.model.architecture), `, ${count(of.model.parameter_count)} parameters in `, verbatim(of.model.dtype), ', on ', verbatim(`${of.backend.name} ${of.backend.version}`)]);
   return el('section', { id: 'provenance' }, el('h2', {}, 'Provenance'), facts(
     label('Record', number('digest', digest, text)),
     plan && [side('King', 'king', plan.king), side('Challenger', 'challenger', plan.challenger),
       label('Tasks', number('plan.tasks.manifest', plan.tasks.manifest, text), ` ${count(plan.tasks.rows)} rows`),
       label('Seed', number('plan.seed', String(plan.seed), text)),
-      plan.judges.map((judge, at) => label(el('span', {}, 'Judge ', verbatim(judges[at].name)), code(judge.identity.config), ` version ${judge.identity.version}, metrics ${judges[at].metrics.join(', ')}`)),
+      plan.judges.map((judge, at) => label(el('span', {}, 'Judge ', verbatim(judges[at].name)), code(judge.identity.config), [' version ', verbatim(judge.identity.version), `, metrics ${judges[at].metrics.join(', ')}`])),
       plan.previous && label('Previous record', number('plan.previous', plan.previous, text)),
       builds.length > 0 && label(builds.length === 1 ? 'Build' : 'Builds', builds.map((build) => el('span', { class: 'digest' }, verbatim(build), ' ')))]));
 }
