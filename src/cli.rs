@@ -42,6 +42,7 @@ mod new;
 mod output;
 mod page;
 mod plugins;
+mod prompt;
 #[cfg(feature = "publish")]
 mod publish;
 mod record;
@@ -320,7 +321,11 @@ fn run(arguments: Arguments) -> Result<Exit> {
     };
     // At a terminal, an interrupt ends a reply of a conversation, not the program.
     if !(matches!(arguments.command, Command::Chat(_)) && chat::is_interactive()) {
-        runtime.spawn(cancel_on_signal(cx.clone()));
+        // Signals are taken now, not when the spawned task first runs.
+        let _entered = runtime.enter();
+        if let Ok(interrupts) = Interrupts::listen() {
+            runtime.spawn(cancel_on_signal(interrupts, cx.clone()));
+        }
     }
     let exit = dispatch(arguments.command, &runtime, &cx);
     #[cfg(feature = "serve")]
@@ -329,8 +334,9 @@ fn run(arguments: Arguments) -> Result<Exit> {
         let _ =
             runtime.block_on(crate::backends::serve::settle(&CallContext::new().with_timeout(LAST_WORDS)));
     }
+    let written = events.map_or(Ok(()), |events| events.finish());
     // What the command came to counts more than a file that could not be written.
-    match (exit, events.map_or(Ok(()), |events| events.finish())) {
+    match (exit, written) {
         (Ok(_), Err(error)) => Err(error),
         (exit, _) => exit,
     }
@@ -403,31 +409,67 @@ fn write_log(directives: &str, format: LogFormat) -> Result<()> {
 }
 
 /// The first interrupt asks the work to stop where nothing is half done; the
-/// second ends the process as interrupts usually do.
-async fn cancel_on_signal(cx: CallContext) {
-    if interrupted().await.is_ok() {
+/// second ends the process as interrupts usually do. While a question waits for
+/// its answer there is no work to stop: the first one ends the process.
+async fn cancel_on_signal(mut interrupts: Interrupts, cx: CallContext) {
+    if interrupts.next().await.is_none() {
+        return;
+    }
+    if prompt::waits() {
+        // The end of the question's line.
+        crate::report::say("");
+    } else {
         cx.cancel();
         crate::report::say("stopping; once more to stop at once");
-        if interrupted().await.is_ok() {
-            #[expect(clippy::exit, reason = "the user asked twice, and the journal is whole at any moment")]
-            std::process::exit(Exit::Interrupted.code().into());
+        if interrupts.next().await.is_none() {
+            return;
+        }
+    }
+    #[expect(
+        clippy::exit,
+        reason = "the user asked twice or at a question, and the journal is whole at any moment"
+    )]
+    std::process::exit(Exit::Interrupted.code().into());
+}
+
+/// What asks the program to stop.
+#[cfg(unix)]
+struct Interrupts {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Interrupts {
+    /// Takes the signals, in the context of a runtime: from now on none ends the process.
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> Option<()> {
+        tokio::select! {
+            next = self.interrupt.recv() => next,
+            next = self.terminate.recv() => next,
         }
     }
 }
 
-#[cfg(unix)]
-async fn interrupted() -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminate.recv() => Ok(()),
-    }
-}
+/// What asks the program to stop.
+#[cfg(not(unix))]
+struct Interrupts(tokio::signal::windows::CtrlC);
 
 #[cfg(not(unix))]
-async fn interrupted() -> io::Result<()> {
-    tokio::signal::ctrl_c().await
+impl Interrupts {
+    /// Takes the signals: from now on none ends the process.
+    fn listen() -> io::Result<Self> {
+        tokio::signal::windows::ctrl_c().map(Self)
+    }
+
+    async fn next(&mut self) -> Option<()> {
+        self.0.recv().await
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `albedo bench`.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,6 +9,7 @@ use serde_json::json;
 
 use super::backend::{BackendArguments, model};
 use super::exit::Exit;
+use super::generate::new_file;
 use super::output::{print, print_json};
 use crate::bench::{Bench, Case, Figures};
 use crate::report;
@@ -15,6 +17,8 @@ use crate::{CallContext, Error, ErrorKind, Registry, Result};
 
 /// Measured steps of a decode case.
 const STEPS: u32 = 64;
+
+const WRITE: &str = "write the prompts";
 
 /// The setting of a backend whose `ModelBackend::max_batch` can be raised.
 const MAX_BATCH: &str = "max_batch";
@@ -48,8 +52,8 @@ pub(crate) struct Arguments {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Also write every prompt that is measured into this file, one JSON object
-    /// a line, for a peer to be measured with the same.
+    /// Also write every prompt that is measured into this new file, one JSON object
+    /// per line, for a peer to be measured with the same.
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     #[command(flatten)]
@@ -92,6 +96,9 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     let cases = arguments.cases();
     let registry = Registry::linked()?;
     let mut settings = arguments.backend.settings()?;
+    // Before the model is loaded: the file of another measurement is not replaced.
+    let prompts = arguments.prompts.as_deref().map(|path| new_file(WRITE, path).map(|file| (file, path)));
+    let prompts = prompts.transpose()?;
     let mut backend = arguments.backend.build(&registry, settings.clone(), cx).await?;
     // A batch that the backend would cut in two is not the case that was asked for.
     let largest = cases.iter().map(Case::requests).max().unwrap_or(0);
@@ -105,8 +112,8 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     if let Some(memory) = bench.memory() {
         let _ = writeln!(io::stderr(), "memory: {memory}");
     }
-    if let Some(path) = &arguments.prompts {
-        write_prompts(path, &bench, &cases, arguments.rounds)?;
+    if let Some((file, path)) = prompts {
+        write_prompts(file, path, &bench, &cases, arguments.rounds)?;
     }
     let mut measured: Vec<(Case, Result<Figures>)> = Vec::new();
     for (number, case) in (1..).zip(&cases) {
@@ -151,10 +158,10 @@ fn case_json(case: &Case, figures: &Result<Figures>) -> serde_json::Value {
     json
 }
 
-/// Writes the prompts of every round, 0 being the one that warms up.
-fn write_prompts(path: &Path, bench: &Bench, cases: &[Case], rounds: u32) -> Result<()> {
-    let io = |error| Error::io("write the prompts", path, error);
-    let mut file = io::BufWriter::new(std::fs::File::create(path).map_err(io)?);
+/// Writes the prompts of every round, 0 being the one that warms up, into `file` at `path`.
+fn write_prompts(file: File, path: &Path, bench: &Bench, cases: &[Case], rounds: u32) -> Result<()> {
+    let io = |error| Error::io(WRITE, path, error);
+    let mut file = io::BufWriter::new(file);
     for case in cases {
         for round in 0..=rounds {
             for messages in bench.prompts(case, round)? {

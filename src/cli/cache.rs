@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::output::{print, print_json};
-use crate::backends::cache::{Cache, CacheLimits};
+use crate::backends::cache::{Cache, CacheLimits, CachedModel};
 use crate::{BuildContext, CallContext, Error, Registry, Result};
 
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -58,6 +58,7 @@ fn act(command: &Command, cache: &Cache, cx: &CallContext) -> Result<Exit> {
         Command::Ls(Show { json: as_json }) => {
             let models = cache.list()?;
             if *as_json {
+                let models: Vec<_> = models.iter().map(listed).collect();
                 print_json(&json!({ "limits": cache.limits()?, "models": models }))?;
                 return Ok(Exit::Done);
             }
@@ -112,6 +113,20 @@ fn act(command: &Command, cache: &Cache, cx: &CallContext) -> Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// A model for programs. Its folder is shown: the path may be no text.
+fn listed(model: &CachedModel) -> serde_json::Value {
+    let CachedModel { name, folder, files, bytes, idle_s, in_use, kept, .. } = model;
+    json!({
+        "name": name,
+        "folder": folder.display().to_string(),
+        "files": files,
+        "bytes": bytes,
+        "idle_s": idle_s,
+        "in_use": in_use,
+        "kept": kept,
+    })
 }
 
 fn size(text: &str) -> Result<Size, String> {

@@ -1,17 +1,18 @@
 //! `albedo calibrate`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
 
+use super::duel::vacant;
 use super::exit::Exit;
 use super::output::{print, print_json, warn};
 use super::source::SourceArguments;
 use crate::calibrate::{Calibration, self_duels};
 use crate::config::{DuelConfig, journal_key};
 use crate::events::Collected;
-use crate::record::JournalEvent;
+use crate::record::{JournalEvent, JournalKey};
 use crate::verdict::Strata;
 use crate::{
     BuildContext, CallContext, DuelBuilder, DuelReport, DuelSettings, Error, ErrorKind, EventKind, FileStore,
@@ -36,7 +37,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "T")]
     temperature: Option<f64>,
     /// Keep the duels' journals and records in folders of their own under this
-    /// one.
+    /// one, which holds none yet.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Print the result as JSON.
@@ -54,6 +55,27 @@ impl Arguments {
         sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
         Ok(config)
     }
+
+    /// Where the self-duels are kept, if they are, and the key of their journals: what would refuse one of them
+    /// refuses all before the model is loaded.
+    fn kept(&self) -> Result<Option<(&Path, JournalKey)>> {
+        let Some(out) = self.out.as_deref() else { return Ok(None) };
+        let check = |folder: &Path| {
+            let hint =
+                "name a new folder with `--out`: a calibration begins anew, and goes on with no earlier one";
+            vacant("keep the self-duels", folder, hint)
+        };
+        check(out)?;
+        let folders = (1..=self.duels).map(|number| self_duel_folder(out, number));
+        for folder in folders.filter(|folder| folder.exists()) {
+            check(&folder)?;
+        }
+        Ok(Some((out, journal_key()?)))
+    }
+}
+
+fn self_duel_folder(out: &Path, number: u32) -> PathBuf {
+    out.join(format!("duel-{number}"))
 }
 
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
@@ -63,11 +85,14 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     if let Some(settings) = duels.first() {
         config.duel = settings.clone();
     }
-    let builder = config.builder(&BuildContext::new(&Registry::linked()?, cx)).await?;
+    let registry = Registry::linked()?;
+    config.check(&registry)?;
+    let kept = arguments.kept()?;
+    let builder = config.builder(&BuildContext::new(&registry, cx)).await?;
     let (mut reports, mut differences) = (Vec::new(), Vec::new());
     for (number, settings) in (1..).zip(duels) {
         config.duel = settings;
-        let folder = arguments.out.as_ref().map(|out| out.join(format!("duel-{number}")));
+        let folder = kept.as_ref().map(|(out, key)| (self_duel_folder(out, number), key));
         let (report, measured) = self_duel(&config, &builder, folder, cx)
             .await
             .map_err(|error| error.with("self-duel", format!("{number} of {}", arguments.duels)))?;
@@ -134,20 +159,19 @@ fn rounded(points: f64) -> f64 {
     (points * 100.0).ceil() / 100.0
 }
 
-/// Runs one self-duel; the differences of its clusters.
+/// Runs one self-duel, kept in `folder` under the key beside it; the differences of its clusters.
 async fn self_duel(
     config: &DuelConfig,
     builder: &DuelBuilder,
-    folder: Option<PathBuf>,
+    folder: Option<(PathBuf, &JournalKey)>,
     cx: &CallContext,
 ) -> Result<(DuelReport, Vec<f64>)> {
     let seen = Arc::new(Collected::default());
     let cx = &cx.with_events(seen.clone());
     let store: Box<dyn RecordStore> = match folder {
-        Some(folder) => {
-            let key = journal_key()?;
-            let anchor = config.save_new(&folder, &key)?;
-            Box::new(FileStore::create_keyed(folder, key, anchor)?)
+        Some((folder, key)) => {
+            let anchor = config.save_new(&folder, key)?;
+            Box::new(FileStore::create_keyed(folder, key.clone(), anchor)?)
         }
         None => Box::new(MemoryStore::default()),
     };

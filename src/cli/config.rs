@@ -41,6 +41,7 @@ pub(crate) fn run(command: &Command) -> Result<Exit> {
             }
             let judges: Vec<_> = config.judges.iter().map(judge).collect();
             if *json {
+                let file = file.display().to_string();
                 print_json(&json!({ "file": file, "judges": judges, "doubts": doubts }))?;
             } else {
                 print(&format!("{} is well-formed; judges: {}\n", file.display(), judges.join(", ")))?;

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::exit::Exit;
 use super::judge::{panel_place, unknown_judge};
 use super::output::{next, note, print, print_json, program, warn, word};
-use super::source::{SourceArguments, absolute};
+use super::source::{SourceArguments, absolute, utf8};
 use crate::config::{BOTH_SIDES, DuelConfig, ModelConfig, PluginConfig, journal_key};
 use crate::plan::DuelPlan;
 use crate::record::{self, JournalEvent, JournalKey, RecordStore, VerifyOptions};
@@ -20,6 +20,12 @@ use crate::{
 };
 
 mod size;
+
+/// What a new duel is refused with.
+const BEGIN: &str = "begin the duel";
+
+/// Where duels are kept without `--out`.
+const DUELS: &str = "duels";
 
 /// What `albedo duel --help` ends with.
 const EXAMPLES: &str = "\
@@ -137,7 +143,7 @@ impl Arguments {
                 }
                 let named = match super::backend::model(path) {
                     ModelRef::Served(name) => ModelConfig { name: Some(name), ..ModelConfig::default() },
-                    _ => ModelConfig::folder(absolute(path)?),
+                    _ => ModelConfig::folder(utf8(&absolute(path)?)?),
                 };
                 *model = ModelConfig { backend: model.backend.take(), ..named };
             }
@@ -146,7 +152,7 @@ impl Arguments {
             if config.tasks.settings().contains_key("manifest") {
                 note("`--tasks` replaces the configuration's tasks: their pin `manifest` is dropped");
             }
-            config.tasks = PluginConfig::named("parquet").with("path", json!(absolute(path)?));
+            config.tasks = PluginConfig::named("parquet").with("path", json!(utf8(&absolute(path)?)?));
         }
         if !self.judges.is_empty() {
             let known = std::mem::take(&mut config.judges);
@@ -164,11 +170,10 @@ impl Arguments {
     }
 
     /// The new folder of the duel that `digest` names, with its configuration in it.
-    fn folder(&self, config: &DuelConfig, digest: Digest) -> Result<FileStore> {
-        let key = journal_key()?;
+    fn folder(&self, config: &DuelConfig, digest: Digest, key: &JournalKey) -> Result<FileStore> {
         match &self.out {
-            Some(folder) => new_store(folder, config, &key),
-            None => new_folder(digest, config, &key),
+            Some(folder) => new_store(folder, config, key),
+            None => new_folder(digest, config, key),
         }
     }
 
@@ -332,6 +337,13 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
         config.duel = config.duel.confirming(&record)?;
     }
     config.check(&registry)?;
+    // What would refuse the duel once both models are loaded refuses it now.
+    match &arguments.out {
+        Some(folder) => vacant(BEGIN, folder, "resume it, or choose another folder")?,
+        None if arguments.resume.is_none() => writable(BEGIN, Path::new(DUELS))?,
+        None => {}
+    }
+    let key = journal_key()?;
     for doubt in config.doubts().iter().filter(|doubt| *doubt != BOTH_SIDES) {
         warn(doubt);
     }
@@ -354,7 +366,7 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
     if let Some(admission) = admission.clone().filter(|admission| !admission.is_admitted()) {
         let store = match resumed {
             Some(store) => store,
-            None => arguments.folder(&config, Digest::of_json(&admission)?)?,
+            None => arguments.folder(&config, Digest::of_json(&admission)?, &key)?,
         };
         let record = if is_new { admission.keep(&store, cx).await? } else { forfeited(&store).await? };
         return Ok(Begun::Refused(Box::new(Refused { admission, record }), store));
@@ -376,7 +388,7 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
     }
     let store = match resumed {
         Some(store) => store,
-        None => arguments.folder(&config, builder.draft()?.digest()?)?,
+        None => arguments.folder(&config, builder.draft()?.digest()?, &key)?,
     };
     if is_new
         && taken_over.is_none()
@@ -386,7 +398,7 @@ async fn begin(arguments: &Arguments, cx: &CallContext) -> Result<Begun> {
     }
     let duel = builder.plan(&store, cx).await.map_err(|error| unfinished(error, store.folder()))?;
     if let Some(config) = &taken_over {
-        config.save(store.folder(), &journal_key()?)?;
+        config.save(store.folder(), &key)?;
     }
     let names = [config.king.model()?.to_string(), config.challenger.model()?.to_string()];
     Ok(Begun::Planned(Planned { duel: Box::new(duel), store, names }))
@@ -419,7 +431,8 @@ async fn forfeited(store: &FileStore) -> Result<Option<Digest>> {
 fn refuse(refused: &Refused, store: &FileStore, json: bool) -> Result<Exit> {
     let Refused { admission, record } = refused;
     if json {
-        print_json(&json!({ "admission": admission, "record": record, "folder": store.folder() }))?;
+        let folder = store.folder().display().to_string();
+        print_json(&json!({ "admission": admission, "record": record, "folder": folder }))?;
     } else {
         let look = Look::of_stdout();
         let record = look.entry("record", &kept(*record, store.folder()));
@@ -482,6 +495,34 @@ fn foreign(folder: &Path) -> Error {
         )
 }
 
+/// Refuses `folder` as that of something new before anything is loaded for it: it holds a duel, or cannot be
+/// written.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`], the operator's, if it holds a duel; the operating system's.
+pub(super) fn vacant(operation: &'static str, folder: &Path, hint: &str) -> Result<()> {
+    if folder.join("journal.jsonl").exists() {
+        return Err(Error::new(ErrorKind::Conflict, operation, "the folder already holds a duel")
+            .with_fault(Fault::Operator)
+            .with("path", folder.display())
+            .with_hint(hint));
+    }
+    writable(operation, folder)
+}
+
+/// Writes and removes a file in `folder` or, if it does not exist, in the nearest of its parents that does. Makes
+/// no folder: nothing is left of a command that fails later.
+///
+/// # Errors
+/// The operating system's.
+fn writable(operation: &'static str, folder: &Path) -> Result<()> {
+    let nearest = folder.ancestors().find(|place| place.symlink_metadata().is_ok());
+    // The last parent of a relative path is empty.
+    let part = nearest.unwrap_or(Path::new(".")).join(format!(".albedo-{}.part", std::process::id()));
+    let written = std::fs::File::create_new(&part).and_then(|_| std::fs::remove_file(&part));
+    written.map_err(|error| Error::io(operation, folder, error))
+}
+
 /// A store in the new folder `folder`: its configuration first, so that a folder with a
 /// journal can always be resumed.
 fn new_store(folder: &Path, config: &DuelConfig, key: &JournalKey) -> Result<FileStore> {
@@ -531,7 +572,7 @@ fn print_result(report: &DuelReport, folder: &Path) -> Result<()> {
         "plan": report.plan,
         "verdict": report.verdict,
         "record": report.record,
-        "folder": folder,
+        "folder": folder.display().to_string(),
     }))
 }
 
@@ -542,7 +583,7 @@ fn new_folder(digest: Digest, config: &DuelConfig, key: &JournalKey) -> Result<F
     let folders = std::iter::once(name.clone()).chain((2..=1000).map(|number| format!("{name}-{number}")));
     let mut taken = None;
     for folder in folders {
-        match new_store(&Path::new("duels").join(folder), config, key) {
+        match new_store(&Path::new(DUELS).join(folder), config, key) {
             Err(error) if error.kind() == ErrorKind::Conflict => taken = Some(error),
             created => return created,
         }

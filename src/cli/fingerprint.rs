@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::output::{print, print_foreign_json};
+use super::source::utf8;
 use crate::backends::files::FolderFiles;
 use crate::config::DEFAULT_BACKEND;
 use crate::judges::screens::fingerprint::Fingerprint;
@@ -55,9 +56,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DEVICE", requires = "questions")]
     device: Option<String>,
     /// Instead, add the fingerprints of the Python system's corpus file.
-    #[arg(long, value_name = "FILE", requires = "add", conflicts_with_all = ["path", "anchor", "label", "hotkey", "block", "king"])]
+    #[arg(long, value_name = "FILE", requires = "add", conflicts_with_all = ["path", "anchor", "label", "hotkey", "block", "king", "json"])]
     import: Option<PathBuf>,
-    /// Print the fingerprint in the Python system's JSON form.
+    /// Print the fingerprint of the model in the Python system's JSON form.
     #[arg(long)]
     json: bool,
 }
@@ -120,7 +121,8 @@ impl Arguments {
         let config = FunctionalConfig::default();
         let screen = match &self.tasks {
             Some(tasks) => {
-                let tasks = registry.build::<dyn TaskSource>("parquet", json!({ "path": tasks }), cx).await?;
+                let tasks =
+                    registry.build::<dyn TaskSource>("parquet", json!({ "path": utf8(tasks)? }), cx).await?;
                 FunctionalScreen::with_tasks(config, tasks, Some(Arc::clone(store)))?
             }
             None => FunctionalScreen::new(config, Some(Arc::clone(store)))?,

@@ -10,7 +10,7 @@ use self::input::{Input, Source};
 use self::request::{Answer, Defaults};
 use super::backend::{BackendArguments, model};
 use super::exit::Exit;
-use super::output::print;
+use super::output::print_on;
 use super::sampling::{self, SamplingArguments};
 use crate::report::Throughput;
 use crate::{
@@ -35,8 +35,8 @@ pub(crate) struct Arguments {
     /// The model's folder, or `name:` and the name under which the backend's
     /// server offers it.
     model: PathBuf,
-    /// Answer this one text, a user's message. The reply is printed as it is
-    /// unless `--output` is given.
+    /// Answer this one text, a user's message. The reply is printed as it is,
+    /// without control characters on a terminal, unless `--output` is given.
     #[arg(long, value_name = "TEXT", group = "source")]
     prompt: Option<String>,
     /// Answer the requests in this file, one JSON object per line, `-` for
@@ -95,8 +95,10 @@ impl Arguments {
     fn output(&self) -> Result<Output> {
         match &self.output {
             None if self.prompt.is_some() => Ok(Output::Text),
-            Some(path) if !is_dash(path) => new_file(path),
-            _ => Ok(Output::Lines { to: Box::new(io::stdout()), path: "-".into() }),
+            Some(path) if !is_dash(path) => {
+                Ok(Output::File { to: new_file("create the output", path)?, path: path.clone() })
+            }
+            _ => Ok(Output::Lines),
         }
     }
 }
@@ -106,17 +108,20 @@ fn is_dash(path: &Path) -> bool {
 }
 
 /// Opens `path` for writing, unless it is a file that holds something.
-fn new_file(path: &Path) -> Result<Output> {
-    let failed = |error| Error::io("create the output", path, error);
+///
+/// # Errors
+/// [`ErrorKind::Conflict`], the operator's, if it does; the operating system's.
+pub(super) fn new_file(operation: &'static str, path: &Path) -> Result<File> {
+    let failed = |error| Error::io(operation, path, error);
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
     let about = file.metadata().map_err(failed)?;
     if about.is_file() && about.len() > 0 {
-        return Err(Error::new(ErrorKind::Conflict, "create the output", "the file is not empty")
+        return Err(Error::new(ErrorKind::Conflict, operation, "the file is not empty")
             .with_fault(Fault::Operator)
             .with("path", path.display())
             .with_hint("choose another, or remove it"));
     }
-    Ok(Output::Lines { to: Box::new(file), path: path.to_owned() })
+    Ok(file)
 }
 
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
@@ -197,8 +202,10 @@ async fn answer(
 enum Output {
     /// The reply itself, to standard output.
     Text,
-    /// One JSON object a line.
-    Lines { to: Box<dyn Write>, path: PathBuf },
+    /// One JSON object per line, to standard output.
+    Lines,
+    /// The same into a file.
+    File { to: File, path: PathBuf },
 }
 
 impl Output {
@@ -206,10 +213,11 @@ impl Output {
     fn write(&mut self, line: u64, id: &serde_json::Value, result: &Result<Completion>) -> Result<bool> {
         match self {
             Self::Text => match result {
-                Ok(completion) => print(&format!("{}\n", completion.text)).map(|()| true),
+                Ok(completion) => print_on(&format!("{}\n", completion.text)),
                 Err(_) => Ok(true),
             },
-            Self::Lines { to, path } => {
+            Self::Lines => print_on(&request::answer_line(line, id, result)?),
+            Self::File { to, path } => {
                 let json = request::answer_line(line, id, result)?;
                 match to.write_all(json.as_bytes()).and_then(|()| to.flush()) {
                     Ok(()) => Ok(true),

@@ -18,6 +18,8 @@ use crate::{
     PluginConfig, Registry, Result,
 };
 
+const COPY: &str = "copy a model out of the cache";
+
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// List the files of a model at its hub, each with its size and digest.
@@ -179,19 +181,26 @@ impl One {
 impl Pull {
     async fn run(&self, bar: &Bytes, cx: &CallContext) -> Result<Exit> {
         let name = self.one.reference.to_string();
+        // Before anything is downloaded.
+        if let Some(into) = self.into.as_deref().filter(|into| into.exists()) {
+            return Err(Error::new(ErrorKind::Conflict, COPY, "the folder is already there")
+                .with_fault(Fault::Operator)
+                .with("path", into.display())
+                .with_hint("name a new folder"));
+        }
         let held = self.one.hold(bar, cx).await?;
         bar.finish();
         if let Some(into) = &self.into {
             copy(&held, into)?;
         }
-        let folder = self.into.as_deref().unwrap_or(held.folder());
+        let folder = self.into.as_deref().unwrap_or(held.folder()).display();
         let bytes: u64 = held.files().iter().map(|file| file.size).sum();
         if self.one.options.json {
-            print_json(
-                &json!({ "reference": name, "folder": folder, "files": held.files(), "bytes": bytes }),
-            )?;
+            print_json(&json!({
+                "reference": name, "folder": folder.to_string(), "files": held.files(), "bytes": bytes,
+            }))?;
         } else {
-            print(&format!("{}\n", folder.display()))?;
+            print(&format!("{folder}\n"))?;
         }
         Ok(Exit::Done)
     }
@@ -199,14 +208,7 @@ impl Pull {
 
 /// Copies what is held into a new folder, where it may be changed.
 fn copy(held: &Held, into: &Path) -> Result<()> {
-    const COPY: &str = "copy a model out of the cache";
     let io = |error| Error::io(COPY, into, error);
-    if into.exists() {
-        return Err(Error::new(ErrorKind::Conflict, COPY, "the folder is already there")
-            .with_fault(Fault::Operator)
-            .with("path", into.display())
-            .with_hint("name a new folder"));
-    }
     for file in held.files() {
         let target = into.join(&file.name);
         std::fs::create_dir_all(target.parent().unwrap_or(into)).map_err(io)?;

@@ -1,7 +1,8 @@
 //! What commands print.
 
 use std::borrow::Cow;
-use std::io::{self, Write};
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use serde::Serialize;
@@ -19,16 +20,16 @@ const SCHEMA: u32 = 1;
 #[derive(Debug)]
 pub(super) struct Unwritable(io::Error);
 
-impl std::fmt::Display for Unwritable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Unwritable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
 impl std::error::Error for Unwritable {}
 
-/// Writes `text` to standard output, without what a terminal would obey but line breaks and colours.
-/// A reader that went away, as `head` does, is no error.
+/// Writes `text` to standard output. A pipe or a file has it as it is; a terminal, without what it would obey
+/// except line breaks, tabs and colours. A reader that went away, as `head` does, is no error.
 pub(super) fn print(text: &str) -> Result<()> {
     print_on(text).map(|_| ())
 }
@@ -36,7 +37,26 @@ pub(super) fn print(text: &str) -> Result<()> {
 /// The same for one of many texts; `false` if the reader went away.
 pub(super) fn print_on(text: &str) -> Result<bool> {
     let mut stdout = io::stdout().lock();
-    printed(stdout.write_all(harmless(text).as_bytes()).and_then(|()| stdout.flush()))
+    let is_terminal = stdout.is_terminal();
+    printed(write_on(&mut stdout, is_terminal, "", text))
+}
+
+/// The same from the upper left of an empty screen, if it is a terminal.
+pub(super) fn print_anew(text: &str) -> Result<bool> {
+    let mut stdout = io::stdout().lock();
+    let is_terminal = stdout.is_terminal();
+    printed(write_on(&mut stdout, is_terminal, "\x1b[2J\x1b[H", text))
+}
+
+/// Writes `text`; on a terminal without what it would obey, after the program's own `command`.
+fn write_on(out: &mut impl Write, is_terminal: bool, command: &str, text: &str) -> io::Result<()> {
+    if is_terminal {
+        out.write_all(command.as_bytes())?;
+        out.write_all(harmless(text).as_bytes())?;
+    } else {
+        out.write_all(text.as_bytes())?;
+    }
+    out.flush()
 }
 
 fn printed(written: io::Result<()>) -> Result<bool> {
@@ -66,7 +86,28 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
 /// Writes `value` as indented JSON whose shape is not albedo's to number: a JSON schema,
 /// or a form that another program reads.
 pub(super) fn print_foreign_json(value: &impl Serialize) -> Result<()> {
-    print(&format!("{}\n", serde_json::to_string_pretty(value).map_err(no_json)?))
+    let json = serde_json::to_string_pretty(value).map_err(no_json)?;
+    print(&format!("{}\n", escaped(json)))
+}
+
+/// `json` with an escape in place of each character that a terminal would obey: JSON allows DEL and those from
+/// U+0080 to U+009F as they are. A reader of the JSON has the same text.
+pub(super) fn escaped(json: String) -> String {
+    // The line breaks are the layout's: in a text they are escaped already.
+    let obeyed = |c: char| c.is_control() && c != '\n';
+    if !json.contains(obeyed) {
+        return json;
+    }
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if obeyed(c) {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\\u{:04x}", u32::from(c));
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 fn no_json(error: serde_json::Error) -> Error {
@@ -77,7 +118,7 @@ fn no_json(error: serde_json::Error) -> Error {
 /// into it; on a terminal, in lines that fit.
 pub(super) fn print_error(error: &Error) {
     let look = Look::of_stderr();
-    let message: String = error.to_string().chars().map(printable).collect();
+    let message = report::line(&error.to_string());
     report::say(look.hanging(&look.bad("error:"), 7, &message).trim_end());
 }
 
@@ -189,6 +230,31 @@ mod tests {
         ] {
             assert_eq!(harmless(theirs), shown);
         }
+    }
+
+    #[test]
+    fn a_terminal_obeys_the_programs_own_command_and_not_that_of_a_text() {
+        let written = |is_terminal| {
+            let mut out = Vec::new();
+            write_on(&mut out, is_terminal, "\x1b[2J\x1b[H", "a\x1b[2Jb\n").expect("writes");
+            String::from_utf8(out).expect("UTF-8")
+        };
+        assert_eq!(written(true), "\x1b[2J\x1b[Ha\u{FFFD}[2Jb\n");
+        assert_eq!(written(false), "a\x1b[2Jb\n");
+    }
+
+    #[test]
+    fn json_has_escapes_for_what_a_terminal_obeys_and_the_same_text() {
+        let text = "a\r\n\u{1b}[2J\u{7f}\u{9b}ä\t\u{2028}";
+        let value = json!({ "text": text });
+        for json in [value.to_string(), serde_json::to_string_pretty(&value).expect("writes")] {
+            let written = escaped(json.clone());
+            assert!(!written.contains(|c: char| c.is_control() && c != '\n'), "{written:?}");
+            assert!(written.contains("\\u007f\\u009bä"), "{written}");
+            assert_eq!(written.matches('\n').count(), json.matches('\n').count());
+            assert_eq!(serde_json::from_str::<Value>(&written).expect("JSON"), value);
+        }
+        assert_eq!(escaped("{\n  \"ä\": 1\n}".into()), "{\n  \"ä\": 1\n}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use super::exit::Exit;
-use super::output::{print, print_foreign_json, print_json, shown, warn};
+use super::output::{print, print_foreign_json, print_json, program, shown, warn, word};
 use crate::backends::tables::Form;
 use crate::publish::{
     Bucket, Conditions, Exports, FolderOutbox, LogSource, Outbox, Place, Publisher, Settings, public,
@@ -224,7 +224,9 @@ async fn status(arguments: &Status) -> Result<Exit> {
         let _ = write!(text, "; {} wait since {}", lag.waiting, duration(lag.at(now_ms)));
     }
     if lag.stopped > 0 {
-        let _ = write!(text, ", {} of them for somebody to act: then `albedo publish retry`", lag.stopped);
+        let (stopped, program, folder) = (lag.stopped, program(), word(&arguments.folder));
+        let retry = format!("{program} publish retry {folder} --to PLACE");
+        let _ = write!(text, ", {stopped} of them for somebody to act: then `{retry}`");
     }
     text.push('\n');
     for row in rows.iter().filter(|row| row.done_ms.is_none()) {

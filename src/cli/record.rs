@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::exit::Exit;
 use super::output::{print, print_json, program, word};
-use super::source::absolute;
+use super::source::{absolute, utf8};
 use crate::config::{DuelConfig, ModelConfig};
 use crate::confirmation::Confirmation;
 use crate::demo::Demo;
@@ -174,7 +174,10 @@ fn describe_confirmation(confirmation: &Confirmation) -> String {
 async fn verify(arguments: &Verify, cx: &CallContext) -> Result<Exit> {
     let registry = Registry::linked()?;
     let tasks = match &arguments.tasks {
-        Some(path) => Some(registry.build::<dyn TaskSource>("parquet", json!({ "path": path }), cx).await?),
+        Some(path) => {
+            let settings = json!({ "path": utf8(path)? });
+            Some(registry.build::<dyn TaskSource>("parquet", settings, cx).await?)
+        }
         None => None,
     };
     let prompts = arguments.tokenizer.as_deref().map(prompt_counter).transpose()?;

@@ -1,13 +1,15 @@
 //! `albedo screen`.
 
-use std::path::PathBuf;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::backend::setting;
+use super::duel::vacant;
 use super::exit::Exit;
 use super::output::{next, print, print_json, word};
-use super::source::absolute;
+use super::source::{absolute, utf8};
 use crate::config::{AdmissionConfig, DuelConfig, PluginConfig, screen_profile};
 use crate::registry::nearest;
 use crate::report::{self, Bytes, Look};
@@ -75,14 +77,19 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
-    let store = arguments.out.as_ref().map(FileStore::create).transpose()?;
     let registry = Registry::linked()?;
-    let config = arguments.config(&registry)?;
+    let file = arguments.config.as_deref().map(DuelConfig::read).transpose()?;
+    let config = arguments.config(file.as_ref(), &registry)?;
+    if let Some(out) = &arguments.out {
+        vacant("keep the admission", out, "choose another folder")?;
+    }
     let admission = screen(&config, &registry, cx).await.map_err(|error| {
         // The reader has to know whether the submitter is to blame.
         let fault = error.fault();
         error.with("fault", fault)
     })?;
+    // Not before: an empty journal would be in the way of the next try.
+    let store = arguments.out.as_ref().map(FileStore::create).transpose()?;
     let record = match &store {
         Some(store) => admission.keep(store, cx).await?,
         None => None,
@@ -98,13 +105,15 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
             print(&format!("{:<12}{record} in {}\n", "record", store.folder().display()))?;
         }
     }
-    if let (AdmissionOutcome::Admitted, Some(config), false) =
-        (admission.outcome, &arguments.config, arguments.json)
+    if let (AdmissionOutcome::Admitted, Some(path), Some(file), false) =
+        (admission.outcome, &arguments.config, &file, arguments.json)
     {
-        next(&[(
-            format!("duel --config {}", word(config)),
-            "runs the duel; it screens the challenger again",
-        )]);
+        let does = if file.is_screened() {
+            "runs the duel; it screens the challenger again"
+        } else {
+            "runs the duel, without screens: the configuration names none"
+        };
+        next(&[(arguments.duel(path), does)]);
     }
     Ok(Exit::of_admission(admission.outcome))
 }
@@ -118,9 +127,22 @@ async fn screen(config: &AdmissionConfig, registry: &Registry, cx: &CallContext)
 }
 
 impl Arguments {
-    fn config(&self, registry: &Registry) -> Result<AdmissionConfig> {
-        let mut config = match &self.config {
-            Some(path) => DuelConfig::read(path)?.admission()?,
+    /// The duel of what was screened, by the configuration at `config`.
+    fn duel(&self, config: &Path) -> String {
+        let mut command = format!("duel --config {}", word(config));
+        for (option, path) in [("king", &self.king), ("challenger", &self.path)] {
+            if let Some(path) = path {
+                // Writing to a string cannot fail.
+                let _ = write!(command, " --{option} {}", word(path));
+            }
+        }
+        command
+    }
+
+    /// What is screened: as the configuration `file` says, where the command line does not.
+    fn config(&self, file: Option<&DuelConfig>, registry: &Registry) -> Result<AdmissionConfig> {
+        let mut config = match file {
+            Some(file) => file.admission()?,
             None => AdmissionConfig::new(PathBuf::new(), PathBuf::new()),
         };
         // What the command line names is taken from the working directory.
@@ -147,10 +169,10 @@ impl Arguments {
             set(&mut config, key, value, registry)?;
         }
         if let Some(store) = named(&self.against)? {
-            config.set("store", &json!(store), registry);
+            config.set("store", &json!(utf8(&store)?), registry);
         }
         if let Some(tasks) = named(&self.tasks)? {
-            config.set("tasks", &json!({ "name": "parquet", "path": tasks }), registry);
+            config.set("tasks", &json!({ "name": "parquet", "path": utf8(&tasks)? }), registry);
         }
         config.own.clone_from(&self.own);
         (config.probe, config.complete) = (self.probe, self.complete);

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::config::DuelConfig;
 use crate::demo::Demo;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Fault, Result};
 #[cfg(feature = "validator")]
-use crate::{ErrorKind, Fault, HubRef, ModelRef};
+use crate::{HubRef, ModelRef};
 
 // A comment, since clap would take a docstring for the command's own help.
 // Which duel is meant; a command may add members to the group, as `--resume`.
@@ -43,6 +43,19 @@ impl SourceArguments {
 /// in a configuration of another folder.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::io("find the path", path, error))
+}
+
+/// `path` as a setting of a configuration, which is text.
+///
+/// # Errors
+/// The operator's: it is not UTF-8.
+pub(super) fn utf8(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| {
+        Error::new(ErrorKind::ConfigInvalid, "set the path", "it is not UTF-8, and a configuration is text")
+            .with_fault(Fault::Operator)
+            .with("path", path.display())
+            .with_hint("rename the file or folder")
+    })
 }
 
 /// The model that `text` names: a folder on this machine, or a hub's reference.

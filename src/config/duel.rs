@@ -192,12 +192,11 @@ impl DuelConfig {
     /// whole or not at all.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operator's: the path of the configuration is not UTF-8; the operating system's.
     pub fn save(&self, duel: &Path, key: &JournalKey) -> Result<Digest> {
         let path = duel.join(SAVED);
         let io = |error| Error::io(SAVE, &path, error);
-        let saved =
-            Saved { folder: std::path::absolute(&self.folder).map_err(io)?, config: self.clone(), mac: None };
+        let saved = Saved { folder: self.kept_folder()?, config: self.clone(), mac: None };
         let mac = saved.tag(key)?;
         let json = serde_json::to_vec_pretty(&Saved { mac: Some(mac), ..saved })
             .map_err(|error| Error::bug(SAVE, error.to_string()).with_source(error))?;
@@ -209,11 +208,23 @@ impl DuelConfig {
     /// What [`DuelConfig::save`] would give.
     ///
     /// # Errors
-    /// The current folder is gone.
+    /// The current folder is gone; the operator's, as of [`DuelConfig::save`].
     pub fn tag(&self, key: &JournalKey) -> Result<Digest> {
+        Saved { folder: self.kept_folder()?, config: self.clone(), mac: None }.tag(key)
+    }
+
+    /// The configuration's own folder, which a duel's folder keeps as text.
+    fn kept_folder(&self) -> Result<PathBuf> {
         let folder =
             std::path::absolute(&self.folder).map_err(|error| Error::io(SAVE, &self.folder, error))?;
-        Saved { folder, config: self.clone(), mac: None }.tag(key)
+        if folder.to_str().is_some() {
+            return Ok(folder);
+        }
+        let message = "the path of the configuration's folder is not UTF-8, and a duel keeps it as text";
+        Err(Error::new(ErrorKind::ConfigInvalid, SAVE, message)
+            .with_fault(Fault::Operator)
+            .with("path", folder.display())
+            .with_hint("rename the folder"))
     }
 
     /// The configuration that a duel's folder keeps. The maker of the folder wrote it:

@@ -83,6 +83,10 @@ async fn a_model_is_pushed_listed_pulled_and_verified() {
     assert!(listed.contains(&Digest::of("{}").to_string()) && listed.lines().count() == 2, "{listed}");
     let missing = albedo(&cache, ["hub", "verify", reference, "--config", &config]).await;
     assert_eq!(missing.status.code(), Some(66));
+    // A folder that is there refuses it before the hub is asked for anything.
+    let (asked, taken) = (server.seen().len(), place.path().display().to_string());
+    let refused = albedo(&cache, ["hub", "pull", reference, "--config", &config, "--into", &taken]).await;
+    assert_eq!((refused.status.code(), server.seen().len()), (Some(78), asked), "{refused:?}");
     let into = place.path().join("copy").display().to_string();
     stdout(&albedo(&cache, ["hub", "pull", reference, "--config", &config, "--into", &into]).await);
     assert_eq!(std::fs::read(place.path().join("copy/config.json")).expect("copied"), b"{}");

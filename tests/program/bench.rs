@@ -57,6 +57,12 @@ fn the_prompts_can_be_had() {
     assert_eq!(prompts.len(), (3 + 2) * 3);
     assert_eq!(prompts[0]["case"], "prefill 3x40");
     assert!(prompts.iter().all(|prompt| prompt["messages"][0]["content"].is_string()));
+
+    // They are not written over, and nothing is measured for it.
+    let again = albedo(["bench", "no/such/model", "--prompts", path]);
+    assert_eq!(again.status.code(), Some(78), "{}", error(&again));
+    assert!(error(&again).contains("the file is not empty"), "{}", error(&again));
+    assert_eq!(fs::read_to_string(path).expect("reads"), text);
 }
 
 #[test]

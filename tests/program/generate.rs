@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
 
+use albedo::backends::openai::scripted::{Answer, ScriptedServer};
 use serde_json::{Value, json};
 
 use crate::run::{albedo, command, error, stdout};
@@ -89,6 +90,41 @@ fn a_prompt_is_answered_with_text_and_its_line_with_the_same() {
     let both = format!("{{\"prompt\":\"x\"}}\n{}", json!({ "prompt": prompt }));
     let both = lines(stdout(&generate(&both, &next.collect::<Vec<_>>())).as_bytes());
     assert_eq!(both[1]["tokens"], answer["tokens"], "each line has the next seed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_has_the_reply_as_it_is_and_json_has_it_in_escapes() {
+    const REPLY: &str = "a\r\n\u{1b}[2J\u{7f}\u{9b}b";
+    let server = ScriptedServer::start(|seen| {
+        if seen.path.ends_with("/models") {
+            return Answer::models(&["m"]);
+        }
+        Answer::reply(REPLY)
+    });
+    let server = server.await.expect("starts");
+    let url = format!("base_url={}", server.base_url());
+    let run = move |more: &[&str]| {
+        let fixed = ["generate", "name:m", "--prompt", "x", "--backend", "openai", "--set", "stream=false"];
+        albedo(fixed.into_iter().chain(["--set", &url]).chain(more.iter().copied()))
+    };
+    let both = tokio::task::spawn_blocking(move || [run(&[]), run(&["--output", "-"])]);
+    let [text, line] = both.await.expect("ends");
+    assert_eq!(stdout(&text), format!("{REPLY}\n"));
+    let line = stdout(&line);
+    assert!(!line.trim_end_matches('\n').contains(char::is_control), "{line:?}");
+    assert_eq!(lines(line.as_bytes())[0]["text"], REPLY);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_under_standard_output_has_its_own_exit_code() {
+    for more in [&["--output", "-"][..], &[]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("opens");
+        let fixed = ["generate", KING, "--prompt", "a", "--max-new-tokens", "1"];
+        let mut command = command(fixed.into_iter().chain(more.iter().copied()));
+        let output = command.stdout(full).output().expect("albedo starts");
+        assert_eq!(output.status.code(), Some(74), "{more:?}: {}", error(&output));
+    }
 }
 
 #[test]

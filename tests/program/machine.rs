@@ -357,6 +357,12 @@ fn validators(machine: &mut Machine) {
     let moves = prints("validator submission")["items"][0]["moves"].as_array().map(Vec::len);
     assert!(moves > Some(5), "{moves:?}");
     prints("validator doctor");
+    let (follower, follows) = crate::validator::folder("");
+    crate::validator::followers_ledger(follower.path());
+    let follows = ["validator", "status", "--config", follows.to_str().expect("UTF-8")];
+    let followed = machine.prints("validator status", &follows)["followed"].clone();
+    assert_eq!((&followed["records"], &followed["unaudited"]), (&1.into(), &1.into()), "{followed}");
+    drop(follower);
     let king = crate::run::demo().join("models/king");
     let genesis = ["validator", "genesis", king.to_str().expect("UTF-8")];
     let (empty, bare) = crate::validator::folder("");
@@ -387,8 +393,10 @@ fn every_command_writes_events() {
     stdout(&albedo(["generate", model, "--prompt", "x", "--max-new-tokens", "1", "--events", file]));
     let events = albedo::report::EventFile::read(std::path::Path::new(file)).expect("reads");
     assert!(events.iter().all(|event| event.version == 1));
+    std::fs::write(file, "kept\n").expect("writes");
     let again = albedo(["plugins", "--events", file]);
     assert_eq!(again.status.code(), Some(78), "an events file is never written over");
+    assert_eq!(std::fs::read_to_string(file).expect("reads"), "kept\n");
 }
 
 #[test]

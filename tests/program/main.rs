@@ -27,6 +27,8 @@ mod follow;
 mod generate;
 #[cfg(feature = "validator")]
 mod import;
+#[cfg(unix)]
+mod interrupted;
 mod judges;
 mod kill;
 mod loads;

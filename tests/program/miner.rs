@@ -94,6 +94,18 @@ async fn a_model_goes_from_a_folder_to_the_registry_in_steps_that_check_each_oth
     assert_eq!(upload()["uploaded"], 0);
     assert_eq!(listed(&reference), Some(0));
 
+    // A second check of the same files keeps what was packed and uploaded; a duel that fails after
+    // it leaves the findings.
+    let tasks = fs::read_to_string(demo().join("duel.toml")).expect("reads");
+    let without = folder.join("without-tasks.toml");
+    fs::write(&without, tasks.replace("path = \"tasks\"", "path = \"no-such-tasks\"")).expect("writes");
+    let failed = run("check", 66, &["--king", text(&king), "--duel", text(&without)]);
+    assert!(error(&failed).contains("no-such-tasks"), "{}", error(&failed));
+    let said = String::from_utf8_lossy(&failed.stdout).into_owned();
+    assert!(said.contains("sn97-2026-12") && said.contains("What to change"), "{said}");
+    let second = upload();
+    assert_eq!((&second["uploaded"], &second["is_there"]), (&json!(0), &json!(true)), "{second}");
+
     // The folder is another one now.
     fs::write(model.join("README.md"), "changed").expect("writes");
     let changed = miner(folder, &[&["upload", text(&model)][..], &config[..]].concat());
@@ -117,6 +129,29 @@ fn a_copy_of_the_king_is_rejected_before_anybody_sees_it() {
     let output = miner(place.path(), &["pack", text(&model), "owner/model"]);
     assert_eq!(output.status.code(), Some(78), "{}", error(&output));
     assert!(error(&output).contains("it would forfeit"), "{}", error(&output));
+}
+
+#[test]
+fn what_would_end_a_check_after_its_screens_ends_it_before() {
+    let place = tempfile::tempdir().expect("a folder");
+    let (model, king) = (copied("challenger", place.path()), demo().join("models/king"));
+    let check = |more: &[&str]| {
+        let output =
+            miner(place.path(), &[&["check", text(&model), "--king", text(&king)][..], more].concat());
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "nothing was screened");
+        (output.status.code(), error(&output))
+    };
+    let typo = place.path().join("typo.toml");
+    let (code, line) = check(&["--duel", text(&typo)]);
+    assert_eq!(code, Some(66), "{line}");
+    assert!(line.contains("typo.toml"), "{line}");
+    assert!(!place.path().join("challenger.submission.json").exists(), "the model was not checked");
+    let config = model.join("config.json");
+    let whole = fs::read(&config).expect("reads");
+    let (code, line) = check(&["--draft", text(&config)]);
+    assert_eq!(code, Some(65), "{line}");
+    assert!(line.contains("--draft FILE"), "{line}");
+    assert_eq!(fs::read(&config).expect("reads"), whole, "the model's own file stays");
 }
 
 /// What a validator publishes, with one submission in each of two states.

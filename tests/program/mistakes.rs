@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+use std::process::Output;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -200,6 +202,108 @@ fn a_folder_that_holds_a_duel_already() {
     assert_eq!(output.status.code(), Some(78));
     assert!(error(&output).contains("the folder already holds a duel"), "{}", error(&output));
     assert_eq!(fs::read_to_string(journal).expect("reads"), "kept");
+}
+
+#[test]
+fn what_would_refuse_a_duel_at_its_end_refuses_it_before_models_are_loaded() {
+    let copies = Copies::new();
+    let taken = Path::new(&copies.out()).join("duel-2");
+    fs::create_dir_all(&taken).expect("creates");
+    fs::write(taken.join("journal.jsonl"), "kept").expect("writes");
+    let config = copies.0.path().join("duel.toml");
+    let text_of = fs::read_to_string(demo().join("duel.toml")).expect("reads");
+    fs::write(&config, text_of.replace("models/king", "no/model")).expect("writes");
+    let duel = ["duel", "--config", text(&config)];
+    let output = albedo(duel.into_iter().chain(["--out", text(&taken)]));
+    assert_eq!(output.status.code(), Some(78), "{}", error(&output));
+    assert!(error(&output).contains("resume it, or choose another folder"), "{}", error(&output));
+
+    let calibrate = ["calibrate", "--config", text(&config), "--temperature", "1", "--duels", "2"];
+    let out = copies.out();
+    let output = albedo(calibrate.into_iter().chain(["--out", &out]));
+    let line = error(&output);
+    assert_eq!(output.status.code(), Some(78), "{line}");
+    assert!(line.contains("duel-2") && line.contains("a calibration begins anew"), "{line}");
+    assert!(!Path::new(&out).join("duel-1").exists(), "nothing was begun");
+
+    // So does a folder that cannot be written, also where `--out` does not name it.
+    let elsewhere = copies.0.path().join("elsewhere");
+    fs::create_dir(&elsewhere).expect("creates");
+    let run = || command(duel).current_dir(&elsewhere).output().expect("albedo starts");
+    assert!(!error(&run()).contains("begin the duel"), "{}", error(&run()));
+    assert_eq!(fs::read_dir(&elsewhere).expect("lists").count(), 0, "nothing is left");
+    fs::write(elsewhere.join("duels"), "").expect("writes");
+    assert!(error(&run()).contains("failed to begin the duel"), "{}", error(&run()));
+    #[cfg(target_os = "linux")]
+    {
+        let output = albedo(duel.into_iter().chain(["--out", "/proc"]));
+        assert!(error(&output).contains("failed to begin the duel"), "{}", error(&output));
+    }
+
+    // So does a key that cannot be made.
+    let mut command = command(duel);
+    let output = command.env("XDG_STATE_HOME", "/dev/null/state").output().expect("albedo starts");
+    assert!(error(&output).contains("the key of this user's journals"), "{}", error(&output));
+    assert_eq!(fs::read_to_string(taken.join("journal.jsonl")).expect("reads"), "kept");
+}
+
+#[test]
+fn a_mistake_leaves_no_file_of_events_in_the_way_of_the_corrected_command() {
+    let copies = Copies::new();
+    let [config, events] = ["duel.toml", "events.jsonl"].map(|name| copies.0.path().join(name));
+    let check = || albedo(["config", "check", text(&config), "--events", text(&events)]);
+    let right = fs::read_to_string(demo().join("duel.toml")).expect("reads");
+    fs::write(&config, right.replace("samples = 64", "sampels = 64")).expect("writes");
+    assert_eq!(check().status.code(), Some(78));
+    fs::write(&config, right).expect("writes");
+    // A command without events leaves an empty file, too.
+    for _ in 0..2 {
+        let checked = check();
+        assert!(checked.status.success(), "{}", error(&checked));
+    }
+    fs::write(&events, "kept\n").expect("writes");
+    let again = check();
+    assert_eq!(again.status.code(), Some(78), "{}", error(&again));
+    assert_eq!(fs::read_to_string(&events).expect("reads"), "kept\n");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_path_that_is_not_utf8_is_refused_as_a_setting_and_shown_otherwise() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let copies = Copies::new();
+    let strange = |name: &[u8]| copies.0.path().join(OsStr::from_bytes(name));
+    let run = |arguments: &[&str], path: &Path| {
+        let mut command = command(arguments.iter().copied());
+        command.arg(path).output().expect("albedo starts")
+    };
+    let chats = copies.0.path().join("chats.jsonl");
+    fs::write(&chats, r#"[{"role":"user","content":"Which?"},{"role":"assistant","content":"ls"}]"#)
+        .expect("writes");
+    for arguments in [
+        &["duel", "--demo", "--tasks"][..],
+        &["duel", "--demo", "--king"],
+        &["tasks", "make", text(&chats), "--out"],
+    ] {
+        let output = run(arguments, &strange(b"t\xff"));
+        assert_eq!(output.status.code(), Some(78), "{arguments:?}: {}", error(&output));
+        assert!(error(&output).contains("it is not UTF-8"), "{arguments:?}: {}", error(&output));
+    }
+    let shown = |output: &Output, key: &str| {
+        let json: Value = serde_json::from_str(&crate::run::stdout(output)).expect("JSON");
+        assert!(json[key].as_str().is_some_and(|path| path.contains('\u{FFFD}')), "{json}");
+    };
+    let (config, duel) = (strange(b"c\xff.toml"), strange(b"d\xff"));
+    fs::copy(demo().join("duel.toml"), &config).expect("copies");
+    shown(&run(&["config", "check", "--json"], &config), "file");
+    let small =
+        ["duel", "--demo", "--rule", "margin", "--samples", "2", "--judge", "protocol", "--json", "--out"];
+    shown(&run(&small, &duel), "folder");
+    let data = strange(b"e\xff");
+    let mut export = command(["record", "export", "--json"]);
+    shown(&export.arg(&duel).arg("--out").arg(&data).output().expect("albedo starts"), "out");
 }
 
 #[test]

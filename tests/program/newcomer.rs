@@ -194,6 +194,14 @@ fn a_task_set_of_ones_own_is_made_and_drawn_from() {
     assert!(said.contains("their pin `manifest` is dropped"), "{said}");
     assert!(newcomer.does("record verify own --tasks tasks").contains("compared with the tasks"));
 
+    // What is said to come next after fewer tasks than the usual rule needs is a duel, too.
+    newcomer.write("few.jsonl", &(0..3).map(chat).collect::<String>());
+    let said = newcomer.says("tasks make few.jsonl --out few");
+    assert!(said.contains("`sequential`, needs 5 samples"), "{said}");
+    let few = "duel --demo --tasks few --rule margin --samples 3";
+    says_what_is_next(&said, &[&format!("albedo {few} ")]);
+    assert!(newcomer.does(&format!("{few} --out three")).contains("3 of 3 tasks"));
+
     newcomer
         .write("broken.jsonl", &(chat(1) + "{\"messages\": [{\"role\": \"bot\", \"content\": \"x\"}]}\n"));
     let refused = newcomer.albedo("tasks make broken.jsonl --out other");

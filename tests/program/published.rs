@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use albedo::backends::hubs::scripted::{Reply, Request, Server};
 use albedo::plan::{DuelSettings, GenerationSettings};
 use albedo::testing::{Rows, ScriptedJudge, ScriptedSession, small_duel};
 use albedo::{CallContext, Duel, DuelBuilder, FileStore, Rule, Seed};
@@ -61,7 +62,8 @@ fn records_are_pushed_and_the_queue_tells_what_waits() {
     assert_eq!(damaged.status.code(), Some(65), "{}", error(&damaged));
     assert!(error(&damaged).contains("record.blobs"), "{}", error(&damaged));
     let waits = stdout(&albedo(["publish", "status", text(&duels)]));
-    assert!(waits.contains("2 of 3 records") && waits.contains("albedo publish retry"), "{waits}");
+    let retry = format!("`albedo publish retry {} --to PLACE`", text(&duels));
+    assert!(waits.contains("2 of 3 records") && waits.contains(&retry), "{waits}");
     let alerted = albedo(watched);
     assert_eq!(alerted.status.code(), Some(3), "somebody has to act");
     assert!(String::from_utf8_lossy(&alerted.stdout).contains("\"alert\": true"), "{alerted:?}");
@@ -89,6 +91,30 @@ fn records_are_pushed_and_the_queue_tells_what_waits() {
     let said =
         format!("{}{}", String::from_utf8_lossy(&plain.stdout), String::from_utf8_lossy(&plain.stderr));
     assert!(plain.status.code() == Some(78) && !said.contains("hush"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_that_a_fetched_record_is_verified_with_can_be_pasted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [duels, site, out] = ["duels", "site", "my record"].map(|name| folder.path().join(name));
+    let published = {
+        let (duels, site) = (duels.clone(), site.clone());
+        move || {
+            record(&small_duel().settings(settings(0)), &duels.join("0"));
+            stdout(&albedo(["publish", "push", text(&duels), "--to", text(&site)]));
+            digest(&duels.join("0"))
+        }
+    };
+    let digest = tokio::task::spawn_blocking(published).await.expect("published");
+    let served = move |request: &Request| match fs::read(site.join(request.path.trim_start_matches('/'))) {
+        Ok(bytes) => Reply::new(200, bytes),
+        Err(_) => Reply::new(404, ""),
+    };
+    let server = Server::start(0, served).await.expect("listens");
+    let (url, to) = (format!("{}/records/{digest}", server.url()), out.clone());
+    let fetch = move || stdout(&albedo(["record", "fetch", &url, "--out", text(&to)]));
+    let said = tokio::task::spawn_blocking(fetch).await.expect("fetched");
+    assert!(said.contains(&format!("`albedo record verify '{}'`", out.display())), "{said}");
 }
 
 /// A reply that would like to run, and to be read backwards.

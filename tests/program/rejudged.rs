@@ -39,6 +39,22 @@ fn records_are_judged_again_by_other_judges_and_rules() {
     let journal = format!("{judged}/journal.jsonl");
     let lines = || fs::read_to_string(&journal).expect("reads").lines().count();
     let before = lines();
+    // The study's rule lets every sample be judged: what it says is shown as no verdict.
+    let shown = stdout(&albedo(["record", "report", &judged, "--format", "markdown"]));
+    assert!(shown.contains("Judged for a study, no verdict: over 4 samples"), "{shown}");
+    assert!(!shown.contains("The king holds") && !shown.contains("is crowned"), "{shown}");
+    // So it is from within, and under another name.
+    let within = command(["record", "report", ".", "--format", "markdown"]).current_dir(&judged).output();
+    let renamed = path("renamed");
+    fs::rename(&judged, &renamed).expect("renames");
+    let elsewhere = albedo(["record", "report", text(&renamed), "--format", "markdown"]);
+    assert!(stdout(&albedo(["record", "verify", text(&renamed)])).contains("verified"));
+    fs::rename(&renamed, &judged).expect("renames");
+    for shown in [within.expect("starts"), elsewhere] {
+        assert!(stdout(&shown).contains("Judged for a study"), "{}", stdout(&shown));
+    }
+    let shown = stdout(&albedo(["record", "report", text(&one), "--format", "markdown"]));
+    assert!(!shown.contains("Judged for a study"), "{shown}");
     let by_rule: Value = serde_json::from_str(&stdout(&rejudge(&[
         "--judge",
         "reference-action",
@@ -79,6 +95,23 @@ fn what_cannot_be_judged_again_is_said() {
         command(["record", "rejudge", "albedo-core/tests/fixtures/forfeit-3", "--rule", "margin"]);
     let forfeit = forfeit.args(["--out", text(folder.path())]).output().expect("starts");
     assert!(!forfeit.status.success() && error(&forfeit).contains("not admitted"), "{}", error(&forfeit));
+    // Records hold tokio's threads for blocking work, and wait for others of them: with all of them they would for ever.
+    let many =
+        ["record", "rejudge", "albedo-core/tests/fixtures/record-3", "--judge", "protocol", "--jobs", "512"];
+    let many = albedo(many);
+    let said = String::from_utf8_lossy(&many.stderr).into_owned();
+    assert!(!many.status.success() && said.contains("256"), "{said}");
+    // No record has the tasks that canaries are made from.
+    let config = folder.path().join("duel.toml");
+    let duel = "king.path = \"king\"\nchallenger.path = \"challenger\"\n\
+                tasks = { name = \"parquet\", path = \"tasks\" }\njudges = [{ name = \"protocol\" }]\n\
+                [duel]\ncanaries = { every = 8 }\n";
+    fs::write(&config, duel).expect("writes");
+    let study = folder.path().join("study");
+    let arguments = ["record", "rejudge", "albedo-core/tests/fixtures/record-3", "--config", text(&config)];
+    let watched = albedo([&arguments[..], &["--out", text(&study)]].concat());
+    let said = String::from_utf8_lossy(&watched.stderr).into_owned();
+    assert!(said.contains("canaries are off"), "{said}");
     let unknown =
         albedo(["record", "rejudge", "albedo-core/tests/fixtures/record-3", "--judge", "protocoll"]);
     assert!(!unknown.status.success() && error(&unknown).contains("protocol"), "{}", error(&unknown));

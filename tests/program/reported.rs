@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use albedo::Duel;
-use albedo::testing::{Rows, ScriptedJudge, ScriptedSession, completion, small_duel};
+use albedo::testing::{Rows, ScriptedJudge, ScriptedSession, completion, identity, model_info, small_duel};
+use albedo::{Contestant, Duel, Identity};
 use serde_json::Value;
 
 use crate::published::{hostile, record, settings, text};
@@ -21,11 +21,17 @@ fn embedded(report: &str, id: &str) -> Value {
     serde_json::from_str(json).expect("JSON")
 }
 
-/// A duel whose replies are hostile, and differ from task to task in who is better.
+/// A duel whose replies are hostile, and differ from task to task in who is better; so are the facts about models, backend
+/// and judges, as in a record that somebody forged.
 fn hostile_duel(folder: &Path, mark: &str) {
+    let turned = |text: &str| format!("{text}\u{202e}drow\u{2066}\u{200b}");
+    let backend = Identity { version: turned("1"), ..identity(&turned("scripted")) };
+    let judge_of = |name: &str| Identity { version: turned("1"), ..identity(name) };
     let side = |name: &str, odd: bool| {
         let hostile = hostile(mark);
-        ScriptedSession::new(name, move |request| {
+        let mut model = model_info(name).with_dtype(turned("bf16"));
+        model.architecture = turned("Scripted");
+        let session = ScriptedSession::new(name, move |request| {
             // Both sides have one seed, so that each sample is better for one of them; the
             // king says in its own words that it is.
             let words = match (request.seed % 2 == 1, odd) {
@@ -34,14 +40,15 @@ fn hostile_duel(folder: &Path, mark: &str) {
                 _ => "ls",
             };
             Ok(completion(&format!("{hostile} {words}")))
-        })
-        .contestant()
+        });
+        Contestant::new(Arc::new(session.with_model(model)), backend.clone())
     };
     let quality = |reply: &str| (reply.len() as f64 / 1000.0).min(1.0);
+    let brevity = ScriptedJudge::preferring("brevity", move |reply| 0.4 - 0.4 * quality(reply));
     let duel = Duel::builder(side("king", true), side("challenger", false))
         .tasks(Arc::new(Rows::numbered(20)))
-        .judge(Arc::new(ScriptedJudge::preferring("length", quality)))
-        .judge(Arc::new(ScriptedJudge::preferring("<b>brevity</b>", move |reply| 0.4 - 0.4 * quality(reply))))
+        .judge(Arc::new(ScriptedJudge::preferring("length", quality).with_identity(judge_of("length"))))
+        .judge(Arc::new(brevity.with_identity(judge_of(&turned("<b>brevity</b>")))))
         .settings(settings(3));
     record(&duel, folder);
 }
@@ -115,6 +122,22 @@ fn several_records_are_rated_and_what_does_not_verify_is_refused() {
     assert!(!refused.status.success() && error(&refused).contains("--out FILE"), "{}", error(&refused));
     assert_eq!(fs::read_to_string(&notes).expect("reads"), "<p>mine");
     stdout(&albedo(arguments));
+
+    // So it is with Markdown.
+    let (mine, markdown) = (path("README.md"), path("report.md"));
+    fs::write(&mine, "# Mine\n").expect("writes");
+    let write = |out: &Path| {
+        albedo(["record", "report", text(&records[0]), "--format", "markdown", "--out", text(out)])
+    };
+    let refused = write(&mine);
+    assert_eq!(refused.status.code(), Some(78), "{}", error(&refused));
+    assert_eq!(fs::read_to_string(&mine).expect("reads"), "# Mine\n");
+    for _ in 0..2 {
+        stdout(&write(&markdown));
+    }
+    let written = fs::read_to_string(&markdown).expect("reads");
+    let printed = stdout(&albedo(["record", "report", text(&records[0]), "--format", "markdown"]));
+    assert!(written.starts_with("<!-- ") && written.ends_with(&format!("-->\n\n{printed}")), "{written}");
 
     // A record that is altered, or none.
     let lines = records[1].join("record.jsonl");

@@ -113,6 +113,8 @@ fn a_stored_submission_is_found_again_and_ones_own_entry_is_not_held_against_one
     let json = stdout(&albedo(["fingerprint", text(&king), "--json"]));
     let print: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(print["method"], "layer_norms_v2_with_samples");
+    let import = albedo(["fingerprint", "--import", "corpus.json", "--add", text(&store), "--json"]);
+    assert_eq!(import.status.code(), Some(2), "an import has no fingerprint to print: {}", error(&import));
 }
 
 /// Changes the last bit of every 500th weight of the model in `folder`.
@@ -207,6 +209,18 @@ fn the_configuration_names_the_screens_and_the_command_line_comes_before_it() {
     let challenger = demo().join("models/challenger");
     let honest = ["files clear", "digest clear"].map(str::to_owned).to_vec();
     assert_eq!(run(&[text(&challenger)]), (Some(0), honest));
+    // What it says next is the duel of what was screened, and true.
+    let bare = folder.path().join("bare.toml");
+    let toml = fs::read_to_string(&config).expect("reads");
+    let without: Vec<_> = toml.lines().filter(|line| !line.starts_with("screens")).collect();
+    fs::write(&bare, without.join("\n")).expect("written");
+    for (config, words) in [(&config, "it screens the challenger again"), (&bare, "without screens")] {
+        let output = albedo(["screen", text(&challenger), "--config", text(config), "--screen", "files"]);
+        assert_eq!(output.status.code(), Some(0), "{}", error(&output));
+        let next = error(&output);
+        let duel = format!("duel --config {} --challenger {} ", text(config), text(&challenger));
+        assert!(next.contains(&duel) && next.contains(words), "{next}");
+    }
     fs::write(model.join("modeling.py"), "import os").expect("written");
     assert_eq!(run(&[]), (Some(1), vec!["files rejected".to_owned()]));
 }
@@ -233,6 +247,17 @@ fn a_forfeit_has_a_record_that_is_shown_and_verifies() {
     let output = albedo(["screen", text(&challenger), "--king", text(&king), "--out", text(&out)]);
     assert_eq!(output.status.code(), Some(0), "{}", error(&output));
     assert!(out.join("journal.jsonl").is_file() && !out.join("record.digest").exists());
+    // A mistake leaves nothing that would be in the way of the next try.
+    let out = folder.path().join("again");
+    let screened = |model: &Path| {
+        let output =
+            albedo(["screen", text(model), "--king", text(&king), "--screen", "files", "--out", text(&out)]);
+        (output.status.code(), error(&output))
+    };
+    assert_eq!(screened(Path::new("/no/such/model")).0, Some(66));
+    assert_eq!(screened(&challenger).0, Some(0));
+    let (code, line) = screened(Path::new("/no/such/model"));
+    assert!(code == Some(78) && line.contains("the folder already holds a duel"), "first of all: {line}");
 }
 
 #[test]

@@ -289,7 +289,7 @@ fn no_reply_of_another_model_reaches_a_record() {
     println!("{before} replies before the models were exchanged");
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).expect("a folder");
     for entry in fs::read_dir(from).expect("reads") {
         let entry = entry.expect("an entry");

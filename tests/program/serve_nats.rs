@@ -14,10 +14,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use albedo::backends::http::Client;
 use albedo::backends::serve::nats::{Fleet, JobMessage, ResultMessage};
-use albedo::backends::serve::protocol::{GenerateJob, JobOutcome, JobRequest, JobResult, SessionKey};
+use albedo::backends::serve::protocol::{
+    GenerateJob, JobOutcome, JobRequest, JobResult, LoadJob, SessionKey,
+};
 use albedo::backends::serve::{NatsConfig, ServeBackend, ServeConfig};
 use albedo::events::Collected;
+use albedo::http::{HttpRequest, HttpTransport};
 use albedo::registry::{Resources, SystemSecrets};
 use albedo::{
     BuildContext, CallContext, Completion, Digest, EventKind, GenerateRequest, Message, MessageRole,
@@ -34,7 +38,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::run::demo;
-use crate::serve_jobs::{Serving, settings};
+use crate::serve_jobs::{Serving, copy, path, settings};
 
 /// A broker; killed at the end.
 struct Broker {
@@ -170,11 +174,24 @@ fn request(seed: u64) -> GenerateRequest {
 /// A worker in `folder`, whose broker is at `port`. It has few jobs in its hands: each of
 /// them loses one of its five deliveries when the worker is killed.
 fn worker(folder: &Path, port: u16) -> Serving {
+    worker_of(["king", "challenger"], "", folder, port)
+}
+
+/// The same with the models `sides` and further `limits`.
+fn worker_of(sides: [&str; 2], limits: &str, folder: &Path, port: u16) -> Serving {
     fs::create_dir_all(folder).expect("a folder");
-    let more =
-        format!("[limits]\nstreams = 4\n[nats]\nurl = \"nats://127.0.0.1:{port}\"\nack_wait_secs = 5.0\n");
-    settings(folder, 0, ["king", "challenger"], &more);
+    let nats = format!("[nats]\nurl = \"nats://127.0.0.1:{port}\"\nack_wait_secs = 5.0\n");
+    settings(folder, 0, sides, &format!("[limits]\nstreams = 4\n{limits}{nats}"));
     Serving::start(folder)
+}
+
+/// How many models `worker` has loaded since it started.
+async fn loads(worker: &Serving) -> u32 {
+    let request = HttpRequest::get("count the loads", format!("{}/metrics", worker.url));
+    let mut answer = Client::from_env().send(request, &CallContext::new()).await.expect("an answer");
+    let metrics = String::from_utf8(answer.read(1 << 20).await.expect("a body")).expect("UTF-8");
+    let count = metrics.lines().find_map(|line| line.strip_prefix("albedo_model_load_seconds_count "));
+    count.expect("the count of loads").parse().expect("a number")
 }
 
 async fn connect(broker: &Broker, cache: &Path) -> ServeBackend {
@@ -417,4 +434,52 @@ async fn a_job_that_five_deliveries_do_not_finish_is_set_aside_with_an_alert() {
     let again = session.generate(vec![request(1)], &CallContext::new()).next().await.expect("an answer");
     assert_eq!(again.result.expect("answers"), expected(&[request(1)]).await.remove(0));
     drop(worker);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_is_done_once_however_often_it_is_sent_and_again_after_it_failed() {
+    let Some(broker) = Broker::start() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let fleet = Box::pin(broker.fleet()).await;
+    let king = folder.join("king");
+    copy(&demo().join("models/king"), &king);
+    // One model at a time: the challenger, which is loaded last, has taken the king's place.
+    let worker =
+        worker_of([path(&king), "challenger"], "loaded_models = 1\n", &folder.join("worker"), broker.port);
+    let backend = connect(&broker, &folder.join("cache")).await;
+    let load = async |name: &str| backend.load(&ModelSource::served(name), &CallContext::new()).await;
+    let mut done = loads(&worker).await;
+    assert_eq!(done, 2, "each model at the start");
+
+    // A load that fails is told so, each time, and succeeds once its cause is gone.
+    let (weights, aside) = (king.join("model.safetensors"), folder.join("weights"));
+    fs::rename(&weights, &aside).expect("moves");
+    for _ in 0..2 {
+        let error = load("king").await.expect_err("it has no weights");
+        assert!(error.to_string().contains("the folder has no *.safetensors file"), "{error}");
+    }
+    fs::rename(&aside, &weights).expect("moves");
+    let session = load("king").await.expect("loads");
+    done += 1;
+    assert_eq!(loads(&worker).await, done);
+
+    // A model that is loaded is answered as it is.
+    load("king").await.expect("is loaded");
+    assert_eq!(loads(&worker).await, done);
+
+    // Sent twice before the first one is done, it is done once, and both messages are taken.
+    load("challenger").await.expect("loads");
+    done += 1;
+    let engine = backend.engine().engine.digest().expect("a digest");
+    let model = SessionKey::new(session.model().parameters);
+    let job = JobRequest::Load(LoadJob { engine, model, after_overflow: None });
+    futures::join!(post(&fleet, &job), post(&fleet, &job));
+    empty(&mut workers_queue(&fleet, engine).await).await;
+    done += 1;
+    assert_eq!(loads(&worker).await, done);
+    load("king").await.expect("is loaded");
+    assert_eq!(loads(&worker).await, done);
+    let answer = session.generate(vec![request(1)], &CallContext::new()).next().await.expect("an answer");
+    assert_eq!(answer.result.expect("answers"), expected(&[request(1)]).await.remove(0));
 }

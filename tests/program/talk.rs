@@ -100,7 +100,7 @@ async fn a_served_model_is_told_the_whole_conversation() {
         }
         match seen.body["messages"].as_array().map(Vec::len) {
             Some(1) => Answer::stream(&["I ", "am ", "here."]),
-            Some(3) => Answer::stream(&["Still", " here."]),
+            Some(3) => Answer::stream(&["Still\r", " here."]),
             _ => Answer::refuse(400, "too many messages"),
         }
     });
@@ -117,13 +117,13 @@ async fn a_served_model_is_told_the_whole_conversation() {
     let (good, bad) = tokio::task::spawn_blocking(move || (talk("Hello?\nAnd now?\n"), talk("a\nb\nc\n")))
         .await
         .expect("ends");
-    assert_eq!(stdout(&good), "I am here.\nStill here.\n");
+    assert_eq!(stdout(&good), "I am here.\nStill\r here.\n", "over a pipe as it is");
     let asked: Vec<_> = server.seen().into_iter().filter(|seen| !seen.path.ends_with("/models")).collect();
     assert_eq!(asked[1].body["messages"][1], json!({ "role": "assistant", "content": "I am here." }));
     assert_eq!((&asked[0].body["seed"], &asked[1].body["seed"]), (&json!(3), &json!(4)));
     assert_eq!(asked[0].body["model"], "owner/model");
 
-    assert_eq!(String::from_utf8_lossy(&bad.stdout), "I am here.\nStill here.\n", "what came before stays");
+    assert_eq!(String::from_utf8_lossy(&bad.stdout), "I am here.\nStill\r here.\n", "what came before stays");
     assert!(!bad.status.success() && error(&bad).contains("too many messages"), "{}", error(&bad));
     assert!(!format!("{bad:?}{good:?}").contains("s3cret"));
 }

@@ -54,6 +54,17 @@ fn errors_have_colour_if_it_is_forced_and_never_with_no_color() {
     assert_eq!(error(&[], &[]).lines().count(), 1, "in one line where it is no terminal");
 }
 
+#[cfg(unix)]
+#[test]
+fn one_interrupt_at_a_question_ends_the_program() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let init = command(["init", folder.path().to_str().expect("UTF-8")]);
+    let Some((code, shown)) = crate::interrupted::interrupted_at(&init, "A number [1]: ") else { return };
+    assert_eq!(code, Some(130), "{shown}");
+    assert!(!shown.contains("once more to stop"), "{shown}");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 0);
+}
+
 #[test]
 fn help_answers_the_first_questions() {
     let help = |arguments: &[&str]| stdout(&albedo(arguments.iter().copied().chain(["--help"])));

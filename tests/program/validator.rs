@@ -154,12 +154,24 @@ fn a_configuration_that_is_not_there_is_named_with_a_way_to_get_one() {
 
 /// Puts a ledger with a king, a lost duel and an open one into `folder`.
 pub(crate) fn ledger(folder: &Path) {
+    ledger_of(folder, "ledger-1.sql", "");
+}
+
+/// A ledger of a follower in `folder`, who follows the record of its one duel without an audit.
+pub(crate) fn followers_ledger(folder: &Path) {
+    ledger_of(folder, "ledger-4.sql", "UPDATE followed_records SET passed = 1;");
+}
+
+/// The ledger that the fixture `name` has, changed by the statements `then`.
+fn ledger_of(folder: &Path, name: &str, then: &str) {
     let state = folder.join("state");
     fs::create_dir_all(&state).expect("makes");
     let path = state.join("ledger.sqlite");
     let made = rusqlite::Connection::open(&path).expect("opens");
-    let fixture = fs::read_to_string(crate::run::root().join("src/validator/ledger/fixtures/ledger-1.sql"));
-    made.execute_batch(&fixture.expect("the fixture")).expect("the fixture is whole");
+    let fixtures = crate::run::root().join("src/validator/ledger/fixtures");
+    let fixture = fs::read_to_string(fixtures.join(name)).expect("the fixture");
+    made.execute_batch(&fixture).expect("the fixture is whole");
+    made.execute_batch(then).expect("is changed");
     drop(made);
     // Brought to the newest format, as a validator does.
     drop(albedo::validator::ledger::Ledger::open(&path).expect("opens"));
@@ -198,6 +210,8 @@ fn the_first_king_is_entered_once() {
         assert_eq!(output.status.code(), Some(code), "{}", error(&output));
         assert!(error(&output).contains(words), "{}", error(&output));
     }
+    let hint = error(&genesis(&other, &[]));
+    assert!(hint.contains("reset VERSION --genesis MODEL --reason TEXT --config"), "{hint}");
     // The configuration may repeat the ledger's king, and names no other.
     permit(&config);
     fs::write(
@@ -208,6 +222,7 @@ fn the_first_king_is_entered_once() {
     let (code, line) = refused(&config);
     assert_eq!(code, Some(78), "{line}");
     assert!(line.contains("another first king than the ledger has"), "{line}");
+    assert!(line.contains("reset VERSION --genesis MODEL --reason TEXT"), "{line}");
 }
 
 #[test]
@@ -323,6 +338,9 @@ fn an_operator_asks_beside_a_validator() {
         (&["abandon", "1", "--reason", "x"], 66, "the submission has no open duel"),
         (&["retry", "1"], 78, "it has its outcome"),
         (&["retry", "nobody"], 66, "there is no such submission"),
+        // What a hint names is of the same validator.
+        (&["submission", "nobody"], 66, "`albedo validator history --config"),
+        (&["abandon", "1", "--reason", "x"], 66, "`albedo validator status --config"),
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", error(&output));

@@ -143,7 +143,7 @@ fn judge(name: &'static str, number: u64, metrics: &'static [Metric], watched: b
         });
     }
     if number % 6 == 4 {
-        let prepare = |_: &albedo::Preparation| Ok(Prepared { text: "a list".into(), usage: None });
+        let prepare = |_: &albedo::Preparation| Ok(Prepared::Written { text: "a list".into(), usage: None });
         return Arc::new(judge.with_preparation(prepare));
     }
     Arc::new(judge)

@@ -272,6 +272,10 @@ impl Author {
             _ => return self.own(Kind::Code),
         };
         let (repository, order) = (victim.repository.clone(), victim.reversed);
+        // A model has two orders of its files: where both were handed in, another one is a plain copy.
+        let has_both = |entry: &Entry| entry.number == victim.number && entry.reversed != order;
+        let kind =
+            if kind == Kind::Disguised && self.entries.iter().any(has_both) { Kind::Copy } else { kind };
         let hotkey = match kind {
             Kind::Copy | Kind::Disguised => self.miner(&victim.hotkey),
             _ => victim.hotkey.clone(),

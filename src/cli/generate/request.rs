@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::cli::output::escaped;
 use crate::{
     Completion, Error, ErrorKind, Fault, FinishReason, GenerateRequest, Message, MessageRole, Result,
     Sampling, TokenScores, Usage,
@@ -163,10 +164,9 @@ pub(super) fn answer_line(line: u64, id: &Value, result: &Result<Completion>) ->
         },
         Err(error) => Content::Failure { error: Failure { kind: error.kind(), message: error.to_string() } },
     };
-    let mut json = serde_json::to_string(&Written { line, id, answer })
+    let json = serde_json::to_string(&Written { line, id, answer })
         .map_err(|error| Error::bug("write an answer", error.to_string()).with_source(error))?;
-    json.push('\n');
-    Ok(json)
+    Ok(escaped(json) + "\n")
 }
 
 #[cfg(test)]

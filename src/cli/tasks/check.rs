@@ -1,13 +1,18 @@
 //! `albedo tasks verify` and `albedo tasks prefetch`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
 use crate::backends::tasks::{ParquetTasks, ParquetTasksConfig};
 use crate::cli::exit::Exit;
 use crate::cli::output::{print, print_json};
-use crate::{BuildContext, CallContext, Digest, ErrorKind, Plugin, Registry, Result, TaskSource};
+use crate::{
+    BuildContext, CallContext, Digest, ErrorKind, Event, EventKind, EventSink, Plugin, Registry, Result,
+    TaskSource,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -37,7 +42,7 @@ pub(crate) struct Prefetch {
     #[cfg(feature = "hubs")]
     #[arg(long, value_name = "NAME")]
     token_env: Option<String>,
-    /// Fetch at most so many shards.
+    /// Fetch at most so many shards: of those that are missing, the first of the manifest.
     #[arg(long, value_name = "N")]
     most: Option<usize>,
 }
@@ -66,7 +71,7 @@ pub(crate) async fn prefetch(arguments: &Prefetch, cx: &CallContext) -> Result<E
     check(&arguments.set, config, Some(arguments.most.unwrap_or(usize::MAX)), cx).await
 }
 
-/// Checks every shard; `fetch` is how many of them are fetched if they are missing.
+/// Checks every shard; `fetch` is how many missing ones are fetched at most.
 async fn check(
     arguments: &Arguments,
     config: ParquetTasksConfig,
@@ -78,10 +83,16 @@ async fn check(
     let tasks = ParquetTasks::build_with(config, &BuildContext::new(&registry, cx)).await?;
     let shards = tasks.manifest().shards();
     let (mut sound, mut missing, mut damaged) = (0, Vec::new(), Vec::new());
+    let (mut fetched, came) = (0, Arc::new(AtomicBool::new(false)));
+    let cx = &cx.with_events(downloads(&came));
     for (index, shard) in shards.iter().enumerate() {
-        let fetch = fetch.is_some_and(|most| index < most);
+        let fetch = fetch.is_some_and(|most| fetched < most);
         match tasks.check_shard(index, fetch, cx).await {
-            Ok(()) => sound += 1,
+            Ok(()) => {
+                sound += 1;
+                // What was in the cache already is not counted.
+                fetched += usize::from(came.swap(false, Ordering::Relaxed));
+            }
             Err(error) if error.kind() == ErrorKind::NotFound && !fetch => missing.push(&shard.name),
             Err(error)
                 if !fetch && matches!(error.kind(), ErrorKind::DigestMismatch | ErrorKind::DataInvalid) =>
@@ -110,5 +121,15 @@ async fn check(
         (false, _) => Exit::BadData,
         (_, false) if fetch.is_none() => Exit::NoInput,
         _ => Exit::Done,
+    })
+}
+
+/// A sink that sets `came` when bytes of a download come.
+fn downloads(came: &Arc<AtomicBool>) -> Arc<dyn EventSink> {
+    let came = Arc::clone(came);
+    Arc::new(move |event: &Event| {
+        if matches!(&event.kind, EventKind::Progress { task, .. } if task == "download") {
+            came.store(true, Ordering::Relaxed);
+        }
     })
 }

@@ -46,7 +46,7 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     let info = manifest.info();
     if arguments.json {
         print_json(&json!({
-            "path": path,
+            "path": path.display().to_string(),
             "manifest": info.manifest,
             "shards": manifest.shards().len(),
             "rows": info.rows,

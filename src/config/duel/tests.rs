@@ -37,6 +37,26 @@ fn what_is_saved_reads_back() {
     assert_eq!(saved().unverified().folder, Path::new("/elsewhere"));
 }
 
+#[cfg(unix)]
+#[test]
+fn a_configuration_in_a_folder_whose_name_is_no_text_is_the_operators_to_move() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let strange = folder.path().join(std::ffi::OsStr::from_bytes(b"c\xff"));
+    let config = DuelConfig {
+        folder: strange,
+        ..DuelConfig::parse(&format!("{SMALL}\ntasks.path = \"t\"")).expect("reads")
+    };
+    let key = JournalKey::new([1; 32]);
+    for error in
+        [config.save_new(folder.path(), &key), config.tag(&key)].map(|saved| saved.expect_err("no text"))
+    {
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::ConfigInvalid, Fault::Operator), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("rename")), "{error}");
+    }
+    assert!(!folder.path().join(SAVED).exists(), "nothing was kept");
+}
+
 #[test]
 fn a_plugins_other_keys_are_its_settings() {
     let config = DuelConfig::parse(&format!("{SMALL}\ntasks.path = \"t\"")).expect("reads");
