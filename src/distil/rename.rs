@@ -2,10 +2,10 @@
 //!
 //! A model that is trained on a few repositories learns their names by heart. With names
 //! that differ from copy to copy it has to read them in the conversation. Every name of
-//! one trajectory is replaced everywhere in it, in code, output and prose, so that the
+//! one trajectory is replaced by the same other name in all of its code and output, so that the
 //! copy is as coherent as the original. What a model must write as it is stays: the system
-//! message and its words, Python's keywords, built-in and library names, shell commands,
-//! common words of English, tags and fences.
+//! message and its terms, Python's keywords, built-in and library names, shell commands, tags and
+//! fences, what the assistant calls things before it was shown the name, plain words in sentences.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -17,13 +17,23 @@ use crate::{Message, MessageRole};
 mod code;
 
 /// Names that are never replaced: those of Python 3.13's keywords, built-ins, methods of
-/// built-in types and much of its library, and common shell commands.
+/// built-in types and much of its library, common shell commands, and `old`, `new`, `path` and
+/// `text`, which agents call the things in their own scripts.
 static KEPT: LazyLock<BTreeSet<&'static str>> = LazyLock::new(|| include_str!("kept.txt").lines().collect());
 
-/// Words that prose on a repair needs, such as `first`, `it`, `line` and `value`. They are never
-/// replaced either, though code has such names, too: a module `line` is not one of Python's library.
-static ENGLISH: LazyLock<BTreeSet<&'static str>> =
-    LazyLock::new(|| include_str!("english.txt").lines().collect());
+/// Small words that Python's library uses and code defines as well, such as `date`, `start` and
+/// `token`. They are replaced where the trajectory's code defines them.
+static LIBRARY: LazyLock<BTreeSet<&'static str>> =
+    LazyLock::new(|| include_str!("library.txt").lines().collect());
+
+/// Words of code that stand beside a name with nothing but a space between: Python's keywords and
+/// `case`, `match`, `print`, `type`.
+const KEYWORDS: [&str; 39] = [
+    "False", "None", "True", "and", "as", "assert", "async", "await", "break", "case", "class", "continue",
+    "def", "del", "elif", "else", "except", "finally", "for", "from", "global", "if", "import", "in", "is",
+    "lambda", "match", "nonlocal", "not", "or", "pass", "print", "raise", "return", "try", "type", "while",
+    "with", "yield",
+];
 
 /// The words that new names are made of. Source: those that the demo's models were trained
 /// with (`examples/demo/make/augment.py`).
@@ -33,14 +43,57 @@ static WORDS: LazyLock<Vec<&'static str>> = LazyLock::new(|| include_str!("words
 /// Source: as the demo's models were trained.
 const SHARES: [f64; 3] = [0.5, 0.8, 1.0];
 
+/// What the code of a trajectory names.
+#[derive(Debug, Default)]
+struct Names<'a> {
+    /// What the project is called.
+    project: &'a str,
+    /// The names that are replaced.
+    replaced: BTreeSet<&'a str>,
+    /// Names that the code is seen to define.
+    defined: BTreeSet<&'a str>,
+    /// Names of functions, classes and attributes that it defines: they stand behind a dot, too.
+    attributes: BTreeSet<&'a str>,
+    /// Names that stay: what is imported from Python's library, tags, terms of the protocol.
+    kept: BTreeSet<&'a str>,
+    /// The project's modules, as far as a path to their file is seen.
+    modules: BTreeSet<&'a str>,
+    /// What modules of Python's library are called.
+    library: BTreeSet<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    /// Adds `name`, which the code defines.
+    fn define(&mut self, name: &'a str) {
+        self.replaced.insert(name);
+        self.defined.insert(name);
+    }
+
+    /// Adds `name`, which the code defines and which can stand behind a dot.
+    fn define_attribute(&mut self, name: &'a str) {
+        self.define(name);
+        self.attributes.insert(name);
+    }
+
+    /// Whether `module` is one of Python's library.
+    fn is_library(&self, module: &str) -> bool {
+        let is_known = KEPT.contains(module) || LIBRARY.contains(module);
+        module.starts_with("__") || is_known && !self.modules.contains(module)
+    }
+}
+
 /// `messages` of a trajectory of `repo` with other names, which follow from `seed`, the
 /// row's `id` and the number of the copy.
 pub(super) fn renamed(messages: &[Message], repo: &str, seed: u64, id: &str, copy: u64) -> Vec<Message> {
     let names = names(messages, repo);
-    let table = table(&names, messages, seed, id, copy);
+    let table = table(&names.replaced, messages, seed, id, copy);
     let replace = |message: &Message| match message.role {
         MessageRole::System => message.clone(),
-        role => Message::new(role, replaced(&message.content, &names, &table)),
+        role => {
+            let output =
+                if role == MessageRole::Tool { 0..message.content.len() } else { output(&message.content) };
+            Message::new(role, replaced(&message.content, output, &names, &table))
+        }
     };
     messages.iter().map(replace).collect()
 }
@@ -93,42 +146,59 @@ fn words(name: &str) -> Vec<Range<usize>> {
 }
 
 /// What the trajectory's code names, as far as the trajectory shows it.
-fn names<'a>(messages: &'a [Message], repo: &'a str) -> BTreeSet<&'a str> {
+fn names<'a>(messages: &'a [Message], repo: &'a str) -> Names<'a> {
     let is_system = |message: &&Message| message.role == MessageRole::System;
-    let said = || messages.iter().filter(|message| !is_system(message)).map(|message| &message.content[..]);
-    let (mut names, mut kept) = (BTreeSet::new(), BTreeSet::new());
-    names.insert(repo.rsplit('/').next().unwrap_or(repo));
-    for text in said() {
-        collect(text, &mut names, &mut kept);
+    let said = || messages.iter().filter(|message| !is_system(message));
+    let project = repo.rsplit('/').next().unwrap_or(repo);
+    let mut found = Names { project, ..Names::default() };
+    found.define(project);
+    let (mut seen, mut invented) = (BTreeSet::new(), BTreeSet::new());
+    for message in said() {
+        let text = &message.content[..];
+        for place in identifiers(text) {
+            let name = &text[place.clone()];
+            if is_module(text, &place) {
+                found.modules.insert(name);
+            }
+            if seen.insert(name) && message.role == MessageRole::Assistant {
+                invented.insert(name);
+            }
+        }
     }
-    // The words of the protocol are in the system message.
+    for message in said() {
+        collect(&message.content, &mut found);
+    }
+    // The terms of the protocol are in the system message.
     for message in messages.iter().filter(is_system) {
-        kept.extend(identifiers(&message.content).map(|place| &message.content[place]));
+        let text = &message.content[..];
+        found.kept.extend(identifiers(text).filter(|place| !is_small(text, place)).map(|place| &text[place]));
     }
-    names.retain(|name| {
+    let Names { replaced, defined, kept, .. } = &mut found;
+    replaced.retain(|name| {
+        let is_invented = invented.contains(name) && !is_compound(name) && *name != project;
         name.len() > 1
             && !name.starts_with("__")
             && !KEPT.contains(name)
-            && !ENGLISH.contains(name)
             && !kept.contains(name)
+            && !is_invented
+            && (!LIBRARY.contains(name) || defined.contains(name))
             && name.bytes().any(|byte| byte.is_ascii_alphabetic())
     });
-    names
+    found
 }
 
-/// Adds to `names` what `text` defines or names as code does, and to `kept` what it may not
-/// lose.
-fn collect<'a>(text: &'a str, names: &mut BTreeSet<&'a str>, kept: &mut BTreeSet<&'a str>) {
+/// Adds to `found` what `text` defines or names as code does, and what it may not lose.
+fn collect<'a>(text: &'a str, found: &mut Names<'a>) {
     let mut parameters = 0..0;
     for place in identifiers(text) {
         let (name, start, end) = (&text[place.clone()], place.start, place.end);
         let ahead = &text[end..];
         let behind = &text[..start];
-        code::collect(text, &place, names, kept);
+        code::collect(text, &place, found);
         if name == "def"
             && let Some(defined) = ahead.strip_prefix(' ').and_then(code::name)
         {
-            names.insert(defined);
+            found.define_attribute(defined);
             let list = &ahead[1 + defined.len()..];
             if list.starts_with('(') {
                 let begin = text.len() - list.len();
@@ -136,22 +206,73 @@ fn collect<'a>(text: &'a str, names: &mut BTreeSet<&'a str>, kept: &mut BTreeSet
             }
         }
         if behind.ends_with('<') || behind.ends_with("</") {
-            kept.insert(name);
-        } else if ahead.starts_with(".py")
-            || behind.ends_with("self.")
-            || behind.ends_with("cls.")
-            || is_assigned(behind, ahead)
-            || is_compound(name)
-        {
-            names.insert(name);
+            found.kept.insert(name);
+        } else if ahead.starts_with(".py") && found.modules.contains(name) {
+            found.define(name);
+        } else if is_own(behind) {
+            let value = ahead.trim_start_matches([' ', '+', '-', '*', '/', '|', '&']);
+            if value.starts_with('=') && !value.starts_with("==") {
+                found.define_attribute(name);
+            }
+            found.replaced.insert(name);
+        } else if is_assigned(behind, ahead) {
+            found.define(name);
+        } else if is_compound(name) {
+            found.replaced.insert(name);
         } else if parameters.contains(&start) {
             // A parameter, not its default value.
             let between = behind.trim_end_matches([' ', '*']);
             if between.ends_with('(') || between.ends_with(',') {
-                names.insert(name);
+                found.define(name);
             }
+        } else if ahead.starts_with('(') && !behind.ends_with('.') && name.len() > 2 {
+            // A function that is called.
+            found.replaced.insert(name);
         }
     }
+}
+
+/// Whether the name behind `behind` is an attribute of an object or a class that names itself.
+fn is_own(behind: &str) -> bool {
+    behind.ends_with("self.") || behind.ends_with("cls.")
+}
+
+/// Whether a path to a module of the project ends with the name at `place`: `NAME.py`.
+fn is_module(text: &str, place: &Range<usize>) -> bool {
+    let path = text[..place.start].rsplit([' ', '\n', '"', '\'']).next().unwrap_or_default();
+    let ends = |rest: &str| !rest.starts_with(is_part);
+    text[place.end..].strip_prefix(".py").is_some_and(ends) && !path.contains("lib/python")
+}
+
+/// Whether an identifier has such a character.
+fn is_part(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// Whether the name at `place` is a word in small letters that stands in a sentence.
+fn is_small(text: &str, place: &Range<usize>) -> bool {
+    text[place.clone()].bytes().all(|byte| byte.is_ascii_lowercase()) && is_prose(text, place)
+}
+
+/// Whether the word at `place` stands in a sentence: next to another word or before a number, with
+/// nothing but a space between, as names of code do only beside keywords.
+fn is_prose(text: &str, place: &Range<usize>) -> bool {
+    let (behind, ahead) = (&text[..place.start], &text[place.end..]);
+    let opens = behind.is_empty() || behind.ends_with([' ', '\n', '(']);
+    let closes = ahead.is_empty()
+        || ahead.starts_with([' ', '\n', ',', ':', ';', ')', '?', '!'])
+        || ahead.strip_prefix('.').is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\n']));
+    if !opens || !closes {
+        return false;
+    }
+    let is_word = |word: &str| !word.is_empty() && !KEYWORDS.contains(&word);
+    let (before, after) = (behind.trim_end_matches(' '), ahead.trim_start_matches(' '));
+    let last = &before[before.trim_end_matches(is_part).len()..];
+    let follows =
+        before.len() < behind.len() && is_word(last.trim_start_matches(|c: char| c.is_ascii_digit()));
+    let is_followed =
+        after.starts_with(|c: char| c.is_ascii_digit()) || code::name(after).is_some_and(is_word);
+    follows || after.len() < ahead.len() && is_followed
 }
 
 /// Whether a line of code gives a value to the name between `behind` and `ahead`: it stands
@@ -176,6 +297,12 @@ fn is_compound(name: &str) -> bool {
         parts.iter().filter(|part| name[(*part).clone()].bytes().all(|byte| byte.is_ascii_alphabetic()));
     let small = name.bytes().any(|byte| byte.is_ascii_lowercase());
     letters.count() > 1 && small && !name.starts_with('_')
+}
+
+/// Whether people write such a word, too: small letters, the first one may be a capital.
+fn is_plain(name: &str) -> bool {
+    let rest = name.strip_prefix(|c: char| c.is_ascii_uppercase()).unwrap_or(name);
+    !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_lowercase())
 }
 
 /// The new words of a copy, by the old ones in small letters.
@@ -214,12 +341,35 @@ fn table(
     table
 }
 
-/// `text` with the `names` in it made of the words of `table`.
-fn replaced(text: &str, names: &BTreeSet<&str>, table: &BTreeMap<String, &'static str>) -> String {
+/// Where `text` shows what a command printed.
+fn output(text: &str) -> Range<usize> {
+    match (text.find("<output>"), text.rfind("</output>")) {
+        (Some(start), Some(end)) if start < end => start..end,
+        _ => 0..0,
+    }
+}
+
+/// `text` with the `names` in it made of the words of `table`. An edit quotes what a command
+/// printed at `output`: both are code.
+fn replaced(
+    text: &str,
+    output: Range<usize>,
+    names: &Names<'_>,
+    table: &BTreeMap<String, &'static str>,
+) -> String {
     let (mut new, mut at) = (String::with_capacity(text.len()), 0);
+    let (mut ticks, mut counted) = (0, 0);
     for place in identifiers(text) {
         let name = &text[place.clone()];
-        if names.contains(name) {
+        if !names.replaced.contains(name) {
+            continue;
+        }
+        ticks += text[counted..place.start].matches('`').count();
+        counted = place.start;
+        // Between backticks everything is code.
+        let is_code =
+            ticks % 2 == 1 || output.contains(&place.start) || !is_plain(name) || name == names.project;
+        if !is_pythons(text, &place, names) && (is_code || !is_prose(text, &place)) {
             new.push_str(&text[at..place.start]);
             rename(name, table, &mut new);
             at = place.end;
@@ -227,6 +377,21 @@ fn replaced(text: &str, names: &BTreeSet<&str>, table: &BTreeMap<String, &'stati
     }
     new.push_str(&text[at..]);
     new
+}
+
+/// Whether the name at `place` belongs to Python here, though the code defines such a name: an
+/// attribute that it does not define, one of a module of the library, a keyword argument.
+fn is_pythons(text: &str, place: &Range<usize>, names: &Names<'_>) -> bool {
+    let (name, behind, ahead) = (&text[place.clone()], &text[..place.start], &text[place.end..]);
+    if behind.ends_with('.') {
+        let chain = behind.rsplit(|c: char| !is_part(c) && c != '.').next().unwrap_or_default();
+        let module = chain.split('.').next().unwrap_or_default();
+        let is_unknown = LIBRARY.contains(name) && !names.attributes.contains(name) && !is_own(behind);
+        return is_unknown || names.library.contains(module);
+    }
+    ahead.starts_with('=')
+        && !ahead.starts_with("==")
+        && code::line(text, place).is_some_and(|(behind, _)| code::calls_python(behind))
 }
 
 /// Adds to `new` the name that `name` becomes, in the same letter case.
@@ -302,11 +467,12 @@ mod tests {
             "calendar_math",
             "days_between",
             "distance",
+            "ordinal",
             "origin",
             "target",
             "test_days_between",
         ];
-        assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+        assert_eq!(found.replaced.into_iter().collect::<Vec<_>>(), expected);
     }
 
     #[test]
@@ -352,38 +518,91 @@ mod tests {
         let rows = conversations(&path).expect("reads");
         let mut found: BTreeMap<&str, usize> = BTreeMap::new();
         for row in &rows {
-            for name in names(&row.messages, &row.repo) {
+            for name in names(&row.messages, &row.repo).replaced {
                 *found.entry(name).or_default() += 1;
-            }
-            // Without the protocol's words, which stay in any case.
-            for name in names(&row.messages[1..], &row.repo) {
-                found.entry(name).or_default();
             }
         }
         // "To see the failure for myself"; `from pathlib import Path`, which a student shall write.
-        for kept in [
-            "Path", "an", "customer", "it", "line", "lists", "long", "myself", "other", "right", "the",
-            "value",
-        ] {
+        for kept in ["Path", "an", "customer", "it", "lists", "long", "myself", "text", "the"] {
             assert!(!found.contains_key(kept), "{kept}");
         }
-        for (name, least) in [("days_between", 18), ("item", 80), ("score", 31), ("Board", 9)] {
+        for (name, least) in LEAST {
             assert!(found.get(name) >= Some(&least), "{name}: {:?} of {least}", found.get(name));
         }
-        // 15,005, of which the projects' sources define 14,641. Source: counted with Python's `ast`.
-        assert!(found.values().sum::<usize>() > 14_600, "{}", found.values().sum::<usize>());
+        // 18,108, of which the projects' sources define 17,557. Source: counted with Python's `ast`.
+        assert!(found.values().sum::<usize>() > 17_800, "{}", found.values().sum::<usize>());
+    }
+
+    /// Names, and in how many of the demo's trajectories they are replaced. Source: counted by a
+    /// port to Python.
+    const LEAST: [(&str, usize); 9] = [
+        ("days_between", 18),
+        ("item", 80),
+        ("score", 33),
+        ("Board", 20),
+        ("line", 94),
+        ("number", 123),
+        ("other", 104),
+        ("right", 78),
+        ("value", 252),
+    ];
+
+    #[test]
+    fn a_word_is_a_name_in_code_and_stays_in_sentences() {
+        let messages = [
+            said(
+                MessageRole::User,
+                "almanac: the value and the date are wrong, line by line.\n```python\nimport re\n\n\
+                 def first(line, value, match):\n    re.match(line, value).start()\n    \
+                 return sorted(value, key=match)\n\ndef key(date): return date\n```\n  \
+                 File \"/usr/lib/python3.13/queue.py\", line 3, in first",
+            ),
+            said(MessageRole::Assistant, "THOUGHT: I read `line` line by line. result = value"),
+        ];
+        let found = names(&messages, "demo/almanac");
+        let expected = ["almanac", "date", "first", "key", "line", "match", "value"];
+        assert_eq!(found.replaced.iter().copied().collect::<Vec<_>>(), expected);
+        let table: BTreeMap<_, _> = expected.map(|word| (word.to_owned(), "amber")).into_iter().collect();
+        assert_eq!(
+            replaced(&messages[0].content, 0..0, &found, &table),
+            "amber: the value and the date are wrong, line by line.\n```python\nimport re\n\n\
+             def amber(amber, amber, amber):\n    re.match(amber, amber).start()\n    \
+             return sorted(amber, key=amber)\n\ndef amber(amber): return amber\n```\n  \
+             File \"/usr/lib/python3.13/queue.py\", line 3, in amber",
+        );
+        assert_eq!(
+            replaced(&messages[1].content, 0..0, &found, &table),
+            "THOUGHT: I read `amber` line by line. result = amber",
+        );
     }
 
     #[test]
-    fn a_module_that_is_called_like_a_word_of_english_is_not_pythons() {
-        for (module, is_pythons) in [("line", false), ("number", false), ("pathlib", true)] {
-            let text = format!("```python\nfrom {module} import Segment\n```");
-            let messages = [said(MessageRole::User, &text)];
-            let found = names(&messages, "demo/almanac");
-            assert_eq!(found.contains("Segment"), !is_pythons, "{module}");
-            assert!(!found.contains(module), "{module} stays");
+    fn an_edit_quotes_what_was_shown() {
+        let line = "\"\"\"Return the value of the board.\"\"\"";
+        let messages = [
+            said(MessageRole::User, &format!("<output>\ndef value(board):\n    {line}\n</output>")),
+            said(MessageRole::Assistant, &format!("THOUGHT: the value.\n```bash\nsed 's/{line}//'\n```")),
+        ];
+        let copy = renamed(&messages, "demo/almanac", 1, "almanac-1", 1);
+        let quoted = copy[1].content.split('/').nth(1).expect("a pattern");
+        assert!(copy[0].content.contains(quoted), "{copy:?}");
+        assert!(copy[1].content.contains("THOUGHT: the value."), "{copy:?}");
+    }
+
+    #[test]
+    fn a_module_that_is_called_like_one_of_the_library_is_the_projects_if_its_file_is_there() {
+        for (text, is_pythons) in [
+            ("```python\nfrom queue import Segment\n```", true),
+            ("queue.py\n```python\nfrom queue import Segment\n```", false),
+            ("```python\nfrom line import Segment\n```", false),
+            ("```python\nfrom pathlib import Segment\n```", true),
+        ] {
+            let messages = [said(MessageRole::User, text)];
+            let found = names(&messages, "demo/almanac").replaced;
+            assert_eq!(found.contains("Segment"), !is_pythons, "{text}");
+            assert_eq!(found.contains("queue") || found.contains("line"), !is_pythons, "{text}");
         }
-        assert!(ENGLISH.is_disjoint(&KEPT), "each word is in one list");
+        assert!(LIBRARY.is_disjoint(&KEPT), "each word is in one list");
     }
 
     #[test]

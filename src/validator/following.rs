@@ -263,7 +263,8 @@ impl Auditor {
                 return Err(if models.is_absent(model, cx).await? {
                     Unaudited::Unfetched(side, error)
                 } else {
-                    Unaudited::Fetched(error)
+                    // It is there again, or its hub is away: the wait goes on.
+                    Unaudited::Failed(error)
                 });
             }
             loaded => loaded.map_err(|(_, error)| error)?,
@@ -283,7 +284,7 @@ pub(super) enum Unaudited {
     WithoutTokens,
     /// The hub does not have the files of that side any more.
     Unfetched(Side, Error),
-    /// Something else, while the hub has the files of both sides.
+    /// Something else, after both sides were loaded.
     Fetched(Error),
     /// Something else.
     Failed(Error),

@@ -73,6 +73,12 @@ fn growth(step: &Json) -> usize {
         // A character of two bytes for each byte, and a space in front of a word of one byte.
         Some("ByteLevel") => 2 + usize::from(step["add_prefix_space"] == true),
         Some("Precompiled") => longest(step["precompiled_charsmap"].as_str().unwrap_or_default()).max(1),
+        // U+FDFA: 3 bytes become 33.
+        Some("NFKC" | "NFKD") => 11,
+        // A letter with three marks, or a syllable of Hangul: 3 bytes become 9.
+        Some("NFC" | "NFD") => 3,
+        // Spaces around a character of 3 bytes, and NFD.
+        Some("BertNormalizer") => 6,
         // A space between all characters.
         Some("BPEDecoder") if length("suffix") == 0 => 3,
         Some("CTC") if length("word_delimiter_token") == 0 => 3,
@@ -207,6 +213,15 @@ mod tests {
             ("normalizer", replace.clone(), 4),
             ("decoder", with(json!({ "type": "Nothing" }), &replace), 4),
             ("normalizer", json!({ "type": "Prepend", "prepend": "▁▁" }), 7),
+            // Each round makes five of a letter.
+            (
+                "normalizer",
+                json!({ "type": "Sequence", "normalizers": [
+                    { "type": "Replace", "pattern": { "String": "ل" }, "content": "ﷺ" },
+                    { "type": "NFKC" },
+                ] }),
+                22,
+            ),
             ("normalizer", twice("normalizers", &json!({ "type": "ByteLevel" })), 4),
             ("pre_tokenizer", twice("pretokenizers", &bytes), 4),
             ("decoder", twice("decoders", &json!({ "type": "BPEDecoder", "suffix": "" })), 9),

@@ -3,27 +3,21 @@
 //! `for`, `as`, `from`, `import` and `class` are words of prose, too: one of them counts only
 //! with the code around it that a definition has.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::{KEPT, identifiers};
+use super::{KEPT, Names, identifiers, is_part};
 
 /// The longest line that is looked at, in bytes before and behind a keyword, so that text
 /// without line breaks costs no more than other text. Source: chosen by albedo.
 const MAX_LINE: usize = 1000;
 
 /// Words that stand between two others in an expression.
-const OPERATORS: [&str; 11] =
-    ["and", "as", "async", "await", "else", "for", "if", "in", "is", "lambda", "not"];
+const OPERATORS: [&str; 12] =
+    ["and", "as", "async", "await", "else", "for", "if", "in", "is", "lambda", "not", "or"];
 
-/// Adds to `names` what the keyword at `place` of `text` defines, and to `kept` what it imports
-/// from Python's library. `def` is not among these keywords.
-pub(super) fn collect<'a>(
-    text: &'a str,
-    place: &Range<usize>,
-    names: &mut BTreeSet<&'a str>,
-    kept: &mut BTreeSet<&'a str>,
-) {
+/// Adds to `found` what the keyword at `place` of `text` defines, and what it imports from
+/// Python's library. `def` is not among these keywords.
+pub(super) fn collect<'a>(text: &'a str, place: &Range<usize>, found: &mut Names<'a>) {
     let keyword = &text[place.clone()];
     if !["class", "except", "for", "from", "import", "with"].contains(&keyword) {
         return;
@@ -32,30 +26,54 @@ pub(super) fn collect<'a>(
     let Some(ahead) = ahead.strip_prefix(' ') else { return };
     match keyword {
         "class" if begins(behind) => {
-            names.extend(name(ahead).filter(|name| ahead[name.len()..].starts_with(['(', ':', '['])));
+            if let Some(name) = name(ahead).filter(|name| ahead[name.len()..].starts_with(['(', ':', '['])) {
+                found.define_attribute(name);
+            }
         }
-        "except" | "with" if begins(behind) => names.extend(aliases(ahead)),
-        "for" => names.extend(targets(behind, ahead)),
+        "except" | "with" if begins(behind) => {
+            for name in aliases(ahead) {
+                found.define(name);
+            }
+        }
+        "for" => {
+            for name in targets(behind, ahead) {
+                found.define(name);
+            }
+        }
         "from" if begins(behind) => {
             let Some((module, list)) = ahead.split_once(" import ") else { return };
-            let goes_on = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.';
-            if !module.bytes().all(goes_on) {
+            if !module.chars().all(|c| is_part(c) || c == '.') {
                 return;
             }
             let package = module.trim_start_matches('.').split('.').next().unwrap_or_default();
-            let is_library = KEPT.contains(package) || package.starts_with("__");
-            names.insert(package);
+            let is_library = found.is_library(package);
+            if is_library {
+                found.kept.insert(package);
+            } else {
+                found.define(package);
+            }
             for (name, alias) in imported(list).0 {
-                let set = if is_library { &mut *kept } else { &mut *names };
-                set.insert(name);
-                names.extend(alias);
+                if is_library {
+                    found.kept.insert(name);
+                } else {
+                    found.define_attribute(name);
+                }
+                if let Some(alias) = alias {
+                    found.define(alias);
+                }
             }
         }
         "import" if begins(behind) => {
-            if let (modules, true) = imported(ahead) {
-                for (name, alias) in modules {
-                    names.insert(name);
-                    names.extend(alias);
+            let (modules, true) = imported(ahead) else { return };
+            for (module, alias) in modules {
+                if found.is_library(module) {
+                    found.kept.insert(module);
+                    found.library.insert(alias.unwrap_or(module));
+                } else {
+                    found.define(module);
+                }
+                if let Some(alias) = alias {
+                    found.define(alias);
                 }
             }
         }
@@ -69,7 +87,7 @@ pub(super) fn name(text: &str) -> Option<&str> {
 }
 
 /// The line around `place` of `text`, before and behind it; none if it is very long.
-fn line<'a>(text: &'a str, place: &Range<usize>) -> Option<(&'a str, &'a str)> {
+pub(super) fn line<'a>(text: &'a str, place: &Range<usize>) -> Option<(&'a str, &'a str)> {
     let (behind, ahead) = (&text.as_bytes()[..place.start], &text.as_bytes()[place.end..]);
     let start = match behind.iter().rev().take(MAX_LINE).position(|byte| *byte == b'\n') {
         Some(back) => place.start - back,
@@ -82,6 +100,24 @@ fn line<'a>(text: &'a str, place: &Range<usize>) -> Option<(&'a str, &'a str)> {
         None => return None,
     };
     Some((&text[start..place.start], &text[place.end..end]))
+}
+
+/// Whether the call that is open at the end of this part of a line is one of a name of Python's.
+pub(super) fn calls_python(behind: &str) -> bool {
+    let mut closed = 0;
+    for (at, c) in behind.char_indices().rev() {
+        match c {
+            ')' => closed += 1,
+            '(' if closed > 0 => closed -= 1,
+            '(' => {
+                let before = &behind[..at];
+                let called = &before[before.trim_end_matches(is_part).len()..];
+                return KEPT.contains(called) && !before.contains("def ");
+            }
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Whether a statement can begin behind this part of a line: what `grep` or `diff` puts before
@@ -185,11 +221,11 @@ mod tests {
 
     /// What is found in `text`: names, and what is kept.
     fn found(text: &str) -> [Vec<&str>; 2] {
-        let (mut names, mut kept) = (BTreeSet::new(), BTreeSet::new());
+        let mut found = Names::default();
         for place in identifiers(text) {
-            collect(text, &place, &mut names, &mut kept);
+            collect(text, &place, &mut found);
         }
-        [names, kept].map(|set| set.into_iter().collect())
+        [found.replaced, found.kept].map(|set| set.into_iter().collect())
     }
 
     #[test]
@@ -224,6 +260,7 @@ mod tests {
             ("THOUGHT: `sum(part for part in parts if part)` is wrong", &["part"]),
             ("    [name for name in names if name not in seen]", &["name"]),
             ("{k: v for pair in pairs}", &["pair"]),
+            ("    [item for item in items if at is None or item > at]", &["item"]),
             ("class Board:", &["Board"]),
             ("@@ -21,7 +21,7 @@ class Board(Base):", &["Board"]),
             ("7:class Stack[T]:", &["Stack"]),
@@ -243,9 +280,24 @@ mod tests {
     fn what_is_imported_from_the_library_stays() {
         assert_eq!(
             found("from pathlib import Path, PurePath as Pure"),
-            [vec!["Pure", "pathlib"], vec!["Path", "PurePath"]]
+            [vec!["Pure"], vec!["Path", "PurePath", "pathlib"]]
         );
-        assert_eq!(found("from __future__ import annotations")[1], ["annotations"]);
+        assert_eq!(found("from __future__ import annotations")[1], ["__future__", "annotations"]);
+        assert_eq!(found("import json, board"), [vec!["board"], vec!["json"]]);
+    }
+
+    #[test]
+    fn keyword_arguments_of_python_are_known() {
+        for (behind, is_pythons) in [
+            ("print(sorted(items, ", true),
+            ("sorted(shift(items), ", true),
+            ("sorted(shift(items, ", false),
+            ("    def sorted(self, ", false),
+            ("FAILED (", false),
+            ("x ", false),
+        ] {
+            assert_eq!(calls_python(behind), is_pythons, "{behind}");
+        }
     }
 
     #[test]

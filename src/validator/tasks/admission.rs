@@ -1,7 +1,7 @@
 //! Decides who takes part, fetches submissions and screens them, in the order of their
 //! places.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -305,6 +305,17 @@ impl Admissions {
             Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => {
                 return self.convict(row, king, "load", error, seen, cx).await;
             }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // What this disk has lost is no mistake of the submission's.
+                let Some(file) = self.lacking_text(&reference, &kings.folder, cx).await? else {
+                    return Err(error);
+                };
+                let message = "the submission has no such file, and a king is loaded with it";
+                let error = Error::new(ErrorKind::DataInvalid, "check a submission's text", message)
+                    .with_fault(Fault::Contestant(Side::Challenger))
+                    .with("file", file);
+                return self.convict(row, king, "load", error, seen, cx).await;
+            }
             admission => admission?,
         };
         // A server fetches it by itself.
@@ -313,6 +324,20 @@ impl Admissions {
         }
         let reason = Reason::new("every screen passed it").screened(admission.clone(), king.id);
         self.settle(row, king, admission, Move::Clear, reason, cx).await
+    }
+
+    /// The text file that the model at `reference` was handed in without, if there is one that the
+    /// king in the folder `kings` has.
+    async fn lacking_text(
+        &self,
+        reference: &HubRef,
+        kings: &Path,
+        cx: &CallContext,
+    ) -> Result<Option<&'static str>> {
+        let listed = self.0.models.resolve(reference, cx).await?.list(cx).await?;
+        let has = |name: &str| listed.iter().any(|file| file.name == name);
+        let needed = ["tokenizer.json", "tokenizer_config.json"];
+        Ok(needed.into_iter().find(|name| kings.join(name).is_file() && !has(name)))
     }
 
     /// Later submissions are compared with it.
