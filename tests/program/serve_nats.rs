@@ -452,7 +452,7 @@ async fn a_load_is_done_once_however_often_it_is_sent_and_again_after_it_failed(
     let mut done = loads(&worker).await;
     assert_eq!(done, 2, "each model at the start");
 
-    // A load that fails is told so, each time, and succeeds once its cause is gone.
+    // The client sees each failed load; the next one succeeds when the weights are back.
     let (weights, aside) = (king.join("model.safetensors"), folder.join("weights"));
     fs::rename(&weights, &aside).expect("moves");
     for _ in 0..2 {

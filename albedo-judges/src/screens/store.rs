@@ -118,7 +118,7 @@ impl Store {
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
     }
 
-    /// Opens an existing store. An empty file becomes one: whoever made it was interrupted.
+    /// Opens an existing store. An empty file becomes one: the process that made it was interrupted.
     ///
     /// # Errors
     /// No such file; [`ErrorKind::DataInvalid`] for a file that is no store, is
@@ -304,7 +304,7 @@ impl Store {
     }
 
     /// The first `most` sketches of this format behind entry `entry`, in the order of first
-    /// sight. One has up to 256 KiB: whoever wants all of them asks for some at a time.
+    /// sight. One has up to 256 KiB: a caller that needs all of them reads a few at a time.
     pub(crate) fn sketches_after(&self, entry: i64, most: u32) -> Result<Vec<StoredSketch>> {
         let sql = format!(
             "SELECT e.id, e.label, e.block, e.parameters, s.anchor, s.sketch

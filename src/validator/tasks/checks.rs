@@ -111,8 +111,8 @@ pub(super) fn same_content<'a>(
 }
 
 /// Which of `same` bars `row`: they are the earlier submissions of the same files, by place. The
-/// first place has the claim. If it is the miner's own, whoever came after it is a copy, and only
-/// what the miner has entered itself bars it.
+/// first place has the claim. If it is the miner's own, every other miner's later one is a copy, and
+/// only what the miner has entered itself bars it.
 fn claim<'a>(
     row: &SubmissionRow,
     mut same: impl Iterator<Item = &'a SubmissionRow>,

@@ -7,7 +7,7 @@ fn said(role: MessageRole, text: &str) -> Message {
     Message::new(role, text)
 }
 
-/// What stands between two replies is one answer, whoever says it.
+/// The messages between two replies are one answer, also if a tool wrote them.
 #[test]
 fn tools_answer_like_the_user() {
     use MessageRole::{Assistant, System, Tool, User};

@@ -87,8 +87,8 @@ pub(super) const TABLES_3: &str = "
         BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
 ";
 
-/// Whether the file has no tables and is no other program's: it is new, or whoever made it
-/// was interrupted.
+/// Whether the file has no tables and is no other program's: it is new, or the process that made
+/// it was interrupted.
 pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     Ok([0, APPLICATION].contains(&number("PRAGMA application_id")?)

@@ -262,7 +262,7 @@ fn kings_come_back_the_latest_first_and_a_set_names_one() {
     assert_eq!(labels, ["3", "1", "2"], "9 has no sketch");
 }
 
-/// Whoever makes a store may be interrupted at any time.
+/// A process that creates a store may be interrupted at any time.
 #[test]
 fn a_store_that_was_not_finished_is_finished_when_it_is_opened() {
     let marked = format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = 2;");

@@ -174,7 +174,7 @@ async fn a_bug_freezes_crowns_until_somebody_has_looked() {
     assert!(bug.contains("one and one is three"), "{bug}");
     assert_eq!(keys().await, ["chain"]);
     assert_eq!(ledger.unfreeze().await.expect("looked"), None);
-    // Once somebody has looked, the last failure is told.
+    // After `unfreeze` the alert has the last failure.
     ledger.alert("duel", &outage, 10).await.expect("said");
     assert!(ledger.well("duel", 10).await.expect("said"), "it ends with the outage");
     ledger.decide(decision(&duel, Outcome::Dethroned), 10).await.expect("decided");
