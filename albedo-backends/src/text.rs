@@ -33,10 +33,14 @@ const RENDER: &str = "render the chat template";
 const MAX_BYTES: u64 = 64 << 20;
 
 /// How many times longer a tokenizer may make a text before it reads it. Source:
-/// albedo; the steps of published tokenizers make it 132 times as long at most
-/// (XLM-RoBERTa, as transformers converts it: one character becomes 33 bytes, and
-/// what a pattern of spaces matches three more than it has).
-const MAX_GROWTH: usize = 256;
+/// albedo; the steps of published tokenizers make it 528 times as long at most
+/// (XLM-RoBERTa, as transformers converts it: one character becomes 33 bytes, what a
+/// pattern of spaces matches three more than it has, and a word begins with three more).
+const MAX_GROWTH: usize = 600;
+
+/// Most steps around a tokenizer's model: each costs time, also where none makes a text
+/// longer. Source: albedo; published tokenizers have some ten.
+const MAX_STEPS: usize = 64;
 
 /// What a model folder says about text: `tokenizer.json`, the chat template
 /// (`chat_template.jinja`, else `chat_template` in `tokenizer_config.json`) and
@@ -267,6 +271,10 @@ fn parse_tokenizer(bytes: &[u8]) -> Result<(Tokenizer, Steps)> {
     // Before anything is read that runs the steps.
     let steps = guarded(LOAD, || Steps::read(bytes).map_err(Into::into))
         .map_err(|error| invalid(format!("not a tokenizer: {}", error.message())))?;
+    let count = steps.count();
+    if count > MAX_STEPS {
+        return Err(invalid(format!("it has {count} steps around its model, and may have {MAX_STEPS}")));
+    }
     if steps.growth() > MAX_GROWTH {
         return Err(invalid(format!("it may make a text more than {MAX_GROWTH} times as long")));
     }

@@ -32,4 +32,20 @@ pub trait ModelHub: Debug + Send + Sync + 'static {
     /// listing that is not the pinned one. Whose fault a missing model is, only
     /// the caller knows.
     async fn resolve(&self, reference: &HubRef, cx: &CallContext) -> Result<Arc<dyn ModelFiles>>;
+
+    /// Checks that the hub may have the model of `reference`, by the form of the
+    /// reference and the hub's settings alone. Asks nobody: a validator ends a
+    /// submission by a refusal, and no outage may end one.
+    ///
+    /// # Behavior
+    /// - Accepts every model that the hub has, and every one that may still be
+    ///   uploaded to it. A hub without such rules accepts everything, as by default.
+    /// - [`ModelHub::resolve`] refuses whatever is refused here.
+    ///
+    /// # Errors
+    /// The operator's ([`Fault::Operator`](crate::Fault::Operator)): why no model can
+    /// be there, whatever is uploaded.
+    fn accepts(&self, _reference: &HubRef) -> Result<()> {
+        Ok(())
+    }
 }

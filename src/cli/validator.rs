@@ -11,7 +11,7 @@ use super::output::{next, note, print, print_anew, print_json, word};
 use super::source::absolute;
 use crate::report::Look;
 use crate::validator::ledger::{Ledger, SubmissionRow};
-use crate::validator::table::{action, name};
+use crate::validator::table::{action, is_final, name};
 use crate::validator::{DemoCompetition, FollowTerms, Validator, ValidatorConfig, story};
 use crate::{
     BuildContext, CallContext, Clock, Error, ErrorKind, Fault, Registry, Resources, Result, SystemClock,
@@ -57,6 +57,9 @@ pub(crate) enum Command {
     /// Give up a duel that is void again and again: its share of the error budget stays spent,
     /// and the submission duels again as another attempt.
     Abandon(Abandon),
+    /// Set a submission aside that has no duel yet, for example one whose files can never be fetched.
+    /// Nothing is spent, and its miner may commit again from a repository of another name.
+    SetAside(SetAside),
     /// Let crowns fall again after a bug that somebody has looked at.
     Unfreeze(Unfreeze),
     /// Copy the ledger, whole and at once, while the validator may go on.
@@ -143,6 +146,18 @@ pub(crate) struct Abandon {
     #[arg(value_name = "ID")]
     id: String,
     /// Why, for the log of duels, which everybody can read.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SetAside {
+    /// Its number, or its hotkey or repository.
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Why, for the public data, which everybody can read.
     #[arg(long, value_name = "TEXT")]
     reason: String,
     #[command(flatten)]
@@ -250,6 +265,7 @@ pub(crate) async fn run(command: &Command, cx: &CallContext) -> Result<Exit> {
         }
         Command::Retry(Retry { id, which }) => orders::retry(which, id).await,
         Command::Abandon(Abandon { id, reason, which }) => orders::abandon(which, id, reason).await,
+        Command::SetAside(SetAside { id, reason, which }) => orders::set_aside(which, id, reason).await,
         Command::Unfreeze(Unfreeze { which }) => orders::unfreeze(which).await,
         Command::Genesis(arguments) => competition::genesis(arguments, cx).await,
         Command::Reset(arguments) => competition::reset(arguments, cx).await,
@@ -445,6 +461,9 @@ async fn submission(arguments: &Submission) -> Result<Exit> {
         text += &look.entry("state", &format!("{}: {}", name(row.state), row.reason));
         if row.voids > 0 {
             text += &look.entry("failures", &format!("{} in a row; it is tried again", row.voids));
+        }
+        if let Some(why) = row.set_aside.as_ref().filter(|_| !is_final(row.state)) {
+            text += &look.entry("order", &format!("it is set aside before it is looked at again: {why}"));
         }
         text += &look.entry("to do", action(row.state));
         if let Some(record) = row.record {

@@ -6,14 +6,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::operate::OperateSettings;
+use crate::backends::hubs::folder::FolderHub;
 use crate::backends::tables::Form;
 use crate::config::{DEFAULT_BACKEND, ModelConfig, SCREEN_PROFILE, read, screen_profile};
 use crate::publish::Exports;
 use crate::registry::CheckContext;
 use crate::reign::ErrorBudget;
 use crate::{
-    ChainClient, DuelSettings, Error, ErrorKind, Fault, Judge, ModelBackend, ModelHub, PluginConfig,
-    PublicKey, Registry, Result, Screen, TaskSource,
+    ChainClient, Digest, DuelSettings, Error, ErrorKind, Fault, HubRef, Judge, ModelBackend, ModelHub,
+    Plugin, PluginConfig, PublicKey, Registry, Result, Revision, Screen, TaskSource,
 };
 
 /// What a validator works with. Unknown keys are refused; relative paths are taken from
@@ -125,6 +126,30 @@ pub struct EntrySettings {
 impl Default for EntrySettings {
     fn default() -> Self {
         Self { per_hotkey: 1, upload_blocks: 300, ahead: 2, manifests: "oci".into(), revisions: "hf".into() }
+    }
+}
+
+impl EntrySettings {
+    /// Checks that each kind of commitment can be one of its hub: else each would be set aside for
+    /// the operator's mistake.
+    fn check_hubs(&self) -> Result<()> {
+        for (key, hub, revision) in [
+            ("entry.manifests", &self.manifests, Revision::Sha256(Digest::of(""))),
+            ("entry.revisions", &self.revisions, Revision::Commit([0; 20])),
+        ] {
+            let reference = HubRef::new(hub.as_str(), "owner/model", revision);
+            // A mirror has no commits, whatever is in it. Of other hubs their settings may say more.
+            let accepted = reference.and_then(|reference| {
+                let is_mirror = reference.hub() == <FolderHub as Plugin<dyn ModelHub>>::NAME;
+                if is_mirror { FolderHub::new("").accepts(&reference) } else { Ok(()) }
+            });
+            if let Err(error) = accepted {
+                let message = format!("no such commitment is one of this hub: {}", error.message());
+                let error = Error::new(ErrorKind::ConfigInvalid, "check the validator's settings", message);
+                return Err(error.with("key", key).with("hub", hub).with_hint("name the hub that it is of"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -363,6 +388,7 @@ impl ValidatorConfig {
         if self.entry.per_hotkey == 0 {
             return invalid("entry.per_hotkey", "nobody could take part");
         }
+        self.entry.check_hubs()?;
         if self.poll_ms == 0 {
             return invalid("poll_ms", "the chain cannot be asked without a pause");
         }
@@ -511,6 +537,10 @@ mod tests {
             ("hotkeys = 1", "unknown key `hotkeys`"),
             ("entry.per_hotkey = 0", "key: entry.per_hotkey"),
             ("entry.per_hotkeys = 1", "per_hotkeys"),
+            ("entry.manifests = \"hf\"", "key: entry.manifests"),
+            ("entry.revisions = \"oci\"", "key: entry.revisions"),
+            ("entry.revisions = \"folder\"", "key: entry.revisions"),
+            ("entry.revisions = \"Hugging Face\"", "is no hub's name"),
             ("reign.alpha = 0.7", "key: reign.alpha"),
             ("duel.samples = 0", "key: duel.samples"),
             ("backend.name = \"brun\"", "did you mean `burn`?"),

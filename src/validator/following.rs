@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde::de::IgnoredAny;
 
 use super::config::{FollowSettings, ValidatorConfig};
 use super::genesis::first_king;
@@ -172,6 +173,21 @@ impl Source {
         }
     }
 
+    /// Whether `record` is published, as far as that is known now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`].
+    pub(super) async fn has(&self, record: Digest, cx: &CallContext) -> Result<bool> {
+        let manifest = RecordManifest::at(record);
+        if !self.is_web {
+            return Ok(Path::new(&self.place).join(manifest).exists());
+        }
+        match document::<IgnoredAny>(&self.place, &manifest, &*self.transport, cx).await {
+            Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
+            found => Ok(found.is_ok()),
+        }
+    }
+
     /// Lets go of what was fetched of `record`.
     pub(super) fn forget(&self, record: Digest) {
         if self.is_web {
@@ -286,7 +302,8 @@ pub(super) enum Unaudited {
     Unfetched(Side, Error),
     /// Something else, after both sides were loaded.
     Fetched(Error),
-    /// Something else.
+    /// Something else; also a model that was missing, and whose hub is away or has it when it is
+    /// asked again.
     Failed(Error),
 }
 

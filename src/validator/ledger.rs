@@ -67,13 +67,14 @@ const FORMAT: Format = Format {
     name: "ledger",
     // "albv"
     application: 0x616c_6276,
-    version: 5,
+    version: 6,
     tables: include_str!("ledger/schema/1.sql"),
     upgrades: &[
         include_str!("ledger/schema/2.sql"),
         include_str!("ledger/schema/3.sql"),
         include_str!("ledger/schema/4.sql"),
         include_str!("ledger/schema/5.sql"),
+        include_str!("ledger/schema/6.sql"),
     ],
     exclusive: false,
 };

@@ -8,8 +8,8 @@ use crate::backends::cache::{Cache, CachedFiles, Held};
 use crate::backends::files::FolderFiles;
 use crate::registry::CheckContext;
 use crate::{
-    BuildContext, CallContext, Digest, Error, ErrorKind, Fault, HubRef, ModelBackend, ModelFiles, ModelHub,
-    ModelRef, PluginConfig, Result, Revision,
+    BuildContext, CallContext, Digest, Error, ErrorKind, Fault, FileEntry, HubRef, ModelBackend, ModelFiles,
+    ModelHub, ModelRef, PluginConfig, Result, Revision,
 };
 
 use super::config::EntrySettings;
@@ -22,17 +22,34 @@ pub(super) struct Models {
     entry: EntrySettings,
 }
 
+/// What a hub says of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// It has every file.
+    There,
+    /// It does not have it, or a file that it lists of it.
+    Absent,
+    /// Nothing: it is away, or something failed on this machine.
+    Unknown,
+}
+
 /// A model on this machine, which cannot go while this value lives.
 #[derive(Debug, Clone)]
 pub(super) struct Local {
     pub(super) folder: PathBuf,
     /// The lease of one in the cache; a folder of the operator's has none.
-    _held: Option<Arc<Held>>,
+    held: Option<Arc<Held>>,
 }
 
 impl Local {
     pub(super) fn files(&self) -> Arc<dyn ModelFiles> {
         Arc::new(FolderFiles::new(&self.folder).published())
+    }
+
+    /// What its hub listed when it was brought here, whatever has become of the repository and of
+    /// the folder since. None of a folder of the operator's.
+    pub(super) fn listed(&self) -> Option<&[FileEntry]> {
+        self.held.as_deref().map(Held::files)
     }
 }
 
@@ -66,13 +83,31 @@ impl Models {
         reference(&self.entry, repository, pin)
     }
 
+    /// Why no hub of this validator can have what a commitment to `pin` of `repository` names: by
+    /// its form and the settings alone. No hub is asked, so that no outage is a refusal.
+    ///
+    /// # Errors
+    /// What keeps a hub from telling.
+    pub(super) fn refusal(&self, repository: &str, pin: &str) -> Result<Option<String>> {
+        let reference = match self.reference(repository, pin) {
+            Ok(reference) => reference,
+            Err(mistake) => return Ok(Some(mistake.to_string())),
+        };
+        match self.hub(&reference)?.accepts(&reference) {
+            Ok(()) => Ok(None),
+            Err(refusal) if refusal.fault() == Fault::Operator => Ok(Some(refusal.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn hub(&self, reference: &HubRef) -> Result<&dyn ModelHub> {
+        let hub = self.hubs.get(reference.hub()).map(|hub| &**hub);
+        hub.ok_or_else(|| Error::bug("find a model's hub", "it was not built").with("model", reference))
+    }
+
     /// The files of `reference`: at its hub until they are held.
     pub(super) async fn resolve(&self, reference: &HubRef, cx: &CallContext) -> Result<CachedFiles> {
-        let hub = self
-            .hubs
-            .get(reference.hub())
-            .ok_or_else(|| Error::bug("find a model's hub", "it was not built").with("model", reference))?;
-        let files = hub.resolve(reference, cx).await?;
+        let files = self.hub(reference)?.resolve(reference, cx).await?;
         Ok(CachedFiles::new(files, self.cache.clone(), reference.to_string()))
     }
 
@@ -82,15 +117,24 @@ impl Models {
     /// # Errors
     /// [`ErrorKind::Cancelled`].
     pub(super) async fn is_absent(&self, model: &ModelRef, cx: &CallContext) -> Result<bool> {
-        let ModelRef::Hub(reference) = model else { return Ok(false) };
+        Ok(self.presence(model, cx).await? == Presence::Absent)
+    }
+
+    /// What the hub of `model`, asked now, says of it. What is of no hub is there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`].
+    pub(super) async fn presence(&self, model: &ModelRef, cx: &CallContext) -> Result<Presence> {
+        let ModelRef::Hub(reference) = model else { return Ok(Presence::There) };
         let present = async {
             let files = self.resolve(reference, cx).await?;
             files.list(cx).await?;
             files.present(cx).await
         };
         match present.await {
+            Ok(()) => Ok(Presence::There),
             Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
-            present => Ok(present.is_err_and(|error| is_absence(&error))),
+            Err(error) => Ok(if is_absence(&error) { Presence::Absent } else { Presence::Unknown }),
         }
     }
 
@@ -98,10 +142,10 @@ impl Models {
     pub(super) async fn local(&self, model: &ModelRef, cx: &CallContext) -> Result<Local> {
         let reference = match model {
             ModelRef::Hub(reference) => reference,
-            ModelRef::Folder(folder) => return Ok(Local { folder: folder.clone(), _held: None }),
+            ModelRef::Folder(folder) => return Ok(Local { folder: folder.clone(), held: None }),
             other => {
                 let folder = other.require_folder("find a model's files")?;
-                return Ok(Local { folder: folder.to_owned(), _held: None });
+                return Ok(Local { folder: folder.to_owned(), held: None });
             }
         };
         if let Some(held) = self.held(reference, cx).await? {
@@ -115,7 +159,7 @@ impl Models {
     /// The model of `reference`, if every byte of it is on this machine. Its hub is not asked.
     pub(super) async fn held(&self, reference: &HubRef, cx: &CallContext) -> Result<Option<Local>> {
         let held = self.cache.held(&reference.to_string(), cx).await?;
-        Ok(held.map(|held| Local { folder: held.folder().to_owned(), _held: Some(Arc::new(held)) }))
+        Ok(held.map(|held| Local { folder: held.folder().to_owned(), held: Some(Arc::new(held)) }))
     }
 
     /// `model` as `backend` takes it, and what keeps its files here: a server fetches models
@@ -197,7 +241,7 @@ mod tests {
     use super::*;
     use crate::Side;
     use crate::http::{HeaderMap, HttpRequest, HttpResponse, HttpTransport, StatusCode};
-    use crate::validator::parts::testing::{Quick, shared_with_registry};
+    use crate::validator::parts::testing::{Quick, shared, shared_with_registry};
 
     /// A registry that gives one answer to every request.
     #[derive(Debug, Default)]
@@ -230,6 +274,39 @@ mod tests {
             *registry.0.lock().expect("no panic") = (StatusCode::from_u16(status).expect("a status"), body);
             let found = shared.models.is_absent(&model, &CallContext::new()).await.expect("asked");
             assert_eq!(found, absent, "{status} {body}");
+        }
+    }
+
+    /// A hub whose rules refuse every reference with that error.
+    #[derive(Debug)]
+    struct Strict(Error);
+
+    #[async_trait]
+    impl ModelHub for Strict {
+        async fn resolve(&self, _: &HubRef, _: &CallContext) -> Result<Arc<dyn ModelFiles>> {
+            Err(self.0.clone())
+        }
+
+        fn accepts(&self, _: &HubRef) -> Result<()> {
+            Err(self.0.clone())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_a_hubs_rule_and_no_failure() {
+        let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+        let mut models = shared(folder.path(), &clock).await.models;
+        let pin = format!("sha256:{}", Digest::of("a manifest"));
+        assert_eq!(models.refusal("ann/model", &pin).expect("told"), None);
+        let refused = models.refusal("ann/model", "main").expect("told").expect("a branch moves");
+        assert!(refused.contains("can be moved"), "{refused}");
+        let error = Error::new(ErrorKind::ConfigInvalid, "resolve a model", "no name of this hub's");
+        models.hubs.insert("folder".into(), Arc::new(Strict(error.clone())));
+        let refused = models.refusal("ann/model", &pin).expect("told").expect("refused");
+        assert!(refused.contains("no name of this hub's"), "{refused}");
+        for fault in [Fault::Infrastructure, Fault::Bug] {
+            models.hubs.insert("folder".into(), Arc::new(Strict(error.clone().with_fault(fault))));
+            assert_eq!(models.refusal("ann/model", &pin).expect_err("it failed").fault(), fault);
         }
     }
 

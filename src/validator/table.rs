@@ -68,8 +68,8 @@ pub enum Move {
     Abandon,
     /// Its files were not to be had in its time, or are gone from their hub.
     Expire,
-    /// It takes no part: the hotkey is gone, the content entered before, or the king has the same
-    /// model and committed later.
+    /// It takes no part: the hotkey is gone, the content entered before, no hub can have what it
+    /// names, the operator has set it aside, or the king has the same model and committed later.
     SetAside,
 }
 

@@ -288,17 +288,28 @@ async fn report(base: &Base, key: &str, error: &Error) {
     raise(&base.ledger, &base.time, key, error).await;
 }
 
+/// Raises an alert of a task, which may stand, about something new.
+async fn report_anew(base: &Base, key: &str, error: &Error) {
+    let written = base.ledger.alert_anew(key, error, base.time.now_ms()).await;
+    tell(key, error, written.as_ref().err());
+}
+
 async fn raise(ledger: &Ledger, time: &Time, key: &str, error: &Error) -> bool {
+    let written = ledger.alert(key, error, time.now_ms()).await;
+    tell(key, error, written.as_ref().err());
+    written.is_ok()
+}
+
+/// Writes an alert into the log; `unwritten` is why the ledger does not have it.
+fn tell(key: &str, error: &Error, unwritten: Option<&Error>) {
     if error.fault() == Fault::Bug {
         tracing::error!(about = key, %error, "a bug: crowns are frozen");
     } else {
         tracing::warn!(about = key, %error, "to be tried again");
     }
-    let written = ledger.alert(key, error, time.now_ms()).await;
-    if let Err(unwritten) = &written {
+    if let Some(unwritten) = unwritten {
         tracing::error!(about = key, %unwritten, "the alert is not in the ledger");
     }
-    written.is_ok()
 }
 
 fn said(panic: &(dyn Any + Send)) -> &str {

@@ -133,6 +133,7 @@ fn a_configuration_that_is_not_there_is_named_with_a_way_to_get_one() {
         &["submission", "1"],
         &["retry", "1"],
         &["abandon", "1", "--reason", "x"],
+        &["set-aside", "1", "--reason", "x"],
         &["unfreeze"],
         &["backup", "copy.sqlite"],
         &["doctor"],
@@ -336,6 +337,9 @@ fn an_operator_asks_beside_a_validator() {
     for (arguments, code, words) in [
         (&["abandon", "3", "--reason", "x"][..], 75, "it has not failed often enough"),
         (&["abandon", "1", "--reason", "x"], 66, "the submission has no open duel"),
+        (&["set-aside", "3", "--reason", "x"], 75, "its duel is planned or runs"),
+        (&["set-aside", "1", "--reason", "x"], 78, "it has its outcome"),
+        (&["set-aside", "nobody", "--reason", "x"], 66, "there is no such submission"),
         (&["retry", "1"], 78, "it has its outcome"),
         (&["retry", "nobody"], 66, "there is no such submission"),
         // What a hint names is of the same validator.
@@ -346,6 +350,30 @@ fn an_operator_asks_beside_a_validator() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", error(&output));
         assert!(error(&output).contains(words), "{}", error(&output));
     }
+}
+
+#[tokio::test]
+async fn an_operator_sets_aside_what_can_never_be_fetched() {
+    use albedo::chain::{DatedBy, Hotkey, Place};
+    use albedo::validator::ledger::{Commit, Ledger};
+    let (folder, config) = folder("");
+    ledger(folder.path());
+    let working = Ledger::open(&folder.path().join("state/ledger.sqlite")).expect("opens");
+    let text_of = |name: &str| format!("v7|{name}/model|sha256:{}", "ab".repeat(32));
+    let place = Place { block: 90, extrinsic: Some(0), dated_by: DatedBy::Commitment };
+    let (hotkey, text_of_eve) = (Hotkey("eve".into()), text_of("eve"));
+    let commit = Commit { hotkey, text: text_of_eve, place, readable_at: 90, witnessed: true };
+    working.observe(vec![commit], 1).await.expect("observed");
+    let run = |arguments: &[&str]| albedo([&["validator"], arguments, &["--config", text(&config)]].concat());
+    let said = stdout(&run(&["set-aside", "eve", "--reason", "its project is private"]));
+    assert!(said.contains("submission 4 is set aside before it is looked at again"), "{said}");
+    // A validator at work moves it.
+    let shown = stdout(&run(&["submission", "4", "--json"]));
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    let row = &shown["items"][0]["submission"];
+    assert_eq!((&row["state"], &row["set_aside"]), (&json!("seen"), &json!("its project is private")));
+    let shown = stdout(&run(&["submission", "4"]));
+    assert!(shown.split_whitespace().collect::<Vec<_>>().join(" ").contains("again: its project is private"));
 }
 
 /// What `path` answers at `address`: the status, and everything after the head.

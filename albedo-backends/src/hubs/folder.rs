@@ -71,17 +71,7 @@ impl FolderHub {
 #[async_trait]
 impl ModelHub for FolderHub {
     async fn resolve(&self, reference: &HubRef, cx: &CallContext) -> Result<Arc<dyn ModelFiles>> {
-        reference.require_hub(Self::NAME, RESOLVE)?;
-        let Revision::Sha256(pinned) = reference.revision() else {
-            return Err(Error::new(
-                ErrorKind::ConfigInvalid,
-                RESOLVE,
-                "a mirror's revision is no Git commit",
-            )
-            .with_fault(Fault::Operator)
-            .with("reference", reference)
-            .with_hint("pin the digest of its SHA256SUMS: `@sha256:` and 64 digits"));
-        };
+        let pinned = pinned(reference)?;
         let folder = self.folder.join(reference.repository()).join(pinned.to_string());
         let path = folder.join(SUMS);
         let listed = tokio::task::spawn_blocking(move || sums(&path, pinned));
@@ -90,6 +80,25 @@ impl ModelHub for FolderHub {
         let names = listed.map_err(|error| self.absent(error).with("reference", reference))?;
         Ok(Arc::new(Mirrored { files: FolderFiles::new(folder).published(), names }))
     }
+
+    fn accepts(&self, reference: &HubRef) -> Result<()> {
+        pinned(reference).map(drop)
+    }
+}
+
+/// What pins the model of `reference`.
+///
+/// # Errors
+/// The operator's: `reference` is another hub's, or names a Git commit.
+fn pinned(reference: &HubRef) -> Result<Digest> {
+    reference.require_hub(FolderHub::NAME, RESOLVE)?;
+    let Revision::Sha256(pinned) = reference.revision() else {
+        return Err(Error::new(ErrorKind::ConfigInvalid, RESOLVE, "a mirror's revision is no Git commit")
+            .with_fault(Fault::Operator)
+            .with("reference", reference)
+            .with_hint("pin the digest of its SHA256SUMS: `@sha256:` and 64 digits"));
+    };
+    Ok(pinned)
 }
 
 impl Plugin<dyn ModelHub> for FolderHub {
@@ -326,7 +335,9 @@ mod tests {
             assert!(error.to_string().contains(words), "{line}: {error}");
         }
         let commit = HubRef::new("folder", "owner/model", Revision::Commit([1; 20])).expect("a reference");
-        let error = refusal(Path::new("nowhere"), &commit).await;
-        assert_eq!((error.kind(), error.fault()), (ErrorKind::ConfigInvalid, Fault::Operator));
+        let refused = FolderHub::new("nowhere").accepts(&commit).expect_err("a commit");
+        for error in [refusal(Path::new("nowhere"), &commit).await, refused] {
+            assert_eq!((error.kind(), error.fault()), (ErrorKind::ConfigInvalid, Fault::Operator));
+        }
     }
 }

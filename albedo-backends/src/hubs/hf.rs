@@ -4,7 +4,9 @@
 //! says nothing about the bytes of large files: the listing of the commit is the hub's
 //! word, given over TLS. Files are compared with it: large ones (LFS) by SHA-256, small
 //! ones by their Git blob id. So nothing that is wrong with a listing is a contestant's
-//! fault, in contrast to [`oci`](super::oci).
+//! fault, in contrast to [`oci`](super::oci). A listing that is as it should be, and says that
+//! the model is larger than allowed, is
+//! ([`Artefact::Model`](albedo_core::Artefact)).
 //!
 //! ```toml
 //! [[hubs]]
@@ -25,8 +27,8 @@ use std::sync::Arc;
 
 use albedo_core::http::{Credential, HttpRequest, HttpResponse, Redirects, header};
 use albedo_core::{
-    BuildContext, CallContext, CheckContext, Digest, Error, ErrorKind, Fault, FileEntry, HubRef, ModelFiles,
-    ModelHub, Plugin, Result, Retry, Revision,
+    Artefact, BuildContext, CallContext, CheckContext, Digest, Error, ErrorKind, Fault, FileEntry, HubRef,
+    ModelFiles, ModelHub, Plugin, Result, Retry, Revision,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,7 +39,7 @@ use serde::{Deserialize, Serialize};
 use sha1::{Digest as _, Sha1};
 
 use super::files::{Objects, RemoteFiles, Source, other_bytes, proven};
-use super::remote::{Remote, ask_range, origin, transient};
+use super::remote::{Remote, TOO_LARGE, ask_range, origin, transient};
 use crate::cache::file_name;
 
 const RESOLVE: &str = "resolve a revision at Hugging Face";
@@ -67,7 +69,7 @@ pub struct HfHubConfig {
     /// as anybody may.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_env: Option<String>,
-    /// Most bytes of one model.
+    /// Most bytes of one model. A larger one is refused as its author's mistake.
     pub max_model_bytes: u64,
 }
 
@@ -169,26 +171,33 @@ impl HfHub {
         let mut listed = revision.tree(cx).await?;
         // Of a data set only the shards are wanted, of which there may be thousands.
         listed.retain(|file| kind == "models" || file.path.ends_with(".parquet"));
+        // The operator names a data set, and its author a model.
         let too_large = |message: &str, bytes: u64, most: u64, hint: &str| {
-            Error::new(ErrorKind::ResourceExhausted, RESOLVE, message)
-                .with_fault(Fault::Operator)
-                .with_retry(Retry::Never)
-                .with("bytes", bytes)
-                .with("most", most)
-                .with_hint(hint)
+            let error = if kind == "models" {
+                Error::new(ErrorKind::DataInvalid, RESOLVE, message).about(Artefact::Model)
+            } else {
+                Error::new(ErrorKind::ResourceExhausted, RESOLVE, message).with_fault(Fault::Operator)
+            };
+            error.with_retry(Retry::Never).with("bytes", bytes).with("most", most).with_hint(hint)
         };
-        let small = downloaded(listed.iter().filter(|file| file.lfs.is_none()));
-        if small > MOST_SMALL_TOTAL {
+        let small = || listed.iter().filter(|file| file.lfs.is_none());
+        // Before anything is said of their sum: a hub that no longer tells which files are large would
+        // list all weights like that.
+        if let Some(file) = small().find(|file| file.size > MOST_SMALL) {
+            let message = "a large file has no SHA-256 at the hub";
+            return Err(revision.wrong(&file.path, message).with("bytes", file.size));
+        }
+        let bytes = downloaded(small());
+        if bytes > MOST_SMALL_TOTAL {
             let message = "the repository has too many bytes in files that Git keeps itself";
-            let hint = "keep large files with LFS, or name another repository";
-            return Err(too_large(message, small, MOST_SMALL_TOTAL, hint));
+            let hint = "keep large files with LFS";
+            return Err(too_large(message, bytes, MOST_SMALL_TOTAL, hint));
         }
         // Of a data set nobody may want all shards: the cache's quota bounds those that are fetched.
-        let all = downloaded(&listed);
-        if kind == "models" && all > self.max_model_bytes {
-            let hint = "raise `max_model_bytes` of the hub `hf`, or name another repository";
-            let message = "the repository has more bytes than allowed";
-            return Err(too_large(message, all, self.max_model_bytes, hint));
+        let bytes = downloaded(&listed);
+        if kind == "models" && bytes > self.max_model_bytes {
+            let message = "the model is larger than allowed";
+            return Err(too_large(message, bytes, self.max_model_bytes, TOO_LARGE));
         }
         let files: Vec<_> = stream::iter(listed)
             .map(|file| revision.file(file, cx))
@@ -380,24 +389,24 @@ impl At {
         Err(Error::new(ErrorKind::DataInvalid, RESOLVE, message).with_fault(Fault::Infrastructure))
     }
 
+    /// The listing is not as it should be: the hub's own doing, since the commit does not prove it.
+    fn wrong(&self, path: &str, message: &str) -> Error {
+        Error::new(ErrorKind::DataInvalid, RESOLVE, message)
+            .with_fault(Fault::Infrastructure)
+            .with("server", self.server())
+            .with("file", path.escape_default())
+    }
+
     /// The file with its SHA-256: a large one's is listed, a small one is read.
     async fn file(&self, listed: TreeEntry, cx: &CallContext) -> Result<(FileEntry, Source)> {
         let TreeEntry { path, size, oid, lfs, .. } = listed;
-        let wrong = |message: &str| {
-            Error::new(ErrorKind::DataInvalid, RESOLVE, message)
-                .with_fault(Fault::Infrastructure)
-                .with("server", self.server())
-                .with("file", path.escape_default())
-        };
+        let wrong = |message: &str| self.wrong(&path, message);
         file_name(&path).map_err(wrong)?;
         if let Some(lfs) = lfs {
             let sha256 =
                 lfs.oid.parse::<Digest>().map_err(|_| wrong("the listing has no digest of the file"))?;
             let entry = FileEntry::new(&path, lfs.size).with_sha256(sha256);
             return Ok((entry, Source::Whole { key: path }));
-        }
-        if size > MOST_SMALL {
-            return Err(wrong("a large file has no SHA-256 at the hub").with("bytes", size));
         }
         let check = |bytes: &[u8]| {
             let found = blob_id(bytes);

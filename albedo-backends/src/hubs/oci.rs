@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::files::{Objects, RemoteFiles, has, proven};
-use super::remote::{READ, Remote, origin, transient};
+use super::remote::{READ, Remote, TOO_LARGE, origin, transient};
 
 mod auth;
 mod chunks;
@@ -100,20 +100,32 @@ impl ModelHub for OciHub {
         let Revision::Sha256(pinned) = reference.revision() else {
             return Err(Error::bug(RESOLVE, "a registry's revision is no digest"));
         };
-        let repository = self.registry.repository(reference.repository())?;
-        if !registry::is_name(repository) {
-            let message = "no registry can have a repository of this name";
-            let hint = "write each part as letters and digits, with `.`, `_`, `__` or dashes between them";
-            return Err(Error::new(ErrorKind::NotFound, RESOLVE, message)
-                .with("reference", reference)
-                .with_hint(hint));
-        }
-        let files = self.files(repository, pinned, cx).await;
+        let files = self.files(self.repository(reference)?, pinned, cx).await;
         files.map_err(|error| error.with("reference", reference))
+    }
+
+    fn accepts(&self, reference: &HubRef) -> Result<()> {
+        reference.require_hub(Self::NAME, RESOLVE)?;
+        self.repository(reference).map(|_| ())
     }
 }
 
 impl OciHub {
+    /// The repository of `reference`, as the registry calls it.
+    ///
+    /// # Errors
+    /// The operator's: `reference` names another registry than the settings, or no registry can
+    /// have a repository of its name.
+    fn repository<'a>(&self, reference: &'a HubRef) -> Result<&'a str> {
+        let repository = self.registry.repository(reference.repository())?;
+        if registry::is_name(repository) {
+            return Ok(repository);
+        }
+        let message = "no registry can have a repository of this name";
+        let hint = "write each part as letters and digits, with `.`, `_`, `__` or dashes between them";
+        Err(Error::new(ErrorKind::NotFound, RESOLVE, message).with("reference", reference).with_hint(hint))
+    }
+
     async fn files(&self, repository: &str, pinned: Digest, cx: &CallContext) -> Result<Arc<dyn ModelFiles>> {
         let bytes = self.registry.manifest(repository, pinned, cx).await?;
         let layers = manifest::parse(&bytes)?;
@@ -134,7 +146,7 @@ impl OciHub {
             return Err(manifest::malformed("the model is larger than allowed")
                 .with("bytes", total)
                 .with("most", self.max_model_bytes)
-                .with_hint("hand in a smaller model"));
+                .with_hint(TOO_LARGE));
         }
         Ok(Arc::new(RemoteFiles::new(objects, files)))
     }

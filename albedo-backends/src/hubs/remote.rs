@@ -16,6 +16,10 @@ use crate::http::{self, Refusal, Stall};
 
 pub(crate) const READ: &str = "read a model's file at its hub";
 
+/// The remedy for a model with more bytes than a hub's `max_model_bytes`.
+pub(crate) const TOO_LARGE: &str =
+    "hand in a smaller model; an operator who has to load this one raises the hub's `max_model_bytes`";
+
 /// How patient a hub's client is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {

@@ -21,8 +21,10 @@ use std::time::Duration;
 
 use albedo_core::registry::Secret;
 use albedo_core::{CallContext, Digest, Error, ErrorKind, EventKind, Fault, HubRef, Reach, Result, Retry};
-use async_nats::jetstream::stream::{Config as StreamConfig, RawMessageErrorKind, RetentionPolicy, Stream};
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::stream::{
+    Config as StreamConfig, RawMessageError, RawMessageErrorKind, RetentionPolicy, Stream,
+};
+use async_nats::jetstream::{self, Context, ErrorCode};
 use async_nats::{Client, ConnectOptions, HeaderMap, Subscriber};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -208,8 +210,8 @@ impl Fleet {
     /// The bytes of `body`, at most `most`.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`] if a piece is gone or not what it was; [`ErrorKind::Unavailable`] if
-    /// the broker does not answer.
+    /// [`ErrorKind::Protocol`] if a piece is gone or not what it was, or the broker has no streams any
+    /// more; [`ErrorKind::Unavailable`] if the broker does not answer.
     pub async fn bytes(&self, body: &Body, most: usize) -> Result<Vec<u8>> {
         let (sha256, count) = match body {
             Body::Inline(text) => return Ok(text.clone().into_bytes()),
@@ -221,7 +223,7 @@ impl Fleet {
             let piece = self.parts.get_last_raw_message_by_subject(&subject).await;
             let piece = piece.map_err(|error| match error.kind() {
                 RawMessageErrorKind::NoMessageFound => lost(number),
-                _ => failed(PIECES, &error),
+                _ => unread(PIECES, &error),
             })?;
             bytes.extend_from_slice(&piece.payload);
             if bytes.len() > most {
@@ -250,7 +252,7 @@ impl Fleet {
     /// The first result of `job`, if one is stored, its bytes and those of the later ones.
     ///
     /// # Errors
-    /// The broker does not answer.
+    /// As [`Fleet::bytes`].
     pub async fn result(&self, job: Digest) -> Result<Option<Vec<u8>>> {
         Ok(self.results_after(job, 0).await?.done)
     }
@@ -261,7 +263,7 @@ impl Fleet {
         match self.results.get_last_raw_message_by_subject(&subject).await {
             Ok(message) => Ok(message.sequence),
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(0),
-            Err(error) => Err(failed(ASK, &error)),
+            Err(error) => Err(unread(ASK, &error)),
         }
     }
 
@@ -273,7 +275,7 @@ impl Fleet {
             let message = match self.results.get_first_raw_message_by_subject(&subject, next).await {
                 Ok(message) => message,
                 Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(stored),
-                Err(error) => return Err(failed(ASK, &error)),
+                Err(error) => return Err(unread(ASK, &error)),
             };
             next = message.sequence + 1;
             stored.latest = message.sequence;
@@ -455,7 +457,7 @@ impl Fleet {
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {
                 return Ok(Stored { done: None, failed: None, latest: seen });
             }
-            Err(error) => return Err(failed(ASK, &error)),
+            Err(error) => return Err(unread(ASK, &error)),
         };
         let latest = message.sequence;
         Ok(match read(&message.payload)? {
@@ -622,6 +624,20 @@ fn failed(operation: &str, error: &dyn std::fmt::Display) -> Error {
     Error::new(ErrorKind::Unavailable, operation, error.to_string())
 }
 
+/// Why a message of a stream cannot be read. A broker that came back without its streams answers, and
+/// goes on having none until somebody connects anew: that is another failure than one that is away.
+fn unread(operation: &str, error: &RawMessageError) -> Error {
+    match error.kind() {
+        RawMessageErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+            Error::new(ErrorKind::Protocol, operation, "the broker has lost its streams")
+                .with_fault(Fault::Infrastructure)
+                .with_retry(Retry::Backoff)
+                .with_hint("see that the NATS server keeps its files; a worker makes the streams anew")
+        }
+        _ => failed(operation, error),
+    }
+}
+
 /// The broker does not have a piece any more.
 fn lost(piece: u32) -> Error {
     Error::new(ErrorKind::Protocol, PIECES, "the broker has lost a piece")
@@ -632,4 +648,25 @@ fn lost(piece: u32) -> Error {
 
 fn protocol(message: &str) -> Error {
     Error::new(ErrorKind::Protocol, ASK, message).with_retry(Retry::Never)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A worker waits for a broker that is away, and connects anew to one that has lost its streams.
+    #[test]
+    fn a_broker_without_its_streams_is_not_away() {
+        let said = |code: u64| {
+            let error = json!({ "code": 404, "err_code": code, "description": "it says so" });
+            let error = RawMessageErrorKind::JetStream(serde_json::from_value(error).expect("an error"));
+            unread(ASK, &RawMessageError::new(error)).kind()
+        };
+        assert_eq!(said(10_059), ErrorKind::Protocol);
+        assert_eq!(said(10_008), ErrorKind::Unavailable, "it is not ready yet");
+        let away = RawMessageError::new(RawMessageErrorKind::Other);
+        assert_eq!(unread(ASK, &away).kind(), ErrorKind::Unavailable);
+    }
 }

@@ -44,8 +44,16 @@ impl Steps {
         file["decoder"] = self.decoder;
     }
 
+    /// How many steps there are, those within others included.
+    pub(super) fn count(&self) -> usize {
+        [&self.normalizer, &self.pre_tokenizer, &self.post_processor, &self.decoder]
+            .into_iter()
+            .map(count)
+            .sum()
+    }
+
     /// How many times longer the steps may make a text, or the decoder that of a token: hostile ones
-    /// double it over and over. Steps that add a few bytes to each word count as none.
+    /// double it over and over.
     pub(super) fn growth(&self) -> usize {
         growth(&self.normalizer).saturating_mul(growth(&self.pre_tokenizer)).max(growth(&self.decoder))
     }
@@ -56,20 +64,30 @@ impl Steps {
     }
 }
 
+/// The steps of a sequence.
+fn parts(step: &Json) -> impl Iterator<Item = &Json> {
+    let lists = ["normalizers", "pretokenizers", "processors", "decoders"];
+    lists.into_iter().find_map(|key| step[key].as_array()).into_iter().flatten()
+}
+
+fn count(step: &Json) -> usize {
+    if step.is_null() { 0 } else { 1 + parts(step).map(count).sum::<usize>() }
+}
+
 fn growth(step: &Json) -> usize {
     let length = |key: &str| step[key].as_str().map_or(0, str::len);
     match step["type"].as_str() {
-        Some("Sequence") => {
-            let steps =
-                ["normalizers", "pretokenizers", "decoders"].iter().find_map(|key| step[key].as_array());
-            steps.into_iter().flatten().map(growth).fold(1, usize::saturating_mul)
-        }
+        Some("Sequence") => parts(step).map(growth).fold(1, usize::saturating_mul),
         Some("Replace") => match step["pattern"]["String"].as_str().map(str::len) {
             Some(pattern) if pattern > 0 => length("content").div_ceil(pattern).max(1),
             // What a pattern matches may be as short as nothing.
             _ => length("content").saturating_add(1),
         },
         Some("Prepend") => length("prepend").saturating_add(1),
+        // In front of each word, and in place of each space: a word may have one byte.
+        Some("Metaspace") => length("replacement").saturating_add(1),
+        // A space in front of a token.
+        Some("WordPiece") => 2,
         // A character of two bytes for each byte, and a space in front of a word of one byte.
         Some("ByteLevel") => 2 + usize::from(step["add_prefix_space"] == true),
         Some("Precompiled") => longest(step["precompiled_charsmap"].as_str().unwrap_or_default()).max(1),
@@ -119,7 +137,7 @@ fn keeps_the_text(step: &Json) -> bool {
             let items = step["single"].as_array().into_iter().flatten();
             items.filter_map(|item| item.get("Sequence")).map(|text| &text["id"]).eq(["A"])
         }
-        Some("Sequence") => step["processors"].as_array().into_iter().flatten().all(keeps_the_text),
+        Some("Sequence") => parts(step).all(keeps_the_text),
         _ => true,
     }
 }
@@ -190,15 +208,40 @@ mod tests {
     /// map of characters, which is the longest of XLM-RoBERTa's.
     #[test]
     fn a_published_tokenizer_is_not_refused() {
+        let metaspace =
+            json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true });
         let map = format!("BAAAAAAAAABh{}YWEA", "YWFh".repeat(10));
         let steps = json!({ "type": "Sequence", "normalizers": [
             { "type": "Precompiled", "precompiled_charsmap": map },
             { "type": "Strip", "strip_left": false, "strip_right": true },
             { "type": "Replace", "pattern": { "Regex": " {2,}" }, "content": "▁" },
         ] });
-        let growth = of("normalizer", &steps).growth();
-        assert_eq!(growth, 132);
-        assert!(growth <= crate::text::MAX_GROWTH);
+        let text = json!({ "normalizer": steps, "pre_tokenizer": metaspace, "decoder": metaspace });
+        let steps = Steps::read(text.to_string().as_bytes()).expect("steps");
+        assert_eq!((steps.growth(), steps.count()), (528, 6));
+        assert!(steps.growth() <= crate::text::MAX_GROWTH && steps.count() <= crate::text::MAX_STEPS);
+    }
+
+    #[test]
+    fn steps_are_counted_wherever_they_stand() {
+        let lower = json!({ "type": "Lowercase" });
+        let several = json!({ "type": "Sequence", "normalizers": [lower, lower] });
+        let nested = json!({ "type": "Sequence", "normalizers": [several, several, lower] });
+        let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false });
+        let processors = json!({ "type": "Sequence", "processors": [bytes, bytes] });
+        let digits =
+            json!({ "type": "Sequence", "pretokenizers": [{ "type": "Digits", "individual_digits": true }] });
+        let fuse = json!({ "type": "Sequence", "decoders": [{ "type": "Fuse" }] });
+        for (key, step, expected) in [
+            ("normalizer", Json::Null, 0),
+            ("normalizer", lower.clone(), 1),
+            ("normalizer", nested, 8),
+            ("post_processor", processors, 3),
+            ("pre_tokenizer", digits, 2),
+            ("decoder", fuse, 2),
+        ] {
+            assert_eq!(of(key, &step).count(), expected, "{step}");
+        }
     }
 
     #[test]
@@ -206,6 +249,8 @@ mod tests {
         let replace = json!({ "pattern": { "String": "a" }, "content": "aaaa" });
         let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false });
         let twice = |key: &str, step: &Json| json!({ "type": "Sequence", key: [step, step] });
+        let metaspace =
+            json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true });
         for (key, step, expected) in [
             ("normalizer", with(json!({ "type": "Replace" }), &replace), 4),
             // No known kind, and none.
@@ -226,6 +271,12 @@ mod tests {
             ("pre_tokenizer", twice("pretokenizers", &bytes), 4),
             ("decoder", twice("decoders", &json!({ "type": "BPEDecoder", "suffix": "" })), 9),
             ("decoder", json!({ "type": "BPEDecoder", "suffix": "</w>" }), 1),
+            (
+                "decoder",
+                twice("decoders", &json!({ "type": "WordPiece", "prefix": "##", "cleanup": false })),
+                4,
+            ),
+            ("pre_tokenizer", twice("pretokenizers", &metaspace), 16),
             // A list that the kind does not have hides none.
             (
                 "decoder",

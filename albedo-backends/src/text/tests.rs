@@ -328,15 +328,35 @@ fn a_post_processor_that_names_another_type_is_what_it_is() {
 fn steps_that_multiply_a_text_are_refused_before_they_run() {
     let double = json!({ "type": "none", "pattern": { "String": "<" }, "content": "<<" });
     let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false });
+    let metaspace =
+        json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true });
     for (key, list, step) in [
         ("normalizer", "normalizers", double.clone()),
         ("normalizer", "normalizers", json!({ "type": "ByteLevel" })),
         ("pre_tokenizer", "pretokenizers", bytes),
         ("decoder", "decoders", double),
         ("decoder", "decoders", json!({ "type": "BPEDecoder", "suffix": "" })),
+        ("decoder", "decoders", json!({ "type": "WordPiece", "prefix": "##", "cleanup": false })),
+        ("pre_tokenizer", "pretokenizers", metaspace),
     ] {
-        let error = with_step(key, json!({ "type": "Sequence", list: vec![step; 60] })).unwrap_err();
+        let error = with_step(key, json!({ "type": "Sequence", list: vec![step; 55] })).unwrap_err();
         assert!(error.message().contains("times as long"), "{error}");
+    }
+}
+
+#[test]
+fn steps_without_end_are_refused_before_they_run() {
+    for (key, list, step) in [
+        ("normalizer", "normalizers", json!({ "type": "Lowercase" })),
+        ("pre_tokenizer", "pretokenizers", json!({ "type": "Digits", "individual_digits": true })),
+        ("decoder", "decoders", json!({ "type": "Fuse" })),
+    ] {
+        for (count, is_refused) in [(1, false), (65, true), (100_000, true)] {
+            let loaded = with_step(key, json!({ "type": "Sequence", list: vec![step.clone(); count] }));
+            let error = loaded.err().map(|error| error.to_string());
+            let is_about_it = error.as_ref().is_some_and(|error| error.contains("may have 64"));
+            assert_eq!(is_about_it, is_refused, "{key}: {error:?}");
+        }
     }
 }
 

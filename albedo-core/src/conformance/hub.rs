@@ -31,8 +31,8 @@ impl HubFixture {
 
 /// Checks a hub: a pinned model resolves to files that pass [`check_files`], all of them there, the
 /// same whenever it is asked for, each with the digest of its bytes; a revision or a repository that it does not have
-/// is not found, and never answered by another; another hub's reference is
-/// refused; a call can be stopped.
+/// is not found, and never answered by another, but accepted, since it may be uploaded; another
+/// hub's reference is refused; a call can be stopped.
 ///
 /// # Errors
 /// The first promise found broken.
@@ -40,8 +40,12 @@ pub async fn check_hub(hub: &dyn ModelHub, fixture: &HubFixture) -> Checked {
     const MISSING: &str = "what the hub does not have is not found";
     const DIGEST: &str = "every file is listed with its digest";
     const FOREIGN: &str = "another hub's reference is refused";
+    const ACCEPTED: &str = "what the hub has, or may be given, is accepted";
     let HubFixture { model, patience } = fixture;
     let cx = CallContext::new();
+    let accepts =
+        |reference: &HubRef| hub.accepts(reference).or_else(|error| broken(ACCEPTED, error.to_string()));
+    accepts(model)?;
     let resolve = async || succeeds(*patience, "a pinned model resolves", hub.resolve(model, &cx)).await;
     let files = resolve().await?;
     check_files(&*files, *patience).await?;
@@ -71,6 +75,7 @@ pub async fn check_hub(hub: &dyn ModelHub, fixture: &HubFixture) -> Checked {
     {
         let error = refuses(*patience, MISSING, hub.resolve(&missing, &cx)).await?;
         ensure(error.kind() == ErrorKind::NotFound, MISSING, || error.to_string())?;
+        accepts(&missing)?;
     }
     let foreign = named("another", model.repository(), model.revision())?;
     let error = refuses(*patience, FOREIGN, hub.resolve(&foreign, &cx)).await?;
@@ -102,6 +107,7 @@ mod tests {
         ListsNothing,
         VouchesForNothing,
         VouchesForOthers,
+        AcceptsWhatItHas,
     }
 
     /// One model, `fake:owner/model`.
@@ -165,6 +171,13 @@ mod tests {
             };
             Ok(Arc::new(One(bytes, self.0)))
         }
+
+        fn accepts(&self, reference: &HubRef) -> Result<()> {
+            if self.0 == Flaw::AcceptsWhatItHas && *reference != model() {
+                return Err(Error::new(ErrorKind::NotFound, "resolve", "there is no such model"));
+            }
+            Ok(())
+        }
     }
 
     #[tokio::test]
@@ -180,6 +193,7 @@ mod tests {
             (Flaw::ListsNothing, Some("files are listed")),
             (Flaw::VouchesForNothing, Some("every file is listed with its digest")),
             (Flaw::VouchesForOthers, Some("every file is listed with its digest")),
+            (Flaw::AcceptsWhatItHas, Some("what the hub has, or may be given, is accepted")),
         ] {
             let hub = Hub(flaw, AtomicU64::new(0));
             let found = check_hub(&hub, &HubFixture::new(model())).await.err();

@@ -10,7 +10,7 @@ use crate::backend::{
 };
 use crate::context::CallContext;
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result, Side};
+use crate::error::{Error, ErrorKind, Fault, Result, Side};
 use crate::overflow::Overflow;
 
 /// A reply that was generated again.
@@ -124,6 +124,9 @@ pub async fn regenerate(
 
 /// Checks that `sessions`, the king's first, have the models and the text files of the
 /// record's plan.
+///
+/// # Errors
+/// [`ErrorKind::DigestMismatch`], the operator's: the models are here and whole, and are others.
 pub(crate) fn require_models(
     record: &Record,
     sessions: &[Arc<dyn ModelSession>; 2],
@@ -142,6 +145,7 @@ pub(crate) fn require_models(
                 operation,
                 "the loaded model is not the recorded one",
             )
+            .with_fault(Fault::Operator)
             .with("side", side)
             .with("recorded", planned.parameters)
             .with("loaded", model.parameters)
@@ -206,4 +210,23 @@ fn largest(recorded: &TokenScores, again: &TokenScores) -> f64 {
 /// Where two sequences part.
 fn first_difference<T: PartialEq>(a: impl Iterator<Item = T>, b: impl Iterator<Item = T>) -> usize {
     a.zip(b).take_while(|(a, b)| a == b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::testing::ScriptedSession;
+
+    /// A validator that follows another one tells it by its fault from bytes that are damaged.
+    #[test]
+    fn other_models_than_the_records_are_no_failure_of_infrastructure() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/record-3");
+        let record = Record::open(&fixture).expect("a record");
+        let session = |name: &str| -> Arc<dyn ModelSession> { Arc::new(ScriptedSession::saying(name, "ls")) };
+        let sessions = [session("one"), session("another")];
+        let error = require_models(&record, &sessions, "compare").expect_err("other models");
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::DigestMismatch, Fault::Operator), "{error}");
+    }
 }

@@ -1,5 +1,5 @@
 //! What an operator asks of a validator that may be at work: `retry`, `abandon`,
-//! `unfreeze`, `doctor`.
+//! `set-aside`, `unfreeze`, `doctor`.
 
 use super::super::exit::Exit;
 use super::super::output::{note, print, print_json};
@@ -34,6 +34,15 @@ pub(super) async fn abandon(which: &Which, id: &str, reason: &str) -> Result<Exi
         row.id
     ))?;
     note("its share of the error budget stays spent, and the log of duels says why");
+    Ok(Exit::Done)
+}
+
+pub(super) async fn set_aside(which: &Which, id: &str, reason: &str) -> Result<Exit> {
+    let ledger = which.beside()?;
+    let row = one(which, choose(which, &ledger, id).await?, id)?;
+    ledger.set_aside(row.id, reason.to_owned()).await?;
+    print(&format!("submission {} is set aside before it is looked at again: {SOON}\n", row.id))?;
+    note("nothing is spent, and the public data say why");
     Ok(Exit::Done)
 }
 

@@ -37,9 +37,30 @@ impl Ledger {
     /// # Errors
     /// The ledger's.
     pub async fn alert(&self, key: &str, error: &Error, now_ms: u64) -> Result<bool> {
+        self.raise(key, error, false, now_ms).await
+    }
+
+    /// As [`Ledger::alert`], of something that the alert was not about before: who was told of the
+    /// alert is told again.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(in crate::validator) async fn alert_anew(
+        &self,
+        key: &str,
+        error: &Error,
+        now_ms: u64,
+    ) -> Result<bool> {
+        self.raise(key, error, true, now_ms).await
+    }
+
+    async fn raise(&self, key: &str, error: &Error, has_news: bool, now_ms: u64) -> Result<bool> {
         let (key, message, fault) = (key.to_owned(), error.to_string(), error.fault());
         self.write("raise an alert", move |transaction| {
             let is_news = raise(transaction, &key, &message, fault, now_ms)?;
+            if has_news {
+                transaction.execute("UPDATE alerts SET news = count WHERE key = ?1", [&key])?;
+            }
             if fault == Fault::Bug {
                 let sql = "INSERT OR IGNORE INTO meta (key, value) VALUES ('frozen', ?1)";
                 transaction.execute(sql, [&message])?;
@@ -110,8 +131,8 @@ impl Ledger {
         self.look("read whether crowns are frozen", frozen).await
     }
 
-    /// The next notice for the webhook at `now_ms`: an alert that has begun, or one whose
-    /// beginning was sent and that is over. An outage has to stand for `after`; within
+    /// The next notice for the webhook at `now_ms`: an alert that has begun or has something new, or
+    /// one whose beginning was sent and that is over. An outage has to stand for `after`; within
     /// `quiet`, nothing is sent again. A later time is of a clock that was wrong, and holds
     /// nothing back.
     pub(in crate::validator) async fn untold(
@@ -123,7 +144,7 @@ impl Ledger {
         let [after, quiet] = [after, quiet].map(|time| now_ms.saturating_sub(time.as_millis() as u64));
         self.look("read the alerts", move |transaction| {
             let sql = "SELECT key, message, fault, first_ms, last_ms, count, over_ms IS NOT NULL FROM alerts \
-                       WHERE (over_ms IS NOT NULL AND told) OR (over_ms IS NULL AND NOT told \
+                       WHERE (over_ms IS NOT NULL AND told) OR (over_ms IS NULL AND (NOT told OR news > 0) \
                        AND (fault <> 'infrastructure' OR first_ms <= ?1 OR first_ms > ?3) \
                        AND (told_ms IS NULL OR told_ms <= ?2 OR told_ms > ?3)) \
                        ORDER BY first_ms, key LIMIT 1";
@@ -133,12 +154,13 @@ impl Ledger {
         .await
     }
 
-    /// The webhook has the notice.
+    /// The webhook has the notice. What has come since the notice was read is news still.
     pub(in crate::validator) async fn told(&self, notice: &Notice, now_ms: u64) -> Result<()> {
-        let (key, stands) = (notice.alert.key.clone(), !notice.is_over);
+        let (key, stands, count) = (notice.alert.key.clone(), !notice.is_over, notice.alert.count);
         self.write("note that a notice was sent", move |transaction| {
-            let sql = "UPDATE alerts SET told = ?2, told_ms = ?3 WHERE key = ?1";
-            transaction.execute(sql, params![key, stands, now_ms])?;
+            let sql =
+                "UPDATE alerts SET told = ?2, told_ms = ?3, news = iif(news > ?4, news, 0) WHERE key = ?1";
+            transaction.execute(sql, params![key, stands, now_ms, count])?;
             Ok(())
         })
         .await
@@ -173,7 +195,7 @@ fn raise(
         transaction.execute(
             "INSERT INTO alerts (key, message, fault, first_ms, last_ms, count) VALUES (?1, ?2, ?3, ?4, ?4, 1) \
              ON CONFLICT (key) DO UPDATE SET message = ?2, fault = ?3, first_ms = ?4, last_ms = ?4, count = 1, \
-             over_ms = NULL",
+             over_ms = NULL, news = 0",
             params![key, message, fault.to_string(), now_ms],
         )?;
         return Ok(true);

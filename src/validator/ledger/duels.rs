@@ -14,7 +14,7 @@ use crate::chain::{BlockNumber, Hotkey};
 use crate::chains::database::{Trouble, damaged};
 use crate::log::{Announced, End, Ended, Entry, Forfeited};
 use crate::reign::{Effect, ErrorBudget};
-use crate::validator::table::Move;
+use crate::validator::table::{Move, State};
 use crate::{Digest, DuelSettings, Error, ErrorKind, Fault, ModelRef, Outcome, Result, Seed};
 
 /// The next attempt against a king.
@@ -128,7 +128,8 @@ impl Ledger {
     ///
     /// # Errors
     /// A bug: the submission is not clear, or another duel is open.
-    /// [`ErrorKind::Conflict`]: another attempt was planned, or another king reigns.
+    /// [`ErrorKind::Conflict`]: another attempt was planned, another king reigns, the submission is
+    /// screened again, or the operator has set it aside.
     pub async fn plan(&self, drafted: Drafted, budget: ErrorBudget, now_ms: u64) -> Result<OpenDuel> {
         const OPERATION: &str = "plan a duel";
         self.write(OPERATION, move |transaction| {
@@ -138,6 +139,15 @@ impl Ledger {
             if reigning != Some(attempt.king) || next != attempt {
                 let error = Error::new(ErrorKind::Conflict, OPERATION, "the reign has changed meanwhile");
                 return Err(error.with_fault(Fault::Infrastructure).into());
+            }
+            let row = find(transaction, submission)?;
+            if row.state == State::Held {
+                let error = Error::new(ErrorKind::Conflict, OPERATION, "the submission is screened again");
+                return Err(error.with_fault(Fault::Infrastructure).into());
+            }
+            if row.set_aside.is_some() {
+                let error = Error::new(ErrorKind::Conflict, OPERATION, "the operator has set it aside");
+                return Err(error.with_fault(Fault::Operator).into());
             }
             let text = format!("attempt {} of the reign is announced", attempt.number);
             apply(transaction, submission, Move::Plan, &Reason::new(text), now_ms)?;

@@ -415,8 +415,9 @@ impl Ledger {
         .await
     }
 
-    /// Notes that the hub does not have a model of the duel whose record is at `place`, in `epoch`;
-    /// gives the epoch in which that was noted first.
+    /// Notes that the hub does not have a model of the duel that the entry at `place` ends, in
+    /// `epoch`; gives the epoch in which that was noted first. It begins anew if nobody has looked for
+    /// more than an epoch. The record need not be verified yet.
     ///
     /// # Errors
     /// The ledger's.
@@ -426,24 +427,24 @@ impl Ledger {
         epoch: EpochIndex,
     ) -> Result<EpochIndex> {
         self.write("note that a record cannot be audited", move |transaction| {
-            let sql =
-                "UPDATE followed_records SET missing_epoch = ?2 WHERE place = ?1 AND missing_epoch IS NULL";
+            let sql = "INSERT INTO followed_missing (place, epoch, looked) VALUES (?1, ?2, ?2) \
+                       ON CONFLICT (place) DO UPDATE SET \
+                       epoch = CASE WHEN looked + 1 < ?2 THEN ?2 ELSE epoch END, looked = max(looked, ?2)";
             transaction.execute(sql, params![place, epoch])?;
-            let sql = "SELECT missing_epoch FROM followed_records WHERE place = ?1";
+            let sql = "SELECT epoch FROM followed_missing WHERE place = ?1";
             Ok(transaction.query_row(sql, [place], |row| row.get(0))?)
         })
         .await
     }
 
-    /// Notes that the hub has the models of the duel whose record is at `place` again: what may be
-    /// missing later is missing from then on.
+    /// Notes that the hub has the models of the duel that the entry at `place` ends again: what may
+    /// be missing later is missing from then on.
     ///
     /// # Errors
     /// The ledger's.
     pub(in crate::validator) async fn note_found(&self, place: u64) -> Result<()> {
         self.write("note that a record can be audited", move |transaction| {
-            let sql = "UPDATE followed_records SET missing_epoch = NULL WHERE place = ?1 AND missing_epoch IS NOT NULL";
-            transaction.execute(sql, [place])?;
+            transaction.execute("DELETE FROM followed_missing WHERE place = ?1", [place])?;
             Ok(())
         })
         .await

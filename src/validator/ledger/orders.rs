@@ -8,7 +8,7 @@ use rusqlite::params;
 use super::submissions::find;
 use super::{FORMAT, Ledger, duels};
 use crate::chains::database::{Database, Trouble};
-use crate::validator::table::{is_final, name};
+use crate::validator::table::{Move, after, is_final, name};
 use crate::{Error, ErrorKind, Fault, Result};
 
 /// Voids after which a duel may be given up: before, waiting helps. Source: albedo.
@@ -42,6 +42,38 @@ impl Ledger {
                 return Err(error.into());
             }
             transaction.execute("UPDATE submissions SET due_ms = 0 WHERE id = ?1", [id])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Has the submission set aside before it is looked at again: a validator at work moves it, so
+    /// that the order comes between none of its steps. The last reason counts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`]: the operator's if it has its outcome, infrastructure's while its duel
+    /// is planned or runs. [`ErrorKind::NotFound`]; the ledger's.
+    pub async fn set_aside(&self, id: i64, reason: String) -> Result<()> {
+        const OPERATION: &str = "set a submission aside";
+        self.write(OPERATION, move |transaction| {
+            let row = find(transaction, id)?;
+            if after(row.state, Move::SetAside).is_none() {
+                let (message, fault, hint) = if is_final(row.state) {
+                    ("it has its outcome", Fault::Operator, "nothing undoes an outcome")
+                } else {
+                    let hint =
+                        "wait for its outcome; `albedo validator abandon` gives up a duel that never ends";
+                    ("its duel is planned or runs", Fault::Infrastructure, hint)
+                };
+                return Err(Error::new(ErrorKind::Conflict, OPERATION, message)
+                    .with_fault(fault)
+                    .with("submission", id)
+                    .with("state", name(row.state))
+                    .with_hint(hint)
+                    .into());
+            }
+            let sql = "UPDATE submissions SET set_aside = ?2, due_ms = 0 WHERE id = ?1";
+            transaction.execute(sql, params![id, reason])?;
             Ok(())
         })
         .await

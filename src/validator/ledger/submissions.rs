@@ -50,6 +50,18 @@ pub struct SubmissionRow {
     pub due_ms: u64,
     /// The competition.
     pub competition: i64,
+    /// Why the operator wants it set aside, if that is so.
+    pub set_aside: Option<String>,
+    /// The finalised head at which its hub said first that it no longer has the files; none if there
+    /// was an outage or a move forward since.
+    pub absent_block: Option<BlockNumber>,
+    /// How often something failed that is not its doing, since the last move forward: an answer of its
+    /// hub in between does not end this count.
+    #[serde(skip)]
+    pub(in crate::validator) failures: u32,
+    /// Whether the last look at it ended with an outage, which cannot follow from what was committed.
+    #[serde(skip)]
+    pub(in crate::validator) is_outage: bool,
 }
 
 impl SubmissionRow {
@@ -86,6 +98,7 @@ pub struct MoveRow {
 pub struct Reason {
     text: String,
     fault: Option<Fault>,
+    is_outage: bool,
     due_ms: u64,
     content: Option<Digest>,
     held_block: Option<BlockNumber>,
@@ -100,7 +113,8 @@ impl Reason {
 
     /// What failed, whose doing it is, and when the submission is looked at again.
     pub fn failed(error: &Error, due_ms: u64) -> Self {
-        Self { fault: Some(error.fault()), due_ms, ..Self::new(error.to_string()) }
+        let (fault, is_outage) = (Some(error.fault()), is_outage(error));
+        Self { fault, is_outage, due_ms, ..Self::new(error.to_string()) }
     }
 
     /// The digest of the names and digests of its files.
@@ -138,15 +152,31 @@ impl Ledger {
     }
 
     /// Says why the submission waits where it is, and until when. It makes no move, and ends the count
-    /// of failures: what was asked has answered.
+    /// of failures in a row: what was asked has answered.
     ///
     /// # Errors
     /// The ledger's.
     pub async fn wait(&self, id: i64, reason: String, due_ms: u64) -> Result<()> {
         self.write("let a submission wait", move |transaction| {
-            let sql = "UPDATE submissions SET reason = ?2, due_ms = ?3, voids = 0 WHERE id = ?1";
+            let sql =
+                "UPDATE submissions SET reason = ?2, due_ms = ?3, voids = 0, is_outage = 0 WHERE id = ?1";
             transaction.execute(sql, params![id, reason, due_ms])?;
             Ok(())
+        })
+        .await
+    }
+
+    /// Notes that the hub of the submission does not have its files when `head` is the finalised
+    /// head; gives the head at which that was noted first. An outage or a move forward ends it.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(in crate::validator) async fn note_absent(&self, id: i64, head: BlockNumber) -> Result<BlockNumber> {
+        self.write("note that a submission's files are gone", move |transaction| {
+            let sql = "UPDATE submissions SET absent_block = ?2 WHERE id = ?1 AND absent_block IS NULL";
+            transaction.execute(sql, params![id, head])?;
+            let sql = "SELECT absent_block FROM submissions WHERE id = ?1";
+            Ok(transaction.query_row(sql, [id], |row| row.get(0))?)
         })
         .await
     }
@@ -201,6 +231,29 @@ impl Ledger {
         .await
     }
 
+    /// Has those of the submissions `ids` screened again that are still clear.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(in crate::validator) async fn screen_again(
+        &self,
+        ids: Vec<i64>,
+        reason: String,
+        now_ms: u64,
+    ) -> Result<()> {
+        self.write("have submissions screened again", move |transaction| {
+            let reason = Reason::new(reason);
+            for id in ids {
+                // Its duel may have been planned meanwhile.
+                if find(transaction, id)?.state == State::Clear {
+                    apply(transaction, id, Move::Rescreen, &reason, now_ms)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// Submissions of the competition of `row` whose places are after its own, the first one first.
     pub(in crate::validator) async fn later_than(&self, row: &SubmissionRow) -> Result<Vec<SubmissionRow>> {
         let row = row.clone();
@@ -218,11 +271,12 @@ impl Ledger {
         .await
     }
 
-    /// Whether a submission that admission has to fetch or to screen has failed more than `most`
-    /// times in a row, or failed last for what an operator has to mend.
-    pub(in crate::validator) async fn is_held_up(&self, most: u32) -> Result<bool> {
+    /// The submissions that admission has to fetch or to screen, and that have failed more than `most`
+    /// times in a row, or failed last for what an operator has to mend; the first one first.
+    pub(in crate::validator) async fn held_up(&self, most: u32) -> Result<Vec<i64>> {
         self.look("look for submissions that are held up", move |transaction| {
             let operator = Fault::Operator.to_string();
+            let mut held_up = Vec::new();
             for row in live(transaction)? {
                 let is_admissions = matches!(row.state, State::Admitted | State::FilesClear | State::Held);
                 if !is_admissions || row.voids == 0 {
@@ -232,10 +286,10 @@ impl Ledger {
                 let sql = "SELECT fault FROM moves WHERE submission = ?1 ORDER BY id DESC LIMIT 1";
                 let fault: Option<String> = transaction.query_row(sql, [row.id], |row| row.get(0))?;
                 if row.voids > most || fault.as_ref() == Some(&operator) {
-                    return Ok(true);
+                    held_up.push(row.id);
                 }
             }
-            Ok(false)
+            Ok(held_up)
         })
         .await
     }
@@ -318,6 +372,13 @@ impl Ledger {
     }
 }
 
+/// Whether `error` is an outage that cannot follow from what was committed: a server did not answer in
+/// time or at all, failed, or asked to slow down.
+fn is_outage(error: &Error) -> bool {
+    let kinds = [ErrorKind::Timeout, ErrorKind::Unavailable, ErrorKind::RateLimited];
+    kinds.contains(&error.kind()) && error.fault() == Fault::Infrastructure && error.is_retryable()
+}
+
 /// Makes the move within a transaction, and marks what is published of it. A void with the
 /// reason of the one before is only counted.
 ///
@@ -338,11 +399,13 @@ pub(super) fn apply(
             .with("state", name(from))
             .with("move", step.name())
     })?;
-    let Reason { text, fault, due_ms, content, held_block, admission } = reason;
+    let Reason { text, fault, is_outage, due_ms, content, held_block, admission } = reason;
+    let (is_void, is_outage) = (step == Move::Void, step == Move::Void && *is_outage);
     // The same failure again is no news: it adds no row every few minutes of a long outage.
-    if step == Move::Void && to == from && before.voids > 0 && before.reason == *text {
-        let sql = "UPDATE submissions SET voids = voids + 1, due_ms = ?2 WHERE id = ?1";
-        transaction.execute(sql, params![id, due_ms])?;
+    if is_void && to == from && before.voids > 0 && before.reason == *text {
+        let sql = "UPDATE submissions SET voids = voids + 1, failures = failures + 1, due_ms = ?2, is_outage = ?3, \
+                   absent_block = CASE WHEN ?3 THEN NULL ELSE absent_block END WHERE id = ?1";
+        transaction.execute(sql, params![id, due_ms, is_outage])?;
         return Ok(to);
     }
     let fault = fault.map(|fault| fault.to_string());
@@ -353,8 +416,10 @@ pub(super) fn apply(
     )?;
     transaction.execute(
         "UPDATE submissions SET state = ?2, since_ms = CASE WHEN state = ?2 THEN since_ms ELSE ?3 END, reason = ?4, \
-         due_ms = ?5, voids = CASE WHEN ?6 THEN voids + 1 ELSE 0 END WHERE id = ?1",
-        params![id, name(to), now_ms, text, due_ms, step == Move::Void],
+         due_ms = ?5, voids = CASE WHEN ?6 THEN voids + 1 ELSE 0 END, \
+         failures = CASE WHEN ?6 THEN failures + 1 ELSE 0 END, is_outage = ?7, \
+         absent_block = CASE WHEN ?6 AND NOT ?7 THEN absent_block ELSE NULL END WHERE id = ?1",
+        params![id, name(to), now_ms, text, due_ms, is_void, is_outage],
     )?;
     if let Some(content) = content {
         let sql = "UPDATE submissions SET content = ?2 WHERE id = ?1";
@@ -372,7 +437,8 @@ pub(super) fn apply(
 }
 
 const COLUMNS: &str = "id, hotkey, text, repository, pin, block, extrinsic, dated_by, readable_at, state, since_ms, \
-                       reason, content, held_block, screened_king, record, voids, due_ms, competition";
+                       reason, content, held_block, screened_king, record, voids, due_ms, competition, set_aside, \
+                       absent_block, failures, is_outage";
 
 pub(super) fn find(transaction: &Transaction<'_>, id: i64) -> Result<SubmissionRow, Trouble> {
     let sql = format!("SELECT {COLUMNS} FROM submissions WHERE id = ?1");
@@ -427,5 +493,9 @@ fn submission(row: &Row<'_>) -> rusqlite::Result<SubmissionRow> {
         voids: row.get(16)?,
         due_ms: row.get(17)?,
         competition: row.get(18)?,
+        set_aside: row.get(19)?,
+        absent_block: row.get(20)?,
+        failures: row.get(21)?,
+        is_outage: row.get(22)?,
     })
 }

@@ -13,6 +13,7 @@ mod books;
 mod competitions;
 mod files;
 mod followed;
+mod waiting;
 
 /// The commitment of `hotkey` to a model of its own, at `block`.
 fn commit(hotkey: &str, block: u64) -> Commit {

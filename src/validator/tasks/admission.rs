@@ -1,19 +1,19 @@
 //! Decides who takes part, fetches submissions and screens them, in the order of their
 //! places.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::json;
 
-use super::checks::{Miners, barred, gone, is_own_try, same_content};
+use self::findings::{is_unfetched, rejected, void};
+use self::text::{check_text, lacking_text, without_text};
+use super::checks::{Miners, barred, gone, is_own, is_own_try, ordered, same_content};
 use super::likeness::is_like_the_king_alone;
 use super::turn::{Turn, next_to_screen};
-use super::{IDLE, Next, Task, report};
+use super::{IDLE, Next, Task, report, report_anew};
 use crate::admission::{Probes, ScreenedModel};
-use crate::backends::prompts::PromptText;
 use crate::chain::BlockNumber;
 use crate::chains::ledger::Swap;
 use crate::judges::screens::Measurement;
@@ -28,6 +28,9 @@ use crate::{
     Identity, ModelFiles, ModelRef, ModelSource, Models, Result, Screen, ScreenStage, Screened, Seed, Side,
 };
 
+mod findings;
+mod text;
+
 /// How long the task may go without progress: reading the weights of a model says so with
 /// every block. Source: albedo.
 const LIMIT: Duration = Duration::from_mins(10);
@@ -35,12 +38,20 @@ const LIMIT: Duration = Duration::from_mins(10);
 /// How often an artefact that is not there yet is asked for. Source: albedo.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
+/// Blocks for which a hub has to say that it does not have files that it had, before their submission
+/// expires: a registry whose storage is not there says that of everything. Source: albedo; ten
+/// minutes.
+const ABSENT_BLOCKS: BlockNumber = 50;
+
 /// Alert: a submission cannot be fetched or screened.
 const HELD_UP: &str = "a submission is held up";
 
 /// Failures in a row of one submission after which that is reported: some five minutes.
 /// Source: albedo.
 const REPORTED: u32 = 5;
+
+/// Submissions that the alert names beside the one that failed last. Source: albedo; a line.
+const NAMED: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Admissions(Arc<Shared>);
@@ -71,11 +82,14 @@ impl Admissions {
         seen: &Seen,
         cx: &CallContext,
     ) -> Result<Looked> {
+        if let Some(why) = ordered(row) {
+            return self.step_from(row, Move::SetAside, Reason::new(why)).await;
+        }
         // The chain before the commitment says nothing of its hotkey.
         if seen.head.number < row.readable_at {
             return Ok(Looked::Waits(self.0.time.now_ms() + self.0.poll.as_millis() as u64));
         }
-        if matches!(row.state, State::FilesClear | State::Held)
+        if matches!(row.state, State::Admitted | State::FilesClear | State::Held)
             && let Some(why) = self.gone(row, seen, cx).await?
         {
             return self.step_from(row, Move::SetAside, Reason::new(why)).await;
@@ -113,7 +127,10 @@ impl Admissions {
         let miners = Miners::new(&swaps);
         let all = shared.ledger.related(row, miners.hotkeys(&row.hotkey)).await?;
         let why = barred(row, &all, shared.entry.per_hotkey, &miners, &seen.metagraph, &swaps);
-        let why = why.or_else(|| self.reference(row).err().map(|error| error.to_string()));
+        let why = match why {
+            None => shared.models.refusal(&row.repository, &row.pin)?,
+            why => why,
+        };
         let why = match why {
             None => {
                 let (ledger, first) = (&shared.ledger, miners.first(&row.hotkey));
@@ -141,6 +158,10 @@ impl Admissions {
         cx: &CallContext,
     ) -> Result<Looked> {
         let shared = &*self.0;
+        // A build that did not ask its hub's rules may have admitted it.
+        if let Some(why) = shared.models.refusal(&row.repository, &row.pin)? {
+            return self.step_from(row, Move::SetAside, Reason::new(why)).await;
+        }
         let reference = self.reference(row)?;
         let listed = async {
             let files = shared.models.resolve(&reference, cx).await?;
@@ -150,6 +171,11 @@ impl Admissions {
         let (files, found) = match listed.await.map_err(|error| error.charged_to(|_| Side::Challenger)) {
             Err(error) if is_absence(&error) => return self.absent(row, seen.head.number).await,
             Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => {
+                // The hub alone vouches for its listing: a mistake in it counts only if a second listing
+                // has it, too.
+                if shared.models.resolve(&reference, cx).await.is_ok() {
+                    return Err(error.with_fault(Fault::Infrastructure));
+                }
                 return self.convict(row, king, "listing", error, seen, cx).await;
             }
             listed => listed?,
@@ -160,7 +186,7 @@ impl Admissions {
         if let Some(first) = same_content(&row, &shared.ledger.related(&row, Vec::new()).await?, &miners) {
             let why =
                 format!("{} entered the same files before, in block {}", first.hotkey, first.place.block);
-            if first.hotkey == row.hotkey {
+            if is_own(first, &row, &miners) {
                 return self.step_from(&row, Move::SetAside, Reason::new(why)).await;
             }
             let evidence = json!({ "content": found, "entered_by": first.hotkey, "in_block": first.place.block,
@@ -183,11 +209,15 @@ impl Admissions {
         self.settle(&row, king, admission, Move::ClearFiles, reason, cx).await
     }
 
-    /// Waits for files that may still be uploaded, or ends it.
+    /// Waits for files that may still be uploaded, or come back, or ends it.
     async fn absent(&self, row: &SubmissionRow, head: BlockNumber) -> Result<Looked> {
         let Base { ledger, time, .. } = &**self.0;
         let blocks = self.0.entry.upload_blocks;
-        let (until, were_there) = (row.readable_at.saturating_add(blocks), row.content.is_some());
+        let (mut until, were_there) = (row.readable_at.saturating_add(blocks), row.content.is_some());
+        if were_there {
+            let first = ledger.note_absent(row.id, head).await?;
+            until = until.max(first.saturating_add(ABSENT_BLOCKS));
+        }
         if head > until {
             let why = if were_there {
                 format!(
@@ -292,7 +322,11 @@ impl Admissions {
         let kings = kings.map_err(|error| error.charged_to(|_| Side::King))?;
         let screened = async {
             // Until it reigns it is loaded with the king's text.
-            check_text(local.folder.clone(), kings.folder.clone()).await?;
+            let checked = check_text(local.folder.clone(), kings.folder.clone()).await;
+            checked.map_err(|error| match lacking_text(&local, &kings.folder) {
+                Some(file) if error.kind() == ErrorKind::NotFound => without_text(file),
+                _ => error,
+            })?;
             let admission = admit.run(cx).await?;
             if admission.is_admitted() {
                 // Its bytes are those that were handed in: what is wrong with them is its own.
@@ -305,17 +339,6 @@ impl Admissions {
             Err(error) if error.fault() == Fault::Contestant(Side::Challenger) => {
                 return self.convict(row, king, "load", error, seen, cx).await;
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                // What this disk has lost is no mistake of the submission's.
-                let Some(file) = self.lacking_text(&reference, &kings.folder, cx).await? else {
-                    return Err(error);
-                };
-                let message = "the submission has no such file, and a king is loaded with it";
-                let error = Error::new(ErrorKind::DataInvalid, "check a submission's text", message)
-                    .with_fault(Fault::Contestant(Side::Challenger))
-                    .with("file", file);
-                return self.convict(row, king, "load", error, seen, cx).await;
-            }
             admission => admission?,
         };
         // A server fetches it by itself.
@@ -326,21 +349,8 @@ impl Admissions {
         self.settle(row, king, admission, Move::Clear, reason, cx).await
     }
 
-    /// The text file that the model at `reference` was handed in without, if there is one that the
-    /// king in the folder `kings` has.
-    async fn lacking_text(
-        &self,
-        reference: &HubRef,
-        kings: &Path,
-        cx: &CallContext,
-    ) -> Result<Option<&'static str>> {
-        let listed = self.0.models.resolve(reference, cx).await?.list(cx).await?;
-        let has = |name: &str| listed.iter().any(|file| file.name == name);
-        let needed = ["tokenizer.json", "tokenizer_config.json"];
-        Ok(needed.into_iter().find(|name| kings.join(name).is_file() && !has(name)))
-    }
-
-    /// Later submissions are compared with it.
+    /// Has the screens compare later submissions with it, and screens again what was screened before it
+    /// and is a copy of it.
     async fn remember(
         &self,
         row: &SubmissionRow,
@@ -351,8 +361,31 @@ impl Admissions {
         let measured = Measurement::take(files, align.clone(), cx).await?;
         let (store, label, hotkey) = (Arc::clone(store), label(row), row.hotkey.0.clone());
         let block = Some(row.place.block);
-        blocking("remember a submission", move || measured.remember(&store, label, hotkey, block)).await?;
-        Ok(())
+        let labels = blocking("remember a submission", move || {
+            let entry = measured.remember(&store, label, hotkey, block)?;
+            store.labels(&entry)
+        });
+        self.screen_copies_again(row, &labels.await?).await
+    }
+
+    /// Screens again the later submissions among `labels`, which have the parameters of `row`, that were
+    /// clear before `row` was screened.
+    async fn screen_copies_again(&self, row: &SubmissionRow, labels: &[String]) -> Result<()> {
+        let Base { ledger, time, .. } = &**self.0;
+        let is_copy = |other: &SubmissionRow| {
+            other.state == State::Clear
+                && other.competition == row.competition
+                && other.order() > row.order()
+                && labels.contains(&label(other))
+        };
+        let live = ledger.live().await?;
+        let copies: Vec<_> = live.iter().filter(|other| is_copy(other)).map(|other| other.id).collect();
+        if copies.is_empty() {
+            return Ok(());
+        }
+        let first = &row.hotkey;
+        let why = format!("{first} committed to the same weights before, in block {}", row.place.block);
+        ledger.screen_again(copies, why, time.now_ms()).await
     }
 
     /// What follows from an admission beside `king`: `step` if it is admitted.
@@ -379,7 +412,12 @@ impl Admissions {
                     );
                     return self.step_from(row, Move::SetAside, Reason::new(why)).await;
                 }
-                let why = rejected(&admission);
+                let store = Arc::clone(&self.0.store);
+                let (admission, why) = blocking("say why a submission was rejected", move || {
+                    let why = rejected(&admission, |label| store.first_label(label))?;
+                    Ok((admission, why))
+                })
+                .await?;
                 self.forfeit(row, admission, why, cx).await
             }
             AdmissionOutcome::Void => Err(void(&admission)),
@@ -501,7 +539,7 @@ impl Admissions {
         let king_files = king_files.map_err(|error| error.charged_to(|_| Side::King))?.files();
         let models = Models { anchor: shared.anchor(king, cx).await?, ..Models::new(king_files, submission) };
         let references = (hub(&king.model), self.reference(row).ok());
-        let admit = Admit::new(screens, models).with_own(self.labels(row, cx).await?);
+        let admit = Admit::new(screens, models).with_own(self.own(row, cx).await?);
         let admit = admit.with_references(references.0, references.1);
         Ok(match &shared.profile {
             Some(profile) => admit.with_profile(profile.clone()),
@@ -520,6 +558,13 @@ impl Admissions {
         Ok(tries.chain(&later).chain([row]).map(label).collect())
     }
 
+    /// As [`Admissions::labels`], for the screens: they know each model of the store by one label, and
+    /// several submissions may have had it.
+    async fn own(&self, row: &SubmissionRow, cx: &CallContext) -> Result<Vec<String>> {
+        let (labels, store) = (self.labels(row, cx).await?, Arc::clone(&self.0.store));
+        blocking("find a submission's own models", move || store.own(&labels)).await
+    }
+
     fn reference(&self, row: &SubmissionRow) -> Result<HubRef> {
         self.0.models.reference(&row.repository, &row.pin)
     }
@@ -530,7 +575,17 @@ impl Admissions {
         if error.fault() == Fault::Bug {
             report(shared, self.name(), &error).await;
         } else if error.fault() == Fault::Operator || row.voids >= REPORTED {
-            report(shared, HELD_UP, &error).await;
+            let mut others = shared.ledger.held_up(REPORTED).await?;
+            // Those that are only seen are not among them.
+            let joins = row.state != State::Seen && !others.contains(&row.id);
+            others.retain(|id| *id != row.id);
+            let error = held_up(row.id, &others, error.clone());
+            // One alert, however many an outage holds up. Who was told hears of each that joins.
+            if joins {
+                report_anew(shared, HELD_UP, &error).await;
+            } else {
+                report(shared, HELD_UP, &error).await;
+            }
         }
         let due = shared.time.now_ms() + super::turn::pause(error.fault(), row.voids).as_millis() as u64;
         let step = if row.state == State::Seen { None } else { Some(Move::Void) };
@@ -541,6 +596,15 @@ impl Admissions {
             }
             None => shared.ledger.wait(row.id, error.to_string(), due).await,
         }
+    }
+
+    /// The alert ends once nothing is held up.
+    async fn well(&self) -> Result<()> {
+        let Base { ledger, time, .. } = &**self.0;
+        if ledger.held_up(REPORTED).await?.is_empty() {
+            ledger.well(HELD_UP, time.now_ms()).await?;
+        }
+        Ok(())
     }
 }
 
@@ -573,10 +637,8 @@ impl Task for Admissions {
             };
             match self.look_at(row, &king, &seen, cx).await {
                 Ok(looked) => {
-                    if (looked == Looked::Moved || row.voids > 0)
-                        && !shared.ledger.is_held_up(REPORTED).await?
-                    {
-                        shared.ledger.well(HELD_UP, shared.time.now_ms()).await?;
+                    if looked == Looked::Moved || row.voids > 0 {
+                        self.well().await?;
                     }
                     let Looked::Waits(due) = looked else { return Ok(Next::Now) };
                     next_due = Some(next_due.map_or(due, |next: u64| next.min(due)));
@@ -592,22 +654,15 @@ impl Task for Admissions {
     }
 }
 
-/// Checks that a king could be made of the model in `folder`: that it can be loaded with its own
-/// text files, if the king in `kings` can.
-///
-/// # Errors
-/// What is wrong with its files, which is the challenger's; what keeps files from being read.
-async fn check_text(folder: PathBuf, kings: PathBuf) -> Result<()> {
-    blocking("check a submission's text", move || {
-        match PromptText::check(&kings) {
-            Ok(()) => {}
-            // His backend reads other text files, or none.
-            Err(error) if error.kind() == ErrorKind::NotFound || error.artefact().is_some() => return Ok(()),
-            Err(error) => return Err(error),
-        }
-        PromptText::check(&folder).map_err(|error| error.charged_to(|_| Side::Challenger))
-    })
-    .await
+/// The error of the alert that the submission `id` is held up by `error`, beside `others`.
+fn held_up(id: i64, others: &[i64], error: Error) -> Error {
+    let error = error.with("submission", id);
+    let named: Vec<_> = others.iter().take(NAMED).map(i64::to_string).collect();
+    match others.len().saturating_sub(NAMED) {
+        _ if others.is_empty() => error,
+        0 => error.with("held up, too", named.join(" ")),
+        more => error.with("held up, too", format_args!("{} and {more} more", named.join(" "))),
+    }
 }
 
 /// Whether `error` is about what the challenger handed in.
@@ -625,43 +680,6 @@ fn hub(model: &ModelRef) -> Option<HubRef> {
         ModelRef::Hub(reference) => Some(reference.clone()),
         _ => None,
     }
-}
-
-/// The error of a void admission: what the first screen that could not find out has met.
-fn void(admission: &Admission) -> Error {
-    let why = admission.findings.iter().find_map(|screened| match &screened.finding {
-        Finding::Unverified(evidence) => Some(format!("{}: {}", screened.screen.name, evidence["error"])),
-        _ => None,
-    });
-    let message = why.unwrap_or_else(|| "a screen could not find out".into());
-    Error::new(ErrorKind::Unavailable, "screen a submission", message)
-}
-
-/// Whether a screen could not find out because the model `reference` was not to be had, and no
-/// outage was behind it.
-fn is_unfetched(admission: &Admission, reference: &HubRef) -> bool {
-    let (name, operator) = (reference.to_string(), json!(Fault::Operator));
-    let speaks_of_it = |error: &str| error.contains(&name);
-    admission.outcome == AdmissionOutcome::Void
-        && admission.findings.iter().any(|screened| match &screened.finding {
-            Finding::Unverified(evidence) => {
-                evidence["fault"] == operator && evidence["error"].as_str().is_some_and(speaks_of_it)
-            }
-            _ => false,
-        })
-}
-
-/// The first screen that rejected it, and what it found, in a line.
-fn rejected(admission: &Admission) -> String {
-    let found = admission.findings.iter().find(|screened| matches!(screened.finding, Finding::Rejected(_)));
-    found.map_or_else(
-        || "a screen rejected it".to_owned(),
-        |screened| {
-            let evidence = screened.finding.evidence();
-            let copy = evidence["copy_of"].as_str().map(|of| format!(": a copy of {of}"));
-            format!("screen `{}` rejected it{}", screened.screen.name, copy.unwrap_or_default())
-        },
-    )
 }
 
 #[cfg(test)]

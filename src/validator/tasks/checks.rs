@@ -84,10 +84,20 @@ pub(super) fn gone(hotkey: &Hotkey, metagraph: &Metagraph, swaps: &[Swap]) -> Op
     })
 }
 
+/// Why `row` is set aside, if the operator wants that.
+pub(super) fn ordered(row: &SubmissionRow) -> Option<String> {
+    row.set_aside.as_ref().map(|why| format!("the operator has set it aside: {why}"))
+}
+
 /// Whether `other` is an earlier try of `row`'s own miner that never entered: nothing that it
 /// claims bars its miner.
 pub(super) fn is_own_try(other: &SubmissionRow, row: &SubmissionRow, miners: &Miners) -> bool {
-    never_entered(other) && miners.first(&other.hotkey) == miners.first(&row.hotkey)
+    never_entered(other) && is_own(other, row, miners)
+}
+
+/// Whether `other` is of `row`'s own miner, whatever hotkey it had then.
+pub(super) fn is_own(other: &SubmissionRow, row: &SubmissionRow, miners: &Miners) -> bool {
+    miners.first(&other.hotkey) == miners.first(&row.hotkey)
 }
 
 fn never_entered(row: &SubmissionRow) -> bool {
@@ -118,12 +128,11 @@ fn claim<'a>(
     mut same: impl Iterator<Item = &'a SubmissionRow>,
     miners: &Miners,
 ) -> Option<&'a SubmissionRow> {
-    let is_own = |other: &SubmissionRow| miners.first(&other.hotkey) == miners.first(&row.hotkey);
     let first = same.next()?;
-    if !is_own(first) {
+    if !is_own(first, row, miners) {
         return Some(first);
     }
-    std::iter::once(first).chain(same).find(|other| is_own(other) && !never_entered(other))
+    std::iter::once(first).chain(same).find(|other| is_own(other, row, miners) && !never_entered(other))
 }
 
 #[cfg(test)]
@@ -152,6 +161,10 @@ mod tests {
             voids: 0,
             due_ms: 0,
             competition: 1,
+            set_aside: None,
+            absent_block: None,
+            failures: 0,
+            is_outage: false,
         }
     }
 
@@ -262,6 +275,20 @@ mod tests {
                 assert_eq!(found(&rows), Some(3), "{retry}: a content enters once");
             }
         }
+    }
+
+    /// Where a hotkey may enter several submissions, one with the same files is set aside: it would
+    /// forfeit as a copy of its own miner's.
+    #[test]
+    fn ones_own_files_are_ones_own_after_an_exchange_of_the_hotkey() {
+        let miners = Miners::new(&[swap("ann", "dan")]);
+        let mut rows = [row(1, "ann", "p1", State::Lost), row(2, "dan", "p2", State::Admitted)];
+        for row in &mut rows {
+            row.content = Some(Digest::of("files"));
+        }
+        let first = same_content(&rows[1], &rows, &miners).expect("a content enters once");
+        assert!(first.id == 1 && is_own(first, &rows[1], &miners));
+        assert!(!is_own(first, &row(3, "bob", "p3", State::Admitted), &miners));
     }
 
     #[test]

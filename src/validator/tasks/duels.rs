@@ -10,9 +10,9 @@ use async_trait::async_trait;
 
 use super::admission::Admissions;
 use super::anchors::on_chain;
-use super::checks::gone;
+use super::checks::{gone, ordered};
 use super::contestants::{Contestants, builder, lacks_challenger, settings};
-use super::turn::{Turn, next_to_duel, pause, waits};
+use super::turn::{Turn, is_clear_beside, next_to_duel, pause, waits};
 use super::{IDLE, Next, Task, on_thread, report};
 use crate::chain::BlockNumber;
 use crate::log::{Announced, Ended, Submission};
@@ -56,6 +56,11 @@ impl Duels {
         let Base { ledger, time, .. } = &**self.shared;
         let (king, now_ms) = (self.shared.king().await?, time.now_ms());
         let live = ledger.live().await?;
+        let mut clear = live.iter().filter(|row| is_clear_beside(row, king.id));
+        if let Some((row, why)) = clear.find_map(|row| Some((row, ordered(row)?))) {
+            ledger.step(row.id, Move::SetAside, Reason::new(why), now_ms).await?;
+            return Ok(Next::Now);
+        }
         let row = match next_to_duel(&live, king.id, self.shared.entry.ahead, now_ms) {
             Turn::Take(row) => row,
             Turn::Wait(due) => {
@@ -87,6 +92,11 @@ impl Duels {
         match planned {
             Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
             Err(error) => {
+                // The operator may have set it aside meanwhile, or its original may be known now.
+                let row_now = ledger.submission(row.id).await?;
+                if row_now.set_aside.is_some() || row_now.state != State::Clear {
+                    return Ok(Next::Now);
+                }
                 self.tell(&error).await;
                 let due = now_ms + pause(error.fault(), row.voids).as_millis() as u64;
                 ledger.step(row.id, Move::Void, Reason::failed(&error, due), time.now_ms()).await?;
@@ -106,7 +116,8 @@ impl Duels {
         let announced = Announced::new(&draft, Some(submission(row)))?;
         let drafted = Drafted { submission: row.id, attempt, settings, announced };
         ledger.plan(drafted, *budget, time.now_ms()).await?;
-        Ok(())
+        // Both sides were loaded.
+        self.well().await.map(drop)
     }
 
     /// Goes on with the duel that is planned or runs.
@@ -291,7 +302,7 @@ impl Duels {
         self.well().await
     }
 
-    /// The alerts of the duel are over.
+    /// Ends the alerts of the duel: both sides were loaded, the duel has its verdict, or it is given up.
     async fn well(&self) -> Result<Next> {
         for key in [KING, SETTINGS, DUEL] {
             self.shared.ledger.well(key, self.shared.time.now_ms()).await?;

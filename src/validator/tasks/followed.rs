@@ -4,12 +4,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use self::unaudited::WithoutAudit;
 use self::wrong::{Stop, Wrong, against, evidence};
 use super::{Next, Task, on_thread, report};
 use crate::chain::{BlockNumber, BlockRef, Content, EpochIndex, Hotkey};
@@ -50,6 +50,8 @@ const UNFREEZE: &str = "find out why; `albedo validator unfreeze` follows it wit
 pub(super) struct Followed {
     following: Arc<Following>,
     looked: Mutex<Looked>,
+    /// The place from which the next look for later models goes on.
+    later: AtomicU64,
 }
 
 /// What was found when the public data were read last.
@@ -77,7 +79,7 @@ enum Found {
 
 impl Followed {
     pub(super) fn new(following: Arc<Following>) -> Self {
-        Self { following, looked: Mutex::default() }
+        Self { following, looked: Mutex::default(), later: AtomicU64::new(0) }
     }
 
     fn base(&self) -> &Base {
@@ -324,36 +326,10 @@ impl Followed {
             (Some((_, (_, announced))), Some(block), AnyRecord::Duel(record)) => {
                 match self.audit(place, *record, announced, &block, cx).await? {
                     None => Ok(()),
-                    Some(error) => self.unaudited(row, crowns(history, place), error, seen).await,
+                    Some(error) => self.unaudited(row, history, error, seen, cx).await,
                 }
             }
             _ => Ok(()),
-        }
-    }
-
-    /// Goes on from the next entry's duel although the files of a model are gone, as `error` says.
-    async fn unaudited(
-        &self,
-        row: &FollowedRow,
-        crowns: bool,
-        error: Error,
-        seen: &Seen,
-    ) -> Result<(), Stop> {
-        match WithoutAudit::of(&self.base().ledger, row, crowns, seen.subnet.epoch).await? {
-            WithoutAudit::Taken => {
-                tracing::warn!(%error, "the duel is followed without an audit");
-                self.base().ledger.take_unaudited(row.next).await?;
-                Ok(())
-            }
-            WithoutAudit::Refused => {
-                let error = error.with_fault(Fault::Operator).with_hint(UNFREEZE);
-                Err(Wrong { cause: Cause::Audit, error }.into())
-            }
-            WithoutAudit::Waits => {
-                let hint = "nothing: it is tried again; after two epochs a duel without a crown is followed, and a \
-                            crown is refused";
-                Err(Stop::Failed(error.with_fault(Fault::Infrastructure).with_hint(hint)))
-            }
         }
     }
 
@@ -518,7 +494,8 @@ impl Followed {
                     Unaudited::Unfetched(_, error) | Unaudited::Fetched(error) | Unaudited::Failed(error),
                 ) => {
                     let error = error.with("record", known.record);
-                    if error.kind() == ErrorKind::DigestMismatch && is_first {
+                    let is_damage = error.said_fault() == Some(Fault::Infrastructure);
+                    if error.kind() == ErrorKind::DigestMismatch && is_first && !is_damage {
                         return Err(Stop::Failed(error.with_fault(Fault::Operator)));
                     }
                     return Err(evidence(Cause::Audit)(error));
@@ -666,13 +643,6 @@ fn announcement(history: &History, place: u64) -> Result<&Announced> {
         Some(Entry::Announced(announced)) => Ok(announced),
         _ => Err(Error::bug(OPERATION, "an open duel was not announced").with("entry", place)),
     }
-}
-
-/// Whether the entry at `place` ends a duel with a crown.
-fn crowns(history: &History, place: u64) -> bool {
-    let entry = usize::try_from(place).ok().and_then(|place| history.entries().get(place));
-    let Some(Entry::Ended(Ended { end: End::Recorded { outcome, .. }, .. })) = entry else { return false };
-    *outcome == Outcome::Dethroned
 }
 
 /// The heads of a log that `hotkey` put on chain, as far as they were seen.

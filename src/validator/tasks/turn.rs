@@ -9,9 +9,9 @@ use crate::validator::table::State;
 /// The longest pause after a failure, in seconds. Source: albedo.
 const LONGEST_SECS: u64 = 1800;
 
-/// Failures in a row after which a submission holds up no other one while it waits: some forty
-/// minutes of an outage, half an hour where an operator has to act. After twice as many it takes
-/// no other one's room, either. Source: albedo.
+/// Failures since its last move forward after which a submission holds up no other one while it waits:
+/// some forty minutes of an outage, half an hour where an operator has to act. After twice as many it
+/// takes no other one's room, either. Source: albedo.
 const PATIENCE: u32 = 9;
 
 /// Whether what is due at `due_ms` waits at `now_ms`, both in milliseconds since the Unix
@@ -23,7 +23,7 @@ pub(super) fn waits(due_ms: u64, now_ms: u64) -> bool {
 
 /// Whether others no longer wait for `row`, which fails again and again.
 fn is_passed_over(row: &SubmissionRow, now_ms: u64) -> bool {
-    row.voids >= PATIENCE && waits(row.due_ms, now_ms)
+    row.failures >= PATIENCE && waits(row.due_ms, now_ms)
 }
 
 /// What is to be done next.
@@ -45,6 +45,12 @@ pub(super) fn next_to_screen<'a>(
     now_ms: u64,
     skip: &[i64],
 ) -> Turn<'a> {
+    // What the operator sets aside waits for nothing.
+    let is_ordered =
+        |row: &&SubmissionRow| row.set_aside.is_some() && is_admissions(row, king) && !skip.contains(&row.id);
+    if let Some(row) = live.iter().find(is_ordered) {
+        return Turn::Take(row);
+    }
     let mut queue = Queue::new(king, ahead, now_ms);
     let mut due: Option<u64> = None;
     for row in live {
@@ -60,6 +66,20 @@ pub(super) fn next_to_screen<'a>(
     Turn::Wait(due)
 }
 
+/// Whether admission has `row`, and not the duels.
+fn is_admissions(row: &SubmissionRow, king: i64) -> bool {
+    match row.state {
+        State::Seen | State::Admitted | State::FilesClear | State::Held => true,
+        State::Clear => !is_clear_beside(row, king),
+        _ => false,
+    }
+}
+
+/// Whether `row` waits for its duel against `king`.
+pub(super) fn is_clear_beside(row: &SubmissionRow, king: i64) -> bool {
+    row.state == State::Clear && row.screened_king == Some(king)
+}
+
 /// The submission that duels next: the first one that is clear beside `king`. It waits for an
 /// earlier one that admission fetches or screens at the moment, and for no other one.
 pub(super) fn next_to_duel(live: &[SubmissionRow], king: i64, ahead: usize, now_ms: u64) -> Turn<'_> {
@@ -71,7 +91,7 @@ pub(super) fn next_to_duel(live: &[SubmissionRow], king: i64, ahead: usize, now_
             State::Clear if waits(row.due_ms, now_ms) => {
                 due = Some(due.map_or(row.due_ms, |due| due.min(row.due_ms)));
             }
-            State::Clear if row.screened_king == Some(king) => return Turn::Take(row),
+            State::Clear if is_clear_beside(row, king) => return Turn::Take(row),
             State::FilesClear | State::Held | State::Clear if is_admissions && !waits(row.due_ms, now_ms) => {
                 return Turn::Wait(due);
             }
@@ -84,8 +104,8 @@ pub(super) fn next_to_duel(live: &[SubmissionRow], king: i64, ahead: usize, now_
 /// What admission has met of the queue, which it goes through by place.
 ///
 /// - At most `ahead` submissions are fetched and screened before their turn.
-/// - A submission is not screened before an earlier one whose bytes are here: a copy would be
-///   screened before its original.
+/// - A submission is not screened before an earlier one whose bytes are here, or whose last look ended
+///   with an outage: a copy would be screened before its original.
 /// - A submission that is passed over holds up no other one. If its bytes are here and `ahead`
 ///   others are passed over already, it still counts among those that are fetched until it has
 ///   failed twice as often, so that an outage does not have the whole queue fetched.
@@ -95,12 +115,13 @@ struct Queue {
     now_ms: u64,
     fetched: usize,
     passed_over: usize,
-    held_before: bool,
+    /// Whether an earlier one has to be screened first.
+    is_held_up: bool,
 }
 
 impl Queue {
     fn new(king: i64, ahead: usize, now_ms: u64) -> Self {
-        Self { king, ahead: ahead.max(1), now_ms, fetched: 0, passed_over: 0, held_before: false }
+        Self { king, ahead: ahead.max(1), now_ms, fetched: 0, passed_over: 0, is_held_up: false }
     }
 
     /// Whether admission works on `row`, the next one, once it is due.
@@ -109,22 +130,30 @@ impl Queue {
         match row.state {
             State::Planned | State::Duelling => return false,
             State::Clear | State::FilesClear | State::Held => {
+                // Its hub no longer has the files: it is looked at, and takes no room of others.
+                let is_gone = row.state == State::FilesClear && row.absent_block.is_some();
                 // Nothing is here of one that is only listed.
-                let takes_room = row.state != State::FilesClear && row.voids < 2 * PATIENCE;
+                let takes_room = row.state != State::FilesClear && row.failures < 2 * PATIENCE;
                 if is_passed_over && takes_room && self.passed_over < self.ahead {
                     self.passed_over += 1;
-                } else if takes_room || !is_passed_over {
+                } else if (takes_room || !is_passed_over) && !is_gone {
                     self.fetched += 1;
                 }
-                let is_ready = row.state == State::Clear && row.screened_king == Some(self.king);
-                if is_ready || self.fetched > self.ahead {
+                let place = self.fetched + usize::from(is_gone);
+                if is_clear_beside(row, self.king) || place > self.ahead {
                     return false;
                 }
             }
             _ => {}
         }
-        let is_blocked = self.held_before && row.state == State::Held;
-        self.held_before |= !is_passed_over && row.state == State::Held;
+        let is_blocked = self.is_held_up && row.state == State::Held;
+        self.is_held_up |= match row.state {
+            State::Held => !is_passed_over,
+            // Any other failure may follow from what was committed, as a name that no file can have. So
+            // does an answer of the hub that the files are not there.
+            State::Admitted | State::FilesClear => row.is_outage && !is_passed_over,
+            _ => false,
+        };
         !is_blocked
     }
 }
@@ -168,6 +197,10 @@ mod tests {
             voids: 0,
             due_ms,
             competition: 1,
+            set_aside: None,
+            absent_block: None,
+            failures: 0,
+            is_outage: false,
         }
     }
 
@@ -197,6 +230,23 @@ mod tests {
     }
 
     #[test]
+    fn what_the_operator_sets_aside_waits_for_nothing_and_is_the_duels_while_it_is_clear() {
+        use State::{Admitted, Clear, FilesClear, Held, Seen};
+        let ordered = |row: SubmissionRow| SubmissionRow { set_aside: Some("why".into()), ..row };
+        let screen = |row: SubmissionRow, king| {
+            let rows = [self::row(1, Held, 0), self::row(2, Clear, 0), self::row(3, Clear, 0), row];
+            taken(&next_to_screen(&rows, king, 1, 10, &[]))
+        };
+        for state in [Seen, Admitted, FilesClear, Held] {
+            assert_eq!(screen(ordered(row(4, state, 99)), 1), Some(4), "{state:?}");
+        }
+        assert_eq!(screen(ordered(row(4, Clear, 99)), 2), Some(4), "another king reigns");
+        assert_eq!(screen(ordered(row(4, Clear, 99)), 1), Some(1));
+        let rows = [ordered(row(1, Held, 0)), row(2, Admitted, 0)];
+        assert_eq!(taken(&next_to_screen(&rows, 1, 1, 10, &[1])), Some(2));
+    }
+
+    #[test]
     fn duels_go_by_place_and_pass_an_outage() {
         use State::{Admitted, Clear, FilesClear, Held};
         let duel = |states: &[(State, u64)], king| {
@@ -214,13 +264,65 @@ mod tests {
         assert_eq!(duel(&[(Clear, 0)], 2), None, "it is compared with the new king first");
     }
 
-    /// Rows of `states`, each due at that time after so many failures.
+    /// Rows of `states`, each due at that time after so many outages.
     fn failing(states: &[(State, u64, u32)]) -> Vec<SubmissionRow> {
-        let failed = |(id, (state, due, voids)): (i64, &(State, u64, u32))| SubmissionRow {
-            voids: *voids,
+        let failed = |(id, (state, due, failures)): (i64, &(State, u64, u32))| SubmissionRow {
+            failures: *failures,
+            is_outage: *failures > 0,
             ..row(id, *state, *due)
         };
         (1..).zip(states).map(failed).collect()
+    }
+
+    #[test]
+    fn no_copy_is_screened_before_an_original_that_could_not_be_had_at_once() {
+        use State::{Admitted, Clear, FilesClear, Held};
+        let screen = |states: &[(State, u64, u32)]| taken(&next_to_screen(&failing(states), 1, 2, 10, &[]));
+        let duel = |states: &[(State, u64, u32)]| taken(&next_to_duel(&failing(states), 1, 2, 10));
+        for state in [Admitted, FilesClear] {
+            let copy = |voids| [(state, 99, voids), (Held, 0, 0)];
+            for voids in 1..PATIENCE {
+                assert_eq!(screen(&copy(voids)), None, "{state:?} after {voids}");
+            }
+            // A miner who never uploads, or deletes the files, holds up nobody.
+            for voids in [0, PATIENCE, 2 * PATIENCE] {
+                assert_eq!(screen(&copy(voids)), Some(2), "{state:?} after {voids}");
+            }
+            assert_eq!(screen(&[(state, 0, 1), (Held, 0, 0)]), Some(1), "it is due");
+            // What waits like that holds up no duel, and nothing that is fetched.
+            assert_eq!(duel(&[(state, 99, 1), (Held, 0, 0), (Clear, 0, 0)]), Some(3), "{state:?}");
+            assert_eq!(screen(&[(state, 99, 1), (FilesClear, 0, 0)]), Some(2), "{state:?}");
+            assert_eq!(screen(&[(state, 99, 1), (Admitted, 0, 0)]), Some(2), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_follow_from_what_was_committed_holds_up_nobody() {
+        use State::{Admitted, FilesClear, Held};
+        for state in [Admitted, FilesClear] {
+            // A name that no file can have, or a project that its miner has made private.
+            let failed = SubmissionRow { failures: 1, voids: 1, ..row(1, state, 99) };
+            let outage = SubmissionRow { is_outage: true, ..failed.clone() };
+            let screen = |first: &SubmissionRow| {
+                let rows = [first.clone(), row(2, Held, 0)];
+                taken(&next_to_screen(&rows, 1, 2, 10, &[]))
+            };
+            assert_eq!((screen(&failed), screen(&outage)), (Some(2), None), "{state:?}");
+            // Answers of its hub in between do not end the count.
+            let again = SubmissionRow { failures: PATIENCE, ..outage };
+            assert_eq!(screen(&again), Some(2), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn what_its_hub_no_longer_has_takes_no_room() {
+        use State::{Clear, FilesClear};
+        let gone = |id, due| SubmissionRow { absent_block: Some(7), ..row(id, FilesClear, due) };
+        let screen = |rows: &[SubmissionRow]| taken(&next_to_screen(rows, 1, 2, 10, &[]));
+        assert_eq!(screen(&[gone(1, 99), gone(2, 99), row(3, FilesClear, 0)]), Some(3));
+        assert_eq!(screen(&[row(1, FilesClear, 99), row(2, FilesClear, 99), row(3, FilesClear, 0)]), None);
+        assert_eq!(screen(&[row(1, Clear, 0), gone(2, 0)]), Some(2), "it is looked at");
+        assert_eq!(screen(&[row(1, Clear, 0), row(2, Clear, 0), gone(3, 0)]), None, "its files may be back");
     }
 
     #[test]

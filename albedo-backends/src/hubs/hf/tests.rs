@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use albedo_core::SystemClock;
 use albedo_core::conformance::{HubFixture, check_hub};
+use albedo_core::{Side, SystemClock};
 use serde_json::json;
 
 use super::*;
@@ -281,13 +281,20 @@ async fn sizes_are_those_of_what_is_downloaded_and_have_a_limit() {
         entry["lfs"] = json!({ "oid": Digest::of(path).to_string(), "size": size });
         entry
     };
-    // Files that Git keeps itself are read at once; of a data set nobody may want the large ones.
-    for (listed, data_set_too) in [
+    let author = (ErrorKind::DataInvalid, Fault::Contestant(Side::Challenger));
+    let (operator, hub_itself) =
+        ((ErrorKind::ResourceExhausted, Fault::Operator), (ErrorKind::DataInvalid, Fault::Infrastructure));
+    let small: Vec<_> = (0..5).map(|number| entry(&format!("{number}.parquet"), 15 << 20)).collect();
+    // Files that Git keeps itself are read at once; of a data set nobody may want the large ones. The
+    // operator names a data set, and its author a model.
+    for (listed, model, data_set) in [
         // Together they are more than a number holds.
-        (json!([entry("a.parquet", u64::MAX), entry("b.parquet", 2)]), true),
-        (json!([large("a.parquet", u64::MAX), large("b.parquet", 2)]), false),
-        (json!([large("a.parquet", 200 << 30)]), false),
-        (json!([entry("a.parquet", 15 << 20), entry("b.parquet", 50 << 20)]), true),
+        (json!([large("a.parquet", u64::MAX), large("b.parquet", 2)]), author, None),
+        (json!([large("a.parquet", 200 << 30)]), author, None),
+        (json!(small), author, Some(operator)),
+        // A hub that no longer tells which files are large is at fault itself.
+        (json!([entry("a.parquet", u64::MAX), entry("b.parquet", 2)]), hub_itself, Some(hub_itself)),
+        (json!([entry("a.parquet", 15 << 20), entry("b.parquet", 200 << 30)]), hub_itself, Some(hub_itself)),
     ] {
         let commit = json!({ "sha": COMMIT });
         let server = Server::start(0, move |request| {
@@ -296,15 +303,13 @@ async fn sizes_are_those_of_what_is_downloaded_and_have_a_limit() {
         .await
         .expect("listens");
         let (hub, cx) = (hub(&server), CallContext::new());
-        let data_set: DataSetRef = format!("hf:datasets/owner/tasks@{COMMIT}").parse().expect("a reference");
-        let data_set = hub.data_set(&data_set, &cx).await;
-        assert_eq!(data_set.is_err(), data_set_too);
-        let model = hub.resolve(&reference(), &cx).await;
-        assert!(model.is_err());
-        for error in [model.err(), data_set.err()].into_iter().flatten() {
-            assert_eq!((error.kind(), error.fault()), (ErrorKind::ResourceExhausted, Fault::Operator));
-            assert!(error.artefact().is_none(), "{error}");
-        }
+        let pinned: DataSetRef = format!("hf:datasets/owner/tasks@{COMMIT}").parse().expect("a reference");
+        let found = |error: Error| {
+            let error = error.charged_to(|_| Side::Challenger);
+            (error.kind(), error.fault())
+        };
+        assert_eq!(hub.data_set(&pinned, &cx).await.err().map(found), data_set);
+        assert_eq!(hub.resolve(&reference(), &cx).await.err().map(found), Some(model));
         assert_eq!(server.seen().len(), 4, "no file is asked for");
     }
 }

@@ -101,7 +101,7 @@ impl Registry {
         .with_fault(Fault::Operator)
         .with("registry", self.server())
         .with("reference", name)
-        .with_hint("set `registry` of the hub `oci`, or leave the host out of the reference"))
+        .with_hint("leave the host out of the reference, or set `registry` of the hub `oci`"))
     }
 
     pub(super) fn url(&self, path: &str) -> String {

@@ -394,6 +394,7 @@ async fn a_file_is_bounded_by_what_is_declared_not_by_its_packs() {
     let server = serve(registry, |_, reply| reply).await;
     let error = pull(&server, &reference).await.expect_err("too large");
     assert!(error.to_string().contains("larger than allowed"), "{error}");
+    assert!(error.to_string().contains("`max_model_bytes`"), "{error}");
     assert_eq!(error.artefact(), Some(Artefact::Model));
     assert_eq!(server.seen().len(), 2, "manifest and pointer, nothing of the pack");
 }
@@ -546,11 +547,18 @@ async fn a_reference_names_no_other_registry() {
     let server = serve(registry, |_, reply| reply).await;
     let host = server.url().replace("http://", "");
     let named = |repository: &str| HubRef::new("oci", repository, reference.revision()).expect("a reference");
-    pull(&server, &named(&format!("{host}/{REPOSITORY}"))).await.expect("the configured one");
+    let own = named(&format!("{host}/{REPOSITORY}"));
+    pull(&server, &own).await.expect("the configured one");
+    hub(&server).accepts(&own).expect("the configured one");
+    let asked = server.seen().len();
     for other in ["ghcr.io/owner/model", "localhost/owner/model", "127.0.0.1:1/owner/model"] {
-        let error = pull(&server, &named(other)).await.expect_err("another registry");
-        assert_eq!((error.kind(), error.fault()), (ErrorKind::ConfigInvalid, Fault::Operator), "{error}");
+        let pulled = pull(&server, &named(other)).await.expect_err("another registry");
+        let refused = hub(&server).accepts(&named(other)).expect_err("another registry");
+        for error in [pulled, refused] {
+            assert_eq!((error.kind(), error.fault()), (ErrorKind::ConfigInvalid, Fault::Operator), "{error}");
+        }
     }
+    assert_eq!(server.seen().len(), asked, "nobody is asked");
 }
 
 #[test]

@@ -458,43 +458,6 @@ async fn what_came_later_is_found_by_its_place() {
 }
 
 #[tokio::test]
-async fn what_fails_for_long_or_for_an_operator_is_held_up_until_it_moves() {
-    let ledger = Ledger::in_memory().expect("a ledger");
-    ledger.observe(vec![commit("ann", 1), commit("bob", 2)], 2).await.expect("observed");
-    let ids: Vec<_> = ledger.live().await.expect("read").iter().map(|row| row.id).collect();
-    let fail = async |id, fault, times: u32| {
-        let error = Error::new(ErrorKind::Unavailable, "fetch a file", "down").with_fault(fault);
-        for due in 1..=u64::from(times) {
-            ledger.step(id, Move::Void, Reason::failed(&error, due), 3).await.expect("void");
-        }
-    };
-    let held_up = async || ledger.is_held_up(5).await.expect("read");
-    for id in &ids {
-        ledger.step(*id, Move::Admit, Reason::new("may take part"), 3).await.expect("moved");
-    }
-    fail(ids[0], Fault::Infrastructure, 5).await;
-    assert!(!held_up().await, "an outage may pass");
-    fail(ids[0], Fault::Infrastructure, 1).await;
-    assert!(held_up().await);
-    ledger.step(ids[1], Move::ClearFiles, Reason::new("clear"), 4).await.expect("moved");
-    assert!(held_up().await, "another one has moved");
-    ledger.step(ids[0], Move::ClearFiles, Reason::new("clear"), 4).await.expect("moved");
-    assert!(!held_up().await);
-    fail(ids[1], Fault::Operator, 1).await;
-    assert!(held_up().await, "nobody but an operator mends it");
-    ledger.wait(ids[1], "its files are not there yet".into(), 9).await.expect("noted");
-    assert!(!held_up().await, "its hub has answered");
-    fail(ids[1], Fault::Infrastructure, 5).await;
-    assert!(!held_up().await, "the count began anew");
-    // Duels have alerts of their own.
-    for step in [Move::Hold, Move::Clear] {
-        ledger.step(ids[1], step, Reason::new(step.name()), 5).await.expect("moved");
-    }
-    fail(ids[1], Fault::Operator, 9).await;
-    assert!(!held_up().await);
-}
-
-#[tokio::test]
 async fn an_operator_asks_and_what_would_undo_an_outcome_is_refused() {
     let ledger = Ledger::in_memory().expect("a ledger");
     let ids = clear(&ledger, &["ann", "bob"]).await;
@@ -503,9 +466,17 @@ async fn an_operator_asks_and_what_would_undo_an_outcome_is_refused() {
     ledger.retry(ids[1]).await.expect("asked");
     assert_eq!(ledger.submission(ids[1]).await.expect("read").due_ms, 0);
 
+    ledger.set_aside(ids[1], "no hub has it".into()).await.expect("asked");
+    let ordered = ledger.submission(ids[1]).await.expect("read");
+    assert_eq!((ordered.state, ordered.set_aside.as_deref()), (State::Clear, Some("no hub has it")));
+    let error = plan(&ledger, ids[1]).await.expect_err("it is to be set aside");
+    assert_eq!((error.kind(), error.fault()), (ErrorKind::Conflict, Fault::Operator), "{error}");
+
     let error = ledger.give_up(ids[0], "why".into()).await.expect_err("it has no duel");
     assert_eq!((error.kind(), error.fault()), (ErrorKind::NotFound, Fault::Operator));
     let duel = plan(&ledger, ids[0]).await.expect("planned");
+    let error = ledger.set_aside(ids[0], "why".into()).await.expect_err("it has a duel");
+    assert_eq!((error.kind(), error.fault()), (ErrorKind::Conflict, Fault::Infrastructure), "{error}");
     begin(&ledger, &duel).await;
     for round in 0..VOIDS {
         let error = ledger.give_up(ids[0], "why".into()).await.expect_err("too early");
@@ -517,8 +488,11 @@ async fn an_operator_asks_and_what_would_undo_an_outcome_is_refused() {
     let open = ledger.open_duel().await.expect("read").expect("it goes on until it is void");
     assert_eq!(open.give_up.as_deref(), Some("a judge is gone"));
     ledger.decide(decision(&duel, LOST), 8).await.expect("its verdict was earlier");
-    let error = ledger.retry(ids[0]).await.expect_err("an outcome stays");
-    assert!(error.to_string().contains("it has its outcome"), "{error}");
+    for asked in [ledger.retry(ids[0]).await, ledger.set_aside(ids[0], "why".into()).await] {
+        let error = asked.expect_err("an outcome stays");
+        assert_eq!((error.kind(), error.fault()), (ErrorKind::Conflict, Fault::Operator), "{error}");
+        assert!(error.to_string().contains("it has its outcome"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -545,6 +519,30 @@ async fn somebody_is_told_once_of_what_stands_and_of_its_end() {
     assert!(next(91_000 + 3_600_000).await.expect("read").is_some());
     ledger.well("chain", 100_000).await.expect("well");
     assert_eq!(next(10_000_000).await.expect("read"), None, "nobody was told that it came back");
+    // Something new is said, too, if the last notice was that long ago; what repeats is not.
+    let all = async |now_ms| {
+        let notice = next(now_ms).await.expect("read")?;
+        ledger.told(&notice, now_ms).await.expect("noted");
+        Some(notice.alert)
+    };
+    let hour = 3_600_000;
+    ledger.alert_anew("held", &outage, 100_000).await.expect("said");
+    assert_eq!(all(200_000).await.map(|alert| alert.count), Some(1));
+    ledger.alert("held", &outage, 210_000).await.expect("said again");
+    assert_eq!(all(200_000 + hour).await, None, "nothing is new");
+    ledger.alert_anew("held", &outage, 220_000).await.expect("said of another one");
+    assert_eq!(all(199_999 + hour).await, None);
+    let told = next(200_000 + hour).await.expect("read").expect("it has something new");
+    assert_eq!((told.is_over, told.alert.count), (false, 3));
+    // One more comes while that is sent.
+    ledger.alert_anew("held", &outage, 230_000 + hour).await.expect("said of a third one");
+    ledger.told(&told, 240_000 + hour).await.expect("noted");
+    assert_eq!(all(230_000 + 2 * hour).await, None);
+    assert_eq!(all(240_000 + 2 * hour).await.map(|alert| alert.count), Some(4));
+    assert_eq!(all(9 * hour).await, None);
+    ledger.well("held", 9 * hour).await.expect("well");
+    assert!(next(9 * hour).await.expect("read").expect("its end").is_over);
+    ledger.told(&next(9 * hour).await.expect("read").expect("its end"), 9 * hour).await.expect("noted");
     // Who has to act hears of it at once, and a bug freezes.
     ledger.alert("king", &outage.with_fault(Fault::Operator), 101_000).await.expect("said");
     assert!(next(101_000).await.expect("read").is_some());

@@ -207,7 +207,22 @@ async fn the_ledger_of_format_5_is_read() {
     let ledger = Ledger::open(&path).expect("opens");
     let followed = ledger.followed().await.expect("read").expect("followed");
     assert_eq!((followed.hotkey.0.as_str(), followed.next, followed.caught_up), ("them", 1, false));
-    assert_eq!(ledger.note_missing(0, 9).await.expect("noted"), 6, "the first counts");
+    assert_eq!(ledger.note_missing(0, 7).await.expect("noted"), 6, "the first counts");
+}
+
+#[tokio::test]
+async fn the_ledger_of_format_6_is_read() {
+    let (_folder, path) = folder();
+    let connection = Connection::open(&path).expect("opens");
+    connection.execute_batch(include_str!("../fixtures/ledger-6.sql")).expect("the fixture is whole");
+    drop(connection);
+    let ledger = Ledger::open(&path).expect("opens");
+    assert_eq!(ledger.note_missing(0, 7).await.expect("noted"), 6, "the first counts");
+    let row = ledger.live().await.expect("read").remove(0);
+    assert_eq!((row.hotkey.0.as_str(), row.set_aside.as_deref()), ("ann", Some("no hub has it")));
+    assert_eq!(ledger.note_absent(row.id, 99).await.expect("noted"), 50, "the first counts");
+    let alert = ledger.alerts().await.expect("read").remove(0);
+    assert_eq!((alert.key.as_str(), alert.count), ("a submission is held up", 1));
 }
 
 /// Writes the fixture of the newest format: its SQL goes to standard output.
@@ -233,6 +248,11 @@ async fn print_a_fixture() {
     };
     ledger.note_verified(verified, 4).await.expect("noted");
     ledger.note_missing(0, 6).await.expect("noted");
+    ledger.observe(vec![commit("ann", 7)], 5).await.expect("observed");
+    ledger.note_absent(1, 50).await.expect("noted");
+    ledger.set_aside(1, "no hub has it".into()).await.expect("asked");
+    let outage = Error::new(ErrorKind::Unavailable, "ask", "down");
+    ledger.alert_anew("a submission is held up", &outage, 6).await.expect("said");
     let refusal = Refusal { cause: Cause::Log, message: "two histories".into() };
     ledger.refuse(Some(refusal)).await.expect("noted");
     let dump = ledger.look("dump", |transaction| Ok(dump(transaction)?)).await.expect("dumped");

@@ -129,6 +129,20 @@ async fn a_record_that_could_not_be_audited_is_counted() {
     assert_eq!((totals.duels, totals.audited, totals.unaudited), (1, 0, 1));
 }
 
+#[tokio::test]
+async fn an_absence_is_noted_before_the_record_is_verified() {
+    let announced = |name: &str| Entry::Announced(announced(name));
+    let ledger =
+        following(vec![announced("a"), ended(0, "one", LOST), announced("b"), ended(2, "two", LOST)]).await;
+    let note = async |epoch| ledger.note_missing(3, epoch).await.expect("noted");
+    assert_eq!([note(8).await, note(9).await], [8, 8]);
+    for _ in 0..2 {
+        ledger.note_found(3).await.expect("noted");
+    }
+    assert_eq!([note(10).await, note(11).await], [10, 10]);
+    assert_eq!([note(13).await, note(14).await], [13, 13], "nobody has looked meanwhile");
+}
+
 /// What another system had: two kings and a hotkey.
 pub(super) fn import() -> Import {
     let king = |hotkey: &str, ms| ImportedKing {

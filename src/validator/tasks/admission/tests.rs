@@ -1,6 +1,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::Revision;
@@ -11,6 +12,9 @@ use crate::validator::ledger::Ledger;
 use crate::validator::parts::testing::{
     Quick, admission, at, pinned, shared, shared_with_registry, uploaded,
 };
+
+mod held_up;
+mod owners;
 
 /// The submission of `hotkey` with a manifest of its own, after `steps`.
 async fn submitted(ledger: &Ledger, hotkey: &str, repository: &str, steps: &[Move]) -> SubmissionRow {
@@ -25,7 +29,7 @@ async fn files_that_are_deleted_end_a_submission_in_time_and_an_outage_ends_none
     let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
     let admissions = Admissions::new(Arc::clone(&shared));
     let mirror = folder.path().join("mirror");
-    let (early, late) = (at(&shared, 45).await, at(&shared, 46).await);
+    let (early, late, last) = (at(&shared, 45).await, at(&shared, 46).await, at(&shared, 96).await);
     let miners: [(&str, &[Move]); 2] =
         [("amy", &[Move::Admit, Move::ClearFiles]), ("ben", &[Move::Admit, Move::ClearFiles, Move::Hold])];
     for (hotkey, steps) in miners {
@@ -34,12 +38,15 @@ async fn files_that_are_deleted_end_a_submission_in_time_and_an_outage_ends_none
         let error = admissions.look_at(&row, &king, &late, &cx).await.expect_err("an outage");
         assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
         fs::create_dir(&mirror).expect("makes");
-        let looked = admissions.look_at(&row, &king, &early, &cx).await.expect("looked");
-        assert!(matches!(looked, Looked::Waits(_)), "{hotkey}: {looked:?}");
-        let waits = ledger.submission(row.id).await.expect("read");
-        assert_eq!((waits.state, waits.voids), (row.state, 0));
-        assert!(waits.reason.contains("may come back until block 45"), "{}", waits.reason);
-        let looked = admissions.look_at(&waits, &king, &late, &cx).await.expect("looked");
+        // One look tells nothing: the hub has to say the same 50 blocks later.
+        for seen in [&early, &late] {
+            let looked = admissions.look_at(&row, &king, seen, &cx).await.expect("looked");
+            assert!(matches!(looked, Looked::Waits(_)), "{hotkey}: {looked:?}");
+            let waits = ledger.submission(row.id).await.expect("read");
+            assert_eq!((waits.state, waits.voids), (row.state, 0));
+            assert!(waits.reason.contains("may come back until block 95"), "{}", waits.reason);
+        }
+        let looked = admissions.look_at(&row, &king, &last, &cx).await.expect("looked");
         assert_eq!(looked, Looked::Moved);
         let ended = ledger.submission(row.id).await.expect("read");
         assert_eq!(ended.state, State::Expired, "{}", ended.reason);
@@ -98,7 +105,7 @@ async fn a_deleted_blob_ends_a_submission_in_time_and_an_outage_ends_none() {
     let (ledger, cx) = (&shared.ledger, CallContext::new());
     let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
     let admissions = Admissions::new(Arc::clone(&shared));
-    let (early, late) = (at(&shared, 45).await, at(&shared, 46).await);
+    let (early, late, last) = (at(&shared, 45).await, at(&shared, 46).await, at(&shared, 96).await);
     let miners: [(&str, &[Move]); 3] = [
         ("amy", &[Move::Admit]),
         ("ben", &[Move::Admit, Move::ClearFiles]),
@@ -118,17 +125,88 @@ async fn a_deleted_blob_ends_a_submission_in_time_and_an_outage_ends_none() {
             assert_eq!(ledger.submission(row.id).await.expect("read").state, row.state);
         }
         blobs.answer_with(StatusCode::NOT_FOUND, r#"{ "errors": [{ "code": "BLOB_UNKNOWN" }] }"#);
-        let looked = admissions.look_at(&row, &king, &early, &cx).await.expect("looked");
-        assert!(matches!(looked, Looked::Waits(_)), "{hotkey}: {looked:?}");
-        let waits = ledger.submission(row.id).await.expect("read");
-        assert_eq!((waits.state, waits.voids), (row.state, 0));
-        assert!(waits.reason.contains("may come back until block 45"), "{}", waits.reason);
-        let looked = admissions.look_at(&waits, &king, &late, &cx).await.expect("looked");
+        // One look tells nothing: the hub has to say the same 50 blocks later.
+        for seen in [&early, &late] {
+            let looked = admissions.look_at(&row, &king, seen, &cx).await.expect("looked");
+            assert!(matches!(looked, Looked::Waits(_)), "{hotkey}: {looked:?}");
+            let waits = ledger.submission(row.id).await.expect("read");
+            assert_eq!((waits.state, waits.voids), (row.state, 0));
+            assert!(waits.reason.contains("may come back until block 95"), "{}", waits.reason);
+        }
+        let looked = admissions.look_at(&row, &king, &last, &cx).await.expect("looked");
         assert_eq!(looked, Looked::Moved);
         let ended = ledger.submission(row.id).await.expect("read");
         assert_eq!((ended.state, ended.record), (State::Expired, None), "{}", ended.reason);
         assert!(ended.reason.contains("no longer had its files"), "{}", ended.reason);
     }
+}
+
+/// A registry whose name cannot be resolved, and how often it was asked for.
+#[derive(Debug, Default)]
+struct Nowhere(AtomicU32);
+
+#[async_trait]
+impl HttpTransport for Nowhere {
+    async fn send(&self, request: HttpRequest, _: &CallContext) -> Result<HttpResponse> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Err(Error::new(ErrorKind::Unavailable, request.operation(), "the name cannot be resolved"))
+    }
+}
+
+#[tokio::test]
+async fn a_reference_that_no_hub_can_have_is_set_aside_and_one_whose_hub_is_away_waits() {
+    let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+    let nowhere = Arc::new(Nowhere::default());
+    let built = shared_with_registry(folder.path(), &clock, Arc::<Nowhere>::clone(&nowhere)).await;
+    let shared = Arc::new(built);
+    let (ledger, cx) = (&shared.ledger, CallContext::new());
+    let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
+    // Files may come until block 45.
+    shared.seen.send_replace(Some(Arc::new(at(&shared, 46).await)));
+    let admissions = Admissions::new(Arc::clone(&shared));
+    let step = async |row: &SubmissionRow| {
+        assert_eq!(admissions.step(&cx).await.expect("a step"), Next::Now);
+        ledger.submission(row.id).await.expect("read")
+    };
+    let alerts = async || {
+        let alerts = ledger.alerts().await.expect("read");
+        alerts.into_iter().map(|alert| alert.key).collect::<Vec<_>>()
+    };
+    let before: [&[Move]; 2] = [&[], &[Move::Admit]];
+    for repository in
+        ["evil.com/x", "no-such-host.invalid/owner/model", "localhost/model", "Owner/model", "owner/a___b"]
+    {
+        for steps in before {
+            let pin = Digest::of(format!("{repository} after {}", steps.len()));
+            let row = pinned(ledger, "amy", repository, pin, steps).await;
+            if !steps.is_empty() {
+                // An earlier build has admitted it, and tries it again and again.
+                let error = Error::new(ErrorKind::ConfigInvalid, "resolve a model", "another registry");
+                admissions.failed(&row, error).await.expect("noted");
+                assert_eq!(alerts().await, [HELD_UP]);
+                clock.pass(Duration::from_mins(10));
+            }
+            let ended = step(&row).await;
+            assert_eq!((ended.state, ended.record), (State::SetAside, None), "{}", ended.reason);
+            assert!(ended.reason.contains(repository), "{}", ended.reason);
+            assert!(alerts().await.is_empty(), "{repository}");
+            let moves = ledger.moves(Some(row.id), 0).await.expect("read");
+            assert_eq!(moves.iter().filter(|step| step.to == "set_aside").count(), 1, "{moves:?}");
+        }
+    }
+    assert_eq!(ledger.spent(king.id).await.expect("read").attempts, 0);
+    assert_eq!(nowhere.0.load(Ordering::Relaxed), 0, "nobody is asked");
+
+    // The miner may commit again. The configured registry may be named, and its outage ends nothing.
+    for (hotkey, repository) in [("amy", "amy/model"), ("ben", "registry.hippius.com/ben/model")] {
+        let row = submitted(ledger, hotkey, repository, &[]).await;
+        let admitted = step(&row).await;
+        assert_eq!(admitted.state, State::Admitted, "{}", admitted.reason);
+        let waits = step(&row).await;
+        assert_eq!((waits.state, waits.voids), (State::Admitted, 1), "{}", waits.reason);
+        assert!(waits.reason.contains("cannot be resolved"), "{}", waits.reason);
+    }
+    assert!(nowhere.0.load(Ordering::Relaxed) > 0);
 }
 
 #[tokio::test]
@@ -142,8 +220,9 @@ async fn nobody_is_judged_by_the_chain_before_the_commitment() {
         let seen = at(&shared, number).await;
         Seen { metagraph: Metagraph { neurons: Vec::new() }, ..seen }
     };
-    let miners: [(&str, &[Move]); 3] = [
+    let miners: [(&str, &[Move]); 4] = [
         ("amy", &[]),
+        ("cat", &[Move::Admit]),
         ("ben", &[Move::Admit, Move::ClearFiles]),
         ("dan", &[Move::Admit, Move::ClearFiles, Move::Hold]),
     ];
@@ -222,7 +301,7 @@ async fn a_broken_model_that_is_held_is_convicted_although_its_repository_is_gon
     let (ledger, cx) = (&shared.ledger, CallContext::new());
     let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
     let admissions = Admissions::new(Arc::clone(&shared));
-    let (early, late) = (at(&shared, 45).await, at(&shared, 46).await);
+    let (early, late, last) = (at(&shared, 45).await, at(&shared, 46).await, at(&shared, 96).await);
     let broken = Error::new(ErrorKind::DataInvalid, "load the model", "two tensors overlap")
         .with_fault(Fault::Contestant(Side::Challenger));
     let mut rows = Vec::new();
@@ -246,9 +325,11 @@ async fn a_broken_model_that_is_held_is_convicted_although_its_repository_is_gon
     assert_eq!((looked, ended.state), (Looked::Moved, State::Forfeit), "{}", ended.reason);
     assert!(ended.record.is_some() && ended.reason.contains("two tensors overlap"), "{ended:?}");
     // Nothing shows any more what the other one was.
-    let (looked, waits) = convict(&rows[1], &early).await;
-    assert!(matches!(looked, Looked::Waits(_)) && waits.state == State::Held, "{looked:?} {waits:?}");
-    let (looked, ended) = convict(&rows[1], &late).await;
+    for seen in [&early, &late] {
+        let (looked, waits) = convict(&rows[1], seen).await;
+        assert!(matches!(looked, Looked::Waits(_)) && waits.state == State::Held, "{looked:?} {waits:?}");
+    }
+    let (looked, ended) = convict(&rows[1], &last).await;
     assert_eq!(
         (looked, ended.state, ended.record),
         (Looked::Moved, State::Expired, None),
@@ -337,4 +418,114 @@ async fn what_could_not_be_loaded_as_the_king_is_the_challengers_mistake() {
     // Nor does a model without text where the king has none either.
     fs::remove_file(king.join("tokenizer.json")).expect("deletes");
     check().await.expect("the backend reads other files");
+}
+
+/// `ben`'s model with files that `change` has changed: a submission in `repository` of the mirror,
+/// which is held.
+async fn held(
+    shared: &Shared,
+    folder: &Path,
+    repository: &str,
+    change: &dyn Fn(&Path),
+) -> (SubmissionRow, ModelRef) {
+    let changed = folder.join("miners/changed");
+    if changed.exists() {
+        fs::remove_dir_all(&changed).expect("deletes");
+    }
+    fs::create_dir(&changed).expect("makes");
+    for entry in fs::read_dir(folder.join("miners/ben")).expect("lists") {
+        let entry = entry.expect("an entry");
+        fs::copy(entry.path(), changed.join(entry.file_name())).expect("copies");
+    }
+    change(&changed);
+    let pin = uploaded(folder, "changed", repository);
+    let steps = [Move::Admit, Move::ClearFiles, Move::Hold];
+    let row = pinned(&shared.ledger, "amy", repository, pin, &steps).await;
+    let model = ModelRef::from(shared.models.reference(&row.repository, &row.pin).expect("a reference"));
+    shared.models.local(&model, &CallContext::new()).await.expect("brought here");
+    (row, model)
+}
+
+#[tokio::test]
+async fn a_submission_without_a_text_file_of_the_kings_forfeits_whatever_becomes_of_its_hub() {
+    type Change = Box<dyn Fn(&Path)>;
+    let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+    let mut shared = shared(folder.path(), &clock).await;
+    // The screen `files` asks for these files before they are fetched: here is none.
+    shared.screens = Vec::new();
+    let shared = Arc::new(shared);
+    let (ledger, cx) = (&shared.ledger, CallContext::new());
+    let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
+    let admissions = Admissions::new(Arc::clone(&shared));
+    let late = at(&shared, 46).await;
+    let (mirror, away) = (folder.path().join("mirror"), folder.path().join("unmounted"));
+    let without = |name: &'static str| -> Change {
+        Box::new(move |model: &Path| fs::remove_file(model.join(name)).expect("deletes"))
+    };
+    let without_template: Change = Box::new(|model: &Path| {
+        let file = model.join("tokenizer_config.json");
+        let text = fs::read_to_string(&file).expect("reads");
+        let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        config.as_object_mut().and_then(|config| config.remove("chat_template")).expect("it has one");
+        fs::write(&file, config.to_string()).expect("writes");
+    });
+    let cases: [(&str, Change, Option<&str>); 5] = [
+        ("whole", Box::new(|_: &Path| ()), None),
+        // The ids that end a reply are in `config.json`, too.
+        ("no-generation", without("generation_config.json"), None),
+        ("no-tokenizer", without("tokenizer.json"), Some("(file: tokenizer.json)")),
+        ("no-settings", without("tokenizer_config.json"), Some("(file: tokenizer_config.json)")),
+        ("no-template", without_template, Some("there is no chat template")),
+    ];
+    for (name, change, lacks) in &cases {
+        for hub in ["there", "away", "deleted"] {
+            let repository = format!("{hub}/{name}");
+            let (row, _) = held(&shared, folder.path(), &repository, change).await;
+            match hub {
+                "away" => fs::rename(&mirror, &away).expect("goes away"),
+                "deleted" => fs::remove_dir_all(mirror.join(&repository)).expect("deletes"),
+                _ => {}
+            }
+            let looked = admissions.look_at(&row, &king, &late, &cx).await;
+            assert_eq!(looked.expect("it has an end"), Looked::Moved, "{repository}");
+            let ended = ledger.submission(row.id).await.expect("read");
+            let state = if lacks.is_some() { State::Forfeit } else { State::Clear };
+            assert_eq!((ended.state, ended.voids), (state, 0), "{repository}: {}", ended.reason);
+            assert_eq!(ended.record.is_some(), lacks.is_some(), "{repository}");
+            assert!(ended.reason.contains(lacks.unwrap_or("every screen passed it")), "{}", ended.reason);
+            if hub == "away" {
+                fs::rename(&away, &mirror).expect("is back");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_text_file_that_this_disk_has_lost_is_no_mistake_of_the_submissions() {
+    let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+    let mut shared = shared(folder.path(), &clock).await;
+    shared.screens = Vec::new();
+    let shared = Arc::new(shared);
+    let (ledger, cx) = (&shared.ledger, CallContext::new());
+    let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
+    let admissions = Admissions::new(Arc::clone(&shared));
+    let late = at(&shared, 46).await;
+    let (row, model) = held(&shared, folder.path(), "amy/model", &|_: &Path| ()).await;
+    let local = shared.models.local(&model, &cx).await.expect("held");
+    let kings = shared.models.local(&king.model, &cx).await.expect("a folder");
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::remove_file(local.folder.join(name)).expect("is lost");
+        assert_eq!(lacking_text(&local, &kings.folder), None, "{name} was handed in");
+    }
+    assert_eq!(lacking_text(&kings, &kings.folder), None, "nothing tells what was handed in");
+    // It is fetched again, once its hub is there.
+    let (mirror, away) = (folder.path().join("mirror"), folder.path().join("unmounted"));
+    fs::rename(&mirror, &away).expect("goes away");
+    let error = admissions.look_at(&row, &king, &late, &cx).await.expect_err("an outage");
+    assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure), "{error}");
+    assert_eq!(ledger.submission(row.id).await.expect("read").state, State::Held);
+    fs::rename(&away, &mirror).expect("is back");
+    admissions.look_at(&row, &king, &late, &cx).await.expect("screened");
+    let ended = ledger.submission(row.id).await.expect("read");
+    assert_eq!(ended.state, State::Clear, "{}", ended.reason);
 }

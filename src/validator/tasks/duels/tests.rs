@@ -94,9 +94,36 @@ async fn a_duel_whose_challenger_was_deleted_is_given_up_and_no_other_one() {
     assert!(given_up.reason.contains("no longer has the challenger's files"), "{}", given_up.reason);
     assert_eq!(ledger.open_duel().await.expect("read"), None, "it holds up no other one");
 
-    // Nothing more is spent, and its miner may commit again.
+    // Nothing more is spent, and its miner may commit again, once the hub has said it for long enough.
     duels.plan_next(&late, &cx).await.expect("looked");
+    let waits = ledger.submission(row.id).await.expect("read");
+    assert!(waits.state == State::Clear && waits.reason.contains("until block 96"), "{}", waits.reason);
+    clock.pass(Duration::from_mins(10));
+    duels.plan_next(&at(&shared, 97).await, &cx).await.expect("looked");
     let ended = ledger.submission(row.id).await.expect("read");
     assert_eq!((ended.state, ended.record), (State::Expired, None), "{}", ended.reason);
     assert_eq!(ledger.spent(king.id).await.expect("read").attempts, 1);
+}
+
+#[tokio::test]
+async fn what_the_operator_sets_aside_never_duels() {
+    let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+    let (shared, cx) = (Arc::new(shared(folder.path(), &clock).await), CallContext::new());
+    let ledger = &shared.ledger;
+    let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
+    let steps = [Move::Admit, Move::ClearFiles, Move::Hold];
+    let row = pinned(ledger, "amy", "amy/model", Digest::of("a manifest"), &steps).await;
+    let passed = Reason::new("passed").screened(admission([Finding::Clear(json!({}))]), king.id);
+    ledger.step(row.id, Move::Clear, passed, 3).await.expect("moved");
+    ledger.set_aside(row.id, "its files are damaged".into()).await.expect("asked");
+
+    let duels = Duels::new(Arc::clone(&shared));
+    // Another thing is wrong, too.
+    duels.tell(&lacks().with_fault(Fault::Contestant(Side::King))).await;
+    assert_eq!(duels.plan_next(&at(&shared, 46).await, &cx).await.expect("a step"), Next::Now);
+    let ended = ledger.submission(row.id).await.expect("read");
+    assert_eq!((ended.state, ended.record), (State::SetAside, None), "{}", ended.reason);
+    assert!(ended.reason.contains("the operator has set it aside: its files are damaged"));
+    assert_eq!(ledger.spent(king.id).await.expect("read").attempts, 0);
+    assert_eq!(ledger.alerts().await.expect("read").len(), 1, "that stands");
 }

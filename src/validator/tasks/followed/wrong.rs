@@ -52,9 +52,15 @@ impl From<Wrong> for Stop {
     }
 }
 
-/// An error that is evidence against the validator is one; any other stays a failure.
+/// An error that is evidence against the validator is one; any other stays a failure. An error of an
+/// audit that says that it is infrastructure's is no evidence: bytes may be damaged at a hub, or on the
+/// way from it. An error about the model itself, as one that is larger than this validator allows, says
+/// no fault and is a refusal, so that an operator can go on past it.
 pub(super) fn evidence(cause: Cause) -> impl Fn(Error) -> Stop {
     move |error| match error.kind() {
+        _ if cause == Cause::Audit && error.said_fault() == Some(Fault::Infrastructure) => {
+            Stop::Failed(error)
+        }
         ErrorKind::DataInvalid | ErrorKind::DigestMismatch | ErrorKind::Conflict => {
             Stop::Wrong(Wrong { cause, error: error.with_fault(Fault::Operator) })
         }
@@ -79,4 +85,31 @@ pub(super) fn against(cause: Cause, finding: &Finding, size: u64, held: &str) ->
         _ => "ask its operator; a validator with one history is followed in another folder under `state`",
     };
     wrong.with("entries", size).with_hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Side;
+
+    #[test]
+    fn damage_is_no_evidence_of_an_audit_and_what_a_loaded_model_shows_is() {
+        let is_evidence = |cause, error| matches!(evidence(cause)(error), Stop::Wrong(_));
+        for kind in [ErrorKind::DataInvalid, ErrorKind::DigestMismatch, ErrorKind::Conflict] {
+            let error = Error::new(kind, "load the model", "other bytes");
+            // A pinned manifest that is malformed, a model that is larger than this validator allows: it
+            // would be tried again for ever.
+            assert!(is_evidence(Cause::Audit, error.clone()), "{kind:?}");
+            // A file that has another digest.
+            assert!(!is_evidence(Cause::Audit, error.clone().with_fault(Fault::Infrastructure)), "{kind:?}");
+            for fault in [Fault::Operator, Fault::Contestant(Side::Challenger)] {
+                assert!(is_evidence(Cause::Audit, error.clone().with_fault(fault)), "{kind:?}");
+            }
+            for cause in Cause::ALL.into_iter().filter(|cause| *cause != Cause::Audit) {
+                assert!(is_evidence(cause, error.clone()), "{kind:?} of {cause:?}");
+            }
+        }
+        let outage = Error::new(ErrorKind::Unavailable, "read", "down").with_fault(Fault::Operator);
+        assert!(!is_evidence(Cause::Audit, outage));
+    }
 }

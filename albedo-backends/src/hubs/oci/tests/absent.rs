@@ -76,16 +76,21 @@ async fn a_name_that_no_registry_can_have_is_absent_without_a_request() {
     let names = ["owner/a___b", "owner/a._b", "_x/model", "owner/model_", "owner/_"];
     let server = Server::start(0, |_| Reply::new(404, "404 page not found")).await.expect("listens");
     let revision = Revision::Sha256(Digest::of("x"));
+    let named = |name: &str| HubRef::new("oci", name, revision).expect("a reference");
     let resolve = async |name: &str| {
-        let reference = HubRef::new("oci", name, revision).expect("a reference");
-        hub(&server).resolve(&reference, &CallContext::new()).await.expect_err("is not there")
+        hub(&server).resolve(&named(name), &CallContext::new()).await.expect_err("is not there")
     };
     for name in names {
-        let error = resolve(name).await;
-        assert_eq!((error.kind(), error.fault()), (ErrorKind::NotFound, Fault::Operator), "{error}");
+        for error in [resolve(name).await, hub(&server).accepts(&named(name)).expect_err(name)] {
+            assert_eq!((error.kind(), error.fault()), (ErrorKind::NotFound, Fault::Operator), "{error}");
+        }
     }
-    assert!(server.seen().is_empty());
-    for name in ["owner/a--b", "a/b__c", "a/b_c/d.e", "model", "0/1-2"] {
+    let possible = ["owner/a--b", "a/b__c", "a/b_c/d.e", "model", "0/1-2"];
+    for name in possible {
+        hub(&server).accepts(&named(name)).expect("it may be uploaded");
+    }
+    assert!(server.seen().is_empty(), "nobody is asked");
+    for name in possible {
         let error = resolve(name).await;
         assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure), "{error}");
     }
