@@ -40,4 +40,5 @@ pub mod tail;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use evidence::is_like_the_king_alone;
 pub use measure::{AlignTo, Measurement};

@@ -1,5 +1,6 @@
 //! `albedo screen`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use super::exit::Exit;
 use super::output::{next, print, print_json, word};
 use super::source::{absolute, utf8};
 use crate::config::{AdmissionConfig, DuelConfig, PluginConfig, screen_profile};
+use crate::judges::screens::store::Store;
 use crate::registry::nearest;
 use crate::report::{self, Bytes, Look};
 use crate::{
@@ -49,7 +51,8 @@ pub(crate) struct Arguments {
     /// [default: the king].
     #[arg(long, value_name = "DIR")]
     anchor: Option<PathBuf>,
-    /// Label of an entry of the store that is the submission's own.
+    /// Label in the store that is the submission's own. An entry that several submissions share is the
+    /// work of the one that was committed first.
     #[arg(long, value_name = "LABEL")]
     own: Vec<String>,
     /// Also load the model and look at its replies, probed from this seed: take
@@ -79,10 +82,11 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let registry = Registry::linked()?;
     let file = arguments.config.as_deref().map(DuelConfig::read).transpose()?;
-    let config = arguments.config(file.as_ref(), &registry)?;
+    let mut config = arguments.config(file.as_ref(), &registry)?;
     if let Some(out) = &arguments.out {
         vacant("keep the admission", out, "choose another folder")?;
     }
+    config.own = own(&config)?;
     let admission = screen(&config, &registry, cx).await.map_err(|error| {
         // The reader has to know whether the submitter is to blame.
         let fault = error.fault();
@@ -116,6 +120,24 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
         next(&[(arguments.duel(path), does)]);
     }
     Ok(Exit::of_admission(admission.outcome))
+}
+
+/// The labels of what is the submission's own, as the screens' stores have it: several submissions may
+/// share an entry.
+///
+/// # Errors
+/// As [`Store::open`]; the stores'.
+fn own(config: &AdmissionConfig) -> Result<Vec<String>> {
+    let mut own = config.own.clone();
+    if own.is_empty() {
+        return Ok(own);
+    }
+    let stores = config.screens.iter().filter_map(|screen| screen.settings().get("store")?.as_str());
+    let stores: BTreeSet<_> = stores.map(|store| config.folder.join(store)).collect();
+    for store in stores {
+        own = Store::open(&store)?.own(&own)?;
+    }
+    Ok(own)
 }
 
 async fn screen(config: &AdmissionConfig, registry: &Registry, cx: &CallContext) -> Result<Admission> {

@@ -69,7 +69,7 @@ fn remedy(screen: &str, rule: &str) -> &'static str {
     }
 }
 
-const REMEDIES: [(&str, &str, &str); 45] = [
+const REMEDIES: [(&str, &str, &str); 46] = [
     (
         "files",
         "allowlist",
@@ -135,6 +135,11 @@ const REMEDIES: [(&str, &str, &str); 45] = [
         "lineage",
         "alike",
         "The weights moved much as another submission's did. Nothing forfeits; own data and another seed move them otherwise.",
+    ),
+    (
+        "lineage",
+        "moved",
+        "The weights moved from their king as an earlier submission's did from another king. Nothing forfeits; own data and another seed move them otherwise.",
     ),
     ("lineage", "far", "The weights are no fine-tune of the king's. Start from the king; lower the rate."),
     (

@@ -23,6 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::evidence::{KING, REJECTED_FOR};
 use super::listing::{EMBEDDING, HEAD, ties_head};
 use super::pair::{Accumulate, Pair};
 use super::store::{Entry, Store, identified};
@@ -163,15 +164,17 @@ impl Comparison {
         });
         let copy_of = |of: &str, mut evidence: Value| {
             evidence["copy_of"] = json!(of);
+            evidence[REJECTED_FOR] = json!([of]);
             evidence["rules"] = json!(["copy"]);
             Ok(Finding::Rejected(evidence))
         };
         let all = shared == king.tensors.len() && shared == submission.tensors.len() && shared > 0;
         if submission.parameters == king.parameters || all {
-            return copy_of("the king", evidence);
+            return copy_of(KING, evidence);
         }
         if submission.head_apart {
             evidence["rules"] = json!(["head"]);
+            evidence[REJECTED_FOR] = json!([null]);
             evidence["reasons"] =
                 json!([format!("{HEAD} is not {EMBEDDING}, to which config.json ties the head")]);
             return Ok(Finding::Rejected(evidence));

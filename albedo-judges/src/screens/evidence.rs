@@ -4,8 +4,24 @@ use albedo_core::{Error, Fault, Finding, Provenance, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+/// What findings call the king. An earlier submission has its label in the store.
+pub(crate) const KING: &str = "the king";
+
+/// The key under which a screen says, for each rejection, which model the submission is too like: a
+/// list of labels, [`KING`] or null, for a rejection that concerns no other model. Where the
+/// evidence has `rules`, the list is in the order of those that reject, which come first.
+pub(crate) const REJECTED_FOR: &str = "rejected_for";
+
 /// Problems that one finding lists; the rest are counted.
 const MOST: usize = 32;
+
+/// Whether likeness to the king is all that `finding` rejects a submission for. Goes by
+/// `rejected_for` in the evidence: a rejection without it has another cause.
+pub fn is_like_the_king_alone(finding: &Finding) -> bool {
+    let Finding::Rejected(evidence) = finding else { return false };
+    let mut of = evidence[REJECTED_FOR].as_array().into_iter().flatten().peekable();
+    of.peek().is_some() && of.all(|of| of == KING)
+}
 
 /// One rule that a submission breaks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -82,12 +98,16 @@ impl Problems {
 #[derive(Debug, Default)]
 pub(crate) struct Reasons {
     rejected: Vec<(&'static str, String)>,
+    /// The model that each of `rejected` is about, if it is about one.
+    rejected_for: Vec<Option<String>>,
     flagged: Vec<(&'static str, String)>,
 }
 
 impl Reasons {
-    pub(crate) fn reject(&mut self, rule: &'static str, reason: String) {
+    /// `of` is the model that the submission is too like: [`KING`], a label of the store, or none.
+    pub(crate) fn reject(&mut self, rule: &'static str, of: Option<&str>, reason: String) {
         self.rejected.push((rule, reason));
+        self.rejected_for.push(of.map(str::to_owned));
     }
 
     pub(crate) fn flag(&mut self, rule: &'static str, reason: String) {
@@ -99,6 +119,9 @@ impl Reasons {
         let all = || self.rejected.iter().chain(&self.flagged);
         facts["reasons"] = all().map(|(_, reason)| reason.as_str()).collect();
         facts["rules"] = all().map(|(rule, _)| *rule).collect();
+        if !self.rejected.is_empty() {
+            facts[REJECTED_FOR] = json!(self.rejected_for);
+        }
         match (self.rejected.is_empty(), self.flagged.is_empty()) {
             (false, _) => Finding::Rejected(facts),
             (true, false) => Finding::Flagged(facts),
@@ -128,4 +151,45 @@ pub(crate) fn one_line(text: &str) -> String {
         })
         .collect();
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Validators go by it, and records have it.
+    #[test]
+    fn a_rejection_says_which_model_it_is_about() {
+        let mut reasons = Reasons::default();
+        reasons.flag("noise", "it looks like noise".into());
+        reasons.reject("same", Some(KING), "it answers like the king".into());
+        let finding = reasons.finding(json!({ "tokens": 7 }));
+        let expected = json!({
+            "tokens": 7,
+            "reasons": ["it answers like the king", "it looks like noise"],
+            "rules": ["same", "noise"],
+            "rejected_for": ["the king"],
+        });
+        assert_eq!(finding, Finding::Rejected(expected));
+        assert!(is_like_the_king_alone(&finding));
+
+        for other in [None, Some("ann a/model")] {
+            let mut reasons = Reasons::default();
+            reasons.reject("same", Some(KING), "it answers like the king".into());
+            reasons.reject("other", other, "something else".into());
+            let finding = reasons.finding(json!({}));
+            assert_eq!(finding.evidence()["rejected_for"], json!(["the king", other]));
+            assert!(!is_like_the_king_alone(&finding), "{finding:?}");
+        }
+        let mut reasons = Reasons::default();
+        reasons.flag("near", "it answers nearly like the king".into());
+        let flagged = reasons.finding(json!({}));
+        assert!(flagged.evidence().get(REJECTED_FOR).is_none(), "{flagged:?}");
+        let like = json!({ "rejected_for": ["the king"] });
+        let others = [json!({ "problems": [] }), json!({ "rejected_for": [] }), json!("text")];
+        let others = others.map(Finding::Rejected).into_iter().chain([flagged, Finding::Flagged(like)]);
+        for finding in others {
+            assert!(!is_like_the_king_alone(&finding), "{finding:?}");
+        }
+    }
 }

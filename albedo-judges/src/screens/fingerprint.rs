@@ -22,6 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::evidence::{KING, REJECTED_FOR};
 use super::pair::Pair;
 use super::store::{Store, identified};
 
@@ -109,7 +110,7 @@ impl FingerprintScreen {
 
 impl Comparison {
     fn find(&self, submission: &Fingerprint, king: &Fingerprint, own: &[String]) -> Result<Finding> {
-        let mut nearest = vec![("the king".to_owned(), submission.similarity(king))];
+        let mut nearest = vec![(KING.to_owned(), submission.similarity(king))];
         if let Some(store) = &self.store {
             let others = store.fingerprints()?.into_iter().filter(|other| !own.contains(&other.label));
             nearest.extend(others.map(|other| {
@@ -123,11 +124,16 @@ impl Comparison {
         nearest.sort_by(|a, b| known(b.1).total_cmp(&known(a.1)));
         let found = nearest.first().is_some_and(|(_, similarity)| *similarity >= self.threshold);
         nearest.truncate(NEAREST);
+        let alike = nearest.iter().filter(|(_, similarity)| *similarity >= self.threshold);
+        let alike: Vec<String> = alike.map(|(of, _)| of.clone()).collect();
         let nearest: Vec<_> =
             nearest.iter().map(|(of, similarity)| json!({ "of": of, "similarity": similarity })).collect();
-        let evidence = json!({ "threshold": self.threshold, "compared": compared, "nearest": nearest });
+        let mut evidence = json!({ "threshold": self.threshold, "compared": compared, "nearest": nearest });
         Ok(match (found, self.reject) {
-            (true, true) => Finding::Rejected(evidence),
+            (true, true) => {
+                evidence[REJECTED_FOR] = json!(alike);
+                Finding::Rejected(evidence)
+            }
             (true, false) => Finding::Flagged(evidence),
             (false, _) => Finding::Clear(evidence),
         })

@@ -48,7 +48,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::evidence::{Reasons, to_value};
+use super::evidence::{KING, Reasons, to_value};
 use super::probes::{Prompts, check_numbers, check_tasks, replies, requests};
 use super::store::{Question, QuestionSet, Store, StoredAnswers, StoredSet};
 
@@ -169,7 +169,8 @@ impl FunctionalConfig {
         let apart = self.apart(own);
         let median = if self.is_spoiled(own) { " in the median of its replies" } else { "" };
         if apart <= self.same {
-            reasons.reject("same", format!("it answers like the king: {apart:.1e} nats per token{median}"));
+            let reason = format!("it answers like {KING}: {apart:.1e} nats per token{median}");
+            reasons.reject("same", Some(KING), reason);
         } else if apart <= self.near {
             reasons
                 .flag("near", format!("it answers nearly like the king: {apart:.1e} nats per token{median}"));
@@ -183,7 +184,8 @@ impl FunctionalConfig {
         for (of, Resemblance { cosine, factor, .. }) in others {
             if cosine >= self.copied {
                 let reason = format!("its answers differ from the king's as those of {of} do");
-                reasons.reject("copied", format!("{reason}: {factor:.2} times, cosine {cosine:.3}"));
+                let reason = format!("{reason}: {factor:.2} times, cosine {cosine:.3}");
+                reasons.reject("copied", Some(of), reason);
             } else if cosine >= self.alike {
                 reasons.flag("alike", format!("its answers resemble those of {of}, cosine {cosine:.3}"));
             }

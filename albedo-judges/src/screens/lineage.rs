@@ -12,6 +12,10 @@
 //!   earlier submission, is that one's times a factor, up to a rest that no two
 //!   honest models are near to, or has matrices of it that no king has: its work →
 //!   `Rejected`;
+//! - the difference to the king who is nearest is an earlier submission's difference
+//!   to another king who is nearest to that one: work that was moved from one king to
+//!   another looks so. Somebody who trains both kings by one recipe, on the same data in
+//!   the same order, comes near to it: `Flagged`;
 //! - the difference to the king looks like noise, or hardly anything differs, or
 //!   rows lie elsewhere than the anchor's, which training never does: `Flagged`.
 //!   What a difference *looks like* never forfeits: optimisers that orthogonalise
@@ -35,7 +39,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::evidence::{Reasons, to_value};
+use super::evidence::{KING, Reasons, to_value};
 use super::store::{Store, StoredSketch, identified};
 
 mod align;
@@ -92,7 +96,8 @@ pub struct LineageConfig {
     /// orthogonal have less.
     pub noise_from: f64,
     /// From this cosine of the differences on, the work is the other's; from
-    /// `alike` on, if what is left is no more than rounding.
+    /// `alike` on, if what is left is no more than rounding. Differences to two kings that are as
+    /// alike are flagged.
     pub copied: f64,
     /// From this cosine on the submission is flagged.
     pub alike: f64,
@@ -152,9 +157,20 @@ struct Nearest {
     /// Kings from whom the two were compared, at most two: what follows is the lesser of what
     /// they see.
     kings: usize,
+    /// The cosine of the two changes, each from the king who is nearest to the model; absent if
+    /// he is the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moved: Option<f64>,
     /// The differences to the king beside one another.
     #[serde(flatten)]
     explained: Explained,
+}
+
+impl Nearest {
+    /// The larger of its cosines.
+    fn cosine(&self) -> f64 {
+        self.moved.map_or(self.explained.cosine, |moved| self.explained.cosine.max(moved))
+    }
 }
 
 impl LineageScreen {
@@ -170,7 +186,7 @@ impl LineageScreen {
 
     /// The screen of checked settings.
     fn open(config: LineageConfig, store: Option<Arc<Store>>) -> Result<Self> {
-        let identity = Identity::new(Self::NAME, "3", &identified(&config, store.is_some())?)?;
+        let identity = Identity::new(Self::NAME, "4", &identified(&config, store.is_some())?)?;
         Ok(Self { identity, comparison: Arc::new(Comparison { config, store }) })
     }
 
@@ -189,7 +205,7 @@ impl Comparison {
         submission.sketch.check_comparable(&king.sketch)?;
         let mut reasons = Reasons::default();
         if let Some(fault) = submission.largest.fault() {
-            reasons.reject("numbers", fault);
+            reasons.reject("numbers", None, fault);
             return Ok(reasons.finding(json!({ "largest": to_value(&submission.largest)? })));
         }
         if let Some(tensor) = submission.sketch.not_finite() {
@@ -253,12 +269,11 @@ impl Comparison {
                 let found = kings.compare(sketch, &other, &self.config);
                 beside_another(&entry.label, &found, reasons);
                 compared += 1;
-                let Compared { distance, kings, explained, .. } = found;
+                let Compared { distance, kings, moved, explained, .. } = found;
+                let moved = moved.map(|(moved, _)| moved.cosine);
                 let (of, seen, block) = (entry.label, entry.id, entry.block);
-                nearest.push(Nearest { of, seen, block, distance, kings, explained });
-                nearest.sort_by(|a, b| {
-                    b.explained.cosine.total_cmp(&a.explained.cosine).then(a.seen.cmp(&b.seen))
-                });
+                nearest.push(Nearest { of, seen, block, distance, kings, moved, explained });
+                nearest.sort_by(|a, b| b.cosine().total_cmp(&a.cosine()).then(a.seen.cmp(&b.seen)));
                 nearest.truncate(NEAREST);
             }
             some = store.sketches_after(last, AT_A_TIME)?;
@@ -270,7 +285,7 @@ impl Comparison {
     fn beside_king(&self, shape: &Shape, delta: &Delta, reasons: &mut Reasons) {
         let Shape { matrices, changed, distance, change, structure, .. } = *shape;
         if changed == 0 && delta.is_nothing() {
-            reasons.reject("nothing-differs", "nothing differs from the king".into());
+            reasons.reject("nothing-differs", Some(KING), format!("nothing differs from {KING}"));
         } else if distance > FAR {
             let reason = "no fine-tune of it, or a disguise that alignment does not undo";
             reasons.flag("far", format!("{:.0} % from the king: {reason}", 100.0 * distance));
@@ -312,23 +327,34 @@ impl Comparison {
 
 /// What the resemblance to the earlier submission `label` amounts to.
 fn beside_another(label: &str, found: &Compared, reasons: &mut Reasons) {
-    let Compared { same, shared, likeness, explained: Explained { cosine, factor, rest, .. }, .. } = *found;
-    match likeness {
-        _ if same => reasons.reject("nothing-differs", format!("nothing differs from {label}")),
-        _ if shared > 0 => {
-            reasons.reject("shared", format!("{shared} matrices are those of {label}, and no king's"));
+    let Compared { same, shared, likeness, moved, explained, .. } = *found;
+    let Explained { cosine, factor, rest, .. } = explained;
+    match (likeness, moved) {
+        _ if same => {
+            reasons.reject("nothing-differs", Some(label), format!("nothing differs from {label}"));
         }
-        Likeness::Copied => {
+        _ if shared > 0 => {
+            let reason = format!("{shared} matrices are those of {label}, and no king's");
+            reasons.reject("shared", Some(label), reason);
+        }
+        (Likeness::Copied, _) => {
             let rest = 100.0 * rest;
             let reason = format!(
                 "the work is {factor:.2} times that of {label}, cosine {cosine:.3}, up to {rest:.2} %"
             );
-            reasons.reject("copied", reason);
+            reasons.reject("copied", Some(label), reason);
         }
-        Likeness::Alike => {
+        (_, Some((Explained { cosine, factor, .. }, Likeness::Copied))) => {
+            let reason = format!(
+                "the change from the king nearest to it is {factor:.2} times the change of {label} from another \
+                 king, cosine {cosine:.3}: work that was moved to another king looks so"
+            );
+            reasons.flag("moved", reason);
+        }
+        (Likeness::Alike, _) => {
             reasons.flag("alike", format!("the work resembles that of {label}, cosine {cosine:.3}"));
         }
-        Likeness::Apart => {}
+        (Likeness::Apart, _) => {}
     }
 }
 

@@ -22,6 +22,7 @@ use super::fingerprint::print::Fingerprint;
 use super::lineage::sketch::Sketch;
 
 mod answers;
+mod labels;
 mod tables;
 
 pub(crate) use answers::Answered;
@@ -187,7 +188,8 @@ impl Store {
     }
 
     /// Adds a submission at the end. One whose parameters are there already is
-    /// not added again: who came first stays first. What is known of it now and was not
+    /// not added again: who came first stays first. Its label is kept beside the first one
+    /// ([`Store::own`]) if it has a block. What is known of it now and was not
     /// then (a sketch of this format, the prints of its tensors) is added to it.
     pub fn add(&self, submission: &Submission) -> Result<Entry> {
         const OPERATION: &str = "add to the store";
@@ -220,6 +222,7 @@ impl Store {
             None => None,
         };
         let entry = if let Some(known) = known {
+            labels::add(&transaction, &known, submission).map_err(failed)?;
             known
         } else {
             let row = params![

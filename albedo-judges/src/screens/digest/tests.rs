@@ -7,13 +7,14 @@ use super::*;
 use crate::screens::store::Submission;
 use crate::screens::testing::disguise::{Dice, Model};
 use crate::screens::testing::{demo_king, find, folder};
-use crate::screens::{AlignTo, Measurement};
+use crate::screens::{AlignTo, Measurement, is_like_the_king_alone};
 
 #[tokio::test]
 async fn copies_are_found_whole_and_by_tensors_and_the_screen_conforms() {
     let (king, challenger) = (demo_king(), demo_king().join("../challenger"));
     let screen = DigestScreen::new(&DigestConfig::default(), None).expect("a screen");
-    assert!(matches!(find(&screen, &king, &[]).await, Ok(Finding::Rejected(_))));
+    let copy = find(&screen, &king, &[]).await.expect("a finding");
+    assert!(is_like_the_king_alone(&copy), "{copy:?}");
     let Ok(Finding::Clear(evidence)) = find(&screen, &challenger, &[]).await else { panic!("it is no copy") };
     assert_eq!(evidence["equal_to_the_kings"], 0);
 
@@ -44,8 +45,10 @@ async fn an_earlier_submission_is_found_and_ones_own_is_not_held_against_one() {
     let store = Store::create(&path).expect("a store");
     store.add(&earlier).expect("added");
     let screen = DigestScreen::new(&DigestConfig::default(), Some(Arc::new(store))).expect("a screen");
-    let Ok(Finding::Rejected(evidence)) = find(&screen, &challenger, &[]).await else { panic!("a copy") };
-    assert_eq!(evidence["copy_of"], "miner/one");
+    let copy = find(&screen, &challenger, &[]).await.expect("a finding");
+    assert!(matches!(copy, Finding::Rejected(_)) && !is_like_the_king_alone(&copy), "{copy:?}");
+    assert_eq!(copy.evidence()["copy_of"], "miner/one");
+    assert_eq!(copy.evidence()["rejected_for"], json!(["miner/one"]));
     assert!(matches!(find(&screen, &challenger, &["miner/one"]).await, Ok(Finding::Clear(_))));
 }
 
@@ -148,7 +151,7 @@ async fn a_tied_head_is_the_embedding_or_a_foul() {
     head.values[7] += 1.0;
     let found = inspect("another head", &trained).await;
     let Finding::Rejected(evidence) = &found else { panic!("{found:?}") };
-    assert_eq!(evidence["rules"], json!(["head"]));
+    assert_eq!((&evidence["rules"], &evidence["rejected_for"]), (&json!(["head"]), &json!([null])));
     // Without the tie it is a head like any other.
     trained.config["tie_word_embeddings"] = json!(false);
     assert!(matches!(inspect("untied", &trained).await, Finding::Clear(_)));

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::screens::testing::{demo_king, find, folder, wait};
-use crate::screens::{AlignTo, Measurement};
+use crate::screens::{AlignTo, Measurement, is_like_the_king_alone};
 
 /// Norm, number of elements, positions and samples of each tensor of the demo king, by
 /// `reference.py`.
@@ -81,6 +81,10 @@ async fn the_screen_flags_the_king_and_conforms() {
     let (king, challenger) = (demo_king(), demo_king().join("../challenger"));
     let screen = FingerprintScreen::new(&FingerprintConfig::default(), None).expect("a screen");
     assert!(matches!(find(&screen, &king, &[]).await, Ok(Finding::Flagged(_))));
+    let rejects = FingerprintConfig { reject: true, ..FingerprintConfig::default() };
+    let rejects = FingerprintScreen::new(&rejects, None).expect("a screen");
+    let copy = find(&rejects, &king, &[]).await.expect("a finding");
+    assert!(is_like_the_king_alone(&copy), "{copy:?}");
     assert!(matches!(find(&screen, &challenger, &[]).await, Ok(Finding::Clear(_))));
     let subjects = [Models::new(folder(&king), folder(&challenger))];
     check_weights_screen(&screen, &subjects, PATIENCE).await.expect("conforms");

@@ -6,6 +6,7 @@ use futures::stream::{self, BoxStream};
 use albedo_core::Digest;
 
 use super::*;
+use crate::screens::is_like_the_king_alone;
 use crate::screens::store::Submission;
 use crate::screens::testing::{disguise, wait};
 
@@ -148,13 +149,14 @@ fn copies_of_the_king_and_of_another_are_told_from_colleagues() {
     assert_eq!(store.sets(9).expect("reads").len(), 2);
 
     let copy = find(&screen, &king, &Scored::new("copy", 0, 0.0, 1e-4), &[]);
-    assert!(matches!(copy, Finding::Rejected(_)) && rules(&copy).contains("same"), "{copy:?}");
+    assert!(is_like_the_king_alone(&copy) && rules(&copy).contains("same"), "{copy:?}");
     let near = find(&screen, &king, &Scored::new("near", 7, 0.02, 0.0), &[]);
     assert!(matches!(near, Finding::Flagged(_)) && rules(&near).contains("near"), "{near:?}");
     // The rival's work whole, halved and with a rest of its own.
     for (size, rest) in [(0.3, 0.001), (0.15, 0.0), (0.3, 0.1)] {
         let found = find(&screen, &king, &Scored::new("copy of the rival", 1, size, rest), &[]);
         assert!(matches!(found, Finding::Rejected(_)) && rules(&found).contains("copied"), "{found:?}");
+        assert_eq!(found.evidence()["rejected_for"], json!(["rival"]));
         assert_eq!(
             (&found.evidence()["nearest"][0]["of"], &found.evidence()["compared"]),
             (&json!("rival"), &json!(1))

@@ -188,6 +188,32 @@ impl Delta {
     }
 }
 
+/// What [`Delta::distance`] is of the difference of `model` to `king`, without keeping the
+/// difference: each earlier submission is compared with every king.
+pub(super) fn distance(model: &Sketch, king: &Sketch) -> f64 {
+    let tensors = king.tensors.len();
+    let each = (0..tensors).map(|tensor| {
+        let (model, king) = (model.tensor(tensor), king.tensor(tensor));
+        let size = dot(king, king);
+        if size > 0.0 { squared_difference(model, king) / size } else { 0.0 }
+    });
+    (each.sum::<f64>() / tensors.max(1) as f64).sqrt()
+}
+
+fn squared_difference(one: &[f32], other: &[f32]) -> f64 {
+    let (a, a_rest) = one.as_chunks::<8>();
+    let (b, b_rest) = other.as_chunks::<8>();
+    let square = |a: f32, b: f32| (f64::from(a) - f64::from(b)).powi(2);
+    let mut sums = [0.0_f64; 8];
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += square(a, b);
+        }
+    }
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| square(a, b)).sum();
+    sums.iter().sum::<f64>() + rest
+}
+
 /// The structure of a group's values on average. Values were mixed to fit the
 /// anchor's best, so that their differences are orthogonal to them: `head_dim`
 /// directions are missing, of noise as well.
@@ -281,6 +307,20 @@ mod tests {
             *value *= (1 + at / 64 % 7) as f32 * (1 + at % 5) as f32;
         }
         assert!((structure(uneven.clone(), 0) - 1.0).abs() < 0.03, "{}", structure(uneven, 0));
+    }
+
+    #[test]
+    fn a_distance_is_that_of_the_difference() {
+        let sketch = |seed: u64| {
+            let mut values = noise(10, 5, seed).values;
+            values.resize(75, 0.0);
+            let tensors = ["a", "b", "all zeros"].map(str::to_owned).to_vec();
+            Sketch { anchor: albedo_core::Digest::of("anchor"), side: 5, tensors, values }
+        };
+        let (king, model) = (sketch(6), sketch(7));
+        let (found, expected) = (distance(&model, &king), Delta::between(&model, &king, &king).distance());
+        assert!(expected > 0.1 && (found / expected - 1.0).abs() < 1e-12, "{found} is not {expected}");
+        assert_eq!(distance(&king, &king), 0.0);
     }
 
     #[test]

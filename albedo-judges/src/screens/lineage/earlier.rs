@@ -7,10 +7,16 @@
 //! see less of a scaled copy: what the crowns have changed since comes between. A matrix that
 //! both have is the earlier one's work if no king has it. From a former king himself nothing is
 //! like him, unless nothing differs.
+//!
+//! No single king sees work that was moved from one king to another: what the crowns have changed
+//! comes between. So where the two kings differ, the two changes are compared, too, each from the
+//! king who is nearest to the model. Two honest trainings of two kings have next to nothing in
+//! common, unless they are one recipe on the same data in the same order (`docs/screens.md` has the
+//! measured cosines).
 
 use albedo_core::Result;
 
-use super::compare::{Delta, Explained};
+use super::compare::{Delta, Explained, distance};
 use super::sketch::Sketch;
 use super::{LineageConfig, ROUNDED_AGAIN};
 use crate::screens::store::StoredSketch;
@@ -54,6 +60,10 @@ pub(super) struct Compared {
     pub(super) shared: usize,
     /// Kings from whom the likeness was taken: one if he is nearest to both, or already sees none.
     pub(super) kings: usize,
+    /// The change of the submission from the king who is nearest to it beside the change of the
+    /// earlier one from the king who is nearest to that; `None` if he is the same, or if nothing
+    /// differs between the two.
+    pub(super) moved: Option<(Explained, Likeness)>,
 }
 
 impl Kings {
@@ -71,10 +81,15 @@ impl Kings {
                 kings.former.push((entry.label, base(sketch)));
             }
         }
-        let distances = kings.bases().map(|base| base.own.distance()).enumerate();
-        let nearest = distances.min_by(|(_, one), (_, other)| one.total_cmp(other));
-        kings.nearest = nearest.map_or(0, |(place, _)| place);
+        kings.nearest = kings.nearest_to(own);
         Ok(kings)
+    }
+
+    /// The place of the king who is nearest to `model`.
+    fn nearest_to(&self, model: &Sketch) -> usize {
+        let distances = self.bases().map(|base| distance(model, &base.king)).enumerate();
+        let nearest = distances.min_by(|(_, one), (_, other)| one.total_cmp(other));
+        nearest.map_or(0, |(place, _)| place)
     }
 
     /// What differences are taken from, the present king first.
@@ -103,30 +118,29 @@ impl Kings {
         let others = own_base.difference_of(other);
         let (mut explained, mut likeness) = own_base.likeness(&others, config);
         let mut shared = own_base.own.shared(&others, &between);
-        let mut kings = 1;
-        if !same && (likeness != Likeness::Apart || shared.contains(&true)) {
-            // The king who is nearest to the other one, and how far he is.
-            let (mut nearest, mut least) = (self.nearest, others.distance());
-            for (place, base) in self.bases().enumerate() {
-                let others = base.difference_of(other);
-                let theirs = base.own.shared(&others, &between);
+        if shared.contains(&true) {
+            for base in self.bases() {
+                let theirs = base.own.shared(&base.difference_of(other), &between);
                 shared.iter_mut().zip(theirs).for_each(|(shared, theirs)| *shared &= theirs);
-                if others.distance() < least {
-                    (nearest, least) = (place, others.distance());
-                }
             }
-            if nearest != self.nearest
-                && let Some(base) = self.bases().nth(nearest)
-            {
+        }
+        let (mut kings, mut moved) = (1, None);
+        let nearest = if same { self.nearest } else { self.nearest_to(other) };
+        if nearest != self.nearest
+            && let Some(base) = self.bases().nth(nearest)
+        {
+            let others = base.difference_of(other);
+            moved = Some(own_base.likeness(&others, config));
+            if likeness != Likeness::Apart {
                 kings = 2;
-                let (seen, like) = base.likeness(&base.difference_of(other), config);
+                let (seen, like) = base.likeness(&others, config);
                 if (like, seen.cosine) < (likeness, explained.cosine) {
                     (explained, likeness) = (seen, like);
                 }
             }
         }
         let shared = shared.into_iter().filter(|&shared| shared).count();
-        Compared { same, distance: between.distance(), explained, likeness, shared, kings }
+        Compared { same, distance: between.distance(), explained, likeness, shared, kings, moved }
     }
 }
 
@@ -136,8 +150,8 @@ impl Base {
         Delta::between(model, &self.king, &self.king)
     }
 
-    /// How much of the submission's difference is an earlier one's, `others`, and what that
-    /// amounts to.
+    /// How much of the submission's difference is an earlier one's, `others`, to this king or to
+    /// another, and what that amounts to.
     fn likeness(&self, others: &Delta, config: &LineageConfig) -> (Explained, Likeness) {
         let explained = self.own.explained_by(others);
         let Explained { cosine, rest, .. } = explained;

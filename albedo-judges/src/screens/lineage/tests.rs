@@ -7,7 +7,7 @@ use albedo_core::{CallContext, Models};
 use super::*;
 use crate::screens::store::Submission;
 use crate::screens::testing::{demo_king, disguise, find, folder, wait};
-use crate::screens::{AlignTo, Measurement};
+use crate::screens::{AlignTo, Measurement, is_like_the_king_alone};
 
 mod forward;
 
@@ -169,6 +169,28 @@ fn a_copy_is_found_under_every_disguise_and_training_is_not() {
     scaled.add_difference(0.5, &rival, &king);
     assert!(matches!(place.judge(Some(&store), &scaled), Finding::Rejected(_)));
     assert!(matches!(place.judge(None, &scaled), Finding::Clear(_)));
+}
+
+#[test]
+fn a_rejection_says_whose_copy_it_is() {
+    let king = small();
+    let place = Place::new(&king);
+    let rival = trained(&king, 1);
+    let store = place.store(&[("rival", &rival)]);
+    let mut scaled = king.clone();
+    scaled.add_difference(0.5, &rival, &king);
+    let mut broken = king.clone();
+    broken.tensors.get_mut("model.norm.weight").expect("there").values[3] = f32::NAN;
+    for (model, of) in [
+        (&king, json!("the king")),
+        (&rival, json!("rival")),
+        (&scaled, json!("rival")),
+        (&broken, json!(null)),
+    ] {
+        let found = place.judge(Some(&store), model);
+        assert_eq!(found.evidence()["rejected_for"], json!([of]), "{found:?}");
+        assert_eq!(is_like_the_king_alone(&found), of == "the king", "{found:?}");
+    }
 }
 
 /// A disguise rounds the weights again, which moves them by as much.
@@ -488,6 +510,50 @@ fn a_scaled_copy_is_known_after_a_crown() {
     assert!(found.evidence()["reasons"].to_string().contains("rival"), "{found:?}");
     let found = place.judge_under(&king, &store, &colleague);
     assert!(matches!(found, Finding::Clear(_)), "{found:?}");
+}
+
+/// Somebody adds to the king what a rival has made of the king before: the crown, which is larger,
+/// hides it from both kings.
+#[test]
+fn work_that_was_moved_to_another_king_is_flagged() {
+    let first = small();
+    let place = Place::new(&first);
+    let (king, rival) = (moved(&first, 0.05, 1), moved(&first, 0.02, 2));
+    let store = place.store(&[("the first king", &first), ("the king", &king), ("rival", &rival)]);
+    place.crown(&store, &[&first, &king]);
+    for (factor, is_disguised) in [(1.0, false), (0.5, false), (1.0, true)] {
+        let mut copy = king.clone();
+        copy.add_difference(factor, &rival, &first);
+        if is_disguised {
+            DISGUISES[9].1(&mut copy, &mut Dice::new("all", 2));
+        }
+        let found = place.judge_under(&king, &store, &copy.rounded());
+        let is_moved = rules(&found).contains(&"moved".to_owned());
+        assert!(matches!(found, Finding::Flagged(_)) && is_moved, "{factor}: {found:?}");
+        let reasons = found.evidence()["reasons"].to_string();
+        assert!(reasons.contains("the change of rival from another king"), "{reasons}");
+        let nearest = &found.evidence()["nearest"][0];
+        let number = |key: &str| nearest[key].as_f64().expect("a number");
+        assert!(nearest["of"] == "rival" && number("moved") > 0.9 && number("cosine") < 0.5, "{nearest}");
+    }
+}
+
+#[test]
+fn trainings_of_two_kings_are_not_taken_for_moved_work() {
+    let first = small();
+    let place = Place::new(&first);
+    let king = moved(&first, 0.05, 1);
+    let (rival, late) = (moved(&first, 0.02, 2), moved(&king, 0.02, 3));
+    let store =
+        place.store(&[("the first king", &first), ("the king", &king), ("rival", &rival), ("late", &late)]);
+    place.crown(&store, &[&first, &king]);
+    for (base, of) in [(&king, "rival"), (&first, "late")] {
+        let found = place.judge_under(&king, &store, &moved(base, 0.02, 4));
+        assert!(matches!(found, Finding::Clear(_)), "{of}: {found:?}");
+        let nearest = found.evidence()["nearest"].as_array().expect("a list");
+        let near = nearest.iter().find(|near| near["of"] == of).expect("compared");
+        assert!(near["moved"].as_f64().expect("it has another king").abs() < 0.2, "{near}");
+    }
 }
 
 /// An adapter's matrices alone move: the others stay a former king's.

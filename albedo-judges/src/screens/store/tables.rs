@@ -13,8 +13,8 @@ pub(super) const APPLICATION: i64 = 0x616c_6273;
 /// projections make of a model: sketches of two versions must never meet. A store of
 /// an earlier format is brought to this one when it is opened. The sketches of format 1
 /// stay where they are, are compared with nothing, and count as
-/// [outdated](super::Store::outdated); those of format 2 are of this one, too.
-pub(super) const FORMAT: i64 = 3;
+/// [outdated](super::Store::outdated); those of later formats are of this one, too.
+pub(super) const FORMAT: i64 = 4;
 
 pub(super) const TABLES: &str = "
     CREATE TABLE entries (
@@ -87,6 +87,21 @@ pub(super) const TABLES_3: &str = "
         BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
 ";
 
+/// What format 4 has besides: later submissions with the parameters of an entry.
+pub(super) const TABLES_4: &str = "
+    CREATE TABLE aliases (
+        entry INTEGER NOT NULL REFERENCES entries (id),
+        label TEXT NOT NULL,
+        hotkey TEXT NOT NULL,
+        block INTEGER NOT NULL,
+        PRIMARY KEY (entry, label)
+    ) STRICT;
+    CREATE TRIGGER aliases_keep BEFORE UPDATE ON aliases
+        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
+    CREATE TRIGGER aliases_stay BEFORE DELETE ON aliases
+        BEGIN SELECT RAISE(ABORT, 'the store is append-only'); END;
+";
+
 /// Whether the file has no tables and is no other program's: it is new, or the process that made
 /// it was interrupted.
 pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
@@ -103,7 +118,8 @@ pub(super) fn furnish(connection: &Connection) -> rusqlite::Result<()> {
     let transaction = begin(connection)?;
     if is_empty(&transaction)? {
         transaction.execute_batch(&format!(
-            "PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; {TABLES} {TABLES_2} {TABLES_3}"
+            "PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; {TABLES} {TABLES_2} {TABLES_3} \
+             {TABLES_4}"
         ))?;
     }
     transaction.commit()
@@ -120,6 +136,9 @@ pub(super) fn upgrade(connection: &Connection) -> rusqlite::Result<()> {
     if format < 3 {
         transaction.execute_batch(TABLES_3)?;
         add_kings_of_sets(&transaction)?;
+    }
+    if format < 4 {
+        transaction.execute_batch(TABLES_4)?;
     }
     transaction.execute_batch(&format!("PRAGMA user_version = {FORMAT};"))?;
     transaction.commit()

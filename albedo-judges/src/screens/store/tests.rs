@@ -1,7 +1,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use super::tables::{TABLES, TABLES_2};
+use super::tables::{TABLES, TABLES_2, TABLES_3};
 use super::*;
 
 fn submission(label: &str, parameters: u8) -> Submission {
@@ -65,6 +65,7 @@ fn nothing_can_be_changed_or_removed() {
     let (_folder, path) = place();
     let store = Store::create(&path).expect("a store");
     store.add(&submission("a", 1)).expect("added");
+    store.add(&submission("b", 1)).expect("another label");
     let connection = rusqlite::Connection::open(&path).expect("opens");
     let set = QuestionSet { seed: 1, king: Digest::of("king"), questions: Vec::new() };
     let set = store.add_set(&set).expect("added");
@@ -77,6 +78,8 @@ fn nothing_can_be_changed_or_removed() {
         "UPDATE sets SET questions = x''",
         "DELETE FROM answers",
         "DELETE FROM kings",
+        "UPDATE aliases SET label = 'c'",
+        "DELETE FROM aliases",
     ] {
         let error = connection.execute(sql, []).expect_err(sql);
         assert!(error.to_string().contains("append-only"), "{error}");
@@ -260,6 +263,83 @@ fn kings_come_back_the_latest_first_and_a_set_names_one() {
     store.add_set(&set).expect("added");
     let labels: Vec<_> = store.kings().expect("reads").into_iter().map(|king| king.entry.label).collect();
     assert_eq!(labels, ["3", "1", "2"], "9 has no sketch");
+}
+
+/// A submission is screened when its bytes are here, which says nothing of who committed first.
+#[test]
+fn a_model_is_the_work_of_who_committed_to_it_first_whoever_was_seen_first() {
+    let (_folder, path) = place();
+    let store = Store::create(&path).expect("a store");
+    let add = |label: &str, block: Option<u64>| {
+        let entry = store.add(&Submission { block, ..submission(label, 1) }).expect("added");
+        assert_eq!(entry.label, "bob", "who was seen first stays the entry");
+    };
+    let own = |labels: &[&str]| {
+        let labels: Vec<_> = labels.iter().map(|&label| label.to_owned()).collect();
+        store.own(&labels).expect("read")
+    };
+    store.add(&submission("else", 2)).expect("added");
+    add("bob", Some(200));
+    assert_eq!(own(&["bob", "else"]), ["bob", "else"], "nobody else had it");
+    assert_eq!(store.first_label("bob").expect("read"), None);
+    // Ann committed before bob, and was delayed. What came later than she did is left out for her.
+    add("ann", Some(100));
+    add("ann", Some(100));
+    assert_eq!(own(&["ann", "bob"]), ["ann", "bob"]);
+    assert_eq!(own(&["ann"]), ["ann", "bob"], "bob's is a copy of hers");
+    // Dave came between them: bob is later than he, and ann is not.
+    assert!(own(&["dave", "bob"]).iter().all(|label| label == "dave"));
+    assert_eq!(store.first_label("bob").expect("read").as_deref(), Some("ann"));
+    assert_eq!(store.first_label("else").expect("read"), None);
+    // Bob's second try changes nothing. Of one block, nobody is known to be the first.
+    add("bob again", Some(300));
+    assert!(own(&["bob", "bob again"]).iter().all(|label| label == "bob again"));
+    add("cat", Some(100));
+    assert!(own(&["ann", "bob"]).iter().all(|label| label == "ann"));
+    assert_eq!(own(&["ann", "cat"]), ["ann", "cat", "bob"]);
+    assert_eq!(store.len().expect("counts"), 2);
+}
+
+/// An operator may add a model's folder, which was never committed.
+#[test]
+fn a_label_without_a_block_is_never_the_first() {
+    let (_folder, path) = place();
+    let store = Store::create(&path).expect("a store");
+    let add = |label: &str, block: Option<u64>, parameters: u8| {
+        store.add(&Submission { block, ..submission(label, parameters) }).expect("added")
+    };
+    let own = |label: &str| store.own(&[label.to_owned()]).expect("read");
+    add("ann", Some(100), 1);
+    let entry = add("a folder", None, 1);
+    assert_eq!(store.labels(&entry).expect("read"), ["ann"], "nothing is kept of it");
+    assert_eq!(own("ann"), ["ann"]);
+    assert_eq!(store.first_label("ann").expect("read"), None);
+    let entry = add("bob", Some(200), 1);
+    assert_eq!(store.labels(&entry).expect("read"), ["ann", "bob"]);
+    assert_eq!(own("bob"), ["bob"], "the entry is ann's");
+    // The folder was added first.
+    add("a folder", None, 2);
+    add("cat", Some(100), 2);
+    assert_eq!(own("cat"), ["cat", "a folder"]);
+    assert_eq!(store.first_label("a folder").expect("read").as_deref(), Some("cat"));
+}
+
+#[test]
+fn a_store_of_the_third_format_gets_room_for_labels() {
+    let (_folder, path) = place();
+    let connection = rusqlite::Connection::open(&path).expect("made");
+    let version = format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = 3;");
+    connection.execute_batch(&format!("{version} {TABLES} {TABLES_2} {TABLES_3}")).expect("made");
+    let sql = "INSERT INTO entries (label, hotkey, block, parameters) VALUES ('bob', '5F', 200, ?1)";
+    connection.execute(sql, [Digest::of([1]).as_bytes().as_slice()]).expect("added");
+    drop(connection);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
+    for _ in 0..2 {
+        let store = Store::open(&path).expect("opens");
+        store.add(&submission("ann", 1)).expect("added");
+        assert_eq!(store.first_label("bob").expect("read").as_deref(), Some("ann"));
+        assert_eq!(store.len().expect("counts"), 1);
+    }
 }
 
 /// A process that creates a store may be interrupted at any time.
