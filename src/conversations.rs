@@ -17,7 +17,7 @@ const MAX_LINE: u64 = 64 << 20;
 /// The conversations in `path`, a file of JSON Lines or a folder of such files: one per
 /// line, an array of messages with `role` and `content`, or an object with `messages` and
 /// perhaps `instance_id` and `repo`. The feature `distil` reads files that end in `.gz`,
-/// too.
+/// too; without it they are refused.
 ///
 /// # Errors
 /// The operator's, with file and line: what is no conversation; none at all.
@@ -68,26 +68,46 @@ pub(crate) fn turns(messages: &[Message]) -> usize {
     messages.iter().skip(1).filter(|message| message.role == MessageRole::Assistant).count()
 }
 
-/// The file `path`, or the `.jsonl` files of the folder, in the order of their names.
+/// The file `path`, or the `.jsonl` and `.jsonl.gz` files of the folder, in the order of their names. A
+/// file that is there packed and unpacked is refused: nobody knows whether both say the same.
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let io = |error| Error::io(READ, path, error);
-    if !fs::metadata(path).map_err(io)?.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
     let mut files = Vec::new();
-    for entry in fs::read_dir(path).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        if path.extension().is_some_and(|extension| extension == "jsonl") {
-            files.push(path);
+    if fs::metadata(path).map_err(io)?.is_dir() {
+        let is_lines = |path: &Path| ends_in(path, "jsonl");
+        for entry in fs::read_dir(path).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            let unpacked = path.with_extension("");
+            let is_packed = ends_in(&path, "gz") && is_lines(&unpacked);
+            if is_packed && unpacked.exists() {
+                return Err(invalid("two files have one name, packed and unpacked")
+                    .with("file", unpacked.display())
+                    .with("packed", path.display())
+                    .with_hint("remove one of them, or rename it if it has other conversations"));
+            }
+            if is_packed || is_lines(&path) {
+                files.push(path);
+            }
         }
+        files.sort_unstable();
+    } else {
+        files.push(path.to_owned());
     }
-    files.sort_unstable();
     if files.is_empty() {
         return Err(invalid("no file in the folder ends in `.jsonl`")
             .with("path", path.display())
             .with_hint("give a file, or a folder of files, with one conversation per line"));
     }
-    Ok(files)
+    match files.iter().find(|path| ends_in(path, "gz")) {
+        Some(packed) if !cfg!(feature = "distil") => Err(invalid("this build reads no packed files")
+            .with("file", packed.display())
+            .with_hint("unpack it with `gzip -d`, or build albedo with its feature `distil`")),
+        _ => Ok(files),
+    }
+}
+
+fn ends_in(path: &Path, ending: &str) -> bool {
+    path.extension().is_some_and(|extension| extension == ending)
 }
 
 fn invalid(message: impl Into<String>) -> Error {
@@ -97,7 +117,7 @@ fn invalid(message: impl Into<String>) -> Error {
 /// What reads `file`, which is at `path`.
 fn reader(path: &Path, file: File) -> Box<dyn BufRead> {
     #[cfg(feature = "distil")]
-    if path.extension().is_some_and(|extension| extension == "gz") {
+    if ends_in(path, "gz") {
         return Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))));
     }
     let _ = path;
@@ -244,6 +264,66 @@ mod tests {
         let names: Vec<_> = rows.iter().map(|row| (row.instance_id.as_str(), row.repo.as_str())).collect();
         assert_eq!(names, [("chats-1", "chats"), ("a", "r")]);
         assert_eq!(rows[0].messages, rows[1].messages);
+    }
+
+    /// A folder with the lines of `files`, packed where their names end in `.gz`.
+    #[cfg(feature = "distil")]
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        use std::io::Write;
+
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            let file = File::create(&path).expect("creates");
+            let mut file: Box<dyn Write> = if ends_in(&path, "gz") {
+                Box::new(flate2::write::GzEncoder::new(file, flate2::Compression::default()))
+            } else {
+                Box::new(file)
+            };
+            file.write_all(text.as_bytes()).expect("writes");
+        }
+        folder
+    }
+
+    #[cfg(feature = "distil")]
+    #[test]
+    fn a_folder_has_its_packed_files_too() {
+        let line = format!("{TURNS}\n");
+        let line = line.as_str();
+        let read = |files: &[(&str, &str)]| {
+            let folder = folder(files);
+            let rows = conversations(folder.path()).expect("reads").into_iter();
+            rows.map(|row| row.instance_id).collect::<Vec<_>>()
+        };
+        let files = [("b.jsonl", line), ("a.jsonl.gz", line), ("notes.gz", "-"), ("notes.txt", "-")];
+        assert_eq!(read(&files), ["a.jsonl-1", "b-1"]);
+        assert_eq!(read(&files[1..]), ["a.jsonl-1"]);
+    }
+
+    #[test]
+    fn a_file_that_is_there_packed_and_unpacked_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["a.jsonl", "a.jsonl.gz"] {
+            fs::write(folder.path().join(name), TURNS).expect("writes");
+        }
+        let error = conversations(folder.path()).expect_err("which one?").to_string();
+        assert!(error.contains("/a.jsonl,") && error.contains("/a.jsonl.gz"), "{error}");
+        assert!(error.contains("remove one of them"), "{error}");
+        fs::remove_file(folder.path().join("a.jsonl.gz")).expect("removes");
+        assert_eq!(conversations(folder.path()).expect("reads").len(), 1);
+    }
+
+    #[cfg(not(feature = "distil"))]
+    #[test]
+    fn a_packed_file_is_refused_by_a_build_that_cannot_read_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("b.jsonl"), TURNS).expect("writes");
+        let packed = folder.path().join("a.jsonl.gz");
+        fs::write(&packed, "packed").expect("writes");
+        for path in [folder.path(), &packed] {
+            let error = conversations(path).expect_err("cannot be read").to_string();
+            assert!(error.contains("a.jsonl.gz") && error.contains("feature `distil`"), "{error}");
+        }
     }
 
     #[test]

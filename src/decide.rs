@@ -157,6 +157,15 @@ impl Scores {
         harbor::read(path, choice)
     }
 
+    /// Reads two such jobs that are to be compared. A task that no trial of one job has finished is called as
+    /// in the other.
+    ///
+    /// # Errors
+    /// As [`Scores::inspect`].
+    pub fn harbor_pair(first: &Path, second: &Path, choice: &Choice) -> Result<[Self; 2]> {
+        harbor::read_pair(first, second, choice)
+    }
+
     /// Items, those without a score among them.
     pub fn len(&self) -> usize {
         self.items.len()

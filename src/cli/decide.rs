@@ -108,7 +108,7 @@ impl Arguments {
         let [first, second] = match (&self.inspect[..], &self.lm_eval[..], &self.harbor[..]) {
             ([first, second], _, _) => [Scores::inspect(first, &choice)?, Scores::inspect(second, &choice)?],
             (_, [first, second], _) => Scores::lm_eval_pair(first, second, &choice)?,
-            (_, _, [first, second]) => [Scores::harbor(first, &choice)?, Scores::harbor(second, &choice)?],
+            (_, _, [first, second]) => Scores::harbor_pair(first, second, &choice)?,
             _ => return Err(Error::bug("read the scores", "no logs were asked for")),
         };
         let worst = self.range[usize::from(self.lower_is_better)];

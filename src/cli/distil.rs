@@ -129,7 +129,7 @@ pub(super) fn reseed(config: &mut DistilConfig, seed: u64) {
 
 /// Gives the stages that are measured in tokens `all` together, by their shares.
 pub(super) fn share(config: &mut DistilConfig, all: u64) -> Result<()> {
-    let sum: u64 = config.stage.iter().filter_map(|stage| stage.tokens).sum();
+    let sum = config.stage.iter().filter_map(|stage| stage.tokens).fold(0, u64::saturating_add);
     if sum == 0 {
         return Err(Error::new(
             ErrorKind::ConfigInvalid,
@@ -297,6 +297,7 @@ fn stages(plan: &DistilPlan) -> Vec<serde_json::Value> {
             "objective": stage.settings.objective,
             "turns": stage.settings.turns,
             "weight": stage.settings.weight,
+            "prompts": stage.settings.prompts,
             "control": stage.settings.control,
             "steps": stage.engine.steps,
             "conversations": stage.conversations,
@@ -318,7 +319,7 @@ pub(super) fn described(plan: &DistilPlan, look: Look) -> String {
     }
     for set in &data.sets {
         let said = format!(
-            "{}: {} conversations of {} repositories; a pass reads {} tokens, {} of them with a loss",
+            "{}: {} conversations of {} repositories; a pass reads {} tokens, {} of them tokens of replies",
             set.turns.name(),
             set.rows,
             set.repos,
@@ -367,13 +368,16 @@ pub(super) fn described(plan: &DistilPlan, look: Look) -> String {
         let objective = super::output::words(&stage.settings.objective);
         let teacher = stage.teacher.as_ref().map(|teacher| format!(" from {}", teacher.parameters.short()));
         let control = stage.settings.control.map(|control| format!(", a control: {}", control.name()));
+        let prompts = Some(stage.settings.prompts).filter(|prompts| *prompts > 0.0);
+        let prompts = prompts.map(|prompts| format!(", tokens of prompts count {prompts}"));
         let said = format!(
-            "{objective}{} on {}, {} steps of {} conversations{}{}",
+            "{objective}{} on {}, {} steps of {} conversations{}{}{}",
             teacher.unwrap_or_default(),
             stage.settings.turns.name(),
             stage.engine.steps,
             plan.accumulate,
             if plan.rename { ", names replaced" } else { "" },
+            prompts.unwrap_or_default(),
             control.unwrap_or_default()
         );
         text += &look.entry(&format!("stage {}", number + 1), &said);
@@ -423,6 +427,10 @@ mod tests {
         share(&mut config, 4000).expect("shares");
         let tokens: Vec<_> = config.stage.iter().map(|stage| stage.tokens).collect();
         assert_eq!(tokens, [Some(3000), None, Some(1000)]);
+        // More than any stage may have: its check says so.
+        config.stage[0].tokens = Some(u64::MAX);
+        share(&mut config, 4000).expect("shares");
+        assert_eq!(config.stage[2].tokens, Some(1));
         config.stage.retain(|stage| stage.tokens.is_none());
         assert!(share(&mut config, 1).is_err());
     }

@@ -126,8 +126,11 @@ pub(crate) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
 async fn turn(arguments: &Arguments, cx: &CallContext) -> Result<Exit> {
     let registry = Registry::linked()?;
     let config = arguments.read()?;
-    let mut flywheel = Box::pin(Flywheel::open(config, &BuildContext::new(&registry, cx))).await?;
-    if flywheel.chain().rounds.len() >= arguments.rounds as usize {
+    let build = BuildContext::new(&registry, cx);
+    let mut flywheel = Box::pin(Flywheel::open(config, &build)).await?;
+    if flywheel.chain().rounds.len() < arguments.rounds as usize {
+        Box::pin(flywheel.check(&build)).await?;
+    } else {
         note("these rounds were ended before: nothing was done, and this is what their records say");
     }
     while flywheel.chain().rounds.len() < arguments.rounds as usize {

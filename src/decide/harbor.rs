@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -52,7 +52,7 @@ struct Config {
 }
 
 /// Where its task is from.
-#[derive(PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 struct Task {
     #[serde(default)]
     path: Option<String>,
@@ -78,48 +78,115 @@ impl Task {
     /// What Harbor calls the task where its own file does not say otherwise: its name, or its
     /// folder's.
     fn called(&self) -> Option<&str> {
-        let folder = || self.path.as_deref()?.trim_end_matches('/').rsplit('/').next();
-        self.name.as_deref().or_else(folder).filter(|name| !name.is_empty())
+        self.name.as_deref().or_else(|| self.folder()).filter(|name| !name.is_empty())
+    }
+
+    /// The last part of its path.
+    fn folder(&self) -> Option<&str> {
+        self.path.as_deref()?.trim_end_matches('/').rsplit('/').next()
     }
 }
 
+/// The tasks of a job by the last part of their paths, with their names if a trial of them has ended.
+type Folders<'a> = BTreeMap<String, BTreeMap<Task, Option<&'a str>>>;
+
+/// The trials of one job.
+struct Job {
+    trials: Vec<Trial>,
+    /// The tasks of trials that have not ended, with the files that name them.
+    unfinished: Vec<(Task, PathBuf)>,
+}
+
 pub(super) fn read(job: &Path, choice: &Choice) -> Result<Scores> {
-    let failed = |error| Error::io(READ, job, error);
-    let mut folders = Vec::new();
-    for entry in fs::read_dir(job).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_type().map_err(failed)?.is_dir() {
-            folders.push(entry.path());
+    let read = Job::read(job)?;
+    read.scores(&read.names().collect(), choice).map_err(|error| error.with("path", job.display()))
+}
+
+/// Two jobs that are compared: what one of them calls a task, the other calls it, too, if no trial of that
+/// task has ended in it. Two tasks are one if their paths are alike, or end alike and no other path of
+/// either job does.
+pub(super) fn read_pair(first: &Path, second: &Path, choice: &Choice) -> Result<[Scores; 2]> {
+    let [one, other] = [Job::read(first)?, Job::read(second)?];
+    let scores = |job: &Job, beside: &Job, path: &Path| {
+        // A job's own names come last, and stand.
+        let mut names: BTreeMap<_, _> = beside.names().chain(job.names()).collect();
+        let (own, others) = (job.folders(), beside.folders());
+        for (task, _) in &job.unfinished {
+            let Some(folder) = task.folder() else { continue };
+            let only = own.get(folder).is_some_and(|tasks| tasks.len() == 1);
+            let other = others.get(folder).filter(|tasks| only && tasks.len() == 1);
+            if let Some(name) = other.and_then(|tasks| tasks.values().next().copied().flatten()) {
+                names.entry(task.clone()).or_insert(name);
+            }
         }
-    }
-    folders.sort();
-    let (mut trials, mut unfinished) = (Vec::new(), Vec::new());
-    for folder in folders {
-        let (result, config) = (folder.join(RESULT), folder.join(CONFIG));
-        if result.is_file() {
-            trials.push(document::<Trial>(&result)?);
-        } else if config.is_file() {
-            unfinished.push((document::<Config>(&config)?.task, config));
+        job.scores(&names, choice).map_err(|error| error.with("path", path.display()))
+    };
+    Ok([scores(&one, &other, first)?, scores(&other, &one, second)?])
+}
+
+impl Job {
+    /// Reads the job in the folder `path`.
+    fn read(path: &Path) -> Result<Self> {
+        let failed = |error| Error::io(READ, path, error);
+        let mut folders = Vec::new();
+        for entry in fs::read_dir(path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_type().map_err(failed)?.is_dir() {
+                folders.push(entry.path());
+            }
         }
+        folders.sort();
+        let (mut trials, mut unfinished) = (Vec::new(), Vec::new());
+        for folder in folders {
+            let (result, config) = (folder.join(RESULT), folder.join(CONFIG));
+            if result.is_file() {
+                trials.push(document::<Trial>(&result)?);
+            } else if config.is_file() {
+                unfinished.push((document::<Config>(&config)?.task, config));
+            }
+        }
+        if trials.is_empty() {
+            return Err(Error::new(ErrorKind::NotFound, READ, "the folder has no trials that ended")
+                .with_fault(Fault::Operator)
+                .with("path", path.display())
+                .with_hint("give the folder of one job, which has a folder with a `result.json` per trial"));
+        }
+        Ok(Self { trials, unfinished })
     }
-    if trials.is_empty() {
-        return Err(Error::new(ErrorKind::NotFound, READ, "the folder has no trials that ended")
-            .with_fault(Fault::Operator)
-            .with("path", job.display())
-            .with_hint("give the folder of one job, which has a folder with a `result.json` per trial"));
+
+    /// What the trials that ended call their tasks.
+    fn names(&self) -> impl Iterator<Item = (Task, &str)> {
+        self.trials.iter().filter_map(|trial| Some((trial.task()?, trial.task_name.as_str())))
     }
-    let mut scores = scores(&trials, choice).map_err(|error| error.with("path", job.display()))?;
-    let known: BTreeMap<Task, &str> =
-        trials.iter().filter_map(|trial| Some((trial.task()?, trial.task_name.as_str()))).collect();
-    for (task, config) in unfinished {
-        // A finished trial of the same task says what it is called.
-        let name = known.get(&task).copied().or_else(|| task.called());
-        let name = name.ok_or_else(|| {
-            malformed("the trial names no task").with("path", config.display()).with_hint("remove its folder")
-        })?;
-        scores.add(name.to_owned(), None, None, None)?;
+
+    /// The tasks of all trials.
+    fn folders(&self) -> Folders<'_> {
+        let unfinished = self.unfinished.iter().map(|(task, _)| (task.clone(), None));
+        let ended = self.names().map(|(task, name)| (task, Some(name)));
+        let mut folders = Folders::new();
+        // Those that ended come last: their names stand.
+        for (task, name) in unfinished.chain(ended) {
+            if let Some(folder) = task.folder().map(str::to_owned) {
+                folders.entry(folder).or_default().insert(task, name);
+            }
+        }
+        folders
     }
-    Ok(scores)
+
+    /// The scores of all trials. `names` are those of tasks of which a trial ended.
+    fn scores(&self, names: &BTreeMap<Task, &str>, choice: &Choice) -> Result<Scores> {
+        let mut scores = scores(&self.trials, choice)?;
+        for (task, config) in &self.unfinished {
+            let name = names.get(task).copied().or_else(|| task.called());
+            let name = name.ok_or_else(|| {
+                malformed("the trial names no task")
+                    .with("config", config.display())
+                    .with_hint("remove its folder")
+            })?;
+            scores.add(name.to_owned(), None, None, None)?;
+        }
+        Ok(scores)
+    }
 }
 
 fn document<T: DeserializeOwned>(path: &Path) -> Result<T> {
@@ -145,6 +212,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::decide::{Missing, pair};
 
     #[test]
     fn trials_of_a_task_are_a_mean_and_broken_ones_have_no_score() {
@@ -211,5 +279,74 @@ mod tests {
         file("e__1", CONFIG, &json!({"task": {}}));
         let error = read(folder.path(), &Choice::default()).unwrap_err().to_string();
         assert!(error.contains("names no task") && error.contains("e__1"), "{error}");
+    }
+
+    #[test]
+    fn a_task_that_no_trial_of_one_job_finished_is_called_as_in_the_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |trial: &str, name: &str, content: &Value| {
+            let folder = folder.path().join(trial);
+            fs::create_dir_all(&folder).expect("a folder");
+            fs::write(folder.join(name), content.to_string()).expect("a file");
+        };
+        let config = |task: &str| json!({"task": {"path": format!("tasks/{task}")}});
+        let result = |task: &str| {
+            json!({
+                "task_name": format!("org/{task}"), "config": config(task),
+                "verifier_result": {"rewards": {"reward": 1.0}},
+            })
+        };
+        file("first/a__1", RESULT, &result("a"));
+        file("first/c__1", RESULT, &result("c"));
+        file("first/d__1", CONFIG, &config("d"));
+        file("second/a__1", RESULT, &result("a"));
+        file("second/c__1", CONFIG, &config("c"));
+        file("second/d__1", RESULT, &result("d"));
+        let [first, second] = ["first", "second"].map(|job| folder.path().join(job));
+        let [first, second] = read_pair(&first, &second, &Choice::default()).expect("two jobs");
+        for (scores, lost) in [(&first, "org/d"), (&second, "org/c")] {
+            assert_eq!(scores.items.keys().collect::<Vec<_>>(), ["org/a", "org/c", "org/d"]);
+            assert_eq!((scores.items[lost].count, scores.items[lost].failed), (0, 1));
+        }
+        let paired = pair(&first, &second, Missing::Lowest, 0.0).expect("pairs");
+        let found: Vec<_> = paired.items.iter().map(|item| (item.first, item.second)).collect();
+        assert_eq!(
+            found,
+            [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)],
+            "a loss of each, and no tie that nobody played"
+        );
+    }
+
+    #[test]
+    fn a_task_is_the_same_at_another_path_if_only_one_path_of_each_job_ends_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |trial: &str, name: &str, content: &Value| {
+            let folder = folder.path().join(trial);
+            fs::create_dir_all(&folder).expect("a folder");
+            fs::write(folder.join(name), content.to_string()).expect("a file");
+        };
+        let config = |path: &str| json!({"task": {"path": path}});
+        let result = |name: &str, path: &str| {
+            json!({
+                "task_name": name, "config": config(path),
+                "verifier_result": {"rewards": {"reward": 1.0}},
+            })
+        };
+        let jobs = ["first", "second"].map(|job| folder.path().join(job));
+        let names = || {
+            let [_, second] = read_pair(&jobs[0], &jobs[1], &Choice::default()).expect("two jobs");
+            second.items.into_keys().collect::<Vec<_>>()
+        };
+        file("first/a__1", RESULT, &result("org/a", "/home/u/tasks/a"));
+        file("first/c__1", RESULT, &result("org/c", "/home/u/tasks/c"));
+        file("second/a__1", RESULT, &result("org/a", "tasks/a"));
+        file("second/c__1", CONFIG, &config("tasks/c"));
+        assert_eq!(names(), ["org/a", "org/c"]);
+        // Two of the other job are called so, or two of its own: nobody knows which one it is.
+        file("first/c__2", CONFIG, &config("/home/u/more/c"));
+        assert_eq!(names(), ["c", "org/a"]);
+        fs::remove_dir_all(folder.path().join("first/c__2")).expect("removes");
+        file("second/c__2", CONFIG, &config("more/c"));
+        assert_eq!(names(), ["c", "org/a"]);
     }
 }

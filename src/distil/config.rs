@@ -9,7 +9,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::backends::burn::train::{Decay, Lora, Optimizer, Settings};
+use crate::backends::burn::train::{Decay, Lora, MAX_STEPS, Optimizer, Settings};
 use crate::config::{folder, parse, read};
 use crate::registry::CheckContext;
 use crate::{Error, ErrorKind, PluginConfig, Registry, Result, Screen, Seed};
@@ -19,6 +19,9 @@ mod stage;
 pub use stage::{Control, Objective, StageSettings, Turns, Weight};
 
 const CHECK: &str = "check the distillation's configuration";
+
+/// Most conversations of a step. Source: chosen by albedo: those of a step are in memory together.
+const MAX_ACCUMULATE: usize = 4096;
 
 /// What is trained, on what, how, and what its result has to show. Unknown keys are refused;
 /// relative paths are taken from the file's folder.
@@ -194,7 +197,7 @@ pub struct TrainSettings {
     pub weight_decay: f64,
     /// The largest norm of the gradient; a longer one is scaled down. 0 never scales.
     pub clip: f64,
-    /// Conversations per step. Their mean is weighted by tokens.
+    /// Conversations per step, 1 to 4,096. Their mean is weighted by tokens.
     pub accumulate: usize,
     /// The longest conversation in tokens. A longer one is cut behind its last whole reply
     /// that fits, and counted.
@@ -376,7 +379,11 @@ impl DistilConfig {
             }
             Err(invalid(key, format!("it is {value}, and must be at least {least}")))
         };
-        at_least("train.accumulate", self.train.accumulate as u64, 1)?;
+        let accumulate = self.train.accumulate;
+        if !(1..=MAX_ACCUMULATE).contains(&accumulate) {
+            let message = format!("it is {accumulate}, and must be 1 to {MAX_ACCUMULATE}");
+            return Err(invalid("train.accumulate", message));
+        }
         at_least("train.max_tokens", self.train.max_tokens as u64, 2)?;
         at_least("train.checkpoint_every", self.train.checkpoint_every, 1)?;
         at_least("train.keep", self.train.keep as u64, 2)?;
@@ -388,12 +395,36 @@ impl DistilConfig {
             // The number of steps is known once the data are read.
             self.settings(stage, stage.steps.unwrap_or(1)).check().map_err(under)?;
         }
+        let known: Vec<u64> = self.stage.iter().map(|stage| stage.steps.unwrap_or(1)).collect();
+        self.check_length(&known)?;
         if let Gate::Closed(gate) = &self.gate {
             CheckContext::new(registry)
                 .plugins("screens", &gate.screens)
                 .map_err(|error| error.under("gate"))?;
             if gate.samples == Some(0) {
                 return Err(invalid("gate.samples", "a duel needs at least one sample"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses stages of so many `steps`, one number per stage, if the record could not hold them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ConfigInvalid`] with the key of the stage that has too many.
+    pub(super) fn check_length(&self, steps: &[u64]) -> Result<()> {
+        let mut all = 0_u64;
+        for (place, (stage, steps)) in self.stage.iter().zip(steps).enumerate() {
+            all = all.saturating_add(*steps);
+            if all > MAX_STEPS {
+                let (key, hint) = match stage.tokens {
+                    Some(_) => ("tokens", "lower `tokens`, or raise `train.accumulate`"),
+                    None => ("steps", "lower `steps` of this stage, or the length of one before it"),
+                };
+                return Err(invalid(key, format!("the stages have more than {MAX_STEPS} steps together"))
+                    .under(format_args!("stage[{place}]"))
+                    .with("steps up to this stage", all)
+                    .with_hint(hint));
             }
         }
         Ok(())
@@ -503,12 +534,30 @@ mod tests {
     }
 
     #[test]
+    fn what_makes_a_stage_shorter_depends_on_how_its_length_is_given() {
+        let refused = |text: &str| {
+            let config = checked(text).expect("reads");
+            config.check_length(&[MAX_STEPS + 1]).expect_err("too long").to_string()
+        };
+        let tokens = refused(SMALL);
+        assert!(tokens.contains("stage[0].tokens") && tokens.contains("train.accumulate"), "{tokens}");
+        let steps = refused(&SMALL.replace("tokens = 1000", "steps = 1000"));
+        assert!(steps.contains("stage[0].steps") && !steps.contains("train.accumulate"), "{steps}");
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_key_and_a_remedy() {
         let sft = SMALL.replace("\"kd\"", "\"sft\"");
         for (text, words) in [
             (SMALL.replace("\"kd\"", "\"rl\""), "known: sft, kd, on-policy, dpo"),
             (SMALL.replace("\"kd\"", "\"dpo\""), "learns from pairs"),
             (SMALL.replace("tokens = 1000", "tokens = 1000\nbeta = 1"), "only the objective `dpo`"),
+            (SMALL.replace("tokens = 1000", "tokens = 1000\nprompts = 1.5"), "from 0 to 1"),
+            (SMALL.replace("\"kd\"", "\"on-policy\"\nprompts = 0.3"), "replies alone"),
+            (
+                SMALL.replace("\"kd\"", "\"dpo\"\nturns = \"pair\"\nprompts = 0.3"),
+                "(key: stage[0].prompts); leave it out",
+            ),
             (SMALL.replace("tokens = 1000", "tokens = 1000\nsampling = {}"), "samples nothing"),
             (SMALL.replace("objective", "objektive"), "did you mean `objective`"),
             (SMALL.replace("tokens = 1000", "token = 1000"), "did you mean `tokens`"),
@@ -530,6 +579,18 @@ mod tests {
             (SMALL.replace("license", "licence"), "did you mean `license`"),
             (format!("train.rate = -1\n{SMALL}"), "`rate` is -1"),
             (format!("train.keep = 1\n{SMALL}"), "at least 2"),
+            (format!("train.accumulate = 0\n{SMALL}"), "must be 1 to 4096"),
+            (format!("train.accumulate = 9223372036854775807\n{SMALL}"), "must be 1 to 4096"),
+            (format!("train.lora = {{ rank = 1025, alpha = 1 }}\n{SMALL}"), "`lora.rank` is 1025"),
+            (SMALL.replace("tokens = 1000", "tokens = 9223372036854775807"), "key: stage[0].tokens"),
+            (SMALL.replace("tokens = 1000", "steps = 1000001"), "key: stage[0].steps"),
+            (
+                SMALL.replace(
+                    "tokens = 1000",
+                    "steps = 600000\n[[stage]]\nobjective = \"sft\"\nsteps = 600000",
+                ),
+                "key: stage[1].steps, steps up to this stage: 1200000",
+            ),
             (SMALL.replace("data.records", "data.held_out"), "nothing to learn from"),
         ] {
             let error = checked(&text).expect_err(words);

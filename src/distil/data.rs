@@ -10,6 +10,7 @@ use super::order::Place;
 use super::rename::renamed;
 use crate::backends::burn::train::Row;
 use crate::backends::prompts::{ConversationTokens, PromptText};
+use crate::config::DuelConfig;
 use crate::rng::{Stream, Use, derive_seed};
 use crate::{BuildContext, Digest, Error, ErrorKind, Fault, Message, MessageRole, Result};
 
@@ -65,7 +66,7 @@ pub struct SetReport {
     pub rows: u64,
     /// Tokens of one pass, prompts included, without new names.
     pub tokens: u64,
-    /// Tokens of one pass that the loss is on.
+    /// Tokens of replies in one pass, with those that close them.
     pub supervised: u64,
     /// Conversations that the length cap has cut.
     pub cut: u64,
@@ -170,6 +171,27 @@ struct Counted {
     cut_supervised: usize,
 }
 
+/// Reads and verifies everything that `config` names, as [`View::read`] does, and refuses a duel of the
+/// configuration `duel` if its record could not be read, too. Whether anything is left to learn from is not
+/// known before that duel.
+///
+/// # Errors
+/// As [`View::read`]; the duel's tasks are missing, malformed or held out.
+pub(super) async fn check(config: &DistilConfig, duel: &DuelConfig, cx: &BuildContext<'_>) -> Result<()> {
+    let (_, held, _) = read(config, cx).await?;
+    held.refuse_duel(sources::tasks_of(duel, cx).await?.info().manifest)
+}
+
+/// The student's text, what is held out, and the data, before anything is left out of them.
+async fn read(config: &DistilConfig, cx: &BuildContext<'_>) -> Result<(PromptText, HeldOut, sources::Read)> {
+    let student = config.path(&config.student.path);
+    let text = PromptText::load(&student).map_err(|error| error.under("student.path"))?;
+    let wanted: BTreeSet<Turns> = config.stage.iter().map(|stage| stage.turns).collect();
+    let held = HeldOut::read(config, cx).await?;
+    let read = sources::read(config, &text, &wanted, &held, cx).await?;
+    Ok((text, held, read))
+}
+
 impl View {
     /// Reads, verifies and counts everything that `config` names.
     ///
@@ -178,11 +200,7 @@ impl View {
     /// held-out tasks; replies of another tokenizer than the student's; nothing to learn
     /// from.
     pub(super) async fn read(config: &DistilConfig, cx: &BuildContext<'_>) -> Result<Self> {
-        let student = config.path(&config.student.path);
-        let text = PromptText::load(&student).map_err(|error| error.under("student.path"))?;
-        let wanted: BTreeSet<Turns> = config.stage.iter().map(|stage| stage.turns).collect();
-        let mut held = HeldOut::read(config, cx).await?;
-        let read = sources::read(config, &text, &wanted, &held, cx).await?;
+        let (text, mut held, read) = read(config, cx).await?;
         let sources::Read { mut sets, sources, mut left_out } = read;
 
         let by_repo = config.data.split == Split::Repo;
@@ -319,7 +337,7 @@ impl View {
         for example in examples {
             let rows = self.text.conversation(&example.messages);
             let rows = rows.map_err(|error| error.with("conversation", &example.id))?;
-            let rows = rows_of(rows, self.max_tokens, 1.0);
+            let rows = rows_of(rows, self.max_tokens, Weights::REPLIES);
             if !rows.is_empty() {
                 self.measured.extend(rows);
                 taken.push(example);
@@ -391,10 +409,11 @@ impl View {
     /// A copy that the tokenizer refuses.
     pub(super) fn rows(&self, stage: &StageSettings, place: Place) -> Result<Vec<Row>> {
         let example = self.example(stage, place)?;
-        let weight = match (&example.reply, stage.weight) {
-            (Some(reply), Weight::Margin) => reply.margin as f32,
+        let replies = match (&example.reply, stage.weight) {
+            (Some(reply), Weight::Margin) => reply.margin,
             _ => 1.0,
         };
+        let weights = Weights { replies: replies as f32, prompts: (replies * stage.prompts) as f32 };
         let named = |error: Error| error.with("conversation", &example.id);
         if let Some(rejected) = &example.rejected {
             return self.pair(example, rejected, place).map_err(named);
@@ -404,7 +423,7 @@ impl View {
             let rows = rows_of(
                 self.tokens(example.reply.as_ref(), &messages, false).map_err(named)?,
                 self.max_tokens,
-                weight,
+                weights,
             );
             // New names can be longer: a copy that the length cap leaves nothing of is not used.
             if !rows.is_empty() {
@@ -412,7 +431,7 @@ impl View {
             }
         }
         let tokens = self.tokens(example.reply.as_ref(), &example.messages, true).map_err(named)?;
-        Ok(rows_of(tokens, self.max_tokens, weight))
+        Ok(rows_of(tokens, self.max_tokens, weights))
     }
 
     /// The two rows of a pair, the better one first. Both replies of a copy get the same new
@@ -423,7 +442,7 @@ impl View {
             let own = self.tokens(example.reply.as_ref(), messages, is_original)?;
             let others = self.tokens(Some(&rejected.reply), &answered_by(messages, text), is_original)?;
             for tokens in [own, others] {
-                rows.extend(rows_of(tokens, self.max_tokens, 1.0));
+                rows.extend(rows_of(tokens, self.max_tokens, Weights::REPLIES));
             }
             Ok(rows)
         };
@@ -489,7 +508,7 @@ impl View {
     /// # Errors
     /// Messages that the template refuses.
     pub(super) fn answered(&self, prompt: &[Message], ids: &[u32]) -> Result<Vec<Row>> {
-        Ok(rows_of(vec![self.text.answered(prompt, ids)?], self.max_tokens, 1.0))
+        Ok(rows_of(vec![self.text.answered(prompt, ids)?], self.max_tokens, Weights::REPLIES))
     }
 
     /// The tokens of `messages`, which are an example's or a copy of them; `reply` is the
@@ -549,16 +568,37 @@ fn counted(rows: Vec<ConversationTokens>, max_tokens: usize) -> Counted {
     counted
 }
 
-/// `rows` as the engine takes them: the loss is on replies and the tokens that close them.
-fn rows_of(rows: Vec<ConversationTokens>, max_tokens: usize, weight: f32) -> Vec<Row> {
-    let mut taken = Vec::new();
+/// How much tokens count in the loss.
+#[derive(Debug, Clone, Copy)]
+struct Weights {
+    /// Those of replies, and those that close them.
+    replies: f32,
+    /// All others, except those that the conversation's row before begins with, too: they count there.
+    prompts: f32,
+}
+
+impl Weights {
+    /// Replies alone count.
+    const REPLIES: Self = Self { replies: 1.0, prompts: 0.0 };
+}
+
+/// What `max_tokens` leaves of `rows`, which are of one conversation, as the engine takes them.
+fn rows_of(rows: Vec<ConversationTokens>, max_tokens: usize, weights: Weights) -> Vec<Row> {
+    let mut taken: Vec<Row> = Vec::new();
     for mut row in rows {
         if row.cut(max_tokens) {
-            let mut weights = vec![0.0; row.ids.len()];
+            let mut each = vec![weights.prompts; row.ids.len()];
+            let before = taken.last().map_or(&[][..], |before| &before.ids[..]);
+            let seen = before.iter().zip(&row.ids).take_while(|(before, own)| before == own).count();
+            each[..seen].fill(0.0);
             for reply in &row.replies {
-                weights[reply.clone()].fill(weight);
+                each[reply.clone()].fill(weights.replies);
             }
-            taken.push(Row { ids: row.ids, weights });
+            // Nothing is before the first token.
+            if let Some(first) = each.first_mut() {
+                *first = 0.0;
+            }
+            taken.push(Row { ids: row.ids, weights: each });
         }
     }
     taken

@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::config::{DistilConfig, Gate, LicensedSource, Source, Turns, Weight};
+use super::data;
 use super::gate::fight;
-use super::record::{DistilRecord, RECORD, State, digest_of, parameters};
-use super::run::Distillation;
+use super::record::{DistilRecord, ModelFacts, RECORD, State, digests, parameters};
+use super::run::{Checked, Distillation};
 use crate::backends::tasks::{ParquetTasks, ParquetTasksConfig, write_tasks};
 use crate::config::{DuelConfig, ModelConfig};
 use crate::conversations::conversations;
@@ -45,6 +46,10 @@ const MAX_CHAIN: u64 = 4 << 20;
 /// Tokens of the demo's first stage, which reads what was preferred in its duels. Source:
 /// chosen by albedo: two passes over 128 replies with their prompts.
 const DEMO_WINNERS: u64 = 200_000;
+
+/// Rates of that stage: few tokens want smaller ones than many (`docs/distil.md`).
+const DEMO_WINNERS_RATE: f64 = 5e-4;
+const DEMO_WINNERS_MUON_RATE: f64 = 0.005;
 
 /// What every round does.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,7 +98,8 @@ pub struct Round {
     pub gate: Option<Digest>,
     /// The parameters of the child.
     pub child: Digest,
-    /// Every file of the child: SHA-256 over the lines `{sha256}  {name}\n`.
+    /// Every file of the child, except what systems and hubs leave in folders: SHA-256 over the lines
+    /// `{sha256}  {name}\n`.
     pub files: Digest,
     /// Whether the child has passed its gate, and is the next king.
     pub crowned: bool,
@@ -179,11 +185,13 @@ pub struct Flywheel {
 }
 
 impl Flywheel {
-    /// Opens the folder, which is new, or holds a chain, which is verified.
+    /// Opens the folder, which is new, or holds a chain, which is verified. Call
+    /// [`Flywheel::check`] before the first round.
     ///
     /// # Errors
     /// A distillation without a gate; a king that is not in a folder; a chain of another
-    /// king, or one that does not verify; another process works in the folder.
+    /// king, or one that does not verify; another process works in the folder; conversations that
+    /// are missing or malformed.
     pub async fn open(mut config: FlywheelConfig, cx: &BuildContext<'_>) -> Result<Self> {
         let invalid = |key: &'static str, message: &str| {
             Error::new(ErrorKind::ConfigInvalid, TURN, message).with("key", key)
@@ -229,6 +237,45 @@ impl Flywheel {
             config.duel.tasks = PluginConfig::named(ParquetTasks::NAME).with("path", path_value(&tasks)?);
         }
         Ok(Self { config, chain, _lock: file })
+    }
+
+    /// Checks the distillation of the round ahead as far as it can be before the round's duel: reads
+    /// its data and its models' files.
+    ///
+    /// # Errors
+    /// As [`Distillation::prepare`]; a stage whose teacher is not the duel's challenger; tasks of the
+    /// duel that are missing, malformed or held out.
+    pub async fn check(&self, cx: &BuildContext<'_>) -> Result<()> {
+        let (mut config, duel) = (self.distil_config()?, &self.config.duel);
+        let teachers = Checked::of(&config, cx)?.teachers;
+        if let ModelRef::Folder(challenger) = duel.challenger.model()? {
+            let challenger = parameters(&duel.folder.join(challenger));
+            let challenger = challenger.map_err(|error| error.under("challenger.path"))?;
+            check_teachers(teachers.iter().map(Option::as_ref), challenger)?;
+        }
+        // The records of the rounds are the last source. That of the round ahead is not there yet.
+        config.data.records.pop();
+        data::check(&config, duel, cx).await
+    }
+
+    /// The configuration of the distillation of the round ahead.
+    fn distil_config(&self) -> Result<DistilConfig> {
+        let (mut config, number) = (self.config.distil.clone(), self.ahead());
+        config.student.path = self.king()?;
+        config.student.out = distil_folder(&self.config.out, number);
+        let path = self.config.out.join("duels/*");
+        config.data.records.push(match &self.config.license {
+            Some(license) => Source::Licensed(LicensedSource { path, license: license.clone() }),
+            None => Source::Path(path),
+        });
+        if number > 1 {
+            let seed = Seed::from(config.train.seed);
+            config.train.seed = later(seed, number).entropy();
+            if let Gate::Closed(gate) = &mut config.gate {
+                gate.seed = Some(later(gate.seed.unwrap_or(seed), number));
+            }
+        }
+        Ok(config)
     }
 
     /// The rounds that were ended.
@@ -279,33 +326,9 @@ impl Flywheel {
     /// # Errors
     /// As [`Distillation::prepare`]; a stage whose teacher is not the challenger of `duel`.
     pub async fn distillation(&self, duel: &Record, cx: &BuildContext<'_>) -> Result<Distillation> {
-        let (mut config, number) = (self.config.distil.clone(), self.ahead());
-        config.student.path = self.king()?;
-        config.student.out = distil_folder(&self.config.out, number);
-        let path = self.config.out.join("duels/*");
-        config.data.records.push(match &self.config.license {
-            Some(license) => Source::Licensed(LicensedSource { path, license: license.clone() }),
-            None => Source::Path(path),
-        });
-        if number > 1 {
-            let seed = Seed::from(config.train.seed);
-            config.train.seed = later(seed, number).entropy();
-            if let Gate::Closed(gate) = &mut config.gate {
-                gate.seed = Some(later(gate.seed.unwrap_or(seed), number));
-            }
-        }
-        let distillation = Distillation::prepare(config, cx).await?;
-        let teacher = duel.plan().challenger.model.parameters;
-        for (number, stage) in distillation.plan().stages.iter().enumerate() {
-            if let Some(other) = stage.teacher.as_ref().filter(|own| own.parameters != teacher) {
-                let message = "the stage has another teacher than the duel's challenger";
-                return Err(Error::new(ErrorKind::ConfigInvalid, TURN, message)
-                    .with("key", format!("stage[{number}].teacher"))
-                    .with("teacher", other.parameters)
-                    .with("challenger", teacher)
-                    .with_hint("name the same model in both: the teacher stays"));
-            }
-        }
+        let distillation = Distillation::prepare(self.distil_config()?, cx).await?;
+        let teachers = distillation.plan().stages.iter().map(|stage| stage.teacher.as_ref());
+        check_teachers(teachers, duel.plan().challenger.model.parameters)?;
         Ok(distillation)
     }
 
@@ -426,7 +449,7 @@ async fn round(out: &Path, before: &[Round], cx: &BuildContext<'_>) -> Result<Ro
         distillation: Digest::of(bytes),
         gate: gate.duel.as_ref().and_then(|duel| duel.record),
         child,
-        files: digest_of(&place, |_| true).map_err(numbered)?,
+        files: digests(&place).map_err(numbered)?.files,
         crowned,
     })
 }
@@ -443,6 +466,24 @@ async fn training_tasks(out: &Path, manifest: Digest, cx: &BuildContext<'_>) -> 
         tasks.check_shard(shard, false, cx.call()).await?;
     }
     Ok(Some(tasks))
+}
+
+/// Refuses a stage whose teacher is not the duel's challenger, the model with these parameters.
+fn check_teachers<'a>(
+    teachers: impl Iterator<Item = Option<&'a ModelFacts>>,
+    challenger: Digest,
+) -> Result<()> {
+    for (number, teacher) in teachers.enumerate() {
+        if let Some(other) = teacher.filter(|own| own.parameters != challenger) {
+            let message = "the stage has another teacher than the duel's challenger";
+            return Err(Error::new(ErrorKind::ConfigInvalid, TURN, message)
+                .with("key", format!("stage[{number}].teacher"))
+                .with("teacher", other.parameters)
+                .with("challenger", challenger)
+                .with_hint("name the same model in both: the teacher stays"));
+        }
+    }
+    Ok(())
 }
 
 /// The seed of round `number`, whose first one is `seed`.
@@ -496,8 +537,9 @@ pub fn demo(demo: &Demo, out: &Path) -> Result<FlywheelConfig> {
         duel.duel.samples = gate.samples.unwrap_or(duel.duel.samples);
     }
     if let Some(mut winners) = distil.stage.first().cloned() {
-        (winners.turns, winners.weight) = (Turns::Winner, Weight::Margin);
+        (winners.turns, winners.weight, winners.prompts) = (Turns::Winner, Weight::Margin, 0.0);
         winners.tokens = Some(DEMO_WINNERS);
+        (winners.rate, winners.muon_rate) = (Some(DEMO_WINNERS_RATE), Some(DEMO_WINNERS_MUON_RATE));
         distil.stage.insert(0, winners);
     }
     Ok(FlywheelConfig { duel, distil, license, conversations, out: out.to_owned() })
@@ -526,6 +568,22 @@ mod tests {
     fn a_child_is_king_if_it_was_crowned() {
         assert_eq!(round(true).heir(), Digest::of("child"));
         assert_eq!(round(false).heir(), Digest::of("x"));
+    }
+
+    #[test]
+    fn the_demos_first_stage_learns_from_winners_replies_alone() {
+        let config = demo(&Demo::locate().expect("the pack"), Path::new("wheel")).expect("reads");
+        let [winners, all] = &config.distil.stage[..] else {
+            panic!("two stages: {:?}", config.distil.stage)
+        };
+        assert_eq!((winners.turns, winners.weight), (Turns::Winner, Weight::Margin));
+        assert_eq!((winners.tokens, winners.prompts), (Some(DEMO_WINNERS), 0.0));
+        assert_eq!(
+            (winners.rate, winners.muon_rate),
+            (Some(DEMO_WINNERS_RATE), Some(DEMO_WINNERS_MUON_RATE))
+        );
+        assert_eq!((winners.objective, &winners.teacher), (all.objective, &all.teacher));
+        assert!(all.turns == Turns::AllRecorded && all.prompts > 0.0, "{all:?}");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use super::record::{GateDuel, GateReport, context};
 use super::run::{Distillation, Happening, Watch};
 use crate::config::{AdmissionConfig, DuelConfig, ModelConfig, journal_key};
 use crate::{
-    Admission, BuildContext, DuelReport, Error, ErrorKind, Fault, FileStore, Finding, Outcome, Registry,
-    Result, Screened,
+    Admission, BuildContext, DuelReport, Error, ErrorKind, Fault, FileStore, Finding, Outcome, PluginConfig,
+    Registry, Result, Screen, ScreenStage, Screened,
 };
 
 const CHECK: &str = "check the duel of the gate";
@@ -89,7 +89,7 @@ pub(super) async fn judge(
     let mut findings = Vec::new();
     if !gate.screens.is_empty() {
         watch(&Happening::Screening);
-        let screened = screened(&duel, gate, (&student, &candidate), cx).await?;
+        let screened = screened(&duel, (gate, &gate.screens[..]), (&student, &candidate), cx).await?;
         if let Some(evidence) = unlike_the_start(&duel, gate, &student, &screened, cx).await? {
             return Ok(GateReport { passed: false, evidence, findings: screened.findings, duel: None });
         }
@@ -132,16 +132,16 @@ fn unjudged(found: &Screened, word: &str) -> Error {
         .with_hint("the same command tries again")
 }
 
-/// What the gate's screens find about the model in `of.1`, beside that in `of.0`.
+/// What `screens`, which are of `gate`, find about the model in `of.1`, beside that in `of.0`.
 async fn screened(
     duel: &DuelConfig,
-    gate: &GateSettings,
+    (gate, screens): (&GateSettings, &[PluginConfig<dyn Screen>]),
     of: (&Path, &Path),
     cx: &BuildContext<'_>,
 ) -> Result<Admission> {
     let (king, submission) = of;
     let mut config = AdmissionConfig::new(king, submission);
-    (config.screens, config.profile) = (gate.screens.clone(), None);
+    (config.screens, config.profile) = (screens.to_vec(), None);
     config.backend = duel.challenger.backend.clone().or(duel.backend.clone()).unwrap_or(config.backend);
     config.probe = Some(gate.probe);
     config.hubs.clone_from(&duel.hubs);
@@ -152,7 +152,10 @@ async fn screened(
     config.admit(cx).await?.run(cx.call()).await
 }
 
-/// The finding that counts against the result, in a sentence: one that its start does not have.
+/// The finding that counts against the result, in a sentence: one about its behaviour that its start does
+/// not have. The start's files and weights are not screened: they are what the result's are compared with.
+/// So a rejection of the result's files or weights always counts: it ends the screening before the behaviour.
+/// A flag on them never does: a model is as like itself.
 async fn unlike_the_start(
     duel: &DuelConfig,
     gate: &GateSettings,
@@ -160,36 +163,53 @@ async fn unlike_the_start(
     result: &Admission,
     cx: &BuildContext<'_>,
 ) -> Result<Option<String>> {
-    let mut flagged = Vec::new();
+    let mut adverse = Vec::new();
     for found in &result.findings {
         match &found.finding {
-            Finding::Rejected(_) => return Ok(misbehaved(found)),
+            Finding::Rejected(_) if found.stage != ScreenStage::Behaviour => return Ok(misbehaved(found)),
             Finding::Unverified(_) => return Err(unjudged(found, "could not judge it")),
-            Finding::Flagged(_) => flagged.push(found),
-            Finding::Clear(_) => {}
+            Finding::Rejected(_) | Finding::Flagged(_) if found.stage == ScreenStage::Behaviour => {
+                adverse.push(found);
+            }
+            Finding::Rejected(_) | Finding::Flagged(_) | Finding::Clear(_) => {}
         }
     }
-    if flagged.is_empty() {
+    if adverse.is_empty() {
         return Ok(None);
     }
-    let start = screened(duel, gate, (student, student), cx).await?;
-    unexcused(&flagged, &start.findings)
+    let screens = of_behaviour(&gate.screens, &result.findings);
+    let start = screened(duel, (gate, &screens[..]), (student, student), cx).await?;
+    unexcused(&adverse, &start.findings)
 }
 
-/// The first of `flagged` that the findings about the start, `start`, do not excuse, in a sentence.
+/// Those of `screens` that, as far as `found` says, do not compare files or weights.
+fn of_behaviour(screens: &[PluginConfig<dyn Screen>], found: &[Screened]) -> Vec<PluginConfig<dyn Screen>> {
+    let compares = |screen: &&PluginConfig<dyn Screen>| {
+        let mut others = found.iter().filter(|found| found.stage != ScreenStage::Behaviour);
+        others.any(|found| found.screen.name == screen.name())
+    };
+    screens.iter().filter(|screen| !compares(screen)).cloned().collect()
+}
+
+/// The first of `adverse`, flags and rejections of the result, that the findings about the start,
+/// `start`, do not excuse, in a sentence. A flag of the start excuses no rejection.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`] if the start could not be judged.
-fn unexcused(flagged: &[&Screened], start: &[Screened]) -> Result<Option<String>> {
-    for found in flagged {
+fn unexcused(adverse: &[&Screened], start: &[Screened]) -> Result<Option<String>> {
+    for found in adverse {
         let same: Vec<_> = start.iter().filter(|own| own.screen.name == found.screen.name).collect();
-        let excuses = |own: &&Screened| matches!(own.finding, Finding::Flagged(_) | Finding::Rejected(_));
+        let excuses = |own: &&Screened| match own.finding {
+            Finding::Rejected(_) => true,
+            Finding::Flagged(_) => matches!(found.finding, Finding::Flagged(_)),
+            Finding::Clear(_) | Finding::Unverified(_) => false,
+        };
         if same.iter().any(excuses) {
             continue;
         }
         let unverified = same.into_iter().find(|own| matches!(own.finding, Finding::Unverified(_)));
         return match unverified {
-            Some(own) => Err(unjudged(own, "flagged the result, and could not judge its start")),
+            Some(own) => Err(unjudged(own, "did not let the result pass, and could not judge its start")),
             None => Ok(misbehaved(found)),
         };
     }
@@ -256,7 +276,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Identity, ScreenStage};
+    use crate::Identity;
 
     fn found(screen: &str, finding: fn(serde_json::Value) -> Finding) -> Screened {
         let screen = Identity::new(screen, "1", &()).expect("an identity");
@@ -275,5 +295,32 @@ mod tests {
         let error = start(Finding::Unverified).expect_err("the start could not be screened");
         assert_eq!((error.kind(), error.fault()), (ErrorKind::Unavailable, Fault::Infrastructure));
         assert!(error.to_string().contains("could not judge its start: broken 3"), "{error}");
+    }
+
+    #[test]
+    fn the_start_is_not_compared_with_itself() {
+        let screens: Vec<PluginConfig<dyn Screen>> =
+            ["digest", "sanity", "loops"].map(PluginConfig::named).into();
+        let digest = Screened { stage: ScreenStage::Parameters, ..found("digest", Finding::Clear) };
+        let findings = [digest, found("sanity", Finding::Rejected), found("loops", Finding::Clear)];
+        assert_eq!(of_behaviour(&screens, &findings), screens[1..]);
+        assert_eq!(of_behaviour(&screens[1..], &findings[1..]), screens[1..]);
+    }
+
+    #[test]
+    fn a_rejection_that_the_start_has_too_does_not_count() {
+        let rejected = found("sanity", Finding::Rejected);
+        let start = |finding: fn(serde_json::Value) -> Finding| {
+            unexcused(&[&rejected], &[found("sanity", finding), found("loops", Finding::Rejected)])
+        };
+        assert_eq!(start(Finding::Rejected).expect("is judged"), None);
+        for less in [Finding::Clear, Finding::Flagged] {
+            let counts = start(less).expect("is judged").expect("counts");
+            assert_eq!(counts, "its behaviour: screen `sanity` rejected it: broken 3");
+        }
+        assert_eq!(
+            start(Finding::Unverified).expect_err("could not be screened").kind(),
+            ErrorKind::Unavailable
+        );
     }
 }

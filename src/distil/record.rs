@@ -22,7 +22,7 @@ use crate::{
 mod model;
 mod verify;
 
-pub(super) use model::{ModelDigests, context, digest_of, digests, parameters};
+pub(super) use model::{ModelDigests, context, digests, parameters};
 
 /// Version of the form of `distil.json` that this build writes. It reads the first one, too,
 /// which has paths of the machine, and knows neither the duel of the gate nor all files of models.
@@ -33,8 +33,9 @@ const METRICS: &str = "metrics.jsonl";
 const READ: &str = "read the record of a distillation";
 const WRITE: &str = "write the record of a distillation";
 
-/// The largest `distil.json` that is read. Source: chosen by albedo, a million steps.
-const MAX_RECORD: u64 = 64 << 20;
+/// The largest `distil.json` that is read. Source: [`MAX_STEPS`](crate::backends::burn::train::MAX_STEPS)
+/// steps with a checkpoint after each take 149 MB.
+const MAX_RECORD: u64 = 192 << 20;
 
 /// `distil.json`: a distillation without times and without paths of the machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -237,6 +238,11 @@ pub struct Metrics {
     pub seconds_left: f64,
 }
 
+/// Steps of `stages` together. A record that somebody else has written can name any numbers.
+fn steps(stages: &[StagePlan]) -> u64 {
+    stages.iter().fold(0, |all, stage| all.saturating_add(stage.engine.steps))
+}
+
 impl DistilPlan {
     /// The plan's digest: SHA-256 of its canonical JSON.
     ///
@@ -248,7 +254,7 @@ impl DistilPlan {
 
     /// Steps over all stages.
     pub fn steps(&self) -> u64 {
-        self.stages.iter().map(|stage| stage.engine.steps).sum()
+        steps(&self.stages)
     }
 
     /// The stage of step `step`, counted from 0 over all stages, and its number in the
@@ -266,7 +272,7 @@ impl DistilPlan {
 
     /// Steps before stage `stage`.
     pub(super) fn before(&self, stage: usize) -> u64 {
-        self.stages[..stage].iter().map(|stage| stage.engine.steps).sum()
+        steps(&self.stages[..stage])
     }
 
     /// Whether a checkpoint is due after `step` steps.

@@ -35,8 +35,11 @@ const KEYWORDS: [&str; 39] = [
     "with", "yield",
 ];
 
-/// The words that new names are made of. Source: those that the demo's models were trained
-/// with (`examples/demo/make/augment.py`).
+/// The words that new names are made of: the more there are, the less a student can learn them by
+/// heart. Source: the words of 3 to 14 letters that occur in names which at least two modules of
+/// Python 3.11's library define (tests, `idlelib` and `lib2to3` left out), and those that the
+/// demo's models were trained with (`examples/demo/make/augment.py`). Words that are an entry of
+/// `kept.txt`, in the same or another letter case, are left out.
 static WORDS: LazyLock<Vec<&'static str>> = LazyLock::new(|| include_str!("words.txt").lines().collect());
 
 /// Parts of the words of a trajectory's names that a copy replaces, one of them per copy.
@@ -189,7 +192,7 @@ fn names<'a>(messages: &'a [Message], repo: &'a str) -> Names<'a> {
 
 /// Adds to `found` what `text` defines or names as code does, and what it may not lose.
 fn collect<'a>(text: &'a str, found: &mut Names<'a>) {
-    let mut parameters = 0..0;
+    let (mut parameters, mut closing) = (0..0, 0);
     for place in identifiers(text) {
         let (name, start, end) = (&text[place.clone()], place.start, place.end);
         let ahead = &text[end..];
@@ -202,7 +205,12 @@ fn collect<'a>(text: &'a str, found: &mut Names<'a>) {
             let list = &ahead[1 + defined.len()..];
             if list.starts_with('(') {
                 let begin = text.len() - list.len();
-                parameters = begin..begin + list.find(')').unwrap_or(0);
+                // No part of the text is searched twice.
+                if closing < begin {
+                    closing = list.find(')').map_or(text.len(), |at| begin + at);
+                }
+                let end = if closing < text.len() { closing } else { begin };
+                parameters = begin..end;
             }
         }
         if behind.ends_with('<') || behind.ends_with("</") {
@@ -215,7 +223,7 @@ fn collect<'a>(text: &'a str, found: &mut Names<'a>) {
                 found.define_attribute(name);
             }
             found.replaced.insert(name);
-        } else if is_assigned(behind, ahead) {
+        } else if is_assigned(text, &place) {
             found.define(name);
         } else if is_compound(name) {
             found.replaced.insert(name);
@@ -239,9 +247,12 @@ fn is_own(behind: &str) -> bool {
 
 /// Whether a path to a module of the project ends with the name at `place`: `NAME.py`.
 fn is_module(text: &str, place: &Range<usize>) -> bool {
-    let path = text[..place.start].rsplit([' ', '\n', '"', '\'']).next().unwrap_or_default();
     let ends = |rest: &str| !rest.starts_with(is_part);
-    text[place.end..].strip_prefix(".py").is_some_and(ends) && !path.contains("lib/python")
+    let is_library = || {
+        let path = code::tail(&text[..place.start]).rsplit([' ', '\n', '"', '\'']).next();
+        path.is_some_and(|path| path.contains("lib/python"))
+    };
+    text[place.end..].strip_prefix(".py").is_some_and(ends) && !is_library()
 }
 
 /// Whether an identifier has such a character.
@@ -275,19 +286,17 @@ fn is_prose(text: &str, place: &Range<usize>) -> bool {
     follows || after.len() < ahead.len() && is_followed
 }
 
-/// Whether a line of code gives a value to the name between `behind` and `ahead`: it stands
-/// at the line's beginning, behind at most its number.
-fn is_assigned(behind: &str, ahead: &str) -> bool {
-    let ahead = ahead.trim_start_matches(' ');
-    let assigns = ahead.starts_with('=') && !ahead.starts_with("==");
-    let line = behind.rsplit('\n').next().unwrap_or_default();
+/// Whether a line of code gives a value to the name at `place`: it stands at the line's beginning, behind at
+/// most its number and other such names.
+fn is_assigned(text: &str, place: &Range<usize>) -> bool {
+    let ahead = text[place.end..].trim_start_matches(' ');
+    if !ahead.starts_with('=') || ahead.starts_with("==") {
+        return false;
+    }
+    let Some(line) = code::before(text, place.start) else { return false };
     let listed =
         line.trim_start_matches(|c: char| c.is_whitespace() || c.is_ascii_digit() || ":-+".contains(c));
-    let earlier = |text: &str| {
-        text.split(',')
-            .all(|part| part.trim().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
-    };
-    assigns && earlier(listed)
+    listed.split(',').all(|part| part.trim().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
 }
 
 /// Whether only code writes such a word: `two_words` or `TwoWords`.
@@ -384,7 +393,7 @@ fn replaced(
 fn is_pythons(text: &str, place: &Range<usize>, names: &Names<'_>) -> bool {
     let (name, behind, ahead) = (&text[place.clone()], &text[..place.start], &text[place.end..]);
     if behind.ends_with('.') {
-        let chain = behind.rsplit(|c: char| !is_part(c) && c != '.').next().unwrap_or_default();
+        let chain = code::tail(behind).rsplit(|c: char| !is_part(c) && c != '.').next().unwrap_or_default();
         let module = chain.split('.').next().unwrap_or_default();
         let is_unknown = LIBRARY.contains(name) && !names.attributes.contains(name) && !is_own(behind);
         return is_unknown || names.library.contains(module);
@@ -603,6 +612,18 @@ mod tests {
             assert_eq!(found.contains("queue") || found.contains("line"), !is_pythons, "{text}");
         }
         assert!(LIBRARY.is_disjoint(&KEPT), "each word is in one list");
+    }
+
+    #[test]
+    fn new_names_are_made_of_words_that_python_has_no_name_for() {
+        let kept: BTreeSet<String> = KEPT.iter().map(|name| name.to_ascii_lowercase()).collect();
+        let both: Vec<_> = WORDS.iter().filter(|word| kept.contains(**word)).collect();
+        assert!(both.is_empty(), "a copy would call something `None` or `Exception`: {both:?}");
+        assert!(WORDS.is_sorted_by(|one, next| one < next), "sorted, each word once");
+        for word in WORDS.iter() {
+            let is_small = word.bytes().all(|byte| byte.is_ascii_lowercase());
+            assert!(is_small && (3..=14).contains(&word.len()), "{word:?}");
+        }
     }
 
     #[test]

@@ -18,9 +18,10 @@ use super::record::{
 use super::sample::Sampler;
 use crate::backends::burn::train::{Row, Settings, Step, Trainer};
 use crate::config::DuelConfig;
+use crate::digest::Hasher;
 use crate::durable;
 use crate::rng::derive_seed;
-use crate::{BuildContext, CallContext, Clock, Digest, Error, ErrorKind, Fault, Result};
+use crate::{BuildContext, CallContext, Clock, Error, ErrorKind, Fault, Result};
 
 mod again;
 
@@ -71,6 +72,41 @@ pub struct Distillation {
     sampler: Option<Sampler>,
 }
 
+/// What is known of a distillation before its data are read.
+pub(super) struct Checked {
+    student: ModelFacts,
+    /// The teacher of each stage.
+    pub(super) teachers: Vec<Option<ModelFacts>>,
+    gate: GatePlan,
+    /// The duel of the gate, if there is one.
+    duel: Option<DuelConfig>,
+}
+
+impl Checked {
+    /// Checks the settings of `config`, its models and its gate.
+    ///
+    /// # Errors
+    /// As [`Distillation::prepare`], except those of the data.
+    pub(super) fn of(config: &DistilConfig, cx: &BuildContext<'_>) -> Result<Self> {
+        config.check(cx.registry())?;
+        let folder = config.path(&config.student.path);
+        let of_student = |error: Error| error.under("student.path");
+        check_context(context(&folder).map_err(of_student)?, &folder, config)?;
+        let student = ModelFacts::of(&folder).map_err(of_student)?;
+        Trainer::check_models(&folder, None).map_err(of_student)?;
+        let teachers = teachers(config, (&folder, &student))?;
+        let (gate, duel) = match &config.gate {
+            Gate::Open(open) => (GatePlan::Open(*open), None),
+            Gate::Closed(gate) => {
+                let duel = configured(config, gate)?;
+                super::gate::check(config, duel.clone(), cx.registry())?;
+                (GatePlan::Closed(ClosedGate::of(gate, &duel)?), Some(duel))
+            }
+        };
+        Ok(Self { student, teachers, gate, duel })
+    }
+}
+
 impl Distillation {
     /// Reads the data and the models that `config` names and freezes the plan. Nothing is
     /// written.
@@ -79,32 +115,22 @@ impl Distillation {
     /// Whatever is wrong with the settings, the data or the models' files; a teacher with
     /// another vocabulary; a length cap beyond what a model can read.
     pub async fn prepare(config: DistilConfig, cx: &BuildContext<'_>) -> Result<Self> {
-        config.check(cx.registry())?;
-        let student = config.path(&config.student.path);
-        let of_student = |error: Error| error.under("student.path");
-        check_context(context(&student).map_err(of_student)?, &student, &config)?;
-        let facts = ModelFacts::of(&student).map_err(of_student)?;
-        let teachers = teachers(&config, &facts)?;
-        let (gate, duel) = match &config.gate {
-            Gate::Open(open) => (GatePlan::Open(*open), None),
-            Gate::Closed(gate) => {
-                let duel = configured(&config, gate)?;
-                super::gate::check(&config, duel.clone(), cx.registry())?;
-                (GatePlan::Closed(ClosedGate::of(gate, &duel)?), Some(duel))
-            }
-        };
+        let Checked { student, teachers, gate, duel } = Checked::of(&config, cx)?;
         let view = View::read(&config, cx).await?;
+        let lengths = config.stage.iter().map(|stage| view.steps(stage, config.train.accumulate));
+        let lengths: Vec<u64> = lengths.collect();
+        config.check_length(&lengths)?;
         let mut stages = Vec::new();
-        for (number, (stage, teacher)) in config.stage.iter().zip(teachers).enumerate() {
-            let steps = view.steps(stage, config.train.accumulate);
+        for (number, ((stage, teacher), steps)) in config.stage.iter().zip(teachers).zip(lengths).enumerate()
+        {
             let engine = config.settings(stage, steps);
             let conversations = view.len(stage);
             let mut order = Order::new(config.train.seed, number, conversations);
-            let mut read = Vec::new();
+            let mut read = Hasher::default();
             for step in 0..steps {
                 for place in order.step(step, config.train.accumulate) {
-                    read.extend_from_slice(view.name(stage, place).as_bytes());
-                    read.push(b'\n');
+                    read.update(view.name(stage, place));
+                    read.update(b"\n");
                 }
             }
             stages.push(StagePlan {
@@ -113,13 +139,13 @@ impl Distillation {
                 engine,
                 teacher,
                 conversations: conversations as u64,
-                order: Digest::of(&read),
+                order: read.finish(),
             });
         }
         let plan = DistilPlan {
             build: crate::build(),
             seed: config.train.seed,
-            student: facts,
+            student,
             data: view.report.clone().without_paths(),
             stages,
             accumulate: config.train.accumulate,
@@ -201,8 +227,9 @@ impl Distillation {
         Ok(file)
     }
 
-    /// The record that the folder holds, if it is this plan's; a new one in a folder in which
-    /// no step was taken.
+    /// The record that the folder holds, if it is this plan's. A new one if the folder is empty, or
+    /// holds only the record of another plan that has taken no step. Refuses any other folder: a record
+    /// with steps is never replaced, not even if its checkpoints were moved away.
     fn record(&self) -> Result<DistilRecord> {
         let conflict = |message: &str| {
             Error::new(ErrorKind::Conflict, PREPARE, message)
@@ -221,7 +248,7 @@ impl Distillation {
                 if differences.is_empty() {
                     return Ok(record);
                 }
-                if has_more {
+                if has_more || !record.losses.is_empty() || record.state != State::Running {
                     let error = conflict("the folder holds another distillation");
                     return Err(error.with("differs in", differences.join(", ")).with_hint(
                         "put back what was changed, or choose another folder with `--out DIR` or `student.out`",
@@ -263,15 +290,16 @@ impl Distillation {
             let mut order = Order::new(self.plan.seed, number, stage.conversations as usize);
             for step in within..stage.engine.steps {
                 if cx.is_cancelled() {
-                    if record.checkpoints.last().map_or(0, |last| last.step) < done {
-                        self.save(&trainer, done, record, watch)?;
-                    }
-                    return Err(Error::cancelled(TRAIN)
-                        .with("steps", format!("{done} of {all}"))
-                        .with_hint("the same command goes on from the checkpoint"));
+                    return Err(self.interrupted(&trainer, done, record, watch));
                 }
-                let rows =
-                    self.rows(number, step, &mut order, &trainer, &self.folder.join("sampling"), cx)?;
+                let rows = self.rows(number, step, &mut order, &trainer, &self.folder.join("sampling"), cx);
+                let rows = match rows {
+                    // Replies are sampled for a long time: an interrupt is mostly noticed there.
+                    Err(error) if error.kind() == ErrorKind::Cancelled => {
+                        return Err(self.interrupted(&trainer, done, record, watch));
+                    }
+                    rows => rows?,
+                };
                 let taken = trainer.step(&rows).map_err(|error| self.stopped(error, done + 1, record))?;
                 if !taken.loss.is_finite() {
                     let error = Error::new(ErrorKind::Overflow, TRAIN, "the loss is not finite");
@@ -453,6 +481,25 @@ impl Distillation {
         Ok(())
     }
 
+    /// Writes a checkpoint after an interrupt, unless the newest one has every step; gives the error that
+    /// ends the run.
+    fn interrupted(
+        &self,
+        trainer: &Trainer,
+        done: u64,
+        record: &mut DistilRecord,
+        watch: Watch<'_>,
+    ) -> Error {
+        if record.checkpoints.last().map_or(0, |last| last.step) < done
+            && let Err(error) = self.save(trainer, done, record, watch)
+        {
+            return error;
+        }
+        Error::cancelled(TRAIN)
+            .with("steps", format!("{done} of {}", self.plan.steps()))
+            .with_hint("the same command goes on from the checkpoint")
+    }
+
     /// Deletes every checkpoint but the newest ones of `record`.
     fn sweep(&self, record: &DistilRecord) -> Result<()> {
         let newest = record.checkpoints.iter().rev().take(self.config.train.keep);
@@ -531,8 +578,8 @@ impl Pace {
     }
 }
 
-/// The facts of the stages' teachers.
-fn teachers(config: &DistilConfig, student: &ModelFacts) -> Result<Vec<Option<ModelFacts>>> {
+/// The facts of the stages' teachers. `student` is its folder and its facts.
+fn teachers(config: &DistilConfig, student: (&Path, &ModelFacts)) -> Result<Vec<Option<ModelFacts>>> {
     let mut teachers = Vec::new();
     for (number, stage) in config.stage.iter().enumerate() {
         let under = |error: Error| error.under(format_args!("stage[{number}]"));
@@ -566,10 +613,13 @@ fn check_context(context: Option<u64>, folder: &Path, config: &DistilConfig) -> 
     }
 }
 
-/// The facts of a teacher, whose vocabulary has to be the student's.
-fn teacher_facts(folder: &Path, student: &ModelFacts) -> Result<ModelFacts> {
+/// The facts of a teacher. Refuses one that has another vocabulary than the student, or that the engine
+/// cannot run, before the first stage is trained.
+fn teacher_facts(folder: &Path, student: (&Path, &ModelFacts)) -> Result<ModelFacts> {
     let facts = ModelFacts::of(folder).map_err(|error| error.under("teacher"))?;
+    let (own, student) = student;
     if facts.vocabulary == student.vocabulary {
+        Trainer::check_models(own, Some(folder)).map_err(|error| error.under("teacher"))?;
         return Ok(facts);
     }
     let message = "the teacher has another vocabulary than the student: its ids mean other texts";

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use crate::{Error, ErrorKind, Event, EventSink, Fault, Result};
 
 const WRITE: &str = "write the events";
+const READ: &str = "read the events";
 
 /// Writes every event to a file, one JSON object per line. A thread of its own
 /// writes, so that a slow disk holds up nothing else; each line is flushed as soon
@@ -64,15 +65,18 @@ impl EventFile {
     /// There is no such file; a line is not an event, or one of a newer version. A
     /// torn last line, which a killed process leaves, is left out.
     pub fn read(path: &Path) -> Result<Vec<Event>> {
-        let io = |error| Error::io("read the events", path, error);
+        let io = |error| Error::io(READ, path, error);
         let mut file = BufReader::new(std::fs::File::open(path).map_err(io)?);
-        let (mut events, mut line, mut number) = (Vec::new(), String::new(), 0_u64);
+        let (mut events, mut line, mut number) = (Vec::new(), Vec::new(), 0_u64);
         loop {
             line.clear();
-            file.read_line(&mut line).map_err(io)?;
+            // As bytes: a torn line can end within a character.
+            file.read_until(b'\n', &mut line).map_err(io)?;
             number += 1;
-            let Some(whole) = line.strip_suffix('\n') else { return Ok(events) };
-            let event = Event::parse(whole);
+            let Some(whole) = line.strip_suffix(b"\n") else { return Ok(events) };
+            let text = std::str::from_utf8(whole)
+                .map_err(|_| Error::new(ErrorKind::DataInvalid, READ, "the line is not UTF-8"));
+            let event = text.and_then(Event::parse);
             events.push(event.map_err(|error| error.with("path", path.display()).with("line", number))?);
         }
     }
@@ -129,6 +133,12 @@ mod tests {
         let bytes = std::fs::read(&path).expect("reads");
         std::fs::write(&path, &bytes[..bytes.len() - 7]).expect("writes");
         assert_eq!(EventFile::read(&path).expect("reads").len(), 99);
+        // The first byte of two that are one character.
+        std::fs::write(&path, [&bytes[..], b"{\"\xc3"].concat()).expect("writes");
+        assert_eq!(EventFile::read(&path).expect("reads").len(), 100);
+        std::fs::write(&path, [&bytes[..], b"{\"\xc3\n"].concat()).expect("writes");
+        let said = EventFile::read(&path).expect_err("a whole line").to_string();
+        assert!(said.contains("not UTF-8") && said.contains("line: 101"), "{said}");
         assert!(EventFile::create(&path).is_err(), "never written over");
         std::fs::write(&path, "").expect("writes");
         EventFile::create(&path).expect("takes an empty file").finish().expect("writes");

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::table::counted;
 use crate::panel::{Cluster, Reducer};
-use crate::plan::GenerationSettings;
+use crate::plan::{GenerationSettings, Sampler};
 use crate::record::RecordLine;
 use crate::stats::{Fit, Interval, Pairings, bradley_terry};
 use crate::{Digest, DuelPlan, Identity, Record, Result, Seed};
@@ -20,7 +20,7 @@ const SCALE: f64 = 400.0 / std::f64::consts::LN_10;
 /// meeting, whose score is the challenger's share: ½ plus half its difference.
 ///
 /// Only duels of one panel are rated: another panel has another scale, and its answers about the same replies are no other
-/// meetings. Of duels of the same models on the same samples, the one with the most samples counts.
+/// meetings. Of duels of the same models on the same samples, generated alike, the one with the most samples counts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Ratings {
     /// The models of the rated duels, in the order in which the records name them first.
@@ -35,8 +35,8 @@ pub struct Ratings {
     pub judges: Vec<String>,
     /// Duels of other panels, which are not rated.
     pub other_panels: u32,
-    /// Duels that are not counted: another has their models, tasks, seed and generation settings, and at least as many
-    /// samples.
+    /// Duels that are not counted: another has their models, tasks, sampler, seed, context and generation settings, and
+    /// at least as many samples.
     pub repeated: u32,
 }
 
@@ -77,7 +77,8 @@ impl Ratings {
             // Exchanging the sides gives the same replies.
             let mut sides = [plan.king.model.parameters, plan.challenger.model.parameters];
             sides.sort_unstable();
-            let samples = (sides, plan.tasks.manifest, plan.seed, plan.generation);
+            let drawn = (plan.tasks.manifest, plan.sampler, plan.seed);
+            let samples = (sides, drawn, (plan.context_tokens, plan.generation));
             match kept.iter_mut().find(|(known, _)| *known == samples) {
                 None => kept.push((samples, duel)),
                 Some((_, known)) => {
@@ -138,10 +139,7 @@ impl Ratings {
             ));
         }
         if self.repeated > 0 {
-            said.push(format!(
-                "{} the models, tasks, seed and generation settings of another: the one with the most samples counts.",
-                counted(self.repeated, "duel has", "duels have")
-            ));
+            said.push(format!("{} {REPEATED}", counted(self.repeated, "duel has", "duels have")));
         }
         (!said.is_empty()).then(|| said.join(" "))
     }
@@ -151,8 +149,12 @@ fn is_of_two_models(plan: &DuelPlan) -> bool {
     plan.king.model.parameters != plan.challenger.model.parameters
 }
 
+/// What duels have that are counted once. The page says it with the same words.
+const REPEATED: &str = "the models, tasks, sampler, seed, context and generation settings of another: the one with the most \
+                        samples counts.";
+
 /// Which replies a duel has: of which models, to which tasks, drawn and generated how.
-type Samples = ([Digest; 2], Digest, Seed, GenerationSettings);
+type Samples = ([Digest; 2], (Digest, Sampler, Seed), (u32, GenerationSettings));
 
 /// The panel's words on the samples of `duel`.
 fn clusters(duel: &Record) -> impl Iterator<Item = &Cluster> {
@@ -250,6 +252,7 @@ mod tests {
         assert_eq!(ratings.judges, ["length"]);
         let said = ratings.left_out().expect("says so");
         assert!(said.contains("1 duel of another panel") && said.contains("2 duels have"), "{said}");
+        assert!(said.contains(REPEATED) && include_str!("page/report.js").contains(REPEATED), "{said}");
 
         // Of equally many duels the first panel's are rated; another seed has other samples.
         let seeds = [duel_before("other", 1, short, long).await, duel_before("other", 2, short, long).await];
@@ -275,9 +278,15 @@ mod tests {
             let ratings = Ratings::of(records).expect("ratings");
             assert_eq!((ratings.models[0].samples, ratings.repeated), (8, 1));
         }
-        // Replies that were generated otherwise are other meetings.
-        let ratings = Ratings::of([&many, &otherwise]).expect("ratings");
-        assert_eq!((ratings.models[0].samples, ratings.repeated), (16, 0));
+        // Replies that were generated otherwise are other meetings, as are those to other draws or in another context.
+        let same = DuelSettings { samples: 8, ..DuelSettings::default() };
+        let drawn = DuelSettings { sampler: Sampler::AlbedoPy, ..same.clone() };
+        let within = DuelSettings { context_tokens: Some(512), ..same };
+        let [drawn, within] = [drawn, within].map(|settings| duel_with(settings, "length", short, long));
+        for other in [otherwise, drawn.await, within.await] {
+            let ratings = Ratings::of([&many, &other]).expect("ratings");
+            assert_eq!((ratings.models[0].samples, ratings.repeated), (16, 0));
+        }
     }
 
     #[tokio::test]

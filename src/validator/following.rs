@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 
 use super::config::{FollowSettings, ValidatorConfig};
 use super::genesis::first_king;
-use super::models::{Models, is_absence};
+use super::models::{Models, Presence, is_absence, is_damage, is_refusal};
 use super::parts::Base;
 use crate::audit::{self, AuditReport, Calibration};
 use crate::backends::http;
@@ -274,13 +274,13 @@ impl Auditor {
             Ok::<_, (Side, Error)>(([kings, challengers], [kings_held, model_held]))
         };
         let ([kings, challengers], _held) = match loaded.await {
-            Err((side, error)) if is_absence(&error) => {
+            Err((side, error)) if is_damage(&error) => return Err(Unaudited::Unfetched(side, error)),
+            Err((side, error)) if is_absence(&error) || is_refusal(&error) => {
                 let model = if side == Side::King { king } else { challenger };
-                return Err(if models.is_absent(model, cx).await? {
-                    Unaudited::Unfetched(side, error)
-                } else {
+                return Err(match models.presence(model, cx).await? {
+                    Presence::Absent | Presence::Refused => Unaudited::Unfetched(side, error),
                     // It is there again, or its hub is away: the wait goes on.
-                    Unaudited::Failed(error)
+                    Presence::There | Presence::Unknown => Unaudited::Failed(error),
                 });
             }
             loaded => loaded.map_err(|(_, error)| error)?,
@@ -298,7 +298,7 @@ impl Auditor {
 pub(super) enum Unaudited {
     /// It has no reply whose tokens are known.
     WithoutTokens,
-    /// The hub does not have the files of that side any more.
+    /// The hub does not have the files of that side any more, refuses them, or gives other bytes.
     Unfetched(Side, Error),
     /// Something else, after both sides were loaded.
     Fetched(Error),

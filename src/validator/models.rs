@@ -29,6 +29,8 @@ pub(super) enum Presence {
     There,
     /// It does not have it, or a file that it lists of it.
     Absent,
+    /// It refuses it to this validator, and does not say whether it has it.
+    Refused,
     /// Nothing: it is away, or something failed on this machine.
     Unknown,
 }
@@ -134,7 +136,9 @@ impl Models {
         match present.await {
             Ok(()) => Ok(Presence::There),
             Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
-            Err(error) => Ok(if is_absence(&error) { Presence::Absent } else { Presence::Unknown }),
+            Err(error) if is_absence(&error) => Ok(Presence::Absent),
+            Err(error) if is_refusal(&error) => Ok(Presence::Refused),
+            Err(_) => Ok(Presence::Unknown),
         }
     }
 
@@ -190,6 +194,19 @@ impl Models {
 /// are here, and no such word.
 pub(super) fn is_absence(error: &Error) -> bool {
     error.kind() == ErrorKind::NotFound && error.fault() == Fault::Operator
+}
+
+/// Whether `error` is that of a hub which refuses a model to this validator, as a private project's. The
+/// same error on this machine's disk is none, so that only an answer of [`Models::presence`] decides.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    error.kind() == ErrorKind::Unavailable && error.fault() == Fault::Operator
+}
+
+/// Whether `error` says that the bytes which came are not those that have the listed digests, or not as
+/// many: they are damaged at the hub, or on the way from it. An outage is no damage.
+pub(super) fn is_damage(error: &Error) -> bool {
+    let kinds = [ErrorKind::DigestMismatch, ErrorKind::DataInvalid, ErrorKind::Protocol];
+    kinds.contains(&error.kind()) && error.said_fault() == Some(Fault::Infrastructure)
 }
 
 /// What `pin` of `repository` refers to, with the hubs of `entry`.
@@ -307,6 +324,23 @@ mod tests {
         for fault in [Fault::Infrastructure, Fault::Bug] {
             models.hubs.insert("folder".into(), Arc::new(Strict(error.clone().with_fault(fault))));
             assert_eq!(models.refusal("ann/model", &pin).expect_err("it failed").fault(), fault);
+        }
+    }
+
+    #[test]
+    fn neither_an_outage_nor_a_models_own_mistake_is_damage_or_a_refusal() {
+        use ErrorKind::{DataInvalid, DigestMismatch, Protocol, RateLimited, Timeout, Unavailable};
+        let error = |kind, fault| Error::new(kind, "fetch a model", "no").with_fault(fault);
+        for kind in [DigestMismatch, DataInvalid, Protocol] {
+            assert!(is_damage(&error(kind, Fault::Infrastructure)), "{kind:?}");
+            // A model that is larger than this validator allows says no fault.
+            assert!(!is_damage(&Error::new(kind, "fetch a model", "no")), "{kind:?}");
+            assert!(!is_damage(&error(kind, Fault::Contestant(Side::Challenger))), "{kind:?}");
+        }
+        assert!(is_refusal(&error(Unavailable, Fault::Operator)));
+        for kind in [Timeout, Unavailable, RateLimited] {
+            let outage = error(kind, Fault::Infrastructure);
+            assert!(!is_damage(&outage) && !is_refusal(&outage), "{kind:?}");
         }
     }
 

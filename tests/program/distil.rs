@@ -14,6 +14,7 @@ use crate::run::{albedo, command, demo, error, stdout};
 
 mod altered;
 mod gates;
+mod refused;
 mod resumed;
 
 /// A place with a few training conversations of the demo.

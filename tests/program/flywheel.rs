@@ -111,6 +111,15 @@ fn a_child_that_wins_is_the_next_king_and_every_byte_of_the_chain_counts() {
     }
     let again = wheel.turn("wheel", "2");
     assert!(String::from_utf8_lossy(&again.stderr).contains("nothing was done"), "{again:?}");
+    // Data are read for a round that is asked for.
+    fs::rename(wheel.path("train.jsonl"), wheel.path("away.jsonl")).expect("moves");
+    let again = wheel.turn("wheel", "2");
+    assert!(again.status.success(), "{again:?}");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("nothing was done"), "{again:?}");
+    let (code, said) = failed(&wheel.turn("wheel", "3"));
+    assert!(code == 66 && said.contains("train.jsonl"), "{code}: {said}");
+    assert!(!wheel.path("wheel/duels/3").exists(), "no duel is played: {said}");
+    fs::rename(wheel.path("away.jsonl"), wheel.path("train.jsonl")).expect("moves back");
     assert!(stdout(&wheel.verify("wheel")).contains("the chain is whole: 2 rounds"));
 
     for (file, round) in [
@@ -141,6 +150,9 @@ fn a_child_that_wins_is_the_next_king_and_every_byte_of_the_chain_counts() {
     }
     stdout(&wheel.verify("wheel"));
     assert_eq!(failed(&wheel.verify("nowhere")).0, 66);
+    // What a system leaves in a folder is no file of the child.
+    fs::write(wheel.path("wheel/distil/1/model/.DS_Store"), "").expect("writes");
+    stdout(&wheel.verify("wheel"));
 
     // Nothing needs a checkpoint of a round that has ended: a damaged one holds up no other round.
     let checkpoint = wheel.path("wheel/distil/1/checkpoints/000003/training.safetensors");
@@ -217,19 +229,32 @@ fn relative_paths_are_those_of_the_configurations_folder() {
 }
 
 #[test]
-fn what_makes_no_flywheel_is_one_line_with_its_code() {
+fn what_makes_no_flywheel_is_one_line_with_its_code_before_the_first_duel() {
     let wheel = Wheel::new(0);
     let distil = distil();
     let [king, challenger] = models().map(|folder| format!("{folder:?}"));
     let ungated = distil.split("[gate]").next().expect("a part");
-    for (text, words) in [
-        (format!("gate = \"none\"\n{ungated}"), "every child would be king"),
-        (distil.replace(&challenger, &king), "another teacher than the duel's challenger"),
-        (distil.replace("objective = \"kd\"", "objective = \"rl\""), "known: sft, kd, on-policy, dpo"),
+    // The demo has 200 tasks for the gate.
+    let gate = fs::read_to_string(wheel.path("held-out.toml")).expect("reads");
+    wheel.write("many.toml", &gate.replace("samples = 2", "samples = 300"));
+    wheel.write("long.toml", &gate.replace("max_new_tokens = 24", "max_new_tokens = 4096"));
+    // The gate's tasks are those that teach.
+    wheel.write("same.toml", &gate.replace(&text(&demo().join("tasks")), &wheel.0.text("tasks")));
+    for (text, code, words) in [
+        (format!("gate = \"none\"\n{ungated}"), 78, "every child would be king"),
+        (distil.replace(&challenger, &king), 78, "another teacher than the duel's challenger"),
+        (distil.replace(&challenger, "\"nowhere\""), 66, "key: stage[1].teacher"),
+        (distil.replace("objective = \"kd\"", "objective = \"rl\""), 78, "known: sft, kd, on-policy, dpo"),
+        (distil.replace("rate = 1e-5", "rate = -1.0"), 78, "key: train.rate"),
+        (distil.replace("train.jsonl", "nowhere.jsonl"), 66, "nowhere.jsonl"),
+        (distil.replace("held-out.toml", "many.toml"), 78, "fewer tasks than samples"),
+        (distil.replace("held-out.toml", "long.toml"), 78, "no room for a prompt in the student's context"),
+        (distil.replace("held-out.toml", "same.toml"), 78, "the tasks of the duel that teaches are held out"),
     ] {
         wheel.write("distil.toml", &text);
-        let (code, said) = failed(&wheel.turn("bad", "1"));
-        assert!(code == 78 && said.starts_with("error: ") && said.contains(words), "{code}: {said}");
+        let (found, said) = failed(&wheel.turn("bad", "1"));
+        assert!(found == code && said.starts_with("error: ") && said.contains(words), "{found}: {said}");
+        assert!(!wheel.path("bad/duels").exists(), "no duel is played: {said}");
     }
     for arguments in
         [&["flywheel"][..], &["flywheel", "--demo", "--rounds", "0"], &["flywheel", "--duel", "x"]]

@@ -8,7 +8,9 @@ use albedo_core::{CallContext, Digest, Error, ErrorKind, Fault, Reach, Result};
 use burn::tensor::Device;
 
 pub use self::files::CHECKPOINT;
-pub use self::settings::{Decay, Distil, Divergence, Dpo, Lora, Objective, Optimizer, Precision, Settings};
+pub use self::settings::{
+    Decay, Distil, Divergence, Dpo, Lora, MAX_RANK, MAX_STEPS, Objective, Optimizer, Precision, Settings,
+};
 
 use self::decoder::{Decoder, Pass, Target};
 use self::head::Teacher;
@@ -79,6 +81,19 @@ pub struct Trainer {
 }
 
 impl Trainer {
+    /// Refuses, without reading weights, models that [`Trainer::open`] could not train with: reads the
+    /// configuration of the student and of its teacher, and compares their vocabularies.
+    ///
+    /// # Errors
+    /// A configuration that is missing, malformed or not supported; [`ErrorKind::ConfigInvalid`] for a
+    /// teacher with another vocabulary, with the first difference.
+    pub fn check_models(student: &Path, teacher: Option<&Path>) -> Result<()> {
+        let config = Qwen3Config::load(student)?;
+        let Some(teacher) = teacher else { return Ok(()) };
+        let others = Qwen3Config::load(teacher)?;
+        files::require_same_vocabulary((student, &config), (teacher, &others))
+    }
+
     /// Loads the student, and the teacher of a distillation.
     ///
     /// # Errors

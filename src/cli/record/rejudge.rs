@@ -87,14 +87,28 @@ pub(super) async fn run(arguments: &Arguments, cx: &CallContext) -> Result<Exit>
     } else {
         print(&table(&ended, Look::of_stdout()))?;
     }
-    let void = |rejudged: &Rejudged| matches!(rejudged.after.outcome, Outcome::Void(_));
-    let voids = ended.iter().filter_map(|(_, result)| result.as_ref().ok()).any(void);
+    let is_void = |result: &Result<Rejudged>| {
+        result.as_ref().is_ok_and(|rejudged| matches!(rejudged.after.outcome, Outcome::Void(_)))
+    };
+    let voids = ended.iter().filter(|(_, result)| is_void(result)).count();
+    let exit = ended_with(voids, !rejudge.judges.is_empty());
+    if voids > 0 && exit == Exit::Done {
+        note(&format!(
+            "new verdicts that are void: {voids}. Too many answers are missing, or a win hangs on them, and a rule asks \
+             nobody: judge these records again with `--judge NAME` or `--config FILE`"
+        ));
+    }
     // What has failed is listed; the first of them says why the command did.
     match ended.into_iter().find_map(|(_, result)| result.err()) {
         Some(error) => Err(error),
-        None if voids => Ok(Exit::TryAgain),
-        None => Ok(Exit::Done),
+        None => Ok(exit),
     }
+}
+
+/// How the command ends with so many void verdicts. Where judges were asked, another run asks for what is
+/// missing; a rule by itself says the same of the same answers.
+fn ended_with(voids: usize, asked: bool) -> Exit {
+    if voids > 0 && asked { Exit::TryAgain } else { Exit::Done }
 }
 
 /// The new panel and rule, and whether the configuration asks for canaries.
@@ -213,5 +227,17 @@ fn table(ended: &[(&PathBuf, Result<Rejudged>)], look: Look) -> String {
         0 => text,
         1 => text + &format!("\n{turned} of 1 record has another outcome\n"),
         _ => text + &format!("\n{turned} of {judged} records have another outcome\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_judges_can_find_out_what_is_missing() {
+        assert_eq!(ended_with(1, true), Exit::TryAgain);
+        assert_eq!(ended_with(1, false), Exit::Done, "a rule asks nobody, however often it is tried");
+        assert_eq!([ended_with(0, true), ended_with(0, false)], [Exit::Done; 2]);
     }
 }

@@ -21,9 +21,9 @@ const FEWEST: usize = 5;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// A file of JSON Lines, or a folder of such files with names that end in `.jsonl`:
-    /// one conversation per line, an array of messages with `role` and `content`, or an
-    /// object with `messages` and perhaps `instance_id` and `repo`.
+    /// A file of JSON Lines, or a folder of such files with names that end in `.jsonl` or
+    /// `.jsonl.gz`: one conversation per line, an array of messages with `role` and `content`,
+    /// or an object with `messages` and perhaps `instance_id` and `repo`.
     #[arg(value_name = "FILE|DIR")]
     from: PathBuf,
     /// New folder for the task set.

@@ -9,6 +9,10 @@ use super::{DataSettings, invalid};
 use crate::backends::burn::train::{Distil, Divergence, Dpo, Objective as Learnt};
 use crate::{Result, Sampling};
 
+/// Most tokens of a stage. Source: chosen by albedo: as many steps as a distillation may have, of a
+/// million tokens each.
+const MAX_TOKENS: u64 = 1_000_000_000_000;
+
 /// One stage of the training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -21,6 +25,12 @@ pub struct StageSettings {
     /// How much a duel's reply counts.
     #[serde(default)]
     pub weight: Weight,
+    /// How much a token of a prompt counts, where one of a reply counts 1: from 0, not at all, to 1;
+    /// for `sft` and `kd`; 0 if absent. With `weight = "margin"` it counts `prompts` times the reply's
+    /// margin. A name in a prompt is often repeated further on; a student that learns prompts, too,
+    /// learns to copy names.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub prompts: f64,
     /// Makes the stage a control, whose result should not be crowned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<Control>,
@@ -48,11 +58,12 @@ pub struct StageSettings {
     /// How the student samples, for `on-policy`; at temperature 1 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling: Option<Sampling>,
-    /// Steps of the optimizer. A stage has `steps` or `tokens`.
+    /// Steps of the optimizer. A stage has `steps` or `tokens`. All stages together have
+    /// 1,000,000 steps at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
-    /// Tokens to read, prompts included: as many steps as that is by the mean length of the
-    /// rows.
+    /// Tokens to read, prompts included, 1,000,000,000,000 at most: as many steps as that is by
+    /// the mean length of the rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
     /// The highest learning rate of this stage, in place of the table `[train]`'s.
@@ -137,6 +148,12 @@ pub enum Weight {
     Margin,
 }
 
+/// Whether `value` is the default of a weight.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
 impl StageSettings {
     pub(super) fn check(&self, data: &DataSettings) -> Result<()> {
         match (self.steps, self.tokens) {
@@ -149,6 +166,10 @@ impl StageSettings {
                 );
             }
             (Some(0), None) | (None, Some(0)) => return Err(invalid("steps", "the stage has no step")),
+            (None, Some(tokens)) if tokens > MAX_TOKENS => {
+                let message = format!("`tokens` is {tokens}, it must be 1 to {MAX_TOKENS}");
+                return Err(invalid("tokens", message));
+            }
             _ => {}
         }
         if self.turns != Turns::AllRecorded && data.records.is_empty() {
@@ -161,6 +182,14 @@ impl StageSettings {
         }
         if self.turns == Turns::Pair && self.weight == Weight::Margin {
             return Err(invalid("weight", "pairs have no weights").with_hint("leave it out"));
+        }
+        if !(0.0..=1.0).contains(&self.prompts) {
+            return Err(invalid("prompts", format!("it is {}, and must be from 0 to 1", self.prompts)));
+        }
+        if self.prompts > 0.0 && matches!(self.objective, Objective::OnPolicy | Objective::Dpo) {
+            return Err(
+                invalid("prompts", "the objective learns from replies alone").with_hint("leave it out")
+            );
         }
         if self.beta.is_some() && self.objective != Objective::Dpo {
             return Err(invalid("beta", "only the objective `dpo` has a `beta`").with_hint("leave it out"));

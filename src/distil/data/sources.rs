@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Example, LeftOut, READ, Rejected, Reply, SourceReport, statement};
 use crate::backends::prompts::PromptText;
+use crate::config::DuelConfig;
 use crate::conversations::{Written, written};
 use crate::distil::config::{DistilConfig, Gate, Source, Turns};
 use crate::distil::gate::configured;
@@ -55,8 +56,7 @@ impl HeldOut {
         }
         if let Gate::Closed(gate) = &config.gate {
             let duel = configured(config, gate)?;
-            let check = CheckContext::new(cx.registry());
-            let tasks = check.plugin("tasks", &duel.tasks)?.build(&cx.relative_to(&duel.folder)).await?;
+            let tasks = tasks_of(&duel, cx).await?;
             // The plan freezes the samples: they could not be lowered after the training.
             let (rows, samples) = (tasks.info().rows, duel.duel.planned_samples());
             if rows < u64::from(samples) {
@@ -135,6 +135,18 @@ impl HeldOut {
             return true;
         }
         false
+    }
+
+    /// Refuses a duel on tasks that are held out: nothing could be learnt from its record.
+    pub(super) fn refuse_duel(&self, tasks: Digest) -> Result<()> {
+        if !self.manifests.contains(&tasks) {
+            return Ok(());
+        }
+        let message = "the tasks of the duel that teaches are held out";
+        Err(Error::new(ErrorKind::Conflict, READ, message)
+            .with_fault(Fault::Operator)
+            .with("tasks", tasks)
+            .with_hint("hold the duel on other tasks, or hold out others"))
     }
 
     /// Refuses a record that was drawn from what is held out.
@@ -447,6 +459,12 @@ fn record_folders(config: &DistilConfig, source: &Source) -> Result<Vec<(String,
             .with_hint("name a folder whose folders are records of duels"));
     }
     Ok(folders)
+}
+
+/// The tasks of `duel`.
+pub(super) async fn tasks_of(duel: &DuelConfig, cx: &BuildContext<'_>) -> Result<Arc<dyn TaskSource>> {
+    let check = CheckContext::new(cx.registry());
+    check.plugin("tasks", &duel.tasks)?.build(&cx.relative_to(&duel.folder)).await
 }
 
 /// A task set that can be read.

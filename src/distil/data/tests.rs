@@ -73,6 +73,72 @@ async fn the_loss_is_on_replies_and_their_closing_tokens_alone() {
 }
 
 #[tokio::test]
+async fn prompts_count_as_much_as_the_stage_says() {
+    let data = "data.tasks = [\"distil.jsonl.gz\"]\ndata.split = \"none\"";
+    let view = view(&config(data)).await.expect("reads");
+    let mut stage = config(data).stage.remove(0);
+    let place = Place { row: 0, pass: 0 };
+    let rows = |stage: &StageSettings| view.rows(stage, place).expect("encodes");
+    let alone = rows(&stage);
+    stage.prompts = 0.25;
+    let both = rows(&stage);
+    assert_eq!(alone.len(), both.len());
+    for (alone, both) in alone.iter().zip(&both) {
+        assert_eq!((alone.ids.len(), both.weights[0]), (both.ids.len(), 0.0), "nothing is before the first");
+        for (alone, both) in alone.weights.iter().zip(&both.weights).skip(1) {
+            assert_eq!(*both, if *alone > 0.0 { *alone } else { 0.25 });
+        }
+    }
+}
+
+#[test]
+fn what_two_rows_of_a_conversation_begin_with_counts_once() {
+    const WEIGHTS: Weights = Weights { replies: 1.0, prompts: 0.25 };
+    // The engine goes on behind what the template closes a reply with: each turn is a row.
+    let (king, folder) = (demo().join("models/king"), tempfile::tempdir().expect("a folder"));
+    std::fs::copy(king.join("tokenizer.json"), folder.path().join("tokenizer.json")).expect("copies");
+    let config = std::fs::read_to_string(king.join("tokenizer_config.json")).expect("reads");
+    let config = config.replace("\"eos_token\": \"<|im_end|>\"", "\"eos_token\": \"<|endoftext|>\"");
+    std::fs::write(folder.path().join("tokenizer_config.json"), config).expect("writes");
+    std::fs::write(folder.path().join("generation_config.json"), "{\"eos_token_id\": 4089}").expect("writes");
+    let text = PromptText::load(folder.path()).expect("loads");
+    assert!(text.endless().is_some());
+    let messages = [
+        (MessageRole::User, "It fails."),
+        (MessageRole::Assistant, "I look."),
+        (MessageRole::User, "a.py"),
+        (MessageRole::Assistant, "Done."),
+    ];
+    let tokens = text.conversation(&messages.map(|(role, text)| Message::new(role, text))).expect("encodes");
+    let rows = rows_of(tokens.clone(), 1000, WEIGHTS);
+    let [first, second] = &rows[..] else { panic!("{} rows", rows.len()) };
+    let starts = [&tokens[0], &tokens[1]].map(|row| row.replies[0].start);
+    assert_eq!(first.weights[..2], [0.0, 0.25], "nothing is before the first");
+    assert_eq!(first.weights[1..starts[0]], vec![0.25; starts[0] - 1]);
+    // All of the first row but the token that closes it.
+    let seen = first.ids.len() - 1;
+    assert_eq!((&second.ids[..seen], seen < starts[1]), (&first.ids[..seen], true));
+    assert_eq!(second.weights[..seen], vec![0.0; seen]);
+    assert_eq!(second.weights[seen..starts[1]], vec![0.25; starts[1] - seen]);
+    assert_eq!(second.weights[starts[1]..], vec![1.0; second.ids.len() - starts[1]]);
+
+    // Rows that the cap leaves nothing of are not there: what they begin with has not counted.
+    let row = |ids: &[u32], reply: usize| ConversationTokens {
+        ids: ids.to_vec(),
+        replies: std::iter::once(ids.len() - reply..ids.len()).collect(),
+    };
+    let three = [row(&[1, 2, 3, 4], 2), row(&[1, 2, 9, 9, 5, 6, 7], 1), row(&[1, 2, 9, 5, 6], 1)];
+    let weights = |cap: usize| {
+        let rows = rows_of(three.to_vec(), cap, WEIGHTS);
+        rows.into_iter().map(|row| row.weights).collect::<Vec<_>>()
+    };
+    let first = vec![0.0_f32, 0.25, 1.0, 1.0];
+    let second = vec![0.0_f32, 0.0, 0.25, 0.25, 0.25, 0.25, 1.0];
+    assert_eq!(weights(7), [first.clone(), second, vec![0.0, 0.0, 0.0, 0.25, 1.0]]);
+    assert_eq!(weights(5), [first, vec![0.0, 0.0, 0.25, 0.25, 1.0]]);
+}
+
+#[tokio::test]
 async fn what_the_cap_cuts_is_counted_and_no_reply_loses_its_end() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = some(folder.path(), 12, |_, line| line);

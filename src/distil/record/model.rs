@@ -68,15 +68,7 @@ pub(in crate::distil) fn digests(folder: &Path) -> Result<ModelDigests> {
 /// # Errors
 /// There is no weight file; what the disk meets.
 pub(in crate::distil) fn parameters(folder: &Path) -> Result<Digest> {
-    digest_of(folder, is_weights)
-}
-
-/// The same of the files in `folder` whose names `takes` takes.
-///
-/// # Errors
-/// There is none; what the disk meets.
-pub(in crate::distil) fn digest_of(folder: &Path, takes: impl Fn(&str) -> bool) -> Result<Digest> {
-    of_lines(&files_of(folder, takes)?, folder)
+    of_lines(&files_of(folder, is_weights)?, folder)
 }
 
 fn is_weights(name: &str) -> bool {

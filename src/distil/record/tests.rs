@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::*;
+use crate::backends::burn::train::MAX_STEPS;
 use crate::canary::{CanaryPlan, CanarySettings, Preflight};
 
 /// `fixtures/` has what the version before wrote, and what this one writes.
@@ -34,6 +35,19 @@ fn records_of_both_versions_read_and_are_written_as_they_were() {
         (new.schema, new.files, closed(&mut new.clone()).samples),
         (SCHEMA, Some(Digest::of("files")), Some(2))
     );
+}
+
+#[test]
+fn what_prompts_count_is_in_a_record_if_they_do() {
+    let [_, mut record] = records();
+    assert!(!FIXTURES[1].contains("\"prompts\""), "none count");
+    let plan = record.plan.clone();
+    record.plan.stages[0].settings.prompts = 0.3;
+    let text = String::from_utf8(record.json().expect("JSON")).expect("UTF-8");
+    assert!(text.contains("\"prompts\": 0.3,"), "{text}");
+    let read = read(&text).expect("reads").expect("is there");
+    assert_eq!(read.plan, record.plan);
+    assert_eq!(plan.differences(&read.plan), ["stages"]);
 }
 
 #[test]
@@ -78,6 +92,19 @@ fn plans_differ_by_what_is_trained_and_not_by_where_it_is() {
 }
 
 #[test]
+fn the_longest_training_that_is_allowed_gives_a_record_that_can_be_read() {
+    let [_, mut record] = records();
+    let mut size = |steps: usize| {
+        record.losses = vec![-f64::MIN_POSITIVE; steps];
+        record.checkpoints = vec![Checkpoint { step: MAX_STEPS, digest: Digest::of("") }; steps];
+        record.json().expect("JSON").len() as u64
+    };
+    let (one, many) = (size(1), size(1001));
+    let longest = one + (many - one) / 1000 * MAX_STEPS;
+    assert!(longest < MAX_RECORD, "{longest} bytes");
+}
+
+#[test]
 fn checkpoints_are_due_every_so_many_steps_and_at_the_ends_of_stages() {
     let [_, record] = records();
     let mut plan = record.plan;
@@ -85,6 +112,9 @@ fn checkpoints_are_due_every_so_many_steps_and_at_the_ends_of_stages() {
     (plan.stages[0].engine.steps, plan.stages[1].engine.steps, plan.checkpoint_every) = (3, 5, 4);
     let due: Vec<u64> = (0..=8).filter(|step| plan.is_due(*step)).collect();
     assert_eq!(due, [3, 4, 8]);
+    // Whatever a record says, it is read.
+    plan.stages[0].engine.steps = u64::MAX;
+    assert_eq!((plan.steps(), plan.before(2)), (u64::MAX, u64::MAX));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{DistilRecord, GatePlan, GateReport, State, digests, parameters};
 use crate::distil::gate::{decided, misbehaved};
 use crate::files::open_file;
 use crate::record::{Record, VerifyOptions, verify_record};
-use crate::{CallContext, Digest, Error, ErrorKind, Finding, Outcome, Result};
+use crate::{CallContext, Digest, Error, ErrorKind, Finding, Outcome, Result, ScreenStage, Screened};
 
 const VERIFY: &str = "verify a distillation";
 
@@ -113,8 +113,13 @@ impl DistilRecord {
             }
             return Err(invalid("no finding says what the gate says of the result's behaviour"));
         };
-        let is_foul = |finding: &Finding| matches!(finding, Finding::Rejected(_) | Finding::Unverified(_));
-        if let Some(foul) = gate.findings.iter().find(|found| is_foul(&found.finding)) {
+        // A rejected behaviour can be that of the start, too, whose findings are not recorded.
+        let is_foul = |found: &&Screened| match found.finding {
+            Finding::Rejected(_) => found.stage != ScreenStage::Behaviour,
+            Finding::Unverified(_) => true,
+            Finding::Clear(_) | Finding::Flagged(_) => false,
+        };
+        if let Some(foul) = gate.findings.iter().find(is_foul) {
             return Err(invalid("its result has duelled, though a screen did not let it")
                 .with("screen", &foul.screen.name));
         }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::{KEPT, Names, identifiers, is_part};
 
-/// The longest line that is looked at, in bytes before and behind a keyword, so that text
+/// The longest line that is looked at, in bytes before and behind a name, so that text
 /// without line breaks costs no more than other text. Source: chosen by albedo.
 const MAX_LINE: usize = 1000;
 
@@ -88,18 +88,30 @@ pub(super) fn name(text: &str) -> Option<&str> {
 
 /// The line around `place` of `text`, before and behind it; none if it is very long.
 pub(super) fn line<'a>(text: &'a str, place: &Range<usize>) -> Option<(&'a str, &'a str)> {
-    let (behind, ahead) = (&text.as_bytes()[..place.start], &text.as_bytes()[place.end..]);
-    let start = match behind.iter().rev().take(MAX_LINE).position(|byte| *byte == b'\n') {
-        Some(back) => place.start - back,
-        None if behind.len() < MAX_LINE => 0,
-        None => return None,
-    };
+    let behind = before(text, place.start)?;
+    let ahead = &text.as_bytes()[place.end..];
     let end = match ahead.iter().take(MAX_LINE).position(|byte| *byte == b'\n') {
         Some(on) => place.end + on,
         None if ahead.len() < MAX_LINE => text.len(),
         None => return None,
     };
-    Some((&text[start..place.start], &text[place.end..end]))
+    Some((behind, &text[place.end..end]))
+}
+
+/// What the line of `text` has before `end`; none if that is very long.
+pub(super) fn before(text: &str, end: usize) -> Option<&str> {
+    let behind = &text.as_bytes()[..end];
+    let start = match behind.iter().rev().take(MAX_LINE).position(|byte| *byte == b'\n') {
+        Some(back) => end - back,
+        None if behind.len() < MAX_LINE => 0,
+        None => return None,
+    };
+    Some(&text[start..end])
+}
+
+/// The end of `text`, as much of it as is looked at.
+pub(super) fn tail(text: &str) -> &str {
+    &text[text.ceil_char_boundary(text.len().saturating_sub(MAX_LINE))..]
 }
 
 /// Whether the call that is open at the end of this part of a line is one of a name of Python's.
@@ -218,6 +230,8 @@ fn aliases(ahead: &str) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::distil::rename::{names, renamed};
+    use crate::{Message, MessageRole};
 
     /// What is found in `text`: names, and what is kept.
     fn found(text: &str) -> [Vec<&str>; 2] {
@@ -306,5 +320,23 @@ mod tests {
         assert_eq!(found(&text)[0], [""; 0]);
         let text = format!("é\nfor item in items:\n{}", "é".repeat(MAX_LINE));
         assert_eq!(found(&text)[0], ["item"]);
+        assert_eq!(tail(&"é".repeat(MAX_LINE)).chars().count(), MAX_LINE / 2);
+
+        // Paths, lists, chains and definitions without a line break: if each name had all that stands before it, or
+        // behind it, looked at, this test would take many minutes.
+        let many = |part: &str| part.repeat(200_000);
+        let list = format!("ab = 0\n{}total = 1", many("ab, "));
+        let texts = [many("ab.py/"), list, format!("ab = 1\n{}", many("ab.")), many("def ab(")];
+        for text in texts {
+            let messages = [Message::new(MessageRole::User, text)];
+            let defined = names(&messages, "demo/almanac").defined;
+            assert!(defined.contains("ab") && !defined.contains("total"), "the line of `total` is very long");
+            // A copy replaces a part of the words: one of some copies has another word for `ab`, everywhere.
+            let text = |copy| renamed(&messages, "demo/almanac", 1, "almanac-1", copy)[0].content.clone();
+            let copy = (1..20).map(text).find(|text| *text != messages[0].content).expect("another name");
+            assert!(identifiers(&copy).all(|place| copy[place] != *"ab"), "{}", &copy[..40]);
+        }
+        let short = [Message::new(MessageRole::User, "ab, total = 1, 2")];
+        assert!(names(&short, "demo/almanac").defined.contains("total"));
     }
 }

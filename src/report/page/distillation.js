@@ -44,7 +44,7 @@ function heldOutPart() {
 
 function stagesPart() {
   const rows = plan.stages.map(({ settings, engine, teacher, conversations }, index) => el('tr', {},
-    el('th', { scope: 'row' }, `${index + 1}: ${settings.objective} on ${settings.turns}`, settings.control ? `, a control: ${settings.control}` : ''),
+    el('th', { scope: 'row' }, `${index + 1}: ${settings.objective} on ${settings.turns}`, settings.prompts ? `, tokens of prompts count ${settings.prompts}` : '', settings.control ? `, a control: ${settings.control}` : ''),
     right(teacher ? code(short(teacher.parameters)) : '\u2013'), right(count(conversations)), right(count(engine.steps))));
   return el('div', {}, el('h2', {}, 'Stages'), table(head('Stage', 'Teacher', 'Conversations', 'Steps'), rows),
     el('p', { class: 'quiet' }, `${count(plan.accumulate)} conversations per step, each of at most ${count(plan.max_tokens)} tokens; ${plan.rename ? 'names are replaced' : 'names are as recorded'}.`));
@@ -54,8 +54,18 @@ function dataPart() {
   const rows = plan.data.sources.map(({ name, digest, license, rows: many }) => el('tr', {},
     el('th', { scope: 'row' }, verbatim(name)), right(license === null ? 'unknown' : verbatim(license)), right(count(many)), right(code(short(digest)))));
   const left = Object.entries(plan.data.left_out).filter(([, many]) => many > 0).map(([why, many]) => `${count(many)} ${why.replaceAll('_', ' ')}`);
+  const [cut, within] = [[], `${count(plan.max_tokens)} tokens`];
+  let lost = 0;
+  for (const set of plan.data.sets) {
+    if (set.dropped > 0) left.push(`${count(set.dropped)} of ${set.turns} without a reply within ${within}`);
+    for (const [longest, many] of Object.entries(set.without_room || {})) left.push(`${count(many)} of ${set.turns} without room for a sampled reply of ${count(Number(longest))} tokens within ${within}`);
+    if (set.cut > 0) cut.push(`${count(set.cut)} of ${set.turns} at ${within}`);
+    lost += set.cut_supervised;
+  }
   return el('section', { id: 'data' }, el('h2', {}, 'Data'), table(head('Source', 'License', 'Conversations', 'Digest'), rows),
-    el('p', { class: 'quiet' }, left.length > 0 ? `Left out: ${left.join(', ')}.` : 'Nothing is left out.'));
+    el('p', { class: 'quiet' }, left.length > 0 ? `Left out: ${left.join(', ')}.` : 'Nothing is left out.'),
+    cut.length > 0 && el('p', { class: 'quiet' }, `Cut: ${cut.join(', ')}.`),
+    lost > 0 && el('p', { class: 'quiet' }, `The length cap takes away ${count(lost)} tokens of replies.`));
 }
 
 function gatePart() {
@@ -71,7 +81,7 @@ function provenancePart() {
   return el('section', { id: 'provenance' }, el('h2', {}, 'Provenance'),
     facts(label('Plan', code(all.plan)), label('Student', code(plan.student.parameters)),
       record.model && label('Child', code(record.model)), label('Data', code(plan.data.digest)),
-      label('Seed', String(plan.seed)), label('Build', verbatim(plan.build.version)),
+      label('Seed', all.seed), label('Build', verbatim(plan.build.version)),
       label('Checkpoints', count(record.checkpoints.length), 'written, of which the last ones are kept')));
 }
 

@@ -87,7 +87,7 @@ function ratingsPart({ models, groups, fit, judges, other_panels: others, repeat
   const rated = models.filter((model) => model.rating !== null);
   const leftOut = [
     others > 0 && el('p', { class: 'quiet' }, `${count(others)} ${others === 1 ? 'duel of another panel is' : 'duels of other panels are'} not rated: another panel has another scale, and these ratings are of the judges `, verbatim(judges.join(', ')), '.'),
-    repeated > 0 && el('p', { class: 'quiet' }, `${count(repeated)} ${repeated === 1 ? 'duel has' : 'duels have'} the models, tasks and seed of one before: their samples are not counted again.`)];
+    repeated > 0 && el('p', { class: 'quiet' }, `${count(repeated)} ${repeated === 1 ? 'duel has' : 'duels have'} the models, tasks, sampler, seed, context and generation settings of another: the one with the most samples counts.`)];
   const name = (model) => el('span', { title: model.parameters }, code(short(model.parameters)), el('span', { class: 'quiet' }, ' ', verbatim(model.architecture)));
   if (rated.length === 0) {
     return el('section', {}, el('h2', {}, 'Ratings'), leftOut,

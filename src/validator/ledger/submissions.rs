@@ -52,8 +52,8 @@ pub struct SubmissionRow {
     pub competition: i64,
     /// Why the operator wants it set aside, if that is so.
     pub set_aside: Option<String>,
-    /// The finalised head at which its hub said first that it no longer has the files; none if there
-    /// was an outage or a move forward since.
+    /// The finalised head at which its hub said first that it does not have the files; none if there was
+    /// any failure or a move forward since.
     pub absent_block: Option<BlockNumber>,
     /// How often something failed that is not its doing, since the last move forward: an answer of its
     /// hub in between does not end this count.
@@ -167,7 +167,7 @@ impl Ledger {
     }
 
     /// Notes that the hub of the submission does not have its files when `head` is the finalised
-    /// head; gives the head at which that was noted first. An outage or a move forward ends it.
+    /// head; gives the head at which that was noted first. Any failure or a move forward ends it.
     ///
     /// # Errors
     /// The ledger's.
@@ -404,7 +404,7 @@ pub(super) fn apply(
     // The same failure again is no news: it adds no row every few minutes of a long outage.
     if is_void && to == from && before.voids > 0 && before.reason == *text {
         let sql = "UPDATE submissions SET voids = voids + 1, failures = failures + 1, due_ms = ?2, is_outage = ?3, \
-                   absent_block = CASE WHEN ?3 THEN NULL ELSE absent_block END WHERE id = ?1";
+                   absent_block = NULL WHERE id = ?1";
         transaction.execute(sql, params![id, due_ms, is_outage])?;
         return Ok(to);
     }
@@ -418,7 +418,7 @@ pub(super) fn apply(
         "UPDATE submissions SET state = ?2, since_ms = CASE WHEN state = ?2 THEN since_ms ELSE ?3 END, reason = ?4, \
          due_ms = ?5, voids = CASE WHEN ?6 THEN voids + 1 ELSE 0 END, \
          failures = CASE WHEN ?6 THEN failures + 1 ELSE 0 END, is_outage = ?7, \
-         absent_block = CASE WHEN ?6 AND NOT ?7 THEN absent_block ELSE NULL END WHERE id = ?1",
+         absent_block = NULL WHERE id = ?1",
         params![id, name(to), now_ms, text, due_ms, is_void, is_outage],
     )?;
     if let Some(content) = content {

@@ -25,7 +25,8 @@ use crate::validator::seeds;
 use crate::validator::table::{Move, State};
 use crate::{
     Admission, AdmissionOutcome, Admit, CallContext, Digest, Error, ErrorKind, Fault, Finding, HubRef,
-    Identity, ModelFiles, ModelRef, ModelSource, Models, Result, Screen, ScreenStage, Screened, Seed, Side,
+    Identity, ModelFiles, ModelRef, ModelSource, Models, Result, Revision, Screen, ScreenStage, Screened,
+    Seed, Side,
 };
 
 mod findings;
@@ -38,7 +39,7 @@ const LIMIT: Duration = Duration::from_mins(10);
 /// How often an artefact that is not there yet is asked for. Source: albedo.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
-/// Blocks for which a hub has to say that it does not have files that it had, before their submission
+/// Blocks for which a hub has to say that it does not have the files of a submission before that
 /// expires: a registry whose storage is not there says that of everything. Source: albedo; ten
 /// minutes.
 const ABSENT_BLOCKS: BlockNumber = 50;
@@ -213,18 +214,19 @@ impl Admissions {
     async fn absent(&self, row: &SubmissionRow, head: BlockNumber) -> Result<Looked> {
         let Base { ledger, time, .. } = &**self.0;
         let blocks = self.0.entry.upload_blocks;
-        let (mut until, were_there) = (row.readable_at.saturating_add(blocks), row.content.is_some());
-        if were_there {
-            let first = ledger.note_absent(row.id, head).await?;
-            until = until.max(first.saturating_add(ABSENT_BLOCKS));
-        }
+        let were_there = row.content.is_some();
+        let first = ledger.note_absent(row.id, head).await?;
+        let until = row.readable_at.saturating_add(blocks).max(first.saturating_add(ABSENT_BLOCKS));
         if head > until {
             let why = if were_there {
                 format!(
                     "the hub no longer had its files in block {head}; they have to stay until its duel is over"
                 )
             } else {
-                format!("its files were not there by block {until}, {blocks} blocks after the reveal")
+                format!(
+                    "its files were not there by block {until}: {blocks} blocks after the reveal, or later if the hub \
+                     was not asked before"
+                )
             };
             return self.step_from(row, Move::Expire, Reason::new(why)).await;
         }
@@ -264,13 +266,18 @@ impl Admissions {
     ) -> Result<Looked> {
         let shared = &*self.0;
         let reference = self.reference(row)?;
-        if let Err(error) = shared.models.local(&ModelRef::from(reference), cx).await {
+        let is_commit = matches!(reference.revision(), Revision::Commit(_));
+        if let Err(error) = shared.models.local(&ModelRef::from(reference.clone()), cx).await {
             let error = error.charged_to(|_| Side::Challenger);
             if is_absence(&error) {
                 return self.lost(row, error, seen.head.number, cx).await;
             }
             if error.fault() != Fault::Contestant(Side::Challenger) {
                 return Err(error);
+            }
+            // A manifest proves what it lists. For a commit's listing the hub alone vouches.
+            if is_commit && shared.models.resolve(&reference, cx).await.is_ok() {
+                return Err(error.with_fault(Fault::Infrastructure));
             }
             return self.convict(row, king, "hold", error, seen, cx).await;
         }
@@ -349,8 +356,7 @@ impl Admissions {
         self.settle(row, king, admission, Move::Clear, reason, cx).await
     }
 
-    /// Has the screens compare later submissions with it, and screens again what was screened before it
-    /// and is a copy of it.
+    /// Has the screens compare later submissions with it, also those that were screened before it.
     async fn remember(
         &self,
         row: &SubmissionRow,
@@ -361,31 +367,30 @@ impl Admissions {
         let measured = Measurement::take(files, align.clone(), cx).await?;
         let (store, label, hotkey) = (Arc::clone(store), label(row), row.hotkey.0.clone());
         let block = Some(row.place.block);
-        let labels = blocking("remember a submission", move || {
-            let entry = measured.remember(&store, label, hotkey, block)?;
-            store.labels(&entry)
+        let remembered = blocking("remember a submission", move || {
+            measured.remember(&store, label, hotkey, block).map(drop)
         });
-        self.screen_copies_again(row, &labels.await?).await
+        remembered.await?;
+        self.screen_later_again(row).await
     }
 
-    /// Screens again the later submissions among `labels`, which have the parameters of `row`, that were
-    /// clear before `row` was screened.
-    async fn screen_copies_again(&self, row: &SubmissionRow, labels: &[String]) -> Result<()> {
+    /// Screens again the later submissions that are clear: any of them may be a copy of `row`. Only an
+    /// earlier one sends back a later one, so that this has an end.
+    async fn screen_later_again(&self, row: &SubmissionRow) -> Result<()> {
         let Base { ledger, time, .. } = &**self.0;
-        let is_copy = |other: &SubmissionRow| {
-            other.state == State::Clear
-                && other.competition == row.competition
-                && other.order() > row.order()
-                && labels.contains(&label(other))
+        let is_later = |other: &SubmissionRow| {
+            other.state == State::Clear && other.competition == row.competition && other.order() > row.order()
         };
         let live = ledger.live().await?;
-        let copies: Vec<_> = live.iter().filter(|other| is_copy(other)).map(|other| other.id).collect();
-        if copies.is_empty() {
+        let later: Vec<_> = live.iter().filter(|other| is_later(other)).map(|other| other.id).collect();
+        if later.is_empty() {
             return Ok(());
         }
-        let first = &row.hotkey;
-        let why = format!("{first} committed to the same weights before, in block {}", row.place.block);
-        ledger.screen_again(copies, why, time.now_ms()).await
+        let why = format!(
+            "{}, who committed before, in block {}, has passed the screens: it is compared with that model",
+            row.hotkey, row.place.block
+        );
+        ledger.screen_again(later, why, time.now_ms()).await
     }
 
     /// What follows from an admission beside `king`: `step` if it is admitted.
@@ -441,6 +446,10 @@ impl Admissions {
         cx: &CallContext,
     ) -> Result<Looked> {
         let shared = &*self.0;
+        // Another task may have ended it meanwhile: its record stays.
+        if shared.ledger.submission(row.id).await?.state != row.state {
+            return Ok(Looked::Moved);
+        }
         let folder = shared.state.join("forfeits").join(row.id.to_string());
         // A process that was killed may have left half of it: the admission is made again.
         let path = folder.clone();

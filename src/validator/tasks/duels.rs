@@ -79,7 +79,12 @@ impl Duels {
             return Ok(Next::Now);
         }
         let admissions = Admissions::new(Arc::clone(&self.shared));
-        let planned = match self.plan(row, &king, cx).await {
+        let planned = self.plan(row, &king, cx).await;
+        // Loading takes a while: admission may screen it again by now, or may have ended it.
+        if planned.is_err() && !self.is_still_clear(row.id).await? {
+            return Ok(Next::Now);
+        }
+        let planned = match planned {
             Err(error) if lacks_challenger(&error) => {
                 admissions.lost(row, error, seen.head.number, cx).await.map(drop)
             }
@@ -92,9 +97,7 @@ impl Duels {
         match planned {
             Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
             Err(error) => {
-                // The operator may have set it aside meanwhile, or its original may be known now.
-                let row_now = ledger.submission(row.id).await?;
-                if row_now.set_aside.is_some() || row_now.state != State::Clear {
+                if !self.is_still_clear(row.id).await? {
                     return Ok(Next::Now);
                 }
                 self.tell(&error).await;
@@ -104,6 +107,12 @@ impl Duels {
             }
             Ok(()) => Ok(Next::Now),
         }
+    }
+
+    /// Whether the submission still waits for its duel, and the operator does not want it set aside.
+    async fn is_still_clear(&self, id: i64) -> Result<bool> {
+        let row = self.shared.ledger.submission(id).await?;
+        Ok(row.set_aside.is_none() && row.state == State::Clear)
     }
 
     async fn plan(&self, row: &SubmissionRow, king: &KingRow, cx: &CallContext) -> Result<()> {

@@ -435,7 +435,7 @@ impl Followed {
     }
 
     /// Audits the replies that the block after the record's publication chooses. Gives why that is
-    /// not possible, if the files of a model are gone.
+    /// not possible, if a model's hub does not have its files, refuses them, or gives other bytes.
     async fn audit(
         &self,
         place: u64,
@@ -483,7 +483,7 @@ impl Followed {
                 }
                 // The first king is named by this validator's own configuration.
                 Err(Unaudited::Unfetched(side, error)) if side == Side::Challenger || !is_first => {
-                    let message = "a duel's replies cannot be audited: the hub does not have the model";
+                    let message = "a duel's replies cannot be audited: the hub does not give the whole model";
                     let lacking = Error::new(ErrorKind::NotFound, OPERATION, message)
                         .with("record", known.record)
                         .with("side", side)

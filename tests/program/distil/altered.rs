@@ -3,7 +3,7 @@
 use std::fs;
 
 use albedo::distil::{ClosedGate, DistilRecord, GateDuel, GatePlan, GateReport, State};
-use albedo::{Digest, Finding};
+use albedo::{Digest, Finding, ScreenStage};
 use serde_json::json;
 
 use super::{Place, failed};
@@ -46,7 +46,10 @@ pub(super) fn gates_are_compared(place: &Place, won: &str, lost: &str) {
         (|record| duel(record).samples = 128, "ended otherwise"),
         (|record| duel(record).record = None, "ended otherwise"),
         (|record| gate(record).evidence = "it is better".into(), "sentence"),
-        (|record| gate(record).findings[0].finding = Finding::Rejected(json!({})), "a screen did not let it"),
+        (
+            |record| gate(record).findings[0].finding = Finding::Unverified(json!({})),
+            "a screen did not let it",
+        ),
         (
             |record| planned(record).settings = Some(Digest::of("an easier rule")),
             "other settings than the plan",
@@ -62,6 +65,8 @@ pub(super) fn gates_are_compared(place: &Place, won: &str, lost: &str) {
         let (code, said) = altered(place, won, &change);
         assert!(code == 65 && said.contains(words), "{words}: {code}: {said}");
     }
+    // Its start can have been rejected, too: then the result has duelled all the same.
+    a_finding_that_the_start_has_too_is_no_fault(place, won);
     // Nobody makes a final model by hand of one that has lost.
     let folder = place.path(lost);
     fs::rename(folder.join("candidate"), folder.join("model")).expect("renames");
@@ -86,6 +91,21 @@ pub(super) fn gates_are_compared(place: &Place, won: &str, lost: &str) {
     assert!(code == 65 && said.contains("not as albedo writes it"), "{code}: {said}");
     fs::write(&path, text).expect("writes");
     stdout(&albedo(["distil", "verify", &place.text(won)]));
+}
+
+/// The record in `won` verifies with a rejection of its behaviour, and not with one of its files.
+fn a_finding_that_the_start_has_too_is_no_fault(place: &Place, won: &str) {
+    let path = place.path(won).join("distil.json");
+    let text = fs::read_to_string(&path).expect("reads");
+    let mut record: DistilRecord = serde_json::from_str(&text).expect("a record");
+    gate(&mut record).findings[0].finding = Finding::Rejected(json!({}));
+    fs::write(&path, serde_json::to_string_pretty(&record).expect("JSON") + "\n").expect("writes");
+    stdout(&albedo(["distil", "verify", &place.text(won)]));
+    gate(&mut record).findings[0].stage = ScreenStage::Files;
+    fs::write(&path, serde_json::to_string_pretty(&record).expect("JSON") + "\n").expect("writes");
+    let (code, said) = failed(&albedo(["distil", "verify", &place.text(won)]));
+    assert!(code == 65 && said.contains("a screen did not let it"), "{code}: {said}");
+    fs::write(&path, text).expect("writes");
 }
 
 #[test]

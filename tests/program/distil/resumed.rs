@@ -87,6 +87,38 @@ fn an_interrupt_leaves_the_record_of_an_undisturbed_run() {
 }
 
 #[test]
+fn an_interrupt_while_replies_are_sampled_loses_no_step() {
+    let place = Place::new();
+    let teacher = demo().join("models/challenger");
+    let stage = format!(
+        "[[stage]]\nobjective = \"on-policy\"\nsteps = 3\nmax_new_tokens = 128\nteacher = {teacher:?}"
+    );
+    let config = place.config("own.toml", "gate = \"none\"", "tasks = [\"train.jsonl\"]", &stage, "");
+    let text = fs::read_to_string(&config).expect("reads");
+    let text = text.replace("max_tokens = 512", "max_tokens = 1024");
+    fs::write(&config, text.replace("checkpoint_every = 2", "checkpoint_every = 100")).expect("writes");
+    stdout(&place.distil(&config, "whole"));
+    let mut command = command(["distil", "--config", &config, "--out", &place.text("cut")]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
+    // A step is taken, and the student answers the prompts of the next one.
+    let is_sampling = || {
+        fs::read_to_string(place.path("cut/metrics.jsonl")).is_ok_and(|text| !text.is_empty())
+            && place.path("cut/sampling/model.safetensors").exists()
+    };
+    while !is_sampling() && child.try_wait().expect("waits").is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.expect("runs").success());
+    let (code, said) = failed(&child.wait_with_output().expect("ends"));
+    assert!(code == 130 && said.contains("goes on from the checkpoint"), "{code}: {said}");
+    let stopped = place.record("cut")["checkpoints"][0]["step"].as_u64();
+    assert!(stopped.is_some_and(|step| (1..3).contains(&step)), "a checkpoint of its own: {stopped:?}");
+    stdout(&place.distil(&config, "cut"));
+    assert_eq!(place.record("cut"), place.record("whole"));
+}
+
+#[test]
 fn a_model_that_was_changed_is_another_and_one_that_was_moved_is_the_same() {
     let place = Place::new();
     let [student, teacher] = [("king", "student"), ("challenger", "teacher")]

@@ -16,6 +16,10 @@ use super::{Answer, CHAT, Server, chat, post};
 /// Requests that a well-behaved client makes, one after the other.
 const REQUESTS: usize = 3;
 
+/// The time over which the clients of the whole load arrive: short enough for the server to be busy all
+/// the time. Clients of an idle server differ by whether another one happens to be there.
+const ARRIVALS: Duration = Duration::from_secs(2);
+
 /// Different requests.
 const KINDS: usize = 8;
 
@@ -162,7 +166,7 @@ fn bad_clients_harm_no_good_one() {
     };
     let mut memory = Vec::new();
     for number in 0..4 {
-        let times = round(&server, clients, Duration::from_secs(10), &alone);
+        let times = round(&server, clients, ARRIVALS, &alone);
         let (median, slowest) = (times[times.len() / 2], *times.last().expect("some"));
         memory.push(server.metric("process_resident_memory_bytes") / 1e6);
         println!(

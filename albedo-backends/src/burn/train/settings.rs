@@ -4,6 +4,14 @@ use albedo_core::{Error, ErrorKind, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Most steps of a stage. Source: chosen by albedo: the losses of so many steps still fit into the record
+/// of a distillation.
+pub const MAX_STEPS: u64 = 1_000_000;
+
+/// The largest inner size of adapters. Source: chosen by albedo: adapters in use have some hundreds at
+/// most.
+pub const MAX_RANK: usize = 1024;
+
 /// How a stage trains.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -30,7 +38,7 @@ pub struct Settings {
     /// The largest Euclidean norm of the whole gradient: a longer one is scaled down to it.
     /// 0 never scales.
     pub clip: f64,
-    /// Steps of this stage, at least 1: where the decay ends.
+    /// Steps of this stage, 1 to 1,000,000: where the decay ends.
     pub steps: u64,
     /// Steps over which the learning rate rises from 0 to its highest.
     pub warmup: u64,
@@ -169,7 +177,7 @@ pub enum Decay {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Lora {
-    /// The inner size of the two matrices, at least 1.
+    /// The inner size of the two matrices, 1 to 1,024.
     pub rank: usize,
     /// Their product is scaled by `alpha / rank`.
     pub alpha: f64,
@@ -204,11 +212,11 @@ impl Settings {
         need(positive(self.epsilon), "epsilon", self.epsilon, "above 0")?;
         need(not_negative(self.weight_decay), "weight_decay", self.weight_decay, "0 or more")?;
         need(not_negative(self.clip), "clip", self.clip, "0 or more")?;
-        need(self.steps >= 1, "steps", self.steps, "at least 1")?;
+        need((1..=MAX_STEPS).contains(&self.steps), "steps", self.steps, "1 to 1,000,000")?;
         need((0.0..=1.0).contains(&self.final_share), "final_share", self.final_share, "0 to 1")?;
         need(self.pass_tokens >= 1, "pass_tokens", self.pass_tokens, "at least 1")?;
         if let Some(Lora { rank, alpha }) = self.lora {
-            need(rank >= 1, "lora.rank", rank, "at least 1")?;
+            need((1..=MAX_RANK).contains(&rank), "lora.rank", rank, "1 to 1,024")?;
             need(positive(alpha), "lora.alpha", alpha, "above 0")?;
             if self.optimizer == Optimizer::Muon {
                 return Err(invalid("lora", "adapters are trained with AdamW")
@@ -274,9 +282,11 @@ mod tests {
             (json!({"betas": [0.9, 1.0]}), "betas"),
             (json!({"epsilon": 0.0}), "epsilon"),
             (json!({"steps": 0}), "steps"),
+            (json!({"steps": MAX_STEPS + 1}), "steps"),
             (json!({"final_share": 1.5}), "final_share"),
             (json!({"pass_tokens": 0}), "pass_tokens"),
             (json!({"lora": {"rank": 0, "alpha": 1.0}}), "lora.rank"),
+            (json!({"lora": {"rank": MAX_RANK + 1, "alpha": 1.0}}), "lora.rank"),
             (json!({"lora": {"rank": 1, "alpha": 1.0}, "optimizer": "muon"}), "lora"),
             (json!({"objective": {"distil": {"temperature": 0.0}}}), "objective.distil.temperature"),
             (json!({"objective": {"distil": {"top": 0}}}), "objective.distil.top"),
@@ -290,5 +300,7 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::ConfigInvalid);
             assert_eq!(error.context()[0], ("key", key.to_owned()), "{error}");
         }
+        let most = json!({"steps": MAX_STEPS, "lora": {"rank": MAX_RANK, "alpha": 1.0}});
+        settings(most).check().expect("in range");
     }
 }

@@ -57,17 +57,6 @@ impl Store {
         Ok(first.filter(|first| first != label))
     }
 
-    /// The labels of all submissions that have the parameters of `entry`, its own label first.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn labels(&self, entry: &Entry) -> Result<Vec<String>> {
-        let sql = format!("SELECT label FROM aliases WHERE entry = {} ORDER BY rowid", entry.id);
-        let mut labels = vec![entry.label.clone()];
-        labels.extend(self.select(&sql, |row| row.get::<_, String>(0))?);
-        Ok(labels)
-    }
-
     fn shared(&self) -> Result<Vec<Shared>> {
         let sql = "SELECT e.id, e.label, e.block, a.label, a.block
                    FROM entries e JOIN aliases a ON a.entry = e.id ORDER BY e.id, a.rowid";

@@ -60,14 +60,17 @@ async fn an_absence_counts_from_when_it_was_noted_first_until_the_next_move() {
         let head = 100 + again;
         assert_eq!(note(head).await, head, "{again}");
     }
-    // What its miner can cause, as a private project, begins nothing anew; nor does an absence end the
-    // count of failures.
+    // So does any other failure: only one absence after the other counts. An absence does not end the count
+    // of failures, so that a miner who makes his project private and deletes it in turn holds up others
+    // for a while only.
     let refused = Error::new(ErrorKind::Unavailable, "ask", "the hub refuses the key");
     let refused = refused.with_fault(Fault::Operator);
-    for failures in [3, 4, 5] {
+    for failures in [3_u32, 4, 5] {
         ledger.step(id, Move::Void, Reason::failed(&refused, 9), 3).await.expect("void");
         let row = ledger.submission(id).await.expect("read");
-        assert_eq!((row.failures, row.is_outage, row.absent_block), (failures, false, Some(101)));
+        assert_eq!((row.failures, row.is_outage, row.absent_block), (failures, false, None));
+        let head = 100 + u64::from(failures);
+        assert_eq!([note(head).await, note(head + 9).await], [head; 2]);
         ledger.wait(id, "its files are gone".into(), 9).await.expect("noted");
         assert_eq!(ledger.submission(id).await.expect("read").voids, 0);
     }

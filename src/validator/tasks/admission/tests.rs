@@ -4,7 +4,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::Revision;
 use crate::chain::Metagraph;
 use crate::http::{HeaderMap, HttpRequest, HttpResponse, HttpTransport, StatusCode};
 use crate::validator::DemoCompetition;
@@ -52,6 +51,33 @@ async fn files_that_are_deleted_end_a_submission_in_time_and_an_outage_ends_none
         assert_eq!(ended.state, State::Expired, "{}", ended.reason);
         assert!(ended.reason.contains("no longer had its files"), "{}", ended.reason);
         fs::remove_dir(&mirror).expect("goes away");
+    }
+}
+
+/// The validator may have been off until their time was over, and its registry's storage may not be there.
+#[tokio::test]
+async fn files_that_were_never_there_end_a_submission_no_sooner_than_50_blocks_after_the_first_look() {
+    let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+    let shared = Arc::new(shared(folder.path(), &clock).await);
+    let (ledger, cx) = (&shared.ledger, CallContext::new());
+    let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
+    let admissions = Admissions::new(Arc::clone(&shared));
+    fs::create_dir_all(folder.path().join("mirror")).expect("makes");
+    // They may come until block 45.
+    for (hotkey, first, until) in [("amy", 10, 60), ("ben", 46, 96), ("cat", 900, 950)] {
+        let row = submitted(ledger, hotkey, &format!("{hotkey}/model"), &[Move::Admit]).await;
+        for number in [first, until] {
+            let looked = admissions.look_at(&row, &king, &at(&shared, number).await, &cx).await;
+            assert!(matches!(looked, Ok(Looked::Waits(_))), "{hotkey}: {looked:?}");
+            let waits = ledger.submission(row.id).await.expect("read");
+            assert_eq!((waits.state, waits.voids), (State::Admitted, 0), "{}", waits.reason);
+            assert!(waits.reason.contains(&format!("may come until block {until}")), "{}", waits.reason);
+        }
+        let looked = admissions.look_at(&row, &king, &at(&shared, until + 1).await, &cx).await;
+        assert_eq!(looked.expect("it has an end"), Looked::Moved);
+        let ended = ledger.submission(row.id).await.expect("read");
+        assert_eq!((ended.state, ended.record), (State::Expired, None), "{}", ended.reason);
+        assert!(ended.reason.contains(&format!("not there by block {until}")), "{}", ended.reason);
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::chains::local::LocalChain;
 use crate::testing::{Rows, ScriptedJudge, ScriptedSession, identity};
+use crate::validator::ledger::Ledger;
 use crate::validator::parts::testing::{Quick, admission, at, pinned, shared, uploaded};
 use crate::{Finding, Identity, ModelBackend, ModelSession, ModelSource};
 
@@ -126,4 +127,68 @@ async fn what_the_operator_sets_aside_never_duels() {
     assert!(ended.reason.contains("the operator has set it aside: its files are damaged"));
     assert_eq!(ledger.spent(king.id).await.expect("read").attempts, 0);
     assert_eq!(ledger.alerts().await.expect("read").len(), 1, "that stands");
+}
+
+/// A server that takes so long to load the challenger that admission screens it again meanwhile, and then
+/// fails.
+#[derive(Debug)]
+struct Slow {
+    identity: Identity,
+    ledger: Ledger,
+    challenger: i64,
+    error: Error,
+}
+
+#[async_trait]
+impl ModelBackend for Slow {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn takes_references(&self) -> bool {
+        true
+    }
+
+    async fn load(&self, source: &ModelSource, _: &CallContext) -> Result<Arc<dyn ModelSession>> {
+        if !matches!(source.model, ModelRef::Hub(_)) {
+            return Ok(Arc::new(ScriptedSession::saying("king", "ls")));
+        }
+        self.ledger.step(self.challenger, Move::Rescreen, Reason::new("screened again"), 4).await?;
+        Err(self.error.clone())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_moved_while_it_was_loaded_is_left_to_admission() {
+    for error in [lacks(), lacks().with_fault(Fault::Contestant(Side::Challenger))] {
+        let (folder, clock) = (tempfile::tempdir().expect("a folder"), Quick::default());
+        let mut shared = shared(folder.path(), &clock).await;
+        fs::create_dir_all(folder.path().join("mirror")).expect("makes");
+        let ledger = shared.ledger.clone();
+        let king = ledger.begin_reign(shared.genesis.clone(), 1).await.expect("a king");
+        let steps = [Move::Admit, Move::ClearFiles, Move::Hold];
+        let row = pinned(&ledger, "amy", "amy/model", Digest::of("a manifest"), &steps).await;
+        let passed = Reason::new("passed").screened(admission([Finding::Clear(json!({}))]), king.id);
+        ledger.step(row.id, Move::Clear, passed, 3).await.expect("moved");
+        let identity = identity("server");
+        shared.backend = Arc::new(Slow { identity, ledger: ledger.clone(), challenger: row.id, error });
+        let (shared, cx) = (Arc::new(shared), CallContext::new());
+        // What admission records of a forfeit.
+        let forfeit = shared.state.join("forfeits").join(row.id.to_string());
+        fs::create_dir_all(&forfeit).expect("makes");
+        fs::write(forfeit.join("record.digest"), "kept").expect("writes");
+
+        let duels = Duels::new(Arc::clone(&shared));
+        assert_eq!(duels.plan_next(&at(&shared, 46).await, &cx).await.expect("a step"), Next::Now);
+        let moved = ledger.submission(row.id).await.expect("read");
+        assert_eq!(
+            (moved.state, moved.absent_block, moved.voids),
+            (State::Held, None, 0),
+            "{}",
+            moved.reason
+        );
+        assert_eq!(moved.reason, "screened again");
+        assert_eq!(fs::read_to_string(forfeit.join("record.digest")).expect("is there"), "kept");
+        assert!(ledger.alerts().await.expect("read").is_empty());
+    }
 }

@@ -21,7 +21,8 @@ const LOOKED_FOR: usize = 64;
 const LONGEST_LOOK: Duration = Duration::from_mins(10);
 
 impl Followed {
-    /// Goes on from the next entry's duel although the files of a model are gone, as `error` says.
+    /// Goes on from the next entry's duel although the files of a model are gone, refused or damaged, as
+    /// `error` says.
     pub(super) async fn unaudited(
         &self,
         row: &FollowedRow,
@@ -95,7 +96,7 @@ impl Followed {
                     let of_challenger = models.presence(&challenger, cx).await?;
                     (kings, challengers) = (Some(of_king), Some(of_challenger));
                     let found = [of_king, of_challenger];
-                    if found.contains(&Presence::Absent) {
+                    if found.contains(&Presence::Absent) || found.contains(&Presence::Refused) {
                         ledger.note_missing(place, epoch).await?;
                     } else if found == [Presence::There; 2] {
                         ledger.note_found(place).await?;
@@ -140,7 +141,7 @@ pub(super) enum WithoutAudit {
 
 impl WithoutAudit {
     /// What becomes of the duel that the next entry of `row` ends, perhaps with a crown, and whose
-    /// models' files are gone in `epoch`. The epochs count from when they were missing first: a
+    /// models' files are not to be had in `epoch`. The epochs count from when they were missing first: a
     /// duel takes some, and so may an outage before its audit. They begin anew if nobody has looked for
     /// more than an epoch.
     ///
@@ -157,8 +158,8 @@ impl WithoutAudit {
     }
 }
 
-/// What becomes of a duel whose models' files are gone, for so many epochs. A miner may delete
-/// them at any time: only a crown is refused for that. What was over before all of the log was
+/// What becomes of a duel whose models' files are not to be had, for so many epochs. A miner may delete
+/// or hide them at any time: only a crown is refused for that. What was over before all of the log was
 /// followed once is not waited for.
 fn without_audit(crowns: bool, waited: EpochIndex, caught_up: bool) -> WithoutAudit {
     match (crowns, waited >= EPOCHS) {
@@ -332,10 +333,12 @@ mod tests {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("albedo-core/tests/fixtures/record-3");
         let there = (StatusCode::OK, manifest());
         let away = (StatusCode::SERVICE_UNAVAILABLE, String::new());
+        let refused = (StatusCode::FORBIDDEN, String::new());
         let file = (StatusCode::OK, "x");
         let unknown = r#"{ "errors": [{ "code": "BLOB_UNKNOWN" }] }"#;
         for (manifest, file, is_gone) in [
             (away, file, false),
+            (refused, file, true),
             ((StatusCode::NOT_FOUND, "<html>404</html>".to_owned()), file, false),
             (there.clone(), (StatusCode::BAD_GATEWAY, ""), false),
             (there.clone(), file, false),
@@ -387,28 +390,67 @@ mod tests {
         Submission { hotkey: "ann".into(), repository: repository.into(), pin }
     }
 
+    /// A loser makes its project private, and a hub may keep damaged bytes for ever.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn bytes_that_are_damaged_on_their_way_are_no_evidence() {
+    async fn a_model_that_is_refused_or_damaged_holds_up_nobody_for_ever_and_is_no_evidence() {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("albedo-core/tests/fixtures/record-3");
-        for (manifest, file) in [("another manifest".to_owned(), "x"), (manifest(), "y")] {
-            let said = format!("{manifest} {file}");
+        let held = Outcome::KingHolds(Holds::NotShown);
+        let there = |text: &str| (StatusCode::OK, text.to_owned());
+        for (manifest, file, counts) in [
+            ((StatusCode::FORBIDDEN, String::new()), "x", true),
+            (there("another manifest"), "x", true),
+            (there(&manifest()), "y", true),
+            ((StatusCode::SERVICE_UNAVAILABLE, String::new()), "x", false),
+            ((StatusCode::TOO_MANY_REQUESTS, String::new()), "x", false),
+        ] {
+            let said = format!("{manifest:?} {file}");
             let (folder, cx) = (tempfile::tempdir().expect("a folder"), CallContext::new());
-            let (manifest, file) = ((StatusCode::OK, manifest), (StatusCode::OK, file));
+            let file = (StatusCode::OK, file);
             let hub = Arc::new(Flickers { asked: AtomicU32::new(1), manifest, file });
             let following = following(folder.path(), hub).await;
             let ledger = following.base.ledger.clone();
             follow(&ledger, following.genesis.clone()).await;
             let block = following.base.chain.head(&cx).await.expect("a head");
             let followed = Followed::new(Arc::new(following));
-            let (announced, record) = (announced(Some(submission("ann/model"))), Record::open(&fixture));
-            let record = record.expect("a record");
-            match followed.audit(1, record, &announced, &block, &cx).await {
+            let announced = announced(Some(submission("ann/model")));
+            let record = Record::open(&fixture).expect("a record");
+            let lacking = match followed.audit(1, record, &announced, &block, &cx).await {
+                Ok(Some(lacking)) => lacking,
                 Err(Stop::Failed(error)) => {
-                    let found = (error.kind(), error.fault());
-                    assert_eq!(found, (ErrorKind::DigestMismatch, Fault::Infrastructure), "{said}: {error}");
+                    assert!(!counts, "{said}: {error}");
+                    continue;
                 }
                 other => panic!("{said}: {other:?}"),
+            };
+            assert!(counts, "{said}: {lacking}");
+            let row = ledger.followed().await.expect("read").expect("followed");
+            let seen = async |epoch| {
+                let chain = &followed.base().chain;
+                let head = chain.head(&cx).await.expect("a head");
+                let netuid = followed.base().netuid;
+                let mut subnet = chain.subnet(netuid, &head, &cx).await.expect("read");
+                subnet.epoch = epoch;
+                let metagraph = chain.metagraph(netuid, &head, &cx).await.expect("read");
+                Seen { head, subnet, metagraph }
+            };
+            for (outcome, first) in [(Outcome::Dethroned, 8), (held, 20)] {
+                let entries = [Entry::Announced(announced.clone()), ended(0, Digest::of("a"), outcome)];
+                let bytes: Vec<_> = entries.iter().map(|entry| entry.to_bytes().expect("an entry")).collect();
+                let history = History::new(&head(&entries), &bytes).expect("a history");
+                for epoch in first..=first + EPOCHS {
+                    let seen = seen(epoch).await;
+                    let went_on = followed.unaudited(&row, &history, lacking.clone(), &seen, &cx).await;
+                    match (went_on, epoch < first + EPOCHS, outcome == held) {
+                        (Err(Stop::Failed(_)), true, _) | (Ok(()), false, true) => {}
+                        (Err(Stop::Wrong(wrong)), false, false) => {
+                            assert_eq!(wrong.cause, Cause::Audit, "{said}");
+                        }
+                        (other, ..) => panic!("{said} in epoch {epoch}: {other:?}"),
+                    }
+                }
             }
+            let records = ledger.followed_records(1).await.expect("read");
+            assert_eq!(records[0].passed, Some(true), "{said}");
         }
     }
 

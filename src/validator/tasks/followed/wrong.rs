@@ -53,8 +53,8 @@ impl From<Wrong> for Stop {
 }
 
 /// An error that is evidence against the validator is one; any other stays a failure. An error of an
-/// audit that says that it is infrastructure's is no evidence: bytes may be damaged at a hub, or on the
-/// way from it. An error about the model itself, as one that is larger than this validator allows, says
+/// audit that says that it is infrastructure's is no evidence: bytes of the first king may be damaged at a
+/// hub, or on the way from it. An error about the model itself, as one that is larger than this validator allows, says
 /// no fault and is a refusal, so that an operator can go on past it.
 pub(super) fn evidence(cause: Cause) -> impl Fn(Error) -> Stop {
     move |error| match error.kind() {
