@@ -85,8 +85,9 @@ impl Trainer {
     /// configuration of the student and of its teacher, and compares their vocabularies.
     ///
     /// # Errors
-    /// A configuration that is missing, malformed or not supported; [`ErrorKind::ConfigInvalid`] for a
-    /// teacher with another vocabulary, with the first difference.
+    /// What [`Trainer::open`] says of such a model: no `config.json`, a malformed one, an architecture
+    /// that is not Qwen3. [`ErrorKind::ConfigInvalid`], with the first difference, for a teacher with
+    /// another vocabulary.
     pub fn check_models(student: &Path, teacher: Option<&Path>) -> Result<()> {
         let config = Qwen3Config::load(student)?;
         let Some(teacher) = teacher else { return Ok(()) };

@@ -40,8 +40,8 @@ impl Ledger {
         self.raise(key, error, false, now_ms).await
     }
 
-    /// As [`Ledger::alert`], of something that the alert was not about before: who was told of the
-    /// alert is told again.
+    /// As [`Ledger::alert`], for something new under an alert that is raised already. The webhook sends the
+    /// alert again.
     ///
     /// # Errors
     /// The ledger's.

@@ -1,4 +1,4 @@
-//! Submissions that never get on: what ends them, and who is told.
+//! Submissions that fail again and again: what ends them, and which alerts the operator gets.
 
 use super::*;
 
